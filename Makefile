@@ -1,0 +1,68 @@
+# Everything runs in .venv, which is made on first use; the second time nothing is downloaded.
+
+PYTHON  ?= python3
+WORKDIR ?= runs/emoji
+SEEDS   ?= 5
+NOISE   ?= 0,0.4
+PYTEST  ?= -n 2 --dist loadfile
+
+VENV := .venv
+RUN  := $(VENV)/bin/python
+PIP  := $(RUN) -m pip --disable-pip-version-check install
+LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate --extra demo
+
+export PYTHONUTF8 := 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint ablation lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.installed ## Train, evaluate and search on the emoji set (about 5 minutes on 2 cores)
+	$(RUN) -m cl2cm_jax.main --config=configs/emoji.py --workdir=$(WORKDIR)
+	$(RUN) -m cl2cm_jax.search --workdir=$(WORKDIR) "ein roter Apfel" "犬" "gato sonriente" --top=5
+	@echo
+	@echo "Pictures  $(WORKDIR)/retrieval.png"
+	@echo "Metrics   $(WORKDIR)/results.json, $(WORKDIR)/metrics.csv; curves: $(VENV)/bin/tensorboard --logdir=$(WORKDIR)"
+	@echo "Model     $(WORKDIR)/checkpoints"
+	@echo "Search    $(RUN) -m cl2cm_jax.search --workdir=$(WORKDIR) \"your own words\""
+
+test: $(VENV)/.installed-dev ## Run the test suite
+	$(RUN) -m pytest $(PYTEST)
+
+lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/pyright
+
+ablation: $(VENV)/.installed ## Measure what each part of the method is worth (about 40 minutes; SEEDS=5 NOISE=0,0.4)
+	$(RUN) -m cl2cm_jax.ablate --config=configs/emoji.py --seeds=$(SEEDS) --noise=$(NOISE)
+
+lock: ## Resolve requirements*.txt again from pyproject.toml (needs uv; delete the files first to upgrade)
+	$(LOCK) -o requirements.txt
+	{ echo "-r requirements.txt"; $(LOCK) --extra dev -c requirements.txt | grep -vxFf requirements.txt; } > requirements-dev.tmp
+	mv requirements-dev.tmp requirements-dev.txt
+
+clean: ## Remove .venv and caches (runs/ and data/ stay)
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define CHECK_PYTHON
+import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+"error: $(PYTHON) is Python %d.%d; 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12" % v)
+endef
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "error: $(PYTHON) was not found; install Python 3.11, 3.12 or 3.13" >&2; exit 2; }
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned packages into $(VENV) (about 2 GB; minutes, and only this once)"
+	$(PIP) -r requirements.txt
+	$(PIP) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(PIP) -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,135 @@
+"""What every tfds builder of this project shares: the features, building offline and atomically, and reading back."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cl2cm_jax.data import quiet
+from cl2cm_jax.data.records import Caption, Record
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+SPLITS = ("train", "validation", "test")
+_STALE_AFTER_SECONDS = 3600.0  # an unfinished build that is older belongs to no living process
+
+
+def features(feature_shape: tuple[int, int] | None = None) -> tfds.features.FeaturesDict:
+    """The features of a set: `image` holds an encoded file, or `feature` a (frames, d) float32 array.
+
+    Args:
+      feature_shape: (frames, d) of a set of precomputed features, None for a set of images.
+    """
+    tfds = quiet.tensorflow_datasets()
+    text = tfds.features.Text
+    vision = (
+        {"image": tfds.features.Scalar(dtype=np.object_)}
+        if feature_shape is None
+        else {
+            "feature": tfds.features.Tensor(
+                shape=feature_shape, dtype=np.float32, encoding=tfds.features.Encoding.BYTES
+            )
+        }
+    )
+    return tfds.features.FeaturesDict(
+        {
+            **vision,
+            "image_id": text(),
+            "group": text(),
+            "concept": text(),
+            "path": text(),
+            "captions": tfds.features.Sequence({"language": text(), "text": text(), "origin": text()}),
+        }
+    )
+
+
+def example(record: Record) -> dict[str, Any]:
+    """A record as the example that a builder yields."""
+    vision = {"image": record.image} if record.feature is None else {"feature": record.feature}
+    captions = [{"language": c.language, "text": c.text, "origin": c.origin} for c in record.captions]
+    return vision | {
+        "image_id": record.image_id,
+        "group": record.group,
+        "concept": record.concept,
+        "path": record.path,
+        "captions": captions,
+    }
+
+
+def prepare(builder: tfds.core.DatasetBuilder) -> None:
+    """Builds the set if it is not built yet: offline, without noise, and wholly or not at all.
+
+    The set is written to a temporary folder that takes its name when it is complete, so an end at any moment leaves
+    either the whole set or none.
+
+    Raises:
+      UserError: an input is missing or wrong (from the builder).
+    """
+    tfds = quiet.tensorflow_datasets()
+    target = Path(builder.data_dir)
+    if _is_built(target):
+        return
+    quiet.tensorflow()
+    _remove_stale_builds(target)
+    config = tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False)
+    try:
+        with _without_commentary():
+            builder.download_and_prepare(file_format="tfrecord", download_config=config)
+    except OSError:
+        if not _is_built(target):  # else another process finished the same set first
+            raise
+
+
+def read_records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Record]:
+    """The records of a split, always in the same order. `path` is made absolute."""
+    tfds = quiet.tensorflow_datasets()
+    quiet.tensorflow()
+    read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    with _without_commentary():
+        dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=read_config)
+    for row in dataset.as_numpy_iterator():
+        captions = row["captions"]
+        columns = (captions["language"], captions["text"], captions["origin"])
+        path = row["path"].decode()
+        yield Record(
+            image=row.get("image"),
+            feature=row.get("feature"),
+            image_id=row["image_id"].decode(),
+            group=row["group"].decode(),
+            concept=row["concept"].decode(),
+            path=str(Path(builder.data_dir, path).resolve()) if path else "",
+            captions=tuple(Caption(*(cell.decode() for cell in cells)) for cells in zip(*columns, strict=True)),
+        )
+
+
+def _is_built(folder: Path) -> bool:
+    return (folder / "dataset_info.json").exists()
+
+
+def _remove_stale_builds(target: Path) -> None:
+    """What builds that were killed have left beside `target`."""
+    for folder in target.parent.glob(f"incomplete.*_{target.name}"):
+        if time.time() - folder.stat().st_mtime > _STALE_AFTER_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _without_commentary() -> Iterator[None]:
+    """Keeps tfds' running commentary, on stdout and in absl's log, off the terminal; warnings still show."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

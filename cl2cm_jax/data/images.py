@@ -1,0 +1,125 @@
+"""Pictures to arrays with Pillow alone: any mode, any orientation, nothing harmful.
+
+`decode` returns what a viewer shows: the first frame, upright (EXIF), 8-bit RGB, transparency on white.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cl2cm_jax.errors import UserError
+
+MAX_PIXELS = 100_000_000  # of one picture; 300 MB once decoded
+_WHITE = (255, 255, 255, 255)
+
+
+class ImageError(UserError):
+    """A picture that cannot be used; the message says why."""
+
+
+def decode(
+    source: bytes | str | os.PathLike[str],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    on_animated: Literal["first", "refuse"] = "first",
+) -> np.ndarray:
+    """Decodes an image file to RGB. Source: ours.
+
+    Args:
+      source: the bytes of an image file, or its path.
+      max_pixels: larger pictures are refused from their header, before anything is decoded.
+      on_animated: what to do with a picture of several frames: take the "first", or "refuse" it.
+
+    Returns:
+      (H, W, 3) uint8.
+
+    Raises:
+      ImageError: empty, not an image, truncated, animated (if refused) or too large.
+    """
+    name = "the image" if isinstance(source, bytes) else f"{os.fspath(source)}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own limit warns; ours decides
+            content = source if isinstance(source, bytes) else _read(source)
+            with Image.open(io.BytesIO(content)) as image:
+                _check_header(image, name, max_pixels, on_animated)
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        reason = "is empty (0 bytes)" if not content else "is not an image of a known format"
+        raise ImageError(f"{name} {reason}; replace it or remove its row") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} has too many pixels (limit {max_pixels:,}); scale it down") from error
+    except FileNotFoundError as error:
+        raise ImageError(f"{name} does not exist; add the file or remove its row") from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+        # Pillow's decoders raise all of these on broken files.
+        raise ImageError(f"{name} is truncated or damaged ({error}); replace it or remove its row") from error
+
+
+def resize_crop(image: np.ndarray, size: int, *, crop_fraction: float = 1.0) -> np.ndarray:
+    """The central square of a picture, bicubic.
+
+    The shorter side is scaled to size / crop_fraction and the central size x size pixels are cut out: 1.0 keeps all of
+    the shorter side, 0.875 is the usual crop for ImageNet networks.
+
+    Args:
+      image: (H, W, 3) uint8.
+      size: pixels of the result's sides.
+      crop_fraction: in (0, 1].
+
+    Returns:
+      (size, size, 3) uint8.
+
+    Raises:
+      ValueError: the fraction is not in (0, 1] or the size is not positive.
+    """
+    if not 0 < crop_fraction <= 1 or size < 1:
+        raise ValueError(f"size={size} must be positive and crop_fraction={crop_fraction} in (0, 1]")
+    height, width = image.shape[:2]
+    side = min(height, width) * crop_fraction
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    # Resizing from the box is the same as scaling first and cutting then, without the large intermediate picture.
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _check_header(image: Image.Image, name: str, max_pixels: int, on_animated: str) -> None:
+    width, height = image.size
+    if width * height == 0:
+        raise ImageError(f"{name} is {width} x {height} pixels; replace it or remove its row")
+    if width * height > max_pixels:
+        raise ImageError(f"{name} has {width} x {height} pixels, over the limit of {max_pixels:,}; scale it down")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and on_animated == "refuse":
+        raise ImageError(f"{name} is animated ({frames} frames); save one frame as a picture of its own")
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Any Pillow mode to (H, W, 3) uint8."""
+    if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit grey, which convert() would clip at 255
+        grey = _grey_to_8_bit(np.asarray(image), is_16_bit=image.mode.startswith("I;16"))
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
+def _grey_to_8_bit(grey: np.ndarray, *, is_16_bit: bool) -> np.ndarray:
+    """(H, W) grey to uint8; the range of 32-bit files, which do not state it, is judged by the largest value."""
+    values = np.nan_to_num(grey.astype(np.float32))
+    top = float(values.max(initial=0.0))
+    white = 65535 if is_16_bit or top > 255 else 1 if np.issubdtype(grey.dtype, np.floating) and top <= 1 else 255
+    return np.clip(np.round(values * (255 / white)), 0, 255).astype(np.uint8)

@@ -1,0 +1,58 @@
+"""Wrong translations on purpose, so that robustness to them can be measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from cl2cm_jax.data.corpus import Corpus
+
+NOISED = "human_noised"
+
+
+def swap_translations(corpus: Corpus, *, share: float, seed: int, source: str) -> Corpus:
+    """Gives a share of the target captions to other images, within each language. Source: ours.
+
+    In each language but the source, `round(share * captions)` captions are drawn and moved round: each goes to an image
+    other than its own, and each chosen place is filled again. Texts and vectors stay; only `caption_image` and
+    `caption_origin` change. Depends on nothing but the arguments.
+
+    Args:
+      corpus: the training split.
+      share: in [0, 1]. One caption alone cannot be swapped: a share that rounds to one swaps two.
+      seed: any integer >= 0.
+      source: the language that stays as it is.
+
+    Raises:
+      ValueError: the share is outside [0, 1], or more than half of the chosen captions belong to one image.
+      KeyError: the corpus lacks the source language.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share={share} must lie between 0 and 1")
+    source_index = corpus.language_index(source)
+    image, origin = corpus.caption_image.copy(), corpus.caption_origin.astype(f"<U{len(NOISED)}")
+    for index, language in enumerate(corpus.languages):
+        rows = corpus.captions_of(language)
+        count = round(share * len(rows))
+        if index == source_index or count == 0 or len(rows) < 2:
+            continue
+        random = np.random.default_rng([seed, index])
+        chosen = random.permutation(rows)[: max(count, 2)]
+        image[chosen] = _moved(image[chosen], random)
+        origin[chosen] = NOISED
+    return replace(corpus, caption_image=image, caption_origin=origin)
+
+
+def _moved(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The same images in an order in which none stands where it stood."""
+    # Sort by image in a random order of the images: equal ones lie together, and a shift by the longest run moves
+    # every place to another image if that is possible at all.
+    _, groups, counts = np.unique(images, return_inverse=True, return_counts=True)
+    longest = int(counts.max())
+    if 2 * longest > len(images):
+        raise ValueError(f"{longest} of {len(images)} captions to swap belong to one image; lower the share")
+    order = np.lexsort((random.random(len(images)), random.permutation(len(counts))[groups]))
+    moved = np.empty_like(images)
+    moved[order] = np.roll(images[order], longest)
+    return moved

@@ -1,0 +1,223 @@
+"""Batches as a pure function of the step: batch n is the same however many batches were drawn before it.
+
+The order of an epoch is a permutation of (seed, epoch), and which captions an image brings is a hash of (seed, epoch,
+image); so the state of the data is the step number, and resuming reads nothing twice. Source: ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cl2cm_jax.data import quiet
+from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.data.position import position
+from cl2cm_jax.errors import UserError
+
+_SOURCE, _LANGUAGE, _TARGET = range(3)  # what a random number is for
+
+
+class _Captions(NamedTuple):
+    """The captions of each image and language: `rows[start[i, l] : start[i, l] + count[i, l]]`."""
+
+    rows: np.ndarray  # (m,)
+    start: np.ndarray  # (n, languages)
+    count: np.ndarray  # (n, languages)
+
+
+class _Draw(NamedTuple):
+    """What a batch consists of, before anything is read."""
+
+    image: np.ndarray  # (B,)
+    source_caption: np.ndarray  # (B,)
+    target_caption: np.ndarray  # (B, K), -1 where the image has no further target language
+    target_language: np.ndarray  # (B, K)
+
+
+class EvaluationBatch(NamedTuple):
+    """Rows to embed. The last batch is filled up with row 0, where `is_valid` is False."""
+
+    rows: np.ndarray  # (B,) int32
+    is_valid: np.ndarray  # (B,) bool
+
+
+def trainable_images(corpus: Corpus, *, source: str) -> np.ndarray:
+    """Rows (k,) of the images that have a caption in the source language; the others are not trained on."""
+    return np.unique(corpus.caption_image[corpus.captions_of(source)])
+
+
+def batches(
+    corpus: Corpus,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    source: str,
+    targets: Sequence[str],
+    targets_per_image: int,
+    with_words: bool,
+    max_words: int,
+) -> Iterator[dict[str, Any]]:
+    """Endless training batches from `start_step` on, prefetched by tf.data; the last of an epoch is never partial.
+
+    Args:
+      corpus: the training split.
+      batch_size: B, of all hosts together.
+      seed: of the order and of the choice of captions.
+      start_step: the first batch, counted from 0.
+      source: language of the source captions.
+      targets: languages of the target captions.
+      targets_per_image: K distinct target languages for an image, drawn anew each epoch; -1: all, in the given order.
+      with_words: adds "words" and "mask" to both sides.
+      max_words: L; longer captions are cut.
+
+    Yields:
+      "vision": {"features" (B, F, dv) float32, "mask" (B, F) bool},
+      "source": {"sentence" (B, dt) float32 [, "words" (B, L, dt) float32, "mask" (B, L) bool]},
+      "target": the same with (B, K, ...), zero where there is no target,
+      "target_language" (B, K) int32 index into `corpus.languages`, "target_is_valid" (B, K) bool,
+      "source_caption" (B,) int32 and "target_caption" (B, K) int32: rows of the corpus, -1 where there is no target,
+      "image_id" (B,) int32: row of the image, "is_valid" (B,) bool.
+
+    Raises:
+      UserError: fewer images with a source caption than the batch size, or more targets per image than targets.
+      KeyError: the corpus lacks a language.
+    """
+    images = trainable_images(corpus, source=source)
+    if len(images) < batch_size:
+        raise UserError(
+            f"config.train.batch_size={batch_size} is more than the {len(images)} images of split {corpus.name!r} that "
+            f"have a caption in {source!r}; use {max(len(images), 1)} or less"
+        )
+    if targets_per_image > len(targets) or targets_per_image == 0 or targets_per_image < -1:
+        raise UserError(
+            f"targets_per_image={targets_per_image} must be -1 or from 1 to the {len(targets)} target languages"
+        )
+    draw = _drawer(corpus, seed=seed, source=source, targets=targets, targets_per_image=targets_per_image)
+
+    def gather(step: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+        epoch = position(int(step), images=len(images), batch_size=batch_size).epoch
+        batch = _gather(corpus, draw(epoch, images[order]), with_words=with_words, max_words=max_words)
+        return [batch[path] for path in paths]
+
+    # Drawn once here to know the names and types of the arrays that come out of tf.data.
+    first = _gather(corpus, draw(0, images[:1]), with_words=with_words, max_words=max_words)
+    paths = list(first)
+    types = [array.dtype for array in first.values()]
+    indices = _index_dataset(len(images), batch_size=batch_size, seed=seed, start_step=start_step)
+    tf = quiet.tensorflow()
+    dataset = indices.map(
+        lambda step, order: tf.numpy_function(gather, [step, order], types, stateful=False),
+        num_parallel_calls=2,
+        deterministic=True,
+    ).prefetch(2)
+    return (_nested(dict(zip(paths, arrays, strict=True))) for arrays in dataset.as_numpy_iterator())
+
+
+def evaluation_batches(count: int, *, batch_size: int) -> Iterator[EvaluationBatch]:
+    """All rows 0 .. count - 1 in order, in batches of one size."""
+    for start in range(0, count, batch_size):
+        rows = np.arange(start, start + batch_size, dtype=np.int32)
+        is_valid = rows < count
+        yield EvaluationBatch(rows=np.where(is_valid, rows, 0).astype(np.int32), is_valid=is_valid)
+
+
+def _index_dataset(count: int, *, batch_size: int, seed: int, start_step: int) -> Any:
+    """A tf.data set of (step, (B,) places in the order); skipping to a step reads no data."""
+    tf = quiet.tensorflow()
+    start = position(start_step, images=count, batch_size=batch_size)
+
+    def epoch_order(epoch: Any) -> Any:
+        key = tf.stack([tf.constant(seed % 2**31, tf.int32), tf.cast(epoch, tf.int32), tf.constant(7)])
+        return (
+            tf.data.Dataset.range(count)
+            .map(lambda i: tf.random_index_shuffle(tf.cast(i, tf.int32), seed=key, max_index=count - 1))
+            .batch(batch_size, drop_remainder=True)
+        )
+
+    orders = tf.data.Dataset.counter(start.epoch).flat_map(epoch_order).skip(start.offset)
+    return tf.data.Dataset.zip((tf.data.Dataset.counter(start_step), orders))
+
+
+def _drawer(corpus: Corpus, *, seed: int, source: str, targets: Sequence[str], targets_per_image: int) -> Any:
+    """A function (epoch, image rows (B,)) -> _Draw."""
+    captions = _captions_by_image(corpus)
+    source_index = corpus.language_index(source)
+    target_index = np.array([corpus.language_index(target) for target in targets])
+    number = len(targets) if targets_per_image == -1 else targets_per_image
+
+    def pick(image: np.ndarray, language: np.ndarray, random: np.ndarray) -> np.ndarray:
+        count = captions.count[image, language]
+        place = captions.start[image, language] + random % np.maximum(count, 1)
+        return np.where(count > 0, captions.rows[np.minimum(place, len(captions.rows) - 1)], -1).astype(np.int32)
+
+    def draw(epoch: int, image: np.ndarray) -> _Draw:
+        languages = np.broadcast_to(target_index, (len(image), len(target_index)))
+        if targets_per_image != -1:
+            chance = _random(seed, epoch, image[:, None], _LANGUAGE, languages)
+            lacking = captions.count[image[:, None], languages] == 0
+            order = np.lexsort((chance, lacking), axis=1)[:, :number]  # languages that the image has come first
+            languages = np.take_along_axis(languages, order, axis=1)
+        return _Draw(
+            image=image.astype(np.int32),
+            source_caption=pick(image, np.full(len(image), source_index), _random(seed, epoch, image, _SOURCE, 0)),
+            target_caption=pick(image[:, None], languages, _random(seed, epoch, image[:, None], _TARGET, languages)),
+            target_language=languages.astype(np.int32),
+        )
+
+    return draw
+
+
+def _captions_by_image(corpus: Corpus) -> _Captions:
+    shape = (len(corpus.image_ids), len(corpus.languages))
+    cell = np.ravel_multi_index((corpus.caption_image, corpus.caption_language), shape)
+    count = np.bincount(cell, minlength=shape[0] * shape[1])
+    start = np.cumsum(count) - count
+    return _Captions(np.argsort(cell, kind="stable"), start.reshape(shape), count.reshape(shape))
+
+
+def _gather(corpus: Corpus, draw: _Draw, *, with_words: bool, max_words: int) -> dict[str, np.ndarray]:
+    """The arrays of a batch by the paths of their names."""
+    is_target = draw.target_caption >= 0
+    batch = {
+        "vision/features": np.asarray(corpus.vision[draw.image], np.float32),
+        "vision/mask": corpus.vision_mask[draw.image],
+        "source/sentence": np.asarray(corpus.sentences[draw.source_caption], np.float32),
+        "target/sentence": np.where(is_target[..., None], corpus.sentences[draw.target_caption], 0).astype(np.float32),
+        "target_language": draw.target_language,
+        "target_is_valid": is_target,
+        "source_caption": draw.source_caption,
+        "target_caption": draw.target_caption,
+        "image_id": draw.image,
+        "is_valid": np.ones(len(draw.image), bool),
+    }
+    if with_words:
+        batch["source/words"], batch["source/mask"] = corpus.words.padded(draw.source_caption, max_words=max_words)
+        words, mask = corpus.words.padded(draw.target_caption.reshape(-1), max_words=max_words)
+        mask = mask.reshape(*is_target.shape, -1) & is_target[..., None]
+        words = words.reshape(*mask.shape, -1) * is_target[..., None, None]
+        batch["target/words"], batch["target/mask"] = words, mask
+    return batch
+
+
+def _nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
+    """{"a/b": x} -> {"a": {"b": x}}."""
+    nested: dict[str, Any] = {}
+    for path, array in flat.items():
+        *outer, name = path.split("/")
+        (nested.setdefault(outer[0], {}) if outer else nested)[name] = array
+    return nested
+
+
+def _random(*parts: Any) -> np.ndarray:
+    """Stateless random integers in [0, 2^62) of broadcast integers: SplitMix64 over the parts."""
+    state = np.uint64(0)
+    with np.errstate(over="ignore"):
+        for part in parts:
+            state = np.asarray(part, np.int64).astype(np.uint64) + state + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return (state >> np.uint64(2)).astype(np.int64)

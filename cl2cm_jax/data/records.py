@@ -1,0 +1,29 @@
+"""One record of a data set: an image with its captions, the same for every builder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and where it comes from."""
+
+    language: str  # e.g. "en"
+    text: str
+    origin: str  # "human", "machine" or "human_noised"
+
+
+@dataclass(frozen=True)
+class Record:
+    """An image (or its features) and its captions in all languages."""
+
+    image: bytes | None  # an encoded image file, or None where there are features
+    feature: np.ndarray | None  # (frames, d) float32, or None where there is an image
+    image_id: str
+    group: str  # "headline", or the name of a group that is evaluated apart, e.g. "flags"
+    concept: str  # images of one concept are all in one split
+    path: str  # of the image file, "" where there is none
+    captions: tuple[Caption, ...]

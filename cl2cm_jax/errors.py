@@ -1,0 +1,25 @@
+"""The one exception that a user can mend, and how a command ends on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+EXIT_USER_ERROR = 2
+
+
+class UserError(Exception):
+    """A mistake that the user can mend.
+
+    The message is one line that names the field or file, the value found and the fix.
+    Commands print it without a traceback and exit with code 2.
+    """
+
+
+def exit_cleanly(command: Callable[[], None]) -> None:
+    """Runs `command`; a `UserError` becomes one line on stderr and exit code 2."""
+    try:
+        command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)

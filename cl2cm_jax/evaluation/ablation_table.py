@@ -1,0 +1,132 @@
+"""The ablation as tables and sentences: pure functions of numbers that the runs have left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cl2cm_jax.evaluation.bootstrap import Difference, Spread, spread
+from cl2cm_jax.evaluation.table import Table
+
+MARK = "*"
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """One row at one level of translation noise. SumR lists hold one value a seed, in the order of `seeds`.
+
+    `difference` is the mean target SumR minus the baseline's, `source_difference` the same for the source language;
+    both are None for the baseline itself.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    source_sum_recall: tuple[float, ...]
+    target_sum_recall: Mapping[str, tuple[float, ...]]
+    difference: Difference | None = None
+    source_difference: Difference | None = None
+
+    @property
+    def mean_target(self) -> Spread:
+        """Mean target SumR: mean and standard deviation over seeds."""
+        return spread([float(np.mean(values)) for values in zip(*self.target_sum_recall.values(), strict=True)])
+
+    @property
+    def language_gap(self) -> float:
+        """Source SumR minus mean target SumR, averaged over seeds."""
+        return float(np.mean(self.source_sum_recall)) - self.mean_target.mean
+
+
+def ablation_table(rows: Sequence[AblationRow], *, source: str, noise: float, protocol: str) -> Table:
+    """One table for one level of noise: SumR per language, the mean, its spread and the difference to the baseline.
+
+    Args:
+        rows: all rows at this noise; the one without a difference is the baseline.
+        source: the source language.
+        noise: share of the training translations that were swapped, in [0, 1].
+        protocol: `Protocol.line` of the test split.
+    """
+    targets = list(rows[0].target_sum_recall)
+    columns = (
+        "row", *targets, "mean target", "std", "difference [95 %]", source, f"{source} difference [95 %]", "gap",
+    )  # fmt: skip
+    body = tuple(
+        (
+            row.name,
+            *(f"{np.mean(row.target_sum_recall[target]):.1f}" for target in targets),
+            f"{row.mean_target.mean:.1f}",
+            "-" if row.mean_target.std is None else f"{row.mean_target.std:.1f}",
+            format_difference(row.difference),
+            f"{np.mean(row.source_sum_recall):.1f}",
+            format_difference(row.source_difference),
+            f"{row.language_gap:.1f}",
+        )
+        for row in rows
+    )
+    seeds = len(rows[0].seeds)
+    notes = (
+        f"SumR (at most 600), mean of {seeds} seed{'s' * (seeds != 1)}; std: over seeds, of the mean target SumR; "
+        f"gap: {source} - mean target",
+        f"difference: to the baseline, paired by seed and test image; {MARK} marks an interval that excludes 0 "
+        "(bootstrap over seeds and images)",
+        protocol,
+    )
+    return Table(f"Ablation, {noise:.0%} of the training translations wrong", columns, body, notes)
+
+
+def verdicts(rows: Sequence[AblationRow], *, source: str) -> list[str]:
+    """One plain sentence for each row that has a difference: whether it helps, hurts, or shows neither."""
+    return [verdict(row, source=source) for row in rows if row.difference is not None]
+
+
+def verdict(row: AblationRow, *, source: str) -> str:
+    """Says of one row whether it helps, in words that hold for its interval."""
+    assert row.difference is not None
+    mean, low, high = row.difference
+    interval = f"{mean:+.1f} mean target SumR, 95 % interval [{low:+.1f}, {high:+.1f}]"
+    if low > 0:
+        sentence = f"{row.name}: helps ({interval})."
+    elif high < 0:
+        sentence = f"{row.name}: does not help, it hurts ({interval})."
+    else:
+        sentence = f"{row.name}: does not help that we could measure ({interval} holds 0)."
+    if row.source_difference is not None and row.source_difference.high < 0:
+        sentence += f" {source} gets worse ({row.source_difference.mean:+.1f} SumR)."
+    return sentence
+
+
+def format_difference(difference: Difference | None) -> str:
+    """`+9.4 [+7.1, +11.8] *`, or a dash for the baseline."""
+    if difference is None:
+        return "-"
+    text = f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
+    return f"{text} {MARK}" if difference.excludes_zero else text
+
+
+def ablation_json(rows: Sequence[AblationRow], *, source: str, noise: float, protocol: Mapping[str, Any]) -> dict:
+    """The same numbers for ablation.json, every seed's value included (write with `report.to_json`)."""
+    return {
+        "noise": noise,
+        "source": source,
+        "protocol": dict(protocol),
+        "rows": [
+            {
+                "name": row.name,
+                "seeds": list(row.seeds),
+                "source_sum_recall": list(row.source_sum_recall),
+                "target_sum_recall": {language: list(values) for language, values in row.target_sum_recall.items()},
+                "mean_target": row.mean_target._asdict(),
+                "language_gap": row.language_gap,
+                "difference": _with_mark(row.difference),
+                "source_difference": _with_mark(row.source_difference),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _with_mark(difference: Difference | None) -> dict[str, Any] | None:
+    return difference and {**difference._asdict(), "excludes_zero": difference.excludes_zero}

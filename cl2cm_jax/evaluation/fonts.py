@@ -1,0 +1,80 @@
+"""Fonts for captions in many scripts: packaged Noto fonts, a system's DejaVu, Pillow's own, in this order."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import ImageFont, features
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+class Typeface(NamedTuple):
+    """A font file inside an installed package, and the scripts it draws (first words of Unicode character names)."""
+
+    package: str
+    file: str
+    scripts: frozenset[str]
+
+
+TYPEFACES = (
+    Typeface(
+        "fontpkg_noto_sans",
+        "files/NotoSans[wdth,wght].ttf",
+        frozenset({"LATIN", "CYRILLIC", "GREEK", "DEVANAGARI"}),
+    ),
+    Typeface(
+        "fontpkg_noto_sans_arabic",
+        "files/NotoSansArabic[wdth,wght].ttf",
+        frozenset({"LATIN", "ARABIC"}),
+    ),
+    Typeface(
+        "noto_cjk_sans_jp_regular",
+        "NotoSansCJKjp-Regular.otf",
+        frozenset({"LATIN", "CYRILLIC", "CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"}),
+    ),
+)
+SHAPED = frozenset({"ARABIC", "DEVANAGARI"})  # without Pillow's raqm they come out unjoined or in the wrong order
+SYSTEM_FONT = "DejaVuSans.ttf"  # most Linux desktops have it
+SYSTEM_SCRIPTS = frozenset({"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "GEORGIAN", "ARABIC"})
+
+
+def scripts_of(text: str) -> frozenset[str]:
+    """Scripts of the letters of `text`: {"LATIN"}, {"CJK", "HIRAGANA"}, ...; digits and punctuation have none."""
+    letters = (char for char in unicodedata.normalize("NFC", text) if char.isalpha())
+    return frozenset(unicodedata.name(char, "UNNAMED").split()[0] for char in letters)
+
+
+def font_for(text: str, *, size: int) -> Font | None:
+    """The first font that draws every script of `text` at `size` pixels, or None where no installed font can."""
+    scripts = scripts_of(text)
+    if scripts & SHAPED and not features.check("raqm"):
+        return None
+    for typeface in TYPEFACES:
+        path = _path(typeface.package, typeface.file)
+        if path and scripts <= typeface.scripts:
+            return _load(str(path), size)
+    if scripts <= SYSTEM_SCRIPTS and (system := _load(SYSTEM_FONT, size)):
+        return system
+    return _load(None, size) if scripts <= {"LATIN"} else None
+
+
+@cache
+def _path(package: str, file: str) -> Path | None:
+    spec = find_spec(package)  # finds the package without running it
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder, file)).is_file():
+            return path
+    return None
+
+
+@cache
+def _load(path: str | None, size: int) -> Font | None:
+    try:
+        return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+    except OSError:
+        return None

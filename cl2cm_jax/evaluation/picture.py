@@ -1,0 +1,209 @@
+"""retrieval.png: queries in several languages beside the pictures that the search puts first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from cl2cm_jax.data.images import ImageError, decode
+from cl2cm_jax.evaluation.atomic import replacing
+from cl2cm_jax.evaluation.fonts import font_for
+from cl2cm_jax.maths import ranking
+
+LANGUAGE_NAMES = {
+    "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German",
+    "el": "Greek", "en": "English", "es": "Spanish", "et": "Estonian", "fa": "Persian", "fi": "Finnish",
+    "fr": "French", "gl": "Galician", "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian",
+    "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "nl": "Dutch", "no": "Norwegian",
+    "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak", "sv": "Swedish",
+    "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
+INK, SOFT, LINE = "#1f2328", "#6e7781", "#d8dee4"
+GREEN, AMBER = "#1a7f37", "#bc6c00"
+MARGIN, TEXT_WIDTH, TILE, GAP, HEADER = 36, 330, 124, 18, 128
+ROW = TILE + 34
+
+
+class Queries(NamedTuple):
+    """All test queries of one language: M texts, their vectors (M, D), the row (M,) of each one's own picture."""
+
+    texts: Sequence[str]
+    vectors: np.ndarray
+    image: np.ndarray
+
+
+class Found(NamedTuple):
+    """A picture at a rank of the gallery. `path` is None where there are only features."""
+
+    rank: int
+    path: str | None
+    image_id: str
+    is_right: bool
+
+
+class QueryRow(NamedTuple):
+    """One line of the picture. `missed` is the query's own picture where it is not among the `found`."""
+
+    text: str
+    language: str
+    gloss: str
+    found: tuple[Found, ...]
+    missed: Found | None
+
+
+def query_rows(
+    queries: Mapping[str, Queries],
+    vision: np.ndarray,
+    *,
+    image_ids: Sequence[str],
+    paths: Sequence[str | None],
+    glosses: Sequence[str],
+    top: int = 5,
+) -> list[QueryRow]:
+    """Searches with one query a language, taken at even steps through the split, never by how well it does.
+
+    Args:
+        queries: the test queries of each language, in the order of the rows.
+        vision: (N, D) vectors of the gallery.
+        image_ids: (N,) ids.
+        paths: (N,) picture files, None for features.
+        glosses: (N,) a caption in the source language, shown small below a query; "" for none.
+        top: pictures a row.
+    """
+    rows = []
+    for number, (language, asked) in enumerate(queries.items()):
+        own = int((number + 0.5) / len(queries) * len(vision))
+        chosen = int(np.argmin(np.abs(asked.image - own)))
+        own = int(asked.image[chosen])
+        vector = asked.vectors[chosen : chosen + 1]
+        indices = [int(i) for i in ranking.top(vector, vision, k=min(top, len(vision)))[1][0]]
+
+        found = tuple(Found(rank, paths[i], image_ids[i], i == own) for rank, i in enumerate(indices, start=1))
+        missed = None
+        if own not in indices:
+            rank = ranking.ranks(vector, vision, query_image=[own], gallery_image=np.arange(len(vision)))
+            missed = Found(int(rank[0]), paths[own], image_ids[own], True)
+        rows.append(QueryRow(asked.texts[chosen], language, glosses[own], found, missed))
+    return rows
+
+
+def draw_retrieval(path: Path, rows: Sequence[QueryRow], *, title: str, note: str, source: str = "en") -> None:
+    """Draws one line a query: its text, then its first pictures, the right one framed green; writes a PNG.
+
+    Args:
+        path: the PNG, written whole or not at all.
+        rows: from `query_rows`.
+        title: what the picture shows.
+        note: one line below it: which split and gallery.
+        source: language of the glosses; its own queries get none.
+    """
+    columns = max(len(row.found) for row in rows)
+    has_missed = any(row.missed for row in rows)
+    width = 2 * MARGIN + TEXT_WIDTH + (columns + has_missed) * (TILE + GAP) + (GAP if has_missed else 0)
+    canvas = Image.new("RGB", (width, HEADER + ROW * len(rows) + MARGIN // 2), "white")
+    draw = ImageDraw.Draw(canvas)
+    _header(draw, columns, title=title, note=note, has_missed=has_missed)
+    for number, row in enumerate(rows):
+        top = HEADER + ROW * number
+        draw.line((MARGIN, top, width - MARGIN, top), fill=LINE, width=1)
+        _query(draw, row, top, source=source)
+        for place, found in enumerate(row.found):
+            _tile(canvas, draw, found, (_column(place), top + 17), colour=GREEN if found.is_right else None)
+        if row.missed:
+            _tile(canvas, draw, row.missed, (_column(columns) + GAP, top + 17), colour=AMBER)
+    with replacing(path) as temporary:
+        canvas.save(temporary, format="PNG", optimize=True)
+
+
+def _column(place: int) -> int:
+    return MARGIN + TEXT_WIDTH + place * (TILE + GAP)
+
+
+def _header(draw: ImageDraw.ImageDraw, columns: int, *, title: str, note: str, has_missed: bool) -> None:
+    _write(draw, (MARGIN, 52), title, size=28, fill=INK)
+    _write(draw, (MARGIN, 80), note, size=16, fill=SOFT)
+    for place in range(columns):
+        _write(draw, (_column(place) + TILE // 2, HEADER - 16), str(place + 1), size=16, fill=SOFT, anchor="mm")
+    if has_missed:
+        x = _column(columns) + GAP + TILE // 2
+        _write(draw, (x, HEADER - 16), "missed", size=16, fill=AMBER, anchor="mm")
+
+
+def _query(draw: ImageDraw.ImageDraw, row: QueryRow, top: int, *, source: str) -> None:
+    name = LANGUAGE_NAMES.get(row.language, row.language)
+    gloss = row.gloss if row.language != source else ""
+    text = row.text
+    if font_for(text, size=10) is None:
+        text = f"({name}: no font for its script)"
+    lines = _wrap(draw, text, size=24, lines=2)
+    small = [*([gloss] if gloss else []), f"{name} ({row.language})" if name != row.language else name]
+    y = top + (ROW - 34 * len(lines) - 22 * len(small)) // 2
+    for line in lines:
+        _write(draw, (MARGIN, y + 25), line, size=24, fill=INK)
+        y += 34
+    for line, fill in zip(small, [SOFT] * (len(small) - 1) + [GREEN if not row.missed else AMBER], strict=True):
+        _write(draw, (MARGIN, y + 16), _wrap(draw, line, size=16, lines=1)[0], size=16, fill=fill)
+        y += 22
+
+
+def _tile(
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, found: Found, corner: tuple[int, int], *, colour: str | None
+) -> None:
+    x, y = corner
+    picture = _thumbnail(found.path)
+    if picture is None:
+        draw.rectangle((x, y, x + TILE, y + TILE), fill="#f6f8fa")
+        for line, text in enumerate(_wrap(draw, found.image_id, size=13, lines=3, width=TILE - 16)):
+            _write(draw, (x + 8, y + 54 + 18 * line), text, size=13, fill=SOFT)
+    else:
+        canvas.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
+    if colour is None:
+        draw.rounded_rectangle((x - 1, y - 1, x + TILE + 1, y + TILE + 1), radius=6, outline=LINE, width=1)
+        return
+    draw.rounded_rectangle((x - 4, y - 4, x + TILE + 4, y + TILE + 4), radius=8, outline=colour, width=5)
+    badge = f"rank {found.rank}"
+    left = x + TILE - 12 - int(draw.textlength(badge, font=font_for(badge, size=14)))
+    draw.rounded_rectangle((left, y + TILE - 20, x + TILE + 4, y + TILE + 4), radius=6, fill=colour)
+    _write(draw, ((left + x + TILE + 4) // 2, y + TILE - 8), badge, size=14, fill="white", anchor="mm")
+
+
+def _thumbnail(path: str | None) -> Image.Image | None:
+    """At most TILE pixels wide and high, or None where the file cannot be shown."""
+    if path is None:
+        return None
+    try:
+        picture = Image.fromarray(decode(path))
+    except ImageError:
+        return None
+    return ImageOps.contain(picture, (TILE, TILE), Image.Resampling.LANCZOS)
+
+
+def _wrap(draw: ImageDraw.ImageDraw, text: str, *, size: int, lines: int, width: int = TEXT_WIDTH - 24) -> list[str]:
+    """Breaks at spaces, or anywhere in text without them, into at most `lines` lines; an ellipsis marks a cut."""
+    text = " ".join(text.split())
+    font = font_for(text, size=size)
+    between = " " if " " in text else ""
+    wrapped = [""]
+    for piece in text.split(between) if between else text:
+        longer = f"{wrapped[-1]}{between if wrapped[-1] else ''}{piece}"
+        if draw.textlength(longer, font=font) <= width or not wrapped[-1]:
+            wrapped[-1] = longer
+        else:
+            wrapped.append(piece)
+    kept = wrapped[:lines]
+    cut = len(wrapped) > lines
+    while kept[-1] and draw.textlength(kept[-1] + ("…" if cut else ""), font=font) > width:
+        kept[-1], cut = kept[-1][:-1], True
+    if cut:
+        kept[-1] += "…"
+    return kept
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, *, size: int, fill: str, anchor: str = "ls"
+) -> None:
+    draw.text(at, text, font=font_for(text, size=size), fill=fill, anchor=anchor)

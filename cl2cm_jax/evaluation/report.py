@@ -1,0 +1,176 @@
+"""What a run prints and writes at its end: tables that name their protocol, and results.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from cl2cm_jax.evaluation.atomic import write_text
+from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
+from cl2cm_jax.evaluation.table import RULE, Table
+
+Metrics = Mapping[str, float]  # metric name -> value, as `retrieval.metrics` names them
+PerLanguage = Mapping[str, Metrics]
+
+SHORT_DIRECTION = {"text_to_vision": "t2v", "vision_to_text": "v2t"}
+SHOWN = {f"{d}/R@{k}": f"{SHORT_DIRECTION[d]} R@{k}" for d in DIRECTIONS for k in RECALL_AT} | {"SumR": "SumR"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the numbers of a table were measured. `captions` counts the queries of each language."""
+
+    split: str
+    images: int
+    captions: Mapping[str, int]
+    captions_per_image: str = "all"
+    query: str = "target"
+
+    @property
+    def line(self) -> str:
+        """The protocol in one line, as every table carries it."""
+        languages = len(self.captions)
+        return (
+            f"text-to-vision (t2v) and vision-to-text (v2t) on the {self.split} split, {self.images:,} images, "
+            f"{sum(self.captions.values()):,} captions in {languages} language{'s' * (languages != 1)}, "
+            f"captions_per_image={self.captions_per_image}, ties against us, query={self.query}; recalls in percent"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The protocol for results.json."""
+        return {
+            "split": self.split,
+            "images": self.images,
+            "captions": dict(self.captions),
+            "captions_per_image": self.captions_per_image,
+            "ties": "against us",
+            "query": self.query,
+            "line": self.line,
+        }
+
+
+@dataclass(frozen=True)
+class Group:
+    """Languages or pictures reported apart from the headline, with the protocol of their own numbers."""
+
+    per_language: PerLanguage
+    protocol: Protocol
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that results.json holds. `test` has the source and the target languages of the headline."""
+
+    source: str
+    targets: Sequence[str]
+    protocol: Protocol
+    test: PerLanguage
+    validation: PerLanguage
+    config: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    groups: Mapping[str, Group] = field(default_factory=dict)
+
+
+class Summary(TypedDict):
+    """Means over the target languages, and English SumR minus mean target SumR (None without source captions)."""
+
+    mean_target: dict[str, float]
+    language_gap: float | None
+
+
+def summarise(per_language: PerLanguage, *, source: str, targets: Sequence[str]) -> Summary:
+    """Averages every metric over the targets and measures how far they stay behind the source language.
+
+    Raises:
+        KeyError: a target language has no metrics.
+    """
+    names = per_language[targets[0]]
+    mean = {name: math.fsum(per_language[target][name] for target in targets) / len(targets) for name in names}
+    gap = per_language[source]["SumR"] - mean["SumR"] if source in per_language else None
+    return Summary(mean_target=mean, language_gap=gap)
+
+
+def language_table(
+    per_language: PerLanguage, *, source: str, targets: Sequence[str], protocol: Protocol, title: str
+) -> Table:
+    """The headline: one row a language, the mean over the targets, the language gap and the protocol below."""
+    summary = summarise(per_language, source=source, targets=targets)
+    rows = [_row(f"{source} (source)", per_language[source]), RULE] if source in per_language else []
+    rows += [_row(target, per_language[target]) for target in targets]
+    rows += [RULE, _row(f"mean of {len(targets)} target{'s' * (len(targets) != 1)}", summary["mean_target"])]
+    notes = [protocol.line]
+    if summary["language_gap"] is not None:
+        notes.insert(0, f"language gap ({source} SumR - mean target SumR): {summary['language_gap']:.1f}")
+    return Table(title, ("language", *SHOWN.values()), tuple(rows), tuple(notes))
+
+
+def group_table(group: Group, *, title: str) -> Table:
+    """One row a language and the group's own protocol; nothing is averaged."""
+    rows = tuple(_row(language, metrics) for language, metrics in group.per_language.items())
+    return Table(title, ("language", *SHOWN.values()), rows, (group.protocol.line,))
+
+
+def report_tables(results: Results) -> list[Table]:
+    """The headline table, then one small table for each group that is reported apart."""
+    headline = language_table(
+        results.test,
+        source=results.source,
+        targets=results.targets,
+        protocol=results.protocol,
+        title=f"Retrieval on the {results.protocol.split} split",
+    )
+    apart = [group_table(group, title=f"Reported apart: {name}") for name, group in results.groups.items()]
+    return [headline, *apart]
+
+
+def text_report(results: Results) -> str:
+    """All tables of a run as plain text, for the terminal."""
+    return "\n\n".join(table.text() for table in report_tables(results))
+
+
+def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
+    """Writes results.json and results.md into `directory`, each whole or not at all, and returns their paths."""
+    markdown = "\n\n".join(table.markdown() for table in report_tables(results)) + "\n"
+    summary = summarise(results.test, source=results.source, targets=results.targets)
+    content = {
+        "protocol": results.protocol.as_dict(),
+        "test": results.test,
+        "validation": results.validation,
+        "mean_target": summary["mean_target"],
+        "language_gap": summary["language_gap"],
+        "groups": {
+            name: {"protocol": group.protocol.as_dict(), "test": group.per_language}
+            for name, group in results.groups.items()
+        },
+        "config": results.config,
+        "seconds": results.seconds,
+    }
+    paths = directory / "results.json", directory / "results.md"
+    write_text(paths[0], to_json(content))
+    write_text(paths[1], markdown)
+    return paths
+
+
+def to_json(content: Any) -> str:
+    """Indented strict JSON: NaN and infinity become null, numpy scalars become numbers, anything else its text."""
+    return json.dumps(_strict(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        return _strict(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)
+
+
+def _row(name: str, metrics: Metrics) -> tuple[str, ...]:
+    return (name, *(f"{metrics[metric]:.1f}" for metric in SHOWN))

@@ -1,0 +1,113 @@
+"""How sure the teacher is that a caption and its translation belong together. Source: ours.
+
+A pair's score is its teacher similarity, standardised against the mismatched pairs of the batch. Of each language we
+know two densities: that of mismatched pairs (every batch is full of them) and that of right pairs (validation, which
+is never machine-translated). The training pairs are a mixture of the two; the share of wrong ones is its only
+unknown, and the posterior that a pair is right follows. Where the teacher does not know a language the densities
+coincide and every pair gets the same weight, instead of good pairs being thrown away.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+GRID = np.linspace(-4.0, 12.0, 129, dtype=np.float32)  # scores, in standard deviations of mismatched pairs
+
+
+class Calibration(NamedTuple):
+    """Attributes: weight (k, len(GRID)) fp32 in [0, 1], by language; wrong_share (k,) fp32, the estimated mixture."""
+
+    weight: jax.Array | np.ndarray
+    wrong_share: jax.Array | np.ndarray
+
+
+def uncalibrated(languages: int) -> Calibration:
+    """Every pair counts fully."""
+    return Calibration(np.ones((languages, len(GRID)), np.float32), np.zeros(languages, np.float32))
+
+
+def standard_scores(source: jax.Array, target: jax.Array, *, is_valid: jax.Array) -> jax.Array:
+    """Similarity of each pair in standard deviations of the batch's mismatched pairs.
+
+    Args:
+      source: (B, D) unit vectors.
+      target: (B, D) unit vectors; row i is the translation of row i.
+      is_valid: (B,) bool.
+
+    Returns:
+      (B,) fp32: the mean of the score within the row and within the column; about 0 for wrong pairs.
+    """
+    similarity = source @ target.T
+    pair = jnp.diagonal(similarity)
+    others = is_valid[:, None] & is_valid[None, :] & ~jnp.eye(len(pair), dtype=bool)
+    count = jnp.maximum(others.sum(1), 1)  # symmetric in rows and columns
+
+    def against(axis: int) -> jax.Array:
+        mean = jnp.where(others, similarity, 0.0).sum(axis) / count
+        centred = similarity - jnp.expand_dims(mean, axis)
+        spread = jnp.sqrt(jnp.where(others, centred**2, 0.0).sum(axis) / count)
+        return (pair - mean) / jnp.maximum(spread, 1e-6)
+
+    return 0.5 * (against(0) + against(1))
+
+
+def softmax_confidence(source: jax.Array, target: jax.Array, *, temperature: float, is_valid: jax.Array) -> jax.Array:
+    """Teacher's probability p_ii of the pair among the batch, mean of both directions: (B,) in [0, 1]."""
+    logits = jnp.where(is_valid[:, None] & is_valid[None, :], source @ target.T / temperature, -jnp.inf)
+    logits = jnp.where(jnp.eye(len(logits), dtype=bool), source @ target.T / temperature, logits)
+    rows, columns = jax.nn.softmax(logits, axis=1), jax.nn.softmax(logits, axis=0)
+    return 0.5 * (jnp.diagonal(rows) + jnp.diagonal(columns))
+
+
+def posterior(scores: jax.Array, language: jax.Array, calibration: Calibration) -> jax.Array:
+    """Looks up the weight of each pair: scores (N,) and language (N,) int32 -> (N,) fp32."""
+    table = jnp.asarray(calibration.weight)[language]
+    return jax.vmap(lambda score, row: jnp.interp(score, jnp.asarray(GRID), row))(scores, table)
+
+
+def calibrate(*, training: list[np.ndarray], right: list[np.ndarray], wrong: list[np.ndarray]) -> Calibration:
+    """Fits the mixture of each language.
+
+    Args:
+      training: per language, scores of the training pairs, some of them wrong.
+      right: per language, scores of pairs known to be right (validation); fewer than 8: weights stay 1.
+      wrong: per language, scores of mismatched pairs.
+
+    Returns:
+      The posterior that a pair is right at every point of `GRID`, relative to the largest one of its language.
+    """
+    weights, shares = [], []
+    for pairs, clean, mismatched in zip(training, right, wrong, strict=True):
+        if min(len(pairs), len(clean), len(mismatched)) < 8:
+            weights.append(np.ones(len(GRID), np.float32))
+            shares.append(0.0)
+            continue
+        density_right, density_wrong = _density(clean), _density(mismatched)
+        share = _wrong_share(np.interp(pairs, GRID, density_right), np.interp(pairs, GRID, density_wrong))
+        right_mass = (1 - share) * density_right
+        posterior_right = right_mass / (right_mass + share * density_wrong)
+        # a higher score never makes a pair less credible; the densities' tails are estimated from few points
+        monotone = np.maximum.accumulate(posterior_right)
+        weights.append((monotone / max(monotone.max(), 1e-6)).astype(np.float32))
+        shares.append(share)
+    return Calibration(np.stack(weights), np.asarray(shares, np.float32))
+
+
+def _density(scores: np.ndarray) -> np.ndarray:
+    """Gaussian kernel density on `GRID` (Silverman's bandwidth), with a floor that keeps ratios finite."""
+    bandwidth = 1.06 * max(float(np.std(scores)), 1e-3) * len(scores) ** -0.2
+    distance = (GRID[:, None] - np.clip(scores, GRID[0], GRID[-1])[None, :]) / bandwidth
+    density = np.exp(-0.5 * distance**2).mean(1) / (bandwidth * np.sqrt(2 * np.pi))
+    return density + 1e-4
+
+
+def _wrong_share(right: np.ndarray, wrong: np.ndarray, *, iterations: int = 200) -> float:
+    """Maximum-likelihood share of wrong pairs when both densities at the pairs are known (EM)."""
+    share = 0.5
+    for _ in range(iterations):
+        share = float(np.mean(share * wrong / (share * wrong + (1 - share) * right)))
+    return share

@@ -1,0 +1,64 @@
+"""Relational distillation: how similar the teacher finds two things, taught to the student. Dense form."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from cl2cm_jax.maths.masking import MASKED, Term, zero_invalid
+from cl2cm_jax.maths.similarity import scores
+
+
+def relational_kl(
+    *,
+    teacher_rows: Array,
+    teacher_columns: Array,
+    student_rows: Array,
+    student_columns: Array,
+    temperature: Array | float,
+    student_temperature: Array | float | None = None,
+    row_is_valid: Array,
+    column_is_valid: Array,
+    row_weight: Array | None = None,
+    exclude_diagonal: bool = False,
+) -> Term:
+    """KL(p_i || q_i) of each row's softmax over the columns, p the teacher's (no gradient), q the student's.
+
+    Source: paper for relational distillation from the cross-lingual to the cross-modal network; ours for this form.
+
+    Args:
+        teacher_rows: (R, Dt), unit length.
+        teacher_columns: (C, Dt), unit length.
+        student_rows: (R, D), unit length.
+        student_columns: (C, D), unit length.
+        temperature: (), divides the scores; no gradient flows through the teacher's.
+        student_temperature: (), or None for the same.
+        row_is_valid: (R,) bool; invalid rows and columns may hold anything.
+        column_is_valid: (C,) bool.
+        row_weight: (R,) fp32, or None for 1; no gradient flows into it.
+        exclude_diagonal: leave out column i of row i (a thing's similarity to itself says nothing).
+
+    Returns:
+        Term(weighted sum over rows, number of valid rows that have a column).
+    """
+    pair = row_is_valid[:, None] & column_is_valid
+    if exclude_diagonal:
+        pair &= ~jnp.eye(*pair.shape, dtype=bool)
+
+    def log_softmax(rows: Array, columns: Array, tau: Array | float) -> Array:
+        score = scores(zero_invalid(rows, row_is_valid), zero_invalid(columns, column_is_valid))
+        return jax.nn.log_softmax(jnp.where(pair, score / tau, MASKED), axis=1)
+
+    log_p = jax.lax.stop_gradient(log_softmax(teacher_rows, teacher_columns, temperature))
+    log_q = log_softmax(
+        student_rows, student_columns, temperature if student_temperature is None else student_temperature
+    )
+    divergence = jnp.sum(jnp.where(pair, jnp.exp(log_p) * (log_p - log_q), 0), axis=1)
+    return weighted_rows(divergence, jnp.any(pair, axis=1), row_weight)
+
+
+def weighted_rows(loss: Array, counts: Array, weight: Array | None) -> Term:
+    """Term of loss (R,) over the rows where counts (R,) is True, times weight (R,), which gets no gradient."""
+    weighted = loss if weight is None else jax.lax.stop_gradient(weight) * loss
+    return Term(jnp.sum(jnp.where(counts, weighted, 0)), jnp.sum(counts, dtype=jnp.float32))

@@ -1,0 +1,44 @@
+"""Masked sums that padding cannot touch: neither a value nor a gradient."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+MASKED = -1e30
+"""Stands for minus infinity in masked logits; unlike the real one, sums and differences of it stay finite."""
+
+
+class Term(NamedTuple):
+    """One loss term before division, so that padding and accumulation over batches are exact.
+
+    sum: () fp32, the term summed over the examples that count.
+    count: () fp32, how many examples count.
+    """
+
+    sum: Array
+    count: Array
+
+    @property
+    def mean(self) -> Array:
+        """() fp32: sum / count, and 0 where nothing counts."""
+        return divide(self.sum, self.count)
+
+
+def divide(numerator: Array, denominator: Array) -> Array:
+    """Quotient where the denominator is positive, else 0; the gradient is finite in both cases."""
+    positive = denominator > 0
+    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)
+
+
+def zero_invalid(x: Array, is_valid: Array) -> Array:
+    """Rows x (N, d) in fp32, the invalid ones (is_valid (N,) False) set to 0, so that not even a NaN spreads."""
+    return jnp.where(is_valid[:, None], x, 0).astype(jnp.float32)
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean of x (..., L, d) over the positions where mask (..., L) is True -> (..., d); 0 where there is none."""
+    total = jnp.sum(jnp.where(mask[..., None], x, 0), axis=-2)
+    return total / jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1).astype(x.dtype)

@@ -1,0 +1,1 @@
+"""Encoders: backbones, towers, and the two networks made of them."""

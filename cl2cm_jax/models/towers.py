@@ -1,0 +1,131 @@
+"""Towers: from a backbone's outputs to one unit vector of the shared space.
+
+Source: siblings (NRCCR) for the attention tower; ours for the linear one and for keeping the backbone's sentence.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cl2cm_jax.maths.masking import masked_mean
+from cl2cm_jax.maths.similarity import normalize
+
+
+class Text(NamedTuple):
+    """Text on its way through the networks.
+
+    Attributes:
+      sentence: (B, d) fp32, one vector a caption.
+      words: (B, L, d) or None where nothing reads words.
+      mask: (B, L) bool, True at real words; None with `words`.
+    """
+
+    sentence: jax.Array
+    words: jax.Array | None = None
+    mask: jax.Array | None = None
+
+
+class AttentionBlock(nnx.Module):
+    """One pre-norm transformer block: self-attention over the unmasked positions, then an MLP."""
+
+    def __init__(self, hidden: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.attention_norm = nnx.LayerNorm(hidden, rngs=rngs)
+        self.qkv = nnx.Linear(hidden, 3 * hidden, rngs=rngs)
+        self.out = nnx.Linear(hidden, hidden, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(hidden, rngs=rngs)
+        self.up = nnx.Linear(hidden, 2 * hidden, rngs=rngs)
+        self.down = nnx.Linear(2 * hidden, hidden, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """Maps x (B, L, h) under mask (B, L) to (B, L, h)."""
+        batch, length, hidden = x.shape
+        split = (batch, length, self.heads, hidden // self.heads)
+        q, k, v = (part.reshape(split) for part in jnp.split(self.qkv(self.attention_norm(x)), 3, axis=-1))
+        # a row without words attends to everything: finite, and its mean over no words is 0 in the end
+        visible = mask | ~mask.any(axis=-1, keepdims=True)
+        attended = jax.nn.dot_product_attention(q, k, v, mask=visible[:, None, None, :])
+        x = x + self.out(attended.reshape(batch, length, hidden))
+        return x + self.down(jax.nn.gelu(self.up(self.mlp_norm(x))))
+
+
+class SequenceEncoder(nnx.Module):
+    """LayerNorm, linear, learned positions, one attention block: (B, L, d) -> (B, L, hidden)."""
+
+    def __init__(self, features: int, hidden: int, heads: int, max_length: int, *, rngs: nnx.Rngs):
+        self.norm = nnx.LayerNorm(features, rngs=rngs)
+        self.project = nnx.Linear(features, hidden, rngs=rngs)
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (max_length, hidden)))
+        self.block = AttentionBlock(hidden, heads, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        h = self.project(self.norm(x)) + self.positions[...][: x.shape[1]]
+        return self.block(h, mask)
+
+
+class TextTower(nnx.Module):
+    """Source and target captions with ONE set of weights.
+
+    Args:
+      kind: "linear" or "attention" (over the words).
+      pool: "backbone" (its sentence vector), "mean" (of the words) or "both" (their sum).
+      residual: start at the backbone's own sentence vector, so that training can only add to what it knows;
+        needs dim == features. Source: ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        pool: str,
+        features: int,
+        hidden: int,
+        heads: int,
+        dim: int,
+        max_words: int,
+        residual: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        reads_words = kind == "attention" or pool != "backbone"
+        init = nnx.initializers.lecun_normal() if not residual else lambda _, shape, dtype: jnp.eye(*shape, dtype=dtype)
+        self.pool = pool
+        attends = kind == "attention"
+        self.encode_words = SequenceEncoder(features, hidden, heads, max_words, rngs=rngs) if attends else None
+        width = hidden if attends else features
+        self.project_words = nnx.Linear(width, dim, rngs=rngs) if reads_words else None
+        self.project_sentence = nnx.Linear(features, dim, kernel_init=init, rngs=rngs) if pool != "mean" else None
+        self.words_scale = nnx.Param(jnp.zeros(())) if residual and pool == "both" else None
+
+    def __call__(self, text: Text) -> Text:
+        """Returns unit sentences (B, D) and, where the tower reads words, words (B, L, D)."""
+        words, parts = None, []
+        if self.project_words is not None and text.words is not None and text.mask is not None:
+            hidden = text.words if self.encode_words is None else self.encode_words(text.words, text.mask)
+            words = self.project_words(hidden)
+            if self.pool != "backbone":
+                scale = 1.0 if self.words_scale is None else self.words_scale[...]
+                parts.append(scale * masked_mean(words, text.mask))
+        if self.project_sentence is not None:
+            parts.append(self.project_sentence(text.sentence))
+        return Text(normalize(sum(parts[1:], parts[0])), words, text.mask)
+
+
+class VisionTower(nnx.Module):
+    """Backbone features or frames (B, F, d) under mask (B, F) -> unit vectors (B, D)."""
+
+    def __init__(
+        self, *, kind: str, features: int, hidden: int, heads: int, dim: int, max_frames: int, rngs: nnx.Rngs
+    ):
+        attends = kind == "attention"
+        self.encode_frames = SequenceEncoder(features, hidden, heads, max_frames, rngs=rngs) if attends else None
+        width = hidden if attends else features
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.project = nnx.Linear(width, dim, rngs=rngs)
+
+    def __call__(self, features: jax.Array, mask: jax.Array) -> jax.Array:
+        hidden = features if self.encode_frames is None else self.encode_frames(features, mask)
+        return normalize(self.project(self.norm(masked_mean(hidden, mask))))

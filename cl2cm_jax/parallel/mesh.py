@@ -1,0 +1,78 @@
+"""The device mesh ("data", "fsdp", "tensor") and the checks of the numbers that must fit it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from cl2cm_jax.errors import UserError
+
+AXES: tuple[str, ...] = ("data", "fsdp", "tensor")
+BATCH_AXES: tuple[str, ...] = ("data", "fsdp")  # a batch is split over both; "tensor" devices see the same rows
+
+
+def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """Arranges the devices as a mesh with axes "data", "fsdp" and "tensor".
+
+    Args:
+        data: devices that hold copies of the parameters and share the batch.
+        fsdp: devices that share the batch and also the parameters.
+        tensor: devices that share single matrix products.
+        devices: the `jax.Device`s to arrange; all devices of all processes if None.
+        At most one of the three sizes may be -1: what the others leave.
+
+    Returns:
+        A mesh with Auto axis types (the compiler propagates shardings from the inputs).
+
+    Raises:
+        UserError: the sizes do not multiply to the number of devices.
+
+    Source: ours.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    for axis, size in sizes.items():
+        if size != -1 and size < 1:
+            raise UserError(f"config.mesh.{axis}={size} is not a number of devices; use 1 or more, or -1 for the rest.")
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise UserError(f"config.mesh.{free[0]}=-1 and config.mesh.{free[1]}=-1: only one axis can take the rest.")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free and len(devices) % fixed == 0:
+        sizes[free[0]] = len(devices) // fixed
+    if math.prod(sizes.values()) != len(devices):
+        raise UserError(_mismatch(sizes, fixed=fixed, free=free, count=len(devices)))
+    return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Number of pieces that a batch is split into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, *, field: str = "train.batch_size") -> None:
+    """Refuses a batch size that the mesh cannot split evenly, naming the nearest that it can.
+
+    Raises:
+        UserError: `batch_size` is not a positive multiple of the devices of the batch axes.
+    """
+    shards = batch_shards(mesh)
+    if batch_size > 0 and batch_size % shards == 0:
+        return
+    below = batch_size // shards * shards
+    nearest = f"{below} or {below + shards}" if below > 0 else f"{shards}"
+    axes = " x ".join(f'"{axis}"' for axis in BATCH_AXES)
+    raise UserError(
+        f"config.{field}={batch_size} is not divisible by the {shards} devices of mesh axes {axes}; use {nearest}."
+    )
+
+
+def _mismatch(sizes: dict[str, int], *, fixed: int, free: list[str], count: int) -> str:
+    given = " x ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
+    if free:
+        return f"{given}: {fixed} does not divide the {count} devices; use sizes whose product divides {count}."
+    return f"{given} needs {fixed} devices but there are {count}; set config.mesh.data=-1 to use what is there."

@@ -1,0 +1,83 @@
+"""Where each array lives: rules from a parameter's path to its sharding, and batches put onto the mesh."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cl2cm_jax.parallel.mesh import BATCH_AXES
+
+Rule = tuple[str, PartitionSpec]
+
+# First match wins. A spec names an array's LAST dimensions, so stacked layers and convolutions need no rule of their
+# own. Matrices are split over "fsdp" on the side that comes in and over "tensor" on the side that goes out; those that
+# end a block the other way round, so that the activations between the two stay split.
+DEFAULT_RULES: tuple[Rule, ...] = (
+    (r"embedding$", PartitionSpec("tensor", "fsdp")),
+    (r"(^|/)(out|output|down)/kernel$", PartitionSpec("tensor", "fsdp")),
+    (r"kernel$", PartitionSpec("fsdp", "tensor")),
+)
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A pytree key path as text: "params/student/text/kernel"."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def partition_spec(
+    path: str, shape: Sequence[int], mesh: Mesh, *, rules: Sequence[Rule] = DEFAULT_RULES
+) -> PartitionSpec:
+    """The spec for one array: the first rule whose pattern is found in `path`, replicated without one.
+
+    A dimension that its mesh axes do not divide stays whole, and so does an array with fewer dimensions than its rule
+    names (factored optimiser moments, scalars).
+
+    Source: ours.
+    """
+    spec = next((spec for pattern, spec in rules if re.search(pattern, path)), PartitionSpec())
+    leading = len(shape) - len(spec)
+    if leading < 0:
+        return PartitionSpec()
+    fitted = []
+    for size, axes in zip(shape[leading:], spec, strict=True):
+        names = (axes,) if isinstance(axes, str) else tuple(axes or ())
+        fitted.append(axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None)
+    return PartitionSpec(*(None,) * leading, *fitted) if any(fitted) else PartitionSpec()
+
+
+def tree_shardings(tree: Any, mesh: Mesh, *, rules: Sequence[Rule] = DEFAULT_RULES) -> Any:
+    """`NamedSharding` for every leaf of `tree` (arrays or shapes).
+
+    Patterns match path endings, so an optimiser's moments and the moving average follow their parameter.
+    """
+
+    def place(path: Sequence[Any], leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, partition_spec(path_name(path), leaf.shape, mesh, rules=rules))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+    """Shapes, dtypes and places of `tree` without its values: what a checkpoint is restored onto."""
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, shardings)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first dimension is split over "data" and "fsdp"."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """Global arrays of B rows from the B/processes rows that this process holds (pytree of numpy arrays)."""
+    place = batch_sharding(mesh)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(place, rows), batch)

@@ -1,0 +1,117 @@
+"""A gallery from any folder of pictures, embedded once and kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cl2cm_jax.data.images import ImageError, decode
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.search.encoder import Encoder
+from cl2cm_jax.search.gallery import Gallery, load_gallery, save_gallery
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+AT_ONCE = 16  # decoded pictures in memory
+
+log = logging.getLogger(__name__)
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """All jpg, png, webp, gif and bmp files below `folder`, sorted; names that begin with a dot are left out.
+
+    Raises:
+        UserError: no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--images={folder}: no such folder; give a folder of pictures")
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, n) for n in names if Path(n).suffix.lower() in SUFFIXES and not n.startswith(".")]
+    if not found:
+        raise UserError(f"--images={folder} holds no picture; it needs files ending in {', '.join(sorted(SUFFIXES))}")
+    return sorted(found)
+
+
+def folder_gallery(folder: Path, encoder: Encoder, *, cache: Path) -> Gallery:
+    """Embeds the pictures of a folder, or reads them from `cache` if neither they nor the weights have changed.
+
+    Pictures that cannot be read are left out, with one warning line each. Ids are the paths inside the folder.
+
+    Args:
+        folder: searched with its subfolders.
+        encoder: its `weights` are part of the cache's key; so are path, size and time of every picture.
+        cache: folder of the cache files.
+
+    Raises:
+        UserError: no such folder, no picture in it, or none that can be read.
+    """
+    files = picture_files(folder)
+    kept = cache / f"images-{_key(folder, files, encoder.weights)}.npz"
+    gallery = _recall(kept, folder, files)
+    if gallery is None:
+        gallery = _embed(folder, files, encoder)
+        try:
+            save_gallery(kept, gallery)
+        except OSError as error:  # a cache that cannot be written costs time, not the answer
+            log.warning("the vectors of %s are not kept: %s", folder, error)
+    return gallery
+
+
+def _key(folder: Path, files: list[Path], weights: str) -> str:
+    """Changes with the weights and with any picture's path, size or time."""
+    stats = [(path, path.stat()) for path in files]
+    content = [(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    return hashlib.sha256(json.dumps([weights, content]).encode()).hexdigest()[:24]
+
+
+def _recall(kept: Path, folder: Path, files: list[Path]) -> Gallery | None:
+    """The cached gallery with the folder's present path, or None; what was skipped then is named again."""
+    try:
+        gallery = load_gallery(kept) if kept.is_file() else None
+    except UserError:
+        gallery = None
+    if gallery is None:
+        return None
+    paths = tuple(str(folder / name) for name in gallery.ids)
+    for path in sorted({str(path) for path in files} - set(paths)):
+        log.warning("skipped: %s cannot be read", path)
+    return replace(gallery, paths=paths)
+
+
+def _embed(folder: Path, files: list[Path], encoder: Encoder) -> Gallery:
+    vectors, read = [], []
+    for batch in _decoded(files):
+        vectors.append(encoder.images([picture for _, picture in batch]))
+        read += [path for path, _ in batch]
+    if not read:
+        raise UserError(f"--images={folder}: none of its {len(files)} pictures can be read; see the warnings above")
+    return Gallery(
+        embeddings=np.concatenate(vectors),
+        ids=tuple(path.relative_to(folder).as_posix() for path in read),
+        captions=("",) * len(read),
+        paths=tuple(str(path) for path in read),
+        weights=encoder.weights,
+    )
+
+
+def _decoded(files: list[Path]) -> Iterator[list[tuple[Path, np.ndarray]]]:
+    """Batches of (path, picture); a picture that cannot be read is a warning."""
+    batch: list[tuple[Path, np.ndarray]] = []
+    for path in files:
+        try:
+            batch.append((path, decode(path)))
+        except ImageError as error:
+            log.warning("skipped: %s", error)
+        if len(batch) == AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

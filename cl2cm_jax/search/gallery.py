@@ -1,0 +1,80 @@
+"""A gallery: the pictures that can be found, as vectors with their ids, captions and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cl2cm_jax.errors import UserError
+
+GALLERY_FILE = "gallery.npz"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """N pictures. Captions are in the source language, "" where there is none; so are paths for mere features."""
+
+    embeddings: np.ndarray  # (N, D) float32, unit vectors
+    ids: tuple[str, ...]
+    captions: tuple[str, ...]
+    paths: tuple[str, ...]
+    weights: str  # `Encoder.weights` of the model that made the embeddings
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.embeddings), len(self.ids), len(self.captions), len(self.paths)}
+        if len(lengths) != 1:
+            raise ValueError(f"a gallery needs one id, caption and path for each embedding; lengths are {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def save_gallery(path: Path, gallery: Gallery) -> None:
+    """Writes a gallery to one .npz file, whole or not at all. The texts are the bytes of one JSON string."""
+    texts = {"ids": gallery.ids, "captions": gallery.captions, "paths": gallery.paths, "weights": gallery.weights}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            encoded = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+            np.savez(file, embeddings=gallery.embeddings.astype(np.float32), texts=encoded)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_gallery(path: Path) -> Gallery:
+    """Reads what `save_gallery` wrote.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            texts = json.loads(arrays["texts"].tobytes())
+            columns = {name: tuple(texts[name]) for name in ("ids", "captions", "paths")}
+            return Gallery(embeddings=arrays["embeddings"], weights=texts["weights"], **columns)
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}); delete it, it is made anew") from error
+
+
+def training_gallery(workdir: Path) -> Gallery:
+    """The gallery that training has left in `workdir`.
+
+    Raises:
+        UserError: there is no such folder, or training has not finished in it.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"--workdir={workdir}: no such folder; give the --workdir of a finished training run")
+    path = workdir / GALLERY_FILE
+    if not path.is_file():
+        raise UserError(
+            f"--workdir={workdir} holds no {GALLERY_FILE}, so its training has not finished; finish it with "
+            f"python -m cl2cm_jax.main --config=... --workdir={workdir}"
+        )
+    return load_gallery(path)

@@ -1,0 +1,1 @@
+"""One train step: outputs of the networks -> named terms -> one total -> one update."""

@@ -1,0 +1,155 @@
+"""The train state and the one jitted step: (state, batch) -> (state, terms)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cl2cm_jax.maths.confidence import Calibration, uncalibrated
+from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.networks import Networks
+from cl2cm_jax.parallel.sharding import batch_sharding, replicated, tree_shardings
+from cl2cm_jax.steps.embeddings import Batch, Embeddings, embed
+from cl2cm_jax.steps.objective import Objective, Scalars
+from cl2cm_jax.steps.schedule import Stages, term_weights
+
+TrainState = dict[str, Any]
+"""A plain dict, which is also what a checkpoint holds.
+
+step: () int32, updates done. params: {"student", "teacher"}. opt: the optimiser's. ema: averaged student, or {}.
+calibration: {"weight", "wrong_share"} of the pair confidence. The randomness of step n is fold_in(seed, n).
+"""
+
+
+class TrainStep(NamedTuple):
+    """Attributes:
+    init: () -> TrainState, born sharded.
+    step: (state, batch) -> (state, terms); jitted, the state is donated.
+    state_shardings: where each leaf of the state lives.
+    """
+
+    init: Callable[[], TrainState]
+    step: Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
+    state_shardings: Any
+
+
+def make_train_step(
+    config: ConfigDict,
+    networks: Networks,
+    optimizer: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    stages: Stages,
+    languages: int,
+) -> TrainStep:
+    """Builds the step once. The same code runs on one device and on a mesh."""
+    objective = Objective(config, networks, mesh)
+    weights = term_weights(config, stages)
+
+    def init(seed: jax.Array) -> TrainState:
+        params = networks.init(jax.random.key(seed))
+        return {
+            "step": jnp.zeros((), jnp.int32),
+            "params": params,
+            "opt": optimizer.init(params),
+            # a copy: the state is donated, and no buffer may be in it twice
+            "ema": jax.tree.map(jnp.copy, params["student"]) if config.train.ema else {},
+            "calibration": jax.tree.map(jnp.asarray, uncalibrated(languages)._asdict()),
+        }
+
+    def step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Scalars]:
+        key = jax.random.fold_in(jax.random.key(seed), state["step"]) if config.student.dropout else None
+        at = weights(state["step"])
+        calibration = Calibration(**state["calibration"])
+
+        def losses(embeddings: Embeddings, params: Params) -> tuple[jax.Array, Scalars]:
+            return objective(embeddings, params, batch, weights=at, calibration=calibration)
+
+        gradients, terms = gradient(networks, losses, state["params"], batch, key, parts=config.train.accumulation)
+        updates, opt = optimizer.update(gradients, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        decay = config.train.ema
+        ema = optax.incremental_update(params["student"], state["ema"], 1 - decay) if decay else {}
+        terms["gradient_norm"] = optax.global_norm(gradients)
+        return {**state, "step": state["step"] + 1, "params": params, "opt": opt, "ema": ema}, terms
+
+    seed = jnp.asarray(config.seed, jnp.uint32)
+    shardings = tree_shardings(jax.eval_shape(init, seed), mesh)
+    place, everywhere = batch_sharding(mesh), replicated(mesh)
+    jitted = jax.jit(
+        step, in_shardings=(shardings, place, everywhere), out_shardings=(shardings, everywhere), donate_argnums=0
+    )
+    return TrainStep(
+        init=lambda: jax.jit(init, out_shardings=shardings)(seed),
+        step=lambda state, batch: jitted(state, batch, seed),
+        state_shardings=shardings,
+    )
+
+
+def gradient(
+    networks: Networks,
+    losses: Callable[[Embeddings, Params], tuple[jax.Array, Scalars]],
+    params: Params,
+    batch: Batch,
+    key: jax.Array | None,
+    *,
+    parts: int,
+) -> tuple[Params, Scalars]:
+    """Gradient of the whole batch's loss; with `parts` > 1 the networks see a micro-batch at a time.
+
+    Contrastive terms couple every pair of the batch, so averaging micro-batch losses would be wrong. Instead all
+    embeddings are computed first, the loss is differentiated with respect to them, and each micro-batch is run again
+    to carry its share of that gradient to the parameters. Exact, at the price of one more forward pass.
+    Source: ours, after the feature caching of contrastive trainers (GradCache, arXiv 2101.06983).
+    """
+
+    def whole(params: Params) -> tuple[jax.Array, Scalars]:
+        return losses(embed(networks, params, batch, key=key), params)
+
+    if parts == 1:
+        (_, terms), gradients = jax.value_and_grad(whole, has_aux=True)(params)
+        return gradients, terms
+
+    micro = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
+    keys = None if key is None else jax.random.split(key, parts)
+
+    def forward(params: Params, part: tuple[Batch, jax.Array | None]) -> Embeddings:
+        return embed(networks, params, part[0], key=part[1])
+
+    cached = jax.lax.map(lambda part: forward(params, part), (micro, keys))
+    embeddings = jax.tree.map(_join, cached, _image_axis(cached))
+    (_, terms), (cotangent, gradients) = jax.value_and_grad(losses, argnums=(0, 1), has_aux=True)(embeddings, params)
+    shares = jax.tree.map(lambda x, axis: _split(x, axis, parts), cotangent, _image_axis(cached))
+
+    def backward(total: Params, part: tuple) -> tuple[Params, None]:
+        micro_batch, key, share = part
+        _, pull = jax.vjp(lambda p: forward(p, (micro_batch, key)), params)
+        return jax.tree.map(jnp.add, total, pull(share)[0]), None
+
+    gradients, _ = jax.lax.scan(backward, gradients, (micro, keys, shares))
+    return gradients, terms
+
+
+def _image_axis(embeddings: Embeddings) -> Embeddings:
+    """Position of the image axis in each leaf: the teacher's leaves have their heads before it."""
+    axis = jax.tree.map(lambda _: 0, embeddings)
+    heads = {name: jax.tree.map(lambda _: 1, getattr(axis, name)) for name in ("teacher_source", "teacher_target")}
+    return axis._replace(**heads)
+
+
+def _join(stacked: jax.Array, axis: int) -> jax.Array:
+    """(parts, ..., b, ...) -> (..., parts*b, ...) along the image axis."""
+    moved = jnp.moveaxis(stacked, 0, axis)
+    return moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])
+
+
+def _split(joined: jax.Array, axis: int, parts: int) -> jax.Array:
+    """The inverse of `_join`."""
+    split = joined.reshape(*joined.shape[:axis], parts, -1, *joined.shape[axis + 1 :])
+    return jnp.moveaxis(split, axis, 0)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cl2cm_jax.maths.word_alignment import mutual_labels, self_labelled, transport_cost
+
+# Word 0 of the source and word 1 of the target choose each other, so do 1 and 0. Word 2 of the source chooses word 1,
+# which prefers word 0; nobody chooses word 2 of the target. The fourth column is padding with a tempting mass.
+PLAN = jnp.array([[[0.02, 0.30, 0.01, 0.9], [0.20, 0.03, 0.10, 0.9], [0.10, 0.15, 0.09, 0.9]]])
+SOURCE, TARGET = jnp.ones((1, 3), bool), jnp.array([[True, True, True, False]])
+VALID = jnp.ones(1, bool)
+
+
+def test_transport_cost_averages_over_valid_pairs_with_mass():
+    plan = jnp.array([[[0.5, 0.0], [0.0, 0.5]], [[0.25, 0.25], [0.25, 0.25]], [[0.0, 0.0], [0.0, 0.0]]])
+    cost = jnp.array([[[1.0, 9.0], [9.0, 2.0]], [[7.0, 7.0], [7.0, 7.0]], [[jnp.nan] * 2] * 2])
+    is_valid = jnp.array([True, False, True])
+    term = transport_cost(plan, cost, is_valid=is_valid)
+    assert (term.sum, term.count) == (1.5, 1)
+    by_plan, by_cost = jax.grad(lambda *a: transport_cost(*a, is_valid=is_valid).sum, (0, 1))(plan, cost)
+    np.testing.assert_array_equal(by_plan, 0)
+    np.testing.assert_array_equal(by_cost, plan.at[1].set(0))
+
+
+def test_mutual_labels_on_a_plan_made_by_hand():
+    labels_s, labels_t = mutual_labels(PLAN, SOURCE, TARGET)
+    np.testing.assert_array_equal(labels_s, [[1, 0, -1]])
+    np.testing.assert_array_equal(labels_t, [[1, 0, -1, -1]])
+    assert labels_s.dtype == labels_t.dtype == jnp.int32
+
+
+def test_normalising_rows_and_columns_would_not_change_the_labels():
+    plan = np.asarray(PLAN[0, :, :3])
+    by_row, by_column = plan / plan.sum(1, keepdims=True), plan / plan.sum(0)
+    labels_s, labels_t = by_row.argmax(1), by_column.argmax(0)
+    mutual = [n if labels_t[n] == m else -1 for m, n in enumerate(labels_s)]
+    np.testing.assert_array_equal(mutual_labels(PLAN, SOURCE, TARGET)[0][0], mutual)
+
+
+def test_labels_of_a_constant_plan_and_of_an_empty_one():
+    labels_s, labels_t = mutual_labels(jnp.ones((1, 2, 3)), jnp.ones((1, 2), bool), jnp.ones((1, 3), bool))
+    np.testing.assert_array_equal(labels_s, [[0, -1]])
+    np.testing.assert_array_equal(labels_t, [[0, -1, -1]])
+    labels_s, labels_t = mutual_labels(jnp.zeros((1, 2, 3)), jnp.ones((1, 2), bool), jnp.ones((1, 3), bool))
+    assert (labels_s == -1).all() and (labels_t == -1).all()
+
+
+def test_self_labelled_equals_the_value_computed_by_hand():
+    logits = jax.random.normal(jax.random.key(0), (1, 3, 4))
+    z = np.asarray(logits[0, :, :3], np.float64)
+    links = [(0, 1), (1, 0)]
+    want = sum((np.log(np.exp(z[m]).sum()) + np.log(np.exp(z[:, n]).sum())) / 2 - z[m, n] for m, n in links)
+    term = self_labelled(logits, PLAN, source_mask=SOURCE, target_mask=TARGET, is_valid=VALID)
+    np.testing.assert_allclose(term.sum, want, rtol=1e-5)
+    assert term.count == 2
+
+
+def test_self_labelled_ignores_padding_and_invalid_pairs():
+    def loss(logits, plan):
+        return self_labelled(logits, plan, source_mask=SOURCE, target_mask=TARGET, is_valid=VALID).sum
+
+    by_logits, by_plan = jax.grad(loss, (0, 1))(jnp.zeros((1, 3, 4)).at[:, :, 3].set(jnp.nan), PLAN)
+    np.testing.assert_array_equal(by_logits[:, :, 3], 0)
+    assert np.isfinite(by_logits).all() and jnp.abs(by_logits).max() > 0
+    np.testing.assert_array_equal(by_plan, 0)
+    term = self_labelled(jnp.ones((1, 3, 4)), PLAN, source_mask=SOURCE, target_mask=TARGET, is_valid=~VALID)
+    assert (term.sum, term.count, term.mean) == (0, 0, 0)

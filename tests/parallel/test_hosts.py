@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.parallel import hosts
+from cl2cm_jax.parallel.mesh import make_mesh
+from cl2cm_jax.parallel.sharding import put_batch
+
+_PROCESS = """
+import numpy as np, jax
+from cl2cm_jax.parallel import hosts
+from cl2cm_jax.parallel.mesh import make_mesh
+from cl2cm_jax.parallel.sharding import put_batch
+hosts.start()
+hosts.start()
+mesh = make_mesh()
+mine = np.arange(4, dtype=np.int32).reshape(4, 1) + 4 * jax.process_index()
+rows = put_batch(mine, mesh)
+hosts.barrier("before")
+print(mesh.size, rows.shape, hosts.collect(rows)[:, 0].tolist(), hosts.is_host_zero())
+"""
+
+
+def test_one_process_is_host_zero_and_starts_alone(monkeypatch):
+    hosts.start()
+    hosts.start(processes=1)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    hosts.start()
+    hosts.barrier("alone")
+    assert hosts.is_host_zero()
+    rows = np.arange(8)
+    np.testing.assert_array_equal(hosts.collect({"a": put_batch(rows, make_mesh())})["a"], rows)
+
+
+def test_a_half_given_cluster_is_refused(monkeypatch):
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID missing"):
+        hosts.start(coordinator="127.0.0.1:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES='two'"):
+        hosts.start()
+
+
+def test_a_process_number_out_of_range_is_refused():
+    with pytest.raises(UserError, match="could not join the other processes"):
+        hosts.start(coordinator="127.0.0.1:1", processes=2, process=2)
+
+
+def test_two_processes_share_one_batch():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", _PROCESS],
+            env={**common, "JAX_PROCESS_ID": str(process)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    for process, running in enumerate(started):
+        out, err = running.communicate(timeout=120)
+        assert running.returncode == 0, err
+        assert out.splitlines()[-1] == f"4 (8, 1) {list(range(8))} {process == 0}"
