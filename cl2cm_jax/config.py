@@ -278,7 +278,10 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
     if c.train.targets_per_image == 0 or c.train.targets_per_image < -1:
         yield f"config.train.targets_per_image={c.train.targets_per_image} must be 1 or more, or -1 for every language"
     if c.train.batch_size % c.train.accumulation:
-        yield f"config.train.batch_size={c.train.batch_size} is not divisible by train.accumulation={c.train.accumulation}"
+        yield (
+            f"config.train.batch_size={c.train.batch_size} is not divisible by "
+            f"config.train.accumulation={c.train.accumulation}"
+        )
     for part, dim in (("student", c.student), ("teacher", c.teacher)):
         if dim.hidden % dim.heads:
             yield f"config.{part}.hidden={dim.hidden} is not divisible by {part}.heads={dim.heads}"

@@ -19,7 +19,7 @@ LAYERS = (
     ("steps",),
     ("models", "data", "parallel"),
     ("maths",),
-    ("config",),
+    ("config", "atomic"),
     ("errors",),
 )
 HEIGHT = {unit: -level for level, units in enumerate(LAYERS) for unit in units}

@@ -82,7 +82,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
     _remove_stale_builds(target)
     config = tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False)
     try:
-        with _without_commentary():
+        with without_commentary():
             builder.download_and_prepare(file_format="tfrecord", download_config=config)
     except OSError:
         if not _is_built(target):  # else another process finished the same set first
@@ -94,8 +94,8 @@ def read_records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Reco
     tfds = quiet.tensorflow_datasets()
     quiet.tensorflow()
     read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    with _without_commentary():
-        dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=read_config)
+    with without_commentary():
+        dataset = builder.as_dataset(split, shuffle_files=False, read_config=read_config)
     for row in dataset.as_numpy_iterator():
         captions = row["captions"]
         columns = (captions["language"], captions["text"], captions["origin"])
@@ -123,11 +123,11 @@ def _remove_stale_builds(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _without_commentary() -> Iterator[None]:
-    """Keeps tfds' running commentary, on stdout and in absl's log, off the terminal; warnings still show."""
+def without_commentary() -> Iterator[None]:
+    """Keeps tfds' running commentary, on stdout and in absl's log, off the terminal; errors still show."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cl2cm_jax.errors import UserError
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -59,13 +61,14 @@ class Corpus:
     words: Ragged  # of the m captions
 
     def language_index(self, language: str) -> int:
-        """The index of a language in `languages`; raises KeyError."""
+        """The index of a language in `languages`; raises UserError."""
         if language not in self.languages:
-            raise KeyError(f"{language!r} is not among {', '.join(self.languages)}")
+            known = ", ".join(self.languages)
+            raise UserError(f"language {language!r} is not in the data, which has {known}; name one of these")
         return self.languages.index(language)
 
     def captions_of(self, language: str) -> np.ndarray:
-        """Rows (k,) of the captions in a language, in order; raises KeyError."""
+        """Rows (k,) of the captions in a language, in order; raises UserError."""
         return np.flatnonzero(self.caption_language == self.language_index(language))
 
     def select_images(self, mask: np.ndarray) -> Corpus:

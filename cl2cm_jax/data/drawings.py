@@ -73,7 +73,7 @@ def drawings() -> list[Drawing]:
 
 
 def plain_name(name: str) -> str:
-    """ ":red_apple:" -> "red apple"."""
+    """A name without its colons and underscores: "red apple" for ":red_apple:"."""
     return " ".join(unicodedata.normalize("NFC", name).strip(":").replace("_", " ").split())
 
 

@@ -26,7 +26,7 @@ def swap_translations(corpus: Corpus, *, share: float, seed: int, source: str) -
 
     Raises:
       ValueError: the share is outside [0, 1], or more than half of the chosen captions belong to one image.
-      KeyError: the corpus lacks the source language.
+      UserError: the corpus lacks the source language.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share={share} must lie between 0 and 1")

@@ -82,8 +82,8 @@ def batches(
       "image_id" (B,) int32: row of the image, "is_valid" (B,) bool.
 
     Raises:
-      UserError: fewer images with a source caption than the batch size, or more targets per image than targets.
-      KeyError: the corpus lacks a language.
+      UserError: fewer images with a source caption than the batch size, or more targets per image than targets,
+        or a language that the corpus lacks.
     """
     images = trainable_images(corpus, source=source)
     if len(images) < batch_size:
@@ -213,11 +213,11 @@ def _nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def _random(*parts: Any) -> np.ndarray:
     """Stateless random integers in [0, 2^62) of broadcast integers: SplitMix64 over the parts."""
-    state = np.uint64(0)
+    state: np.ndarray = np.zeros((), np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
             state = np.asarray(part, np.int64).astype(np.uint64) + state + np.uint64(0x9E3779B97F4A7C15)
             state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             state = state ^ (state >> np.uint64(31))
-    return (state >> np.uint64(2)).astype(np.int64)
+    return np.asarray(state >> np.uint64(2)).astype(np.int64)

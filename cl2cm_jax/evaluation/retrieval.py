@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cl2cm_jax.evaluation.atomic import replacing
+from cl2cm_jax.atomic import replacing
 from cl2cm_jax.maths import ranking
 
 CaptionsPerImage = Literal["all", "first"]

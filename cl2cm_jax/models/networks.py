@@ -76,16 +76,20 @@ class Teacher(nnx.Module):
     def __init__(self, config: ConfigDict, shape: FeatureShape, *, rngs: nnx.Rngs):
         c = config.teacher
         dim = shape.text if c.residual else c.dim
-        self.tower = None if c.head == "none" else TextTower(
-            kind="linear" if c.head == "linear" else "attention",
-            pool=c.pool,
-            features=shape.text,
-            hidden=c.hidden,
-            heads=c.heads,
-            dim=dim,
-            max_words=shape.max_words,
-            residual=c.residual,
-            rngs=rngs,
+        self.tower = (
+            None
+            if c.head == "none"
+            else TextTower(
+                kind="linear" if c.head == "linear" else "attention",
+                pool=c.pool,
+                features=shape.text,
+                hidden=c.hidden,
+                heads=c.heads,
+                dim=dim,
+                max_words=shape.max_words,
+                residual=c.residual,
+                rngs=rngs,
+            )
         )
         points = self.tower is not None and config.word.loss == "self_labelled"
         self.pointer = nnx.Linear(dim, dim, use_bias=False, rngs=rngs) if points else None

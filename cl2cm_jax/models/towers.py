@@ -117,9 +117,7 @@ class TextTower(nnx.Module):
 class VisionTower(nnx.Module):
     """Backbone features or frames (B, F, d) under mask (B, F) -> unit vectors (B, D)."""
 
-    def __init__(
-        self, *, kind: str, features: int, hidden: int, heads: int, dim: int, max_frames: int, rngs: nnx.Rngs
-    ):
+    def __init__(self, *, kind: str, features: int, hidden: int, heads: int, dim: int, max_frames: int, rngs: nnx.Rngs):
         attends = kind == "attention"
         self.encode_frames = SequenceEncoder(features, hidden, heads, max_frames, rngs=rngs) if attends else None
         width = hidden if attends else features

@@ -44,21 +44,22 @@ def embed(networks: Networks, params: Params, batch: Batch, *, key: jax.Array | 
     flat = jax.tree.map(merge_two, target)
     images, captions = batch["target_is_valid"].shape
 
-    def teach(text: Text) -> Text:
-        return jax.vmap(lambda head: networks.teacher.bind(head)(text))(params["teacher"])
-
-    if not params["teacher"]:  # no head: nothing to map over, and one fold
-
-        def teach(text: Text) -> Text:
-            return jax.tree.map(lambda x: x[None], networks.teacher.bind({})(text))
-
     return Embeddings(
         vision=student.encode_vision(batch["vision"]["features"], batch["vision"]["mask"], key=keys[0]),
         source=student.encode_text(source, key=keys[1]),
         target=student.encode_text(flat, key=keys[2]).reshape(images, captions, -1),
-        teacher_source=teach(source),
-        teacher_target=jax.tree.map(lambda x: x.reshape(x.shape[0], images, captions, *x.shape[2:]), teach(flat)),
+        teacher_source=teach(networks, params["teacher"], source),
+        teacher_target=jax.tree.map(
+            lambda x: x.reshape(x.shape[0], images, captions, *x.shape[2:]), teach(networks, params["teacher"], flat)
+        ),
     )
+
+
+def teach(networks: Networks, teacher: Params, text: Text) -> Text:
+    """The teacher's vectors by each of its F heads: sentence (F, N, D), words (F, N, L, D)."""
+    if not teacher:  # headless: no parameters to map over, one set of vectors
+        return jax.tree.map(lambda x: x[None], networks.teacher.bind({})(text))
+    return jax.vmap(lambda head: networks.teacher.bind(head)(text))(teacher)
 
 
 def merge_two(x: jax.Array) -> jax.Array:

@@ -181,9 +181,7 @@ def aligned(
     return term.sum if c.reduction == "sum" else term.mean
 
 
-def teacher_terms(
-    objective: Objective, embeddings: Embeddings, params: Params, rows: Rows, batch: Batch
-) -> Scalars:
+def teacher_terms(objective: Objective, embeddings: Embeddings, params: Params, rows: Rows, batch: Batch) -> Scalars:
     """Sentence- and word-level alignment, mean over heads; head f skips the images of fold f (cross-fitting)."""
     heads = objective.networks.folds
 
@@ -201,9 +199,7 @@ def teacher_terms(
             terms["word"] = word_term(objective.config, teacher, paired, target, batch, rows.pair, target_valid).mean
         return terms
 
-    over_heads = jax.vmap(of_head)(
-        jnp.arange(heads), params, embeddings.teacher_source, embeddings.teacher_target
-    )
+    over_heads = jax.vmap(of_head)(jnp.arange(heads), params, embeddings.teacher_source, embeddings.teacher_target)
     return jax.tree.map(lambda x: x.mean(), over_heads)
 
 

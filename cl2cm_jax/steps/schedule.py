@@ -58,9 +58,7 @@ def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
         if config.teacher.update == "joint":
             return weights
         first = step < stages.teacher
-        return {
-            name: jnp.where(first == (name in TEACHER_TERMS), value, 0.0) for name, value in weights.items()
-        }
+        return {name: jnp.where(first == (name in TEACHER_TERMS), value, 0.0) for name, value in weights.items()}
 
     return at
 
@@ -72,7 +70,9 @@ def learning_rate(config: ConfigDict, *, start: int, steps: int, warmup: int) ->
     if c.schedule == "cosine":
         shape = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1))
     else:
-        shape = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup])
+        shape = optax.join_schedules(
+            [optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup]
+        )
 
     def at(step: jax.Array) -> jax.Array:
         inside = (step >= start) & (step < start + steps)

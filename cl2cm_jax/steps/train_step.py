@@ -28,10 +28,12 @@ calibration: {"weight", "wrong_share"} of the pair confidence. The randomness of
 
 
 class TrainStep(NamedTuple):
-    """Attributes:
-    init: () -> TrainState, born sharded.
-    step: (state, batch) -> (state, terms); jitted, the state is donated.
-    state_shardings: where each leaf of the state lives.
+    """The step of one configuration, compiled at its first call.
+
+    Attributes:
+      init: () -> TrainState, born sharded.
+      step: (state, batch) -> (state, terms); jitted, the state is donated.
+      state_shardings: where each leaf of the state lives.
     """
 
     init: Callable[[], TrainState]

@@ -15,7 +15,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
     "TextOutput",
     "VisionBackbone",
     "VisionOutput",
+    "fingerprint",
     "mean_pool",
     "text_backbone",
     "vision_backbone",
@@ -63,7 +64,6 @@ class TextBackbone:
       constants: top-level keys of `params` that have no gradient (integer tables); leave them out of `jax.grad`.
       apply: (params, token_ids (B, L) int32, token_mask (B, L) bool) -> TextOutput; pure.
       tokenizer: name for `cl2cm_jax.data.tokenise.tokenizer`.
-      weights_hash: SHA-256 of the weights file.
     """
 
     name: str
@@ -72,7 +72,6 @@ class TextBackbone:
     constants: tuple[str, ...]
     apply: Callable[[dict[str, Any], jax.Array, jax.Array], TextOutput]
     tokenizer: str
-    weights_hash: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +86,6 @@ class VisionBackbone:
       apply: (params, images (B, H, W, 3) float32 | features (B, F, d)) -> VisionOutput; pure.
       preprocess: what `apply` expects of a picture; None for precomputed features.
       batch_size: a batch that is fast on this process's devices; any other one works.
-      weights_hash: SHA-256 of the weights file (or of the features file).
     """
 
     name: str
@@ -97,7 +95,6 @@ class VisionBackbone:
     apply: Callable[[dict[str, Any], jax.Array], VisionOutput]
     preprocess: Preprocess | None
     batch_size: int
-    weights_hash: str
 
 
 def text_backbone(name: str, path: str | Path | None = None) -> TextBackbone:
@@ -126,16 +123,22 @@ def vision_backbone(name: str, path: str | Path | None = None) -> VisionBackbone
     return _named(_VISION, name, "vision")(path)
 
 
-def _named(builders: Mapping[str, Callable[[str | Path | None], B]], name: str, kind: str) -> Callable[..., B]:
-    if name not in builders:
-        near = difflib.get_close_matches(name, builders, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"choose one of: {', '.join(builders)}"
+def fingerprint(kind: Literal["text", "vision"], name: str, path: str | Path | None = None) -> str:
+    """SHA-256 of a backbone's weights file, without reading it where it is a package's (loading checks it).
+
+    Raises:
+      UserError: the name is unknown, or the file is missing.
+    """
+    weights = _named({"text": _TEXT_WEIGHTS, "vision": _VISION_WEIGHTS}[kind], name, kind)
+    return weights.sha256 if path is None and weights is not None else weights_hash(path or "")
+
+
+def _named(registry: Mapping[str, B], name: str, kind: str) -> B:
+    if name not in registry:
+        near = difflib.get_close_matches(name, registry, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"choose one of: {', '.join(registry)}"
         raise UserError(f'config.{kind}.backbone="{name}" is unknown; {hint}')
-    return builders[name]
-
-
-def _hash(weights: PackageFile, path: str | Path | None) -> str:
-    return weights.sha256 if path is None else weights_hash(path)  # the package's file was checked when it was read
+    return registry[name]
 
 
 def _use_multilingual(path: str | Path | None) -> TextBackbone:
@@ -146,7 +149,6 @@ def _use_multilingual(path: str | Path | None) -> TextBackbone:
         constants=("embedding",),
         apply=use_multilingual.apply,
         tokenizer="use_multilingual",
-        weights_hash=_hash(use_multilingual.WEIGHTS, path),
     )
 
 
@@ -159,7 +161,6 @@ def _efficientnet_lite0(path: str | Path | None) -> VisionBackbone:
         apply=efficientnet_lite.apply,
         preprocess=Preprocess(image_size=efficientnet_lite.IMAGE_SIZE, mean=127.0, scale=128.0),
         batch_size=efficientnet_lite.fast_batch_size(),
-        weights_hash=_hash(efficientnet_lite.WEIGHTS, path),
     )
 
 
@@ -177,9 +178,10 @@ def _precomputed(path: str | Path | None) -> VisionBackbone:
         apply=precomputed.apply,
         preprocess=None,
         batch_size=64,
-        weights_hash=weights_hash(path),
     )
 
 
 _TEXT = {"use_multilingual": _use_multilingual}
+_TEXT_WEIGHTS: dict[str, PackageFile] = {"use_multilingual": use_multilingual.WEIGHTS}
+_VISION_WEIGHTS: dict[str, PackageFile | None] = {"efficientnet_lite0": efficientnet_lite.WEIGHTS, "precomputed": None}
 _VISION = {"efficientnet_lite0": _efficientnet_lite0, "precomputed": _precomputed}

@@ -1,0 +1,220 @@
+"""Reads a caption file: CSV, TSV or JSONL, UTF-8, with the columns image, language, caption[, split[, origin]].
+
+What is wrong with the file as a whole (not there, wrong columns) raises; what is wrong with a row becomes a `Problem`
+with its line and field, and the row is left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import posixpath
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cl2cm_jax.data.problems import Problem
+from cl2cm_jax.errors import UserError
+
+REQUIRED = ("image", "language", "caption")
+OPTIONAL = ("split", "origin")
+ORIGINS = ("human", "machine", "human_noised")
+_SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
+_UNDECODED = re.compile("[\udc80-\udcff]")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One caption of one image."""
+
+    line: int
+    image: str  # path within the images folder, or id of a feature
+    language: str
+    caption: str
+    split: str  # "" where the file has no such column
+    origin: str
+
+
+@dataclass(frozen=True)
+class CaptionFile:
+    """The good rows of a caption file, and what is wrong with the others."""
+
+    rows: list[Row]
+    problems: list[Problem]
+
+
+class _BadRow(Exception):
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field, self.reason = field, reason
+
+
+def read_caption_file(path: str) -> CaptionFile:
+    """Reads and checks every row.
+
+    Raises:
+      UserError: no such file, an ending other than .csv, .tsv and .jsonl, no rows, or wrong columns.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"config.data.captions={path!r} is not a file; name a CSV, TSV or JSONL file")
+    readers = {".csv": _csv_cells, ".tsv": _tsv_cells, ".jsonl": _jsonl_cells}
+    if file.suffix.lower() not in readers:
+        raise UserError(f"config.data.captions={path!r} must end in .csv, .tsv or .jsonl")
+    # Bytes that are no UTF-8 become lone surrogates, so that the row they are in can be named.
+    text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    seen = _Seen()
+    for line, cells in readers[file.suffix.lower()](path, text):
+        try:
+            row = _checked(line, cells)
+            seen.check(row)
+            rows.append(row)
+        except _BadRow as bad:
+            problems.append(Problem(path, line, bad.field, bad.reason))
+    if not rows and not problems:
+        raise UserError(f"{path} has no rows; give it lines of image, language and caption")
+    return CaptionFile(rows, problems)
+
+
+Cells = dict[str, str] | _BadRow
+
+
+def _csv_cells(path: str, text: str) -> Iterator[tuple[int, Cells]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    return _with_header(path, _numbered(reader), separator=",")
+
+
+def _tsv_cells(path: str, text: str) -> Iterator[tuple[int, Cells]]:
+    lines = enumerate(text.replace("\r\n", "\n").removesuffix("\n").split("\n"), start=1)
+    return _with_header(path, ((number, line.split("\t")) for number, line in lines if line), separator="\t")
+
+
+def _jsonl_cells(path: str, text: str) -> Iterator[tuple[int, Cells]]:
+    del path
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, _json_row(line)
+
+
+def _json_row(line: str) -> Cells:
+    try:
+        cells = json.loads(line)
+    except ValueError as error:
+        return _BadRow("line", f"is not JSON ({error}); write one object a line")
+    if not isinstance(cells, dict):
+        return _BadRow("line", f"is a JSON {type(cells).__name__}; write one object a line")
+    for field, value in cells.items():
+        if not isinstance(value, str):
+            return _BadRow(field, f"is {json.dumps(value)}; write a string")
+        if field not in REQUIRED + OPTIONAL:
+            return _BadRow(field, f"is not known{_did_you_mean(field, REQUIRED + OPTIONAL)}")
+    missing = [field for field in REQUIRED if field not in cells]
+    return _BadRow(missing[0], "is missing; add it") if missing else cells
+
+
+def _numbered(reader: Iterable[list[str]]) -> Iterator[tuple[int, list[str] | _BadRow]]:
+    """Rows of a csv reader with the line that each starts at; what cannot be parsed is a _BadRow."""
+    iterator, start = iter(reader), 1
+    while True:
+        try:
+            row: list[str] | _BadRow = next(iterator)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            row = _BadRow("line", f"cannot be read as CSV ({error}); check its quotation marks")
+        if row:
+            yield start, row
+        start = iterator.line_num + 1  # type: ignore[attr-defined]
+
+
+def _with_header(
+    path: str, rows: Iterable[tuple[int, list[str] | _BadRow]], *, separator: str
+) -> Iterator[tuple[int, Cells]]:
+    iterator = iter(rows)
+    line, header = next(iterator, (1, []))
+    if isinstance(header, _BadRow):
+        raise UserError(f"{path}, line {line}: {header.reason}")
+    columns = [column.strip().lower() for column in header]
+    _check_columns(path, columns, separator)
+    for line, cells in iterator:
+        if isinstance(cells, _BadRow):
+            yield line, cells
+        elif len(cells) != len(columns):
+            quoting = '; put a cell that holds a comma in "quotation marks"' if separator == "," else ""
+            yield line, _BadRow("line", f"has {len(cells)} cells where the header has {len(columns)}{quoting}")
+        else:
+            yield line, dict(zip(columns, cells, strict=True))
+
+
+def _check_columns(path: str, columns: list[str], separator: str) -> None:
+    known = REQUIRED + OPTIONAL
+    for column in columns:
+        if column not in known:
+            others = [other for other in ("\t", ";", ",") if other != separator and other in column]
+            hint = f"; the cells seem to be separated by {others[0]!r}, not {separator!r}" if others else ""
+            raise UserError(f"{path}, line 1: unknown column {column!r}{hint or _did_you_mean(column, known)}")
+        if columns.count(column) > 1:
+            raise UserError(f"{path}, line 1: column {column!r} is there twice; remove one")
+    for column in REQUIRED:
+        if column not in columns:
+            raise UserError(f"{path}, line 1: column {column!r} is missing; the first line names the columns")
+
+
+def _checked(line: int, cells: Cells) -> Row:
+    if isinstance(cells, _BadRow):
+        raise cells
+    for field, value in cells.items():
+        if _UNDECODED.search(value):
+            raise _BadRow(field, "is not valid UTF-8; save the file as UTF-8")
+        if "\0" in value:
+            raise _BadRow(field, "holds a NUL byte; remove it")
+    clean = {field: " ".join(value.split()) for field, value in cells.items()}
+    for field in clean:
+        if not clean[field]:
+            raise _BadRow(field, "is empty; fill it in or remove the row")
+    if not _LANGUAGE.fullmatch(clean["language"]):
+        raise _BadRow("language", f"is {clean['language']!r}; write a code such as 'de' or 'zh-TW'")
+    split = clean.get("split", "")
+    if split and split.lower() not in _SPLITS:
+        raise _BadRow("split", f"is {split!r}{_did_you_mean(split.lower(), ('train', 'validation', 'test'))}")
+    origin = clean.get("origin", "human").lower()
+    if origin not in ORIGINS:
+        raise _BadRow("origin", f"is {origin!r}{_did_you_mean(origin, ORIGINS)}")
+    return Row(
+        line=line,
+        image=posixpath.normpath(cells["image"].strip()),
+        language=clean["language"],
+        caption=clean["caption"],
+        split=_SPLITS.get(split.lower(), ""),
+        origin=origin,
+    )
+
+
+class _Seen:
+    """Finds rows that repeat or contradict an earlier one."""
+
+    def __init__(self) -> None:
+        self._line_of: dict[tuple[str, str, str], int] = {}
+        self._split_of: dict[str, tuple[str, int]] = {}
+
+    def check(self, row: Row) -> None:
+        first = self._line_of.setdefault((row.image, row.language, row.caption), row.line)
+        if first != row.line:
+            raise _BadRow("caption", f"is the same as in line {first} for image {row.image!r}; remove one")
+        split, line = self._split_of.setdefault(row.image, (row.split, row.line))
+        if split != row.split:
+            raise _BadRow(
+                "split", f"is {row.split!r} but image {row.image!r} is in {split!r} at line {line}; choose one"
+            )
+
+
+def _did_you_mean(value: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; use one of {', '.join(names)}"

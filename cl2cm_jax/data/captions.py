@@ -1,0 +1,269 @@
+"""The `captions` set: a user's own pictures, or features of them, and a caption file.
+
+The image id is the picture's path within the images folder (paths that lead out of it are refused), or the id of its
+features. Without a split column the images are ordered by a hash of their ids and cut 80 / 10 / 10, so that the split
+depends on nothing else. All problems are listed in a report; the build then stops, or leaves them out if told to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cl2cm_jax.data import builders
+from cl2cm_jax.data.caption_file import Row, read_caption_file
+from cl2cm_jax.data.feature_file import FeatureFile, read_feature_file
+from cl2cm_jax.data.images import ImageError, decode
+from cl2cm_jax.data.problems import Problem, write_report
+from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.errors import UserError
+
+GROUP = "headline"
+_VALIDATION_SHARE = _TEST_SHARE = 0.1
+
+
+@dataclass(eq=False)
+class CaptionsConfig(tfds.core.BuilderConfig):
+    """What a `captions` set is made of. Its name is a fingerprint of the inputs: when they change, it is built anew."""
+
+    captions: str = ""
+    images: str = ""
+    features: str = ""
+    feature_ids: str = ""
+    on_error: Literal["stop", "skip"] = "stop"
+    on_animated: Literal["first", "refuse"] = "first"
+
+
+def captions_builder(
+    *,
+    data_dir: str | os.PathLike[str],
+    captions: str,
+    images: str = "",
+    features: str = "",
+    feature_ids: str = "",
+    on_error: Literal["stop", "skip"] = "stop",
+    on_animated: Literal["first", "refuse"] = "first",
+) -> Captions:
+    """The builder of a user's set; `builders.prepare` builds it.
+
+    Args:
+      data_dir: where built sets lie.
+      captions: CSV, TSV or JSONL file, see `cl2cm_jax.data.caption_file`.
+      images: folder of the pictures; or else
+      features: .npy of (n, d) or (n, frames, d) floats, and
+      feature_ids: text file with the image id of each of its rows, one a line.
+      on_error: "stop" at problems, or "skip" the rows and images that have one.
+      on_animated: take the "first" frame of an animated picture, or "refuse" it.
+
+    Raises:
+      UserError: an input is not named or not there.
+    """
+    if bool(images) == bool(features):
+        raise UserError(
+            f"config.data.images={images!r} and config.data.features={features!r}: name one of the two, "
+            "a folder of pictures or a .npy file of features"
+        )
+    if features and not feature_ids:
+        raise UserError("config.data.feature_ids='' must name the file with the image id of each feature row")
+    if images and not Path(images).is_dir():
+        raise UserError(f"config.data.images={images!r} is not a folder; name the folder with the pictures")
+    inputs = {"captions": captions, "features": features, "feature_ids": feature_ids}
+    for field, path in inputs.items():
+        if path and not Path(path).is_file():
+            raise UserError(f"config.data.{field}={path!r} is not a file; check the path")
+    if on_error not in ("stop", "skip"):
+        raise UserError(f"config.data.on_error={on_error!r} is not known; use 'stop' or 'skip'")
+    files = [path for path in inputs.values() if path] + (_files_below(images) if images else [])
+    config = CaptionsConfig(
+        name=_fingerprint(files, settings=(os.path.abspath(images) if images else "", on_error, on_animated)),
+        description="A user's own pictures and captions.",
+        captions=captions,
+        images=images,
+        features=features,
+        feature_ids=feature_ids,
+        on_error=on_error,
+        on_animated=on_animated,
+    )
+    with builders.without_commentary():
+        return Captions(data_dir=data_dir, config=config)
+
+
+class Captions(tfds.core.GeneratorBasedBuilder):
+    """A user's own set; made by `captions_builder`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    @property
+    def report_path(self) -> Path:
+        """The list of all problems and notes of the last build, beside the built set."""
+        return Path(self._data_dir_root, self.name, f"{self._config.name}.report.tsv")
+
+    @property
+    def _config(self) -> CaptionsConfig:
+        assert isinstance(self.builder_config, CaptionsConfig)
+        return self.builder_config
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self._config
+        shape = read_feature_file(config.features, config.feature_ids).shape if config.features else None
+        return self.dataset_info_from_configs(
+            description=__doc__, features=builders.features(shape), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, Any]]]:
+        config = self._config
+        caption_file = read_caption_file(config.captions)
+        by_image: dict[str, list[Row]] = {}
+        for row in caption_file.rows:
+            by_image.setdefault(row.image, []).append(row)
+        features = read_feature_file(config.features, config.feature_ids) if config.features else None
+        found = _missing_features(config, by_image, features) if features else _bad_images(config, by_image)
+        problems = [*caption_file.problems, *found]
+        write_report(self.report_path, problems)
+        self._stop_or_warn(problems)
+        left_out = {problem.image for problem in found if not problem.is_note}
+        good = {image: rows for image, rows in by_image.items() if image not in left_out}
+        splits = _split(good)
+        for split, images in splits.items():
+            if not images:
+                raise UserError(
+                    f"{config.captions}: split {split!r} has no image among {len(good)}; give each of train, "
+                    "validation and test at least one, or drop the column split to have them drawn"
+                )
+        return {
+            split: self._generate_examples({image: good[image] for image in images}, features)
+            for split, images in splits.items()
+        }
+
+    def _stop_or_warn(self, problems: Sequence[Problem]) -> None:
+        serious = [problem for problem in problems if not problem.is_note]
+        if serious and self._config.on_error == "stop":
+            more = f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
+            raise UserError(
+                f"{serious[0]}{more}; all are listed in {self.report_path}; mend them or set config.data.on_error='skip'"
+            )
+        if problems:
+            logging.warning(
+                "%d problems left out and %d notes, listed in %s",
+                len(serious),
+                len(problems) - len(serious),
+                self.report_path,
+            )
+
+    def _generate_examples(
+        self, images: Mapping[str, Sequence[Row]], features: FeatureFile | None
+    ) -> Iterator[tuple[int, Any]]:
+        for key, (image, rows) in enumerate(images.items()):
+            path = "" if features else os.path.abspath(os.path.join(self._config.images, image))
+            record = Record(
+                image=None if features else Path(path).read_bytes(),
+                feature=features.row(image) if features else None,
+                image_id=image,
+                group=GROUP,
+                concept=image,
+                path=path,
+                captions=tuple(Caption(row.language, row.caption, row.origin) for row in rows),
+            )
+            yield key, builders.example(record)
+
+
+@dataclass(frozen=True)
+class _ImageProblem(Problem):
+    image: str = ""
+
+
+def _bad_images(config: CaptionsConfig, by_image: Mapping[str, Sequence[Row]]) -> list[_ImageProblem]:
+    """Problems of the pictures that the captions name, and a note for each picture that no caption names."""
+
+    def check(item: tuple[str, Sequence[Row]]) -> _ImageProblem | None:
+        image, rows = item
+        if os.path.isabs(image) or image == ".." or image.startswith("../"):
+            reason, is_note = f"is {image!r}, which is outside config.data.images; copy the picture into it", False
+        else:
+            reason, is_note = _reason_against(os.path.join(config.images, image), config.on_animated)
+        place = (config.captions, rows[0].line, "image")
+        return _ImageProblem(*place, reason, is_note=is_note, image=image) if reason else None
+
+    with ThreadPoolExecutor() as pool:
+        problems = [problem for problem in pool.map(check, by_image.items()) if problem]
+    uncaptioned = {Path(path).relative_to(config.images).as_posix() for path in _files_below(config.images)} - set(
+        by_image
+    )
+    notes = [
+        _ImageProblem(config.images, None, "image", f"{image!r} has no caption and is not used", is_note=True)
+        for image in sorted(uncaptioned)
+    ]
+    return problems + notes
+
+
+def _reason_against(path: str, on_animated: Literal["first", "refuse"]) -> tuple[str, bool]:
+    """Why a picture cannot be used, or what to know about it (True); ("", False) if all is well."""
+    try:
+        decode(path, on_animated="refuse")
+    except ImageError as error:
+        if on_animated == "refuse":
+            return str(error), False
+        try:
+            decode(path)
+        except ImageError as serious:
+            return str(serious), False
+        return f"{path} is animated; its first frame is used", True
+    return "", False
+
+
+def _missing_features(
+    config: CaptionsConfig, by_image: Mapping[str, Sequence[Row]], features: FeatureFile
+) -> list[_ImageProblem]:
+    problems = []
+    for image, rows in by_image.items():
+        place = (config.captions, rows[0].line, "image")
+        if image not in features.row_of:
+            reason = f"{image!r} is not in {config.feature_ids}; add it or remove its rows"
+            problems.append(_ImageProblem(*place, reason, image=image))
+        elif not np.isfinite(features.row(image)).all():
+            reason = f"{image!r} has NaN or infinite values in {config.features}; compute them anew"
+            problems.append(_ImageProblem(*place, reason, image=image))
+    notes = [
+        _ImageProblem(config.feature_ids, row + 1, "id", f"{image!r} has no caption and is not used", is_note=True)
+        for image, row in features.row_of.items()
+        if image not in by_image
+    ]
+    return problems + notes
+
+
+def _split(by_image: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
+    """The images of each split: as the file says, or 80 / 10 / 10 in the order of a hash, at least one where possible."""
+    if any(rows[0].split for rows in by_image.values()):
+        return {split: [i for i, rows in by_image.items() if rows[0].split == split] for split in builders.SPLITS}
+    ordered = sorted(by_image, key=lambda image: hashlib.sha256(image.encode()).digest())
+    validation = max(1, round(_VALIDATION_SHARE * len(ordered)))
+    test = max(1, round(_TEST_SHARE * len(ordered)))
+    return {
+        "train": ordered[validation + test :],
+        "validation": ordered[:validation],
+        "test": ordered[validation : validation + test],
+    }
+
+
+def _files_below(folder: str) -> list[str]:
+    return sorted(os.path.join(base, name) for base, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
+def _fingerprint(files: Sequence[str], settings: Sequence[str]) -> str:
+    """A short name that changes when a file's name, size or time of change does, or a setting."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for file in files:
+        state = os.stat(file)
+        digest.update(
+            f"{os.path.abspath(file)}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape")
+        )
+    return digest.hexdigest()[:16]

@@ -1,0 +1,66 @@
+"""Reads vision features that lie on disk: a .npy array and a text file with the image id of each row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cl2cm_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """Features by image id; the array stays on disk until a row is asked for."""
+
+    values: np.ndarray  # (n, frames, d), memory-mapped
+    row_of: dict[str, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(frames, d)."""
+        return self.values.shape[1], self.values.shape[2]
+
+    def row(self, image_id: str) -> np.ndarray:
+        """(frames, d) float32."""
+        return np.asarray(self.values[self.row_of[image_id]], np.float32)
+
+
+def read_feature_file(features: str, feature_ids: str) -> FeatureFile:
+    """Maps the array and reads its ids.
+
+    Raises:
+      UserError: no .npy of floats of two or three axes, an empty or duplicate id, or not as many ids as rows.
+    """
+    try:
+        values = np.load(features, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"config.data.features={features!r} cannot be read as a .npy array ({error})") from error
+    if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or not np.issubdtype(values.dtype, np.floating):
+        found = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else "an archive"
+        raise UserError(f"config.data.features={features!r} holds {found}; save floats (n, d) or (n, frames, d)")
+    row_of = _read_ids(feature_ids)
+    if len(row_of) != len(values):
+        raise UserError(
+            f"{feature_ids} has {len(row_of)} ids but {features} has {len(values)} rows; give each row one id, one a line"
+        )
+    return FeatureFile(values if values.ndim == 3 else values[:, None], row_of)
+
+
+def _read_ids(path: str) -> dict[str, int]:
+    try:
+        lines = Path(path).read_bytes().decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"config.data.feature_ids={path!r} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid UTF-8 (byte {error.start}); save it as UTF-8") from error
+    row_of: dict[str, int] = {}
+    for row, line in enumerate(lines):
+        image_id = line.strip()
+        if not image_id:
+            raise UserError(f"{path}, line {row + 1}: the id is empty; write one id a line")
+        if image_id in row_of:
+            raise UserError(f"{path}, line {row + 1}: duplicate id {image_id!r}, first in line {row_of[image_id] + 1}")
+        row_of[image_id] = row
+    return row_of

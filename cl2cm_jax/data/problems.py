@@ -1,0 +1,36 @@
+"""Problems of a user's data: collected, listed in a report file, and summed up in one line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one row, image or id."""
+
+    file: str
+    line: int | None  # counted from 1, None where it is the file as a whole
+    field: str
+    reason: str  # what was found and how to mend it
+    is_note: bool = False  # worth knowing, but nothing is left out because of it
+
+    def __str__(self) -> str:
+        """One line: "captions.csv, line 12, field caption: is empty; write one or remove the row"."""
+        place = self.file if self.line is None else f"{self.file}, line {self.line}"
+        return f"{place}, field {self.field}: {self.reason}"
+
+
+def write_report(path: str | os.PathLike[str], problems: Sequence[Problem]) -> None:
+    """Writes all problems, one a line, as TSV with a header; in whole or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    rows = [("kind", "file", "line", "field", "reason")]
+    rows += [("note" if p.is_note else "problem", p.file, str(p.line or ""), p.field, p.reason) for p in problems]
+    lines = ("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
+    temporary = target.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+    os.replace(temporary, target)

@@ -1,0 +1,1 @@
+"""What surrounds the step: checkpoints, metrics, progress, signals, the watchdog. Nothing here knows the method."""

@@ -1,0 +1,320 @@
+"""Checkpoints of a run: asynchronous, atomic, newest readable first, restored onto any mesh.
+
+A step is a folder `<directory>/<step>` that appears under this name only when it is complete. Its state is written by
+Orbax; beside it are the caller's metadata (configuration, data position, clock), the metrics and the checksums.
+
+Orbax's own `training.Checkpointer` is not used: it refuses to open a directory in which one step's metrics are damaged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.parallel import hosts
+from cl2cm_jax.parallel.sharding import path_name
+from cl2cm_jax.runtime.checksums import verify_checksums, write_checksums
+
+Which = int | Literal["latest", "best"]
+T = TypeVar("T")
+
+_UNREADABLE, _DELETED = ".unreadable", ".deleted"
+_UNFINISHED = ("*.orbax-checkpoint-tmp*", f"*{_DELETED}")  # what a killed process leaves behind
+
+
+class Saved(NamedTuple):
+    """What a checkpoint says about itself, without its arrays."""
+
+    step: int
+    metadata: dict[str, Any]
+    metrics: dict[str, float]
+
+
+class Restored(NamedTuple):
+    """A checkpoint's state (on the devices of the tree it was asked for) and what it says about itself."""
+
+    state: Any
+    step: int
+    metadata: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: where they are; created at the first save, so that reading alone changes nothing on disk.
+        keep_last: how many of the newest are kept.
+        best_metric: the metric whose highest value is kept besides; None keeps only the newest.
+
+    A save that fails is reported by the next call of `save`, `check`, `wait` or `close`.
+
+    Source: ours.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, keep_last: int = 2, best_metric: str | None = None):
+        self.directory = Path(directory).absolute()
+        self._keep_last = max(keep_last, 1)
+        self._best_metric = best_metric
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: tuple[int, Future[None]] | None = None
+        self._unreadable: set[int] = set()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except UserError as error:
+            if kind is None:
+                raise
+            logging.warning("%s", error)  # the exception that is under way matters more
+
+    def save(self, step: int, state: Any, *, metadata: dict[str, Any], metrics: dict[str, float] | None = None) -> bool:
+        """Starts to write a checkpoint and returns once `state` may be donated.
+
+        Args:
+            step: number of finished steps.
+            state: pytree of arrays (no typed keys).
+            metadata: anything that JSON can hold.
+            metrics: what `best_metric` is looked up in.
+
+        Returns:
+            False if the step is there already; it is left as it is.
+
+        Raises:
+            UserError: the previous save, or the start of this one, failed (full disk, no permission).
+        """
+        self.wait()
+        self._set_unreadable_aside()
+        if step in self.steps():
+            return False
+        about = json.loads(json.dumps({"step": step, "metadata": metadata, "metrics": metrics or {}}))
+        folder = self.directory / str(step)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished()
+            response = ocp.save_async(str(folder), state, custom_metadata=about)
+        except OSError as error:
+            raise self._failure(step, error) from error
+        self._pending = (step, self._worker.submit(_complete, response, folder))
+        return True
+
+    def check(self) -> None:
+        """Reports a failed save if it is known already; never waits.
+
+        Raises:
+            UserError: the save failed.
+        """
+        if self._pending and self._pending[1].done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the save under way, then deletes what need not be kept.
+
+        Raises:
+            UserError: the save failed; the checkpoints before it are untouched.
+        """
+        if self._pending is None:
+            return
+        (step, future), self._pending = self._pending, None
+        try:
+            future.result()
+        except Exception as error:
+            raise self._failure(step, error) from error
+        self._prune()
+
+    def close(self) -> None:
+        """Waits for the save under way and ends the thread; raises as `wait` does."""
+        try:
+            self.wait()
+        finally:
+            self._worker.shutdown()
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending, readable or not."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal() and path.is_dir())
+
+    def latest_step(self) -> int | None:
+        """The newest step, None without a checkpoint."""
+        return max(self.steps(), default=None)
+
+    def read_metadata(self, *, step: Which | None = "latest") -> Saved | None:
+        """What a checkpoint says about itself; chooses and raises as `restore` does."""
+        return self._first_readable(step, self._about)
+
+    def restore(self, abstract_state: Any, *, step: Which | None = "latest") -> Restored | None:
+        """Reads a checkpoint onto the devices that `abstract_state` names.
+
+        Args:
+            abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings, of the whole state or of a part of it
+                (`{"params": ...}` reads no optimiser state).
+            step: a step number; "latest" (or None) and "best" take the first that is readable, newest or best first,
+                and say in one warning for each what was passed over and why.
+
+        Returns:
+            None if the run has no checkpoint.
+
+        Raises:
+            UserError: checkpoints exist and none that was asked for is readable, or the state has other shapes.
+        """
+
+        def read(step: int) -> Restored:
+            about = self._about(step)
+            folder = self.directory / str(step)
+            _check_shapes(ocp.metadata(str(folder)).metadata, abstract_state, folder)
+            context = ocp.Context()
+            context.pytree.loading.partial_load = True
+            with context:
+                return Restored(ocp.load(str(folder), abstract_state), step, about.metadata)
+
+        return self._first_readable(step, read)
+
+    def _about(self, step: int) -> Saved:
+        about: Any = ocp.metadata(str(self.directory / str(step))).custom_metadata
+        if not about or about.get("step") != step:  # Orbax reads a damaged file as an empty one
+            raise ValueError("its metadata is missing or damaged")
+        return Saved(**about)
+
+    def _first_readable(self, which: Which | None, read: Callable[[int], T]) -> T | None:
+        self.wait()
+        steps = self._order(which)
+        reasons = []
+        for position, step in enumerate(steps):
+            try:
+                with _quiet():
+                    verify_checksums(self.directory / str(step))
+                    return read(step)
+            except UserError:
+                raise
+            except Exception as error:  # damage shows as any exception: JSON, Unicode, tensorstore, OSError
+                reasons.append(f"step {step}: {_reason(error)}")
+                self._unreadable.add(step)
+            if following := steps[position + 1 : position + 2]:
+                text = "checkpoint %s is not readable (%s); taking step %d instead"
+                logging.warning(text, self.directory / str(step), reasons[-1], following[0])
+        if reasons:
+            others = [step for step in self.steps() if step not in steps]
+            fix = f"ask for one of {others}" if others else "restore its files, or start again with another workdir"
+            raise UserError(f"no checkpoint in {self.directory} is readable ({'; '.join(reasons)}); {fix}.")
+        return None
+
+    def _order(self, which: Which | None) -> list[int]:
+        steps = self.steps()
+        if isinstance(which, int):
+            if which not in steps:
+                raise UserError(f"step {which} has no checkpoint in {self.directory}; there are {steps}.")
+            return [which]
+        newest_first = steps[::-1]
+        return sorted(newest_first, key=self._score, reverse=True) if which == "best" else newest_first
+
+    def _score(self, step: int) -> float:
+        """The best metric of a step, minus infinity where it is unknown."""
+        if self._best_metric is None:
+            return -math.inf
+        try:
+            with _quiet():
+                value = self._about(step).metrics[self._best_metric]
+        except Exception:  # damaged, or saved without this metric
+            return -math.inf
+        return -math.inf if math.isnan(value) else value
+
+    def _prune(self) -> None:
+        if not hosts.is_host_zero():
+            return
+        steps = self.steps()
+        keep = set(steps[-self._keep_last :])
+        best = max(reversed(steps), key=self._score)
+        if self._score(best) > -math.inf:
+            keep.add(best)
+        for step in set(steps) - keep:
+            _delete(self.directory / str(step))
+
+    def _set_unreadable_aside(self) -> None:
+        """Renames what could not be read, so that its step can be written again and it is not kept as the newest."""
+        if self._unreadable:
+            hosts.barrier("unreadable checkpoints are known")
+            for step in self._unreadable & set(self.steps()) if hosts.is_host_zero() else ():
+                aside = self.directory / f"{step}{_UNREADABLE}"
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(self.directory / str(step), aside)
+            hosts.barrier("unreadable checkpoints are set aside")
+            self._unreadable.clear()
+
+    def _remove_unfinished(self) -> None:
+        if hosts.is_host_zero():
+            for pattern in _UNFINISHED:
+                for path in self.directory.glob(pattern):
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _failure(self, step: int, error: Exception) -> UserError:
+        self._remove_unfinished()
+        latest = self.latest_step()
+        left = "there is no earlier one" if latest is None else f"step {latest} is the newest complete one"
+        return UserError(
+            f"checkpoint {self.directory / str(step)} was not written ({_reason(error)}): {left}; "
+            "mend the disk (space, permissions) and start the same command again."
+        )
+
+
+def _complete(response: ocp.AsyncResponse[None], folder: Path) -> None:
+    response.result()
+    if hosts.is_host_zero():
+        write_checksums(folder)
+
+
+def _delete(folder: Path) -> None:
+    """Removes a step; killed in between, it leaves nothing that looks like one."""
+    doomed = folder.with_name(f"{folder.name}{_DELETED}")
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _check_shapes(saved: Any, wanted: Any, folder: Path) -> None:
+    if saved is None:  # Orbax's answer for arrays that it cannot open
+        raise ValueError("its arrays are damaged")
+    shapes = {path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_flatten_with_path(saved)[0]}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(wanted)[0]:
+        name = path_name(path)
+        if shapes.get(name) != tuple(leaf.shape):
+            found = f"has shape {shapes[name]}" if name in shapes else "is missing"
+            raise UserError(
+                f"checkpoint {folder}: {name} {found} but the configuration builds {tuple(leaf.shape)}; "
+                "use the configuration that it was trained with, or another workdir."
+            )
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "No space left on device" in text:
+        return "No space left on device"
+    lines: Sequence[str] = text.splitlines() or [type(error).__name__]
+    return lines[0][:160]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences Orbax's own lines about damage (and those of its tasks): we report it in one of ours."""
+    loggers = [logging.getLogger("absl"), logging.getLogger("asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

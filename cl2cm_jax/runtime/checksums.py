@@ -1,0 +1,51 @@
+"""A list of the checksums of a folder's files, kept in the folder: finds changes that decoding would not notice."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+LIST_NAME = "checksums.json"
+_CHUNK = 1 << 20
+
+
+def write_checksums(folder: Path) -> None:
+    """Records the CRC-32 of every file under `folder` in `folder`/checksums.json."""
+    checksums = {name: _crc(folder / name) for name in _files(folder)}
+    unfinished = folder / f"{LIST_NAME}.tmp"
+    unfinished.write_text(json.dumps(checksums), encoding="utf-8")
+    os.replace(unfinished, folder / LIST_NAME)
+
+
+def verify_checksums(folder: Path) -> None:
+    """Compares the files with the list; a folder without one passes.
+
+    Raises:
+        ValueError: a listed file is missing or its content changed, or the list itself cannot be read.
+    """
+    if not (folder / LIST_NAME).exists():  # the process died after the files were complete, before they were listed
+        return
+    try:
+        checksums = dict(json.loads((folder / LIST_NAME).read_text(encoding="utf-8")))
+    except ValueError:
+        raise ValueError(f"{LIST_NAME} is damaged") from None
+    for name, expected in checksums.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _crc(folder / name) != expected:
+            raise ValueError(f"{name} is damaged")
+
+
+def _files(folder: Path) -> list[str]:
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if not name.startswith(LIST_NAME))
+
+
+def _crc(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value

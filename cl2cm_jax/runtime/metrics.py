@@ -1,0 +1,142 @@
+"""Metrics on disk, in three forms: TensorBoard, one JSON object a line, and a CSV table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+_FIRST_COLUMNS = ("step", "time")
+
+
+class MetricWriter:
+    """Writes `<workdir>/metrics.jsonl`, `metrics.csv` and `tensorboard/` event files; every row is on disk at return.
+
+    Args:
+        workdir: folder of the run, made if needed.
+        resume_step: the step that the run goes on from. Rows of later steps, which a killed run wrote after its last
+            checkpoint, are dropped (and TensorBoard hides them). None keeps all.
+
+    TensorFlow is not needed and not imported.
+
+    Source: ours.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], *, resume_step: int | None = None):
+        root = Path(workdir)
+        root.mkdir(parents=True, exist_ok=True)
+        self._jsonl, self._csv = root / "metrics.jsonl", root / "metrics.csv"
+        rows = _read_rows(self._jsonl)
+        if resume_step is not None:
+            rows = [row for row in rows if row["step"] <= resume_step]
+        self._columns = list(dict.fromkeys([*_FIRST_COLUMNS, *(name for row in rows for name in row)]))
+        _replace(self._jsonl, (_json_line(row) for row in rows))
+        self._rewrite_csv(rows)
+        self._open_files = ExitStack()
+        self._events = self._open_files.enter_context(_EventFile(root / "tensorboard", resume_step=resume_step))
+
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds one row; `values` are scalars by name. A new name becomes a new last column of the CSV."""
+        row = {"step": int(step), "time": round(time.time(), 3)}
+        row |= {name: float(value) for name, value in values.items()}
+        _append(self._jsonl, _json_line(row))
+        if new := [name for name in row if name not in self._columns]:
+            self._columns += new
+            self._rewrite_csv(_read_rows(self._jsonl))
+        else:
+            _append(self._csv, _csv_line(row.get(name, "") for name in self._columns))
+        self._events.add(row)
+
+    def close(self) -> None:
+        """Closes the event file."""
+        self._open_files.close()
+
+    def _rewrite_csv(self, rows: list[dict[str, Any]]) -> None:
+        lines = (_csv_line(row.get(name, "") for name in self._columns) for row in rows)
+        _replace(self._csv, [_csv_line(self._columns), *lines])
+
+
+class _EventFile:
+    """One TensorBoard event file, written record by record."""
+
+    def __init__(self, folder: Path, *, resume_step: int | None):
+        # tensorboard's own EventFileWriter imports TensorFlow where it is installed; its records do not.
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._records = RecordWriter((folder / name).open("xb"))
+        self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
+        if resume_step is not None:  # a restart: TensorBoard drops what came before it at this step or later
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(self._event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+
+    def __enter__(self) -> _EventFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._records.close()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        scalars = {name: value for name, value in row.items() if name not in _FIRST_COLUMNS}
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._write(self._event(wall_time=row["time"], step=row["step"], summary=self._summary(value=values)))
+
+    def _write(self, event: Any) -> None:
+        self._records.write(event.SerializeToString())
+        self._records.flush()
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The complete rows of a JSONL file; a line that a kill cut short is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    """NaN and infinities, which JSON has not, as null."""
+    finite = {name: value if math.isfinite(value) else None for name, value in row.items() if value is not None}
+    return json.dumps(finite) + "\n"
+
+
+def _csv_line(cells: Iterable[Any]) -> str:
+    class _Line(list):
+        write = list.append
+
+    line = _Line()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line[0]
+
+
+def _append(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def _replace(path: Path, lines: Iterable[str]) -> None:
+    unfinished = path.with_name(f"{path.name}.tmp")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+    os.replace(unfinished, path)

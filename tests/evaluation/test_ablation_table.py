@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, verdicts
+from cl2cm_jax.evaluation.bootstrap import Difference
+from cl2cm_jax.evaluation.report import to_json
+
+BASELINE = AblationRow("+ V-T (baseline)", (0, 1), (260.0, 262.0), {"de": (200.0, 204.0), "zh": (180.0, 180.0)})
+
+
+def row(name: str, low: float, high: float, english: Difference | None = None) -> AblationRow:
+    difference = Difference((low + high) / 2, low, high)
+    return AblationRow(name, (0, 1), (270.0, 270.0), {"de": (210.0, 210.0), "zh": (190.0, 190.0)}, difference, english)
+
+
+ROWS = [
+    BASELINE,
+    row("+ transfer", 4, 14, Difference(9, 2, 16)),
+    row("+ word level", -3, 2),
+    row("+ odd", -9, -1, Difference(-4, -6, -2)),
+]
+
+
+def test_numbers_of_a_row() -> None:
+    assert BASELINE.mean_target.mean == 191
+    assert BASELINE.mean_target.std == pytest.approx(2**0.5)  # of 190 and 192
+    assert BASELINE.language_gap == 261 - 191
+
+
+def test_table_marks_intervals_without_zero() -> None:
+    table = ablation_table(ROWS, source="en", noise=0.4, protocol="on the test split")
+    cells = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
+    assert [c["difference [95 %]"] for c in cells] == [
+        "-", "+9.0 [+4.0, +14.0] *", "-0.5 [-3.0, +2.0]", "-5.0 [-9.0, -1.0] *",
+    ]  # fmt: skip
+    assert cells[0]["de"] == "202.0" and cells[0]["mean target"] == "191.0" and cells[0]["std"] == "1.4"
+    assert cells[1]["en difference [95 %]"] == "+9.0 [+2.0, +16.0] *"
+    assert "40%" in table.title
+    assert "2 seeds" in table.text() and "on the test split" in table.markdown()
+
+
+def test_sentences_say_what_does_not_help() -> None:
+    helps, shows_nothing, hurts = verdicts(ROWS, source="en")
+    assert helps.startswith("+ transfer: helps (+9.0")
+    assert "does not help" in shows_nothing and "holds 0" in shows_nothing
+    assert "does not help" in hurts and "hurts" in hurts and "en gets worse (-4.0 SumR)" in hurts
+
+
+def test_one_seed_has_no_spread() -> None:
+    alone = AblationRow("probe", (0,), (200.0,), {"de": (100.0,)})
+    assert ablation_table([alone], source="en", noise=0, protocol="p").rows[0][3] == "-"
+    assert (
+        json.loads(to_json(ablation_json([alone], source="en", noise=0, protocol={})))["rows"][0]["mean_target"]["std"]
+        is None
+    )
+
+
+def test_json_keeps_every_seed() -> None:
+    content = json.loads(to_json(ablation_json(ROWS, source="en", noise=0.4, protocol={"split": "test"})))
+    assert content["rows"][0]["target_sum_recall"]["de"] == [200, 204]
+    assert content["rows"][0]["difference"] is None
+    assert content["rows"][1]["difference"] == {"mean": 9, "low": 4, "high": 14, "excludes_zero": True}

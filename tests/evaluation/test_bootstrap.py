@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cl2cm_jax.evaluation.bootstrap import Difference, RunHits, mean_sum_recall, paired_difference, spread
+from cl2cm_jax.evaluation.retrieval import Ranks
+
+LANGUAGES = ("de", "zh")
+
+
+def ranks_of_hits(hits: np.ndarray, captions: int = 1) -> Ranks:
+    """Ranks 1 where an image's queries hit, else 100: each hit image adds 3 recalls in either direction."""
+    rank = np.where(hits, 1, 100)
+    image = np.arange(len(hits))
+    return Ranks(
+        text_to_vision=np.repeat(rank, captions),
+        vision_to_text=rank,
+        text_image=np.repeat(image, captions),
+        vision_image=image,
+        text_to_vision_ap=np.repeat(1 / rank, captions),
+        vision_to_text_ap=1 / rank,
+    )
+
+
+def run(seed: int, hits: np.ndarray, captions: int = 1) -> RunHits:
+    return RunHits(seed, {language: ranks_of_hits(hits, captions) for language in LANGUAGES})
+
+
+def share(size: int, hit: int) -> np.ndarray:
+    return np.arange(size) < hit
+
+
+def test_known_difference_is_recovered() -> None:
+    # 60 % and 50 % of the images hit: 10 points in each of six recalls.
+    treated = [run(seed, share(200, 120)) for seed in range(3)]
+    baseline = [run(seed, share(200, 100)) for seed in range(3)]
+    difference = paired_difference(treated, baseline, languages=LANGUAGES)
+    assert difference.mean == pytest.approx(60)
+    assert difference.low < 60 < difference.high
+    assert difference.excludes_zero
+    # The same 20 of 200 images differ for every seed: the standard error is that of one binomial share.
+    assert (difference.high - difference.low) / 3.92 == pytest.approx(600 * np.sqrt(0.1 * 0.9 / 200), rel=0.1)
+    assert mean_sum_recall(treated[0], languages=LANGUAGES) == pytest.approx(360)
+
+
+def test_identical_runs_differ_by_exactly_nothing() -> None:
+    runs = [run(seed, np.random.default_rng(seed).random(50) < 0.5) for seed in range(4)]
+    difference = paired_difference(runs, list(reversed(runs)), languages=LANGUAGES)
+    assert difference == Difference(0.0, 0.0, 0.0)
+    assert not difference.excludes_zero
+
+
+def test_captions_of_an_image_are_one_draw() -> None:
+    """Ten copies of every caption tell no more than one."""
+    treated, baseline = share(60, 33), share(60, 27)
+    one = paired_difference([run(0, treated)], [run(0, baseline)], languages=LANGUAGES)
+    ten = paired_difference([run(0, treated, 10)], [run(0, baseline, 10)], languages=LANGUAGES)
+    assert ten == pytest.approx(one)
+
+
+def test_the_draw_is_repeatable_and_has_its_own_seed() -> None:
+    sides = [run(0, share(40, 25))], [run(0, share(40, 20))]
+    intervals = [paired_difference(*sides, languages=LANGUAGES, resamples=40, seed=seed) for seed in (0, 0, 1, 2, 3)]
+    assert intervals[0] == intervals[1]
+    assert len(set(intervals)) > 1
+
+
+def test_what_is_not_paired_is_refused() -> None:
+    one, other = run(0, share(10, 5)), run(1, share(10, 5))
+    for wrong in ([other], [one, other], []):
+        with pytest.raises(ValueError, match="same seeds"):
+            paired_difference([one], wrong, languages=LANGUAGES)
+    with pytest.raises(ValueError, match="same test queries"):
+        paired_difference([one], [run(0, share(11, 5))], languages=LANGUAGES)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """Images differ in difficulty, and seeds share them; the true difference is 0.1 of the queries, 60 points."""
+    generator = np.random.default_rng(0)
+    covered, trials, seeds, images = 0, 120, 4, 80
+    for trial in range(trials):
+        gain = generator.choice([-0.3, 0.1, 0.5], size=images)  # mean 0.1, shared by all seeds
+        treated = [run(s, generator.random(images) < 0.4 + gain) for s in range(seeds)]
+        baseline = [run(s, generator.random(images) < 0.4) for s in range(seeds)]
+        difference = paired_difference(treated, baseline, languages=LANGUAGES, resamples=300, seed=trial)
+        covered += difference.low <= 60 <= difference.high
+    assert covered / trials > 0.9
+
+
+def test_spread() -> None:
+    assert spread([1.0, 3.0]) == (2.0, pytest.approx(np.sqrt(2)))
+    assert spread([5.0]) == (5.0, None)

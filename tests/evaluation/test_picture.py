@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cl2cm_jax.evaluation import fonts
+from cl2cm_jax.evaluation.picture import GREEN, Queries, draw_retrieval, query_rows
+
+CAPTIONS = {"en": "a red apple", "de": "ein roter Apfel", "ru": "красное яблоко", "ar": "تفاحة حمراء", "ja": "りんご",
+            "zh": "红苹果", "ko": "빨간 사과", "th": "แอปเปิ้ลสีแดง"}  # fmt: skip
+IMAGES = 8
+
+
+@pytest.fixture
+def rows(tmp_path):
+    vision = np.eye(IMAGES, dtype=np.float32)
+    paths: list[str | None] = []
+    for number in range(IMAGES - 1):
+        paths.append(str(tmp_path / f"{number}.png"))
+        Image.new("RGB", (30 + 20 * number, 60), (200, 30 * number, 80)).save(paths[-1])
+    vectors = vision + 0.1
+    vectors[5] = -vision[5]  # the query of image 5 finds everything else first
+    queries = {
+        language: Queries([f"{text} {i}" for i in range(IMAGES)], vectors, np.arange(IMAGES))
+        for language, text in CAPTIONS.items()
+    }
+    return query_rows(
+        queries,
+        vision,
+        image_ids=[f"id{i}" for i in range(IMAGES)],
+        paths=[*paths, None],
+        glosses=["an apple"] * IMAGES,
+    )
+
+
+def test_queries_are_spread_and_the_missed_picture_is_named(rows) -> None:
+    assert [row.text[-1] for row in rows] == list("01234567")
+    assert [row.found[0].is_right for row in rows] == [True] * 5 + [False] + [True] * 2
+    assert [len(row.found) for row in rows] == [5] * IMAGES
+    missed = [row.missed for row in rows]
+    assert missed[5] is not None and missed[5].rank == IMAGES and missed[5].image_id == "id5"
+    assert [m for i, m in enumerate(missed) if i != 5] == [None] * (IMAGES - 1)
+
+
+@pytest.mark.parametrize("packaged", [True, False])
+def test_picture_frames_the_right_ones_green(rows, tmp_path, monkeypatch, packaged) -> None:
+    if not packaged:
+        monkeypatch.setattr(fonts, "TYPEFACES", ())
+    path = tmp_path / "out" / "retrieval.png"
+    draw_retrieval(path, rows, title="Test", note="eight pictures")
+    with Image.open(path) as picture:
+        colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    green = (colours == tuple(int(GREEN[i : i + 2], 16) for i in (1, 3, 5))).all(axis=1).sum()
+    assert green > 7 * 4 * 124 * 4  # seven frames of four sides at least four pixels thick
+    assert [file.name for file in path.parent.iterdir()] == ["retrieval.png"]
+
+
+def test_a_broken_picture_becomes_a_labelled_tile(rows, tmp_path) -> None:
+    (tmp_path / "0.png").write_bytes(b"broken")
+    draw_retrieval(tmp_path / "retrieval.png", rows, title="Test", note="")
+    assert (tmp_path / "retrieval.png").stat().st_size > 0
+
+
+def test_odd_texts_do_not_stop_the_picture(rows, tmp_path) -> None:
+    odd = ["", "\n", "two\nlines", "x" * 500, "红" * 300, "🍎", "\x00", "mixed 红 яблоко"]
+    changed = [row._replace(text=text, gloss=text) for row, text in zip(rows, odd, strict=True)]
+    draw_retrieval(tmp_path / "retrieval.png", changed, title="Test", note="")
+
+
+def test_scripts() -> None:
+    assert fonts.scripts_of("ein Apfel, 3 €") == {"LATIN"}
+    assert fonts.scripts_of("赤いリンゴ") == {"CJK", "HIRAGANA", "KATAKANA"}
+    assert fonts.scripts_of("12 — ?") == frozenset()
+
+
+def test_packaged_fonts_cover_the_languages_of_the_demo() -> None:
+    for typeface in fonts.TYPEFACES:
+        pytest.importorskip(typeface.package)
+    for language in ("en", "de", "ru", "ja", "zh", "ko"):
+        assert fonts.font_for(CAPTIONS[language], size=20) is not None, language
+    assert fonts.font_for(CAPTIONS["th"], size=20) is None
+    # A glyph that a font lacks is drawn as a box, the same for every such character.
+    for text in ("사과", "红苹", "яб", "ığ", "ان"):
+        font = fonts.font_for(text, size=40)
+        if font is not None:  # Arabic needs Pillow's raqm
+            assert bytes(font.getmask(text[0])) != bytes(font.getmask(text[1]))

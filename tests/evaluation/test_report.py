@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from cl2cm_jax.evaluation.report import (
+    Group,
+    Protocol,
+    Results,
+    language_table,
+    report_tables,
+    summarise,
+    text_report,
+    to_json,
+    write_results,
+)
+from cl2cm_jax.evaluation.table import RULE, Table
+
+NAMES = [f"{d}/R@{k}" for d in ("text_to_vision", "vision_to_text") for k in (1, 5, 10)]
+PROTOCOL = Protocol("test", 300, {"en": 900, "de": 300, "zh": 300})
+
+
+def values(base: float) -> dict[str, float]:
+    recalls = {name: base + step for step, name in enumerate(NAMES)}
+    return {**recalls, "text_to_vision/mAP": base / 2, "SumR": sum(recalls.values())}
+
+
+TEST = {"en": values(50), "de": values(30), "zh": values(20)}
+
+
+def results() -> Results:
+    apart = Group({"fa": values(3)}, Protocol("test", 300, {"fa": 300}))
+    flags = Group({"en": values(7), "de": values(5)}, Protocol("test", 40, {"en": 80, "de": 40}))
+    return Results(
+        source="en", targets=("de", "zh"), protocol=PROTOCOL, test=TEST, validation=TEST,
+        config={"seed": 1, "train": {"rate": np.float32(0.5)}}, seconds={"training": 12.5},
+        groups={"untrained by the text backbone": apart, "flags": flags},
+    )  # fmt: skip
+
+
+def test_mean_and_gap() -> None:
+    summary = summarise(TEST, source="en", targets=("de", "zh"))
+    assert summary["mean_target"]["text_to_vision/R@1"] == 25
+    assert summary["mean_target"]["SumR"] == 6 * 25 + 15
+    assert summary["language_gap"] == 6 * 50 + 15 - (6 * 25 + 15)
+    assert summarise({"de": values(1)}, source="en", targets=("de",))["language_gap"] is None
+
+
+def test_protocol_is_named_in_full() -> None:
+    for part in ("text-to-vision", "vision-to-text", "test split", "300 images", "1,500 captions in 3 languages",
+                 "captions_per_image=all", "ties against us", "query=target"):  # fmt: skip
+        assert part in PROTOCOL.line
+    fused = Protocol("test", 1, {"de": 1}, captions_per_image="first", query="fused")
+    assert "captions_per_image=first" in fused.line and "query=fused" in fused.line and "1 language," in fused.line
+
+
+def test_every_table_names_its_protocol_and_groups_stand_apart() -> None:
+    tables = report_tables(results())
+    assert [table.rows[0][0] for table in tables] == ["en (source)", "fa", "en"]
+    for table, images in zip(tables, (300, 300, 40), strict=True):
+        assert any(f"{images} images" in note for note in table.notes)
+    assert "untrained by the text backbone" in text_report(results())
+    assert not any("fa" in row[:1] for row in tables[0].rows)
+
+
+def test_language_table_reads_as_text_and_as_markdown() -> None:
+    table = language_table(TEST, source="en", targets=("de", "zh"), protocol=PROTOCOL, title="Retrieval")
+    text, markdown = table.text(), table.markdown()
+    assert re.search(r"^mean of 2 targets +25\.0 +26\.0 +27\.0 +28\.0 +29\.0 +30\.0 +165\.0$", text, re.MULTILINE)
+    assert "| zh | 20.0 | 21.0 | 22.0 | 23.0 | 24.0 | 25.0 | 135.0 |" in markdown
+    assert "language gap (en SumR - mean target SumR): 150.0" in text
+    assert PROTOCOL.line in text and PROTOCOL.line in markdown
+    assert "t2v R@1" in text and "v2t R@10" in text
+
+
+def test_table_escapes_pipes_and_draws_rules() -> None:
+    table = Table("t", ("name", "n"), (("a|b", "1"), RULE, ("c", "22")))
+    assert r"| a\|b | 1 |" in table.markdown()
+    assert table.text().splitlines() == [
+        "t",
+        "--------",
+        "name   n",
+        "--------",
+        "a|b    1",
+        "--------",
+        "c     22",
+        "--------",
+    ]
+
+
+def test_results_have_the_agreed_layout(tmp_path) -> None:
+    json_path, markdown_path = write_results(tmp_path, results())
+    content = json.loads(json_path.read_text(encoding="utf-8"))
+    assert {"protocol", "test", "validation", "mean_target", "language_gap", "config", "seconds"} <= set(content)
+    assert content["test"]["zh"]["SumR"] == 135
+    assert content["protocol"]["ties"] == "against us"
+    assert content["config"]["train"]["rate"] == 0.5
+    assert content["groups"]["flags"]["test"]["de"]["text_to_vision/R@1"] == 5
+    assert markdown_path.read_text(encoding="utf-8").count("**Reported apart") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "results.md"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
+    write_results(tmp_path, results())
+    before = (tmp_path / "results.json").read_bytes()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
+    with pytest.raises(OSError):
+        write_results(tmp_path, results())
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_json_is_strict() -> None:
+    assert json.loads(to_json({"a": float("nan"), "b": np.int64(3), "c": (True, None)})) == {
+        "a": None,
+        "b": 3,
+        "c": [True, None],
+    }

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cl2cm_jax.evaluation.retrieval import (
+    Ranks,
+    first_captions,
+    fuse_queries,
+    load_ranks,
+    metrics,
+    retrieval_ranks,
+    save_ranks,
+)
+
+# Three images along the axes. Captions 0 and 1 are of image 0, 2 of image 1, 3 of image 2; scores are the coordinates.
+VISION = np.eye(3, dtype=np.float32)
+TEXT = np.array([[0.9, 0.1, 0.0], [0.1, 0.8, 0.2], [0.7, 0.6, 0.1], [0.3, 0.2, 0.5]], np.float32)
+TEXT_IMAGE = np.array([0, 0, 1, 2])
+
+
+def test_hand_table_with_different_directions() -> None:
+    ranks = retrieval_ranks(TEXT, VISION, text_image=TEXT_IMAGE)
+    # Caption 1 prefers images 1 and 2 to its own; caption 2 prefers image 0.
+    assert ranks.text_to_vision.tolist() == [1, 3, 2, 1]
+    # Image 0: caption 0 is best. Image 1: caption 1 (of image 0) beats caption 2. Image 2: caption 3 is best.
+    assert ranks.vision_to_text.tolist() == [1, 2, 1]
+
+    named = metrics(ranks)
+    assert named["text_to_vision/R@1"] == 50
+    assert named["vision_to_text/R@1"] == pytest.approx(200 / 3)
+    assert named["text_to_vision/median_rank"] == 1.5
+    assert named["text_to_vision/mean_rank"] == 1.75
+    assert named["text_to_vision/mAP"] == pytest.approx(100 * (1 + 1 / 3 + 1 / 2 + 1) / 4)
+    # Image 0 has two positives: caption 0 at 1; caption 1 behind captions 2 and 3 among the rest, so at 2 + 2.
+    assert ranks.vision_to_text_ap[0] == pytest.approx((1 / 1 + 2 / 4) / 2)
+    assert named["SumR"] == pytest.approx(50 + 100 + 100 + 200 / 3 + 100 + 100)
+    assert named["mR"] == pytest.approx(named["SumR"] / 6)
+
+
+def test_first_caption_protocol_drops_the_others() -> None:
+    ranks = retrieval_ranks(TEXT, VISION, text_image=TEXT_IMAGE, captions_per_image="first")
+    assert ranks.text_to_vision.tolist() == [1, 2, 1]
+    assert ranks.vision_to_text.tolist() == [1, 1, 1]
+    assert first_captions(np.array([2, 0, 2, 1, 0])).tolist() == [0, 1, 3]
+
+
+def test_an_image_without_caption_is_a_distractor_but_no_query() -> None:
+    ranks = retrieval_ranks(TEXT[1:3], VISION, text_image=TEXT_IMAGE[1:3])
+    assert ranks.vision_image.tolist() == [0, 1]
+    assert ranks.text_to_vision.tolist() == [3, 2]
+    assert len(ranks.vision_to_text) == 2
+
+
+def test_equal_embeddings_earn_nothing() -> None:
+    ranks = retrieval_ranks(np.ones((4, 3), np.float32), VISION * 0 + 1, text_image=TEXT_IMAGE)
+    assert metrics(ranks)["text_to_vision/R@1"] == 0
+    assert ranks.text_to_vision.tolist() == [3] * 4
+
+
+def test_order_of_the_gallery_and_the_block_do_not_matter() -> None:
+    order = np.array([2, 0, 1])
+    moved = np.argsort(order)[TEXT_IMAGE]
+    plain = retrieval_ranks(TEXT, VISION, text_image=TEXT_IMAGE)
+    shuffled = retrieval_ranks(TEXT, VISION[order], text_image=moved, block=2)
+    assert shuffled.text_to_vision.tolist() == plain.text_to_vision.tolist()
+    assert sorted(shuffled.vision_to_text) == sorted(plain.vision_to_text)
+
+
+def test_nan_is_an_error() -> None:
+    with pytest.raises(ValueError):
+        retrieval_ranks(TEXT * np.nan, VISION, text_image=TEXT_IMAGE)
+
+
+def test_fused_query_fuses_scores() -> None:
+    translated = TEXT[::-1]
+    fused = fuse_queries(TEXT, translated, weight=0.25)
+    np.testing.assert_allclose(fused @ VISION.T, 0.25 * translated @ VISION.T + 0.75 * TEXT @ VISION.T, rtol=1e-6)
+
+
+def test_ranks_survive_the_disk(tmp_path) -> None:
+    ranks = {
+        "de": retrieval_ranks(TEXT, VISION, text_image=TEXT_IMAGE),
+        "zh": retrieval_ranks(TEXT[:2], VISION, text_image=TEXT_IMAGE[:2]),
+    }
+    save_ranks(tmp_path / "deep" / "ranks.npz", ranks)
+    loaded = load_ranks(tmp_path / "deep" / "ranks.npz")
+    assert list(loaded) == ["de", "zh"]
+    for language in ranks:
+        for field in Ranks._fields:
+            np.testing.assert_array_equal(getattr(loaded[language], field), getattr(ranks[language], field))
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["ranks.npz"]
