@@ -368,3 +368,19 @@ def split_flags(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
                 raise UserError(f"--config.{name} needs a value, e.g. --config.{name}=...")
         overrides[name] = text
     return rest, overrides
+
+
+def from_flat(flat: dict[str, object]) -> ConfigDict:
+    """A config from its flattened form, as a workdir's config.json holds it; fields it lacks keep their default.
+
+    Raises:
+      UserError: a field is unknown or wrong.
+    """
+    config = defaults()
+    for name, value in flat.items():
+        *groups, leaf = name.split(".")
+        section = config
+        for group in groups:
+            section = section[group] if group in section else ConfigDict()
+        section[leaf] = tuple(value) if isinstance(value, list) else value
+    return validate(config)

@@ -33,6 +33,7 @@ from cl2cm_jax.models.backbones import (
     text_backbone,
     vision_backbone,
 )
+from cl2cm_jax.models.networks import FeatureShape
 
 FORMAT = 1  # raise it when the files in a cache folder change
 SPLITS = builders.SPLITS
@@ -252,3 +253,15 @@ def _read(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
         sentences=arrays["sentences"],
         words=words,
     )
+
+
+def feature_shape(config: ConfigDict, text: TextBackbone, vision: VisionBackbone) -> FeatureShape:
+    """Sizes of the cached features, as the networks need them."""
+    frames = 1 if config.vision.pool == "mean" and vision.preprocess is not None else vision.frames
+    return FeatureShape(text=text.dim, vision=vision.dim, max_words=config.text.max_tokens, max_frames=frames)
+
+
+def shape_of(config: ConfigDict, corpus: Corpus) -> FeatureShape:
+    """The same, read off cached features."""
+    _, frames, dim = corpus.vision.shape
+    return FeatureShape(corpus.sentences.shape[1], dim, config.text.max_tokens, frames)

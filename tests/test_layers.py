@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cl2cm_jax"
 # From top to bottom. Units of one line do not import each other.
 LAYERS = (
     ("main", "ablate"),
-    ("train",),
+    ("train", "finish"),
+    ("run",),
     ("evaluation", "search"),
     ("features",),
     ("runtime",),

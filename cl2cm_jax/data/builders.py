@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -95,7 +95,7 @@ def read_records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Reco
     quiet.tensorflow()
     read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     with without_commentary():
-        dataset = builder.as_dataset(split, shuffle_files=False, read_config=read_config)
+        dataset = cast(Any, builder).as_dataset(split=split, shuffle_files=False, read_config=read_config)
     for row in dataset.as_numpy_iterator():
         captions = row["captions"]
         columns = (captions["language"], captions["text"], captions["origin"])

@@ -13,7 +13,7 @@ import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cl2cm_jax.data.problems import Problem
@@ -24,7 +24,7 @@ OPTIONAL = ("split", "origin")
 ORIGINS = ("human", "machine", "human_noised")
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
-_UNDECODED = re.compile("[\udc80-\udcff]")
+_UNDECODED = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,12 @@ class _BadRow(Exception):
         self.field, self.reason = field, reason
 
 
-def read_caption_file(path: str) -> CaptionFile:
+def read_caption_file(path: str, *, image_is_path: bool) -> CaptionFile:
     """Reads and checks every row.
+
+    Args:
+      path: of the caption file.
+      image_is_path: the column `image` holds paths, where "./a.jpg" means "a.jpg"; else ids, which stay as they are.
 
     Raises:
       UserError: no such file, an ending other than .csv, .tsv and .jsonl, no rows, or wrong columns.
@@ -73,6 +77,8 @@ def read_caption_file(path: str) -> CaptionFile:
     for line, cells in readers[file.suffix.lower()](path, text):
         try:
             row = _checked(line, cells)
+            if image_is_path:
+                row = replace(row, image=posixpath.normpath(row.image))
             seen.check(row)
             rows.append(row)
         except _BadRow as bad:
@@ -188,7 +194,7 @@ def _checked(line: int, cells: Cells) -> Row:
         raise _BadRow("origin", f"is {origin!r}{_did_you_mean(origin, ORIGINS)}")
     return Row(
         line=line,
-        image=posixpath.normpath(cells["image"].strip()),
+        image=cells["image"].strip(),
         language=clean["language"],
         caption=clean["caption"],
         split=_SPLITS.get(split.lower(), ""),
@@ -202,15 +208,19 @@ class _Seen:
     def __init__(self) -> None:
         self._line_of: dict[tuple[str, str, str], int] = {}
         self._split_of: dict[str, tuple[str, int]] = {}
+        self._first: Row | None = None
 
     def check(self, row: Row) -> None:
+        self._first = self._first or row
+        if bool(row.split) != bool(self._first.split):
+            raise _BadRow("split", f"must stand in all rows or in none, and line {self._first.line} differs from this")
         first = self._line_of.setdefault((row.image, row.language, row.caption), row.line)
         if first != row.line:
             raise _BadRow("caption", f"is the same as in line {first} for image {row.image!r}; remove one")
         split, line = self._split_of.setdefault(row.image, (row.split, row.line))
         if split != row.split:
             raise _BadRow(
-                "split", f"is {row.split!r} but image {row.image!r} is in {split!r} at line {line}; choose one"
+                "split", f"is {row.split!r} but line {line} puts image {row.image!r} in {split!r}; choose one"
             )
 
 

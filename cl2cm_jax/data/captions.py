@@ -121,7 +121,7 @@ class Captions(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, Any]]]:
         config = self._config
-        caption_file = read_caption_file(config.captions)
+        caption_file = read_caption_file(config.captions, image_is_path=not config.features)
         by_image: dict[str, list[Row]] = {}
         for row in caption_file.rows:
             by_image.setdefault(row.image, []).append(row)
@@ -149,7 +149,7 @@ class Captions(tfds.core.GeneratorBasedBuilder):
         if serious and self._config.on_error == "stop":
             more = f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
             raise UserError(
-                f"{serious[0]}{more}; all are listed in {self.report_path}; mend them or set config.data.on_error='skip'"
+                f"{serious[0]}{more}; the list is {self.report_path}; mend them or set config.data.on_error='skip'"
             )
         if problems:
             logging.warning(
@@ -241,7 +241,7 @@ def _missing_features(
 
 
 def _split(by_image: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
-    """The images of each split: as the file says, or 80 / 10 / 10 in the order of a hash, at least one where possible."""
+    """The images of each split: as the file says, or 80 / 10 / 10 in the order of a hash, but at least one."""
     if any(rows[0].split for rows in by_image.values()):
         return {split: [i for i, rows in by_image.items() if rows[0].split == split] for split in builders.SPLITS}
     ordered = sorted(by_image, key=lambda image: hashlib.sha256(image.encode()).digest())

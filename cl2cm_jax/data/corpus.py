@@ -22,7 +22,7 @@ class Ragged:
 
     def select(self, rows: np.ndarray) -> Ragged:
         """The captions `rows` (k,), in that order."""
-        starts, lengths = self.offsets[rows], np.diff(self.offsets)[rows]
+        starts, lengths = self.offsets[:-1][rows], np.diff(self.offsets)[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         where = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return Ragged(values=self.values[where], offsets=offsets, is_word=self.is_word[where])
@@ -32,7 +32,7 @@ class Ragged:
 
         L is `max_words`; what is longer is cut.
         """
-        starts, lengths = self.offsets[rows], np.diff(self.offsets)[rows]
+        starts, lengths = self.offsets[:-1][rows], np.diff(self.offsets)[rows]
         columns = np.arange(max_words)
         inside = columns < lengths[:, None]
         where = np.where(inside, starts[:, None] + columns, 0)

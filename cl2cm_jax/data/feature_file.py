@@ -43,7 +43,7 @@ def read_feature_file(features: str, feature_ids: str) -> FeatureFile:
     row_of = _read_ids(feature_ids)
     if len(row_of) != len(values):
         raise UserError(
-            f"{feature_ids} has {len(row_of)} ids but {features} has {len(values)} rows; give each row one id, one a line"
+            f"{feature_ids} has {len(row_of)} ids but {features} has {len(values)} rows; give each row its id"
         )
     return FeatureFile(values if values.ndim == 3 else values[:, None], row_of)
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from cl2cm_jax.data.images import ImageError, decode
 from cl2cm_jax.atomic import replacing
+from cl2cm_jax.data.images import ImageError, decode
 from cl2cm_jax.evaluation.fonts import font_for
 from cl2cm_jax.maths import ranking
 

@@ -111,10 +111,12 @@ class Networks:
 
     The teacher's parameters carry a leading axis of `teacher.folds` heads: head f never trains on the images of
     fold f, and their rows are scored by it alone (cross-fitting; one head that trains on everything if folds=1).
+    `reads_words` says whether any tower looks at words, beside the backbone's sentence vectors.
     """
 
     def __init__(self, config: ConfigDict, shape: FeatureShape):
         self.folds: int = config.teacher.folds
+        self.reads_words: bool = _reads_words(config)
         self.student = Functional(lambda rngs: Student(config, shape, rngs=rngs))
         self.teacher = Functional(lambda rngs: Teacher(config, shape, rngs=rngs))
 
@@ -122,3 +124,10 @@ class Networks:
         student, teacher = jax.random.split(key)
         heads = [self.teacher.init(k) for k in jax.random.split(teacher, self.folds)]
         return {"student": self.student.init(student), "teacher": jax.tree.map(lambda *xs: jnp.stack(xs), *heads)}
+
+
+def _reads_words(config: ConfigDict) -> bool:
+    """Whether a tower looks at words; where none does they are neither read nor moved."""
+    s, t = config.student, config.teacher
+    student = s.text_tower == "attention" or s.text_pool != "backbone"
+    return student or t.head == "tower" or (t.head == "linear" and t.pool != "backbone")

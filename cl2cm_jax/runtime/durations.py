@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 
 from cl2cm_jax.errors import UserError
 
@@ -30,7 +31,7 @@ def steps_of(spec: int | str, *, field: str, batch_size: int, examples: int, tot
     unit = (match[2] or "steps").removesuffix("s") if match else ""
     if match is None or (unit == "step" and "." in match[1]):
         raise UserError(f'config.{field}={spec!r} is not a duration; write 300, "10epochs", "50000examples" or "2%".')
-    amount = float(match[1])
+    amount = Fraction(match[1])  # exact: a tenth of 30 steps is 3, not a little more
     if unit == "epoch":
         return math.ceil(amount * (examples // batch_size))
     if unit == "example":

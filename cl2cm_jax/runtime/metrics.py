@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -50,15 +51,17 @@ class MetricWriter:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds one row; `values` are scalars by name. A new name becomes a new last column of the CSV."""
-        row = {"step": int(step), "time": round(time.time(), 3)}
-        row |= {name: float(value) for name, value in values.items()}
+        scalars = {name: float(value) for name, value in values.items()}
+        # JSON has no NaN and no infinity: null there, an empty cell in the CSV.
+        row: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
+        row |= {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         _append(self._jsonl, _json_line(row))
         if new := [name for name in row if name not in self._columns]:
             self._columns += new
             self._rewrite_csv(_read_rows(self._jsonl))
         else:
             _append(self._csv, _csv_line(row.get(name, "") for name in self._columns))
-        self._events.add(row)
+        self._events.add(row["step"], row["time"], scalars)
 
     def close(self) -> None:
         """Closes the event file."""
@@ -77,13 +80,15 @@ class _EventFile:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        events: Any = event_pb2  # generated at run time, so unknown to type checkers
+        summaries: Any = summary_pb2
+        self._event, self._summary = events.Event, summaries.Summary
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
         self._records = RecordWriter((folder / name).open("xb"))
         self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
         if resume_step is not None:  # a restart: TensorBoard drops what came before it at this step or later
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            start = events.SessionLog(status=events.SessionLog.START)
             self._write(self._event(wall_time=time.time(), step=resume_step + 1, session_log=start))
 
     def __enter__(self) -> _EventFile:
@@ -92,10 +97,9 @@ class _EventFile:
     def __exit__(self, *_: object) -> None:
         self._records.close()
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        scalars = {name: value for name, value in row.items() if name not in _FIRST_COLUMNS}
+    def add(self, step: int, wall_time: float, scalars: Mapping[str, float]) -> None:
         values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
-        self._write(self._event(wall_time=row["time"], step=row["step"], summary=self._summary(value=values)))
+        self._write(self._event(wall_time=wall_time, step=step, summary=self._summary(value=values)))
 
     def _write(self, event: Any) -> None:
         self._records.write(event.SerializeToString())
@@ -116,18 +120,13 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _json_line(row: Mapping[str, Any]) -> str:
-    """NaN and infinities, which JSON has not, as null."""
-    finite = {name: value if math.isfinite(value) else None for name, value in row.items() if value is not None}
-    return json.dumps(finite) + "\n"
+    return json.dumps(row) + "\n"
 
 
 def _csv_line(cells: Iterable[Any]) -> str:
-    class _Line(list):
-        write = list.append
-
-    line = _Line()
+    line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(cells)
-    return line[0]
+    return line.getvalue()
 
 
 def _append(path: Path, line: str) -> None:

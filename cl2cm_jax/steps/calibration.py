@@ -20,6 +20,10 @@ def calibration(
     """One mixture a language of `train.languages`; the source language keeps weight 1.
 
     Args:
+      embedder: runs the teacher.
+      train: the pairs to be weighed.
+      source: the language that the others are paired with.
+      heads: of the teacher.
       teacher: the teacher's parameters; a training pair is scored by the head that did not train on it.
       validation: pairs taken to be right: evaluation text is never machine-translated.
     """

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,10 +70,15 @@ def test_two_processes_share_one_batch():
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=Path(__file__).parents[2],
         )
         for process in range(2)
     ]
-    for process, running in enumerate(started):
-        out, err = running.communicate(timeout=120)
-        assert running.returncode == 0, err
-        assert out.splitlines()[-1] == f"4 (8, 1) {list(range(8))} {process == 0}"
+    try:
+        for process, running in enumerate(started):
+            out, err = running.communicate(timeout=120)
+            assert running.returncode == 0, err
+            assert out.splitlines()[-1] == f"4 (8, 1) {list(range(8))} {process == 0}"
+    finally:
+        for running in started:
+            running.kill()

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -209,6 +210,7 @@ def _two_steps(tmp_path_factory):
     return directory
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's reading tasks, when it fails
 @pytest.mark.parametrize("damage", _DAMAGE)
 def test_a_damaged_newest_falls_back_and_says_so(two_steps, tmp_path, caplog, damage):
     directory = shutil.copytree(two_steps, tmp_path / "copy")
@@ -362,3 +364,61 @@ def test_kill_in_the_middle_of_a_save(tmp_path, steps):
         np.testing.assert_array_equal(np.asarray(restored.state["a"]), expected)
         assert checkpoints.save(2000, restored.state, metadata={})
     assert all(path.name.isdecimal() for path in tmp_path.iterdir()), "leftovers are removed"
+
+
+_PROCESS = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np
+from cl2cm_jax.parallel import hosts
+from cl2cm_jax.parallel.mesh import make_mesh
+from cl2cm_jax.parallel.sharding import abstract, tree_shardings
+from cl2cm_jax.runtime.checkpoint import Checkpoints
+hosts.start()
+values = np.arange(32, dtype=np.float32).reshape(4, 8)
+places = tree_shardings({"kernel": values}, make_mesh(fsdp=4))
+state = {"kernel": jax.make_array_from_callback((4, 8), places["kernel"], lambda index: values[index])}
+with Checkpoints(sys.argv[1], keep_last=1) as checkpoints:
+    for step in (1, 2, 3):
+        assert checkpoints.save(step, state, metadata={})
+    checkpoints.wait()
+    hosts.barrier("saved")
+    assert checkpoints.steps() == [3]
+    if hosts.is_host_zero():
+        (Path(sys.argv[1]) / "3" / "_CHECKPOINT_METADATA").unlink()
+    hosts.barrier("damaged")
+    try:
+        checkpoints.restore(abstract(state, places))
+    except Exception as error:
+        print("refused", type(error).__name__)
+    assert checkpoints.save(3, state, metadata={})
+    restored = checkpoints.restore(abstract(state, places))
+    np.testing.assert_array_equal(hosts.collect(restored.state)["kernel"], values)
+    print("restored", restored.step)
+"""
+
+
+def test_two_processes_save_set_aside_and_restore_together(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    command = [sys.executable, "-c", _PROCESS, str(tmp_path / "checkpoints")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": Path(__file__).parents[2]}
+    started = [
+        subprocess.Popen(command, env={**environment, "JAX_PROCESS_ID": str(process)}, **pipes) for process in range(2)
+    ]
+    try:
+        for running in started:
+            out, err = running.communicate(timeout=120)
+            assert running.returncode == 0, err
+            said = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+            assert said == ["refused UserError", "restored 3"]
+    finally:
+        for running in started:
+            running.kill()

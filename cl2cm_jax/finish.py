@@ -1,0 +1,132 @@
+"""What a finished run leaves in its workdir: results, tables, picture, model and gallery."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cl2cm_jax.config import flatten
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation import evaluate
+from cl2cm_jax.evaluation.picture import draw_retrieval, query_rows
+from cl2cm_jax.evaluation.report import Results, text_report, write_results
+from cl2cm_jax.evaluation.retrieval import save_ranks
+from cl2cm_jax.models.functional import Params
+from cl2cm_jax.run import Run, abstract_state, checkpoints, evaluated_student
+from cl2cm_jax.search.gallery import GALLERY_FILE, Gallery, save_gallery
+from cl2cm_jax.search.model import save_student
+
+RANKS_FILE = "ranks.npz"
+
+
+class Finished(NamedTuple):
+    """What a run ends with."""
+
+    results: Results
+    workdir: Path
+
+
+def is_finished(workdir: Path) -> bool:
+    """Whether a run has ended here: results.json is written last."""
+    return (workdir / "results.json").is_file()
+
+
+def finish(run: Run, workdir: Path) -> Finished:
+    """Reads the test split once with the selected parameters and writes everything that a run leaves behind.
+
+    Raises:
+      UserError: the run has no checkpoint.
+    """
+    start = time.perf_counter()
+    config, d = run.config, run.config.data
+    student, step, trained = _selected(run, workdir)
+    languages = (d.source, *d.targets, *d.reported)
+    headline = (d.source, *d.targets)
+    split_ranks, vectors = {}, {}
+    for split in (run.corpora.validation, run.corpora.test):
+        vectors[split.name] = evaluate.embed_corpus(
+            run.embedder, student, evaluate.headline(split), languages=languages
+        )
+        split_ranks[split.name] = evaluate.rank_all(vectors[split.name], config)
+    test = (vectors["test"], split_ranks["test"])
+    seconds = {"build": run.seconds, "train": trained, "evaluate": time.perf_counter() - start}
+    results = Results(
+        source=d.source,
+        targets=d.targets,
+        protocol=evaluate.protocol(*test, headline, config),
+        test=evaluate.measure(test[1], headline),
+        validation=evaluate.measure(split_ranks["validation"], headline),
+        config=flatten(config) | {"selected_step": step},
+        seconds={name: round(value, 2) for name, value in seconds.items()},
+        groups=evaluate.groups_apart(run.embedder, student, run.corpora.test, test, config),
+    )
+    save_ranks(workdir / "ranks.npz", test[1])
+    weights = save_student(workdir, student)
+    save_gallery(workdir / GALLERY_FILE, _gallery(run, student, weights))
+    _draw(vectors["test"], config, workdir)
+    write_results(workdir, results)  # last: a workdir with results.json is a finished one
+    return Finished(results, workdir)
+
+
+def summary(finished: Finished, *, seconds: float) -> str:
+    """The closing lines of a run: the tables, and where everything is."""
+    where = {
+        "results": "results.json, results.md",
+        "pictures": "retrieval.png",
+        "metrics": "metrics.csv, metrics.jsonl, tensorboard/",
+        "model": "model.safetensors, config.json, gallery.npz, checkpoints/",
+    }
+    lines = [f"{name + ':':10} {finished.workdir}/ {files}" for name, files in where.items()]
+    return "\n".join([text_report(finished.results), "", *lines, f"seconds:   {seconds:.0f}"])
+
+
+def _selected(run: Run, workdir: Path) -> tuple[Params, int, float]:
+    """The student chosen on validation, its step, and the seconds of training."""
+    which = "best" if run.config.train.select == "best" else "latest"
+    wanted = abstract_state(run)
+    part = {"ema": wanted["ema"]} if run.config.train.ema else {"params": {"student": wanted["params"]["student"]}}
+    with checkpoints(run, workdir) as saved:
+        restored = saved.restore(part, step=which)
+        newest = saved.read_metadata()
+    if restored is None or newest is None:
+        raise UserError(f"--workdir={workdir} has no checkpoint; train first, with --mode=train")
+    return evaluated_student(run, restored.state), restored.step, newest.metadata["clock"]["seconds"]
+
+
+def _gallery(run: Run, student: Params, weights: str) -> Gallery:
+    """All pictures of the data set, each with its first source caption."""
+    ids, captions, paths, vectors = [], [], [], []
+    for corpus in run.corpora:
+        first = dict[int, str]()
+        for row in corpus.captions_of(run.config.data.source):
+            first.setdefault(int(corpus.caption_image[row]), corpus.caption_text[row])
+        ids += [str(image_id) for image_id in corpus.image_ids]
+        captions += [first.get(row, "") for row in range(len(corpus.image_ids))]
+        paths += corpus.paths
+        vectors.append(run.embedder.vision(student, corpus.vision, corpus.vision_mask))
+    return Gallery(np.concatenate(vectors), tuple(ids), tuple(captions), tuple(paths), weights)
+
+
+def _draw(test: evaluate.Embedded, config: ConfigDict, workdir: Path) -> None:
+    shown = {name: test.queries[name] for name in config.evaluation.pictures if name in test.queries}
+    shown = shown or dict(list(test.queries.items())[:5])
+    source = test.queries.get(config.data.source)
+    glosses = [""] * len(test.vision)
+    if source:
+        for text, image in zip(reversed(source.texts), reversed(source.image), strict=True):
+            glosses[image] = text
+    rows = query_rows(
+        shown,
+        test.vision,
+        image_ids=[str(image_id) for image_id in test.corpus.image_ids],
+        paths=[path or None for path in test.corpus.paths],
+        glosses=glosses,
+    )
+    note = f"{config.data.name}, test split, gallery of {len(test.vision)} pictures; queries taken at even steps"
+    draw_retrieval(
+        workdir / "retrieval.png", rows, title="Text-to-picture retrieval", note=note, source=config.data.source
+    )

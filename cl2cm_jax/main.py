@@ -1,0 +1,95 @@
+"""Trains and evaluates.
+
+python -m cl2cm_jax.main --config=configs/emoji.py --workdir=runs/emoji [--mode=...] [--config.train.batch_size=512 ...]
+
+--mode=train     trains (or goes on), evaluates, and writes results, picture, model and gallery into the workdir
+--mode=evaluate  evaluates the selected checkpoint of a workdir anew
+--mode=check     builds everything, compiles the step, prints what would be trained, and writes nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+
+from cl2cm_jax.config import read, split_flags
+from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.parallel import hosts
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print with its usage."""
+        raise UserError(f"{message}; see python -m cl2cm_jax.main --help")
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The command line: options, and the config fields that it changes."""
+    rest, overrides = split_flags(list(arguments))
+    parser = Arguments(
+        prog="python -m cl2cm_jax.main",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--mode", choices=("train", "evaluate", "check"), default="train")
+    return parser.parse_args(rest), overrides
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one mode."""
+    start = time.perf_counter()
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
+    for noisy in ("absl", "jax", "orbax"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options, overrides = parse(arguments)
+    config = read(options.config, overrides)
+    start_jax(Path(config.data.dir))
+
+    from cl2cm_jax import finish, run, train  # after jax is set up
+
+    if options.mode == "check":
+        print(run.check(run.build(config)))
+        return
+    if options.mode == "train":
+        run.claim(options.workdir, config)
+        if finish.is_finished(options.workdir):
+            print((options.workdir / "results.md").read_text(encoding="utf-8"))
+            print(f"finished before: {options.workdir}; --mode=evaluate evaluates again, another --workdir trains anew")
+            return
+    built = run.build(config)
+    if options.mode == "train" and train.train(built, options.workdir) is None:
+        print(f"stopped and saved; resume with: {resume_command(arguments)}")
+        return
+    finished = finish.finish(built, options.workdir)
+    print(finish.summary(finished, seconds=time.perf_counter() - start))
+
+
+def start_jax(data_dir: Path) -> None:
+    """Joins the cluster where there is one, and keeps compiled programs on disk for the next start."""
+    hosts.start()
+    jax.config.update("jax_compilation_cache_dir", str((data_dir / "compiled").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def resume_command(arguments: Sequence[str]) -> str:
+    """The command line that goes on: the same one."""
+    return shlex.join(["python", "-m", "cl2cm_jax.main", *arguments])
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

@@ -1,0 +1,127 @@
+"""A configuration made concrete: data, mesh, networks and step, and the workdir that belongs to it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cl2cm_jax import features
+from cl2cm_jax.atomic import write_text
+from cl2cm_jax.config import differences, flatten
+from cl2cm_jax.data.noise import swap_translations
+from cl2cm_jax.data.pipeline import trainable_images
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.features import Corpora
+from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.networks import Networks
+from cl2cm_jax.parallel.mesh import check_batch_size, make_mesh
+from cl2cm_jax.parallel.sharding import abstract
+from cl2cm_jax.runtime.checkpoint import Checkpoints
+from cl2cm_jax.runtime.durations import steps_of
+from cl2cm_jax.runtime.overview import overview
+from cl2cm_jax.search.model import CONFIG_FILE
+from cl2cm_jax.steps.embed_step import Embedder
+from cl2cm_jax.steps.optimizer import make_optimizer
+from cl2cm_jax.steps.schedule import Stages
+from cl2cm_jax.steps.train_step import TrainState, TrainStep, make_train_step
+
+SELECTION = "SumR"  # mean over the target languages, validation split
+# fields that may change between the runs of one workdir: they change no number
+FREE = ("data.dir", "mesh.", "train.log_every", "train.keep", "train.watchdog_seconds", "evaluation.")
+
+
+class Run(NamedTuple):
+    """A configuration made concrete; built once, changed by nothing."""
+
+    config: ConfigDict
+    mesh: Mesh
+    corpora: Corpora
+    networks: Networks
+    stages: Stages
+    every: dict[str, int]  # steps between evaluations, checkpoints and log lines
+    step: TrainStep
+    embedder: Embedder
+    seconds: float  # spent on building, features included
+
+
+def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
+    """Reads the data and builds mesh, networks and step. `corpora` spares reading them again (ablation)."""
+    start = time.perf_counter()
+    c = config.train
+    mesh = make_mesh(**config.mesh)
+    check_batch_size(c.batch_size // c.accumulation, mesh)
+    corpora = features.corpora(config) if corpora is None else corpora
+    if config.data.translation_noise:
+        noise = {"share": config.data.translation_noise, "seed": config.seed, "source": config.data.source}
+        corpora = corpora._replace(train=swap_translations(corpora.train, **noise))
+    examples = len(trainable_images(corpora.train, source=config.data.source))
+
+    def steps(field: str, spec: str, total: int | None = None) -> int:
+        return steps_of(spec, field=field, batch_size=c.batch_size, examples=examples, total=total)
+
+    student = steps("train.steps", c.steps)
+    first = config.teacher.head != "none" and config.teacher.update == "frozen"
+    stages = Stages(steps("teacher.steps", config.teacher.steps) if first else 0, student)
+    every = {
+        name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
+    }
+    networks = Networks(config, features.shape_of(config, corpora.train))
+    warmup = steps("optimizer.warmup", config.optimizer.warmup, student)
+    optimizer = make_optimizer(config, stages, warmup=warmup)
+    languages = len(corpora.train.languages)
+    step = make_train_step(config, networks, optimizer, mesh=mesh, stages=stages, languages=languages)
+    max_words = config.text.max_tokens if networks.reads_words else 0
+    embedder = Embedder(networks, batch_size=config.evaluation.batch_size, max_words=max_words)
+    return Run(config, mesh, corpora, networks, stages, every, step, embedder, time.perf_counter() - start)
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json into a new workdir; refuses one that was made with another configuration.
+
+    Raises:
+      UserError: lists the fields that differ.
+    """
+    path, ours = workdir / CONFIG_FILE, flatten(config)
+    if path.exists():
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); use another --workdir") from error
+        changed = {name: pair for name, pair in differences(ours, theirs).items() if not name.startswith(FREE)}
+        if changed:
+            listed = ", ".join(f"{name} ({was!r} there, {now!r} now)" for name, (now, was) in changed.items())
+            raise UserError(f"--workdir={workdir} was made with another configuration: {listed}; use another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(ours, indent=1, ensure_ascii=False) + "\n")
+
+
+def checkpoints(run: Run, workdir: Path) -> Checkpoints:
+    """The run's checkpoints: the newest ones and the best on validation."""
+    return Checkpoints(workdir / "checkpoints", keep_last=run.config.train.keep, best_metric=SELECTION)
+
+
+def abstract_state(run: Run) -> TrainState:
+    """Shapes and places of the train state: what a checkpoint is restored onto."""
+    return abstract(jax.eval_shape(run.step.init), run.step.state_shardings)
+
+
+def evaluated_student(run: Run, state: TrainState) -> Params:
+    """The parameters that are evaluated: the averaged ones where there are any."""
+    return state["ema"] if run.config.train.ema else state["params"]["student"]
+
+
+def check(run: Run) -> str:
+    """Compiles nothing away: says what would be trained, on what, and how large it is."""
+    state = abstract_state(run)
+    mesh = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+    sizes = ", ".join(f"{c.name} {len(c.image_ids):,} images {len(c.caption_text):,} captions" for c in run.corpora)
+    stages = f"{run.stages.student} steps" + (
+        f" after {run.stages.teacher} of the teacher alone" if run.stages.teacher else ""
+    )
+    return f"data: {sizes}\nmesh: {mesh}\ntraining: {stages}\n{overview(state['params'])}"

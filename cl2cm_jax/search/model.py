@@ -1,0 +1,91 @@
+"""The trained student as files, and as the two functions that search needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from cl2cm_jax.atomic import replacing
+from cl2cm_jax.config import from_flat
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.features import backbones, encode_images, encode_texts, feature_shape
+from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.networks import Networks
+from cl2cm_jax.models.towers import Text
+from cl2cm_jax.search.encoder import Encoder
+
+MODEL_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+def save_student(workdir: Path, student: Params) -> str:
+    """Writes the student's parameters; returns the name of these weights, a hash of the file."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in flatten_dict(student, sep="/").items()}
+    content = save(arrays, metadata={"format": "jax", "network": "student"})
+    with replacing(workdir / MODEL_FILE) as temporary:
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def load_student(workdir: Path) -> tuple[Params, str]:
+    """Reads what `save_student` wrote: parameters and the name of the weights.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    path = workdir / MODEL_FILE
+    try:
+        content = path.read_bytes()
+        return unflatten_dict(load(content), sep="/"), hashlib.sha256(content).hexdigest()[:16]
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); run --mode=evaluate on the workdir to write it anew"
+        ) from error
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The configuration that a workdir was trained with.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = workdir / CONFIG_FILE
+    try:
+        return from_flat(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); give the --workdir of a training run") from error
+
+
+def load_encoder(workdir: Path) -> Encoder:
+    """The student of a finished run behind its backbones. TensorFlow is not needed."""
+    config = read_config(workdir)
+    student, weights = load_student(workdir)
+    text, vision = backbones(config)
+    networks = Networks(config, feature_shape(config, text, vision))
+    encode_vision = jax.jit(lambda params, *x: networks.student.bind(params).encode_vision(*x))
+    encode_text = jax.jit(lambda params, *x: networks.student.bind(params).encode_text(Text(*x)))
+
+    def texts(queries: Sequence[str]) -> np.ndarray:
+        sentences, words = encode_texts(text, queries, max_tokens=config.text.max_tokens)
+        read = words.padded(np.arange(len(queries)), max_words=config.text.max_tokens)
+        return np.asarray(encode_text(student, sentences, *read))
+
+    def images(pictures: Sequence[np.ndarray]) -> np.ndarray:
+        if vision.preprocess is None:
+            raise UserError(
+                "--images: the model was trained on features on disk (config.vision.backbone='precomputed') and "
+                "cannot read pictures; search its gallery instead"
+            )
+        features = encode_images(vision, iter(pictures), pool=config.vision.pool)
+        return np.asarray(encode_vision(student, features, np.ones(features.shape[:2], bool)))
+
+    return Encoder(text=texts, images=images, weights=weights)

@@ -1,0 +1,182 @@
+"""The training loop.
+
+Each turn first deals with the state as it is (calibrate, evaluate, save) and then changes it (next batch, step, log),
+so a run that goes on from a checkpoint does exactly what it would have done without the interruption.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from cl2cm_jax.config import flatten
+from cl2cm_jax.data.pipeline import batches
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation import evaluate
+from cl2cm_jax.parallel.sharding import put_batch
+from cl2cm_jax.run import SELECTION, Run, abstract_state, checkpoints, evaluated_student
+from cl2cm_jax.runtime.metrics import MetricWriter
+from cl2cm_jax.runtime.overview import overview
+from cl2cm_jax.runtime.preemption import Preemption
+from cl2cm_jax.runtime.progress import ProgressReport
+from cl2cm_jax.runtime.watchdog import Watchdog
+from cl2cm_jax.steps.calibration import calibration
+from cl2cm_jax.steps.train_step import TrainState
+
+
+class Clock(NamedTuple):
+    """What a checkpoint holds beside the state: seconds trained, and the early stop's memory."""
+
+    seconds: float = 0.0
+    best: float = -math.inf
+    evaluations_since_best: int = 0
+
+
+def train(run: Run, workdir: Path) -> TrainState | None:
+    """Trains to the end, going on from the newest readable checkpoint; None if a signal asked to stop before.
+
+    Raises:
+      UserError: a term is not finite, or a checkpoint can be neither read nor written.
+    """
+    c, total = run.config.train, run.stages.total
+    with Preemption() as preemption, checkpoints(run, workdir) as saved:
+        restored = saved.restore(abstract_state(run))
+        start = restored.step if restored else 0
+        state = restored.state if restored else run.step.init()
+        clock = Clock(**restored.metadata["clock"]) if restored else Clock()
+        if start == 0:
+            logging.info("parameters of the train state:\n%s", overview(state["params"]))
+        elif start < total:
+            logging.info("going on from step %d of %d", start, total)
+        began = time.perf_counter() - clock.seconds
+        data = _batches(run, start)
+        checker = FiniteTerms()
+        with (
+            MetricWriter(workdir, resume_step=start) as writer,
+            ProgressReport(total=total, start=start, batch_size=c.batch_size) as progress,
+            Watchdog(seconds=c.watchdog_seconds, path=workdir / "stalls.txt") as watchdog,
+        ):
+            for step in range(start, total + 1):
+                # 1. the state as it is: calibrate, evaluate, save
+                state = _calibrate(run, state, step)
+                measured = _validate(run, state, step, resumed=step == start > 0)
+                if measured:
+                    clock = _advance(clock, measured[SELECTION])
+                    writer.write(step, {f"validation/{name}": value for name, value in measured.items()})
+                    progress.note(f"step {step} validation mean target SumR {measured[SELECTION]:.1f}")
+                stopping = c.early_stop and clock.evaluations_since_best >= c.early_stop
+                last = step == total or stopping
+                if step > start and (
+                    measured or last or preemption.requested or step % run.every["checkpoint_every"] == 0
+                ):
+                    clock = clock._replace(seconds=time.perf_counter() - began)
+                    about = {"config": flatten(run.config), "clock": clock._asdict(), "next_batch": step}
+                    saved.save(step, state, metadata=about, metrics=measured)
+                if last or preemption.requested:
+                    break
+                # 2. change it: next batch, step, log
+                asked = time.perf_counter()
+                batch = put_batch(next(data), run.mesh)
+                progress.waited(time.perf_counter() - asked)
+                state, terms = run.step.step(state, batch)
+                checker.add(step, terms)
+                if (step + 1) % run.every["log_every"] == 0 or step + 1 == total:
+                    values = checker.check()
+                    rates = progress.update(step + 1, loss=values["total"])
+                    writer.write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
+                watchdog.beat()
+                saved.check()
+    interrupted = preemption.requested and not last
+    return None if interrupted else state
+
+
+class FiniteTerms:
+    """Looks at every step's terms, one step late, so that the device is never waited for."""
+
+    def __init__(self) -> None:
+        self._waiting: tuple[int, dict[str, jax.Array]] | None = None
+
+    def add(self, step: int, terms: dict[str, jax.Array]) -> None:
+        """Takes the terms of a step that may still be running and checks those before it."""
+        if self._waiting:
+            self.check()
+        self._waiting = (step, terms)
+
+    def check(self) -> dict[str, float]:
+        """The terms last added, as numbers.
+
+        Raises:
+          UserError: one is not finite.
+        """
+        assert self._waiting is not None
+        step, terms = self._waiting
+        values = {name: float(value) for name, value in jax.device_get(terms).items()}
+        # the total is named last: it is not finite because another term is not
+        for name in sorted(values, key=lambda name: name in ("total", "gradient_norm")):
+            if not math.isfinite(values[name]):
+                raise UserError(
+                    f"step {step}: the term {name!r} is {values[name]}; lower config.optimizer.learning_rate "
+                    "or raise config.contrastive.temperature (the checkpoints before this step are kept)"
+                )
+        return values
+
+
+def _batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
+    c = run.config
+    return batches(
+        run.corpora.train,
+        batch_size=c.train.batch_size,
+        seed=c.seed,
+        start_step=start,
+        source=c.data.source,
+        targets=(*c.data.targets, *c.data.reported),
+        targets_per_image=c.train.targets_per_image,
+        with_words=run.networks.reads_words,
+        max_words=c.text.max_tokens,
+    )
+
+
+def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
+    """Fits the pair confidence when the teacher has finished, or anew at every evaluation while it learns."""
+    c = run.config
+    joint = c.teacher.head != "none" and c.teacher.update == "joint"
+    due = step == run.stages.teacher or (joint and step % run.every["evaluate_every"] == 0)
+    if c.confidence.kind != "posterior" or not due:
+        return state
+    train, validation = run.corpora.train, run.corpora.validation
+    teacher = jax.device_get(state["params"]["teacher"])
+    fitted = calibration(
+        run.embedder, teacher, train=train, validation=validation, source=c.data.source, heads=run.networks.folds
+    )
+    shares = zip(train.languages, fitted.wrong_share, strict=True)
+    listed = ", ".join(f"{name} {share:.0%}" for name, share in shares if name != c.data.source)
+    logging.info("estimated share of wrong translations: %s", listed)
+    shardings = run.step.state_shardings["calibration"]
+    return {**state, "calibration": jax.device_put(fitted._asdict(), shardings)}
+
+
+def _validate(run: Run, state: TrainState, step: int, *, resumed: bool) -> dict[str, float]:
+    """Metrics of the validation split where they are due, else nothing; a resumed step has been evaluated before."""
+    done = step - run.stages.teacher
+    due = done > 0 and (done % run.every["evaluate_every"] == 0 or step == run.stages.total)
+    if resumed or not due:
+        return {}
+    d = run.config.data
+    validation = evaluate.headline(run.corpora.validation)
+    student = evaluated_student(run, state)
+    embedded = evaluate.embed_corpus(run.embedder, student, validation, languages=(d.source, *d.targets))
+    ranks = evaluate.rank_all(embedded, run.config)
+    by_language = {f"{name}/SumR": m["SumR"] for name, m in evaluate.measure(ranks, (d.source, *d.targets)).items()}
+    return {SELECTION: evaluate.mean_sum_recall(ranks, d.targets), **by_language}
+
+
+def _advance(clock: Clock, sum_recall: float) -> Clock:
+    if sum_recall > clock.best:
+        return clock._replace(best=sum_recall, evaluations_since_best=0)
+    return clock._replace(evaluations_since_best=clock.evaluations_since_best + 1)

@@ -1,0 +1,24 @@
+"""Emoji drawings searched in eleven languages: the demo.
+
+Command:   python -m cl2cm_jax.main --config=configs/emoji.py --workdir=runs/emoji
+Hardware:  a laptop; nothing to download beyond the Python packages
+"""
+
+from ml_collections import ConfigDict
+
+from cl2cm_jax.config import defaults
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Returns the configuration; takes no argument."""
+    c = defaults()
+    c.data.name = "emoji"
+    c.data.source = "en"
+    c.data.targets = ("ar", "de", "es", "fr", "it", "ja", "ko", "pt", "ru", "tr", "zh")
+    c.data.reported = ("fa", "id")  # the text backbone was not trained on these two
+    c.student.dim = 1024
+    c.student.dropout = 0.3
+    c.train.steps = "200"
+    c.train.targets_per_image = -1
+    c.confidence.kind = "posterior"
+    return c

@@ -1,0 +1,139 @@
+"""Odd pictures are shown as a viewer shows them, or refused with the reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cl2cm_jax.data.images import ImageError, decode, resize_crop
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, file_format, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def noisy(size: tuple[int, int] = (64, 64)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8))
+
+
+def png_of_claimed_size(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk
+
+
+def test_rgb_from_bytes_and_path(tmp_path: Path) -> None:
+    image = noisy((5, 4))
+    (tmp_path / "x.png").write_bytes(encoded(image))
+    for source in (encoded(image), tmp_path / "x.png", str(tmp_path / "x.png")):
+        np.testing.assert_array_equal(decode(source), np.asarray(image))
+
+
+def test_transparency_lies_on_white() -> None:
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    image.putpixel((1, 0), (255, 0, 0, 0))
+    np.testing.assert_array_equal(decode(encoded(image)), [[[255, 0, 0], [255, 255, 255]]])
+
+
+def test_palette_with_transparency() -> None:
+    image = Image.new("P", (1, 1), 0)
+    image.putpalette([10, 20, 30])
+    assert decode(encoded(image)).tolist() == [[[10, 20, 30]]]
+    assert decode(encoded(image, transparency=0)).tolist() == [[[255, 255, 255]]]
+
+
+def test_cmyk() -> None:
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    pixel = decode(encoded(image, "JPEG", quality=100))[8, 8].astype(int)
+    assert pixel[0] > 250 and pixel[1] < 5 and pixel[2] < 5
+
+
+@pytest.mark.parametrize("values", [[0, 128 * 257, 65535], [0, 100, 200]])
+def test_16_bit_grey_is_scaled_not_clipped(values: list[int]) -> None:
+    image = Image.fromarray(np.array([values], np.uint16))
+    expected = np.round(np.array(values) / 257).astype(int)
+    np.testing.assert_array_equal(decode(encoded(image))[0, :, 0], expected)
+
+
+def test_grey_and_one_bit() -> None:
+    assert decode(encoded(Image.new("L", (1, 1), 77))).tolist() == [[[77] * 3]]
+    assert decode(encoded(Image.new("1", (1, 1), 1))).tolist() == [[[255] * 3]]
+
+
+def test_exif_orientation_is_applied() -> None:
+    image = Image.new("RGB", (4, 2), (0, 0, 0))
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    upright = decode(encoded(image, exif=exif))
+    assert upright.shape == (4, 2, 3)
+    assert upright[0, 1].tolist() == [255, 255, 255]
+
+
+def test_animated_first_frame_or_refused() -> None:
+    frames = [Image.new("RGB", (3, 3), color) for color in ("red", "blue", "lime")]
+    animated = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(animated)[0, 0].tolist() == [255, 0, 0]
+    with pytest.raises(ImageError, match="animated \\(3 frames\\)"):
+        decode(animated, on_animated="refuse")
+
+
+@pytest.mark.parametrize(("file_format", "keep"), [("JPEG", 0.5), ("PNG", 0.5), ("PNG", 0.1), ("JPEG", 0.02)])
+def test_truncated(file_format: str, keep: float) -> None:
+    content = encoded(noisy(), file_format)
+    with pytest.raises(ImageError, match="truncated or damaged|not an image"):
+        decode(content[: int(len(content) * keep)])
+
+
+def test_empty_unknown_and_missing(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"is empty \(0 bytes\)"):
+        decode(b"")
+    with pytest.raises(ImageError, match="not an image of a known format"):
+        decode(b"hello, this is text")
+    with pytest.raises(ImageError, match=r"nothing\.png does not exist"):
+        decode(tmp_path / "nothing.png")
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        decode(tmp_path)  # a folder
+
+
+def test_zero_sized() -> None:
+    with pytest.raises(ImageError):
+        decode(png_of_claimed_size(0, 5))
+
+
+@pytest.mark.parametrize("size", [(20_000, 6_000), (100_000, 100_000), (2**31 - 1, 2**31 - 1)])
+def test_bomb_is_refused_from_its_header(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match="pixels"):
+        decode(png_of_claimed_size(*size))  # has no pixel data: anything that decodes would say "truncated"
+
+
+def test_limit_can_be_lowered() -> None:
+    with pytest.raises(ImageError, match="64 x 64 pixels, over the limit of 4,095"):
+        decode(encoded(noisy()), max_pixels=4095)
+
+
+def test_resize_crop_takes_the_centre() -> None:
+    image = np.zeros((10, 30, 3), np.uint8)
+    image[:, 10:20] = 200
+    assert (resize_crop(image, 8)[:, 2:6] == 200).all()
+    assert resize_crop(np.zeros((7, 5, 3), np.uint8), 224).shape == (224, 224, 3)
+
+
+def test_resize_crop_keeps_a_picture_of_the_right_size() -> None:
+    image = np.asarray(noisy((16, 16)))
+    np.testing.assert_array_equal(resize_crop(image, 16), image)
+    np.testing.assert_array_equal(resize_crop(image, 8, crop_fraction=0.5), image[4:12, 4:12])
+
+
+def test_resize_crop_refuses_nonsense() -> None:
+    for size, fraction in ((0, 1.0), (4, 0.0), (4, 1.5)):
+        with pytest.raises(ValueError, match="crop_fraction"):
+            resize_crop(np.zeros((4, 4, 3), np.uint8), size, crop_fraction=fraction)

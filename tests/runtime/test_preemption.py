@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from cl2cm_jax.runtime.preemption import Preemption
+
+_ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_sets_the_flag_and_old_handlers_come_back(number):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with Preemption() as preemption:
+        assert not preemption.requested and preemption.signal_name is None
+        signal.raise_signal(number)
+        assert preemption.requested and preemption.signal_name == number.name
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_handlers_come_back_after_an_exception():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError), Preemption():
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_interrupt_is_a_keyboard_interrupt():
+    with Preemption():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_sigterm_ends_the_process():
+    code = (
+        "import signal; from cl2cm_jax.runtime.preemption import Preemption\n"
+        "with Preemption() as preemption:\n"
+        "    signal.raise_signal(signal.SIGTERM); print(preemption.requested, flush=True)\n"
+        "    signal.raise_signal(signal.SIGTERM); print('alive', flush=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_ROOT)
+    assert done.returncode == -signal.SIGTERM and done.stdout == "True\n"
+
+
+def test_another_thread_changes_nothing():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def work():
+        with Preemption() as preemption:
+            seen.append((signal.getsignal(signal.SIGTERM), preemption.requested))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(before, False)]
