@@ -219,9 +219,7 @@ class _Seen:
             raise _BadRow("caption", f"is the same as in line {first} for image {row.image!r}; remove one")
         split, line = self._split_of.setdefault(row.image, (row.split, row.line))
         if split != row.split:
-            raise _BadRow(
-                "split", f"is {row.split!r} but line {line} puts image {row.image!r} in {split!r}; choose one"
-            )
+            raise _BadRow("split", f"is {row.split!r} but in line {line} image {row.image!r} is in {split!r}; keep one")
 
 
 def _did_you_mean(value: str, known: Iterable[str]) -> str:

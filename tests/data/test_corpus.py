@@ -10,7 +10,9 @@ from cl2cm_jax.errors import UserError
 
 
 def test_padded_words() -> None:
-    words = Ragged(np.arange(1, 7, dtype=np.float16)[:, None], np.array([0, 3, 3, 6]), np.array([0, 1, 1, 1, 1, 0], bool))
+    words = Ragged(
+        np.arange(1, 7, dtype=np.float16)[:, None], np.array([0, 3, 3, 6]), np.array([0, 1, 1, 1, 1, 0], bool)
+    )
     values, mask = words.padded(np.array([2, 1, 0]), max_words=2)
     assert values[..., 0].tolist() == [[4, 5], [0, 0], [1, 2]]
     assert mask.tolist() == [[True, True], [False, False], [False, True]]

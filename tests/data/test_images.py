@@ -27,7 +27,8 @@ def noisy(size: tuple[int, int] = (64, 64)) -> Image.Image:
 def png_of_claimed_size(width: int, height: int) -> bytes:
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + chunk
+    pixels = struct.pack(">I", 8) + b"IDAT" + b"nonsense"
+    return b"\x89PNG\r\n\x1a\n" + chunk + pixels
 
 
 def test_rgb_from_bytes_and_path(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_zero_sized() -> None:
 @pytest.mark.parametrize("size", [(20_000, 6_000), (100_000, 100_000), (2**31 - 1, 2**31 - 1)])
 def test_bomb_is_refused_from_its_header(size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match="pixels"):
-        decode(png_of_claimed_size(*size))  # has no pixel data: anything that decodes would say "truncated"
+        decode(png_of_claimed_size(*size))  # its pixels are nonsense: decoding them would say "damaged"
 
 
 def test_limit_can_be_lowered() -> None:

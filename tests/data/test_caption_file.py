@@ -1,0 +1,123 @@
+"""Every kind of bad row is named by file, line and field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cl2cm_jax.data.caption_file import CaptionFile, read_caption_file
+from cl2cm_jax.errors import UserError
+
+HEADER = b"image,language,caption\n"
+
+
+def read(folder: Path, content: bytes, name: str = "captions.csv") -> CaptionFile:
+    (folder / name).write_bytes(content)
+    return read_caption_file(str(folder / name), image_is_path=True)
+
+
+def test_csv_tsv_and_jsonl_say_the_same(tmp_path: Path) -> None:
+    csv_rows = read(tmp_path, HEADER + b'a.png,en,"a cat, red"\nb.png,de,Hund\n').rows
+    tsv_rows = read(tmp_path, b"image\tlanguage\tcaption\na.png\ten\ta cat, red\nb.png\tde\tHund\n", "c.tsv").rows
+    lines = (
+        b'{"image":"a.png","language":"en","caption":"a cat, red"}\n{"image":"b.png","language":"de","caption":"Hund"}'
+    )
+    jsonl_rows = [(r.image, r.language, r.caption) for r in read(tmp_path, lines, "c.jsonl").rows]
+    assert csv_rows == tsv_rows
+    assert jsonl_rows == [(r.image, r.language, r.caption) for r in csv_rows]
+    assert jsonl_rows == [("a.png", "en", "a cat, red"), ("b.png", "de", "Hund")]
+
+
+def test_byte_order_mark_windows_lines_and_column_order(tmp_path: Path) -> None:
+    content = "\ufeffcaption,image,split,language,origin\r\nein Hund,./x/../b.png,dev,de,machine\r\n".encode()
+    (row,) = read(tmp_path, content).rows
+    assert (row.image, row.language, row.caption) == ("b.png", "de", "ein Hund")
+    assert (row.split, row.origin, row.line) == ("validation", "machine", 2)
+
+
+@pytest.mark.parametrize(
+    ("bad", "field", "reason"),
+    [
+        (b"a.png,en,", "caption", "is empty"),
+        (b"a.png,en,   ", "caption", "is empty"),
+        (b",en,a cat", "image", "is empty"),
+        (b"a.png,,a cat", "language", "is empty"),
+        (b"a.png,german!,a cat", "language", "'german!'"),
+        (b"a.png,en,a\0cat", "caption", "NUL byte"),
+        (b"a.png,en,caf\xe9", "caption", "not valid UTF-8"),
+        (b"\xff.png,en,a cat", "image", "not valid UTF-8"),
+        (b"a.png,en", "line", "has 2 cells where the header has 3"),
+        (b"a.png,en,red, round", "line", "quotation marks"),
+        (b"a.png,en,dog", "caption", "same as in line 2"),
+        (b'a.png,en,"dog', "line", "cannot be read as CSV"),
+    ],
+)
+def test_bad_row_is_named_and_the_others_are_read(tmp_path: Path, bad: bytes, field: str, reason: str) -> None:
+    after = b"" if bad.endswith(b'"dog') else b"b.png,en,cat\n"  # an open quotation mark swallows the rest
+    found = read(tmp_path, HEADER + b"a.png,en,dog\n" + bad + b"\n" + after)
+    (problem,) = found.problems
+    assert (problem.line, problem.field) == (3, field)
+    assert reason in problem.reason
+    assert str(problem).startswith(f"{tmp_path}/captions.csv, line 3, field {field}: ")
+    assert [row.caption for row in found.rows] == (["dog", "cat"] if after else ["dog"])
+
+
+def test_line_numbers_count_quoted_line_breaks(tmp_path: Path) -> None:
+    found = read(tmp_path, HEADER + b'a.png,en,"two\nlines"\n\nb.png,en,\n')
+    assert found.rows[0].caption == "two lines"
+    assert [problem.line for problem in found.problems] == [5]
+
+
+@pytest.mark.parametrize(
+    ("bad", "field", "reason"),
+    [
+        (b"not json", "line", "is not JSON"),
+        (b"[1, 2]", "line", "JSON list"),
+        (b'{"image": "a", "language": "en"}', "caption", "is missing"),
+        (b'{"image": "a", "language": "en", "caption": 3}', "caption", "write a string"),
+        (b'{"image": "a", "language": "en", "caption": null}', "caption", "is null"),
+        (b'{"image": "a", "language": "en", "captoin": "x"}', "captoin", "did you mean 'caption'?"),
+        (b'{"image": "a", "language": "en", "caption": "\\ud800"}', "caption", "not valid UTF-8"),
+        (b'{"image": "a", "language": "en", "caption": "\\u0000"}', "caption", "NUL byte"),
+        (b'{"image": "a", "language": "en", "caption": "y", "split": "test"}', "split", "in all rows or in none"),
+    ],
+)
+def test_bad_json_row(tmp_path: Path, bad: bytes, field: str, reason: str) -> None:
+    found = read(tmp_path, b'{"image": "b", "language": "en", "caption": "x"}\n\n' + bad, "c.jsonl")
+    (problem,) = found.problems
+    assert (problem.line, problem.field) == (3, field)
+    assert reason in problem.reason
+
+
+def test_split_and_origin_values(tmp_path: Path) -> None:
+    header = b"image,language,caption,split,origin\n"
+    rows = b"a,en,x,train,human\na,de,y,test,human\nb,en,x,trian,human\nc,en,x,test,humann\n"
+    found = read(tmp_path, header + rows)
+    assert [(p.line, p.field) for p in found.problems] == [(3, "split"), (4, "split"), (5, "origin")]
+    assert "in line 2 image 'a' is in 'train'" in found.problems[0].reason
+    assert "did you mean 'train'?" in found.problems[1].reason
+    assert "did you mean 'human'?" in found.problems[2].reason
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (b"image,language,captoin\n", "c.csv", "unknown column 'captoin'; did you mean 'caption'?"),
+        (b"image;language;caption\n", "c.csv", "separated by ';'"),
+        (b"image,language\n", "c.csv", "column 'caption' is missing"),
+        (b"image,language,caption,image\n", "c.csv", "'image' is there twice"),
+        (b"", "c.csv", "column 'image' is missing"),
+        (HEADER, "c.csv", "has no rows"),
+        (b"\n\n", "c.jsonl", "has no rows"),
+        (b"x", "c.txt", "must end in .csv, .tsv or .jsonl"),
+    ],
+)
+def test_a_wrong_file_stops(tmp_path: Path, content: bytes, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, content, name)
+
+
+def test_a_missing_file_stops(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a file"):
+        read_caption_file(str(tmp_path / "none.csv"), image_is_path=True)

@@ -1,0 +1,191 @@
+"""A user's own set: built, refused with one line and a report, or built without what is bad."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_datasets")
+
+from cl2cm_jax.data.builders import SPLITS, prepare, read_records
+from cl2cm_jax.data.captions import Captions, captions_builder
+from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.errors import UserError
+
+
+def write_captions(pictures: Path, extra: str = "", header: str = "image,language,caption") -> Path:
+    file = pictures.parent / "captions.csv"
+    rows = [f"{name}.png,{language},{name} in {language}" for name in "abcdefghij" for language in ("en", "de")]
+    file.write_text("\n".join([header, *rows]) + f"\n{extra}", encoding="utf-8")
+    return file
+
+
+def built(pictures: Path, captions: Path, **options: Any) -> Captions:
+    inputs = {"images": str(pictures)} | options
+    builder = captions_builder(data_dir=pictures.parent / "data", captions=str(captions), **inputs)
+    prepare(builder)
+    return builder
+
+
+def all_records(builder: Captions) -> dict[str, list[Record]]:
+    return {split: list(read_records(builder, split)) for split in SPLITS}
+
+
+def test_builds_and_reads_back(pictures: Path) -> None:
+    records = all_records(built(pictures, write_captions(pictures, "a.png,zh-TW,貓\n")))
+    assert {split: len(found) for split, found in records.items()} == {"train": 8, "validation": 1, "test": 1}
+    by_id = {record.image_id: record for found in records.values() for record in found}
+    assert sorted(by_id) == [f"{name}.png" for name in "abcdefghij"]
+    assert by_id["a.png"].captions == (
+        Caption("en", "a in en", "human"),
+        Caption("de", "a in de", "human"),
+        Caption("zh-TW", "貓", "human"),
+    )
+    assert by_id["c.png"].image == (pictures / "c.png").read_bytes()
+    assert by_id["c.png"].path == str(pictures / "c.png")
+    assert by_id["c.png"].feature is None
+
+
+def test_split_column_is_followed(pictures: Path) -> None:
+    rows = "\n".join(f"{name}.png,en,{name},{split}" for name, split in zip("abcd", ("train", *SPLITS), strict=True))
+    file = pictures.parent / "c.csv"
+    file.write_text(f"image,language,caption,split\n{rows}\n")
+    found = {split: [r.image_id for r in records] for split, records in all_records(built(pictures, file)).items()}
+    assert found == {"train": ["a.png", "b.png"], "validation": ["c.png"], "test": ["d.png"]}
+
+
+def test_empty_split(pictures: Path) -> None:
+    file = pictures.parent / "c.csv"
+    file.write_text("image,language,caption,split\na.png,en,a,train\nb.png,en,b,test\n")
+    with pytest.raises(UserError, match="split 'validation' has no image"):
+        built(pictures, file)
+    file.write_text("image,language,caption\na.png,en,a\nb.png,en,b\n")
+    with pytest.raises(UserError, match="split 'train' has no image among 2"):
+        built(pictures, file)
+
+
+def test_stop_names_the_first_problem_and_lists_all(pictures: Path) -> None:
+    (pictures / "broken.png").write_bytes((pictures / "a.png").read_bytes()[:60])
+    file = write_captions(pictures, "a.png,en,\nbroken.png,en,x\nnone.png,en,y\n../secret.png,en,z\n/etc/passwd,en,w\n")
+    with pytest.raises(UserError, match=r"captions\.csv, line 22, field caption: is empty.* \(and 4 more\)") as error:
+        built(pictures, file)
+    assert "\n" not in str(error.value)
+    (report,) = (pictures.parent / "data" / "captions").glob("*.report.tsv")
+    assert str(report) in str(error.value)
+    text = report.read_text(encoding="utf-8")
+    for part in (
+        "\t22\tcaption",
+        "broken.png is truncated",
+        "none.png does not exist",
+        "'../secret.png', which is outside",
+    ):
+        assert part in text
+    assert len(text.splitlines()) == 6
+    assert not list(report.parent.glob("**/dataset_info.json"))  # nothing half-built
+    assert not list(report.parent.glob("**/incomplete*"))
+
+
+def test_skip_leaves_out_what_is_bad(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (pictures / "empty.png").write_bytes(b"")
+    (pictures / "k.png").write_bytes((pictures / "a.png").read_bytes())
+    file = write_captions(pictures, "a.png,en,\nempty.png,en,x\n")
+    with caplog.at_level(logging.WARNING):
+        builder = built(pictures, file, on_error="skip")
+    assert sum(map(len, all_records(builder).values())) == 10
+    assert "2 problems left out and 1 notes" in caplog.text
+    assert "'k.png' has no caption" in builder.report_path.read_text(encoding="utf-8")
+
+
+def test_animated_is_reported_or_refused(pictures: Path) -> None:
+    frames = [Image.new("RGB", (3, 3), color) for color in ("red", "blue")]
+    frames[0].save(pictures / "moving.gif", save_all=True, append_images=frames[1:])
+    file = write_captions(pictures, "moving.gif,en,x\n")
+    builder = built(pictures, file)
+    assert sum(map(len, all_records(builder).values())) == 11
+    assert "its first frame is used" in builder.report_path.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 22, field image: .*moving\.gif is animated \(2 frames\)"):
+        built(pictures, file, on_animated="refuse")
+
+
+def test_rebuilds_only_when_an_input_changed(pictures: Path) -> None:
+    file = write_captions(pictures)
+    first = built(pictures, file)
+    assert built(pictures, file).data_dir == first.data_dir
+    Image.new("RGB", (9, 9), "red").save(pictures / "a.png")
+    second = built(pictures, file)
+    write_captions(pictures, "a.png,fr,rouge\n")
+    third = built(pictures, file)
+    assert len({first.data_dir, second.data_dir, third.data_dir}) == 3
+    assert os.path.exists(first.data_dir)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": "/no/such/folder"}, "images='/no/such/folder' is not a folder"),
+        ({"images": ""}, "name one of the two"),
+        ({"features": "x.npy"}, "name one of the two"),
+        ({"images": "", "features": "x.npy"}, "feature_ids='' must name"),
+        ({"images": "", "features": "x.npy", "feature_ids": "x.txt"}, "features='x.npy' is not a file"),
+        ({"on_error": "ignore"}, "on_error='ignore' is not known"),
+        ({"captions": "none.csv"}, "captions='none.csv' is not a file"),
+    ],
+)
+def test_wrong_inputs(pictures: Path, options: dict[str, Any], message: str) -> None:
+    inputs: dict[str, Any] = {"captions": str(write_captions(pictures)), "images": str(pictures)} | options
+    with pytest.raises(UserError, match=message):
+        captions_builder(data_dir=pictures.parent / "data", **inputs)
+
+
+def write_features(folder: Path, values: np.ndarray, ids: list[str]) -> dict[str, str]:
+    np.save(folder / "f.npy", values)
+    (folder / "ids.txt").write_text("\n".join(ids) + "\n")
+    return {"images": "", "features": str(folder / "f.npy"), "feature_ids": str(folder / "ids.txt")}
+
+
+@pytest.mark.parametrize("shape", [(10, 4), (10, 3, 4)])
+def test_features(pictures: Path, shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float16)
+    options = write_features(pictures.parent, values, [f"{name}.png" for name in "abcdefghij"])
+    records = sum(all_records(built(pictures, write_captions(pictures), **options)).values(), [])
+    assert len(records) == 10
+    for record in records:
+        row = "abcdefghij".index(record.image_id[0])
+        assert record.feature is not None and record.feature.dtype == np.float32
+        np.testing.assert_array_equal(record.feature, np.atleast_2d(values[row]))
+        assert record.image is None and record.path == ""
+
+
+def test_feature_problems_are_listed(pictures: Path) -> None:
+    values = np.zeros((10, 4), np.float32)
+    values[3, 1] = np.nan
+    options = write_features(pictures.parent, values, [f"{name}.png" for name in "abcdefghi"] + ["other"])
+    with pytest.raises(UserError, match=r"'d\.png' has NaN or infinite values in .* \(and 1 more\)"):
+        built(pictures, write_captions(pictures), **options)
+    (report,) = (pictures.parent / "data" / "captions").glob("*.report.tsv")
+    text = report.read_text(encoding="utf-8")
+    assert "'j.png' is not in" in text and "'other' has no caption" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "ids", "message"),
+    [
+        (np.zeros((2, 4), np.float32), ["a"], "has 1 ids but .* has 2 rows"),
+        (np.zeros((2, 4), np.float32), ["a", "a"], "line 2: duplicate id 'a', first in line 1"),
+        (np.zeros((2, 4), np.float32), ["", "a"], "line 1: the id is empty"),
+        (np.zeros((2, 4), np.int32), ["a", "b"], "int32 of shape"),
+        (np.zeros(2, np.float32), ["a", "b"], r"shape \(2,\)"),
+        (np.array([{}, {}]), ["a", "b"], "cannot be read as a .npy array"),
+    ],
+)
+def test_bad_feature_files(pictures: Path, values: np.ndarray, ids: list[str], message: str) -> None:
+    options = write_features(pictures.parent, values, ids)
+    with pytest.raises(UserError, match=message):
+        built(pictures, write_captions(pictures), **options)
