@@ -14,7 +14,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.picture import draw_retrieval, query_rows
 from cl2cm_jax.evaluation.report import Results, text_report, write_results
-from cl2cm_jax.evaluation.retrieval import save_ranks
+from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.run import Run, abstract_state, checkpoints, evaluated_student
 from cl2cm_jax.search.gallery import GALLERY_FILE, Gallery, save_gallery
@@ -35,39 +35,66 @@ def is_finished(workdir: Path) -> bool:
     return (workdir / "results.json").is_file()
 
 
+class Selected(NamedTuple):
+    """The student chosen on validation, with the headline pictures of both evaluation splits as it sees them.
+
+    Attributes:
+      student: its parameters; `step` is the one they are from, `seconds` those of training.
+      embedded, ranks: by split, "validation" and "test".
+    """
+
+    student: Params
+    step: int
+    seconds: float
+    embedded: dict[str, evaluate.Embedded]
+    ranks: dict[str, dict[str, Ranks]]
+
+
+def select(run: Run, workdir: Path) -> Selected:
+    """Takes the checkpoint that validation chose and reads the test split, once.
+
+    Raises:
+      UserError: the run has no checkpoint.
+    """
+    d = run.config.data
+    student, step, seconds = _selected_student(run, workdir)
+    embedded = {
+        corpus.name: evaluate.embed_corpus(
+            run.embedder, student, evaluate.headline(corpus), languages=(d.source, *d.targets, *d.reported)
+        )
+        for corpus in (run.corpora.validation, run.corpora.test)
+    }
+    ranks = {name: evaluate.rank_all(split, run.config) for name, split in embedded.items()}
+    return Selected(student, step, seconds, embedded, ranks)
+
+
 def finish(run: Run, workdir: Path) -> Finished:
-    """Reads the test split once with the selected parameters and writes everything that a run leaves behind.
+    """Evaluates the selected parameters and writes everything that a run leaves behind.
 
     Raises:
       UserError: the run has no checkpoint.
     """
     start = time.perf_counter()
     config, d = run.config, run.config.data
-    student, step, trained = _selected(run, workdir)
-    languages = (d.source, *d.targets, *d.reported)
+    selected = select(run, workdir)
     headline = (d.source, *d.targets)
-    split_ranks, vectors = {}, {}
-    for split in (run.corpora.validation, run.corpora.test):
-        vectors[split.name] = evaluate.embed_corpus(
-            run.embedder, student, evaluate.headline(split), languages=languages
-        )
-        split_ranks[split.name] = evaluate.rank_all(vectors[split.name], config)
-    test = (vectors["test"], split_ranks["test"])
-    seconds = {"build": run.seconds, "train": trained, "evaluate": time.perf_counter() - start}
+    test = (selected.embedded["test"], selected.ranks["test"])
+    apart = evaluate.groups_apart(run.embedder, selected.student, run.corpora.test, test, config)
+    seconds = {"build": run.seconds, "train": selected.seconds, "evaluate": time.perf_counter() - start}
     results = Results(
         source=d.source,
         targets=d.targets,
         protocol=evaluate.protocol(*test, headline, config),
         test=evaluate.measure(test[1], headline),
-        validation=evaluate.measure(split_ranks["validation"], headline),
-        config=flatten(config) | {"selected_step": step},
+        validation=evaluate.measure(selected.ranks["validation"], headline),
+        config=flatten(config) | {"selected_step": selected.step},
         seconds={name: round(value, 2) for name, value in seconds.items()},
-        groups=evaluate.groups_apart(run.embedder, student, run.corpora.test, test, config),
+        groups=apart,
     )
-    save_ranks(workdir / "ranks.npz", test[1])
-    weights = save_student(workdir, student)
-    save_gallery(workdir / GALLERY_FILE, _gallery(run, student, weights))
-    _draw(vectors["test"], config, workdir)
+    save_ranks(workdir / RANKS_FILE, test[1])
+    weights = save_student(workdir, selected.student)
+    save_gallery(workdir / GALLERY_FILE, _gallery(run, selected.student, weights))
+    _draw(test[0], config, workdir)
     write_results(workdir, results)  # last: a workdir with results.json is a finished one
     return Finished(results, workdir)
 
@@ -84,7 +111,7 @@ def summary(finished: Finished, *, seconds: float) -> str:
     return "\n".join([text_report(finished.results), "", *lines, f"seconds:   {seconds:.0f}"])
 
 
-def _selected(run: Run, workdir: Path) -> tuple[Params, int, float]:
+def _selected_student(run: Run, workdir: Path) -> tuple[Params, int, float]:
     """The student chosen on validation, its step, and the seconds of training."""
     which = "best" if run.config.train.select == "best" else "latest"
     wanted = abstract_state(run)

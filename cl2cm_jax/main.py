@@ -18,11 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import jax
-
+from cl2cm_jax import finish, run, train
 from cl2cm_jax.config import read, split_flags
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.parallel import hosts
 
 
 class Arguments(argparse.ArgumentParser):
@@ -57,10 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     options, overrides = parse(arguments)
     config = read(options.config, overrides)
-    start_jax(Path(config.data.dir))
-
-    from cl2cm_jax import finish, run, train  # after jax is set up
-
+    run.start_jax(Path(config.data.dir))
     if options.mode == "check":
         print(run.check(run.build(config)))
         return
@@ -76,14 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     finished = finish.finish(built, options.workdir)
     print(finish.summary(finished, seconds=time.perf_counter() - start))
-
-
-def start_jax(data_dir: Path) -> None:
-    """Joins the cluster where there is one, and keeps compiled programs on disk for the next start."""
-    hosts.start()
-    jax.config.update("jax_compilation_cache_dir", str((data_dir / "compiled").absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def resume_command(arguments: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import Corpora
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
+from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import check_batch_size, make_mesh
 from cl2cm_jax.parallel.sharding import abstract
 from cl2cm_jax.runtime.checkpoint import Checkpoints
@@ -34,6 +35,14 @@ from cl2cm_jax.steps.train_step import TrainState, TrainStep, make_train_step
 SELECTION = "SumR"  # mean over the target languages, validation split
 # fields that may change between the runs of one workdir: they change no number
 FREE = ("data.dir", "mesh.", "train.log_every", "train.keep", "train.watchdog_seconds", "evaluation.")
+
+
+def start_jax(data_dir: Path) -> None:
+    """Joins the cluster where there is one, and keeps compiled programs on disk for the next start."""
+    hosts.start()
+    jax.config.update("jax_compilation_cache_dir", str((data_dir / "compiled").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 class Run(NamedTuple):

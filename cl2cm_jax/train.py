@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import jax
 
@@ -38,8 +38,10 @@ class Clock(NamedTuple):
     evaluations_since_best: int = 0
 
 
-def train(run: Run, workdir: Path) -> TrainState | None:
+def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainState | None:
     """Trains to the end, going on from the newest readable checkpoint; None if a signal asked to stop before.
+
+    Progress goes to `stream`, stderr without one.
 
     Raises:
       UserError: a term is not finite, or a checkpoint can be neither read nor written.
@@ -59,7 +61,7 @@ def train(run: Run, workdir: Path) -> TrainState | None:
         checker = FiniteTerms()
         with (
             MetricWriter(workdir, resume_step=start) as writer,
-            ProgressReport(total=total, start=start, batch_size=c.batch_size) as progress,
+            ProgressReport(total=total, start=start, batch_size=c.batch_size, stream=stream) as progress,
             Watchdog(seconds=c.watchdog_seconds, path=workdir / "stalls.txt") as watchdog,
         ):
             for step in range(start, total + 1):

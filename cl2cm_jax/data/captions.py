@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from cl2cm_jax.data import builders
 from cl2cm_jax.data.caption_file import Row, read_caption_file
@@ -65,7 +66,7 @@ def captions_builder(
       on_animated: take the "first" frame of an animated picture, or "refuse" it.
 
     Raises:
-      UserError: an input is not named or not there.
+      UserError: an input is not named or not there, or the caption file as a whole cannot be read.
     """
     if bool(images) == bool(features):
         raise UserError(
@@ -82,7 +83,10 @@ def captions_builder(
             raise UserError(f"config.data.{field}={path!r} is not a file; check the path")
     if on_error not in ("stop", "skip"):
         raise UserError(f"config.data.on_error={on_error!r} is not known; use 'stop' or 'skip'")
-    files = [path for path in inputs.values() if path] + (_files_below(images) if images else [])
+    files = [path for path in inputs.values() if path]
+    if images:
+        rows = read_caption_file(captions, image_is_path=True).rows
+        files += [os.path.join(images, image) for image in sorted({row.image for row in rows})]
     config = CaptionsConfig(
         name=_fingerprint(files, settings=(os.path.abspath(images) if images else "", on_error, on_animated)),
         description="A user's own pictures and captions.",
@@ -195,12 +199,10 @@ def _bad_images(config: CaptionsConfig, by_image: Mapping[str, Sequence[Row]]) -
 
     with ThreadPoolExecutor() as pool:
         problems = [problem for problem in pool.map(check, by_image.items()) if problem]
-    uncaptioned = {Path(path).relative_to(config.images).as_posix() for path in _files_below(config.images)} - set(
-        by_image
-    )
     notes = [
         _ImageProblem(config.images, None, "image", f"{image!r} has no caption and is not used", is_note=True)
-        for image in sorted(uncaptioned)
+        for image in _pictures_below(config.images)
+        if image not in by_image
     ]
     return problems + notes
 
@@ -254,16 +256,21 @@ def _split(by_image: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
     }
 
 
-def _files_below(folder: str) -> list[str]:
-    return sorted(os.path.join(base, name) for base, _, names in os.walk(folder, followlinks=True) for name in names)
+def _pictures_below(folder: str) -> list[str]:
+    """Paths within `folder` of all files with an ending of a picture."""
+    endings = set(Image.registered_extensions())
+    files = (Path(base, name) for base, _, names in os.walk(folder) for name in names)
+    return sorted(file.relative_to(folder).as_posix() for file in files if file.suffix.lower() in endings)
 
 
 def _fingerprint(files: Sequence[str], settings: Sequence[str]) -> str:
     """A short name that changes when a file's name, size or time of change does, or a setting."""
     digest = hashlib.sha256(repr(settings).encode())
     for file in files:
-        state = os.stat(file)
-        digest.update(
-            f"{os.path.abspath(file)}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape")
-        )
+        try:
+            state = os.stat(file)
+            found = f"{state.st_size}, {state.st_mtime_ns}"
+        except OSError:
+            found = "missing"
+        digest.update(f"{os.path.abspath(file)}\0{found}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

@@ -15,7 +15,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -108,8 +107,7 @@ def render(image_ids: Sequence[str]) -> list[bytes]:
             )
         )
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(one, image_ids))
+    return [one(image_id) for image_id in image_ids]  # threads do not help: resvg_py keeps the interpreter's lock
 
 
 def merge_identical(entries: Sequence[Drawing], images: Sequence[bytes]) -> Iterator[tuple[Drawing, bytes]]:

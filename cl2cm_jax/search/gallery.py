@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cl2cm_jax.atomic import replacing
 from cl2cm_jax.errors import UserError
 
 GALLERY_FILE = "gallery.npz"
@@ -37,15 +37,9 @@ class Gallery:
 def save_gallery(path: Path, gallery: Gallery) -> None:
     """Writes a gallery to one .npz file, whole or not at all. The texts are the bytes of one JSON string."""
     texts = {"ids": gallery.ids, "captions": gallery.captions, "paths": gallery.paths, "weights": gallery.weights}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            encoded = np.frombuffer(json.dumps(texts).encode(), np.uint8)
-            np.savez(file, embeddings=gallery.embeddings.astype(np.float32), texts=encoded)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        encoded = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+        np.savez(file, embeddings=gallery.embeddings.astype(np.float32), texts=encoded)
 
 
 def load_gallery(path: Path) -> Gallery:

@@ -88,4 +88,5 @@ def load_encoder(workdir: Path) -> Encoder:
         features = encode_images(vision, iter(pictures), pool=config.vision.pool)
         return np.asarray(encode_vision(student, features, np.ones(features.shape[:2], bool)))
 
+    texts([" "])  # compiles now what every query needs
     return Encoder(text=texts, images=images, weights=weights)

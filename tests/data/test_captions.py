@@ -28,8 +28,8 @@ def write_captions(pictures: Path, extra: str = "", header: str = "image,languag
 
 
 def built(pictures: Path, captions: Path, **options: Any) -> Captions:
-    inputs = {"images": str(pictures)} | options
-    builder = captions_builder(data_dir=pictures.parent / "data", captions=str(captions), **inputs)
+    inputs = {"data_dir": pictures.parent / "data", "images": str(pictures)} | options
+    builder = captions_builder(captions=str(captions), **inputs)
     prepare(builder)
     return builder
 
@@ -72,7 +72,7 @@ def test_empty_split(pictures: Path) -> None:
 
 
 def test_stop_names_the_first_problem_and_lists_all(pictures: Path) -> None:
-    (pictures / "broken.png").write_bytes((pictures / "a.png").read_bytes()[:60])
+    (pictures / "broken.png").write_bytes((pictures / "a.png").read_bytes()[:45])
     file = write_captions(pictures, "a.png,en,\nbroken.png,en,x\nnone.png,en,y\n../secret.png,en,z\n/etc/passwd,en,w\n")
     with pytest.raises(UserError, match=r"captions\.csv, line 22, field caption: is empty.* \(and 4 more\)") as error:
         built(pictures, file)
@@ -117,6 +117,7 @@ def test_animated_is_reported_or_refused(pictures: Path) -> None:
 def test_rebuilds_only_when_an_input_changed(pictures: Path) -> None:
     file = write_captions(pictures)
     first = built(pictures, file)
+    (pictures / "notes.txt").write_text("no picture, named by no caption")
     assert built(pictures, file).data_dir == first.data_dir
     Image.new("RGB", (9, 9), "red").save(pictures / "a.png")
     second = built(pictures, file)
@@ -124,6 +125,12 @@ def test_rebuilds_only_when_an_input_changed(pictures: Path) -> None:
     third = built(pictures, file)
     assert len({first.data_dir, second.data_dir, third.data_dir}) == 3
     assert os.path.exists(first.data_dir)
+
+
+def test_data_may_lie_within_the_images_folder(pictures: Path) -> None:
+    file = write_captions(pictures)
+    first, again = (built(pictures, file, data_dir=pictures) for _ in range(2))
+    assert again.data_dir == first.data_dir
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,208 @@
+"""What each part of the method is worth, measured: one row a variant, several seeds, with and without noise.
+
+python -m cl2cm_jax.ablate --config=configs/emoji.py --workdir=runs/ablation --seeds=5 --noise=0,0.4 [--rows=...]
+
+The rows share every field of the config but those named in `ROWS`. Parameters are selected on validation; the test
+split is read once a run. A killed ablation goes on where it was; finished runs are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ml_collections import ConfigDict
+
+from cl2cm_jax import finish, train
+from cl2cm_jax.atomic import write_text
+from cl2cm_jax.config import nearest, override, read, split_flags, validate
+from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, verdicts
+from cl2cm_jax.evaluation.bootstrap import RunHits, paired_difference
+from cl2cm_jax.evaluation.report import Protocol, to_json
+from cl2cm_jax.evaluation.retrieval import load_ranks, metrics, save_ranks
+from cl2cm_jax.features import Corpora, corpora
+from cl2cm_jax.run import build, claim, start_jax
+
+BASELINE = "+ V-T (baseline)"
+DEFAULT = "default (the config as it is)"
+
+_PLAIN = {
+    "weights.transfer": "0.0",
+    "confidence.kind": "none",
+    "contrastive.labels": "uniform",
+    "train.targets_per_image": "1",
+    "teacher.head": "none",
+    "teacher.folds": "1",
+}
+_TRANSFER = _PLAIN | {"weights.transfer": "1.0", "transfer.relations": "cross"}
+_SENTENCE = _TRANSFER | {
+    "teacher.head": "linear",
+    "teacher.update": "frozen",
+    "teacher.steps": "50",
+    "teacher.pool": "backbone",
+}
+_CROSS_FITTED = _SENTENCE | {"teacher.folds": "2"}
+_MANY = {"train.targets_per_image": "4"}
+
+# row: fields that differ from the config. Rows above the baseline have less than it, rows below have more.
+ROWS: dict[str, dict[str, str]] = {
+    "probe: two linear maps, English only": _PLAIN | {"weights.target": "0.0", "student.dropout": "0.0"},
+    "source only": _PLAIN | {"weights.target": "0.0"},
+    BASELINE: _PLAIN,
+    "+ transfer, backbone's own vectors": _TRANSFER,
+    "+ transfer, trained sentence teacher": _SENTENCE,
+    "+ transfer, cross-fitted sentence teacher": _CROSS_FITTED,
+    "+ word level (full CL2CM)": _CROSS_FITTED | {"teacher.pool": "both", "weights.word": "1.0"},
+    "backbone transfer + intra relations": _TRANSFER | {"transfer.relations": "cross,intra_target,intra_vision"},
+    "backbone transfer + confidence, softmax": _TRANSFER | {"confidence.kind": "softmax"},
+    "backbone transfer + confidence, posterior": _TRANSFER | {"confidence.kind": "posterior"},
+    "backbone transfer + 1-to-K (K=4)": _TRANSFER | _MANY,
+    "... + posterior + K=4 + soft labels": _TRANSFER
+    | _MANY
+    | {"confidence.kind": "posterior", "contrastive.labels": "soft"},
+    DEFAULT: {},
+}
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print with its usage."""
+        raise UserError(f"{message}; see python -m cl2cm_jax.ablate --help")
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The command line: options, and the config fields that it changes in every row."""
+    rest, overrides = split_flags(list(arguments))
+    parser = Arguments(
+        prog="python -m cl2cm_jax.ablate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--seeds", type=int, default=5, help="config.seed 0 .. SEEDS-1 (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0, help="start elsewhere than at 0")
+    parser.add_argument("--noise", default="0,0.4", help="shares of wrong translations (default: %(default)s)")
+    parser.add_argument("--rows", default="", help="names of rows, separated by ';'; all without it")
+    options = parser.parse_args(rest)
+    if options.seeds < 1:
+        raise UserError(f"--seeds={options.seeds} must be 1 or more")
+    try:
+        options.noise = [float(share) for share in options.noise.split(",")]
+    except ValueError as error:
+        raise UserError(f"--noise={options.noise!r} must be shares such as 0,0.4") from error
+    options.rows = [name.strip() for name in options.rows.split(";") if name.strip()] or list(ROWS)
+    for name in options.rows:
+        if name not in ROWS:
+            raise UserError(f"--rows: {name!r} is not a row{nearest(name, list(ROWS))}")
+    if BASELINE not in options.rows:
+        options.rows.insert(0, BASELINE)
+    return options, overrides
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains what is missing, then prints and writes the tables."""
+    start = time.perf_counter()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
+    options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    config = read(options.config, overrides)
+    start_jax(Path(config.data.dir))
+    data = corpora(config)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    jobs = [(noise, seed, name) for noise in options.noise for seed in seeds for name in options.rows]
+    for number, (noise, seed, name) in enumerate(jobs, start=1):
+        began = time.perf_counter()
+        if _run_once(config, data, _folder(options.workdir, noise, seed, name), noise=noise, seed=seed, name=name):
+            done = f"{number}/{len(jobs)} noise {noise:g} seed {seed} {name}: {time.perf_counter() - began:.0f} s"
+            print(done, file=sys.stderr, flush=True)
+    report(config, options.workdir, noises=options.noise, seeds=list(seeds), names=options.rows)
+    print(f"seconds: {time.perf_counter() - start:.0f}; tables: {options.workdir}/ablation.md, ablation.json")
+
+
+def variant(config: ConfigDict, name: str, *, noise: float, seed: int) -> ConfigDict:
+    """The config of one run."""
+    changed = config.copy_and_resolve_references()
+    changed.seed, changed.data.translation_noise = seed, noise
+    for field, text in ROWS[name].items():
+        override(changed, field, text)
+    return validate(changed)
+
+
+def report(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: list[int], names: list[str]) -> None:
+    """Prints one table for each level of noise and writes ablation.md and ablation.json."""
+    markdown, content = [], []
+    for noise in noises:
+        hits = {name: [_hits(workdir, noise, seed, name) for seed in seeds] for name in names}
+        rows = [_row(name, hits[name], hits[BASELINE], config) for name in names]
+        example = hits[BASELINE][0].languages
+        headline = (config.data.source, *config.data.targets)
+        protocol = Protocol(
+            split="test",
+            images=int(max(ranks.text_image.max() for ranks in example.values())) + 1,
+            captions={language: len(example[language].text_to_vision) for language in headline},
+            captions_per_image=config.evaluation.captions_per_image,
+        )
+        table = ablation_table(rows, source=config.data.source, noise=noise, protocol=protocol.line)
+        sentences = verdicts(rows, source=config.data.source)
+        print(table.text(), *sentences, "", sep="\n")
+        markdown.append("\n".join([table.markdown(), "", *(f"- {sentence}" for sentence in sentences)]))
+        content.append(ablation_json(rows, source=config.data.source, noise=noise, protocol=protocol.as_dict()))
+    write_text(workdir / "ablation.md", "\n\n".join(markdown) + "\n")
+    write_text(workdir / "ablation.json", to_json(content))
+
+
+def _run_once(config: ConfigDict, data: Corpora, folder: Path, *, noise: float, seed: int, name: str) -> bool:
+    """Trains one run unless it is there; False if it was. What is kept: config, metrics and the ranks on test."""
+    if (folder / finish.RANKS_FILE).exists():
+        claim(folder, variant(config, name, noise=noise, seed=seed))  # finished, but with this configuration?
+        return False
+    changed = variant(config, name, noise=noise, seed=seed)
+    claim(folder, changed)
+    built = build(changed, data)
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        if train.train(built, folder, stream=log) is None:
+            raise UserError("stopped; the same command goes on from here")
+    selected = finish.select(built, folder)
+    save_ranks(folder / finish.RANKS_FILE, selected.ranks["test"])
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return True
+
+
+def _folder(workdir: Path, noise: float, seed: int, name: str) -> Path:
+    slug = "-".join("".join(c if c.isalnum() else " " for c in name).split()).lower()
+    return workdir / f"noise-{noise:g}" / slug / f"seed-{seed}"
+
+
+def _hits(workdir: Path, noise: float, seed: int, name: str) -> RunHits:
+    return RunHits(seed, load_ranks(_folder(workdir, noise, seed, name) / finish.RANKS_FILE))
+
+
+def _row(name: str, runs: list[RunHits], baseline: list[RunHits], config: ConfigDict) -> AblationRow:
+    d = config.data
+
+    def sum_recalls(language: str) -> tuple[float, ...]:
+        return tuple(metrics(run.languages[language])["SumR"] for run in runs)
+
+    is_baseline = name == BASELINE
+    return AblationRow(
+        name=name,
+        seeds=tuple(run.seed for run in runs),
+        source_sum_recall=sum_recalls(d.source),
+        target_sum_recall={target: sum_recalls(target) for target in d.targets},
+        difference=None if is_baseline else paired_difference(runs, baseline, languages=list(d.targets)),
+        source_difference=None if is_baseline else paired_difference(runs, baseline, languages=[d.source]),
+    )
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

@@ -1,0 +1,32 @@
+"""Your own pictures, captioned in one language, searched in others.
+
+Command:   python -m cl2cm_jax.main --config=configs/captions.py --workdir=runs/mine \
+             --config.data.images=photos --config.data.captions=captions.csv \
+             --config.data.source=en --config.data.targets=de,fr
+Features:  --config.vision.backbone=precomputed --config.data.features=features.npy --config.data.feature_ids=ids.txt
+Hardware:  a laptop; the frozen backbones run once over the pictures (tens a second on two cores)
+
+captions.csv has the columns image, language, caption and, if you like, split (train, validation, test) and origin
+(human, machine). The languages are those of the file; see docs/data.md.
+"""
+
+from ml_collections import ConfigDict
+
+from cl2cm_jax.config import defaults
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Returns the configuration; takes no argument."""
+    c = defaults()
+    c.data.name = "captions"
+    c.data.captions = "captions.csv"
+    c.text.backbone = "use_multilingual"  # knows ar de en es fr it ja ko nl pl pt ru th tr zh
+    c.vision.backbone = "efficientnet_lite0"
+    c.student.dim = 1024
+    c.student.dropout = 0.5
+    c.confidence.kind = "posterior"  # does nothing where the translations are right
+    c.train.batch_size = 32  # at most the number of training pictures; larger is better
+    c.train.steps = "40epochs"
+    c.train.evaluate_every = "4epochs"
+    c.train.early_stop = 5
+    return c

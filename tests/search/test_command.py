@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.search import __main__ as command
+
+
+@pytest.fixture
+def run(workdir, colours, monkeypatch, capsys):
+    """Runs the command on the workdir with the fake model; returns what it prints on standard output."""
+    monkeypatch.setitem(sys.modules, "cl2cm_jax.search.model", SimpleNamespace(load_encoder=lambda _: colours.encoder))
+
+    def main(*arguments: str) -> str:
+        command.main([f"--workdir={workdir}", *arguments])
+        return capsys.readouterr().out
+
+    return main
+
+
+def test_tables_for_people(run) -> None:
+    out = run("red", "grün", "--top=2")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["1", "1.000", "a", "red", "dog", "犬"] in lines  # no path: the id
+    assert ["1", "1.000", "a", "[leaf]", "leaf.png"] in lines  # brackets are text, not markup
+    assert "2 queries over 4 pictures" in out
+
+
+def test_json_is_one_list(run) -> None:
+    answers = json.loads(run("赤", "blau", "--json", "--top=1"))
+    assert [answer["query"] for answer in answers] == ["赤", "blau"]
+    assert answers[0]["results"] == [{"rank": 1, "id": "犬", "score": 1.0, "caption": "a red dog", "path": ""}]
+    assert answers[1]["results"][0]["id"] == "sea"
+
+
+def test_options_may_stand_anywhere(run) -> None:
+    assert json.loads(run("red", "--top=1", "blue", "--json"))[1]["query"] == "blue"
+
+
+def test_queries_from_standard_input(run, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("赤\n\n  blau \r\n".encode())))
+    answers = json.loads(run("green", "-", "--json", "--top=1"))
+    assert [answer["query"] for answer in answers] == ["green", "赤", "blau"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe")))
+    with pytest.raises(UserError, match="not UTF-8 at byte 0"):
+        run("-")
+
+
+def test_a_folder_of_pictures(run, tmp_path, workdir) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("red", "lime", "blue"):
+        Image.new("RGB", (9, 9), name).save(tmp_path / "photos" / f"{name}.png")
+    out = run("blau", f"--images={tmp_path / 'photos'}", "--top=1")
+    assert "blue.png" in out and "caption" not in out
+    assert len(list((workdir / "cache").iterdir())) == 1
+    with pytest.raises(UserError, match="--top=4"):
+        run("blau", f"--images={tmp_path / 'photos'}", "--top=4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--top=five", "red"], "invalid int value: 'five'"),
+        (["--tpo=5", "red"], "unrecognized arguments: --tpo=5"),
+        ([], "no query"),
+        ([""], "query 1 is empty"),
+        (["red", "--top=99"], "--top=99"),
+    ],
+)
+def test_mistakes(run, arguments, message) -> None:
+    with pytest.raises(UserError, match=message):
+        run(*arguments)
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path) -> None:
+    for workdir, message in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "training has not finished")):
+        done = subprocess.run(
+            [sys.executable, "-m", "cl2cm_jax.search", f"--workdir={workdir}", "rot"], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert message in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""

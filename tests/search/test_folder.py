@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import logging
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.search.folder import folder_gallery, picture_files
+from cl2cm_jax.search.query import search
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "photos"
+    for name, colour in (
+        ("a.png", "red"),
+        ("deep/er/b.JPG", "lime"),
+        ("c.webp", "blue"),
+        ("d.gif", "red"),
+        ("e.bmp", "lime"),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 12), colour).save(root / name)
+    (root / "notes.txt").write_text("not a picture")
+    (root / ".hidden.png").write_bytes(b"not looked at")
+    return root
+
+
+def test_finds_the_planted_picture(folder, tmp_path, colours) -> None:
+    gallery = folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
+    assert gallery.ids == ("a.png", "c.webp", "d.gif", "deep/er/b.JPG", "e.bmp")
+    answers = search(["blau", "grün"], gallery, colours.encoder, top=2)
+    assert answers[0].results[0].id == "c.webp"
+    assert {result.id for result in answers[1].results} == {"deep/er/b.JPG", "e.bmp"}
+    assert answers[0].results[0].path == str(folder / "c.webp")
+
+
+def test_unreadable_pictures_are_skipped_with_a_line_each_time(folder, tmp_path, colours, caplog) -> None:
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no more")
+    (folder / "empty.png").touch()
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            gallery = folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
+        warnings = [record.getMessage() for record in caplog.records if record.name.startswith("cl2cm_jax")]
+        assert len(warnings) == 2
+        assert "broken.jpg" in warnings[0] and "empty.png" in warnings[1]
+        assert len(gallery) == 5
+    assert colours.seen == 5
+
+
+def test_the_cache_knows_what_has_changed(folder, tmp_path, colours) -> None:
+    cache = tmp_path / "cache"
+    first = folder_gallery(folder, colours.encoder, cache=cache)
+    again = folder_gallery(folder, colours.encoder, cache=cache)
+    assert colours.seen == 5
+    np.testing.assert_array_equal(first.embeddings, again.embeddings)
+
+    os.utime(folder / "a.png", (1, 1))
+    folder_gallery(folder, colours.encoder, cache=cache)
+    assert colours.seen == 10
+    Image.new("RGB", (5, 5), "blue").save(folder / "new.png")
+    assert len(folder_gallery(folder, colours.encoder, cache=cache)) == 6
+    assert colours.seen == 16
+
+    other = type(colours)(weights="step 20")
+    assert folder_gallery(folder, other.encoder, cache=cache).weights == "step 20"
+    assert other.seen == 6
+
+
+def test_a_moved_folder_keeps_its_vectors_but_not_its_paths(folder, tmp_path, colours) -> None:
+    folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
+    moved = folder.rename(tmp_path / "moved")
+    gallery = folder_gallery(moved, colours.encoder, cache=tmp_path / "cache")
+    assert colours.seen == 5
+    assert gallery.paths[0] == str(moved / "a.png")
+
+
+def test_a_cache_that_is_damaged_or_cannot_be_written_costs_only_time(folder, tmp_path, colours, caplog) -> None:
+    folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_bytes(b"damaged")
+    assert len(folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")) == 5
+    (tmp_path / "file").touch()
+    assert len(folder_gallery(folder, colours.encoder, cache=tmp_path / "file")) == 5
+    assert "are not kept" in caplog.text
+
+
+def test_folders_that_cannot_be_searched(folder, tmp_path, colours) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        picture_files(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no such folder"):
+        picture_files(folder / "a.png")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match="holds no picture"):
+        picture_files(tmp_path / "bare")
+    (tmp_path / "bare" / "x.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match="none of its 1 pictures can be read"):
+        folder_gallery(tmp_path / "bare", colours.encoder, cache=tmp_path / "cache")

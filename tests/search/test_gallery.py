@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.search.gallery import GALLERY_FILE, load_gallery, save_gallery, training_gallery
+
+
+def test_a_gallery_survives_the_disk(tmp_path, gallery) -> None:
+    odd = dataclasses.replace(
+        gallery, captions=("", "two\nlines", "红苹果", "x" * 10_000), ids=("a", "b\x00", "犬", "\udcff")
+    )
+    save_gallery(tmp_path / "deep" / GALLERY_FILE, odd)
+    loaded = load_gallery(tmp_path / "deep" / GALLERY_FILE)
+    np.testing.assert_array_equal(loaded.embeddings, odd.embeddings)
+    assert (loaded.ids, loaded.captions, loaded.paths, loaded.weights) == (
+        odd.ids,
+        odd.captions,
+        odd.paths,
+        odd.weights,
+    )
+    assert len(loaded) == 4
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == [GALLERY_FILE]
+
+
+def test_columns_of_one_length(gallery) -> None:
+    with pytest.raises(ValueError, match="lengths"):
+        dataclasses.replace(gallery, ids=("only one",))
+
+
+def test_a_full_disk_leaves_the_old_gallery(workdir, gallery, monkeypatch) -> None:
+    before = (workdir / GALLERY_FILE).read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError):
+        save_gallery(workdir / GALLERY_FILE, gallery)
+    assert os.listdir(workdir) == [GALLERY_FILE]
+    assert (workdir / GALLERY_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("keep", [0, 10, 300])
+def test_a_damaged_gallery_is_one_line(workdir, keep) -> None:
+    path = workdir / GALLERY_FILE
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=GALLERY_FILE):
+        training_gallery(workdir)
+
+
+def test_workdirs_that_cannot_be_searched(tmp_path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        training_gallery(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="training has not finished"):
+        training_gallery(tmp_path)

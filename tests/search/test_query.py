@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.search.query import search
+
+
+def test_one_meaning_in_three_languages_finds_the_same(colours, gallery) -> None:
+    answers = search(["red dog", "rot", "赤"], gallery, colours.encoder, top=2)
+    assert [answer.query for answer in answers] == ["red dog", "rot", "赤"]
+    for answer in answers:
+        assert [(r.rank, r.id, r.score) for r in answer.results] == [(1, "犬", 1.0), (2, "olive", pytest.approx(0.6))]
+
+
+def test_form_of_an_answer(colours, gallery) -> None:
+    (answer,) = search(["red"], gallery, colours.encoder, top=1)
+    assert answer.as_dict() == {
+        "query": "red",
+        "results": ({"rank": 1, "id": "犬", "score": 1.0, "caption": "a red dog", "path": ""},),
+    }
+
+
+def test_equal_scores_stand_in_gallery_order(colours, gallery) -> None:
+    level = dataclasses.replace(gallery, embeddings=np.ones((4, 3), np.float32))
+    (answer,) = search(["red"], level, colours.encoder, top=4)
+    assert [result.id for result in answer.results] == list(gallery.ids)
+
+
+@pytest.mark.parametrize(
+    ("queries", "top", "message"),
+    [
+        ([], 1, "no query"),
+        (["red", "  \t"], 1, "query 2 is empty"),
+        (["\udcff"], 1, "not valid UTF-8"),
+        (["red"], 5, "--top=5 .* 4"),
+        (["red"], 0, "--top=0"),
+    ],
+)
+def test_questions_without_an_answer(colours, gallery, queries, top, message) -> None:
+    with pytest.raises(UserError, match=message):
+        search(queries, gallery, colours.encoder, top=top)
+
+
+def test_vectors_of_other_weights_are_never_compared(colours, gallery) -> None:
+    with pytest.raises(UserError, match="'step 9'.*'step 10'"):
+        search(["red"], dataclasses.replace(gallery, weights="step 9"), colours.encoder, top=1)

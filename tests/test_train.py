@@ -1,0 +1,386 @@
+"""The main command on a tiny set: trains, stops, resumes bit for bit, evaluates, searches, and says what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow")
+
+from cl2cm_jax import config as configuration
+from cl2cm_jax import finish, main, run, train
+from cl2cm_jax.data.pipeline import batches
+from cl2cm_jax.errors import exit_cleanly
+from cl2cm_jax.search import __main__ as search
+
+ROOT = Path(__file__).resolve().parents[1]
+COLOURS = {
+    "red": ("rot", "rouge"),
+    "green": ("grün", "vert"),
+    "blue": ("blau", "bleu"),
+    "white": ("weiß", "blanc"),
+    "black": ("schwarz", "noir"),
+    "golden": ("golden", "doré"),
+    "pink": ("rosa", "rose"),
+    "grey": ("grau", "gris"),
+}
+THINGS = {
+    "car": ("Auto", "voiture"),
+    "dog": ("Hund", "chien"),
+    "house": ("Haus", "maison"),
+    "flower": ("Blume", "fleur"),
+}
+SPLITS = ["train"] * 16 + ["validation"] * 8 + ["test"] * 8
+PLANTED = "red-car"  # the first picture, of the training split
+STEPS, TEACHER_STEPS = 12, 4
+
+CONFIG = """
+from cl2cm_jax.config import defaults
+
+
+def get_config():
+    c = defaults()
+    c.data.name, c.data.dir = "captions", "data"
+    c.data.captions, c.data.features, c.data.feature_ids = "captions.csv", "features.npy", "ids.txt"
+    c.data.targets = ("de", "fr")
+    c.vision.backbone = "precomputed"
+    c.student.dim, c.student.dropout = 16, 0.1
+    c.teacher.head, c.teacher.steps, c.teacher.pool = "linear", "4", "backbone"
+    c.confidence.kind = "posterior"
+    c.optimizer.learning_rate, c.optimizer.warmup = 0.01, "0"
+    c.train.batch_size, c.train.steps, c.train.ema = 8, "8", 0.5
+    c.train.evaluate_every, c.train.checkpoint_every, c.train.log_every = "4", "2", "3"
+    return c
+"""
+
+
+class Outcome(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(command: Callable[[Sequence[str]], None], *arguments: object) -> Outcome:
+    """Runs a command as its own process would, but in this one."""
+    out, err = io.StringIO(), io.StringIO()
+    root, code = logging.getLogger(), 0
+    handlers, level = root.handlers[:], root.level
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(run, "start_jax", lambda _: None)  # the tests have a compile cache of their own
+        try:
+            exit_cleanly(lambda: command([str(argument) for argument in arguments]))
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        finally:
+            root.handlers[:], _ = handlers, root.setLevel(level)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a caption file, features, their ids and a configuration; built sets and caches go there too."""
+    folder = tmp_path_factory.mktemp("tiny")
+    names = [(colour, thing) for colour in COLOURS for thing in THINGS]
+    with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "language", "caption", "split"])
+        for (colour, thing), split in zip(names, SPLITS, strict=True):
+            words = [(colour, thing), *zip(COLOURS[colour], THINGS[thing], strict=True)]
+            for language, pair in zip(("en", "de", "fr"), words, strict=True):
+                writer.writerow([f"{colour}-{thing}", language, " ".join(pair), split])
+    (folder / "ids.txt").write_text("".join(f"{colour}-{thing}\n" for colour, thing in names))
+    np.save(folder / "features.npy", np.eye(len(names), dtype=np.float32) + 0.01)
+    (folder / "config.py").write_text(re.sub(r'"(data|\w+\.(?:csv|npy|txt))"', rf'"{folder}/\1"', CONFIG))
+    return folder
+
+
+def training(home: Path, workdir: Path, *changes: str, mode: str = "train") -> Outcome:
+    fields = [f"--config.{change}" for change in changes]
+    return call(main.main, f"--config={home / 'config.py'}", f"--workdir={workdir}", f"--mode={mode}", *fields)
+
+
+@pytest.fixture(scope="session")
+def finished(home: Path) -> tuple[Path, Outcome]:
+    """A run of 4 teacher and 8 student steps without an interruption."""
+    workdir = home / "finished"
+    return workdir, training(home, workdir)
+
+
+@pytest.fixture(scope="session")
+def interrupted(home: Path) -> tuple[Path, Outcome]:
+    """The same, stopped by SIGTERM while it draws its eighth batch."""
+    workdir = home / "interrupted"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "put_batch", at_call(8, lambda: signal.raise_signal(signal.SIGTERM)))
+        outcome = training(home, workdir)
+    return workdir, outcome
+
+
+def at_call(number: int, act: Callable[[], object]) -> Callable[[Any, Any], Any]:
+    """`put_batch`, which does something else first at its n-th call."""
+    put, calls = train.put_batch, iter(range(1, 1000))
+
+    def wrapped(batch: Any, mesh: Any) -> Any:
+        if next(calls) == number:
+            act()
+        return put(batch, mesh)
+
+    return wrapped
+
+
+@pytest.fixture(scope="session")
+def built(home: Path) -> run.Run:
+    return run.build(configuration.read(str(home / "config.py")))
+
+
+def last_state(built: run.Run, workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
+    """Step and every array of the newest checkpoint."""
+    with run.checkpoints(built, workdir) as saved:
+        restored = saved.restore(run.abstract_state(built))
+    assert restored is not None
+    leaves = jax.tree_util.tree_flatten_with_path(restored.state)[0]
+    return restored.step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_same_end(built: run.Run, one: Path, other: Path) -> None:
+    """Parameters, optimiser state, averages and calibration, bit for bit."""
+    (step, left), (other_step, right) = last_state(built, one), last_state(built, other)
+    assert step == other_step == STEPS
+    assert left.keys() == right.keys() and any("'opt'" in name for name in left)
+    for name, array in left.items():
+        assert array.tobytes() == right[name].tobytes(), name
+
+
+def test_a_run_leaves_everything_behind(finished: tuple[Path, Outcome]) -> None:
+    workdir, outcome = finished
+    assert outcome.code == 0, outcome.err
+    files = ["config.json", "gallery.npz", "metrics.csv", "metrics.jsonl", "model.safetensors", "ranks.npz"]
+    for name in [*files, "results.json", "results.md", "retrieval.png", "tensorboard", "checkpoints"]:
+        assert (workdir / name).exists(), name
+    assert "Retrieval on the test split" in outcome.out and str(workdir) in outcome.out
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert {"source", "target", "sentence", "transfer", "total"} <= {
+        name.removeprefix("train/") for row in rows for name in row
+    }
+
+
+def test_results_have_the_documented_layout(finished: tuple[Path, Outcome]) -> None:
+    results = json.loads((finished[0] / "results.json").read_text())
+    keys = {"protocol", "test", "validation", "mean_target", "language_gap", "config", "seconds"}
+    assert keys <= set(results)
+    assert set(results["test"]) == set(results["validation"]) == {"en", "de", "fr"}
+    names = {f"{direction}/R@{k}" for direction in ("text_to_vision", "vision_to_text") for k in (1, 5, 10)}
+    for metrics in results["test"].values():
+        assert names | {"SumR"} <= set(metrics)
+        assert metrics["SumR"] == pytest.approx(sum(metrics[name] for name in names))
+    mean = (results["test"]["de"]["SumR"] + results["test"]["fr"]["SumR"]) / 2
+    assert results["mean_target"]["SumR"] == pytest.approx(mean)
+    assert results["language_gap"] == pytest.approx(results["test"]["en"]["SumR"] - mean)
+    assert results["protocol"]["images"] == 8 and results["config"]["train.batch_size"] == 8
+    assert {"build", "train", "evaluate"} <= set(results["seconds"])
+
+
+def test_sigterm_saves_exits_0_and_says_how_to_resume(interrupted: tuple[Path, Outcome], home: Path) -> None:
+    workdir, outcome = interrupted
+    assert outcome.code == 0, outcome.err
+    assert f"resume with: python -m cl2cm_jax.main --config={home / 'config.py'} --workdir={workdir}" in outcome.out
+    assert "8" in os.listdir(workdir / "checkpoints")
+    assert not (workdir / "results.json").exists()
+
+
+def test_stopped_and_resumed_equals_uninterrupted(
+    finished: tuple[Path, Outcome], interrupted: tuple[Path, Outcome], built: run.Run, home: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "resumed"
+    shutil.copytree(interrupted[0], workdir)
+    outcome = training(home, workdir)
+    assert outcome.code == 0, outcome.err
+    assert f"going on from step 8 of {STEPS}" in outcome.err
+    assert_same_end(built, finished[0], workdir)
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
+    assert ours["test"] == theirs["test"] and ours["validation"] == theirs["validation"]
+
+
+def test_seven_and_five_steps_equal_twelve(
+    finished: tuple[Path, Outcome], built: run.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "put_batch", at_call(7, lambda: signal.raise_signal(signal.SIGTERM)))
+        assert train.train(built, tmp_path) is None
+    assert last_state(built, tmp_path)[0] == 7
+    starts: list[int] = []
+    monkeypatch.setattr(train, "batches", lambda *a, **k: starts.append(k["start_step"]) or batches(*a, **k))
+    assert train.train(built, tmp_path) is not None
+    assert starts == [7]
+    assert_same_end(built, finished[0], tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+from cl2cm_jax import main, run, train
+put, left = train.put_batch, [int(sys.argv[1])]
+
+def put_or_die(batch, mesh):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return put(batch, mesh)
+
+train.put_batch, run.start_jax = put_or_die, lambda _: None
+main.main(sys.argv[2:])
+"""
+
+
+def test_killed_at_any_step_and_resumed_ends_the_same(
+    finished: tuple[Path, Outcome], built: run.Run, home: Path, tmp_path: Path
+) -> None:
+    steps = random.SystemRandom().randrange(1, STEPS)
+    arguments = [str(steps), f"--config={home / 'config.py'}", f"--workdir={tmp_path}"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    outcome = training(home, tmp_path)
+    assert outcome.code == 0, f"killed after {steps} steps: {outcome.err}"
+    assert_same_end(built, finished[0], tmp_path)
+
+
+def test_a_corrupt_newest_checkpoint_falls_back(
+    finished: tuple[Path, Outcome], interrupted: tuple[Path, Outcome], built: run.Run, home: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "corrupt"
+    shutil.copytree(interrupted[0], workdir)
+    steps = sorted(int(name) for name in os.listdir(workdir / "checkpoints"))
+    for file in (workdir / "checkpoints" / str(steps[-1])).rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    outcome = training(home, workdir)
+    assert outcome.code == 0, outcome.err
+    assert f"taking step {steps[-2]} instead" in outcome.err
+    assert_same_end(built, finished[0], workdir)
+
+
+@pytest.mark.parametrize("evaluate_every", ["100", "1"])
+def test_a_loss_that_is_not_finite_stops_with_step_and_term(home: Path, tmp_path: Path, evaluate_every: str) -> None:
+    changes = ("optimizer.learning_rate=1e38", "optimizer.clip=0", f"train.evaluate_every={evaluate_every}")
+    outcome = training(home, tmp_path, *changes, "teacher.head=none", "train.checkpoint_every=100")
+    assert outcome.code == 2
+    message = outcome.err.strip().splitlines()[-1]
+    assert re.match(r"error: step \d+: the term '\w+' is (nan|inf|-inf); lower config.optimizer.learning_rate", message)
+    assert "total" not in message and not (tmp_path / "results.json").exists()
+
+
+def test_early_stop(home: Path, tmp_path: Path) -> None:
+    changes = ("train.early_stop=1", "train.evaluate_every=1", "optimizer.learning_rate=1e-30", "train.ema=0")
+    outcome = training(home, tmp_path, *changes, "teacher.head=none", "train.steps=9")
+    assert outcome.code == 0, outcome.err
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if any(name.startswith("validation/") for name in row)] == [1, 2]
+    assert json.loads((tmp_path / "results.json").read_text())["config"]["selected_step"] == 1
+
+
+def test_a_workdir_of_another_configuration_is_refused(finished: tuple[Path, Outcome], home: Path) -> None:
+    workdir = finished[0]
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    outcome = training(home, workdir, "optimizer.learning_rate=0.5", "data.targets=fr", "train.log_every=1")
+    assert outcome.code == 2
+    assert "optimizer.learning_rate (0.01 there, 0.5 now)" in outcome.err and "data.targets" in outcome.err
+    assert "log_every" not in outcome.err  # changes no number
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+def test_a_finished_workdir_prints_its_table_and_trains_nothing(
+    finished: tuple[Path, Outcome], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "build", lambda _: pytest.fail("nothing is to be built"))
+    outcome = training(home, finished[0])
+    assert outcome.code == 0, outcome.err
+    assert (finished[0] / "results.md").read_text().strip() in outcome.out and "finished before" in outcome.out
+
+
+def test_evaluate_rewrites_the_results(finished: tuple[Path, Outcome], home: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "evaluated"
+    shutil.copytree(finished[0], workdir)
+    written = ("results.json", "results.md", "gallery.npz", "model.safetensors", "retrieval.png")
+    for name in written:
+        (workdir / name).unlink()
+    outcome = training(home, workdir, mode="evaluate")
+    assert outcome.code == 0, outcome.err
+    assert all((workdir / name).exists() for name in written)
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
+    assert {k: v for k, v in ours.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
+    assert ours["seconds"]["train"] == theirs["seconds"]["train"]
+    assert (workdir / "model.safetensors").read_bytes() == (finished[0] / "model.safetensors").read_bytes()
+
+
+def test_evaluate_without_a_checkpoint(home: Path, tmp_path: Path) -> None:
+    outcome = training(home, tmp_path / "empty", mode="evaluate")
+    assert outcome.code == 2 and "has no checkpoint; train first" in outcome.err
+
+
+def test_check_says_what_would_be_trained_and_writes_nothing(home: Path, tmp_path: Path) -> None:
+    outcome = training(home, tmp_path / "new", mode="check")
+    assert outcome.code == 0, outcome.err
+    assert not (tmp_path / "new").exists()
+    assert "train 16 images 48 captions" in outcome.out and "data 8" in outcome.out
+    assert "8 steps after 4 of the teacher alone" in outcome.out and "student/text" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.batch_size=12", 'config.train.batch_size=12 is not divisible by the 8 devices of mesh axes "data"'),
+        ("train.batch_size=32", "config.train.batch_size=32 is more than the 16 images"),
+        ("data.targets=de,ja", "the train split has no caption in 'ja'; it has de, en, fr"),
+        ("train.batchsize=8", "config.train.batchsize is not a field; did you mean 'train.batch_size'?"),
+        ("train.steps=ten", "config.train.steps='ten' is not a duration"),
+        ("weights.target=high", "config.weights.target='high' must be a number or a schedule"),
+        ("mesh.fsdp=3", "3 does not divide the 8 devices"),
+        ("data.captions=nowhere.csv", "config.data.captions='nowhere.csv' is not a file"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(home: Path, tmp_path: Path, change: str, message: str) -> None:
+    outcome = training(home, tmp_path, change)
+    assert outcome.code == 2
+    assert message in outcome.err.strip().splitlines()[-1]
+    assert "Traceback" not in outcome.err
+
+
+def test_search_finds_the_planted_picture(finished: tuple[Path, Outcome]) -> None:
+    outcome = call(search.main, f"--workdir={finished[0]}", "red car", "rot Auto", "--top=3", "--json")
+    assert outcome.code == 0, outcome.err
+    answers = json.loads(outcome.out)
+    assert [answer["query"] for answer in answers] == ["red car", "rot Auto"]
+    for answer in answers:
+        assert [result["rank"] for result in answer["results"]] == [1, 2, 3]
+        assert answer["results"][0]["id"] == PLANTED and answer["results"][0]["caption"] == "red car"
+
+
+def test_search_needs_a_finished_run(interrupted: tuple[Path, Outcome], tmp_path: Path) -> None:
+    outcome = call(search.main, f"--workdir={interrupted[0]}", "red car")
+    assert outcome.code == 2 and "its training has not finished" in outcome.err
+
+
+def test_finished_is_told_by_the_file_written_last(finished: tuple[Path, Outcome], tmp_path: Path) -> None:
+    assert finish.is_finished(finished[0]) and not finish.is_finished(tmp_path)
