@@ -41,7 +41,7 @@ _PLAIN = {
     "teacher.head": "none",
     "teacher.folds": "1",
 }
-_TRANSFER = _PLAIN | {"weights.transfer": "1.0", "transfer.relations": "cross"}
+_TRANSFER = _PLAIN | {"weights.transfer": "2.0", "transfer.relations": "cross"}
 _SENTENCE = _TRANSFER | {
     "teacher.head": "linear",
     "teacher.update": "frozen",
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start_jax(Path(config.data.dir))
     data = corpora(config)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    jobs = [(noise, seed, name) for noise in options.noise for seed in seeds for name in options.rows]
+    jobs = [(noise, seed, name) for seed in seeds for noise in options.noise for name in options.rows]
     for number, (noise, seed, name) in enumerate(jobs, start=1):
         began = time.perf_counter()
         if _run_once(config, data, _folder(options.workdir, noise, seed, name), noise=noise, seed=seed, name=name):

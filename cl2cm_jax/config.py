@@ -58,7 +58,9 @@ def defaults() -> ConfigDict:
 
     c.teacher = ConfigDict()  # cross-lingual network (paper)
     c.teacher.head = "none"  # "none" (the backbone's own vectors) | "linear" | "tower" (attention)
-    c.teacher.update = "frozen"  # "frozen" after a first stage | "joint" with the student
+    c.teacher.update = (
+        "frozen"  # "frozen" after a first stage | "joint" (read it as teacher["update"]: a method's name)
+    )
     c.teacher.steps = "0"  # length of the first stage, e.g. "100" or "10epochs"; used by update="frozen"
     c.teacher.folds = 1  # 2 or more: cross-fitted, each row is scored by a head that did not train on it (ours)
     c.teacher.residual = True  # a head that starts at the backbone's own vectors (ours)

@@ -75,7 +75,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
         return steps_of(spec, field=field, batch_size=c.batch_size, examples=examples, total=total)
 
     student = steps("train.steps", c.steps)
-    first = config.teacher.head != "none" and config.teacher.update == "frozen"
+    first = config.teacher.head != "none" and config.teacher["update"] == "frozen"
     stages = Stages(steps("teacher.steps", config.teacher.steps) if first else 0, student)
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")

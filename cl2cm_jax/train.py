@@ -147,7 +147,7 @@ def _batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
 def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
     """Fits the pair confidence when the teacher has finished, or anew at every evaluation while it learns."""
     c = run.config
-    joint = c.teacher.head != "none" and c.teacher.update == "joint"
+    joint = c.teacher.head != "none" and c.teacher["update"] == "joint"
     due = step == run.stages.teacher or (joint and step % run.every["evaluate_every"] == 0)
     if c.confidence.kind != "posterior" or not due:
         return state

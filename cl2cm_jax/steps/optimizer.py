@@ -18,7 +18,7 @@ def make_optimizer(config: ConfigDict, stages: Stages, *, warmup: int) -> optax.
     A frozen teacher learns in its stage alone: after it its rate is exactly zero, and so is every update.
     """
     first, second = {"start": 0, "steps": stages.teacher}, {"start": stages.teacher, "steps": stages.student}
-    teacher = first if config.teacher.update == "frozen" else {"start": 0, "steps": stages.total}
+    teacher = first if config.teacher["update"] == "frozen" else {"start": 0, "steps": stages.total}
     share = warmup / max(stages.student, 1)
     rates = {
         "student": learning_rate(config, **second, warmup=warmup),

@@ -55,7 +55,7 @@ def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
 
     def at(step: jax.Array) -> dict[str, jax.Array]:
         weights = {name: jnp.asarray(value(step - stages.teacher)) for name, value in schedules.items()}
-        if config.teacher.update == "joint":
+        if config.teacher["update"] == "joint":
             return weights
         first = step < stages.teacher
         return {name: jnp.where(first == (name in TEACHER_TERMS), value, 0.0) for name, value in weights.items()}
