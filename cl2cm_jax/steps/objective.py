@@ -26,7 +26,7 @@ from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks, Teacher
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.parallel.mesh import BATCH_AXES
-from cl2cm_jax.steps.embeddings import Batch, Embeddings, as_text, merge_two
+from cl2cm_jax.steps.embeddings import Batch, Embeddings, merge_two
 
 Scalars = dict[str, jax.Array]
 
@@ -217,14 +217,14 @@ def word_term(
     assert source.words is not None and target.words is not None
     assert source.mask is not None and target.mask is not None
     cost = cosine_cost(source.words, target.words)
-    solved_on, s, t = cost, source, target
+    solved_on, source_words, target_words = cost, source.words, target.words
     if c.plan_from == "backbone":
-        s = jax.tree.map(lambda a: a[pair], as_text(batch["source"]))
-        t = jax.tree.map(merge_two, as_text(batch["target"]))
-        solved_on = cosine_cost(s.words, t.words)
+        source_words = batch["source"]["words"][pair]
+        target_words = merge_two(batch["target"]["words"])
+        solved_on = cosine_cost(source_words, target_words)
     marginals = {
-        "source_marginal": transport.marginals(s.words, source.mask, kind=c.marginals),
-        "target_marginal": transport.marginals(t.words, target.mask, kind=c.marginals),
+        "source_marginal": transport.marginals(source_words, source.mask, kind=c.marginals),
+        "target_marginal": transport.marginals(target_words, target.mask, kind=c.marginals),
     }
     if c.solver == "ipot":
         plan = transport.ipot(solved_on, beta=c.beta, iterations=c.iterations, **marginals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import jax
 import optax
@@ -33,7 +34,7 @@ def _adamw(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransforma
     return optax.chain(optax.clip_by_global_norm(c.clip), adamw) if c.clip else adamw
 
 
-def decayed(params: Params, exclude: str) -> Params:
+def decayed(params: Any, exclude: str) -> Any:
     """True at the parameters with weight decay: those whose path does not match `exclude`."""
 
     def keep(path: tuple, _: jax.Array) -> bool:

@@ -74,9 +74,10 @@ def learning_rate(config: ConfigDict, *, start: int, steps: int, warmup: int) ->
             [optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup]
         )
 
-    def at(step: jax.Array) -> jax.Array:
+    def at(count: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(count)
         inside = (step >= start) & (step < start + steps)
         # warm-up counts from 1, so that the first step already moves
-        return jnp.where(inside, shape(jnp.maximum(step - start + 1, 0)), 0.0)
+        return jnp.where(inside, jnp.asarray(shape(jnp.maximum(step - start + 1, 0))), 0.0)
 
     return at

@@ -75,7 +75,7 @@ def make_train_step(
 
         gradients, terms = gradient(networks, losses, state["params"], batch, key, parts=config.train.accumulation)
         updates, opt = optimizer.update(gradients, state["opt"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        params: Any = optax.apply_updates(state["params"], updates)
         decay = config.train.ema
         ema = optax.incremental_update(params["student"], state["ema"], 1 - decay) if decay else {}
         terms["gradient_norm"] = optax.global_norm(gradients)

@@ -1,4 +1,4 @@
-# For pyright: the fields of a ConfigDict are known at run time only; `cl2cm_jax.config.validate` checks their names and types.
+# For pyright: the fields of a ConfigDict are known at run time only; `cl2cm_jax.config.validate` checks them.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
