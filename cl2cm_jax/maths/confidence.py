@@ -89,12 +89,19 @@ def calibrate(*, training: list[np.ndarray], right: list[np.ndarray], wrong: lis
         density_right, density_wrong = _density(clean), _density(mismatched)
         share = _wrong_share(np.interp(pairs, GRID, density_right), np.interp(pairs, GRID, density_wrong))
         right_mass = (1 - share) * density_right
-        posterior_right = right_mass / (right_mass + share * density_wrong)
-        # a higher score never makes a pair less credible; the densities' tails are estimated from few points
-        monotone = np.maximum.accumulate(posterior_right)
-        weights.append((monotone / max(monotone.max(), 1e-6)).astype(np.float32))
+        curve = _monotone(right_mass / (right_mass + share * density_wrong), np.mean(mismatched), np.mean(clean))
+        weights.append((curve / max(curve.max(), 1e-6)).astype(np.float32))
         shares.append(share)
     return Calibration(np.stack(weights), np.asarray(shares, np.float32))
+
+
+def _monotone(posterior: np.ndarray, typical_wrong: float, typical_right: float) -> np.ndarray:
+    """Makes a posterior on `GRID` never fall with the score: a higher score never makes a pair less credible.
+
+    Beyond the typical wrong and right scores it stays flat, since in the tails both densities are guesses.
+    """
+    places = np.clip(GRID, typical_wrong, max(typical_wrong, typical_right))
+    return np.maximum.accumulate(np.interp(places, GRID, posterior))
 
 
 def _density(scores: np.ndarray) -> np.ndarray:

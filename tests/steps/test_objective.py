@@ -1,0 +1,115 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cl2cm_jax.maths.confidence import GRID, Calibration
+from cl2cm_jax.steps.embeddings import embed
+from cl2cm_jax.steps.objective import Objective
+
+from .conftest import LANGUAGES, losses, make_batch
+
+
+def test_every_part_of_the_method_is_logged_by_name(make_config):
+    config = make_config(teacher__head="tower", weights__word="1.0")
+    _, params, of = losses(config, make_batch())
+    total, terms = of(params)
+    assert {"source", "target", "sentence", "word", "transfer", "temperature", "confidence"} <= terms.keys()
+    parts = sum(terms[name] for name in ("source", "target", "sentence", "word", "transfer"))
+    np.testing.assert_allclose(total, parts, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"contrastive__loss": loss, "contrastive__form": form, "contrastive__reduction": reduction}
+        for loss in ("infonce", "triplet", "sigmoid")
+        for form, reduction in (("dense", "mean"), ("blockwise", "sum"))
+    ]
+    + [
+        {"word__loss": loss, "word__solver": solver, "word__plan_from": plan, "word__marginals": marginals}
+        for loss, solver, plan, marginals in (
+            ("transport", "ipot", "tower", "uniform"),
+            ("transport", "sinkhorn", "backbone", "norm"),
+            ("self_labelled", "ipot", "backbone", "uniform"),
+        )
+    ]
+    + [{"transfer__relations": "cross,intra_target,intra_vision", "confidence__kind": "softmax"}]
+    + [{"contrastive__labels": "soft", "confidence__kind": "posterior", "teacher__folds": "3"}]
+    + [{"student__text_tower": "attention", "student__vision_tower": "attention", "student__text_pool": "mean"}],
+    ids=lambda fields: "-".join(fields.values()),
+)
+def test_every_option_gives_finite_terms_and_gradients(make_config, fields):
+    config = make_config(teacher__head="linear", weights__word="1.0", **fields)
+    _, params, of = losses(config, make_batch())
+    (_, terms), gradients = jax.jit(jax.value_and_grad(of, has_aux=True))(params)
+    assert all(np.isfinite(value) for value in terms.values())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients["student"])) > 0
+
+
+def test_transfer_is_nothing_when_the_student_agrees_with_the_teacher(make_config):
+    config = make_config(transfer__relations="cross,intra_target,intra_vision")
+    batch = make_batch()
+    networks, params, _ = losses(config, batch)
+    embeddings = embed(networks, params, batch)
+    same = embeddings._replace(
+        vision=embeddings.teacher_source.sentence[0], target=embeddings.teacher_target.sentence[0]
+    )
+    weights = {name: 1.0 for name in config.weights}
+    calibration = Calibration(np.ones((LANGUAGES, len(GRID)), np.float32), np.zeros(LANGUAGES))
+    objective = Objective(config, networks)
+    _, terms = objective(same, params, batch, weights=weights, calibration=calibration)
+    _, other = objective(embeddings, params, batch, weights=weights, calibration=calibration)
+    assert abs(float(terms["transfer"])) < 1e-5 < float(other["transfer"])
+
+
+def test_transfer_moves_the_student_and_never_the_teacher(make_config):
+    config = make_config(teacher__head="linear", teacher__residual="False", confidence__kind="softmax")
+    _, params, of = losses(config, make_batch())
+    gradients = jax.grad(lambda p: of(p)[1]["transfer"] + of(p)[1]["target"])(params)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradients["teacher"]))
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradients["student"]))
+
+
+def test_a_head_never_learns_from_its_own_fold(make_config):
+    config = make_config(teacher__head="linear", teacher__folds="2", weights__word="1.0")
+    only_even = make_batch(image_id=np.arange(16) * 2)
+    _, params, of = losses(config, only_even)
+    gradients = jax.grad(lambda p: of(p)[1]["sentence"] + of(p)[1]["word"])(params)["teacher"]
+    assert all((leaf[0] == 0).all() for leaf in jax.tree.leaves(gradients))
+    assert any((leaf[1] != 0).any() for leaf in jax.tree.leaves(gradients))
+
+
+def test_two_captions_of_one_image_are_not_negatives(make_config):
+    config = make_config(weights__transfer="0.0")
+    batch = make_batch(images=2, captions=1, image_id=[7, 7])
+    _, params, of = losses(config, batch)
+    # both rows show one image: the target distribution is uniform, and log 2 is the least that a batch of two can cost
+    assert float(of(params)[1]["source"]) >= np.log(2) - 1e-6
+    apart = losses(config, batch | {"image_id": np.array([1, 2], np.int32)}, params)[2]
+    assert float(of(params)[1]["source"]) != pytest.approx(float(apart(params)[1]["source"]))
+
+
+def test_padding_changes_no_term_and_no_gradient(make_config):
+    config = make_config(teacher__head="linear", weights__word="1.0", transfer__relations="cross,intra_target")
+    batch = make_batch()
+    padded = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[:1], 4, axis=0)]), batch)
+    padded["is_valid"][16:] = False
+    _, params, of = losses(config, batch)
+    _, _, of_padded = losses(config, padded, params)
+    ours, theirs = (jax.value_and_grad(f, has_aux=True)(params) for f in (of, of_padded))
+    for name, value in ours[0][1].items():
+        np.testing.assert_allclose(theirs[0][1][name], value, rtol=2e-5, atol=1e-5, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours[1], theirs[1])
+
+
+def test_confidence_weighs_the_target_term_alone(make_config):
+    config = make_config(confidence__kind="posterior")
+    batch = make_batch()
+    half = Calibration(np.full((LANGUAGES, len(GRID)), 0.5, np.float32), np.zeros(LANGUAGES, np.float32))
+    _, params, full = losses(config, batch)
+    _, _, weighed = losses(config, batch, params, half)
+    a, b = full(params)[1], weighed(params)[1]
+    np.testing.assert_allclose(b["target"], 0.5 * a["target"], rtol=1e-5)
+    np.testing.assert_allclose([b["source"], b["transfer"]], [a["source"], a["transfer"]], rtol=1e-6)

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.steps.schedule import Stages, learning_rate, piecewise, term_weights
+
+
+def test_weights_are_numbers_or_knots():
+    assert float(piecewise("0.5", field="f", steps=100)(7)) == 0.5
+    ramp = piecewise("0:0 20%:1", field="f", steps=100)
+    np.testing.assert_allclose([float(ramp(step)) for step in (0, 10, 20, 90)], [0, 0.5, 1, 1])
+
+
+@pytest.mark.parametrize("text", ["much", "0:0 1", "20%:1 0:0", "a:1"])
+def test_a_schedule_that_does_not_parse_is_a_line(text):
+    with pytest.raises(UserError, match="config.weights.word="):
+        piecewise(text, field="weights.word", steps=100)
+
+
+def test_the_teacher_has_its_stage_first(make_config):
+    at = term_weights(make_config(teacher__head="linear", weights__word="1.0"), Stages(teacher=3, student=5))
+    first, second = at(np.int32(2)), at(np.int32(3))
+    assert {name for name, value in first.items() if value} == {"sentence", "word"}
+    assert {name for name, value in second.items() if value} == {"source", "target", "transfer"}
+    joint = term_weights(make_config(teacher__head="linear", teacher__update="joint"), Stages(0, 5))
+    assert {name for name, value in joint(np.int32(0)).items() if value} == {"source", "target", "sentence", "transfer"}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_rate_warms_up_and_is_zero_outside(make_config, schedule):
+    rate = learning_rate(make_config(optimizer__schedule=schedule), start=5, steps=20, warmup=4)
+    values = np.array([float(rate(step)) for step in range(30)])
+    assert (values[:5] == 0).all() and (values[25:] == 0).all()
+    assert (np.diff(values[5:9]) > 0).all() and values[8] == pytest.approx(1e-3)
+    assert values[5] > 0

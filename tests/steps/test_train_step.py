@@ -1,0 +1,88 @@
+import jax
+import numpy as np
+import pytest
+
+from cl2cm_jax.models.networks import Networks
+from cl2cm_jax.parallel.mesh import make_mesh
+from cl2cm_jax.parallel.sharding import put_batch
+from cl2cm_jax.steps.optimizer import decayed, make_optimizer
+from cl2cm_jax.steps.schedule import Stages
+from cl2cm_jax.steps.train_step import make_train_step
+
+from .conftest import LANGUAGES, SHAPE, make_batch
+
+
+def run(config, *, steps=3, stages=None, mesh=None):
+    """State after `steps` updates, the terms of the last, and the states' parameters on the way."""
+    mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    stages = stages or Stages(0, 10)
+    networks = Networks(config, SHAPE)
+    step = make_train_step(
+        config, networks, make_optimizer(config, stages, warmup=2), mesh=mesh, stages=stages, languages=LANGUAGES
+    )
+    state, terms, way = step.init(), {}, []
+    for number in range(steps):
+        before = state
+        state, terms = step.step(state, put_batch(make_batch(seed=number), mesh))
+        assert jax.tree.leaves(before["params"])[0].is_deleted(), "the state is donated"
+        way.append(jax.device_get(state["params"]))
+    return jax.device_get(state), jax.device_get(terms), way
+
+
+def assert_close(a, b, *, atol=1e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=1e-4), a, b)
+
+
+@pytest.mark.parametrize("dropout", ["0.0"])
+def test_accumulated_gradients_are_exact(make_config, dropout):
+    fields = {"teacher__head": "tower", "weights__word": "1.0", "teacher__update": "joint", "teacher__folds": "2"}
+    whole, parts = (
+        run(make_config(train__accumulation=n, student__dropout=dropout, optimizer__learning_rate="1e-2", **fields))
+        for n in (1, 4)
+    )
+    assert_close(whole[1], parts[1], atol=1e-4)
+    assert_close(whole[0]["params"], parts[0]["params"], atol=2e-4)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("form", ["dense", "blockwise"])
+def test_eight_devices_do_what_one_does(make_config, shape, form):
+    config = make_config(contrastive__form=form, teacher__head="linear", teacher__update="joint")
+    mesh = make_mesh(**dict(zip(("data", "fsdp", "tensor"), shape, strict=True)))
+    one, eight = run(config), run(config, mesh=mesh)
+    assert_close(one[1], eight[1], atol=1e-4)
+    assert_close(one[0]["params"], eight[0]["params"], atol=2e-4)
+
+
+def test_a_frozen_teacher_learns_first_and_never_again(make_config):
+    config = make_config(teacher__head="linear", teacher__steps="2")
+    _, _, way = run(config, steps=5, stages=Stages(2, 5))
+    teacher = [jax.tree.leaves(params["teacher"]) for params in way]
+    student = [jax.tree.leaves(params["student"]) for params in way]
+    assert any((a != b).any() for a, b in zip(teacher[0], teacher[1], strict=True))
+    for later in teacher[2:]:
+        assert all((a == b).all() for a, b in zip(teacher[1], later, strict=True))
+    assert all((a == b).all() for a, b in zip(student[0], student[1], strict=True))
+    assert any((a != b).any() for a, b in zip(student[1], student[3], strict=True))
+
+
+def test_the_average_follows_the_student(make_config):
+    state, _, way = run(make_config(train__ema="0.5"), steps=1)
+    first = run(make_config(train__ema="0.5"), steps=0)[0]["params"]["student"]
+    expected = jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, first, way[0]["student"])
+    assert_close(state["ema"], expected)
+
+
+def test_biases_norms_and_temperature_have_no_weight_decay(make_config):
+    config = make_config()
+    params = Networks(config, SHAPE).init(jax.random.key(0))
+    mask = decayed(params, config.optimizer.exclude)["student"]
+    assert mask["vision"]["project"] == {"kernel": True, "bias": False}
+    assert not any(mask["vision"]["norm"].values()) and not mask["log_temperature"]
+
+
+def test_dropout_is_a_function_of_seed_and_step(make_config):
+    config = make_config(student__dropout="0.5")
+    a, b, other = run(config), run(config), run(make_config(student__dropout="0.5", seed="1"))
+    assert_close(a[0]["params"], b[0]["params"], atol=0)
+    assert float(a[1]["total"]) != float(other[1]["total"])

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from cl2cm_jax import config
+from cl2cm_jax.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_is_valid(path):
+    assert config.flatten(config.read(str(path))).keys() == config.flatten(config.defaults()).keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "message"),
+    [
+        ("train.bach_size", "3", "did you mean 'train.batch_size'"),
+        ("train", "3", "is a group of fields"),
+        ("train.batch_size", "abc", "must be a whole number"),
+        ("optimizer.clip", "much", "must be a number"),
+        ("contrastive.learn_temperature", "maybe", "must be True or False"),
+        ("student.dropout", "2", "must be between 0 and 0.99"),
+        ("train.batch_size", "1", "must be at least 2"),
+        ("teacher.head", "liner", "did you mean 'linear'"),
+        ("transfer.relations", "cros", "did you mean 'cross'"),
+        ("data.targets", "de,de", "named twice"),
+        ("data.targets", "", "name at least one target language"),
+        ("train.accumulation", "3", "not divisible by config.train.accumulation=3"),
+        ("vision.backbone", "precomputed", "config.data.features"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_field(field, text, message):
+    with pytest.raises(UserError) as error:
+        changed = config.defaults()
+        config.override(changed, field, text)
+        config.validate(changed)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert f"config.{field.split('.')[0]}" in str(error.value)
+
+
+def test_a_value_of_another_type_in_a_file_is_refused():
+    changed = config.defaults()
+    with changed.ignore_type():
+        changed.train.batch_size = "many"
+    with pytest.raises(UserError, match="config.train.batch_size='many' must be a whole number"):
+        config.validate(changed)
+
+
+def test_flags_are_taken_out_of_the_command_line():
+    rest, overrides = config.split_flags(["--workdir=w", "--config.seed=3", "--config.data.targets", "de,fr", "--x"])
+    assert rest == ["--workdir=w", "--x"]
+    assert overrides == {"seed": "3", "data.targets": "de,fr"}
+    with pytest.raises(UserError, match="needs a value"):
+        config.split_flags(["--config.seed"])
+
+
+def test_a_flattened_config_comes_back():
+    changed = config.defaults()
+    config.override(changed, "data.targets", "de, fr")
+    flat = {
+        name: list(v) if isinstance(v, tuple) else v for name, v in config.flatten(changed).items()
+    }  # as JSON has it
+    assert config.differences(config.flatten(config.from_flat(flat)), config.flatten(changed)) == {}
+
+
+def test_differences_are_named():
+    changed = config.defaults()
+    changed.seed = 4
+    assert config.differences(config.flatten(changed), config.flatten(config.defaults())) == {"seed": (4, 0)}
+
+
+def test_a_config_file_that_fails_or_is_missing_is_a_line(tmp_path):
+    (tmp_path / "c.py").write_text("def get_config(argument=''):\n    raise ValueError('broken')\n")
+    with pytest.raises(UserError, match="ValueError: broken"):
+        config.read(str(tmp_path / "c.py"))
+    with pytest.raises(UserError, match="no such file"):
+        config.read(str(tmp_path / "none.py"))
