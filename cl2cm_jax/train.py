@@ -67,6 +67,8 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
             for step in range(start, total + 1):
                 # 1. the state as it is: calibrate, evaluate, save
                 state = _calibrate(run, state, step)
+                if _evaluates(run, step):
+                    checker.check()  # embeddings that are not finite have a term to blame
                 measured = _validate(run, state, step, resumed=step == start > 0)
                 if measured:
                     clock = _advance(clock, measured[SELECTION])
@@ -111,12 +113,13 @@ class FiniteTerms:
         self._waiting = (step, terms)
 
     def check(self) -> dict[str, float]:
-        """The terms last added, as numbers.
+        """The terms last added, as numbers; nothing before the first step.
 
         Raises:
           UserError: one is not finite.
         """
-        assert self._waiting is not None
+        if self._waiting is None:
+            return {}
         step, terms = self._waiting
         values = {name: float(value) for name, value in jax.device_get(terms).items()}
         # the total is named last: it is not finite because another term is not
@@ -163,11 +166,15 @@ def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
     return {**state, "calibration": jax.device_put(fitted._asdict(), shardings)}
 
 
+def _evaluates(run: Run, step: int) -> bool:
+    """Whether validation is due: at the end, and every so many steps of the student."""
+    done = step - run.stages.teacher
+    return done > 0 and (done % run.every["evaluate_every"] == 0 or step == run.stages.total)
+
+
 def _validate(run: Run, state: TrainState, step: int, *, resumed: bool) -> dict[str, float]:
     """Metrics of the validation split where they are due, else nothing; a resumed step has been evaluated before."""
-    done = step - run.stages.teacher
-    due = done > 0 and (done % run.every["evaluate_every"] == 0 or step == run.stages.total)
-    if resumed or not due:
+    if resumed or not _evaluates(run, step):
         return {}
     d = run.config.data
     validation = evaluate.headline(run.corpora.validation)

