@@ -79,6 +79,7 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
                 if step > start and (
                     measured or last or preemption.requested or step % run.every["checkpoint_every"] == 0
                 ):
+                    checker.check()  # a state that is not finite never becomes the newest checkpoint
                     clock = clock._replace(seconds=time.perf_counter() - began)
                     about = {"config": flatten(run.config), "clock": clock._asdict(), "next_batch": step}
                     saved.save(step, state, metadata=about, metrics=measured)
@@ -173,14 +174,21 @@ def _evaluates(run: Run, step: int) -> bool:
 
 
 def _validate(run: Run, state: TrainState, step: int, *, resumed: bool) -> dict[str, float]:
-    """Metrics of the validation split where they are due, else nothing; a resumed step has been evaluated before."""
+    """Metrics of the validation split where they are due, else nothing; a resumed step has been evaluated before.
+
+    Raises:
+      UserError: the student's vectors are not finite.
+    """
     if resumed or not _evaluates(run, step):
         return {}
     d = run.config.data
     validation = evaluate.headline(run.corpora.validation)
     student = evaluated_student(run, state)
     embedded = evaluate.embed_corpus(run.embedder, student, validation, languages=(d.source, *d.targets))
-    ranks = evaluate.rank_all(embedded, run.config)
+    try:
+        ranks = evaluate.rank_all(embedded, run.config)
+    except ValueError as error:  # the update before was too large, and no step has had a term to show it
+        raise UserError(f"step {step}: {error}; lower config.optimizer.learning_rate") from error
     by_language = {f"{name}/SumR": m["SumR"] for name, m in evaluate.measure(ranks, (d.source, *d.targets)).items()}
     return {SELECTION: evaluate.mean_sum_recall(ranks, d.targets), **by_language}
 

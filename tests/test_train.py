@@ -79,7 +79,7 @@ class Outcome(NamedTuple):
     err: str
 
 
-def call(command: Callable[[Sequence[str]], None], *arguments: object) -> Outcome:
+def call(command: Callable[[Sequence[str] | None], None], *arguments: object) -> Outcome:
     """Runs a command as its own process would, but in this one."""
     out, err = io.StringIO(), io.StringIO()
     root, code = logging.getLogger(), 0
@@ -281,14 +281,21 @@ def test_a_corrupt_newest_checkpoint_falls_back(
     assert_same_end(built, finished[0], workdir)
 
 
-@pytest.mark.parametrize("evaluate_every", ["100", "1"])
-def test_a_loss_that_is_not_finite_stops_with_step_and_term(home: Path, tmp_path: Path, evaluate_every: str) -> None:
+@pytest.mark.parametrize(
+    ("evaluate_every", "what"),
+    [("100", r"the term '(?!total)\w+' is (nan|inf|-inf)"), ("1", "7 query vectors hold NaN or infinity")],
+    ids=["term", "vectors"],
+)
+def test_a_loss_that_is_not_finite_stops_with_step_and_term(
+    home: Path, tmp_path: Path, evaluate_every: str, what: str
+) -> None:
     changes = ("optimizer.learning_rate=1e38", "optimizer.clip=0", f"train.evaluate_every={evaluate_every}")
-    outcome = training(home, tmp_path, *changes, "teacher.head=none", "train.checkpoint_every=100")
+    outcome = training(home, tmp_path, *changes, "teacher.head=none", "train.checkpoint_every=1")
     assert outcome.code == 2
     message = outcome.err.strip().splitlines()[-1]
-    assert re.match(r"error: step \d+: the term '\w+' is (nan|inf|-inf); lower config.optimizer.learning_rate", message)
-    assert "total" not in message and not (tmp_path / "results.json").exists()
+    assert re.match(rf"error: step 1: {what}.*; lower config.optimizer.learning_rate", message), message
+    assert not (tmp_path / "results.json").exists()
+    assert not (tmp_path / "checkpoints" / "2").exists()  # the state after the bad step
 
 
 def test_early_stop(home: Path, tmp_path: Path) -> None:
@@ -367,8 +374,11 @@ def test_bad_input_is_one_line_and_exit_code_2(home: Path, tmp_path: Path, chang
     assert "Traceback" not in outcome.err
 
 
-def test_search_finds_the_planted_picture(finished: tuple[Path, Outcome]) -> None:
-    outcome = call(search.main, f"--workdir={finished[0]}", "red car", "rot Auto", "--top=3", "--json")
+def test_search_finds_the_planted_picture(home: Path, tmp_path: Path) -> None:
+    changes = ("teacher.head=none", "student.dropout=0", "train.steps=40", "train.select=last", "train.ema=0")
+    lasting = ("train.evaluate_every=40", "train.checkpoint_every=40", "optimizer.learning_rate=0.02")
+    assert training(home, tmp_path, *changes, *lasting).code == 0
+    outcome = call(search.main, f"--workdir={tmp_path}", "red car", "rot Auto", "--top=3", "--json")
     assert outcome.code == 0, outcome.err
     answers = json.loads(outcome.out)
     assert [answer["query"] for answer in answers] == ["red car", "rot Auto"]

@@ -30,7 +30,7 @@ CONFIG_FILE = "config.json"
 def save_student(workdir: Path, student: Params) -> str:
     """Writes the student's parameters; returns the name of these weights, a hash of the file."""
     arrays = {name: np.ascontiguousarray(array) for name, array in flatten_dict(student, sep="/").items()}
-    content = save(arrays, metadata={"format": "jax", "network": "student"})
+    content = save(arrays, metadata={"network": "student"})  # one entry: the order of several changes from save to save
     with replacing(workdir / MODEL_FILE) as temporary:
         temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()[:16]

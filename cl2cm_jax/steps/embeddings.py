@@ -56,10 +56,14 @@ def embed(networks: Networks, params: Params, batch: Batch, *, key: jax.Array | 
 
 
 def teach(networks: Networks, teacher: Params, text: Text) -> Text:
-    """The teacher's vectors by each of its F heads: sentence (F, N, D), words (F, N, L, D)."""
+    """The teacher's vectors by each of its F heads: sentence (F, N, D), words (F, N, L, D), no mask."""
+
+    def by_one(head: Params) -> Text:
+        return networks.teacher.bind(head)(text)._replace(mask=None)
+
     if not teacher:  # headless: no parameters to map over, one set of vectors
-        return jax.tree.map(lambda x: x[None], networks.teacher.bind({})(text))
-    return jax.vmap(lambda head: networks.teacher.bind(head)(text))(teacher)
+        return jax.tree.map(lambda x: x[None], by_one({}))
+    return jax.vmap(by_one)(teacher)
 
 
 def merge_two(x: jax.Array) -> jax.Array:

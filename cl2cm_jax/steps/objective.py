@@ -215,7 +215,7 @@ def word_term(
     """One transport problem an aligned pair: source words (B*K, L, D) with target words (B*K, L, D)."""
     c = config.word
     assert source.words is not None and target.words is not None
-    assert source.mask is not None and target.mask is not None
+    source_mask, target_mask = batch["source"]["mask"][pair], merge_two(batch["target"]["mask"])
     cost = cosine_cost(source.words, target.words)
     solved_on, source_words, target_words = cost, source.words, target.words
     if c.plan_from == "backbone":
@@ -223,8 +223,8 @@ def word_term(
         target_words = merge_two(batch["target"]["words"])
         solved_on = cosine_cost(source_words, target_words)
     marginals = {
-        "source_marginal": transport.marginals(source_words, source.mask, kind=c.marginals),
-        "target_marginal": transport.marginals(target_words, target.mask, kind=c.marginals),
+        "source_marginal": transport.marginals(source_words, source_mask, kind=c.marginals),
+        "target_marginal": transport.marginals(target_words, target_mask, kind=c.marginals),
     }
     if c.solver == "ipot":
         plan = transport.ipot(solved_on, beta=c.beta, iterations=c.iterations, **marginals)
@@ -234,7 +234,7 @@ def word_term(
         return word_alignment.transport_cost(plan, cost, is_valid=is_valid)
     logits = teacher.point(source.words, target.words)
     return word_alignment.self_labelled(
-        logits, plan, source_mask=source.mask, target_mask=target.mask, is_valid=is_valid
+        logits, plan, source_mask=source_mask, target_mask=target_mask, is_valid=is_valid
     )
 
 

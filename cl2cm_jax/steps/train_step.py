@@ -78,7 +78,7 @@ def make_train_step(
         params: Any = optax.apply_updates(state["params"], updates)
         decay = config.train.ema
         ema = optax.incremental_update(params["student"], state["ema"], 1 - decay) if decay else {}
-        terms["gradient_norm"] = optax.global_norm(gradients)
+        terms["gradient_norm"] = optax.tree.norm(gradients)
         return {**state, "step": state["step"] + 1, "params": params, "opt": opt, "ema": ema}, terms
 
     seed = jnp.asarray(config.seed, jnp.uint32)
