@@ -62,7 +62,7 @@ def defaults() -> ConfigDict:
     c.teacher.update = (
         "frozen"  # "frozen" after a first stage | "joint" (read it as teacher["update"]: a method's name)
     )
-    c.teacher.steps = "0"  # length of the first stage, e.g. "100" or "10epochs"; used by update="frozen"
+    c.teacher.steps = "50"  # length of the first stage, e.g. "100" or "10epochs"; used by update="frozen"
     c.teacher.folds = 1  # 2 or more: cross-fitted, each row is scored by a head that did not train on it (ours)
     c.teacher.residual = True  # a head that starts at the backbone's own vectors (ours)
     c.teacher.pool = "both"  # as student.text_pool
@@ -288,6 +288,8 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
     for part, dim in (("student", c.student), ("teacher", c.teacher)):
         if dim.hidden % dim.heads:
             yield f"config.{part}.hidden={dim.hidden} is not divisible by {part}.heads={dim.heads}"
+    if c.teacher.head != "none" and c.teacher["update"] == "frozen" and c.teacher.steps == "0":
+        yield f"config.teacher.steps='0': a frozen teacher with head={c.teacher.head!r} never learns; e.g. '50'"
     if c.data.name == "captions" and not c.data.captions:
         yield "config.data.captions='' must name a CSV, TSV or JSONL file when config.data.name='captions'"
     if c.vision.backbone == "precomputed" and not c.data.features:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -170,15 +171,17 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
 def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Path) -> None:  # noqa: ANN001
     """Writes the features of all splits beside their final place, then gives them their name."""
     text, vision = backbones(config)
-    temporary = folder.with_name(f".{folder.name}.partial")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     for split in SPLITS:
         records = list(builders.read_records(builder, split))
         _check_languages(records, split, languages)
         _write(temporary / split, records, languages, text, vision, config)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    try:
+        temporary.rename(folder)
+    except OSError:  # another process was faster with the same features
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_languages(records: list[Record], split: str, languages: tuple[str, ...]) -> None:

@@ -4,7 +4,7 @@ python -m cl2cm_jax.main --config=configs/emoji.py --workdir=runs/emoji [--mode=
 
 --mode=train     trains (or goes on), evaluates, and writes results, picture, model and gallery into the workdir
 --mode=evaluate  evaluates the selected checkpoint of a workdir anew
---mode=check     builds everything, compiles the step, prints what would be trained, and writes nothing
+--mode=check     builds the data and features and prints what would be trained; leaves the workdir alone
 """
 
 from __future__ import annotations
@@ -59,13 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.mode == "check":
         print(run.check(run.build(config)))
         return
+    run.check_workdir(options.workdir, config)
     if options.mode == "train":
-        run.claim(options.workdir, config)
         if finish.is_finished(options.workdir):
             print((options.workdir / "results.md").read_text(encoding="utf-8"))
             print(f"finished before: {options.workdir}; --mode=evaluate evaluates again, another --workdir trains anew")
             return
     built = run.build(config)
+    run.claim(options.workdir, config)  # after everything that can be wrong with the inputs
     if options.mode == "train" and train.train(built, options.workdir) is None:
         print(f"stopped and saved; resume with: {resume_command(arguments)}")
         return

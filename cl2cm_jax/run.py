@@ -34,7 +34,15 @@ from cl2cm_jax.steps.train_step import TrainState, TrainStep, make_train_step
 
 SELECTION = "SumR"  # mean over the target languages, validation split
 # fields that may change between the runs of one workdir: they change no number
-FREE = ("data.dir", "mesh.", "train.log_every", "train.keep", "train.watchdog_seconds", "evaluation.")
+FREE = (
+    "data.dir",
+    "mesh.",
+    "train.log_every",
+    "train.keep",
+    "train.watchdog_seconds",
+    "evaluation.block",
+    "evaluation.pictures",
+)
 
 
 def start_jax(data_dir: Path) -> None:
@@ -90,24 +98,30 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     return Run(config, mesh, corpora, networks, stages, every, step, embedder, time.perf_counter() - start)
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json into a new workdir; refuses one that was made with another configuration.
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Refuses a workdir that was made with another configuration.
 
     Raises:
       UserError: lists the fields that differ.
     """
-    path, ours = workdir / CONFIG_FILE, flatten(config)
-    if path.exists():
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}); use another --workdir") from error
-        changed = {name: pair for name, pair in differences(ours, theirs).items() if not name.startswith(FREE)}
-        if changed:
-            listed = ", ".join(f"{name} ({was!r} there, {now!r} now)" for name, (now, was) in changed.items())
-            raise UserError(f"--workdir={workdir} was made with another configuration: {listed}; use another --workdir")
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        return
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); use another --workdir") from error
+    changed = {n: pair for n, pair in differences(flatten(config), theirs).items() if not n.startswith(FREE)}
+    if changed:
+        listed = ", ".join(f"{name} ({was!r} there, {now!r} now)" for name, (now, was) in changed.items())
+        raise UserError(f"--workdir={workdir} was made with another configuration: {listed}; use another --workdir")
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json into the workdir, which must be new or of this configuration (`check_workdir`)."""
+    check_workdir(workdir, config)
     workdir.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(ours, indent=1, ensure_ascii=False) + "\n")
+    write_text(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, ensure_ascii=False) + "\n")
 
 
 def checkpoints(run: Run, workdir: Path) -> Checkpoints:

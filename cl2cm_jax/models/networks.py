@@ -115,7 +115,7 @@ class Networks:
     """
 
     def __init__(self, config: ConfigDict, shape: FeatureShape):
-        self.folds: int = config.teacher.folds
+        self.folds: int = 1 if config.teacher.head == "none" else config.teacher.folds
         self.reads_words: bool = _reads_words(config)
         self.student = Functional(lambda rngs: Student(config, shape, rngs=rngs))
         self.teacher = Functional(lambda rngs: Teacher(config, shape, rngs=rngs))

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
+from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.towers import SequenceEncoder, Text, TextTower, VisionTower
 
 SIZES: dict[str, Any] = {"features": 6, "hidden": 8, "heads": 2, "dim": 6, "max_words": 5}
 KINDS = [(kind, pool) for kind in ("linear", "attention") for pool in ("backbone", "mean", "both")]
 
 
-def tower(kind: str, pool: str, *, residual: bool = False) -> TextTower:
-    return TextTower(kind=kind, pool=pool, residual=residual, rngs=nnx.Rngs(0), **SIZES)
+def tower(kind: str, pool: str, *, residual: bool = False) -> Callable[[Text], Text]:
+    network = Functional(lambda rngs: TextTower(kind=kind, pool=pool, residual=residual, rngs=rngs, **SIZES))
+    params = jax.jit(network.init)(jax.random.key(0))
+    return jax.jit(lambda text: network.bind(params)(text))
 
 
 def text(*, seed: int = 0, lengths: tuple[int, ...] = (3, 1, 5)) -> Text:
@@ -62,7 +65,7 @@ def test_padding_sends_no_gradient_and_no_nan(kind: str, pool: str) -> None:
         return (network(x._replace(words=words)).sentence * jnp.arange(6.0)).sum()
 
     assert x.words is not None and x.mask is not None
-    gradient = np.asarray(jax.grad(loss)(x.words))
+    gradient = np.asarray(jax.jit(jax.grad(loss))(x.words))
     assert np.isfinite(gradient).all()
     np.testing.assert_allclose(gradient[~np.asarray(x.mask)], 0.0, atol=1e-6)
 
@@ -77,12 +80,12 @@ def test_a_residual_head_starts_at_the_backbone(kind: str, pool: str) -> None:
 
 
 def test_a_residual_head_can_learn_to_listen_to_its_words() -> None:
-    graph, params = nnx.split(tower("attention", "both", residual=True))
+    network = Functional(lambda rngs: TextTower(kind="attention", pool="both", residual=True, rngs=rngs, **SIZES))
 
-    def loss(params: nnx.State) -> jax.Array:
-        return (nnx.merge(graph, params)(text()).sentence * jnp.arange(6.0)).sum()
+    def loss(params: Params) -> jax.Array:
+        return (network.bind(params)(text()).sentence * jnp.arange(6.0)).sum()
 
-    gradients = nnx.to_pure_dict(jax.grad(loss)(params))
+    gradients = jax.jit(lambda key: jax.grad(loss)(network.init(key)))(jax.random.key(0))
     assert float(jnp.abs(gradients["words_scale"])) > 1e-4
 
 
@@ -104,7 +107,10 @@ def test_attention_sees_the_order_of_words_and_their_mean_does_not() -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "attention"])
 def test_missing_frames_change_no_picture(kind: str) -> None:
-    network = VisionTower(kind=kind, features=6, hidden=8, heads=2, dim=4, max_frames=5, rngs=nnx.Rngs(0))
+    sizes = {"features": 6, "hidden": 8, "heads": 2, "dim": 4, "max_frames": 5}
+    tower = Functional(lambda rngs: VisionTower(kind=kind, rngs=rngs, **sizes))
+    params = jax.jit(tower.init)(jax.random.key(0))
+    network = jax.jit(lambda frames, mask: tower.bind(params)(frames, mask))
     frames = text().words
     mask = text().mask
     assert frames is not None and mask is not None
@@ -114,7 +120,9 @@ def test_missing_frames_change_no_picture(kind: str) -> None:
 
 
 def test_rows_of_a_batch_do_not_see_each_other() -> None:
-    network, x = SequenceEncoder(6, 8, 2, 5, rngs=nnx.Rngs(0)), text()
+    encoder, x = Functional(lambda rngs: SequenceEncoder(6, 8, 2, 5, rngs=rngs)), text()
+    params = jax.jit(encoder.init)(jax.random.key(0))
+    network = jax.jit(lambda words, mask: encoder.bind(params)(words, mask))
     assert x.words is not None and x.mask is not None
     together = network(x.words, x.mask)
     np.testing.assert_allclose(network(x.words[1:2], x.mask[1:2]), together[1:2], atol=1e-6)
