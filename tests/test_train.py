@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
-import logging
 import os
 import random
 import re
@@ -14,20 +11,20 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from command import Outcome, call
 
 pytest.importorskip("tensorflow")
 
 from cl2cm_jax import config as configuration
 from cl2cm_jax import finish, main, run, train
 from cl2cm_jax.data.pipeline import batches
-from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.search import __main__ as search
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,34 +66,6 @@ def get_config():
     c.train.evaluate_every, c.train.checkpoint_every, c.train.log_every = "4", "2", "3"
     return c
 """
-
-
-class Outcome(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-def call(command: Callable[[Sequence[str] | None], None], *arguments: object) -> Outcome:
-    """Runs a command as its own process would, but in this one."""
-    out, err = io.StringIO(), io.StringIO()
-    root, code = logging.getLogger(), 0
-    handlers, level = root.handlers[:], root.level
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(run, "start_jax", lambda _: None)  # the tests have a compile cache of their own
-        try:
-            exit_cleanly(lambda: command([str(argument) for argument in arguments]))
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        finally:
-            root.handlers[:], _ = handlers, root.setLevel(level)
-    return Outcome(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")

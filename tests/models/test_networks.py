@@ -47,7 +47,7 @@ def batch(images: int = 3, captions: int = 2) -> dict:
 
 
 def initial(networks: Networks) -> Params:
-    return jax.jit(networks.init)(jax.random.key(0))
+    return networks.init(jax.random.key(0))
 
 
 def embedded(networks: Networks, params: Params, batch: dict) -> Embeddings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +18,10 @@ SIZES: dict[str, Any] = {"features": 6, "hidden": 8, "heads": 2, "dim": 6, "max_
 KINDS = [(kind, pool) for kind in ("linear", "attention") for pool in ("backbone", "mean", "both")]
 
 
+@functools.cache
 def tower(kind: str, pool: str, *, residual: bool = False) -> Callable[[Text], Text]:
     network = Functional(lambda rngs: TextTower(kind=kind, pool=pool, residual=residual, rngs=rngs, **SIZES))
-    params = jax.jit(network.init)(jax.random.key(0))
+    params = network.init(jax.random.key(0))
     return jax.jit(lambda text: network.bind(params)(text))
 
 
@@ -85,7 +87,7 @@ def test_a_residual_head_can_learn_to_listen_to_its_words() -> None:
     def loss(params: Params) -> jax.Array:
         return (network.bind(params)(text()).sentence * jnp.arange(6.0)).sum()
 
-    gradients = jax.jit(lambda key: jax.grad(loss)(network.init(key)))(jax.random.key(0))
+    gradients = jax.jit(jax.grad(loss))(network.init(jax.random.key(0)))
     assert float(jnp.abs(gradients["words_scale"])) > 1e-4
 
 
@@ -109,7 +111,7 @@ def test_attention_sees_the_order_of_words_and_their_mean_does_not() -> None:
 def test_missing_frames_change_no_picture(kind: str) -> None:
     sizes = {"features": 6, "hidden": 8, "heads": 2, "dim": 4, "max_frames": 5}
     tower = Functional(lambda rngs: VisionTower(kind=kind, rngs=rngs, **sizes))
-    params = jax.jit(tower.init)(jax.random.key(0))
+    params = tower.init(jax.random.key(0))
     network = jax.jit(lambda frames, mask: tower.bind(params)(frames, mask))
     frames = text().words
     mask = text().mask
@@ -121,7 +123,7 @@ def test_missing_frames_change_no_picture(kind: str) -> None:
 
 def test_rows_of_a_batch_do_not_see_each_other() -> None:
     encoder, x = Functional(lambda rngs: SequenceEncoder(6, 8, 2, 5, rngs=rngs)), text()
-    params = jax.jit(encoder.init)(jax.random.key(0))
+    params = encoder.init(jax.random.key(0))
     network = jax.jit(lambda words, mask: encoder.bind(params)(words, mask))
     assert x.words is not None and x.mask is not None
     together = network(x.words, x.mask)

@@ -1,0 +1,42 @@
+"""Runs a command of the package within the process of the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+
+from cl2cm_jax import run
+from cl2cm_jax.errors import exit_cleanly
+
+
+class Outcome(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(command: Callable[[Sequence[str] | None], None], *arguments: object) -> Outcome:
+    """Runs a command as its own process would, but in this one."""
+    out, err = io.StringIO(), io.StringIO()
+    root, code = logging.getLogger(), 0
+    handlers, level = root.handlers[:], root.level
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(run, "start_jax", lambda _: None)  # the tests have a compile cache of their own
+        try:
+            exit_cleanly(lambda: command([str(argument) for argument in arguments]))
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        finally:
+            root.handlers[:], _ = handlers, root.setLevel(level)
+    return Outcome(code, out.getvalue(), err.getvalue())
