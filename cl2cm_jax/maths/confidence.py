@@ -89,7 +89,9 @@ def calibrate(*, training: list[np.ndarray], right: list[np.ndarray], wrong: lis
         density_right, density_wrong = _density(clean), _density(mismatched)
         share = _wrong_share(np.interp(pairs, GRID, density_right), np.interp(pairs, GRID, density_wrong))
         right_mass = (1 - share) * density_right
-        curve = _monotone(right_mass / (right_mass + share * density_wrong), np.mean(mismatched), np.mean(clean))
+        curve = _monotone(
+            right_mass / (right_mass + share * density_wrong), float(np.mean(mismatched)), float(np.mean(clean))
+        )
         weights.append((curve / max(curve.max(), 1e-6)).astype(np.float32))
         shares.append(share)
     return Calibration(np.stack(weights), np.asarray(shares, np.float32))
