@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,52 +70,66 @@ def corpora(config: ConfigDict) -> Corpora:
     return Corpora(*(_read(folder / split, split, languages) for split in SPLITS))
 
 
-def encode_images(backbone: VisionBackbone, images: Iterator[np.ndarray], *, pool: str) -> np.ndarray:
-    """Runs a vision backbone over uint8 pictures (H, W, 3) of any sizes -> (n, F, d) float32."""
-    assert backbone.preprocess is not None
-    prepare = backbone.preprocess
+class ImageEncoder:
+    """A vision backbone over pictures; prepared and compiled once, then called as often as needed."""
 
-    def forward(params: dict, batch: jax.Array) -> jax.Array:
-        output = backbone.apply(params, batch)
-        return (mean_pool(output) if pool == "mean" else output).features
+    def __init__(self, backbone: VisionBackbone, *, pool: str):
+        assert backbone.preprocess is not None
+        self._backbone, self._prepare = backbone, backbone.preprocess
 
-    jitted, rows, waiting = jax.jit(forward), [], []
+        def forward(params: dict, batch: jax.Array) -> jax.Array:
+            output = backbone.apply(params, batch)
+            return (mean_pool(output) if pool == "mean" else output).features
 
-    def flush() -> None:
-        batch = np.stack(waiting + [waiting[-1]] * (backbone.batch_size - len(waiting)))
-        rows.append(np.asarray(jitted(backbone.params, prepare(batch)))[: len(waiting)])
-        waiting.clear()
+        self._forward = jax.jit(forward)
 
-    for image in images:
-        waiting.append(resize_crop(image, prepare.image_size))
-        if len(waiting) == backbone.batch_size:
-            flush()
-    if waiting:
-        flush()
-    return np.concatenate(rows) if rows else np.zeros((0, 1, backbone.dim), np.float32)
+    def __call__(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """Maps uint8 pictures (H, W, 3) of any sizes to features (n, F, d) float32."""
+        rows: list[np.ndarray] = []
+        waiting: list[np.ndarray] = []
+        for image in images:
+            waiting.append(resize_crop(image, self._prepare.image_size))
+            if len(waiting) == self._backbone.batch_size:
+                rows.append(self._run(waiting))
+                waiting = []
+        if waiting:
+            rows.append(self._run(waiting))
+        return np.concatenate(rows) if rows else np.zeros((0, 1, self._backbone.dim), np.float32)
+
+    def _run(self, images: list[np.ndarray]) -> np.ndarray:
+        """One batch, filled up with its last picture."""
+        batch = np.stack(images + images[-1:] * (self._backbone.batch_size - len(images)))
+        return np.asarray(self._forward(self._backbone.params, self._prepare(batch)))[: len(images)]
 
 
-def encode_texts(backbone: TextBackbone, texts: Sequence[str], *, max_tokens: int) -> tuple[np.ndarray, Ragged]:
-    """Runs a text backbone -> sentences (m, d) float32 and the words (special tokens left out) float16."""
-    tokens = tokenizer(backbone.tokenizer, max_tokens=max_tokens)(texts)
-    lengths = tokens.mask.sum(1)
-    sentences = np.zeros((len(texts), backbone.dim), np.float32)
-    words: list[np.ndarray] = [np.zeros((0, backbone.dim), np.float16)] * len(texts)
-    forward = jax.jit(backbone.apply)
-    order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), TEXT_BATCH):
-        rows = order[start : start + TEXT_BATCH]
-        length = next(size for size in LENGTHS if size >= lengths[rows].max())
-        ids = _fit(tokens.ids[rows], TEXT_BATCH, length)
-        mask = _fit(tokens.mask[rows], TEXT_BATCH, length)
-        output = forward(backbone.params, ids, mask)
-        sentences[rows] = np.asarray(output.sentence)[: len(rows)]
-        states, real = np.asarray(output.words).astype(np.float16), np.asarray(output.mask)
-        for row, state, keep in zip(rows, states, real, strict=False):
-            words[row] = state[keep]
-    offsets = np.concatenate([[0], np.cumsum([len(word) for word in words])]).astype(np.int64)
-    values = np.concatenate(words) if words else np.zeros((0, backbone.dim), np.float16)
-    return sentences, Ragged(values=values, offsets=offsets, is_word=np.ones(len(values), bool))
+class TextEncoder:
+    """A text backbone behind its tokenizer; prepared once, then called as often as needed."""
+
+    def __init__(self, backbone: TextBackbone, *, max_tokens: int):
+        self._backbone = backbone
+        self._tokenize = tokenizer(backbone.tokenizer, max_tokens=max_tokens)
+        self._forward = jax.jit(backbone.apply)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, Ragged]:
+        """Maps m texts to sentences (m, d) float32 and their words, special tokens left out, float16."""
+        tokens, dim = self._tokenize(texts), self._backbone.dim
+        lengths = tokens.mask.sum(1)
+        sentences = np.zeros((len(texts), dim), np.float32)
+        words: list[np.ndarray] = [np.zeros((0, dim), np.float16)] * len(texts)
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), TEXT_BATCH):
+            rows = order[start : start + TEXT_BATCH]
+            length = next(size for size in LENGTHS if size >= lengths[rows].max())
+            ids = _fit(tokens.ids[rows], TEXT_BATCH, length)
+            mask = _fit(tokens.mask[rows], TEXT_BATCH, length)
+            output = self._forward(self._backbone.params, ids, mask)
+            sentences[rows] = np.asarray(output.sentence)[: len(rows)]
+            states, real = np.asarray(output.words).astype(np.float16), np.asarray(output.mask)
+            for row, state, keep in zip(rows, states, real, strict=False):
+                words[row] = state[keep]
+        offsets = np.concatenate([[0], np.cumsum([len(word) for word in words])]).astype(np.int64)
+        values = np.concatenate(words) if words else np.zeros((0, dim), np.float16)
+        return sentences, Ragged(values=values, offsets=offsets, is_word=np.ones(len(values), bool))
 
 
 def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:
@@ -171,12 +185,14 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
 def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Path) -> None:  # noqa: ANN001
     """Writes the features of all splits beside their final place, then gives them their name."""
     text, vision = backbones(config)
+    encode_text = TextEncoder(text, max_tokens=config.text.max_tokens)
+    encode_images = ImageEncoder(vision, pool=config.vision.pool) if vision.preprocess is not None else None
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     for split in SPLITS:
         records = list(builders.read_records(builder, split))
         _check_languages(records, split, languages)
-        _write(temporary / split, records, languages, text, vision, config)
+        _write(temporary / split, records, languages, encode_text, encode_images)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
     try:
         temporary.rename(folder)
@@ -195,9 +211,8 @@ def _write(
     folder: Path,
     records: list[Record],
     languages: tuple[str, ...],
-    text: TextBackbone,
-    vision: VisionBackbone,
-    config: ConfigDict,
+    encode_text: TextEncoder,
+    encode_images: ImageEncoder | None,
 ) -> None:
     """Writes one split: arrays as .npy, so that they can be memory-mapped, and the rest as JSON."""
     captions = [
@@ -206,9 +221,9 @@ def _write(
         for caption in record.captions
         if caption.language in languages
     ]
-    sentences, words = encode_texts(text, [c.text for _, _, c in captions], max_tokens=config.text.max_tokens)
+    sentences, words = encode_text([c.text for _, _, c in captions])
     arrays = {
-        "vision": _vision_features(records, vision, config.vision.pool),
+        "vision": _vision_features(records, encode_images),
         "sentences": sentences,
         "words": words.values,
         "offsets": words.offsets,
@@ -228,10 +243,11 @@ def _write(
     (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
 
 
-def _vision_features(records: list[Record], vision: VisionBackbone, pool: str) -> np.ndarray:
-    if vision.preprocess is None:
+def _vision_features(records: list[Record], encode_images: ImageEncoder | None) -> np.ndarray:
+    """Features of the records' pictures, or those that precomputed records bring (no encoder)."""
+    if encode_images is None:
         return np.stack([record.feature for record in records if record.feature is not None])
-    return encode_images(vision, (decode(record.image) for record in records if record.image is not None), pool=pool)
+    return encode_images(decode(record.image) for record in records if record.image is not None)
 
 
 def _read(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:

@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 from cl2cm_jax.atomic import replacing
 from cl2cm_jax.config import from_flat
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features import backbones, encode_images, encode_texts, feature_shape
+from cl2cm_jax.features import ImageEncoder, TextEncoder, backbones, feature_shape
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.models.towers import Text
@@ -70,22 +70,24 @@ def load_encoder(workdir: Path) -> Encoder:
     config = read_config(workdir)
     student, weights = load_student(workdir)
     text, vision = backbones(config)
+    text_features = TextEncoder(text, max_tokens=config.text.max_tokens)
+    image_features = ImageEncoder(vision, pool=config.vision.pool) if vision.preprocess is not None else None
     networks = Networks(config, feature_shape(config, text, vision))
     encode_vision = jax.jit(lambda params, *x: networks.student.bind(params).encode_vision(*x))
     encode_text = jax.jit(lambda params, *x: networks.student.bind(params).encode_text(Text(*x)))
 
     def texts(queries: Sequence[str]) -> np.ndarray:
-        sentences, words = encode_texts(text, queries, max_tokens=config.text.max_tokens)
+        sentences, words = text_features(queries)
         read = words.padded(np.arange(len(queries)), max_words=config.text.max_tokens)
         return np.asarray(encode_text(student, sentences, *read))
 
     def images(pictures: Sequence[np.ndarray]) -> np.ndarray:
-        if vision.preprocess is None:
+        if image_features is None:
             raise UserError(
                 "--images: the model was trained on features on disk (config.vision.backbone='precomputed') and "
                 "cannot read pictures; search its gallery instead"
             )
-        features = encode_images(vision, iter(pictures), pool=config.vision.pool)
+        features = image_features(pictures)
         return np.asarray(encode_vision(student, features, np.ones(features.shape[:2], bool)))
 
     texts([" "])  # compiles now what every query needs
