@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from ml_collections import ConfigDict
 
 from cl2cm_jax import finish, train
 from cl2cm_jax.atomic import write_text
+from cl2cm_jax.command_line import Arguments
 from cl2cm_jax.config import nearest, override, read, split_flags, validate
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, verdicts
@@ -71,22 +71,12 @@ ROWS: dict[str, dict[str, str]] = {
 }
 
 
-class Arguments(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print with its usage."""
-        raise UserError(f"{message}; see python -m cl2cm_jax.ablate --help")
-
-
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The command line: options, and the config fields that it changes in every row."""
     rest, overrides = split_flags(list(arguments))
     parser = Arguments(
         prog="python -m cl2cm_jax.ablate",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", required=True)
     parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"))

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import flatten
+from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.picture import draw_retrieval, query_rows
@@ -59,10 +60,8 @@ def select(run: Run, workdir: Path) -> Selected:
     d = run.config.data
     student, step, seconds = _selected_student(run, workdir)
     embedded = {
-        corpus.name: evaluate.embed_corpus(
-            run.embedder, student, evaluate.headline(corpus), languages=(d.source, *d.targets, *d.reported)
-        )
-        for corpus in (run.corpora.validation, run.corpora.test)
+        corpus.name: evaluate.embed_corpus(run.embedder, student, corpus, languages=(d.source, *d.targets, *d.reported))
+        for corpus in (run.validation, evaluate.headline(run.corpora.test))
     }
     ranks = {name: evaluate.rank_all(split, run.config) for name, split in embedded.items()}
     return Selected(student, step, seconds, embedded, ranks)
@@ -128,30 +127,27 @@ def _gallery(run: Run, student: Params, weights: str) -> Gallery:
     """All pictures of the data set, each with its first source caption."""
     ids, captions, paths, vectors = [], [], [], []
     for corpus in run.corpora:
-        first = dict[int, str]()
-        for row in corpus.captions_of(run.config.data.source):
-            first.setdefault(int(corpus.caption_image[row]), corpus.caption_text[row])
         ids += [str(image_id) for image_id in corpus.image_ids]
-        captions += [first.get(row, "") for row in range(len(corpus.image_ids))]
+        captions += _first_captions(corpus, run.config.data.source)
         paths += corpus.paths
         vectors.append(run.embedder.vision(student, corpus.vision, corpus.vision_mask))
     return Gallery(np.concatenate(vectors), tuple(ids), tuple(captions), tuple(paths), weights)
 
 
+def _first_captions(corpus: Corpus, language: str) -> list[str]:
+    """Each image's first caption in a language, "" where it has none."""
+    return [corpus.caption_text[row] if row >= 0 else "" for row in corpus.first_captions_of(language)]
+
+
 def _draw(test: evaluate.Embedded, config: ConfigDict, workdir: Path) -> None:
     shown = {name: test.queries[name] for name in config.evaluation.pictures if name in test.queries}
     shown = shown or dict(list(test.queries.items())[:5])
-    source = test.queries.get(config.data.source)
-    glosses = [""] * len(test.vision)
-    if source:
-        for text, image in zip(reversed(source.texts), reversed(source.image), strict=True):
-            glosses[image] = text
     rows = query_rows(
         shown,
         test.vision,
         image_ids=[str(image_id) for image_id in test.corpus.image_ids],
         paths=[path or None for path in test.corpus.paths],
-        glosses=glosses,
+        glosses=_first_captions(test.corpus, config.data.source),
     )
     note = f"{config.data.name}, test split, gallery of {len(test.vision)} pictures; queries taken at even steps"
     draw_retrieval(

@@ -16,19 +16,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from cl2cm_jax import finish, run, train
+from cl2cm_jax.command_line import Arguments
 from cl2cm_jax.config import read, split_flags
-from cl2cm_jax.errors import UserError, exit_cleanly
-
-
-class Arguments(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print with its usage."""
-        raise UserError(f"{message}; see python -m cl2cm_jax.main --help")
+from cl2cm_jax.errors import exit_cleanly
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -37,8 +29,6 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     parser = Arguments(
         prog="python -m cl2cm_jax.main",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
@@ -60,11 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(run.check(run.build(config)))
         return
     run.check_workdir(options.workdir, config)
-    if options.mode == "train":
-        if finish.is_finished(options.workdir):
-            print((options.workdir / "results.md").read_text(encoding="utf-8"))
-            print(f"finished before: {options.workdir}; --mode=evaluate evaluates again, another --workdir trains anew")
-            return
+    if options.mode == "train" and finish.is_finished(options.workdir):
+        print((options.workdir / "results.md").read_text(encoding="utf-8"))
+        print(f"finished before: {options.workdir}; --mode=evaluate evaluates again, another --workdir trains anew")
+        return
     built = run.build(config)
     run.claim(options.workdir, config)  # after everything that can be wrong with the inputs
     if options.mode == "train" and train.train(built, options.workdir) is None:

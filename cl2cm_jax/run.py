@@ -14,9 +14,11 @@ from ml_collections import ConfigDict
 from cl2cm_jax import features
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.config import differences, flatten
+from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.noise import swap_translations
 from cl2cm_jax.data.pipeline import trainable_images
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation.evaluate import headline
 from cl2cm_jax.features import Corpora
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
@@ -59,6 +61,7 @@ class Run(NamedTuple):
     config: ConfigDict
     mesh: Mesh
     corpora: Corpora
+    validation: Corpus  # the headline pictures of the validation split, which select
     networks: Networks
     stages: Stages
     every: dict[str, int]  # steps between evaluations, checkpoints and log lines
@@ -95,7 +98,8 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     step = make_train_step(config, networks, optimizer, mesh=mesh, stages=stages, languages=languages)
     max_words = config.text.max_tokens if networks.reads_words else 0
     embedder = Embedder(networks, batch_size=config.evaluation.batch_size, max_words=max_words)
-    return Run(config, mesh, corpora, networks, stages, every, step, embedder, time.perf_counter() - start)
+    validation = headline(corpora.validation)
+    return Run(config, mesh, corpora, validation, networks, stages, every, step, embedder, time.perf_counter() - start)
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
@@ -140,7 +144,7 @@ def evaluated_student(run: Run, state: TrainState) -> Params:
 
 
 def check(run: Run) -> str:
-    """Compiles nothing away: says what would be trained, on what, and how large it is."""
+    """Says what would be trained, on what, and how large it is."""
     state = abstract_state(run)
     mesh = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     sizes = ", ".join(f"{c.name} {len(c.image_ids):,} images {len(c.caption_text):,} captions" for c in run.corpora)

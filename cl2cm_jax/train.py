@@ -182,9 +182,8 @@ def _validate(run: Run, state: TrainState, step: int, *, resumed: bool) -> dict[
     if resumed or not _evaluates(run, step):
         return {}
     d = run.config.data
-    validation = evaluate.headline(run.corpora.validation)
     student = evaluated_student(run, state)
-    embedded = evaluate.embed_corpus(run.embedder, student, validation, languages=(d.source, *d.targets))
+    embedded = evaluate.embed_corpus(run.embedder, student, run.validation, languages=(d.source, *d.targets))
     try:
         ranks = evaluate.rank_all(embedded, run.config)
     except ValueError as error:  # the update before was too large, and no step has had a term to show it

@@ -20,7 +20,7 @@ LAYERS = (
     ("steps",),
     ("models", "data", "parallel"),
     ("maths",),
-    ("config", "atomic"),
+    ("config", "atomic", "command_line"),
     ("errors",),
 )
 HEIGHT = {unit: -level for level, units in enumerate(LAYERS) for unit in units}

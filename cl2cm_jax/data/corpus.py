@@ -71,6 +71,13 @@ class Corpus:
         """Rows (k,) of the captions in a language, in order; raises UserError."""
         return np.flatnonzero(self.caption_language == self.language_index(language))
 
+    def first_captions_of(self, language: str) -> np.ndarray:
+        """Row (n,) of each image's first caption in a language, -1 where it has none."""
+        first = np.full(len(self.image_ids), -1)
+        rows = self.captions_of(language)[::-1]  # backwards, so that an image's first caption is written last
+        first[self.caption_image[rows]] = rows
+        return first
+
     def select_images(self, mask: np.ndarray) -> Corpus:
         """The images where `mask` (n,) is True, with their captions; rows are counted anew."""
         images = np.flatnonzero(mask)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cl2cm_jax.atomic import replacing
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -27,10 +29,8 @@ class Problem:
 def write_report(path: str | os.PathLike[str], problems: Sequence[Problem]) -> None:
     """Writes all problems, one a line, as TSV with a header; in whole or not at all."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     rows = [("kind", "file", "line", "field", "reason")]
     rows += [("note" if p.is_note else "problem", p.file, str(p.line or ""), p.field, p.reason) for p in problems]
     lines = ("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
-    temporary = target.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")

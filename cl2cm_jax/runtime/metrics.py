@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from cl2cm_jax.atomic import replacing
+
 _FIRST_COLUMNS = ("step", "time")
 
 
@@ -135,7 +137,5 @@ def _append(path: Path, line: str) -> None:
 
 
 def _replace(path: Path, lines: Iterable[str]) -> None:
-    unfinished = path.with_name(f"{path.name}.tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         file.writelines(lines)
-    os.replace(unfinished, path)

@@ -13,13 +13,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cl2cm_jax.command_line import Arguments
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.search.gallery import training_gallery
 from cl2cm_jax.search.query import Answer, check_queries, check_top, search
@@ -32,22 +32,12 @@ Warnings and errors go to standard error. A mistake in the arguments ends with e
 WIDTH_OF_A_FILE = 10_000  # tables that go to a file or a pipe are as wide as they need
 
 
-class Arguments(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print with its usage."""
-        raise UserError(f"{message}; see python -m cl2cm_jax.search --help")
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; raises a UserError where it makes no sense."""
     parser = Arguments(
         prog="python -m cl2cm_jax.search",
         description="Search pictures with text in any of the trained languages.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "queries", nargs="*", metavar="QUERY", help="what to look for; - reads lines from standard input"

@@ -61,9 +61,7 @@ def _scores(
 
 def aligned_pairs(corpus: Corpus, source: str, language: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every caption in `language` with the first source caption of its image: rows (m,), rows (m,), images (m,)."""
-    first = np.full(len(corpus.image_ids), -1)
-    sources = corpus.captions_of(source)[::-1]  # backwards, so that the first caption of an image is written last
-    first[corpus.caption_image[sources]] = sources
+    first = corpus.first_captions_of(source)
     targets = corpus.captions_of(language)
     images = corpus.caption_image[targets]
     has_source = first[images] >= 0

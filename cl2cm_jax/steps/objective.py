@@ -9,7 +9,8 @@ Source: paper for the five parts and their roles; their forms and hyperparameter
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,13 @@ class Objective(NamedTuple):
             "pair_score": _mean_over(scores, pairs),
         }
         return total, logged
+
+    def form(self, dense: ModuleType) -> tuple[ModuleType, dict[str, Any]]:
+        """The module of the batch-level losses, `dense` or `blockwise`, and what else its functions need."""
+        c = self.config.contrastive
+        if c.form == "dense":
+            return dense, {}
+        return blockwise, {"block": c.block, "mesh": self.mesh, "axis": BATCH_AXES}
 
 
 class Rows(NamedTuple):
@@ -169,9 +177,7 @@ def aligned(
     temperature = jnp.exp(student["log_temperature"])
     if not c.learn_temperature:
         temperature = jax.lax.stop_gradient(temperature)
-    losses, tiles = contrastive, {}
-    if c.form == "blockwise":
-        losses, tiles = blockwise, {"block": c.block, "mesh": objective.mesh, "axis": BATCH_AXES}
+    losses, tiles = objective.form(contrastive)
     if c.loss == "infonce":
         term = losses.infonce(x, y, temperature=temperature, positive_weight=positive_weight, **tiles)
     elif c.loss == "triplet":
@@ -245,10 +251,7 @@ def transfer_term(objective: Objective, embeddings: Embeddings, teacher: HeldOut
     "intra_target" gives T-T to T-T and "intra_vision" S-S to V-V, without their diagonals.
     """
     c = objective.config.transfer
-    losses, tiles = distillation, {}
-    if objective.config.contrastive.form == "blockwise":
-        losses = blockwise
-        tiles = {"block": objective.config.contrastive.block, "mesh": objective.mesh, "axis": BATCH_AXES}
+    losses, tiles = objective.form(distillation)
     vision, target = embeddings.vision, merge_two(embeddings.target)
 
     def relation(t_rows, t_columns, s_rows, s_columns, row_valid, column_valid, **options) -> jax.Array:  # noqa: ANN001
