@@ -290,10 +290,28 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
             yield f"config.{part}.hidden={dim.hidden} is not divisible by {part}.heads={dim.heads}"
     if c.teacher.head != "none" and c.teacher["update"] == "frozen" and c.teacher.steps == "0":
         yield f"config.teacher.steps='0': a frozen teacher with head={c.teacher.head!r} never learns; e.g. '50'"
+    if not is_zero(c.weights.word) and not teacher_reads_words(c):
+        yield (
+            f"config.weights.word={c.weights.word!r} needs a teacher that reads words: "
+            "config.teacher.head='linear' with teacher.pool='both', or teacher.head='tower'"
+        )
     if c.data.name == "captions" and not c.data.captions:
         yield "config.data.captions='' must name a CSV, TSV or JSONL file when config.data.name='captions'"
     if c.vision.backbone == "precomputed" and not c.data.features:
         yield "config.data.features='' must name a .npy file when config.vision.backbone='precomputed'"
+
+
+def is_zero(weight: str) -> bool:
+    """Whether a weight ("1.0", or a schedule) is the number 0, so that its term need not be computed."""
+    try:
+        return float(weight) == 0.0
+    except ValueError:
+        return False
+
+
+def teacher_reads_words(c: ConfigDict) -> bool:
+    """Whether the teacher's head looks at words, beside the backbone's sentence vectors."""
+    return c.teacher.head == "tower" or (c.teacher.head == "linear" and c.teacher.pool != "backbone")
 
 
 def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:

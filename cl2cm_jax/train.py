@@ -89,7 +89,7 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
                 asked = time.perf_counter()
                 batch = put_batch(next(data), run.mesh)
                 progress.waited(time.perf_counter() - asked)
-                state, terms = run.step.step(state, batch)
+                state, terms = run.step.step(state, batch, step)
                 checker.add(step, terms)
                 if (step + 1) % run.every["log_every"] == 0 or step + 1 == total:
                     values = checker.check()

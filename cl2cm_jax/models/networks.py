@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config import teacher_reads_words
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.towers import Text, TextTower, VisionTower
@@ -128,6 +129,5 @@ class Networks:
 
 def _reads_words(config: ConfigDict) -> bool:
     """Whether a tower looks at words; where none does they are neither read nor moved."""
-    s, t = config.student, config.teacher
-    student = s.text_tower == "attention" or s.text_pool != "backbone"
-    return student or t.head == "tower" or (t.head == "linear" and t.pool != "backbone")
+    s = config.student
+    return s.text_tower == "attention" or s.text_pool != "backbone" or teacher_reads_words(config)

@@ -42,33 +42,32 @@ class Objective(NamedTuple):
     def __call__(
         self, embeddings: Embeddings, params: Params, batch: Batch, *, weights: Scalars, calibration: Calibration
     ) -> tuple[jax.Array, Scalars]:
-        """Computes the total and every term by name, all () fp32.
+        """Computes the total and every term that has a weight by name, all () fp32.
 
         Args:
           embeddings: of the whole batch, also when gradients are accumulated over micro-batches.
           params: for what the losses themselves learn: temperature, bias, pointer.
           batch: identities, validity and the backbone's words.
-          weights: of the terms at this step, by name.
+          weights: of the terms at this step, by name; a term without one is not computed.
           calibration: pair scores -> confidence, by language.
         """
         rows = Rows.of(batch)
         teacher = HeldOut.of(embeddings, rows)
-        trusted, scores = pair_confidence(self.config, teacher, batch, calibration)
-        terms = student_terms(self, embeddings, params["student"], rows, trusted)
-        if self.config.teacher.head != "none":
-            terms |= teacher_terms(self, embeddings, params["teacher"], rows, batch)
-        if self.config.transfer.relations:
+        terms: Scalars = {}
+        logged: Scalars = {}
+        if "source" in weights:
+            terms["source"] = source_term(self, embeddings, params["student"], rows)
+        if "target" in weights:
+            trusted, scores = pair_confidence(self.config, teacher, batch, calibration)
+            terms["target"] = target_term(self, embeddings, params["student"], rows, trusted)
+            logged["confidence"] = _mean_over(trusted, rows.target_is_valid)
+            logged["pair_score"] = _mean_over(scores, rows.target_is_valid)
+        if "sentence" in weights or "word" in weights:
+            terms |= teacher_terms(self, embeddings, params["teacher"], rows, batch, names=frozenset(weights))
+        if "transfer" in weights:
             terms["transfer"] = transfer_term(self, embeddings, teacher, rows)
         total = sum((weights[name] * value for name, value in terms.items()), jnp.zeros(()))
-        pairs = rows.target_is_valid
-        logged = {
-            "total": total,
-            **terms,
-            "temperature": jnp.exp(params["student"]["log_temperature"]),
-            "confidence": _mean_over(trusted, pairs),
-            "pair_score": _mean_over(scores, pairs),
-        }
-        return total, logged
+        return total, {"total": total, **terms, **logged, "temperature": jnp.exp(params["student"]["log_temperature"])}
 
     def form(self, dense: ModuleType) -> tuple[ModuleType, dict[str, Any]]:
         """The module of the batch-level losses, `dense` or `blockwise`, and what else its functions need."""
@@ -151,22 +150,23 @@ def pair_confidence(
     return trusted.reshape(-1), scores.reshape(-1)
 
 
-def student_terms(
-    objective: Objective, embeddings: Embeddings, student: Params, rows: Rows, trusted: jax.Array
-) -> Scalars:
-    """contrastive(V, S) and contrastive(V, T), the latter weighted by the confidence of each pair (B*K,)."""
-    config = objective.config
+def source_term(objective: Objective, embeddings: Embeddings, student: Params, rows: Rows) -> jax.Array:
+    """contrastive(V, S)."""
     vision = Side(embeddings.vision, rows.image_id, rows.is_valid, jnp.ones(rows.is_valid.shape))
-    source = vision._replace(vectors=embeddings.source)
+    return aligned(objective, vision, vision._replace(vectors=embeddings.source), student)
+
+
+def target_term(
+    objective: Objective, embeddings: Embeddings, student: Params, rows: Rows, trusted: jax.Array
+) -> jax.Array:
+    """contrastive(V, T), weighted by the confidence of each pair (B*K,); an image weighs as its pairs do on average."""
     target = Side(merge_two(embeddings.target), rows.target_image_id, rows.target_is_valid, trusted)
     captions = len(rows.pair) // len(rows.image_id)
     valid = rows.target_is_valid.reshape(-1, captions)
     per_image = (trusted.reshape(-1, captions) * valid).sum(1) / jnp.maximum(valid.sum(1), 1)
-    labels = trusted if config.contrastive.labels == "soft" else None
-    return {
-        "source": aligned(objective, vision, source, student),
-        "target": aligned(objective, vision._replace(weight=per_image), target, student, labels),
-    }
+    vision = Side(embeddings.vision, rows.image_id, rows.is_valid, per_image)
+    labels = trusted if objective.config.contrastive.labels == "soft" else None
+    return aligned(objective, vision, target, student, labels)
 
 
 def aligned(
@@ -187,8 +187,13 @@ def aligned(
     return term.sum if c.reduction == "sum" else term.mean
 
 
-def teacher_terms(objective: Objective, embeddings: Embeddings, params: Params, rows: Rows, batch: Batch) -> Scalars:
-    """Sentence- and word-level alignment, mean over heads; head f skips the images of fold f (cross-fitting)."""
+def teacher_terms(
+    objective: Objective, embeddings: Embeddings, params: Params, rows: Rows, batch: Batch, *, names: frozenset[str]
+) -> Scalars:
+    """Those of "sentence" and "word" alignment that are in `names`, each the mean over heads.
+
+    Head f skips the images of fold f (cross-fitting).
+    """
     heads = objective.networks.folds
 
     def of_head(head: jax.Array, params: Params, source: Text, target: Text) -> Scalars:
@@ -197,9 +202,11 @@ def teacher_terms(objective: Objective, embeddings: Embeddings, params: Params, 
         target = jax.tree.map(merge_two, target)
         x = Side(source.sentence, rows.image_id, source_valid, jnp.ones(source_valid.shape))
         y = Side(target.sentence, rows.target_image_id, target_valid, jnp.ones(target_valid.shape))
-        temperature = jnp.asarray(objective.config.teacher.temperature)
-        terms = {"sentence": contrastive.infonce(x, y, temperature=temperature).mean}
-        if source.words is not None and objective.config.weights.word != "0.0":
+        terms = {}
+        if "sentence" in names:
+            temperature = jnp.asarray(objective.config.teacher.temperature)
+            terms["sentence"] = contrastive.infonce(x, y, temperature=temperature).mean
+        if "word" in names:
             paired = jax.tree.map(lambda a: a[rows.pair], source)
             teacher = objective.networks.teacher.bind(params)
             terms["word"] = word_term(objective.config, teacher, paired, target, batch, rows.pair, target_valid).mean

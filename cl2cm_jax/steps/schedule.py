@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config import is_zero
 from cl2cm_jax.errors import UserError
 
 TEACHER_TERMS = ("sentence", "word")
@@ -48,17 +49,24 @@ def piecewise(text: str, *, field: str, steps: int) -> optax.Schedule:
 
 
 def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
-    """Returns step -> {term: weight}. In a first stage only the teacher's terms count, after it only the others."""
-    schedules = {
-        name: piecewise(text, field=f"weights.{name}", steps=stages.student) for name, text in config.weights.items()
-    }
+    """Returns (step, first) -> {term: weight}, with the terms that are computed at all: those with a weight.
 
-    def at(step: jax.Array) -> dict[str, jax.Array]:
-        weights = {name: jnp.asarray(value(step - stages.teacher)) for name, value in schedules.items()}
-        if config.teacher["update"] == "joint":
-            return weights
-        first = step < stages.teacher
-        return {name: jnp.where(first == (name in TEACHER_TERMS), value, 0.0) for name, value in weights.items()}
+    In the first stage (`first`, static) these are the teacher's terms alone, after it the others; all with a joint
+    teacher. A teacher without a head has no terms.
+    """
+    on = [
+        name
+        for name, text in config.weights.items()
+        if not is_zero(text)
+        and (config.teacher.head != "none" or name not in TEACHER_TERMS)
+        and (config.transfer.relations or name != "transfer")
+    ]
+    schedules = {name: piecewise(config.weights[name], field=f"weights.{name}", steps=stages.student) for name in on}
+    joint = config.teacher["update"] == "joint"
+
+    def at(step: jax.Array, first: bool) -> dict[str, jax.Array]:
+        names = [name for name in on if joint or first == (name in TEACHER_TERMS)]
+        return {name: jnp.asarray(schedules[name](step - stages.teacher)) for name in names}
 
     return at
 

@@ -1,4 +1,4 @@
-"""The train state and the one jitted step: (state, batch) -> (state, terms)."""
+"""The train state and the one jitted step: (state, batch, number) -> (state, terms)."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class TrainStep(NamedTuple):
 
     Attributes:
       init: () -> TrainState, born sharded.
-      step: (state, batch) -> (state, terms); jitted, the state is donated.
+      step: (state, batch, number) -> (state, terms); jitted, the state is donated. The number is that of the step,
+        on the host: with a frozen teacher it says which of the two stages, each a program of its own, is run.
       state_shardings: where each leaf of the state lives.
     """
 
     init: Callable[[], TrainState]
-    step: Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
+    step: Callable[[TrainState, Batch, int], tuple[TrainState, Scalars]]
     state_shardings: Any
 
 
@@ -65,9 +66,9 @@ def make_train_step(
             "calibration": jax.tree.map(jnp.asarray, uncalibrated(languages)._asdict()),
         }
 
-    def step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Scalars]:
+    def step(state: TrainState, batch: Batch, seed: jax.Array, first: bool) -> tuple[TrainState, Scalars]:
         key = jax.random.fold_in(jax.random.key(seed), state["step"]) if config.student.dropout else None
-        at = weights(state["step"])
+        at = weights(state["step"], first)
         calibration = Calibration(**state["calibration"])
 
         def losses(embeddings: Embeddings, params: Params) -> tuple[jax.Array, Scalars]:
@@ -85,11 +86,15 @@ def make_train_step(
     shardings = tree_shardings(jax.eval_shape(init, seed), mesh)
     place, everywhere = batch_sharding(mesh), replicated(mesh)
     jitted = jax.jit(
-        step, in_shardings=(shardings, place, everywhere), out_shardings=(shardings, everywhere), donate_argnums=0
+        step,
+        static_argnums=3,
+        in_shardings=(shardings, place, everywhere),
+        out_shardings=(shardings, everywhere),
+        donate_argnums=0,
     )
     return TrainStep(
         init=lambda: jax.jit(init, out_shardings=shardings)(seed),
-        step=lambda state, batch: jitted(state, batch, seed),
+        step=lambda state, batch, number: jitted(state, batch, seed, number < stages.teacher),
         state_shardings=shardings,
     )
 

@@ -10,6 +10,7 @@ from cl2cm_jax.maths.confidence import Calibration, uncalibrated
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.steps.embeddings import embed
 from cl2cm_jax.steps.objective import Objective
+from cl2cm_jax.steps.schedule import Stages, term_weights
 
 SHAPE = FeatureShape(text=16, vision=20, max_words=5, max_frames=1)
 LANGUAGES = 3
@@ -52,11 +53,17 @@ def make_batch(images=16, captions=2, *, seed=0, image_id=None):
     }
 
 
+def every_weight(config):
+    """Weight 1 for each term that the configuration computes in any stage."""
+    at = term_weights(config, Stages(0, 10))
+    return dict.fromkeys([*at(0, True), *at(0, False)], 1.0)
+
+
 def losses(config, batch, params=None, calibration=None, weights=None):
     """Networks, parameters and a function params -> (total, terms)."""
     networks, batch = Networks(config, SHAPE), jax.tree.map(jnp.asarray, batch)
     params = networks.init(jax.random.key(0)) if params is None else params
-    weights = {name: 1.0 for name in config.weights} if weights is None else weights
+    weights = every_weight(config) if weights is None else weights
     calibration = Calibration(*uncalibrated(LANGUAGES)) if calibration is None else calibration
 
     def of(params):

@@ -7,7 +7,7 @@ from cl2cm_jax.maths.confidence import GRID, Calibration
 from cl2cm_jax.steps.embeddings import embed
 from cl2cm_jax.steps.objective import Objective
 
-from .conftest import LANGUAGES, losses, make_batch
+from .conftest import LANGUAGES, every_weight, losses, make_batch
 
 
 def test_every_part_of_the_method_is_logged_by_name(make_config):
@@ -56,7 +56,7 @@ def test_transfer_is_nothing_when_the_student_agrees_with_the_teacher(make_confi
     same = embeddings._replace(
         vision=embeddings.teacher_source.sentence[0], target=embeddings.teacher_target.sentence[0]
     )
-    weights = {name: 1.0 for name in config.weights}
+    weights = every_weight(config)
     calibration = Calibration(np.ones((LANGUAGES, len(GRID)), np.float32), np.zeros(LANGUAGES))
     objective = Objective(config, networks)
     _, terms = objective(same, params, batch, weights=weights, calibration=calibration)

@@ -19,11 +19,15 @@ def test_a_schedule_that_does_not_parse_is_a_line(text):
 
 def test_the_teacher_has_its_stage_first(make_config):
     at = term_weights(make_config(teacher__head="linear", weights__word="1.0"), Stages(teacher=3, student=5))
-    first, second = at(np.int32(2)), at(np.int32(3))
-    assert {name for name, value in first.items() if value} == {"sentence", "word"}
-    assert {name for name, value in second.items() if value} == {"source", "target", "transfer"}
+    assert set(at(np.int32(2), True)) == {"sentence", "word"}
+    assert set(at(np.int32(3), False)) == {"source", "target", "transfer"}
     joint = term_weights(make_config(teacher__head="linear", teacher__update="joint"), Stages(0, 5))
-    assert {name for name, value in joint(np.int32(0)).items() if value} == {"source", "target", "sentence", "transfer"}
+    assert set(joint(np.int32(0), False)) == {"source", "target", "sentence", "transfer"}
+
+
+def test_a_term_without_weight_is_not_computed(make_config):
+    config = make_config(weights__source="0", weights__target="0:0 50%:1", transfer__relations="")
+    assert set(term_weights(config, Stages(0, 5))(np.int32(0), False)) == {"target"}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])

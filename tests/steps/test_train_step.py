@@ -12,7 +12,7 @@ from cl2cm_jax.steps.optimizer import decayed, make_optimizer
 from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import gradient, make_train_step
 
-from .conftest import LANGUAGES, SHAPE, make_batch
+from .conftest import LANGUAGES, SHAPE, every_weight, make_batch
 
 
 def run(config, *, steps=3, stages=None, mesh=None):
@@ -26,7 +26,7 @@ def run(config, *, steps=3, stages=None, mesh=None):
     state, terms, way = step.init(), {}, []
     for number in range(steps):
         before = state
-        state, terms = step.step(state, put_batch(make_batch(seed=number), mesh))
+        state, terms = step.step(state, put_batch(make_batch(seed=number), mesh), number)
         assert max(jax.tree.leaves(before["params"]), key=lambda x: x.size).is_deleted(), "the state is donated"
         way.append(jax.tree.map(lambda x: np.array(x, copy=True), state["params"]))  # a view would block the donation
     return jax.device_get(state), jax.device_get(terms), way
@@ -41,7 +41,7 @@ def test_accumulated_gradients_are_exact(make_config):
         teacher__head="tower", teacher__update="joint", teacher__folds="2", teacher__residual="False", weights__word="1"
     )
     networks, batch = Networks(config, SHAPE), jax.tree.map(jnp.asarray, make_batch())
-    objective, weights = Objective(config, networks), dict.fromkeys(config.weights, 1.0)
+    objective, weights = Objective(config, networks), every_weight(config)
     calibration = Calibration(*uncalibrated(LANGUAGES))
 
     def losses(embeddings, params):
