@@ -26,7 +26,7 @@ demo: $(VENV)/.installed ## Train, evaluate and search on the emoji set (about 5
 	@echo
 	@echo "Pictures  $(WORKDIR)/retrieval.png"
 	@echo "Metrics   $(WORKDIR)/results.json, $(WORKDIR)/metrics.csv; curves: $(VENV)/bin/tensorboard --logdir=$(WORKDIR)"
-	@echo "Model     $(WORKDIR)/checkpoints"
+	@echo "Model     $(WORKDIR)/model.safetensors, config.json, gallery.npz"
 	@echo "Search    $(RUN) -m cl2cm_jax.search --workdir=$(WORKDIR) \"your own words\""
 
 test: $(VENV)/.installed-dev ## Run the test suite

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax import finish, train
 from cl2cm_jax.atomic import write_text
-from cl2cm_jax.command_line import Arguments
+from cl2cm_jax.command_line import Arguments, resume_command
 from cl2cm_jax.config import nearest, override, read, split_flags, validate
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, verdicts
@@ -104,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Trains what is missing, then prints and writes the tables."""
     start = time.perf_counter()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
-    options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options, overrides = parse(arguments)
     config = read(options.config, overrides)
     start_jax(Path(config.data.dir))
     data = corpora(config)
@@ -112,7 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jobs = [(noise, seed, name) for seed in seeds for noise in options.noise for name in options.rows]
     for number, (noise, seed, name) in enumerate(jobs, start=1):
         began = time.perf_counter()
-        if _run_once(config, data, _folder(options.workdir, noise, seed, name), noise=noise, seed=seed, name=name):
+        trained = _run_once(
+            config, data, _folder(options.workdir, noise, seed, name), noise=noise, seed=seed, name=name
+        )
+        if trained is None:
+            print(f"stopped and saved; resume with: {resume_command('ablate', arguments)}")
+            return
+        if trained:
             done = f"{number}/{len(jobs)} noise {noise:g} seed {seed} {name}: {time.perf_counter() - began:.0f} s"
             print(done, file=sys.stderr, flush=True)
     report(config, options.workdir, noises=options.noise, seeds=list(seeds), names=options.rows)
@@ -151,8 +158,11 @@ def report(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: lis
     write_text(workdir / "ablation.json", to_json(content))
 
 
-def _run_once(config: ConfigDict, data: Corpora, folder: Path, *, noise: float, seed: int, name: str) -> bool:
-    """Trains one run unless it is there; False if it was. What is kept: config, metrics and the ranks on test."""
+def _run_once(config: ConfigDict, data: Corpora, folder: Path, *, noise: float, seed: int, name: str) -> bool | None:
+    """Trains one run unless it is there; False if it was, None if a signal asked to stop.
+
+    What is kept: config, metrics and the ranks on test.
+    """
     if (folder / finish.RANKS_FILE).exists():
         claim(folder, variant(config, name, noise=noise, seed=seed))  # finished, but with this configuration?
         return False
@@ -161,7 +171,7 @@ def _run_once(config: ConfigDict, data: Corpora, folder: Path, *, noise: float, 
     built = build(changed, data)
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         if train.train(built, folder, stream=log) is None:
-            raise UserError("stopped; the same command goes on from here")
+            return None
     selected = finish.select(built, folder)
     save_ranks(folder / finish.RANKS_FILE, selected.ranks["test"])
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cl2cm_jax.errors import UserError
@@ -17,3 +19,8 @@ class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print with its usage."""
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+def resume_command(module: str, arguments: Sequence[str]) -> str:
+    """The command line that goes on with a stopped run: the same one."""
+    return shlex.join(["python", "-m", f"cl2cm_jax.{module}", *arguments])

@@ -109,6 +109,7 @@ def defaults() -> ConfigDict:
     c.train.batch_size = 256  # images in a step, over all devices
     c.train.steps = "300"  # "300" | "20epochs" | "50000examples"
     c.train.targets_per_image = 1  # K target captions an image in a step; -1: every language (1-to-K; ours)
+    c.train.compute = "float32"  # "float32" | "bfloat16": the towers' products; parameters, scores, losses stay fp32
     c.train.accumulation = 1  # micro-batches a step; features are cached, so the gradient is exact
     c.train.evaluate_every = "50"  # validation
     c.train.early_stop = 0  # stop after so many evaluations without a better validation SumR; 0: never
@@ -161,6 +162,7 @@ CHOICES = {
     "word.marginals": ("uniform", "norm"),
     "word.plan_from": ("tower", "backbone"),
     "confidence.kind": ("none", "softmax", "posterior"),
+    "train.compute": ("float32", "bfloat16"),
     "train.select": ("best", "last"),
     "optimizer.schedule": ("cosine", "constant"),
     "evaluation.captions_per_image": ("all", "first"),

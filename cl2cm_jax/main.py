@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from cl2cm_jax import finish, run, train
-from cl2cm_jax.command_line import Arguments
+from cl2cm_jax.command_line import Arguments, resume_command
 from cl2cm_jax.config import read, split_flags
 from cl2cm_jax.errors import exit_cleanly
 
@@ -57,15 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     built = run.build(config)
     run.claim(options.workdir, config)  # after everything that can be wrong with the inputs
     if options.mode == "train" and train.train(built, options.workdir) is None:
-        print(f"stopped and saved; resume with: {resume_command(arguments)}")
+        print(f"stopped and saved; resume with: {resume_command('main', arguments)}")
         return
     finished = finish.finish(built, options.workdir)
     print(finish.summary(finished, seconds=time.perf_counter() - start))
-
-
-def resume_command(arguments: Sequence[str]) -> str:
-    """The command line that goes on: the same one."""
-    return shlex.join(["python", "-m", "cl2cm_jax.main", *arguments])
 
 
 if __name__ == "__main__":

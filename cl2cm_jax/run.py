@@ -75,7 +75,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     start = time.perf_counter()
     c = config.train
     mesh = make_mesh(**config.mesh)
-    check_batch_size(c.batch_size // c.accumulation, mesh)
+    check_batch_size(c.batch_size, mesh, accumulation=c.accumulation)
     corpora = features.corpora(config) if corpora is None else corpora
     if config.data.translation_noise:
         noise = {"share": config.data.translation_noise, "seed": config.seed, "source": config.data.source}

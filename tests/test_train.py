@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 from command import Outcome, call
+from tiny_set import PLANTED
 
 pytest.importorskip("tensorflow")
 
@@ -28,62 +28,7 @@ from cl2cm_jax.data.pipeline import batches
 from cl2cm_jax.search import __main__ as search
 
 ROOT = Path(__file__).resolve().parents[1]
-COLOURS = {
-    "red": ("rot", "rouge"),
-    "green": ("grün", "vert"),
-    "blue": ("blau", "bleu"),
-    "white": ("weiß", "blanc"),
-    "black": ("schwarz", "noir"),
-    "golden": ("golden", "doré"),
-    "pink": ("rosa", "rose"),
-    "grey": ("grau", "gris"),
-}
-THINGS = {
-    "car": ("Auto", "voiture"),
-    "dog": ("Hund", "chien"),
-    "house": ("Haus", "maison"),
-    "flower": ("Blume", "fleur"),
-}
-SPLITS = ["train"] * 16 + ["validation"] * 8 + ["test"] * 8
-PLANTED = "red-car"  # the first picture, of the training split
 STEPS, TEACHER_STEPS = 12, 4
-
-CONFIG = """
-from cl2cm_jax.config import defaults
-
-
-def get_config():
-    c = defaults()
-    c.data.name, c.data.dir = "captions", "data"
-    c.data.captions, c.data.features, c.data.feature_ids = "captions.csv", "features.npy", "ids.txt"
-    c.data.targets = ("de", "fr")
-    c.vision.backbone = "precomputed"
-    c.student.dim, c.student.dropout = 16, 0.1
-    c.teacher.head, c.teacher.steps, c.teacher.pool = "linear", "4", "backbone"
-    c.confidence.kind = "posterior"
-    c.optimizer.learning_rate, c.optimizer.warmup = 0.01, "0"
-    c.train.batch_size, c.train.steps, c.train.ema = 8, "8", 0.5
-    c.train.evaluate_every, c.train.checkpoint_every, c.train.log_every = "4", "2", "3"
-    return c
-"""
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a caption file, features, their ids and a configuration; built sets and caches go there too."""
-    folder = tmp_path_factory.mktemp("tiny")
-    names = [(colour, thing) for colour in COLOURS for thing in THINGS]
-    with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "language", "caption", "split"])
-        for (colour, thing), split in zip(names, SPLITS, strict=True):
-            words = [(colour, thing), *zip(COLOURS[colour], THINGS[thing], strict=True)]
-            for language, pair in zip(("en", "de", "fr"), words, strict=True):
-                writer.writerow([f"{colour}-{thing}", language, " ".join(pair), split])
-    (folder / "ids.txt").write_text("".join(f"{colour}-{thing}\n" for colour, thing in names))
-    np.save(folder / "features.npy", np.eye(len(names), dtype=np.float32) + 0.01)
-    (folder / "config.py").write_text(re.sub(r'"(data|\w+\.(?:csv|npy|txt))"', rf'"{folder}/\1"', CONFIG))
-    return folder
 
 
 def training(home: Path, workdir: Path, *changes: str, mode: str = "train") -> Outcome:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, features
 
 from cl2cm_jax.atomic import replacing
 from cl2cm_jax.data.images import ImageError, decode
@@ -143,7 +143,7 @@ def _query(draw: ImageDraw.ImageDraw, row: QueryRow, top: int, *, source: str) -
     small = [*([gloss] if gloss else []), f"{name} ({row.language})" if name != row.language else name]
     y = top + (ROW - 34 * len(lines) - 22 * len(small)) // 2
     for line in lines:
-        _write(draw, (MARGIN, y + 25), line, size=24, fill=INK)
+        _write(draw, (MARGIN, y + 25), line, size=24, fill=INK, language=row.language)
         y += 34
     for line, fill in zip(small, [SOFT] * (len(small) - 1) + [GREEN if not row.missed else AMBER], strict=True):
         _write(draw, (MARGIN, y + 16), _wrap(draw, line, size=16, lines=1)[0], size=16, fill=fill)
@@ -204,6 +204,14 @@ def _wrap(draw: ImageDraw.ImageDraw, text: str, *, size: int, lines: int, width:
 
 
 def _write(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, *, size: int, fill: str, anchor: str = "ls"
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    text: str,
+    *,
+    size: int,
+    fill: str,
+    anchor: str = "ls",
+    language: str | None = None,
 ) -> None:
-    draw.text(at, text, font=font_for(text, size=size), fill=fill, anchor=anchor)
+    shaping = language if features.check("raqm") else None  # Chinese and Japanese draw one character differently
+    draw.text(at, text, font=font_for(text, size=size), fill=fill, anchor=anchor, language=shaping)

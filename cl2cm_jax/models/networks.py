@@ -40,6 +40,7 @@ class Student(nnx.Module):
             heads=c.heads,
             dim=c.dim,
             max_frames=shape.max_frames,
+            dtype=config.train.compute,
             rngs=rngs,
         )
         self.text = TextTower(
@@ -51,6 +52,7 @@ class Student(nnx.Module):
             dim=c.dim,
             max_words=shape.max_words,
             residual=c.text_residual,
+            dtype=config.train.compute,
             rngs=rngs,
         )
         self.log_temperature = nnx.Param(jnp.log(jnp.asarray(contrastive.temperature, jnp.float32)))
@@ -89,6 +91,7 @@ class Teacher(nnx.Module):
                 dim=dim,
                 max_words=shape.max_words,
                 residual=c.residual,
+                dtype=config.train.compute,
                 rngs=rngs,
             )
         )

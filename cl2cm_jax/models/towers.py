@@ -1,5 +1,7 @@
 """Towers: from a backbone's outputs to one unit vector of the shared space.
 
+`dtype` is that of the matrix products; parameters and the unit vectors are fp32.
+
 Source: siblings (NRCCR) for the attention tower; ours for the linear one and for keeping the backbone's sentence.
 """
 
@@ -10,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from cl2cm_jax.maths.masking import masked_mean
 from cl2cm_jax.maths.similarity import normalize
@@ -32,14 +35,14 @@ class Text(NamedTuple):
 class AttentionBlock(nnx.Module):
     """One pre-norm transformer block: self-attention over the unmasked positions, then an MLP."""
 
-    def __init__(self, hidden: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, hidden: int, heads: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.heads = heads
-        self.attention_norm = nnx.LayerNorm(hidden, rngs=rngs)
-        self.qkv = nnx.Linear(hidden, 3 * hidden, rngs=rngs)
-        self.out = nnx.Linear(hidden, hidden, rngs=rngs)
-        self.mlp_norm = nnx.LayerNorm(hidden, rngs=rngs)
-        self.up = nnx.Linear(hidden, 2 * hidden, rngs=rngs)
-        self.down = nnx.Linear(2 * hidden, hidden, rngs=rngs)
+        self.attention_norm = nnx.LayerNorm(hidden, dtype=dtype, rngs=rngs)
+        self.qkv = nnx.Linear(hidden, 3 * hidden, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(hidden, hidden, dtype=dtype, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(hidden, dtype=dtype, rngs=rngs)
+        self.up = nnx.Linear(hidden, 2 * hidden, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(2 * hidden, hidden, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """Maps x (B, L, h) under mask (B, L) to (B, L, h)."""
@@ -56,15 +59,17 @@ class AttentionBlock(nnx.Module):
 class SequenceEncoder(nnx.Module):
     """LayerNorm, linear, learned positions, one attention block: (B, L, d) -> (B, L, hidden)."""
 
-    def __init__(self, features: int, hidden: int, heads: int, max_length: int, *, rngs: nnx.Rngs):
-        self.norm = nnx.LayerNorm(features, rngs=rngs)
-        self.project = nnx.Linear(features, hidden, rngs=rngs)
+    def __init__(
+        self, features: int, hidden: int, heads: int, max_length: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ):
+        self.norm = nnx.LayerNorm(features, dtype=dtype, rngs=rngs)
+        self.project = nnx.Linear(features, hidden, dtype=dtype, rngs=rngs)
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (max_length, hidden)))
-        self.block = AttentionBlock(hidden, heads, rngs=rngs)
+        self.block = AttentionBlock(hidden, heads, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        h = self.project(self.norm(x)) + self.positions[...][: x.shape[1]]
-        return self.block(h, mask)
+        h = self.project(self.norm(x))
+        return self.block(h + self.positions[...][: x.shape[1]].astype(h.dtype), mask)
 
 
 class TextTower(nnx.Module):
@@ -88,16 +93,21 @@ class TextTower(nnx.Module):
         dim: int,
         max_words: int,
         residual: bool = False,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         reads_words = kind == "attention" or pool != "backbone"
         init = nnx.initializers.lecun_normal() if not residual else lambda _, shape, dtype: jnp.eye(*shape, dtype=dtype)
         self.pool = pool
         attends = kind == "attention"
-        self.encode_words = SequenceEncoder(features, hidden, heads, max_words, rngs=rngs) if attends else None
+        self.encode_words = (
+            SequenceEncoder(features, hidden, heads, max_words, dtype=dtype, rngs=rngs) if attends else None
+        )
         width = hidden if attends else features
-        self.project_words = nnx.Linear(width, dim, rngs=rngs) if reads_words else None
-        self.project_sentence = nnx.Linear(features, dim, kernel_init=init, rngs=rngs) if pool != "mean" else None
+        self.project_words = nnx.Linear(width, dim, dtype=dtype, rngs=rngs) if reads_words else None
+        self.project_sentence = (
+            nnx.Linear(features, dim, kernel_init=init, dtype=dtype, rngs=rngs) if pool != "mean" else None
+        )
         self.words_scale = nnx.Param(jnp.zeros(())) if residual and pool == "both" else None
 
     def __call__(self, text: Text) -> Text:
@@ -117,12 +127,25 @@ class TextTower(nnx.Module):
 class VisionTower(nnx.Module):
     """Backbone features or frames (B, F, d) under mask (B, F) -> unit vectors (B, D)."""
 
-    def __init__(self, *, kind: str, features: int, hidden: int, heads: int, dim: int, max_frames: int, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        *,
+        kind: str,
+        features: int,
+        hidden: int,
+        heads: int,
+        dim: int,
+        max_frames: int,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         attends = kind == "attention"
-        self.encode_frames = SequenceEncoder(features, hidden, heads, max_frames, rngs=rngs) if attends else None
+        self.encode_frames = (
+            SequenceEncoder(features, hidden, heads, max_frames, dtype=dtype, rngs=rngs) if attends else None
+        )
         width = hidden if attends else features
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.project = nnx.Linear(width, dim, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.project = nnx.Linear(width, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, features: jax.Array, mask: jax.Array) -> jax.Array:
         hidden = features if self.encode_frames is None else self.encode_frames(features, mask)

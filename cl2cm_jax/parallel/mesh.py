@@ -54,20 +54,23 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, *, field: str = "train.batch_size") -> None:
+def check_batch_size(batch_size: int, mesh: Mesh, *, accumulation: int = 1) -> None:
     """Refuses a batch size that the mesh cannot split evenly, naming the nearest that it can.
 
     Raises:
-        UserError: `batch_size` is not a positive multiple of the devices of the batch axes.
+        UserError: `batch_size` is not a positive multiple of `accumulation` x the devices of the batch axes.
     """
     shards = batch_shards(mesh)
-    if batch_size > 0 and batch_size % shards == 0:
+    unit = shards * accumulation
+    if batch_size > 0 and batch_size % unit == 0:
         return
-    below = batch_size // shards * shards
-    nearest = f"{below} or {below + shards}" if below > 0 else f"{shards}"
+    below = batch_size // unit * unit
+    nearest = f"{below} or {below + unit}" if below > 0 else f"{unit}"
     axes = " x ".join(f'"{axis}"' for axis in BATCH_AXES)
+    parts = f" x config.train.accumulation={accumulation}" if accumulation > 1 else ""
     raise UserError(
-        f"config.{field}={batch_size} is not divisible by the {shards} devices of mesh axes {axes}; use {nearest}."
+        f"config.train.batch_size={batch_size} is not divisible by the {shards} devices of mesh axes {axes}{parts}; "
+        f"use {nearest}."
     )
 
 

@@ -78,6 +78,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Global arrays of B rows from the B/processes rows that this process holds (pytree of numpy arrays)."""
+    """Global arrays from the whole batch, pytree of numpy arrays (B, ...), which every process holds alike.
+
+    Each process moves only the rows of its own devices.
+    """
     place = batch_sharding(mesh)
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(place, rows), batch)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(place, rows, rows.shape), batch)

@@ -144,3 +144,18 @@ def test_dropout_needs_a_key_and_is_a_function_of_it() -> None:
     np.testing.assert_array_equal(one, again)
     assert not np.allclose(one, other, atol=1e-3) and not np.allclose(one, still, atol=1e-3)
     np.testing.assert_array_equal(still, student.encode_text(text(4)))
+
+
+@pytest.mark.parametrize("tower", ["linear", "attention"])
+def test_bfloat16_products_keep_parameters_and_vectors_in_fp32(tower):
+    fields = {"student__vision_tower": tower, "student__text_tower": tower, "teacher__head": "tower"}
+    full = Networks(make_config(**fields), SHAPE)
+    half = Networks(make_config(train__compute="bfloat16", **fields), SHAPE)
+    params = half.init(jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+    rounded, exact = embed(half, params, batch()), embed(full, params, batch())
+    for name in ("vision", "source", "target"):
+        a, b = getattr(rounded, name), getattr(exact, name)
+        assert a.dtype == jnp.float32
+        assert 0 < np.abs(a - b).max() < 0.03
+    assert rounded.teacher_source.sentence.dtype == jnp.float32

@@ -44,8 +44,8 @@ def test_batch_size_must_split_evenly():
     assert str(error.value) == (
         'config.train.batch_size=100 is not divisible by the 8 devices of mesh axes "data" x "fsdp"; use 96 or 104.'
     )
-    with pytest.raises(UserError, match="config.evaluation.batch_size=3 .* use 8"):
-        check_batch_size(3, mesh, field="evaluation.batch_size")
+    with pytest.raises(UserError, match="config.train.batch_size=3 .* use 8"):
+        check_batch_size(3, mesh)
     with pytest.raises(UserError, match="use 8"):
         check_batch_size(0, mesh)
 

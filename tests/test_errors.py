@@ -1,0 +1,38 @@
+"""How a command ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cl2cm_jax.errors import EXIT_CLOSED_PIPE, UserError, exit_cleanly
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_a_users_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise UserError("config.x=1 is wrong; use 2")
+
+    with pytest.raises(SystemExit) as end:
+        exit_cleanly(fail)
+    assert end.value.code == 2 and capsys.readouterr().err == "error: config.x=1 is wrong; use 2\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        exit_cleanly(lambda: print(1 / 0))
+
+
+def test_a_closed_pipe_is_silent() -> None:
+    code = "from cl2cm_jax.errors import exit_cleanly as e; e(lambda: [print('line') for _ in range(100000)])"
+    running = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert running.stdout and running.stdout.readline() == "line\n"
+    running.stdout.close()
+    assert running.wait(timeout=60) == EXIT_CLOSED_PIPE
+    assert running.stderr and running.stderr.read() == ""
