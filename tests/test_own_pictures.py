@@ -137,3 +137,22 @@ def test_a_truncated_picture_is_named_with_its_line(mine: Path, tmp_path: Path) 
     lines = (mine / "captions.csv").read_text(encoding="utf-8").splitlines()
     line = next(number for number, text in enumerate(lines, start=1) if text.startswith(ROTATED))
     assert message.startswith(f"error: {mine / 'captions.csv'}, line {line}") and "truncated" in message, message
+
+
+def test_bad_pictures_and_lines_are_left_out_if_told_to(mine: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(mine / "photos", photos)
+    (photos / ROTATED).write_bytes((photos / ROTATED).read_bytes()[:-300])
+    captions = tmp_path / "captions.csv"
+    text = (mine / "captions.csv").read_text(encoding="utf-8")
+    captions.write_text(text + "red-square.png,de,\nnowhere.png,en,a lost picture\n", encoding="utf-8")
+    changes = [f"--config.data.images={photos}", f"--config.data.captions={captions}", "--config.data.on_error=skip"]
+    outcome = training(mine, tmp_path / "run", *changes, f"--config.data.dir={tmp_path / 'data'}")
+    assert outcome.code == 0, outcome.err
+    listed = next((tmp_path / "data" / "captions").glob("*.report.tsv")).read_text(encoding="utf-8")
+    for reason in (ROTATED, "nowhere.png", "is empty"):
+        assert reason in listed
+    answer = call(search.main, f"--workdir={tmp_path / 'run'}", "a", "--json", "--top=30")
+    assert answer.code == 0, answer.err
+    gallery = json.loads(answer.out)
+    assert {result["id"] for result in gallery[0]["results"]} == {p.name for p in photos.iterdir()} - {ROTATED}

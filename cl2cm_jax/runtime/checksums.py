@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from pathlib import Path
+
+from cl2cm_jax.atomic import write_text
 
 LIST_NAME = "checksums.json"
 _CHUNK = 1 << 20
@@ -14,9 +15,7 @@ _CHUNK = 1 << 20
 def write_checksums(folder: Path) -> None:
     """Records the CRC-32 of every file under `folder` in `folder`/checksums.json."""
     checksums = {name: _crc(folder / name) for name in _files(folder)}
-    unfinished = folder / f"{LIST_NAME}.tmp"
-    unfinished.write_text(json.dumps(checksums), encoding="utf-8")
-    os.replace(unfinished, folder / LIST_NAME)
+    write_text(folder / LIST_NAME, json.dumps(checksums))
 
 
 def verify_checksums(folder: Path) -> None:
@@ -40,7 +39,7 @@ def verify_checksums(folder: Path) -> None:
 
 def _files(folder: Path) -> list[str]:
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if not name.startswith(LIST_NAME))
+    return sorted(name for name in names if LIST_NAME not in name)
 
 
 def _crc(path: Path) -> int:

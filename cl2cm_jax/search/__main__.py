@@ -57,9 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     queries = [query for given in options.queries for query in (_standard_input() if given == "-" else [given])]
     check_queries(queries)
+    check_top(options.top)
     gallery = training_gallery(options.workdir)  # also for --images: it tells a finished run from an unfinished one
-    if options.images is None:
-        check_top(options.top, gallery)  # before the model is loaded
 
     from cl2cm_jax.search.model import load_encoder
 

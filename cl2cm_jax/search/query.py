@@ -48,28 +48,26 @@ def check_queries(queries: Sequence[str]) -> None:
             raise UserError(f"query {number} is not valid UTF-8; set the terminal's encoding to UTF-8")
 
 
-def check_top(top: int, gallery: Gallery) -> None:
-    """Raises a UserError unless 1 <= top <= the size of the gallery."""
-    if not 1 <= top <= len(gallery):
-        raise UserError(
-            f"--top={top} is not between 1 and {len(gallery):,}, the pictures of the gallery; use --top=1 or more"
-        )
+def check_top(top: int) -> None:
+    """Raises a UserError unless `top` is 1 or more."""
+    if top < 1:
+        raise UserError(f"--top={top} asks for no picture; use 1 or more")
 
 
 def search(queries: Sequence[str], gallery: Gallery, encoder: Encoder, *, top: int = 5) -> list[Answer]:
-    """The `top` pictures of the gallery for each query; equal scores stand in the gallery's order.
+    """The `top` pictures of the gallery for each query, all if it has fewer; equal scores stand in its order.
 
     Raises:
-        UserError: no query, an empty one, `top` outside the gallery, or a gallery made with other weights.
+        UserError: no query, an empty one, `top` below 1, or a gallery made with other weights.
     """
     check_queries(queries)
-    check_top(top, gallery)
+    check_top(top)
     if gallery.weights != encoder.weights:
         raise UserError(
             f"the gallery was embedded by the weights {gallery.weights!r}, but the model is {encoder.weights!r}; "
             "run --mode=evaluate on the workdir to embed it anew"
         )
-    scores, rows = best_items(encoder.text(queries), gallery.embeddings, top)
+    scores, rows = best_items(encoder.text(queries), gallery.embeddings, min(top, len(gallery)))
     return [
         Answer(
             query, tuple(_result(gallery, rank, *found) for rank, found in enumerate(zip(*both, strict=True), start=1))

@@ -26,7 +26,7 @@ def test_form_of_an_answer(colours, gallery) -> None:
 
 def test_equal_scores_stand_in_gallery_order(colours, gallery) -> None:
     level = dataclasses.replace(gallery, embeddings=np.ones((4, 3), np.float32))
-    (answer,) = search(["red"], level, colours.encoder, top=4)
+    (answer,) = search(["red"], level, colours.encoder, top=9)  # more than there are: all
     assert [result.id for result in answer.results] == list(gallery.ids)
 
 
@@ -36,7 +36,6 @@ def test_equal_scores_stand_in_gallery_order(colours, gallery) -> None:
         ([], 1, "no query"),
         (["red", "  \t"], 1, "query 2 is empty"),
         (["\udcff"], 1, "not valid UTF-8"),
-        (["red"], 5, "--top=5 .* 4"),
         (["red"], 0, "--top=0"),
     ],
 )
