@@ -31,23 +31,22 @@ from cl2cm_jax.features import Corpora, corpora
 from cl2cm_jax.run import build, claim, start_jax
 
 BASELINE = "+ V-T (baseline)"
-DEFAULT = "default (the config as it is)"
+DEFAULT = "default: the config as it is"  # configs/emoji.py: cross-fitted + confidence, posterior
 
-_PLAIN = {
-    "weights.transfer": "0.0",
+# The transfer's weight and temperature, and the teacher's steps, are the config's.
+_TRANSFER = {
+    "transfer.relations": "cross",
     "confidence.kind": "none",
     "contrastive.labels": "uniform",
     "train.targets_per_image": "1",
     "teacher.head": "none",
-    "teacher.folds": "1",
-}
-_TRANSFER = _PLAIN | {"weights.transfer": "2.0", "transfer.relations": "cross"}
-_SENTENCE = _TRANSFER | {
-    "teacher.head": "linear",
     "teacher.update": "frozen",
-    "teacher.steps": "50",
     "teacher.pool": "backbone",
+    "teacher.folds": "1",
+    "weights.word": "0.0",
 }
+_PLAIN = _TRANSFER | {"weights.transfer": "0.0"}
+_SENTENCE = _TRANSFER | {"teacher.head": "linear"}
 _CROSS_FITTED = _SENTENCE | {"teacher.folds": "2"}
 _MANY = {"train.targets_per_image": "4"}
 
@@ -60,11 +59,10 @@ ROWS: dict[str, dict[str, str]] = {
     "+ transfer, trained sentence teacher": _SENTENCE,
     "+ transfer, cross-fitted sentence teacher": _CROSS_FITTED,
     "+ word level (full CL2CM)": _CROSS_FITTED | {"teacher.pool": "both", "weights.word": "1.0"},
-    "backbone transfer + intra relations": _TRANSFER | {"transfer.relations": "cross,intra_target,intra_vision"},
-    "backbone transfer + confidence, softmax": _TRANSFER | {"confidence.kind": "softmax"},
-    "backbone transfer + confidence, posterior": _TRANSFER | {"confidence.kind": "posterior"},
-    "backbone transfer + 1-to-K (K=4)": _TRANSFER | _MANY,
-    "... + posterior + K=4 + soft labels": _TRANSFER
+    "cross-fitted + intra relations": _CROSS_FITTED | {"transfer.relations": "cross,intra_target,intra_vision"},
+    "cross-fitted + confidence, softmax": _CROSS_FITTED | {"confidence.kind": "softmax"},
+    "cross-fitted + 1-to-K (K=4)": _CROSS_FITTED | _MANY,
+    "cross-fitted + posterior + K=4, soft labels": _CROSS_FITTED
     | _MANY
     | {"confidence.kind": "posterior", "contrastive.labels": "soft"},
     DEFAULT: {},

@@ -19,8 +19,11 @@ def get_config(argument: str = "") -> ConfigDict:
     c.text.max_tokens = 16  # 99 % of the names have at most 12 word pieces
     c.student.dim = 1024
     c.student.dropout = 0.5
-    c.weights.transfer = "2.0"
+    c.teacher.head = "linear"
+    c.teacher.pool = "backbone"
+    c.teacher.steps = "70"
+    c.teacher.folds = 2
+    c.weights.transfer = "6.0"
     c.train.steps = "200"
-    c.train.targets_per_image = 4
     c.confidence.kind = "posterior"
     return c
