@@ -3,7 +3,7 @@
 python -m cl2cm_jax.main --config=configs/emoji.py --workdir=runs/emoji [--mode=...] [--config.train.batch_size=512 ...]
 
 --mode=train     trains (or goes on), evaluates, and writes results, picture, model and gallery into the workdir
---mode=evaluate  evaluates the selected checkpoint of a workdir anew
+--mode=evaluate  evaluates the selected checkpoint of a workdir anew; --config may be left out
 --mode=check     builds the data and features and prints what would be trained; leaves the workdir alone
 """
 
@@ -16,10 +16,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from cl2cm_jax import finish, run, train
 from cl2cm_jax.command_line import Arguments, resume_command
-from cl2cm_jax.config import read, split_flags
-from cl2cm_jax.errors import exit_cleanly
+from cl2cm_jax.config import override, read, split_flags, validate
+from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.search.model import read_config
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -29,7 +32,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
         prog="python -m cl2cm_jax.main",
         description=__doc__,
     )
-    parser.add_argument("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
+    parser.add_argument("--config", help="a file in configs/; FILE:ARGUMENT passes it an argument")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--mode", choices=("train", "evaluate", "check"), default="train")
     return parser.parse_args(rest), overrides
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     arguments = sys.argv[1:] if arguments is None else arguments
     options, overrides = parse(arguments)
-    config = read(options.config, overrides)
+    config = _config(options, overrides)
     run.start_jax(Path(config.data.dir))
     if options.mode == "check":
         print(run.check(run.build(config)))
@@ -60,6 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     finished = finish.finish(built, options.workdir)
     print(finish.summary(finished, seconds=time.perf_counter() - start))
+
+
+def _config(options: argparse.Namespace, overrides: dict[str, str]) -> ConfigDict:
+    """The configuration of the file, or that of the workdir, with the changes of the command line."""
+    if options.config:
+        return read(options.config, overrides)
+    if options.mode != "evaluate":
+        raise UserError("--config is missing; name a file such as configs/emoji.py")
+    config = read_config(options.workdir)
+    for name, text in overrides.items():
+        override(config, name, text)
+    return validate(config)
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ def test_evaluate_rewrites_the_results(finished: tuple[Path, Outcome], home: Pat
     written = ("results.json", "results.md", "gallery.npz", "model.safetensors", "retrieval.png")
     for name in written:
         (workdir / name).unlink()
-    outcome = training(home, workdir, mode="evaluate")
+    outcome = call(main.main, f"--workdir={workdir}", "--mode=evaluate")  # the workdir knows its configuration
     assert outcome.code == 0, outcome.err
     assert all((workdir / name).exists() for name in written)
     ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
@@ -258,6 +258,13 @@ def test_evaluate_rewrites_the_results(finished: tuple[Path, Outcome], home: Pat
 def test_evaluate_without_a_checkpoint(home: Path, tmp_path: Path) -> None:
     outcome = training(home, tmp_path / "empty", mode="evaluate")
     assert outcome.code == 2 and "has no checkpoint; train first" in outcome.err
+
+
+def test_training_without_a_config(tmp_path: Path) -> None:
+    outcome = call(main.main, f"--workdir={tmp_path}")
+    assert (outcome.code, outcome.err) == (2, "error: --config is missing; name a file such as configs/emoji.py\n")
+    outcome = call(main.main, f"--workdir={tmp_path}", "--mode=evaluate")
+    assert outcome.code == 2 and "config.json" in outcome.err
 
 
 def test_check_says_what_would_be_trained_and_writes_nothing(home: Path, tmp_path: Path) -> None:
