@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax import finish, train
 from cl2cm_jax.atomic import write_text
-from cl2cm_jax.command_line import Arguments, resume_command
-from cl2cm_jax.config import nearest, override, read, split_flags, validate
+from cl2cm_jax.command_line import Arguments, resume_command, split_flags
+from cl2cm_jax.config import nearest, override, read, validate
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, verdicts
 from cl2cm_jax.evaluation.bootstrap import RunHits, paired_difference

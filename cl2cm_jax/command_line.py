@@ -24,3 +24,21 @@ class Arguments(argparse.ArgumentParser):
 def resume_command(module: str, arguments: Sequence[str]) -> str:
     """The command line that goes on with a stopped run: the same one."""
     return shlex.join(["python", "-m", f"cl2cm_jax.{module}", *arguments])
+
+
+def split_flags(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Separates `--config.a.b=v` (or `--config.a.b v`) from the other command-line arguments."""
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    pending = iter(arguments)
+    for argument in pending:
+        if not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        name, equals, text = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            text = next(pending, "")
+            if not text:
+                raise UserError(f"--config.{name} needs a value, e.g. --config.{name}=...")
+        overrides[name] = text
+    return rest, overrides

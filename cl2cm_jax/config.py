@@ -377,24 +377,6 @@ def _parse(name: str, text: str, present: Any) -> object:
         raise UserError(f"config.{name}={text!r} must be {wanted}") from error
 
 
-def split_flags(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Separates `--config.a.b=v` (or `--config.a.b v`) from the other command-line arguments."""
-    rest: list[str] = []
-    overrides: dict[str, str] = {}
-    pending = iter(arguments)
-    for argument in pending:
-        if not argument.startswith("--config."):
-            rest.append(argument)
-            continue
-        name, equals, text = argument.removeprefix("--config.").partition("=")
-        if not equals:
-            text = next(pending, "")
-            if not text:
-                raise UserError(f"--config.{name} needs a value, e.g. --config.{name}=...")
-        overrides[name] = text
-    return rest, overrides
-
-
 def from_flat(flat: dict[str, object]) -> ConfigDict:
     """A config from its flattened form, as a workdir's config.json holds it; fields it lacks keep their default.
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cl2cm_jax import finish, run, train
-from cl2cm_jax.command_line import Arguments, resume_command
-from cl2cm_jax.config import override, read, split_flags, validate
+from cl2cm_jax.command_line import Arguments, resume_command, split_flags
+from cl2cm_jax.config import override, read, validate
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.search.model import read_config
 

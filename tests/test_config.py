@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax import config
+from cl2cm_jax import command_line, config
 from cl2cm_jax.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -49,11 +49,11 @@ def test_a_value_of_another_type_in_a_file_is_refused():
 
 
 def test_flags_are_taken_out_of_the_command_line():
-    rest, overrides = config.split_flags(["--workdir=w", "--config.seed=3", "--config.data.targets", "de,fr", "--x"])
+    rest, overrides = command_line.split_flags(["--workdir=w", "--config.seed=3", "--config.data.targets", "de,fr", "--x"])
     assert rest == ["--workdir=w", "--x"]
     assert overrides == {"seed": "3", "data.targets": "de,fr"}
     with pytest.raises(UserError, match="needs a value"):
-        config.split_flags(["--config.seed"])
+        command_line.split_flags(["--config.seed"])
 
 
 def test_a_flattened_config_comes_back():
