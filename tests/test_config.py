@@ -49,7 +49,8 @@ def test_a_value_of_another_type_in_a_file_is_refused():
 
 
 def test_flags_are_taken_out_of_the_command_line():
-    rest, overrides = command_line.split_flags(["--workdir=w", "--config.seed=3", "--config.data.targets", "de,fr", "--x"])
+    given = ["--workdir=w", "--config.seed=3", "--config.data.targets", "de,fr", "--x"]
+    rest, overrides = command_line.split_flags(given)
     assert rest == ["--workdir=w", "--x"]
     assert overrides == {"seed": "3", "data.targets": "de,fr"}
     with pytest.raises(UserError, match="needs a value"):
