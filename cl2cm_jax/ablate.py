@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax import finish, train
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.command_line import Arguments, resume_command, split_flags
-from cl2cm_jax.config import nearest, override, read, validate
+from cl2cm_jax.config import nearest, override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, verdicts
 from cl2cm_jax.evaluation.bootstrap import RunHits, paired_difference
@@ -128,9 +128,7 @@ def variant(config: ConfigDict, name: str, *, noise: float, seed: int) -> Config
     """The config of one run."""
     changed = config.copy_and_resolve_references()
     changed.seed, changed.data.translation_noise = seed, noise
-    for field, text in ROWS[name].items():
-        override(changed, field, text)
-    return validate(changed)
+    return override_all(changed, ROWS[name])
 
 
 def report(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: list[int], names: list[str]) -> None:

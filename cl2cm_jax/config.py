@@ -292,7 +292,7 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
             yield f"config.{part}.hidden={dim.hidden} is not divisible by {part}.heads={dim.heads}"
     if c.teacher.head != "none" and c.teacher["update"] == "frozen" and c.teacher.steps == "0":
         yield f"config.teacher.steps='0': a frozen teacher with head={c.teacher.head!r} never learns; e.g. '50'"
-    if not is_zero(c.weights.word) and not teacher_reads_words(c):
+    if not is_zero(c.weights.word) and not reads_words(c.teacher.head, c.teacher.pool):
         yield (
             f"config.weights.word={c.weights.word!r} needs a teacher that reads words: "
             "config.teacher.head='linear' with teacher.pool='both', or teacher.head='tower'"
@@ -311,9 +311,9 @@ def is_zero(weight: str) -> bool:
         return False
 
 
-def teacher_reads_words(c: ConfigDict) -> bool:
-    """Whether the teacher's head looks at words, beside the backbone's sentence vectors."""
-    return c.teacher.head == "tower" or (c.teacher.head == "linear" and c.teacher.pool != "backbone")
+def reads_words(kind: str, pool: str) -> bool:
+    """Whether a text tower or a teacher's head of this kind and pool looks at words, beside the sentence vectors."""
+    return kind in ("attention", "tower") or (kind == "linear" and pool != "backbone")
 
 
 def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
@@ -338,7 +338,12 @@ def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     except Exception as error:
         line = str(error).splitlines()[0] if str(error) else ""
         raise UserError(f"--config={path}: {type(error).__name__}: {line}") from error
-    for name, text in (overrides or {}).items():
+    return override_all(config, overrides or {})
+
+
+def override_all(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
+    """Sets fields from text and validates; returns the same config."""
+    for name, text in overrides.items():
         override(config, name, text)
     return validate(config)
 

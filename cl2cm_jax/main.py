@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax import finish, run, train
 from cl2cm_jax.command_line import Arguments, resume_command, split_flags
-from cl2cm_jax.config import override, read, validate
+from cl2cm_jax.config import override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.search.model import read_config
 
@@ -71,10 +71,7 @@ def _config(options: argparse.Namespace, overrides: dict[str, str]) -> ConfigDic
         return read(options.config, overrides)
     if options.mode != "evaluate":
         raise UserError("--config is missing; name a file such as configs/emoji.py")
-    config = read_config(options.workdir)
-    for name, text in overrides.items():
-        override(config, name, text)
-    return validate(config)
+    return override_all(read_config(options.workdir), overrides)
 
 
 if __name__ == "__main__":

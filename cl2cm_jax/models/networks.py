@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import teacher_reads_words
+from cl2cm_jax.config import reads_words
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.towers import Text, TextTower, VisionTower
@@ -115,12 +115,13 @@ class Networks:
 
     The teacher's parameters carry a leading axis of `teacher.folds` heads: head f never trains on the images of
     fold f, and their rows are scored by it alone (cross-fitting; one head that trains on everything if folds=1).
-    `reads_words` says whether any tower looks at words, beside the backbone's sentence vectors.
+    `reads_words` says whether any tower looks at words; where none does they are neither read nor moved.
     """
 
     def __init__(self, config: ConfigDict, shape: FeatureShape):
         self.folds: int = 1 if config.teacher.head == "none" else config.teacher.folds
-        self.reads_words: bool = _reads_words(config)
+        s, t = config.student, config.teacher
+        self.reads_words: bool = reads_words(s.text_tower, s.text_pool) or reads_words(t.head, t.pool)
         self.student = Functional(lambda rngs: Student(config, shape, rngs=rngs))
         self.teacher = Functional(lambda rngs: Teacher(config, shape, rngs=rngs))
 
@@ -128,9 +129,3 @@ class Networks:
         student, teacher = jax.random.split(key)
         heads = [self.teacher.init(k) for k in jax.random.split(teacher, self.folds)]
         return {"student": self.student.init(student), "teacher": jax.tree.map(lambda *xs: jnp.stack(xs), *heads)}
-
-
-def _reads_words(config: ConfigDict) -> bool:
-    """Whether a tower looks at words; where none does they are neither read nor moved."""
-    s = config.student
-    return s.text_tower == "attention" or s.text_pool != "backbone" or teacher_reads_words(config)

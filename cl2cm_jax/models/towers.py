@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from cl2cm_jax.config import reads_words
 from cl2cm_jax.maths.masking import masked_mean
 from cl2cm_jax.maths.similarity import normalize
 
@@ -96,7 +97,6 @@ class TextTower(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        reads_words = kind == "attention" or pool != "backbone"
         init = nnx.initializers.lecun_normal() if not residual else lambda _, shape, dtype: jnp.eye(*shape, dtype=dtype)
         self.pool = pool
         attends = kind == "attention"
@@ -104,7 +104,7 @@ class TextTower(nnx.Module):
             SequenceEncoder(features, hidden, heads, max_words, dtype=dtype, rngs=rngs) if attends else None
         )
         width = hidden if attends else features
-        self.project_words = nnx.Linear(width, dim, dtype=dtype, rngs=rngs) if reads_words else None
+        self.project_words = nnx.Linear(width, dim, dtype=dtype, rngs=rngs) if reads_words(kind, pool) else None
         self.project_sentence = (
             nnx.Linear(features, dim, kernel_init=init, dtype=dtype, rngs=rngs) if pool != "mean" else None
         )

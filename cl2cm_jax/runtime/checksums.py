@@ -39,7 +39,7 @@ def verify_checksums(folder: Path) -> None:
 
 def _files(folder: Path) -> list[str]:
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if LIST_NAME not in name)
+    return sorted(name for name in names if not name.lstrip(".").startswith(LIST_NAME))
 
 
 def _crc(path: Path) -> int:

@@ -18,11 +18,9 @@ SHAPE = FeatureShape(text=6, vision=7, max_words=4, max_frames=2)
 
 
 def make_config(**fields: object) -> ConfigDict:
-    c = configuration.defaults()
     small = {"student.dim": 5, "student.hidden": 8, "student.heads": 2, "teacher.hidden": 8, "teacher.heads": 2}
-    for name, value in (small | {name.replace("__", "."): value for name, value in fields.items()}).items():
-        configuration.override(c, name, str(value))
-    return configuration.validate(c)
+    changes = small | {name.replace("__", "."): value for name, value in fields.items()}
+    return configuration.override_all(configuration.defaults(), {name: str(value) for name, value in changes.items()})
 
 
 def text(count: int, *, seed: int = 0) -> Text:

@@ -19,12 +19,10 @@ LANGUAGES = 3
 @pytest.fixture
 def make_config():
     def make(**fields):
-        c = config.defaults()
         tiny = {"student.dim": "16", "student.hidden": "8", "student.heads": "2", "teacher.hidden": "8"}
         tiny |= {"teacher.heads": "2", "train.batch_size": "16", "contrastive.block": "4"}
-        for name, text in (tiny | {key.replace("__", "."): str(value) for key, value in fields.items()}).items():
-            config.override(c, name, text)
-        return config.validate(c)
+        tiny |= {key.replace("__", "."): str(value) for key, value in fields.items()}
+        return config.override_all(config.defaults(), tiny)
 
     return make
 
