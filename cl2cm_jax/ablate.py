@@ -48,7 +48,7 @@ _TRANSFER = {
 _PLAIN = _TRANSFER | {"weights.transfer": "0.0"}
 _SENTENCE = _TRANSFER | {"teacher.head": "linear"}
 _CROSS_FITTED = _SENTENCE | {"teacher.folds": "2"}
-_MANY = {"train.targets_per_image": "4"}
+_MANY = {"train.targets_per_image": "2"}
 
 # row: fields that differ from the config. Rows above the baseline have less than it, rows below have more.
 ROWS: dict[str, dict[str, str]] = {
@@ -61,8 +61,8 @@ ROWS: dict[str, dict[str, str]] = {
     "+ word level (full CL2CM)": _CROSS_FITTED | {"teacher.pool": "both", "weights.word": "1.0"},
     "cross-fitted + intra relations": _CROSS_FITTED | {"transfer.relations": "cross,intra_target,intra_vision"},
     "cross-fitted + confidence, softmax": _CROSS_FITTED | {"confidence.kind": "softmax"},
-    "cross-fitted + 1-to-K (K=4)": _CROSS_FITTED | _MANY,
-    "cross-fitted + posterior + K=4, soft labels": _CROSS_FITTED
+    "cross-fitted + 1-to-K (K=2)": _CROSS_FITTED | _MANY,
+    "cross-fitted + posterior + K=2, soft labels": _CROSS_FITTED
     | _MANY
     | {"confidence.kind": "posterior", "contrastive.labels": "soft"},
     DEFAULT: {},

@@ -13,7 +13,7 @@ from cl2cm_jax.config import flatten
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
-from cl2cm_jax.evaluation.picture import draw_retrieval, query_rows
+from cl2cm_jax.evaluation.picture import draw_retrieval, hit_share, query_rows
 from cl2cm_jax.evaluation.report import Results, text_report, write_results
 from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
 from cl2cm_jax.models.functional import Params
@@ -149,7 +149,10 @@ def _draw(test: evaluate.Embedded, config: ConfigDict, workdir: Path) -> None:
         paths=[path or None for path in test.corpus.paths],
         glosses=_first_captions(test.corpus, config.data.source),
     )
-    note = f"{config.data.name}, test split, gallery of {len(test.vision)} pictures; queries taken at even steps"
+    note = (
+        f"{config.data.name}, test split, gallery of {len(test.vision)} pictures. Two hits, then a miss, in turn. "
+        f"Of all these languages' queries {hit_share(shown, test.vision):.0%} hit"
+    )
     draw_retrieval(
         workdir / "retrieval.png", rows, title="Text-to-picture retrieval", note=note, source=config.data.source
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 def tensorflow() -> Any:
     """The module `tensorflow`, hidden from accelerators, which belong to JAX. The first import takes seconds."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _silence()
     import tensorflow as tf
 
     if tf.config.get_visible_devices("GPU"):
@@ -18,8 +18,14 @@ def tensorflow() -> Any:
 
 def tensorflow_datasets() -> Any:
     """The module `tensorflow_datasets` without progress bars; it imports TensorFlow only to write or read."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _silence()
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
     return tfds
+
+
+def _silence() -> None:
+    """No log lines at import; oneDNN announces itself at every level, and reading records makes no use of it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

@@ -64,7 +64,9 @@ def query_rows(
     glosses: Sequence[str],
     top: int = 5,
 ) -> list[QueryRow]:
-    """Searches with one query a language, taken at even steps through the split, never by how well it does.
+    """Searches with one query a language: two whose own picture is found, then one where it is missed, and again.
+
+    From an even step through the split, the next query of the wanted kind is taken, whatever it finds beside.
 
     Args:
         queries: the test queries of each language, in the order of the rows.
@@ -76,19 +78,33 @@ def query_rows(
     """
     rows = []
     for number, (language, asked) in enumerate(queries.items()):
-        own = int((number + 0.5) / len(queries) * len(vision))
-        chosen = int(np.argmin(np.abs(asked.image - own)))
-        own = int(asked.image[chosen])
-        vector = asked.vectors[chosen : chosen + 1]
-        indices = [int(i) for i in ranking.top(vector, vision, k=min(top, len(vision)))[1][0]]
-
+        best = ranking.top(asked.vectors, vision, k=min(top, len(vision)))[1]
+        hit = (best == asked.image[:, None]).any(axis=1)
+        chosen = _next_query(
+            asked.image, hit, start=int((number + 0.5) / len(queries) * len(vision)), kind=number % 3 != 2
+        )
+        own, indices = int(asked.image[chosen]), [int(i) for i in best[chosen]]
         found = tuple(Found(rank, paths[i], image_ids[i], i == own) for rank, i in enumerate(indices, start=1))
         missed = None
-        if own not in indices:
+        if not hit[chosen]:
+            vector = asked.vectors[chosen : chosen + 1]
             rank = ranking.ranks(vector, vision, query_image=[own], gallery_image=np.arange(len(vision)))
             missed = Found(int(rank[0]), paths[own], image_ids[own], True)
         rows.append(QueryRow(asked.texts[chosen], language, glosses[own], found, missed))
     return rows
+
+
+def hit_share(queries: Mapping[str, Queries], vision: np.ndarray, *, top: int = 5) -> float:
+    """Share of all queries whose own picture is among the first `top`: what the choice of rows hides."""
+    hits = [ranking.top(q.vectors, vision, k=min(top, len(vision)))[1] == q.image[:, None] for q in queries.values()]
+    return float(np.concatenate([hit.any(axis=1) for hit in hits]).mean())
+
+
+def _next_query(image: np.ndarray, hit: np.ndarray, *, start: int, kind: bool) -> int:
+    """The first query at or after image `start`, round the end, that hits (or misses: `kind`); any if none does."""
+    behind = (image < start).astype(int)
+    wrong = hit != kind
+    return int(np.lexsort((image, behind, wrong))[0])
 
 
 def draw_retrieval(path: Path, rows: Sequence[QueryRow], *, title: str, note: str, source: str = "en") -> None:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cl2cm_jax.evaluation import fonts
-from cl2cm_jax.evaluation.picture import GREEN, Queries, draw_retrieval, query_rows
+from cl2cm_jax.evaluation.picture import GREEN, Queries, draw_retrieval, hit_share, query_rows
 
 CAPTIONS = {"en": "a red apple", "de": "ein roter Apfel", "ru": "красное яблоко", "ar": "تفاحة حمراء", "ja": "りんご",
             "zh": "红苹果", "ko": "빨간 사과", "th": "แอปเปิ้ลสีแดง"}  # fmt: skip
@@ -34,13 +34,30 @@ def rows(tmp_path):
     )
 
 
-def test_queries_are_spread_and_the_missed_picture_is_named(rows) -> None:
-    assert [row.text[-1] for row in rows] == list("01234567")
-    assert [row.found[0].is_right for row in rows] == [True] * 5 + [False] + [True] * 2
+def test_two_hits_then_a_miss_at_even_steps(rows) -> None:
+    assert [row.text[-1] for row in rows] == list("01534567")
+    assert [row.found[0].is_right for row in rows] == [True, True, False] * 2 + [True, True]
     assert [len(row.found) for row in rows] == [5] * IMAGES
-    missed = [row.missed for row in rows]
-    assert missed[5] is not None and missed[5].rank == IMAGES and missed[5].image_id == "id5"
-    assert [m for i, m in enumerate(missed) if i != 5] == [None] * (IMAGES - 1)
+    for row in (rows[2], rows[5]):
+        assert row.missed is not None and row.missed.rank == IMAGES and row.missed.image_id == "id5"
+    assert [row.missed for number, row in enumerate(rows) if number % 3 != 2] == [None] * 6
+
+
+def test_a_split_of_hits_only_shows_hits() -> None:
+    vision = np.eye(4, dtype=np.float32)
+    queries = {language: Queries(list("abcd"), vision, np.arange(4)) for language in ("en", "de", "fr")}
+    rows = query_rows(queries, vision, image_ids=list("wxyz"), paths=[None] * 4, glosses=[""] * 4, top=2)
+    assert [row.missed for row in rows] == [None] * 3
+    assert hit_share(queries, vision, top=2) == 1.0
+
+
+def test_hit_share_counts_every_query() -> None:
+    vision = np.eye(4, dtype=np.float32)
+    queries = {
+        "en": Queries(list("ab"), vision[:2], np.array([0, 1])),
+        "de": Queries(list("ab"), vision[:2], np.array([0, 3])),
+    }
+    assert hit_share(queries, vision, top=1) == 0.75
 
 
 @pytest.mark.parametrize("packaged", [True, False])
@@ -52,7 +69,7 @@ def test_picture_frames_the_right_ones_green(rows, tmp_path, monkeypatch, packag
     with Image.open(path) as picture:
         colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     green = (colours == tuple(int(GREEN[i : i + 2], 16) for i in (1, 3, 5))).all(axis=1).sum()
-    assert green > 7 * 4 * 124 * 4  # seven frames of four sides at least four pixels thick
+    assert green > 6 * 4 * 124 * 4  # six frames of four sides at least four pixels thick
     assert [file.name for file in path.parent.iterdir()] == ["retrieval.png"]
 
 
