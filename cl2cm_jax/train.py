@@ -67,10 +67,10 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
             for step in range(start, total + 1):
                 # 1. the state as it is: calibrate, evaluate, save
                 state = _calibrate(run, state, step)
-                if _evaluates(run, step):
+                measured = {}
+                if _evaluates(run, step) and not step == start > 0:  # a resumed step has been evaluated before
                     checker.check()  # embeddings that are not finite have a term to blame
-                measured = _validate(run, state, step, resumed=step == start > 0)
-                if measured:
+                    measured = _validate(run, state, step)
                     clock = _advance(clock, measured[SELECTION])
                     writer.write(step, {f"validation/{name}": value for name, value in measured.items()})
                     progress.note(f"step {step} validation mean target SumR {measured[SELECTION]:.1f}")
@@ -173,14 +173,12 @@ def _evaluates(run: Run, step: int) -> bool:
     return done > 0 and (done % run.every["evaluate_every"] == 0 or step == run.stages.total)
 
 
-def _validate(run: Run, state: TrainState, step: int, *, resumed: bool) -> dict[str, float]:
-    """Metrics of the validation split where they are due, else nothing; a resumed step has been evaluated before.
+def _validate(run: Run, state: TrainState, step: int) -> dict[str, float]:
+    """Metrics of the validation split.
 
     Raises:
       UserError: the student's vectors are not finite.
     """
-    if resumed or not _evaluates(run, step):
-        return {}
     d = run.config.data
     student = evaluated_student(run, state)
     embedded = evaluate.embed_corpus(run.embedder, student, run.validation, languages=(d.source, *d.targets))
