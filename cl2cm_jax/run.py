@@ -30,7 +30,7 @@ from cl2cm_jax.runtime.durations import steps_of
 from cl2cm_jax.runtime.overview import overview
 from cl2cm_jax.search.model import CONFIG_FILE
 from cl2cm_jax.steps.embed_step import Embedder
-from cl2cm_jax.steps.optimizer import make_optimizer
+from cl2cm_jax.steps.optimizer import make_optimizers
 from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import TrainState, TrainStep, make_train_step
 
@@ -93,9 +93,9 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     }
     networks = Networks(config, features.shape_of(config, corpora.train))
     warmup = steps("optimizer.warmup", config.optimizer.warmup, student)
-    optimizer = make_optimizer(config, stages, warmup=warmup)
+    optimizers = make_optimizers(config, stages, warmup=warmup)
     languages = len(corpora.train.languages)
-    step = make_train_step(config, networks, optimizer, mesh=mesh, stages=stages, languages=languages)
+    step = make_train_step(config, networks, optimizers, mesh=mesh, stages=stages, languages=languages)
     max_words = config.text.max_tokens if networks.reads_words else 0
     embedder = Embedder(networks, batch_size=config.evaluation.batch_size, max_words=max_words)
     validation = headline(corpora.validation)

@@ -9,23 +9,22 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from cl2cm_jax.models.functional import Params
 from cl2cm_jax.steps.schedule import Stages, learning_rate
 
 
-def make_optimizer(config: ConfigDict, stages: Stages, *, warmup: int) -> optax.GradientTransformation:
-    """One AdamW for the student and one for the teacher, each with a clip and a learning rate of its own.
+def make_optimizers(config: ConfigDict, stages: Stages, *, warmup: int) -> dict[str, optax.GradientTransformation]:
+    """One AdamW for each network, with a clip and a learning rate of its own, both counted from its own first step.
 
-    A frozen teacher learns in its stage alone: after it its rate is exactly zero, and so is every update.
+    They are two transformations and not one over both networks: a stage updates the network that learns in it alone,
+    since even zero gradients would advance the other's step count and spoil its bias correction.
     """
-    first, second = {"start": 0, "steps": stages.teacher}, {"start": stages.teacher, "steps": stages.student}
-    teacher = first if config.teacher["update"] == "frozen" else {"start": 0, "steps": stages.total}
+    frozen = config.teacher["update"] == "frozen"
+    steps = {"student": stages.student, "teacher": stages.teacher if frozen else stages.student}
     share = warmup / max(stages.student, 1)
-    rates = {
-        "student": learning_rate(config, **second, warmup=warmup),
-        "teacher": learning_rate(config, **teacher, warmup=round(share * teacher["steps"])),
+    return {
+        name: _adamw(config, learning_rate(config, steps=count, warmup=round(share * count)))
+        for name, count in steps.items()
     }
-    return optax.partition({name: _adamw(config, rate) for name, rate in rates.items()}, _network_of)
 
 
 def _adamw(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -41,7 +40,3 @@ def decayed(params: Any, exclude: str) -> Any:
         return not re.search(exclude, jax.tree_util.keystr(path, simple=True, separator="/"))
 
     return jax.tree_util.tree_map_with_path(keep, params)
-
-
-def _network_of(params: Params) -> Params:
-    return {network: jax.tree.map(lambda _, n=network: n, tree) for network, tree in params.items()}

@@ -52,7 +52,7 @@ def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
     """Returns (step, first) -> {term: weight}, with the terms that are computed at all: those with a weight.
 
     In the first stage (`first`, static) these are the teacher's terms alone, after it the others; all with a joint
-    teacher. A teacher without a head has no terms.
+    teacher. A teacher without a head has no terms. A schedule counts from the beginning of its term's stage.
     """
     on = [
         name
@@ -61,18 +61,29 @@ def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
         and (config.teacher.head != "none" or name not in TEACHER_TERMS)
         and (config.transfer.relations or name != "transfer")
     ]
-    schedules = {name: piecewise(config.weights[name], field=f"weights.{name}", steps=stages.student) for name in on}
     joint = config.teacher["update"] == "joint"
 
+    def is_first(name: str) -> bool:
+        return not joint and name in TEACHER_TERMS
+
+    schedules = {
+        name: piecewise(
+            config.weights[name],
+            field=f"weights.{name}",
+            steps=stages.teacher if is_first(name) else stages.student,
+        )
+        for name in on
+    }
+
     def at(step: jax.Array, first: bool) -> dict[str, jax.Array]:
-        names = [name for name in on if joint or first == (name in TEACHER_TERMS)]
-        return {name: jnp.asarray(schedules[name](step - stages.teacher)) for name in names}
+        done = step if first else step - stages.teacher
+        return {name: jnp.asarray(schedules[name](done)) for name in on if is_first(name) == first}
 
     return at
 
 
-def learning_rate(config: ConfigDict, *, start: int, steps: int, warmup: int) -> optax.Schedule:
-    """Zero before `start`, linear warm-up, then cosine or constant for `steps` in all, then zero."""
+def learning_rate(config: ConfigDict, *, steps: int, warmup: int) -> optax.Schedule:
+    """Linear warm-up, then cosine or constant for `steps` in all, then zero."""
     c = config.optimizer
     peak = c.learning_rate
     if c.schedule == "cosine":
@@ -84,8 +95,7 @@ def learning_rate(config: ConfigDict, *, start: int, steps: int, warmup: int) ->
 
     def at(count: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(count)
-        inside = (step >= start) & (step < start + steps)
         # warm-up counts from 1, so that the first step already moves
-        return jnp.where(inside, jnp.asarray(shape(jnp.maximum(step - start + 1, 0))), 0.0)
+        return jnp.where(step < steps, jnp.asarray(shape(step + 1)), 0.0)
 
     return at

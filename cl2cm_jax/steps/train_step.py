@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,8 @@ from cl2cm_jax.steps.schedule import Stages, term_weights
 TrainState = dict[str, Any]
 """A plain dict, which is also what a checkpoint holds.
 
-step: () int32, updates done. params: {"student", "teacher"}. opt: the optimiser's. ema: averaged student, or {}.
+step: () int32, updates done. params: {"student", "teacher"}. opt: the optimisers', by network. ema: averaged student
+or {}.
 calibration: {"weight", "wrong_share"} of the pair confidence. The randomness of step n is fold_in(seed, n).
 """
 
@@ -45,7 +46,7 @@ class TrainStep(NamedTuple):
 def make_train_step(
     config: ConfigDict,
     networks: Networks,
-    optimizer: optax.GradientTransformation,
+    optimizers: Mapping[str, optax.GradientTransformation],
     *,
     mesh: Mesh,
     stages: Stages,
@@ -54,13 +55,14 @@ def make_train_step(
     """Builds the step once. The same code runs on one device and on a mesh."""
     objective = Objective(config, networks, mesh)
     weights = term_weights(config, stages)
+    joint = config.teacher["update"] == "joint"
 
     def init(seed: jax.Array) -> TrainState:
         params = networks.init(jax.random.key(seed))
         return {
             "step": jnp.zeros((), jnp.int32),
             "params": params,
-            "opt": optimizer.init(params),
+            "opt": {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()},
             # a copy: the state is donated, and no buffer may be in it twice
             "ema": jax.tree.map(jnp.copy, params["student"]) if config.train.ema else {},
             "calibration": jax.tree.map(jnp.asarray, uncalibrated(languages)._asdict()),
@@ -75,11 +77,14 @@ def make_train_step(
             return objective(embeddings, params, batch, weights=at, calibration=calibration)
 
         gradients, terms = gradient(networks, losses, state["params"], batch, key, parts=config.train.accumulation)
-        updates, opt = optimizer.update(gradients, state["opt"], state["params"])
-        params: Any = optax.apply_updates(state["params"], updates)
+        params, opt = dict(state["params"]), dict(state["opt"])
+        learning = ("student", "teacher") if joint else ("teacher",) if first else ("student",)
+        for name in learning:
+            updates, opt[name] = optimizers[name].update(gradients[name], opt[name], params[name])
+            params[name] = optax.apply_updates(params[name], updates)
         decay = config.train.ema
         ema = optax.incremental_update(params["student"], state["ema"], 1 - decay) if decay else {}
-        terms["gradient_norm"] = optax.tree.norm(gradients)
+        terms["gradient_norm"] = optax.tree.norm({name: gradients[name] for name in learning})
         return {**state, "step": state["step"] + 1, "params": params, "opt": opt, "ema": ema}, terms
 
     seed = jnp.asarray(config.seed, jnp.uint32)

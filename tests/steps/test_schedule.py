@@ -25,15 +25,22 @@ def test_the_teacher_has_its_stage_first(make_config):
     assert set(joint(np.int32(0), False)) == {"source", "target", "sentence", "transfer"}
 
 
+def test_a_schedule_counts_from_the_beginning_of_its_terms_stage(make_config):
+    ramps = {"weights__sentence": "0:0 50%:1", "weights__transfer": "0:0 100%:2"}
+    at = term_weights(make_config(teacher__head="linear", **ramps), Stages(teacher=4, student=8))
+    np.testing.assert_allclose([at(np.int32(step), True)["sentence"] for step in (0, 1, 2, 3)], [0, 0.5, 1, 1])
+    np.testing.assert_allclose([at(np.int32(step), False)["transfer"] for step in (4, 8, 12)], [0, 1, 2])
+
+
 def test_a_term_without_weight_is_not_computed(make_config):
     config = make_config(weights__source="0", weights__target="0:0 50%:1", transfer__relations="")
     assert set(term_weights(config, Stages(0, 5))(np.int32(0), False)) == {"target"}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_the_rate_warms_up_and_is_zero_outside(make_config, schedule):
-    rate = learning_rate(make_config(optimizer__schedule=schedule), start=5, steps=20, warmup=4)
-    values = np.array([float(rate(step)) for step in range(30)])
-    assert (values[:5] == 0).all() and (values[25:] == 0).all()
-    assert (np.diff(values[5:9]) > 0).all() and values[8] == pytest.approx(1e-3)
-    assert values[5] > 0
+def test_the_rate_warms_up_and_is_zero_at_the_end(make_config, schedule):
+    rate = learning_rate(make_config(optimizer__schedule=schedule), steps=20, warmup=4)
+    values = np.array([float(rate(step)) for step in range(25)])
+    assert (values[20:] == 0).all()
+    assert (np.diff(values[:4]) > 0).all() and values[3] == pytest.approx(1e-3)
+    assert values[0] > 0

@@ -8,25 +8,25 @@ from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.parallel.mesh import make_mesh
 from cl2cm_jax.parallel.sharding import put_batch
 from cl2cm_jax.steps.objective import Objective
-from cl2cm_jax.steps.optimizer import decayed, make_optimizer
+from cl2cm_jax.steps.optimizer import decayed, make_optimizers
 from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import gradient, make_train_step
 
 from .conftest import LANGUAGES, SHAPE, every_weight, make_batch
 
 
-def run(config, *, steps=3, stages=None, mesh=None):
+def run(config, *, steps=3, stages=None, mesh=None, first_batch=0):
     """State after `steps` updates, the terms of the last, and the states' parameters on the way."""
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     stages = stages or Stages(0, 10)
     networks = Networks(config, SHAPE)
     step = make_train_step(
-        config, networks, make_optimizer(config, stages, warmup=2), mesh=mesh, stages=stages, languages=LANGUAGES
+        config, networks, make_optimizers(config, stages, warmup=2), mesh=mesh, stages=stages, languages=LANGUAGES
     )
     state, terms, way = step.init(), {}, []
     for number in range(steps):
         before = state
-        state, terms = step.step(state, put_batch(make_batch(seed=number), mesh), number)
+        state, terms = step.step(state, put_batch(make_batch(seed=first_batch + number), mesh), number)
         assert max(jax.tree.leaves(before["params"]), key=lambda x: x.size).is_deleted(), "the state is donated"
         way.append(jax.tree.map(lambda x: np.array(x, copy=True), state["params"]))  # a view would block the donation
     return jax.device_get(state), jax.device_get(terms), way
@@ -83,6 +83,14 @@ def test_a_frozen_teacher_learns_first_and_never_again(make_config):
         assert all((a == b).all() for a, b in zip(teacher[2], later, strict=True))
     assert all((a == b).all() for a, b in zip(student[0], student[1], strict=True))
     assert any((a != b).any() for a, b in zip(student[1], student[4], strict=True))
+
+
+def test_the_teachers_stage_leaves_no_trace_in_the_student(make_config):
+    fields = {"teacher__head": "linear", "weights__transfer": "0"}
+    after, _, _ = run(make_config(**fields), steps=5, stages=Stages(3, 5))
+    alone, _, _ = run(make_config(**fields | {"teacher__head": "none"}), steps=2, stages=Stages(0, 5), first_batch=3)
+    assert_close(after["params"]["student"], alone["params"]["student"], atol=0)
+    assert_close(after["opt"]["student"], alone["opt"]["student"], atol=0)  # moments and count
 
 
 def test_the_average_follows_the_student(make_config):
