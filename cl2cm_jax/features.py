@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +36,9 @@ from cl2cm_jax.models.backbones import (
     vision_backbone,
 )
 from cl2cm_jax.models.networks import FeatureShape
+from cl2cm_jax.models.pretrained import weights_hash
 
-FORMAT = 1  # raise it when the files in a cache folder change
+FORMAT = 2  # raise it when the files in a cache folder change
 SPLITS = builders.SPLITS
 TEXT_BATCH = 64  # small batches of captions of about one length stay in a CPU's caches
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
@@ -173,7 +175,7 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
     """A hash of everything that the features depend on."""
     records = hashlib.sha256()
     for file in sorted(built.glob("*.tfrecord*")):
-        records.update(file.read_bytes())
+        records.update(weights_hash(file).encode())
     weights = [
         fingerprint("text", config.text.backbone, config.text.path or None),
         fingerprint("vision", config.vision.backbone, _vision_path(config)),
@@ -188,16 +190,25 @@ def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Pa
     encode_text = TextEncoder(text, max_tokens=config.text.max_tokens)
     encode_images = ImageEncoder(vision, pool=config.vision.pool) if vision.preprocess is not None else None
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in (temporary, *_left_behind(folder.parent)):
+        shutil.rmtree(left, ignore_errors=True)
     for split in SPLITS:
-        records = list(builders.read_records(builder, split))
+        # twice: pictures are never held, and a missing language is found before they are encoded
+        records = [replace(record, image=None, feature=None) for record in builders.read_records(builder, split)]
         _check_languages(records, split, languages)
-        _write(temporary / split, records, languages, encode_text, encode_images)
+        vision = _vision_features(builders.read_records(builder, split), encode_images)
+        _write(temporary / split, records, languages, vision, encode_text)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
     try:
         temporary.rename(folder)
     except OSError:  # another process was faster with the same features
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _left_behind(parent: Path) -> list[Path]:
+    """What killed processes have left: unfinished folders that are too old to belong to a living one."""
+    old = time.time() - builders.STALE_AFTER_SECONDS
+    return [path for path in parent.glob(".*.partial") if path.stat().st_mtime < old]
 
 
 def _check_languages(records: list[Record], split: str, languages: tuple[str, ...]) -> None:
@@ -211,8 +222,8 @@ def _write(
     folder: Path,
     records: list[Record],
     languages: tuple[str, ...],
+    vision: np.ndarray,
     encode_text: TextEncoder,
-    encode_images: ImageEncoder | None,
 ) -> None:
     """Writes one split: arrays as .npy, so that they can be memory-mapped, and the rest as JSON."""
     captions = [
@@ -223,7 +234,7 @@ def _write(
     ]
     sentences, words = encode_text([c.text for _, _, c in captions])
     arrays = {
-        "vision": _vision_features(records, encode_images),
+        "vision": vision,
         "sentences": sentences,
         "words": words.values,
         "offsets": words.offsets,
@@ -243,7 +254,7 @@ def _write(
     (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
 
 
-def _vision_features(records: list[Record], encode_images: ImageEncoder | None) -> np.ndarray:
+def _vision_features(records: Iterable[Record], encode_images: ImageEncoder | None) -> np.ndarray:
     """Features of the records' pictures, or those that precomputed records bring (no encoder)."""
     if encode_images is None:
         return np.stack([record.feature for record in records if record.feature is not None])

@@ -17,7 +17,7 @@ from cl2cm_jax.evaluation.picture import draw_retrieval, hit_share, query_rows
 from cl2cm_jax.evaluation.report import Results, text_report, write_results
 from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.run import Run, abstract_state, checkpoints, evaluated_student
+from cl2cm_jax.run import Run, abstract_state, check_data, checkpoints, evaluated_student
 from cl2cm_jax.search.gallery import GALLERY_FILE, Gallery, save_gallery
 from cl2cm_jax.search.model import save_student
 
@@ -94,7 +94,7 @@ def finish(run: Run, workdir: Path) -> Finished:
     weights = save_student(workdir, selected.student)
     save_gallery(workdir / GALLERY_FILE, _gallery(run, selected.student, weights))
     _draw(test[0], config, workdir)
-    write_results(workdir, results)  # last: a workdir with results.json is a finished one
+    write_results(workdir, results)  # last: it marks the workdir as finished
     return Finished(results, workdir)
 
 
@@ -120,6 +120,7 @@ def _selected_student(run: Run, workdir: Path) -> tuple[Params, int, float]:
         newest = saved.read_metadata()
     if restored is None or newest is None:
         raise UserError(f"--workdir={workdir} has no checkpoint; train first, with --mode=train")
+    check_data(run, workdir, newest.metadata)
     return evaluated_student(run, restored.state), restored.step, newest.metadata["clock"]["seconds"]
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cl2cm_jax import features
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.config import differences, flatten
+from cl2cm_jax.data import pipeline
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.noise import swap_translations
-from cl2cm_jax.data.pipeline import trainable_images
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.evaluate import headline
 from cl2cm_jax.features import Corpora
@@ -61,6 +64,7 @@ class Run(NamedTuple):
     config: ConfigDict
     mesh: Mesh
     corpora: Corpora
+    data: str  # their fingerprint
     validation: Corpus  # the headline pictures of the validation split, which select
     networks: Networks
     stages: Stages
@@ -77,13 +81,20 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     mesh = make_mesh(**config.mesh)
     check_batch_size(c.batch_size, mesh, accumulation=c.accumulation)
     corpora = features.corpora(config) if corpora is None else corpora
+    data = fingerprint(corpora)
     if config.data.translation_noise:
         noise = {"share": config.data.translation_noise, "seed": config.seed, "source": config.data.source}
         corpora = corpora._replace(train=swap_translations(corpora.train, **noise))
-    examples = len(trainable_images(corpora.train, source=config.data.source))
+    source, targets = config.data.source, (*config.data.targets, *config.data.reported)
+    asked = {"batch_size": c.batch_size, "targets_per_image": c.targets_per_image}
+    pipeline.check(corpora.train, source=source, targets=targets, **asked)
+    examples = len(pipeline.trainable_images(corpora.train, source=source))
 
-    def steps(field: str, spec: str, total: int | None = None) -> int:
-        return steps_of(spec, field=field, batch_size=c.batch_size, examples=examples, total=total)
+    def steps(field: str, spec: str, total: int | None = None, *, least: int = 1) -> int:
+        count = steps_of(spec, field=field, batch_size=c.batch_size, examples=examples, total=total)
+        if count < least:
+            raise UserError(f"config.{field}={spec!r} is {count} steps; it must be {least} or more")
+        return count
 
     student = steps("train.steps", c.steps)
     first = config.teacher.head != "none" and config.teacher["update"] == "frozen"
@@ -92,22 +103,51 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
     }
     networks = Networks(config, features.shape_of(config, corpora.train))
-    warmup = steps("optimizer.warmup", config.optimizer.warmup, student)
+    warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
     optimizers = make_optimizers(config, stages, warmup=warmup)
     languages = len(corpora.train.languages)
     step = make_train_step(config, networks, optimizers, mesh=mesh, stages=stages, languages=languages)
     max_words = config.text.max_tokens if networks.reads_words else 0
     embedder = Embedder(networks, batch_size=config.evaluation.batch_size, max_words=max_words)
     validation = headline(corpora.validation)
-    return Run(config, mesh, corpora, validation, networks, stages, every, step, embedder, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, seconds)
+
+
+def fingerprint(corpora: Corpora) -> str:
+    """A hash of the pictures' features, the captions and what belongs to what, in all splits."""
+    digest = hashlib.sha256()
+    for corpus in corpora:
+        texts = [corpus.image_ids.tolist(), corpus.caption_text]
+        digest.update(json.dumps(texts).encode("utf-8", "surrogatepass"))
+        for array in (corpus.vision, corpus.caption_image, corpus.caption_language):
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def check_data(run: Run, workdir: Path, metadata: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of other data.
+
+    Args:
+      run: what is to go on.
+      workdir: whose checkpoint it is.
+      metadata: the checkpoint's.
+
+    Raises:
+      UserError: its data were others.
+    """
+    if metadata.get("data") != run.data:
+        raise UserError(f"--workdir={workdir} was trained on other data than these; use another --workdir")
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
     """Refuses a workdir that was made with another configuration.
 
     Raises:
-      UserError: lists the fields that differ.
+      UserError: lists the fields that differ; or it is no folder.
     """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; name a folder, which is made if it is not there")
     path = workdir / CONFIG_FILE
     if not path.exists():
         return

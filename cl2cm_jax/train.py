@@ -20,7 +20,7 @@ from cl2cm_jax.data.pipeline import batches
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.parallel.sharding import put_batch
-from cl2cm_jax.run import SELECTION, Run, abstract_state, checkpoints, evaluated_student
+from cl2cm_jax.run import SELECTION, Run, abstract_state, check_data, checkpoints, evaluated_student
 from cl2cm_jax.runtime.metrics import MetricWriter
 from cl2cm_jax.runtime.overview import overview
 from cl2cm_jax.runtime.preemption import Preemption
@@ -50,6 +50,8 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
     with Preemption() as preemption, checkpoints(run, workdir) as saved:
         restored = saved.restore(abstract_state(run))
         start = restored.step if restored else 0
+        if restored:
+            check_data(run, workdir, restored.metadata)
         state = restored.state if restored else run.step.init()
         clock = Clock(**restored.metadata["clock"]) if restored else Clock()
         if start == 0:
@@ -81,7 +83,7 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
                 ):
                     checker.check()  # a state that is not finite never becomes the newest checkpoint
                     clock = clock._replace(seconds=time.perf_counter() - began)
-                    about = {"config": flatten(run.config), "clock": clock._asdict(), "next_batch": step}
+                    about = {"config": flatten(run.config), "clock": clock._asdict(), "data": run.data}
                     saved.save(step, state, metadata=about, metrics=measured)
                 if last or preemption.requested:
                     break

@@ -26,4 +26,5 @@ def get_config(argument: str = "") -> ConfigDict:
     c.weights.transfer = "6.0"
     c.train.steps = "200"
     c.confidence.kind = "posterior"
+    c.optimizer.learning_rate = 1.5e-3
     return c

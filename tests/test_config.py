@@ -29,6 +29,13 @@ def test_every_config_file_is_valid(path):
         ("data.targets", "", "name at least one target language"),
         ("train.accumulation", "3", "not divisible by config.train.accumulation=3"),
         ("vision.backbone", "precomputed", "config.data.features"),
+        ("data.features", "f.npy", "needs config.vision.backbone='precomputed', not 'efficientnet_lite0'"),
+        ("student.heads", "0", "must be at least 1"),
+        ("teacher.hidden", "0", "must be at least 1"),
+        ("seed", "-1", "must be between 0 and"),
+        ("text.max_tokens", "2", "must be between 3 and 512"),
+        ("optimizer.exclude", "(", "is no regular expression"),
+        ("student.text_tower", "attention", "config.student.text_pool='backbone' leaves what the student's attention"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_field(field, text, message):
@@ -64,6 +71,28 @@ def test_a_flattened_config_comes_back():
         name: list(v) if isinstance(v, tuple) else v for name, v in config.flatten(changed).items()
     }  # as JSON has it
     assert config.differences(config.flatten(config.from_flat(flat)), config.flatten(changed)) == {}
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [({"train.size": 3}, "config.train.size is not a field"), ({"train.batch_size": "x"}, "must be a whole number")],
+)
+def test_a_flattened_config_that_is_wrong(flat, message):
+    with pytest.raises(UserError, match=message):
+        config.from_flat(flat)
+
+
+def test_a_teacher_tower_may_attend_for_the_word_term_alone():
+    changed = config.defaults()
+    config.override_all(changed, {"teacher.head": "tower", "teacher.pool": "backbone", "weights.word": "1.0"})
+    with pytest.raises(UserError, match="config.teacher.pool='backbone' leaves"):
+        config.override_all(changed, {"weights.word": "0"})
+
+
+def test_precomputed_features_belong_to_captions():
+    changes = {"vision.backbone": "precomputed", "data.features": "f.npy"}
+    with pytest.raises(UserError, match="needs config.data.name='captions', not 'emoji'"):
+        config.override_all(config.defaults(), changes)
 
 
 def test_differences_are_named():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,24 @@ def test_a_users_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as end:
         exit_cleanly(fail)
     assert end.value.code == 2 and capsys.readouterr().err == "error: config.x=1 is wrong; use 2\n"
+
+
+def test_a_full_disk_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x")
+
+    with pytest.raises(SystemExit) as end:
+        exit_cleanly(fail)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: No space left on device: runs/x; make room\n"
+
+
+def test_an_unforeseen_error_of_the_machine_keeps_its_traceback() -> None:
+    def fail() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        exit_cleanly(fail)
 
 
 def test_a_fault_of_ours_keeps_its_traceback() -> None:

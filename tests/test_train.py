@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -25,6 +26,7 @@ pytest.importorskip("tensorflow")
 from cl2cm_jax import config as configuration
 from cl2cm_jax import finish, main, run, train
 from cl2cm_jax.data.pipeline import batches
+from cl2cm_jax.runtime.metrics import MetricWriter
 from cl2cm_jax.search import __main__ as search
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -284,6 +286,10 @@ def test_check_says_what_would_be_trained_and_writes_nothing(home: Path, tmp_pat
         ("train.batchsize=8", "config.train.batchsize is not a field; did you mean 'train.batch_size'?"),
         ("train.steps=ten", "config.train.steps='ten' is not a duration"),
         ("weights.target=high", "config.weights.target='high' must be a number or a schedule"),
+        ("train.steps=0", "config.train.steps='0' is 0 steps; it must be 1 or more"),
+        ("train.evaluate_every=0", "config.train.evaluate_every='0' is 0 steps"),
+        ("teacher.steps=0", "config.teacher.steps='0' is 0 steps"),
+        ("train.targets_per_image=3", "config.train.targets_per_image=3 must be -1 or from 1 to the 2"),
         ("mesh.fsdp=3", "3 does not divide the 8 devices"),
         ("data.captions=nowhere.csv", "config.data.captions='nowhere.csv' is not a file"),
     ],
@@ -293,6 +299,42 @@ def test_bad_input_is_one_line_and_exit_code_2(home: Path, tmp_path: Path, chang
     assert outcome.code == 2
     assert message in outcome.err.strip().splitlines()[-1]
     assert "Traceback" not in outcome.err
+    assert not (tmp_path / "config.json").exists()  # the corrected line may use the same workdir
+
+
+def test_a_workdir_that_is_a_file(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    outcome = training(home, tmp_path / "file")
+    assert outcome.code == 2 and "is a file; name a folder" in outcome.err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_changed_data_are_not_trained_on_in_the_same_workdir(
+    interrupted: tuple[Path, Outcome], home: Path, tmp_path: Path
+) -> None:
+    workdir, other = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(interrupted[0], workdir)
+    shutil.copytree(home, other)
+    captions = (other / "captions.csv").read_text(encoding="utf-8").replace("red car", "crimson car")
+    (other / "captions.csv").write_text(captions, encoding="utf-8")
+    before = {path: path.read_bytes() for path in home.glob("captions.csv")}
+    try:
+        shutil.copy(other / "captions.csv", home / "captions.csv")  # the same path, other content
+        outcome = training(home, workdir)
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+    assert outcome.code == 2 and "was trained on other data than these; use another --workdir" in outcome.err
+
+
+def test_a_full_disk_is_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(MetricWriter, "write", full)
+    outcome = training(home, tmp_path)
+    assert outcome.code == 2 and "Traceback" not in outcome.err
+    assert outcome.err.strip().splitlines()[-1] == "error: No space left on device: metrics.jsonl; make room"
 
 
 def test_search_finds_the_planted_picture(home: Path, tmp_path: Path) -> None:
@@ -312,7 +354,7 @@ def test_search_finds_the_planted_picture(home: Path, tmp_path: Path) -> None:
 
 def test_search_needs_a_finished_run(interrupted: tuple[Path, Outcome], tmp_path: Path) -> None:
     outcome = call(search.main, f"--workdir={interrupted[0]}", "red car")
-    assert outcome.code == 2 and "its training has not finished" in outcome.err
+    assert outcome.code == 2 and "finish its training with" in outcome.err
 
 
 def test_finished_is_told_by_the_file_written_last(finished: tuple[Path, Outcome], tmp_path: Path) -> None:

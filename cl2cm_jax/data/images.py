@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from typing import Literal
 
@@ -49,7 +50,7 @@ def decode(
             content = source if isinstance(source, bytes) else _read(source)
             with Image.open(io.BytesIO(content)) as image:
                 _check_header(image, name, max_pixels, on_animated)
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return _to_rgb(_upright(image))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -62,6 +63,14 @@ def decode(
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
         # Pillow's decoders raise all of these on broken files.
         raise ImageError(f"{name} is truncated or damaged ({error}); replace it or remove its row") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF block says; a block that cannot be read says nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):
+        return image
 
 
 def resize_crop(image: np.ndarray, size: int, *, crop_fraction: float = 1.0) -> np.ndarray:

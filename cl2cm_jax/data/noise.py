@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.errors import UserError
 
 NOISED = "human_noised"
 
@@ -51,7 +52,9 @@ def _moved(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     _, groups, counts = np.unique(images, return_inverse=True, return_counts=True)
     longest = int(counts.max())
     if 2 * longest > len(images):
-        raise ValueError(f"{longest} of {len(images)} captions to swap belong to one image; lower the share")
+        raise UserError(
+            f"config.data.translation_noise: {longest} of {len(images)} captions to swap belong to one image; lower it"
+        )
     order = np.lexsort((random.random(len(images)), random.permutation(len(counts))[groups]))
     moved = np.empty_like(images)
     moved[order] = np.roll(images[order], longest)

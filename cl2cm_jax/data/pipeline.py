@@ -48,6 +48,28 @@ def trainable_images(corpus: Corpus, *, source: str) -> np.ndarray:
     return np.unique(corpus.caption_image[corpus.captions_of(source)])
 
 
+def check(corpus: Corpus, *, batch_size: int, source: str, targets: Sequence[str], targets_per_image: int) -> None:
+    """Refuses what `batches` could not do.
+
+    Raises:
+      UserError: fewer images with a source caption than the batch size, more targets per image than targets, or a
+        language that the corpus lacks.
+    """
+    images = len(trainable_images(corpus, source=source))
+    if images < batch_size:
+        raise UserError(
+            f"config.train.batch_size={batch_size} is more than the {images} images of split {corpus.name!r} that "
+            f"have a caption in {source!r}; use {max(images, 1)} or less"
+        )
+    if targets_per_image > len(targets) or targets_per_image == 0 or targets_per_image < -1:
+        raise UserError(
+            f"config.train.targets_per_image={targets_per_image} must be -1 or from 1 to the {len(targets)} target "
+            "languages"
+        )
+    for target in targets:
+        corpus.language_index(target)
+
+
 def batches(
     corpus: Corpus,
     *,
@@ -82,19 +104,10 @@ def batches(
       "image_id" (B,) int32: row of the image, "is_valid" (B,) bool.
 
     Raises:
-      UserError: fewer images with a source caption than the batch size, or more targets per image than targets,
-        or a language that the corpus lacks.
+      UserError: see `check`.
     """
+    check(corpus, batch_size=batch_size, source=source, targets=targets, targets_per_image=targets_per_image)
     images = trainable_images(corpus, source=source)
-    if len(images) < batch_size:
-        raise UserError(
-            f"config.train.batch_size={batch_size} is more than the {len(images)} images of split {corpus.name!r} that "
-            f"have a caption in {source!r}; use {max(len(images), 1)} or less"
-        )
-    if targets_per_image > len(targets) or targets_per_image == 0 or targets_per_image < -1:
-        raise UserError(
-            f"targets_per_image={targets_per_image} must be -1 or from 1 to the {len(targets)} target languages"
-        )
     draw = _drawer(corpus, seed=seed, source=source, targets=targets, targets_per_image=targets_per_image)
 
     def gather(step: np.ndarray, order: np.ndarray) -> list[np.ndarray]:

@@ -133,7 +133,7 @@ def text_report(results: Results) -> str:
 
 
 def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
-    """Writes results.json and results.md into `directory`, each whole or not at all, and returns their paths."""
+    """Writes results.md, then results.json into `directory`, each whole or not at all; returns (json, md) paths."""
     markdown = "\n\n".join(table.markdown() for table in report_tables(results)) + "\n"
     summary = summarise(results.test, source=results.source, targets=results.targets)
     content = {
@@ -150,8 +150,8 @@ def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
         "seconds": results.seconds,
     }
     paths = directory / "results.json", directory / "results.md"
-    write_text(paths[0], to_json(content))
     write_text(paths[1], markdown)
+    write_text(paths[0], to_json(content))  # last: a workdir with results.json is a finished one
     return paths
 
 

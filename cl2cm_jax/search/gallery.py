@@ -54,7 +54,7 @@ def load_gallery(path: Path) -> Gallery:
             columns = {name: tuple(texts[name]) for name in ("ids", "captions", "paths")}
             return Gallery(embeddings=arrays["embeddings"], weights=texts["weights"], **columns)
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}); delete it, it is made anew") from error
+        raise UserError(f"{path} cannot be read ({type(error).__name__})") from error
 
 
 def training_gallery(workdir: Path) -> Gallery:
@@ -66,9 +66,13 @@ def training_gallery(workdir: Path) -> Gallery:
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: no such folder; give the --workdir of a finished training run")
     path = workdir / GALLERY_FILE
+    again = f"python -m cl2cm_jax.main --mode=evaluate --workdir={workdir}"
     if not path.is_file():
         raise UserError(
-            f"--workdir={workdir} holds no {GALLERY_FILE}, so its training has not finished; finish it with "
-            f"python -m cl2cm_jax.main --config=... --workdir={workdir}"
+            f"--workdir={workdir} holds no {GALLERY_FILE}; finish its training with python -m cl2cm_jax.main "
+            f"--config=... --workdir={workdir}, or write it anew with {again}"
         )
-    return load_gallery(path)
+    try:
+        return load_gallery(path)
+    except UserError as error:
+        raise UserError(f"{error}; write it anew with {again}") from error

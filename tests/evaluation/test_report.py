@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from cl2cm_jax.evaluation import report
 from cl2cm_jax.evaluation.report import (
     Group,
     Protocol,
@@ -111,6 +112,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
         write_results(tmp_path, results())
     assert (tmp_path / "results.json").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_results_json_is_written_last(tmp_path, monkeypatch) -> None:
+    written = []
+    monkeypatch.setattr(report, "write_text", lambda path, _: written.append(path.name))
+    write_results(tmp_path, results())
+    assert written == ["results.md", "results.json"]  # the second marks the workdir as finished
 
 
 def test_json_is_strict() -> None:

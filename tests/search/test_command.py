@@ -80,7 +80,7 @@ def test_mistakes(run, arguments, message) -> None:
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path) -> None:
-    for workdir, message in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "training has not finished")):
+    for workdir, message in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "finish its training with")):
         done = subprocess.run(
             [sys.executable, "-m", "cl2cm_jax.search", f"--workdir={workdir}", "rot"], capture_output=True, text=True
         )

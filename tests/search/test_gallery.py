@@ -49,12 +49,12 @@ def test_a_full_disk_leaves_the_old_gallery(workdir, gallery, monkeypatch) -> No
 def test_a_damaged_gallery_is_one_line(workdir, keep) -> None:
     path = workdir / GALLERY_FILE
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=GALLERY_FILE):
+    with pytest.raises(UserError, match=f"{GALLERY_FILE}.*write it anew with .* --mode=evaluate --workdir="):
         training_gallery(workdir)
 
 
 def test_workdirs_that_cannot_be_searched(tmp_path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         training_gallery(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="training has not finished"):
+    with pytest.raises(UserError, match="holds no gallery.npz; finish its training"):
         training_gallery(tmp_path)

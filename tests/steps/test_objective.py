@@ -11,7 +11,7 @@ from .conftest import LANGUAGES, every_weight, losses, make_batch
 
 
 def test_every_part_of_the_method_is_logged_by_name(make_config):
-    config = make_config(teacher__head="tower", weights__word="1.0")
+    config = make_config(teacher__head="tower", weights__word="1.0", confidence__kind="softmax")
     _, params, of = losses(config, make_batch())
     total, terms = of(params)
     assert {"source", "target", "sentence", "word", "transfer", "temperature", "confidence"} <= terms.keys()

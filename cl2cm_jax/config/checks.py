@@ -1,0 +1,185 @@
+"""What a configuration may say: names, types, choices, ranges, and fields that are wrong together."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from cl2cm_jax.config.fields import defaults
+from cl2cm_jax.config.flat import flatten, nearest
+from cl2cm_jax.errors import UserError
+
+CHOICES = {
+    "data.name": ("emoji", "captions"),
+    "data.on_error": ("stop", "skip"),
+    "vision.pool": ("mean", "tokens"),
+    "student.vision_tower": ("linear", "attention"),
+    "student.text_tower": ("linear", "attention"),
+    "student.text_pool": ("backbone", "mean", "both"),
+    "teacher.head": ("none", "linear", "tower"),
+    "teacher.update": ("frozen", "joint"),
+    "teacher.pool": ("backbone", "mean", "both"),
+    "contrastive.loss": ("infonce", "triplet", "sigmoid"),
+    "contrastive.reduction": ("mean", "sum"),
+    "contrastive.labels": ("uniform", "soft"),
+    "contrastive.form": ("dense", "blockwise"),
+    "word.loss": ("transport", "self_labelled"),
+    "word.solver": ("ipot", "sinkhorn"),
+    "word.marginals": ("uniform", "norm"),
+    "word.plan_from": ("tower", "backbone"),
+    "confidence.kind": ("none", "softmax", "posterior"),
+    "train.compute": ("float32", "bfloat16"),
+    "train.select": ("best", "last"),
+    "optimizer.schedule": ("cosine", "constant"),
+    "evaluation.captions_per_image": ("all", "first"),
+}
+RELATIONS = ("cross", "intra_target", "intra_vision")
+
+# field: (lowest, highest), both allowed
+RANGES = {
+    "seed": (0, 2**32 - 1),
+    "data.translation_noise": (0.0, 1.0),
+    "text.max_tokens": (3, 512),
+    "student.dim": (1, math.inf),
+    "student.hidden": (1, math.inf),
+    "student.heads": (1, math.inf),
+    "student.dropout": (0.0, 0.99),
+    "teacher.folds": (1, 16),
+    "teacher.dim": (1, math.inf),
+    "teacher.hidden": (1, math.inf),
+    "teacher.heads": (1, math.inf),
+    "teacher.temperature": (1e-4, math.inf),
+    "contrastive.temperature": (1e-4, math.inf),
+    "contrastive.margin": (0.0, math.inf),
+    "contrastive.block": (1, math.inf),
+    "word.iterations": (1, math.inf),
+    "word.beta": (1e-3, math.inf),
+    "word.epsilon": (1e-4, math.inf),
+    "transfer.temperature": (1e-4, math.inf),
+    "transfer.student_temperature": (1e-4, math.inf),
+    "train.batch_size": (2, math.inf),
+    "train.accumulation": (1, math.inf),
+    "train.early_stop": (0, math.inf),
+    "train.ema": (0.0, 0.999999),
+    "train.keep": (1, math.inf),
+    "train.watchdog_seconds": (0.0, math.inf),
+    "optimizer.learning_rate": (0.0, math.inf),
+    "optimizer.weight_decay": (0.0, math.inf),
+    "optimizer.clip": (0.0, math.inf),
+    "optimizer.b1": (0.0, 0.999999),
+    "optimizer.b2": (0.0, 0.999999),
+    "evaluation.batch_size": (1, math.inf),
+    "evaluation.block": (1, math.inf),
+}
+
+
+def validate(config: ConfigDict) -> ConfigDict:
+    """Checks names, types, choices and ranges against `defaults()`.
+
+    Returns:
+      The same config, so that a call can be chained.
+
+    Raises:
+      UserError: one line that names the field, its value and what is allowed.
+    """
+    reference, flat = flatten(defaults()), flatten(config)
+    for name in flat:
+        if name not in reference:
+            raise UserError(f"config.{name} is not a field{nearest(name, list(reference))}")
+    for name, default in reference.items():
+        if name not in flat:
+            raise UserError(f"config.{name} is missing; start the config file from cl2cm_jax.config.defaults()")
+        _check_type(name, flat[name], default)
+    for name, allowed in CHOICES.items():
+        if flat[name] not in allowed:
+            raise UserError(f"config.{name}={flat[name]!r} is unknown{nearest(str(flat[name]), allowed)}")
+    for name, (low, high) in RANGES.items():
+        value = flat[name]
+        if not low <= value <= high:  # type: ignore[operator]
+            limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+            raise UserError(f"config.{name}={value} must be {limits}")
+    for message in _contradictions(config):
+        raise UserError(message)
+    return config
+
+
+def _check_type(name: str, value: object, default: object) -> None:
+    if isinstance(default, tuple):
+        if not isinstance(value, tuple | list) or not all(isinstance(item, str) for item in value):
+            raise UserError(f"config.{name}={value!r} must be a list of names, e.g. ('de', 'fr')")
+        return
+    number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
+    if type(value) is not type(default) and not number:
+        wanted = {"str": "text", "int": "a whole number", "float": "a number", "bool": "True or False"}
+        raise UserError(f"config.{name}={value!r} must be {wanted[type(default).__name__]}")
+
+
+def _contradictions(c: ConfigDict) -> Iterator[str]:
+    """Fields that are right alone and wrong together."""
+    languages = [c.data.source, *c.data.targets, *c.data.reported]
+    for language in languages:
+        if languages.count(language) > 1:
+            yield f"config.data: language {language!r} is named twice in source, targets and reported"
+    if not c.data.targets:
+        yield "config.data.targets=() is empty; name at least one target language"
+    for relation in c.transfer.relations:
+        if relation not in RELATIONS:
+            yield f"config.transfer.relations: {relation!r} is unknown{nearest(relation, RELATIONS)}"
+    if c.train.targets_per_image == 0 or c.train.targets_per_image < -1:
+        yield f"config.train.targets_per_image={c.train.targets_per_image} must be 1 or more, or -1 for every language"
+    if c.train.batch_size % c.train.accumulation:
+        yield (
+            f"config.train.batch_size={c.train.batch_size} is not divisible by "
+            f"config.train.accumulation={c.train.accumulation}"
+        )
+    for part, dim in (("student", c.student), ("teacher", c.teacher)):
+        if dim.hidden % dim.heads:
+            yield f"config.{part}.hidden={dim.hidden} is not divisible by {part}.heads={dim.heads}"
+    if not is_zero(c.weights.word) and not reads_words(c.teacher.head, c.teacher.pool):
+        yield (
+            f"config.weights.word={c.weights.word!r} needs a teacher that reads words: "
+            "config.teacher.head='linear' with teacher.pool='both', or teacher.head='tower'"
+        )
+    if c.data.name == "captions" and not c.data.captions:
+        yield "config.data.captions='' must name a CSV, TSV or JSONL file when config.data.name='captions'"
+    yield from _feature_contradictions(c)
+    for part, kind, pool, field in (
+        ("student", c.student.text_tower, c.student.text_pool, "student.text_pool"),
+        ("teacher", c.teacher.head, c.teacher.pool, "teacher.pool"),
+    ):
+        only_words = part == "teacher" and not is_zero(c.weights.word)  # the word term alone may train the attention
+        if kind in ("attention", "tower") and pool == "backbone" and not only_words:
+            yield f"config.{field}='backbone' leaves what the {part}'s attention yields unused; use 'both' or 'mean'"
+    try:
+        re.compile(c.optimizer.exclude)
+    except re.error as error:
+        yield f"config.optimizer.exclude={c.optimizer.exclude!r} is no regular expression ({error})"
+
+
+def _feature_contradictions(c: ConfigDict) -> Iterator[str]:
+    precomputed = c.vision.backbone == "precomputed"
+    if precomputed and not c.data.features:
+        yield "config.data.features='' must name a .npy file when config.vision.backbone='precomputed'"
+    if precomputed and c.data.name != "captions":
+        yield f"config.vision.backbone='precomputed' needs config.data.name='captions', not {c.data.name!r}"
+    if c.data.features and not precomputed:
+        yield (
+            f"config.data.features={c.data.features!r} needs config.vision.backbone='precomputed', "
+            f"not {c.vision.backbone!r}"
+        )
+
+
+def is_zero(weight: str) -> bool:
+    """Whether a weight ("1.0", or a schedule) is the number 0, so that its term need not be computed."""
+    try:
+        return float(weight) == 0.0
+    except ValueError:
+        return False
+
+
+def reads_words(kind: str, pool: str) -> bool:
+    """Whether a text tower or a teacher's head of this kind and pool looks at words, beside the sentence vectors."""
+    return kind in ("attention", "tower") or (kind == "linear" and pool != "backbone")

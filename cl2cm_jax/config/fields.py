@@ -1,0 +1,134 @@
+"""Every choice of a run, one comment a field.
+
+A config file in `configs/` starts from `defaults()` and changes what it needs; the command line changes
+single fields (`--config.train.batch_size=512`). Marks: (paper), (siblings) and (ours) say where a choice
+comes from; the paper's own hyperparameters are not public, so those of its losses are ours.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def defaults() -> ConfigDict:
+    """The default of every field: CL2CM on frozen backbones with cached features."""
+    c = ConfigDict()
+    c.seed = 0  # initial weights, order of examples, choice of captions, translation noise
+
+    c.data = ConfigDict()
+    c.data.name = "emoji"  # "emoji" | "captions" (your own pictures and captions)
+    c.data.dir = "data"  # built sets and cached features lie here
+    c.data.source = "en"  # the language that the pictures were captioned in
+    c.data.targets = ("de",)  # languages to search in; the headline numbers are their mean
+    c.data.reported = ()  # trained and evaluated like targets, but kept out of the headline
+    c.data.translation_noise = 0.0  # share of training targets swapped within their language (ours)
+    c.data.images = ""  # captions: folder with the pictures
+    c.data.captions = ""  # captions: CSV, TSV or JSONL with image, language, caption[, split[, origin]]
+    c.data.features = ""  # captions: .npy of vision features instead of pictures, (n, d) or (n, frames, d)
+    c.data.feature_ids = ""  # captions: text file, the image id of each feature row
+    c.data.on_error = "stop"  # captions: "stop" | "skip" (bad rows and pictures are listed in a report)
+
+    c.text = ConfigDict()  # frozen text backbone; its outputs are cached
+    c.text.backbone = "use_multilingual"  # see models/backbones
+    c.text.path = ""  # weights elsewhere than in the installed package
+    c.text.max_tokens = 32  # longer captions are cut
+
+    c.vision = ConfigDict()  # frozen vision backbone; its outputs are cached
+    c.vision.backbone = "efficientnet_lite0"  # "efficientnet_lite0" | "precomputed" (data.features)
+    c.vision.path = ""
+    c.vision.pool = "mean"  # "mean" (one global vector) | "tokens" (the backbone's grid, for tower="attention")
+
+    c.student = ConfigDict()  # cross-modal network; alone at inference (paper)
+    c.student.dim = 512  # D, the shared space
+    c.student.vision_tower = "linear"  # "linear" | "attention" (siblings)
+    c.student.text_tower = "linear"  # "linear" | "attention" (siblings)
+    c.student.text_pool = "backbone"  # "backbone" (its sentence vector) | "mean" (of words) | "both"
+    c.student.text_residual = False  # start at the backbone's own sentence vectors; needs D = their size (ours)
+    c.student.hidden = 256  # width of the attention block
+    c.student.heads = 4
+    c.student.dropout = 0.0  # on the towers' inputs
+
+    c.teacher = ConfigDict()  # cross-lingual network (paper)
+    c.teacher.head = "none"  # "none" (the backbone's own vectors) | "linear" | "tower" (attention)
+    c.teacher.update = (
+        "frozen"  # "frozen" after a first stage | "joint" (read it as teacher["update"]: a method's name)
+    )
+    c.teacher.steps = "50"  # length of the first stage, e.g. "100" or "10epochs"; used by update="frozen"
+    c.teacher.folds = 1  # 2 or more: cross-fitted, each row is scored by a head that did not train on it (ours)
+    c.teacher.residual = True  # a head that starts at the backbone's own vectors (ours)
+    c.teacher.pool = "both"  # as student.text_pool
+    c.teacher.dim = 256  # without residual
+    c.teacher.hidden = 256
+    c.teacher.heads = 4
+    c.teacher.temperature = 0.05  # of its own sentence-level contrastive loss
+
+    c.contrastive = ConfigDict()
+    c.contrastive.loss = "infonce"  # "infonce" | "triplet" (siblings: NRCCR) | "sigmoid"
+    c.contrastive.temperature = 0.07  # initial value (siblings)
+    c.contrastive.learn_temperature = True
+    c.contrastive.margin = 0.2  # triplet (siblings)
+    c.contrastive.reduction = "mean"  # "mean" | "sum" over the batch (siblings sum the triplet loss)
+    c.contrastive.labels = "uniform"  # positives of an image: "uniform" | "soft" (by teacher confidence; ours)
+    c.contrastive.form = "dense"  # "dense" | "blockwise" (never holds the B x B matrix; sharded over the mesh)
+    c.contrastive.block = 1024  # side of a tile of the blockwise form
+
+    c.weights = ConfigDict()  # of the terms: a number, or a schedule "0:0 20%:1" (step or share : value)
+    c.weights.source = "1.0"  # contrastive(V, S)
+    c.weights.target = "1.0"  # contrastive(V, T), alpha (siblings: 0.6)
+    c.weights.sentence = "1.0"  # teacher: contrastive(S, T)
+    c.weights.word = "0.0"  # teacher: word alignment by optimal transport
+    c.weights.transfer = "1.0"  # relational distillation, teacher to student
+
+    c.word = ConfigDict()  # word-level alignment (paper: optimal transport, self-supervised; details ours)
+    c.word.loss = "transport"  # "transport" (<plan, cost>) | "self_labelled" (pointer at mutual best matches)
+    c.word.solver = "ipot"  # "ipot" | "sinkhorn"
+    c.word.iterations = 50
+    c.word.beta = 0.5  # ipot: proximal weight
+    c.word.epsilon = 0.05  # sinkhorn: entropic regularisation
+    c.word.marginals = "uniform"  # "uniform" | "norm" (mass by the word vector's length)
+    c.word.plan_from = "tower"  # words that the plan is solved on: the "tower"'s or the "backbone"'s
+
+    c.transfer = ConfigDict()
+    c.transfer.relations = ("cross",)  # any of "cross", "intra_target", "intra_vision"
+    c.transfer.temperature = 0.05  # tau_k of the teacher's rows
+    c.transfer.student_temperature = 0.05  # of the student's rows
+
+    c.confidence = ConfigDict()  # beyond the paper: a wrong translation counts less in contrastive(V, T)
+    c.confidence.kind = "none"  # "none" | "softmax" (teacher's p_ii in the batch) | "posterior" (mixture per language)
+
+    c.train = ConfigDict()
+    c.train.batch_size = 256  # images in a step, over all devices
+    c.train.steps = "300"  # "300" | "20epochs" | "50000examples"
+    c.train.targets_per_image = 1  # K target captions an image in a step; -1: every language (1-to-K; ours)
+    c.train.compute = "float32"  # "float32" | "bfloat16": the towers' products; parameters, scores, losses stay fp32
+    c.train.accumulation = 1  # micro-batches a step; features are cached, so the gradient is exact
+    c.train.evaluate_every = "50"  # validation
+    c.train.early_stop = 0  # stop after so many evaluations without a better validation SumR; 0: never
+    c.train.select = "best"  # parameters for the test split: "best" on validation | "last"
+    c.train.ema = 0.0  # decay of averaged parameters that are evaluated in place of the raw ones; 0: off
+    c.train.log_every = "20"
+    c.train.checkpoint_every = "100"
+    c.train.keep = 2  # newest checkpoints to keep, beside the best
+    c.train.watchdog_seconds = 300.0  # dump every thread's stack when no step completes for so long
+
+    c.optimizer = ConfigDict()  # AdamW
+    c.optimizer.learning_rate = 1e-3
+    c.optimizer.warmup = "5%"
+    c.optimizer.schedule = "cosine"  # "cosine" | "constant"
+    c.optimizer.weight_decay = 0.01  # decoupled
+    c.optimizer.exclude = r"(bias|scale|temperature|positions)$"  # parameters without weight decay
+    c.optimizer.clip = 1.0  # global gradient norm; 0: off
+    c.optimizer.b1 = 0.9
+    c.optimizer.b2 = 0.999
+
+    c.mesh = ConfigDict()  # devices along each axis; -1: what is left
+    c.mesh.data = -1
+    c.mesh.fsdp = 1
+    c.mesh.tensor = 1
+
+    c.evaluation = ConfigDict()
+    c.evaluation.captions_per_image = "all"  # "all" | "first": two protocols in print; named in every table
+    c.evaluation.batch_size = 512
+    c.evaluation.block = 1024  # side of a tile when ranks are counted
+    c.evaluation.pictures = ("en", "de", "fr", "ru", "ar", "zh", "ja", "ko")  # languages shown in retrieval.png
+    return c
