@@ -9,6 +9,7 @@ split is read once a run. A killed ablation goes on where it was; finished runs 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import shutil
 import sys
@@ -23,13 +24,14 @@ from cl2cm_jax.atomic import write_text
 from cl2cm_jax.command_line import Arguments, resume_command, split_flags
 from cl2cm_jax.config import nearest, override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, verdicts
+from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, comparison, verdicts
 from cl2cm_jax.evaluation.bootstrap import RunHits, paired_difference
 from cl2cm_jax.evaluation.report import Protocol, to_json
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics, save_ranks
 from cl2cm_jax.features import Corpora, corpora
-from cl2cm_jax.run import build, claim, start_jax
+from cl2cm_jax.run import SELECTION, build, claim, start_jax
 
+PROBE = "probe: two linear maps, English only"
 BASELINE = "+ V-T (baseline)"
 DEFAULT = "default: the config as it is"  # configs/emoji.py: cross-fitted + confidence, posterior
 
@@ -52,7 +54,7 @@ _MANY = {"train.targets_per_image": "2"}
 
 # row: fields that differ from the config. Rows above the baseline have less than it, rows below have more.
 ROWS: dict[str, dict[str, str]] = {
-    "probe: two linear maps, English only": _PLAIN | {"weights.target": "0.0", "student.dropout": "0.0"},
+    PROBE: _PLAIN | {"weights.target": "0.0", "student.dropout": "0.0"},
     "source only": _PLAIN | {"weights.target": "0.0"},
     BASELINE: _PLAIN,
     "+ transfer, backbone's own vectors": _TRANSFER,
@@ -136,7 +138,8 @@ def report(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: lis
     markdown, content = [], []
     for noise in noises:
         hits = {name: [_hits(workdir, noise, seed, name) for seed in seeds] for name in names}
-        rows = [_row(name, hits[name], hits[BASELINE], config) for name in names]
+        folders = {name: [_folder(workdir, noise, seed, name) for seed in seeds] for name in names}
+        rows = [_row(name, hits[name], hits[BASELINE], config, folders[name]) for name in names]
         example = hits[BASELINE][0].languages
         headline = (config.data.source, *config.data.targets)
         protocol = Protocol(
@@ -147,6 +150,9 @@ def report(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: lis
         )
         table = ablation_table(rows, source=config.data.source, noise=noise, protocol=protocol.line)
         sentences = verdicts(rows, source=config.data.source)
+        by_name = {row.name: row for row in rows}
+        if PROBE in by_name and DEFAULT in by_name:
+            sentences.append(comparison(by_name[DEFAULT], by_name[PROBE], source=config.data.source))
         print(table.text(), *sentences, "", sep="\n")
         markdown.append("\n".join([table.markdown(), "", *(f"- {sentence}" for sentence in sentences)]))
         content.append(ablation_json(rows, source=config.data.source, noise=noise, protocol=protocol.as_dict()))
@@ -183,7 +189,16 @@ def _hits(workdir: Path, noise: float, seed: int, name: str) -> RunHits:
     return RunHits(seed, load_ranks(_folder(workdir, noise, seed, name) / finish.RANKS_FILE))
 
 
-def _row(name: str, runs: list[RunHits], baseline: list[RunHits], config: ConfigDict) -> AblationRow:
+def _validation(folder: Path, config: ConfigDict) -> float:
+    """The validation SumR of the parameters that were selected, from the run's metrics."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    values = [row[f"validation/{SELECTION}"] for row in rows if f"validation/{SELECTION}" in row]
+    return max(values) if config.train.select == "best" else values[-1]
+
+
+def _row(
+    name: str, runs: list[RunHits], baseline: list[RunHits], config: ConfigDict, folders: list[Path]
+) -> AblationRow:
     d = config.data
 
     def sum_recalls(language: str) -> tuple[float, ...]:
@@ -195,6 +210,7 @@ def _row(name: str, runs: list[RunHits], baseline: list[RunHits], config: Config
         seeds=tuple(run.seed for run in runs),
         source_sum_recall=sum_recalls(d.source),
         target_sum_recall={target: sum_recalls(target) for target in d.targets},
+        validation=tuple(_validation(folder, config) for folder in folders),
         difference=None if is_baseline else paired_difference(runs, baseline, languages=list(d.targets)),
         source_difference=None if is_baseline else paired_difference(runs, baseline, languages=[d.source]),
     )

@@ -24,7 +24,13 @@ def get_config(argument: str = "") -> ConfigDict:
     c.vision.backbone = "efficientnet_lite0"
     c.student.dim = 1024
     c.student.dropout = 0.5
-    c.confidence.kind = "posterior"  # does nothing where the translations are right
+    # teacher, transfer and confidence as in configs/emoji.py, where they won on validation
+    c.teacher.head = "linear"
+    c.teacher.pool = "backbone"
+    c.teacher.steps = "14epochs"
+    c.teacher.folds = 2
+    c.weights.transfer = "6.0"
+    c.confidence.kind = "posterior"
     c.train.batch_size = 32  # at most the number of training pictures; larger is better
     c.train.steps = "40epochs"
     c.train.evaluate_every = "4epochs"

@@ -352,6 +352,17 @@ def test_search_finds_the_planted_picture(home: Path, tmp_path: Path) -> None:
         assert captions.get(PLANTED) == "red car"
 
 
+def test_search_does_not_load_tensorflow(finished: tuple[Path, Outcome]) -> None:
+    code = (
+        "import sys; from cl2cm_jax.search.__main__ import main; main(sys.argv[1:]); "
+        "print(sorted({'tensorflow', 'tensorflow_datasets'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, f"--workdir={finished[0]}", "red car"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_search_needs_a_finished_run(interrupted: tuple[Path, Outcome], tmp_path: Path) -> None:
     outcome = call(search.main, f"--workdir={interrupted[0]}", "red car")
     assert outcome.code == 2 and "finish its training with" in outcome.err

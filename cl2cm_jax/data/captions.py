@@ -18,12 +18,11 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from cl2cm_jax.data import builders
 from cl2cm_jax.data.caption_file import Row, read_caption_file
 from cl2cm_jax.data.feature_file import FeatureFile, read_feature_file
-from cl2cm_jax.data.images import ImageError, decode
+from cl2cm_jax.data.images import SUFFIXES, ImageError, decode
 from cl2cm_jax.data.problems import Problem, write_report
 from cl2cm_jax.data.records import Caption, Record
 from cl2cm_jax.errors import UserError
@@ -258,9 +257,8 @@ def _split(by_image: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
 
 def _pictures_below(folder: str) -> list[str]:
     """Paths within `folder` of all files with an ending of a picture."""
-    endings = set(Image.registered_extensions())
     files = (Path(base, name) for base, _, names in os.walk(folder) for name in names)
-    return sorted(file.relative_to(folder).as_posix() for file in files if file.suffix.lower() in endings)
+    return sorted(file.relative_to(folder).as_posix() for file in files if file.suffix.lower() in SUFFIXES)
 
 
 def _fingerprint(files: Sequence[str], settings: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cl2cm_jax.errors import UserError
 
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # of pictures in folders
 MAX_PIXELS = 100_000_000  # of one picture; 300 MB once decoded
 _WHITE = (255, 255, 255, 255)
 

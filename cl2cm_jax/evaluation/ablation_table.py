@@ -18,14 +18,16 @@ MARK = "*"
 class AblationRow:
     """One row at one level of translation noise. SumR lists hold one value a seed, in the order of `seeds`.
 
-    `difference` is the mean target SumR minus the baseline's, `source_difference` the same for the source language;
-    both are None for the baseline itself.
+    `validation` is the mean target SumR on the validation split, which selects the parameters. `difference` is the mean
+    target SumR on the test split minus the baseline's, `source_difference` the same for the source language; both are
+    None for the baseline itself.
     """
 
     name: str
     seeds: tuple[int, ...]
     source_sum_recall: tuple[float, ...]
     target_sum_recall: Mapping[str, tuple[float, ...]]
+    validation: tuple[float, ...] = ()
     difference: Difference | None = None
     source_difference: Difference | None = None
 
@@ -52,6 +54,7 @@ def ablation_table(rows: Sequence[AblationRow], *, source: str, noise: float, pr
     targets = list(rows[0].target_sum_recall)
     columns = (
         "row", *targets, "mean target", "std", "difference [95 %]", source, f"{source} difference [95 %]", "gap",
+        "validation",
     )  # fmt: skip
     body = tuple(
         (
@@ -63,13 +66,14 @@ def ablation_table(rows: Sequence[AblationRow], *, source: str, noise: float, pr
             f"{np.mean(row.source_sum_recall):.1f}",
             format_difference(row.source_difference),
             f"{row.language_gap:.1f}",
+            f"{np.mean(row.validation):.1f}" if row.validation else "-",
         )
         for row in rows
     )
     seeds = len(rows[0].seeds)
     notes = (
         f"SumR (at most 600), mean of {seeds} seed{'s' * (seeds != 1)}; std: over seeds, of the mean target SumR; "
-        f"gap: {source} - mean target",
+        f"gap: {source} - mean target; validation: mean target SumR on the validation split, which selects",
         f"difference: to the baseline, paired by seed and test image; {MARK} marks an interval that excludes 0 "
         "(bootstrap over seeds and images)",
         protocol,
@@ -80,6 +84,16 @@ def ablation_table(rows: Sequence[AblationRow], *, source: str, noise: float, pr
 def verdicts(rows: Sequence[AblationRow], *, source: str) -> list[str]:
     """One plain sentence for each row that has a difference: whether it helps, hurts, or shows neither."""
     return [verdict(row, source=source) for row in rows if row.difference is not None]
+
+
+def comparison(row: AblationRow, other: AblationRow, *, source: str) -> str:
+    """Says whether one row is above another in every language, by means over seeds."""
+    languages = {source: (row.source_sum_recall, other.source_sum_recall)}
+    languages |= {name: (values, other.target_sum_recall[name]) for name, values in row.target_sum_recall.items()}
+    gains = {name: float(np.mean(ours) - np.mean(theirs)) for name, (ours, theirs) in languages.items()}
+    least = min(gains, key=lambda name: gains[name])
+    above = "above" if gains[least] > 0 else "not above"
+    return f"{row.name}: {above} {other.name!r} in every language (least: {least}, {gains[least]:+.1f} SumR)."
 
 
 def verdict(row: AblationRow, *, source: str) -> str:
@@ -120,6 +134,7 @@ def ablation_json(rows: Sequence[AblationRow], *, source: str, noise: float, pro
                 "target_sum_recall": {language: list(values) for language, values in row.target_sum_recall.items()},
                 "mean_target": row.mean_target._asdict(),
                 "language_gap": row.language_gap,
+                "validation": list(row.validation),
                 "difference": _with_mark(row.difference),
                 "source_difference": _with_mark(row.source_difference),
             }

@@ -1,4 +1,4 @@
-"""Contrastive losses between two sets of vectors, in their dense (R x C) form; blockwise_contrastive.py has the other.
+"""Contrastive losses between two sets of vectors, in their dense (R x C) form; blockwise.py has the other.
 
 Two rows that show the same image are positives of each other, never negatives.
 """

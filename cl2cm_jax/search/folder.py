@@ -12,19 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from cl2cm_jax.data.images import ImageError, decode
+from cl2cm_jax.data.images import SUFFIXES, ImageError, decode
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.search.encoder import Encoder
 from cl2cm_jax.search.gallery import Gallery, load_gallery, save_gallery
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 AT_ONCE = 16  # decoded pictures in memory
 
 log = logging.getLogger(__name__)
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """All jpg, png, webp, gif and bmp files below `folder`, sorted; names that begin with a dot are left out.
+    """All files below `folder` with one of `SUFFIXES`, sorted; names that begin with a dot are left out.
 
     Raises:
         UserError: no such folder, or no picture in it.

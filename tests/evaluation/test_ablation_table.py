@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, verdicts
+from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, comparison, verdicts
 from cl2cm_jax.evaluation.bootstrap import Difference
 from cl2cm_jax.evaluation.report import to_json
 
@@ -13,7 +13,8 @@ BASELINE = AblationRow("+ V-T (baseline)", (0, 1), (260.0, 262.0), {"de": (200.0
 
 def row(name: str, low: float, high: float, english: Difference | None = None) -> AblationRow:
     difference = Difference((low + high) / 2, low, high)
-    return AblationRow(name, (0, 1), (270.0, 270.0), {"de": (210.0, 210.0), "zh": (190.0, 190.0)}, difference, english)
+    targets = {"de": (210.0, 210.0), "zh": (190.0, 190.0)}
+    return AblationRow(name, (0, 1), (270.0, 270.0), targets, (200.0, 203.0), difference, english)
 
 
 ROWS = [
@@ -38,6 +39,7 @@ def test_table_marks_intervals_without_zero() -> None:
     ]  # fmt: skip
     assert cells[0]["de"] == "202.0" and cells[0]["mean target"] == "191.0" and cells[0]["std"] == "1.4"
     assert cells[1]["en difference [95 %]"] == "+9.0 [+2.0, +16.0] *"
+    assert [c["validation"] for c in cells] == ["-", "201.5", "201.5", "201.5"]
     assert "40%" in table.title
     assert "2 seeds" in table.text() and "on the test split" in table.markdown()
 
@@ -47,6 +49,15 @@ def test_sentences_say_what_does_not_help() -> None:
     assert helps.startswith("+ transfer: helps (+9.0")
     assert "does not help" in shows_nothing and "holds 0" in shows_nothing
     assert "does not help" in hurts and "hurts" in hurts and "en gets worse (-4.0 SumR)" in hurts
+
+
+def test_one_row_is_compared_with_another_in_every_language() -> None:
+    assert comparison(ROWS[1], BASELINE, source="en") == (
+        "+ transfer: above '+ V-T (baseline)' in every language (least: de, +8.0 SumR)."
+    )
+    assert "not above '+ transfer' in every language (least: zh, -10.0 SumR)" in comparison(
+        BASELINE, ROWS[1], source="en"
+    )
 
 
 def test_one_seed_has_no_spread() -> None:
