@@ -37,7 +37,7 @@ lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyright
 
-ablation: $(VENV)/.installed ## Measure what each part of the method is worth (about 40 minutes; SEEDS=5 NOISE=0,0.4)
+ablation: $(VENV)/.installed ## Measure what each part of the method is worth (about half an hour; SEEDS=5 NOISE=0,0.4)
 	$(RUN) -m cl2cm_jax.ablate --config=configs/emoji.py --seeds=$(SEEDS) --noise=$(NOISE)
 
 lock: ## Resolve requirements*.txt again from pyproject.toml (needs uv; delete the files first to upgrade)
