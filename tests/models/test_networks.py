@@ -58,7 +58,7 @@ def taught(networks: Networks, teacher: Params, text: Text) -> jax.Array:
 
 @pytest.mark.parametrize("kind", ["linear", "attention"])
 def test_source_and_target_share_one_set_of_weights(kind: str) -> None:
-    networks = Networks(make_config(student__text_tower=kind, teacher__head="tower"), SHAPE)
+    networks = Networks(make_config(student__text_tower=kind, student__text_pool="both", teacher__head="tower"), SHAPE)
     params = initial(networks)
     assert set(params) == {"student", "teacher"} and set(params["student"]) == {"vision", "text", "log_temperature"}
     made = batch()
@@ -113,11 +113,11 @@ def test_a_residual_teacher_starts_at_the_backbone() -> None:
     ("fields", "reads"),
     [
         ({}, False),
-        ({"student__text_tower": "attention"}, True),
+        ({"student__text_tower": "attention", "student__text_pool": "both"}, True),
         ({"student__text_pool": "mean"}, True),
         ({"teacher__head": "linear", "teacher__pool": "backbone"}, False),
         ({"teacher__head": "linear", "teacher__pool": "both"}, True),
-        ({"teacher__head": "tower", "teacher__pool": "backbone"}, True),
+        ({"teacher__head": "tower", "teacher__pool": "backbone", "weights__word": "1.0"}, True),
     ],
 )
 def test_words_are_read_where_a_tower_looks_at_them(fields: dict[str, object], reads: bool) -> None:
@@ -146,7 +146,12 @@ def test_dropout_needs_a_key_and_is_a_function_of_it() -> None:
 
 @pytest.mark.parametrize("tower", ["linear", "attention"])
 def test_bfloat16_products_keep_parameters_and_vectors_in_fp32(tower):
-    fields = {"student__vision_tower": tower, "student__text_tower": tower, "teacher__head": "tower"}
+    fields = {
+        "student__vision_tower": tower,
+        "student__text_tower": tower,
+        "student__text_pool": "both",
+        "teacher__head": "tower",
+    }
     full = Networks(make_config(**fields), SHAPE)
     half = Networks(make_config(train__compute="bfloat16", **fields), SHAPE)
     params = half.init(jax.random.key(0))
