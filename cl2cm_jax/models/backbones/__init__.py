@@ -12,16 +12,18 @@ Pass the parameters as an argument: a jitted function that closes over them comp
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.backbones import efficientnet_lite, precomputed, use_multilingual
+from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.backbones import bert, efficientnet_lite, precomputed, use_multilingual
 from cl2cm_jax.models.backbones.outputs import TextOutput, VisionOutput, mean_pool
 from cl2cm_jax.models.pretrained import PackageFile, weights_hash
 
@@ -38,6 +40,13 @@ __all__ = [
 ]
 
 B = TypeVar("B")
+
+
+class _Entry(NamedTuple, Generic[B]):
+    """A backbone in the registry: how it is loaded from a path, and the name of the weights there."""
+
+    load: Callable[[str | Path | None], B]
+    fingerprint: Callable[[str | Path | None], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,9 @@ class TextBackbone:
       constants: top-level keys of `params` that have no gradient (integer tables); leave them out of `jax.grad`.
       apply: (params, token_ids (B, L) int32, token_mask (B, L) bool) -> TextOutput; pure.
       tokenizer: name for `cl2cm_jax.data.tokenise.tokenizer`.
+      tokenizer_path: where its files are; None where the tokenizer comes with an installed package.
+      vocabulary: ids that it may give.
+      max_tokens: the longest row that the encoder takes; None where there is no limit.
     """
 
     name: str
@@ -72,6 +84,9 @@ class TextBackbone:
     constants: tuple[str, ...]
     apply: Callable[[dict[str, Any], jax.Array, jax.Array], TextOutput]
     tokenizer: str
+    tokenizer_path: Path | None = None
+    vocabulary: int
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +113,16 @@ class VisionBackbone:
 
 
 def text_backbone(name: str, path: str | Path | None = None) -> TextBackbone:
-    """Loads a text backbone: "use_multilingual".
+    """Loads a text backbone: "use_multilingual" or "bert".
 
     Args:
       name: its name.
-      path: a weights file; None takes the installed pip package's.
+      path: use_multilingual: a weights file, None takes the installed pip package's. bert: a model folder or a hub id.
 
     Raises:
       UserError: the name is unknown, or the weights are missing or damaged.
     """
-    return _named(_TEXT, name, "text")(path)
+    return _named(_TEXT, name, "text").load(path)
 
 
 def vision_backbone(name: str, path: str | Path | None = None) -> VisionBackbone:
@@ -120,20 +135,20 @@ def vision_backbone(name: str, path: str | Path | None = None) -> VisionBackbone
     Raises:
       UserError: the name is unknown, or the weights are missing or damaged.
     """
-    return _named(_VISION, name, "vision")(path)
+    return _named(_VISION, name, "vision").load(path)
 
 
 def fingerprint(kind: Literal["text", "vision"], name: str, path: str | Path | None = None) -> str:
-    """SHA-256 of a backbone's weights file, without reading it where it is a package's (loading checks it).
+    """SHA-256 of a backbone's weights, without reading them where they are a package's (loading checks those).
 
     Raises:
       UserError: the name is unknown, or the file is missing.
     """
-    weights = _named({"text": _TEXT_WEIGHTS, "vision": _VISION_WEIGHTS}[kind], name, kind)
-    return weights.sha256 if path is None and weights is not None else weights_hash(path or "")
+    entry = _named(_TEXT, name, kind) if kind == "text" else _named(_VISION, name, kind)
+    return entry.fingerprint(path)
 
 
-def _named(registry: Mapping[str, B], name: str, kind: str) -> B:
+def _named(registry: Mapping[str, _Entry[B]], name: str, kind: str) -> _Entry[B]:
     if name not in registry:
         near = difflib.get_close_matches(name, registry, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"choose one of: {', '.join(registry)}"
@@ -149,6 +164,23 @@ def _use_multilingual(path: str | Path | None) -> TextBackbone:
         constants=("embedding",),
         apply=use_multilingual.apply,
         tokenizer="use_multilingual",
+        vocabulary=use_multilingual.PIECES,
+    )
+
+
+def _bert(path: str | Path | None) -> TextBackbone:
+    folder = hub_folder.locate(path, field="config.text.path")
+    shape = bert.read_shape(folder)
+    return TextBackbone(
+        name="bert",
+        dim=shape.hidden,
+        params=bert.load(folder, shape),
+        constants=(),
+        apply=functools.partial(bert.apply, shape=shape),
+        tokenizer="hub_folder",
+        tokenizer_path=folder,
+        vocabulary=shape.vocabulary,
+        max_tokens=shape.max_tokens,
     )
 
 
@@ -181,7 +213,19 @@ def _precomputed(path: str | Path | None) -> VisionBackbone:
     )
 
 
-_TEXT = {"use_multilingual": _use_multilingual}
-_TEXT_WEIGHTS: dict[str, PackageFile] = {"use_multilingual": use_multilingual.WEIGHTS}
-_VISION_WEIGHTS: dict[str, PackageFile | None] = {"efficientnet_lite0": efficientnet_lite.WEIGHTS, "precomputed": None}
-_VISION = {"efficientnet_lite0": _efficientnet_lite0, "precomputed": _precomputed}
+def _of_file(weights: PackageFile | None) -> Callable[[str | Path | None], str]:
+    return lambda path: weights.sha256 if path is None and weights is not None else weights_hash(path or "")
+
+
+def _of_folder(path: str | Path | None) -> str:
+    return hub_folder.fingerprint(hub_folder.locate(path, field="config.text.path"))
+
+
+_TEXT = {
+    "use_multilingual": _Entry(_use_multilingual, _of_file(use_multilingual.WEIGHTS)),
+    "bert": _Entry(_bert, _of_folder),
+}
+_VISION = {
+    "efficientnet_lite0": _Entry(_efficientnet_lite0, _of_file(efficientnet_lite.WEIGHTS)),
+    "precomputed": _Entry(_precomputed, _of_file(None)),
+}

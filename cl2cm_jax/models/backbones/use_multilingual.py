@@ -31,7 +31,7 @@ WEIGHTS = PackageFile(
     sha256="0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9",
 )
 
-_PIECES = 128_010
+PIECES = 128_010
 _CHUNKS = 17  # the table was quantised in 17 chunks; piece i lies in chunk i % 17, row i // 17
 _BRANCH_DIM = 256
 _BRANCHES = ((2, 0), (3, 1), (5, 2))  # pieces that a branch sees, and how many of them stand on the left
@@ -46,7 +46,7 @@ class QuantisedEmbedding(nnx.Module):
     """
 
     def __init__(self):
-        self.codes = nnx.Variable(jnp.zeros((_PIECES, DIM), jnp.uint8))
+        self.codes = nnx.Variable(jnp.zeros((PIECES, DIM), jnp.uint8))
         self.scale = nnx.Variable(jnp.ones((_CHUNKS,)))
         self.offset = nnx.Variable(jnp.zeros((_CHUNKS,)))
 

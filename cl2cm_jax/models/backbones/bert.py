@@ -1,0 +1,269 @@
+"""BERT and its relatives (mBERT, XLM-R, MiniLM, multilingual E5): a post-norm transformer over word pieces.
+
+Read from a model folder of the Hugging Face layout. The layers' parameters are stacked along a leading axis and run by
+`lax.scan`: one layer is compiled, whatever their number.
+
+Source: Devlin et al. 2019 (arXiv 1810.04805), Conneau et al. 2020 (arXiv 1911.02116); this implementation is ours.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.maths.masking import masked_mean
+from cl2cm_jax.maths.similarity import normalize
+from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.backbones.outputs import TextOutput
+from cl2cm_jax.models.functional import Functional, Params
+from cl2cm_jax.models.pretrained import assign, check_names
+
+_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "relu": jax.nn.relu,
+}
+
+
+class BertShape(NamedTuple):
+    """What config.json says.
+
+    Attributes:
+      vocabulary: word pieces.
+      hidden: d.
+      layers: transformer layers.
+      heads: attention heads.
+      intermediate: width of the MLP.
+      positions: rows of the position table.
+      first_position: row of the first piece: 0, and behind the padding's row in the RoBERTa family.
+      types: rows of the segment table, of which the first is used.
+      epsilon: of the layer norms.
+      activation: of the MLP.
+      pool: the sentence vector: "mean" of all pieces with their marks, or the state of the first one ("cls").
+    """
+
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    positions: int
+    first_position: int
+    types: int
+    epsilon: float
+    activation: str
+    pool: Literal["mean", "cls"]
+
+    @property
+    def max_tokens(self) -> int:
+        """Most pieces a text, begin and end included."""
+        return self.positions - self.first_position
+
+
+class Embeddings(nnx.Module):
+    """Ids (B, L) -> states (B, L, d)."""
+
+    def __init__(self, shape: BertShape, *, rngs: nnx.Rngs):
+        self.word = nnx.Embed(shape.vocabulary, shape.hidden, rngs=rngs)
+        self.position = nnx.Embed(shape.positions, shape.hidden, rngs=rngs)
+        self.type = nnx.Embed(shape.types, shape.hidden, rngs=rngs)
+        self.norm = _layer_norm(shape, rngs)
+        self.first_position = shape.first_position
+
+    def __call__(self, token_ids: jax.Array) -> jax.Array:
+        places = self.first_position + jnp.arange(token_ids.shape[1])  # padding may lie beyond the table: its last row
+        position = self.position(jnp.minimum(places, self.position.num_embeddings - 1))
+        return self.norm(self.word(token_ids) + position + self.type.embedding[...][0])
+
+
+class Layer(nnx.Module):
+    """Self-attention and MLP, each added to its input and then normalised."""
+
+    def __init__(self, shape: BertShape, *, rngs: nnx.Rngs):
+        hidden = shape.hidden
+        self.heads, self.activation = shape.heads, shape.activation
+        self.query, self.key, self.value, self.attended = (nnx.Linear(hidden, hidden, rngs=rngs) for _ in range(4))
+        self.attention_norm = _layer_norm(shape, rngs)
+        self.up = nnx.Linear(hidden, shape.intermediate, rngs=rngs)
+        self.down = nnx.Linear(shape.intermediate, hidden, rngs=rngs)
+        self.mlp_norm = _layer_norm(shape, rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """Maps x (B, L, d) under mask (B, L) to (B, L, d)."""
+        split = (*x.shape[:2], self.heads, x.shape[2] // self.heads)
+        q, k, v = (project(x).reshape(split) for project in (self.query, self.key, self.value))
+        attended = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
+        x = self.attention_norm(x + self.attended(attended.reshape(x.shape)))
+        return self.mlp_norm(x + self.down(_ACTIVATIONS[self.activation](self.up(x))))
+
+
+def _layer_norm(shape: BertShape, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(shape.hidden, epsilon=shape.epsilon, use_fast_variance=False, rngs=rngs)
+
+
+@functools.cache
+def _functionals(shape: BertShape) -> tuple[Functional[Embeddings], Functional[Layer]]:
+    return (
+        Functional(lambda rngs: Embeddings(shape, rngs=rngs)),
+        Functional(lambda rngs: Layer(shape, rngs=rngs)),
+    )
+
+
+def init(key: jax.Array, *, shape: BertShape) -> Params:
+    """Fresh parameters {"embeddings": ..., "layers": ... with a leading axis of the layers}."""
+    embeddings, layer = _functionals(shape)
+    first, second = jax.random.split(key)
+    return {
+        "embeddings": embeddings.init(first),
+        "layers": jax.vmap(layer.init)(jax.random.split(second, shape.layers)),
+    }
+
+
+def apply(params: Params, token_ids: jax.Array, token_mask: jax.Array, *, shape: BertShape) -> TextOutput:
+    """Encodes padded token ids; pure.
+
+    Args:
+      params: from `load` or `init`.
+      token_ids: (B, L) int32, each row: begin, pieces, end, padding (any id).
+      token_mask: (B, L) bool, False at padding only, which is at the end.
+      shape: from `read_shape`.
+
+    Returns:
+      The last layer's states as words, their mask (begin and end excluded), and the unit sentence vector.
+    """
+    embeddings, layer = _functionals(shape)
+    visible = token_mask | ~token_mask.any(axis=1, keepdims=True)  # a row that is all padding stays finite
+
+    def run(x: jax.Array, layer_params: Params) -> tuple[jax.Array, None]:
+        return layer.bind(layer_params)(x, visible), None
+
+    states, _ = jax.lax.scan(run, embeddings.bind(params["embeddings"])(token_ids), params["layers"])
+    pooled = states[:, 0] if shape.pool == "cls" else masked_mean(states, token_mask)
+    place, length = jnp.arange(token_ids.shape[1]), token_mask.sum(axis=1, keepdims=True)
+    is_mark = (place == 0) | (place == length - 1)
+    words = states * token_mask[..., None]
+    return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=normalize(pooled))
+
+
+def read_shape(folder: Path) -> BertShape:
+    """Reads config.json, and how sentence-transformers pools the states where the folder says it.
+
+    Raises:
+      UserError: the model is of another family or has a part that is not supported; names the entry.
+    """
+    c = hub_folder.read_json(folder)
+
+    def entry(name: str, default: Any = None) -> Any:
+        value = c.get(name, default)
+        if value is None:
+            raise UserError(f"model folder {folder}: config.json has no {name!r}; is it a BERT?")
+        return value
+
+    family = entry("model_type")
+    if family not in _FAMILIES:
+        raise UserError(f"model folder {folder}: model_type={family!r} is not one of {', '.join(_FAMILIES)}")
+    if c.get("position_embedding_type", "absolute") != "absolute":
+        raise UserError(
+            f"model folder {folder}: position_embedding_type={c['position_embedding_type']!r} is not supported"
+        )
+    activation = entry("hidden_act")
+    if activation not in _ACTIVATIONS:
+        raise UserError(f"model folder {folder}: hidden_act={activation!r} is not one of {', '.join(_ACTIVATIONS)}")
+    hidden, heads = entry("hidden_size"), entry("num_attention_heads")
+    if hidden % heads:
+        raise UserError(f"model folder {folder}: hidden_size={hidden} is not divisible by num_attention_heads={heads}")
+    return BertShape(
+        vocabulary=entry("vocab_size"),
+        hidden=hidden,
+        layers=entry("num_hidden_layers"),
+        heads=heads,
+        intermediate=entry("intermediate_size"),
+        positions=entry("max_position_embeddings"),
+        first_position=0 if family == "bert" else entry("pad_token_id", 1) + 1,
+        types=entry("type_vocab_size"),
+        epsilon=entry("layer_norm_eps", 1e-12),
+        activation=activation,
+        pool=_read_pool(folder),
+    )
+
+
+def _read_pool(folder: Path) -> Literal["mean", "cls"]:
+    """The pooling of a sentence-transformers folder; "mean" where none is named."""
+    if (folder / "2_Dense").exists():
+        raise UserError(f"model folder {folder} has a dense layer behind the pooling (2_Dense), which is not supported")
+    if not (folder / "1_Pooling" / "config.json").is_file():
+        return "mean"
+    pooling = hub_folder.read_json(folder, "1_Pooling/config.json")
+    chosen = sorted(
+        name.removeprefix("pooling_mode_") for name, on in pooling.items() if name.startswith("pooling_mode_") and on
+    )
+    if chosen == ["mean_tokens"]:
+        return "mean"
+    if chosen == ["cls_token"]:
+        return "cls"
+    raise UserError(
+        f"model folder {folder}: pooling {', '.join(chosen) or 'none'} is not supported; mean_tokens and cls_token are"
+    )
+
+
+def load(folder: Path, shape: BertShape) -> Params:
+    """Reads the weights into nested float32 parameters; pooler and language-model head are left out.
+
+    Raises:
+      UserError: tensors are missing, left over or of a wrong shape; names each.
+    """
+    stored = {_plain_name(name): array for name, array in hub_folder.read_tensors(folder).items()}
+    unused = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
+    stored = {name: array for name, array in stored.items() if not name.startswith(unused)}
+    expected = [f"embeddings.{name}" for name in _EMBEDDINGS.values()]
+    expected += [f"encoder.layer.{i}.{name}" for i in range(shape.layers) for name in _LAYER.values()]
+    check_names(stored, expected, source=folder)
+    arrays = {f"embeddings/{ours}": stored[f"embeddings.{theirs}"] for ours, theirs in _EMBEDDINGS.items()}
+    for ours, theirs in _LAYER.items():
+        stack = np.stack([stored[f"encoder.layer.{i}.{theirs}"] for i in range(shape.layers)])
+        arrays[f"layers/{ours}"] = stack.swapaxes(1, 2) if ours.endswith("kernel") else stack
+    abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
+    return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
+
+
+def _plain_name(name: str) -> str:
+    """Without the prefix of a model with a head, and with today's names of a layer norm's parts."""
+    for prefix in ("bert.", "roberta."):
+        name = name.removeprefix(prefix)
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _norm(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}/scale": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
+
+
+def _linear(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}/kernel": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
+
+
+_EMBEDDINGS = {
+    "word/embedding": "word_embeddings.weight",
+    "position/embedding": "position_embeddings.weight",
+    "type/embedding": "token_type_embeddings.weight",
+    **_norm("norm", "LayerNorm"),
+}
+_LAYER = {
+    **_linear("query", "attention.self.query"),
+    **_linear("key", "attention.self.key"),
+    **_linear("value", "attention.self.value"),
+    **_linear("attended", "attention.output.dense"),
+    **_norm("attention_norm", "attention.output.LayerNorm"),
+    **_linear("up", "intermediate.dense"),
+    **_linear("down", "output.dense"),
+    **_norm("mlp_norm", "output.LayerNorm"),
+}

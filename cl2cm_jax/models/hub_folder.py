@@ -1,0 +1,115 @@
+"""A model folder in the layout of the Hugging Face hub: config.json and safetensors, read without torch.
+
+Only safetensors are read: a `pytorch_model.bin` is a pickle, and a pickle can run any program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.pretrained import weights_hash
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_FILES = ("*.json", "*.safetensors", "1_Pooling/config.json")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def locate(path: str | Path | None, *, field: str) -> Path:
+    """Returns the folder that `path` names: one on disk as it is, a hub id ("owner/name[@revision]") downloaded.
+
+    Args:
+      path: a folder or a hub id.
+      field: the configuration field, for messages.
+
+    Raises:
+      UserError: nothing is named, it is neither a folder nor a hub id, or the download fails.
+    """
+    if not path:
+        raise UserError(f"{field}='' is empty; set it to a model folder of the Hugging Face layout, or to a hub id")
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if not _HUB_ID.fullmatch(str(path)) or folder.is_file():
+        raise UserError(f"{field}={str(path)!r} is no folder; name one with config.json and model.safetensors in it")
+    return _download(str(path), field=field)
+
+
+def _download(hub_id: str, *, field: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise UserError(
+            f"{field}={hub_id!r} is no folder; to read it from the hub, run: pip install huggingface_hub"
+        ) from error
+    name, _, revision = hub_id.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_FILES)))
+    except Exception as error:  # no network, no such model, no access: each client version has its own exceptions
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{field}={hub_id!r} is no folder, and the hub did not give it ({first})") from error
+
+
+def read_json(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """Reads a JSON object of the folder.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model folder {folder}: {name} cannot be read ({error}); get a fresh copy") from error
+    if not isinstance(content, dict):
+        raise UserError(f"model folder {folder}: {name} must be a JSON object")
+    return content
+
+
+def read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Reads every tensor of the folder, in one file or in several with an index; half precisions become float32.
+
+    Raises:
+      UserError: there are no safetensors, or a file is missing or damaged.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for file in _weights_files(folder):
+        try:
+            with safe_open(file, framework="flax") as stored:
+                for name in stored.keys():  # noqa: SIM118  (no dict: it has keys() and no iterator)
+                    array = stored.get_tensor(name)
+                    tensors[name] = np.asarray(array, np.float32 if array.dtype.kind not in "iub" else array.dtype)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"weights file {file} is no readable safetensors file ({error}); get a fresh copy"
+            ) from error
+    return tensors
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over all that decides a model's outputs: weights, configurations and tokenizer, by name and content.
+
+    Raises:
+      UserError: a file cannot be read, or there are no safetensors.
+    """
+    files = {*_weights_files(folder), *folder.glob("*.json"), *folder.glob("1_Pooling/config.json")}
+    both = [[str(file.relative_to(folder)), weights_hash(file)] for file in sorted(files)]
+    return hashlib.sha256(json.dumps(both).encode()).hexdigest()
+
+
+def _weights_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return [folder / name for name in sorted(set(read_json(folder, INDEX).get("weight_map", {}).values()))]
+    pickles = [file.name for file in sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))]
+    found = f"; {pickles[0]} is a pickle, which can run any program, and is not read" if pickles else ""
+    raise UserError(f"model folder {folder} has no {WEIGHTS}{found}; save the model with safe_serialization=True")

@@ -1,0 +1,213 @@
+"""BERT and XLM-R against transformers' own outputs, and a real model against sentence-transformers'."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.features import TextEncoder
+from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.backbones import bert, fingerprint, text_backbone
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+sys.path.insert(0, str(GOLDEN))
+from make_bert import SENTENCES  # noqa: E402  # pyright: ignore[reportMissingImports]
+
+FAMILIES = ("bert", "xlm-roberta")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(GOLDEN / "bert", tmp_path / "model"))
+
+
+def _change(folder: Path, name: str = "config.json", **entries: object) -> None:
+    content = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    (folder / name).write_text(json.dumps(content | entries))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_equal_the_reference(family: str) -> None:
+    backbone = text_backbone("bert", GOLDEN / family)
+    with np.load(GOLDEN / family / "outputs.npz") as golden:
+        output = jax.jit(backbone.apply)(backbone.params, golden["ids"], golden["mask"])
+        np.testing.assert_allclose(output.words, golden["states"], atol=1e-5)
+        mean = golden["states"].sum(1) / golden["mask"].sum(1, keepdims=True)
+        lengths = golden["mask"].sum(1)
+    np.testing.assert_allclose(output.sentence, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-5)
+    assert output.mask.sum(1).tolist() == (lengths - 2).tolist() and not output.mask[:, 0].any()
+    assert (backbone.dim, backbone.vocabulary, backbone.max_tokens) == (16, 50, 24)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_changes_nothing(family: str) -> None:
+    backbone = text_backbone("bert", GOLDEN / family)
+    with np.load(GOLDEN / family / "outputs.npz") as golden:
+        ids, mask = golden["ids"], golden["mask"]
+    short = backbone.apply(backbone.params, ids, mask)
+    wide = np.pad(ids, ((0, 1), (0, 40)), constant_values=7)  # beyond the position table, any id
+    padded = backbone.apply(backbone.params, wide, np.pad(mask, ((0, 1), (0, 40))))
+    np.testing.assert_allclose(padded.words[:-1, :24], short.words, atol=1e-5)
+    np.testing.assert_allclose(padded.sentence[:-1], short.sentence, atol=1e-5)
+    assert np.isfinite(padded.sentence).all() and not padded.mask[-1].any() and not padded.words[:, 24:].any()
+
+
+def test_cls_pooling_where_the_folder_asks_for_it(folder: Path) -> None:
+    (folder / "1_Pooling").mkdir()
+    _change(folder, "1_Pooling/config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+    backbone = text_backbone("bert", folder)
+    with np.load(folder / "outputs.npz") as golden:
+        output = backbone.apply(backbone.params, golden["ids"], golden["mask"])
+        first = golden["states"][:, 0]
+    np.testing.assert_allclose(output.sentence, first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-5)
+
+
+def test_names_of_old_files_and_of_models_with_a_head(folder: Path) -> None:
+    arrays = load_file(folder / "model.safetensors")
+    renamed = {f"bert.{n}".replace("LayerNorm.weight", "LayerNorm.gamma"): a for n, a in arrays.items()}
+    renamed = {n.replace("LayerNorm.bias", "LayerNorm.beta"): a for n, a in renamed.items()}
+    head = {"cls.predictions.bias": np.zeros(50, np.float32), "bert.embeddings.position_ids": np.arange(24)[None]}
+    save_file(renamed | head, folder / "model.safetensors")
+    expected = text_backbone("bert", GOLDEN / "bert").params
+    jax.tree.map(np.testing.assert_array_equal, text_backbone("bert", folder).params, expected)
+
+
+def test_weights_in_several_files_and_in_half_precision(folder: Path) -> None:
+    arrays = {name: array.astype(np.float16) for name, array in load_file(folder / "model.safetensors").items()}
+    names = sorted(arrays)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, part in parts.items():
+        save_file({name: arrays[name] for name in part}, folder / file)
+    (folder / "model.safetensors").unlink()
+    _change(folder, hub_folder.INDEX, weight_map={name: file for file, part in parts.items() for name in part})
+    params = text_backbone("bert", folder).params
+    expected = text_backbone("bert", GOLDEN / "bert").params
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=2e-3), params, expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"model_type": "t5"}, "model_type='t5' is not one of bert"),
+        ({"hidden_act": "silu"}, "hidden_act='silu'"),
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"num_attention_heads": 3}, "not divisible by num_attention_heads=3"),
+        ({"vocab_size": None}, "no 'vocab_size'"),
+        ({"vocab_size": 51}, r"embeddings/word/embedding has shape \(50, 16\) instead of \(51, 16\)"),
+        (
+            {"num_hidden_layers": 4},
+            "encoder.layer.3.attention.self.query.weight is missing",
+        ),
+    ],
+)
+def test_a_config_that_does_not_fit(folder: Path, entries: dict, message: str) -> None:
+    _change(folder, **entries)
+    with pytest.raises(UserError, match=message):
+        text_backbone("bert", folder)
+
+
+def test_wrong_tensors_are_named_each(folder: Path) -> None:
+    good = load_file(folder / "model.safetensors")
+    absent = ("embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.bias")
+    changed = {name: array for name, array in good.items() if name not in absent}
+    save_file(changed | {"adapter.weight": np.zeros(3, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(UserError) as caught:
+        text_backbone("bert", folder)
+    for part in (*(f"{name} is missing" for name in absent), "adapter.weight is not known to the model"):
+        assert part in str(caught.value)
+    save_file(good | {"embeddings.LayerNorm.bias": np.zeros(3, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"embeddings/norm/bias has shape \(3,\) instead of \(16,\)"):
+        text_backbone("bert", folder)
+
+
+def test_files_that_are_not_there_or_damaged(folder: Path, tmp_path: Path) -> None:
+    def fails(message: str, path: object = folder) -> None:
+        with pytest.raises(UserError, match=message):
+            text_backbone("bert", path)
+
+    fails("config.text.path='' is empty", "")
+    fails("is no folder", tmp_path / "none" / "at" / "all")
+    fails("is no folder", folder / "config.json")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-10])
+    fails("no readable safetensors file")
+    (folder / "model.safetensors").unlink()
+    fails("has no model.safetensors; save")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02")
+    fails("pytorch_model.bin is a pickle, which can run any program, and is not read")
+    (folder / "config.json").write_text("{")
+    fails("config.json cannot be read")
+    (folder / "config.json").write_text("[]")
+    fails("must be a JSON object")
+
+
+@pytest.mark.parametrize("pooling", [{"pooling_mode_max_tokens": True}, {}])
+def test_other_poolings_are_refused(folder: Path, pooling: dict) -> None:
+    (folder / "1_Pooling").mkdir()
+    _change(folder, "1_Pooling/config.json", **pooling)
+    with pytest.raises(UserError, match="pooling .* is not supported"):
+        text_backbone("bert", folder)
+    (folder / "2_Dense").mkdir()
+    with pytest.raises(UserError, match="2_Dense"):
+        text_backbone("bert", folder)
+
+
+def test_the_fingerprint_follows_weights_and_tokenizer(folder: Path) -> None:
+    first = fingerprint("text", "bert", folder)
+    assert first == fingerprint("text", "bert", GOLDEN / "bert")
+    _change(folder, "tokenizer.json", changed=1)
+    second = fingerprint("text", "bert", folder)
+    (folder / "model.safetensors").write_bytes(b"other")
+    assert len({first, second, fingerprint("text", "bert", folder)}) == 3
+
+
+def test_a_hub_id_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(name: str, **options: object) -> str:
+        asked.append((name, options["revision"]))
+        return str(folder)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert hub_folder.locate("someone/some-bert@v1", field="f") == folder
+    assert hub_folder.locate("someone/some-bert", field="f") == folder
+    assert asked == [("someone/some-bert", "v1"), ("someone/some-bert", None)]
+
+    def fail(name: str, **_: object) -> str:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    with pytest.raises(UserError, match=r"someone/some-bert.* the hub did not give it \(no route\)$"):
+        hub_folder.locate("someone/some-bert", field="f")
+
+
+def test_more_tokens_than_positions_are_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="config.text.max_tokens=25 is more than the 24"):
+        TextEncoder(text_backbone("bert", folder), max_tokens=25)
+
+
+def test_gradients_reach_every_layer() -> None:
+    backbone = text_backbone("bert", GOLDEN / "bert")
+    with np.load(GOLDEN / "bert" / "outputs.npz") as golden:
+        ids, mask = golden["ids"], golden["mask"]
+    gradients = jax.grad(lambda params: backbone.apply(params, ids, mask).words.sum())(backbone.params)
+    assert all(np.abs(layer).max() > 0 for layer in gradients["layers"]["up"]["kernel"])
+    assert bert.read_shape(GOLDEN / "bert").layers == 3
+
+
+def test_real_weights_equal_sentence_transformers(minilm: Path) -> None:
+    backbone = text_backbone("bert", minilm)
+    sentences, words = TextEncoder(backbone, max_tokens=256)(SENTENCES)
+    with np.load(GOLDEN / "minilm.npz") as golden:
+        np.testing.assert_allclose(sentences, golden["vectors"], atol=1e-5)
+    assert words.values.shape[1] == 384 and np.diff(words.offsets).tolist()[1] == 2
