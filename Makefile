@@ -15,10 +15,10 @@ export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint ablation lock clean
+.PHONY: help demo test test-peers lint ablation lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.installed ## Train, evaluate and search on the emoji set (about 5 minutes on 2 cores)
 	$(RUN) -m cl2cm_jax.main --config=configs/emoji.py --workdir=$(WORKDIR)
@@ -31,6 +31,9 @@ demo: $(VENV)/.installed ## Train, evaluate and search on the emoji set (about 5
 
 test: $(VENV)/.installed-dev ## Run the test suite
 	$(RUN) -m pytest $(PYTEST)
+
+test-peers: $(VENV)/.installed-peers ## Compare with the reference implementations, which are installed (torch: about 1 GB)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/peers
 
 lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
 	$(VENV)/bin/ruff check
@@ -61,6 +64,10 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@echo "Installing the pinned packages into $(VENV) (about 2 GB; minutes, and only this once)"
 	$(PIP) -r requirements.txt
 	$(PIP) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-peers: $(VENV)/.installed-dev
+	$(PIP) -e ".[peers]"
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
