@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.data import builders
 from cl2cm_jax.data.corpus import Corpus, Ragged
-from cl2cm_jax.data.images import decode, resize_crop
+from cl2cm_jax.data.images import decode, scaled
 from cl2cm_jax.data.records import Record
 from cl2cm_jax.data.tokenise import tokenizer
 from cl2cm_jax.errors import UserError
@@ -31,14 +31,13 @@ from cl2cm_jax.models.backbones import (
     TextBackbone,
     VisionBackbone,
     fingerprint,
-    mean_pool,
     text_backbone,
     vision_backbone,
 )
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.pretrained import weights_hash
 
-FORMAT = 2  # raise it when the files in a cache folder change
+FORMAT = 3  # raise it when the files in a cache folder change
 SPLITS = builders.SPLITS
 TEXT_BATCH = 64  # small batches of captions of about one length stay in a CPU's caches
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
@@ -81,7 +80,7 @@ class ImageEncoder:
 
         def forward(params: dict, batch: jax.Array) -> jax.Array:
             output = backbone.apply(params, batch)
-            return (mean_pool(output) if pool == "mean" else output).features
+            return output.features if pool == "tokens" or output.pooled is None else output.pooled[:, None]
 
         self._forward = jax.jit(forward)
 
@@ -89,8 +88,9 @@ class ImageEncoder:
         """Maps uint8 pictures (H, W, 3) of any sizes to features (n, F, d) float32."""
         rows: list[np.ndarray] = []
         waiting: list[np.ndarray] = []
+        p = self._prepare
         for image in images:
-            waiting.append(resize_crop(image, self._prepare.image_size))
+            waiting.append(scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter))
             if len(waiting) == self._backbone.batch_size:
                 rows.append(self._run(waiting))
                 waiting = []
@@ -293,8 +293,9 @@ def _read(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
 
 def feature_shape(config: ConfigDict, text: TextBackbone, vision: VisionBackbone) -> FeatureShape:
     """Sizes of the cached features, as the networks need them."""
-    frames = 1 if config.vision.pool == "mean" and vision.preprocess is not None else vision.frames
-    return FeatureShape(text=text.dim, vision=vision.dim, max_words=config.text.max_tokens, max_frames=frames)
+    pools = config.vision.pool == "backbone" and vision.pooled
+    dim, frames = (vision.pooled, 1) if pools else (vision.dim, vision.frames)
+    return FeatureShape(text=text.dim, vision=dim, max_words=config.text.max_tokens, max_frames=frames)
 
 
 def shape_of(config: ConfigDict, corpus: Corpus) -> FeatureShape:

@@ -15,7 +15,7 @@ from cl2cm_jax.errors import UserError
 CHOICES = {
     "data.name": ("emoji", "captions"),
     "data.on_error": ("stop", "skip"),
-    "vision.pool": ("mean", "tokens"),
+    "vision.pool": ("backbone", "tokens"),
     "student.vision_tower": ("linear", "attention"),
     "student.text_tower": ("linear", "attention"),
     "student.text_pool": ("backbone", "mean", "both"),

@@ -34,9 +34,9 @@ def defaults() -> ConfigDict:
     c.text.max_tokens = 32  # longer captions are cut
 
     c.vision = ConfigDict()  # frozen vision backbone; its outputs are cached
-    c.vision.backbone = "efficientnet_lite0"  # "efficientnet_lite0" | "precomputed" (data.features)
-    c.vision.path = ""
-    c.vision.pool = "mean"  # "mean" (one global vector) | "tokens" (the backbone's grid, for tower="attention")
+    c.vision.backbone = "efficientnet_lite0"  # "efficientnet_lite0" | "clip_vit" (needs vision.path) | "precomputed"
+    c.vision.path = ""  # clip_vit (CLIP, SigLIP): a model folder of the Hugging Face layout, or a hub id
+    c.vision.pool = "backbone"  # "backbone" (its global vector) | "tokens" (its grid, for vision_tower="attention")
 
     c.student = ConfigDict()  # cross-modal network; alone at inference (paper)
     c.student.dim = 512  # D, the shared space

@@ -74,31 +74,33 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def resize_crop(image: np.ndarray, size: int, *, crop_fraction: float = 1.0) -> np.ndarray:
-    """The central square of a picture, bicubic.
-
-    The shorter side is scaled to size / crop_fraction and the central size x size pixels are cut out: 1.0 keeps all of
-    the shorter side, 0.875 is the usual crop for ImageNet networks.
+def scaled(
+    image: np.ndarray, size: int, *, shorter_side: int | None, filter: Literal["bicubic", "bilinear"]
+) -> np.ndarray:
+    """A picture of a network's size, as torchvision and Pillow users prepare it: scaled, then the centre cut out.
 
     Args:
       image: (H, W, 3) uint8.
       size: pixels of the result's sides.
-      crop_fraction: in (0, 1].
+      shorter_side: what the shorter side is scaled to before the cut, `size` or more; None squashes the whole picture.
+      filter: of the scaling, with antialiasing.
 
     Returns:
       (size, size, 3) uint8.
-
-    Raises:
-      ValueError: the fraction is not in (0, 1] or the size is not positive.
     """
-    if not 0 < crop_fraction <= 1 or size < 1:
-        raise ValueError(f"size={size} must be positive and crop_fraction={crop_fraction} in (0, 1]")
-    height, width = image.shape[:2]
-    side = min(height, width) * crop_fraction
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    # Resizing from the box is the same as scaling first and cutting then, without the large intermediate picture.
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    resampling = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[filter]
+    picture = Image.fromarray(image)
+    if shorter_side is None:
+        return np.asarray(picture.resize((size, size), resampling))
+    short = min(picture.size)
+    columns, rows = (shorter_side * side // short for side in picture.size)
+    left, top = (columns - size) // 2, (rows - size) // 2
+    if rows * columns <= MAX_PIXELS:
+        return np.asarray(picture.resize((columns, rows), resampling).crop((left, top, left + size, top + size)))
+    # a very long picture: from the box, the same to a grey level or two, without the large picture between
+    across, down = picture.width / columns, picture.height / rows
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return np.asarray(picture.resize((size, size), resampling, box=box))
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,24 +75,43 @@ def read_json(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     return content
 
 
-def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Reads every tensor of the folder, in one file or in several with an index; half precisions become float32.
+def has_tensor(folder: Path, name: str) -> bool:
+    """Whether the folder's weights have a tensor of this name.
+
+    Raises:
+      UserError: there are no safetensors, or a file is missing or damaged.
+    """
+    return any(name in stored.keys() for stored in _opened(folder))  # noqa: SIM118
+
+
+def read_tensors(folder: Path, *, leave_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Reads the tensors of the folder, in one file or in several with an index; half precisions become float32.
+
+    Args:
+      folder: the model folder.
+      leave_out: beginnings of names that are not read.
 
     Raises:
       UserError: there are no safetensors, or a file is missing or damaged.
     """
     tensors: dict[str, np.ndarray] = {}
+    for stored in _opened(folder):
+        for name in stored.keys():  # noqa: SIM118  (no dict: it has keys() and no iterator)
+            if not name.startswith(leave_out):
+                array = stored.get_tensor(name)
+                tensors[name] = np.asarray(array, np.float32 if array.dtype.kind not in "iub" else array.dtype)
+    return tensors
+
+
+def _opened(folder: Path) -> Iterator[Any]:
     for file in _weights_files(folder):
         try:
             with safe_open(file, framework="flax") as stored:
-                for name in stored.keys():  # noqa: SIM118  (no dict: it has keys() and no iterator)
-                    array = stored.get_tensor(name)
-                    tensors[name] = np.asarray(array, np.float32 if array.dtype.kind not in "iub" else array.dtype)
+                yield stored
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"weights file {file} is no readable safetensors file ({error}); get a fresh copy"
             ) from error
-    return tensors
 
 
 def fingerprint(folder: Path) -> str:

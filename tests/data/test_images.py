@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cl2cm_jax.data.images import ImageError, decode, resize_crop
+from cl2cm_jax.data.images import ImageError, decode, scaled
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
@@ -129,20 +129,24 @@ def test_limit_can_be_lowered() -> None:
         decode(encoded(noisy()), max_pixels=4095)
 
 
-def test_resize_crop_takes_the_centre() -> None:
+def test_scaling_takes_the_centre() -> None:
     image = np.zeros((10, 30, 3), np.uint8)
     image[:, 10:20] = 200
-    assert (resize_crop(image, 8)[:, 2:6] == 200).all()
-    assert resize_crop(np.zeros((7, 5, 3), np.uint8), 224).shape == (224, 224, 3)
+    assert (scaled(image, 8, shorter_side=8, filter="bicubic")[:, 2:6] == 200).all()
+    assert scaled(np.zeros((7, 5, 3), np.uint8), 224, shorter_side=224, filter="bicubic").shape == (224, 224, 3)
+    squashed = scaled(image, 9, shorter_side=None, filter="bilinear")
+    assert (squashed[:, 4] == 200).all() and (squashed[:, [0, 8]] == 0).all()
 
 
-def test_resize_crop_keeps_a_picture_of_the_right_size() -> None:
+def test_scaling_keeps_a_picture_of_the_right_size() -> None:
     image = np.asarray(noisy((16, 16)))
-    np.testing.assert_array_equal(resize_crop(image, 16), image)
-    np.testing.assert_array_equal(resize_crop(image, 8, crop_fraction=0.5), image[4:12, 4:12])
+    np.testing.assert_array_equal(scaled(image, 16, shorter_side=16, filter="bicubic"), image)
+    np.testing.assert_array_equal(scaled(image, 8, shorter_side=16, filter="bicubic"), image[4:12, 4:12])
 
 
-def test_resize_crop_refuses_nonsense() -> None:
-    for size, fraction in ((0, 1.0), (4, 0.0), (4, 1.5)):
-        with pytest.raises(ValueError, match="crop_fraction"):
-            resize_crop(np.zeros((4, 4, 3), np.uint8), size, crop_fraction=fraction)
+def test_a_very_long_picture_is_cut_without_a_larger_one_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.asarray(Image.fromarray(np.asarray(noisy((8, 8)))).resize((90, 30), Image.Resampling.BICUBIC))
+    whole = scaled(image, 24, shorter_side=24, filter="bicubic")
+    monkeypatch.setattr("cl2cm_jax.data.images.MAX_PIXELS", 10)
+    cut = scaled(image, 24, shorter_side=24, filter="bicubic")
+    assert np.abs(whole.astype(int) - cut.astype(int)).max() <= 2

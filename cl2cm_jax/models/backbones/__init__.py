@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import jax
-import numpy as np
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones import bert, efficientnet_lite, precomputed, use_multilingual
-from cl2cm_jax.models.backbones.outputs import TextOutput, VisionOutput, mean_pool
+from cl2cm_jax.models.backbones import bert, clip_vit, efficientnet_lite, precomputed, use_multilingual
+from cl2cm_jax.models.backbones.outputs import TextOutput, VisionOutput
+from cl2cm_jax.models.backbones.preprocess import Preprocess, read_preprocess
 from cl2cm_jax.models.pretrained import PackageFile, weights_hash
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "VisionBackbone",
     "VisionOutput",
     "fingerprint",
-    "mean_pool",
     "text_backbone",
     "vision_backbone",
 ]
@@ -47,19 +46,6 @@ class _Entry(NamedTuple, Generic[B]):
 
     load: Callable[[str | Path | None], B]
     fingerprint: Callable[[str | Path | None], str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocess:
-    """What a vision backbone expects of a picture: its side in pixels and (value - mean) / scale of 8-bit values."""
-
-    image_size: int
-    mean: float
-    scale: float
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Maps pictures (..., image_size, image_size, 3) uint8 to float32."""
-        return (images.astype(np.float32) - self.mean) / self.scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +83,7 @@ class VisionBackbone:
       name: its name in the configuration.
       frames: F, frames or grid cells of a picture.
       dim: d of a frame.
+      pooled: size of the backbone's own global vector; 0 where there is none.
       params: nested dict of float32 arrays; empty for precomputed features.
       apply: (params, images (B, H, W, 3) float32 | features (B, F, d)) -> VisionOutput; pure.
       preprocess: what `apply` expects of a picture; None for precomputed features.
@@ -106,6 +93,7 @@ class VisionBackbone:
     name: str
     frames: int
     dim: int
+    pooled: int
     params: dict[str, Any]
     apply: Callable[[dict[str, Any], jax.Array], VisionOutput]
     preprocess: Preprocess | None
@@ -126,11 +114,12 @@ def text_backbone(name: str, path: str | Path | None = None) -> TextBackbone:
 
 
 def vision_backbone(name: str, path: str | Path | None = None) -> VisionBackbone:
-    """Loads a vision backbone: "efficientnet_lite0", or "precomputed" (`path` is the features' .npy file).
+    """Loads a vision backbone: "efficientnet_lite0", "clip_vit" or "precomputed".
 
     Args:
       name: its name.
-      path: a weights file; None takes the installed pip package's.
+      path: efficientnet_lite0: a weights file, None takes the installed pip package's. clip_vit: a model folder or a
+        hub id. precomputed: the features' .npy file.
 
     Raises:
       UserError: the name is unknown, or the weights are missing or damaged.
@@ -189,10 +178,32 @@ def _efficientnet_lite0(path: str | Path | None) -> VisionBackbone:
         name="efficientnet_lite0",
         frames=efficientnet_lite.GRID**2,
         dim=efficientnet_lite.DIM,
+        pooled=efficientnet_lite.DIM,
         params=efficientnet_lite.load(path),
         apply=efficientnet_lite.apply,
-        preprocess=Preprocess(image_size=efficientnet_lite.IMAGE_SIZE, mean=127.0, scale=128.0),
+        preprocess=Preprocess(
+            image_size=efficientnet_lite.IMAGE_SIZE,
+            shorter_side=efficientnet_lite.IMAGE_SIZE,
+            filter="bicubic",
+            mean=(127.0,) * 3,
+            scale=(128.0,) * 3,
+        ),
         batch_size=efficientnet_lite.fast_batch_size(),
+    )
+
+
+def _clip_vit(path: str | Path | None) -> VisionBackbone:
+    folder = hub_folder.locate(path, field="config.vision.path")
+    shape = clip_vit.read_shape(folder)
+    return VisionBackbone(
+        name="clip_vit",
+        frames=shape.grid**2,
+        dim=shape.hidden,
+        pooled=shape.pooled,
+        params=clip_vit.load(folder, shape),
+        apply=functools.partial(clip_vit.apply, shape=shape),
+        preprocess=read_preprocess(folder, image_size=shape.image_size),
+        batch_size=8 if jax.default_backend() == "cpu" else 256,
     )
 
 
@@ -206,6 +217,7 @@ def _precomputed(path: str | Path | None) -> VisionBackbone:
         name="precomputed",
         frames=frames,
         dim=dim,
+        pooled=0,
         params={},
         apply=precomputed.apply,
         preprocess=None,
@@ -217,15 +229,16 @@ def _of_file(weights: PackageFile | None) -> Callable[[str | Path | None], str]:
     return lambda path: weights.sha256 if path is None and weights is not None else weights_hash(path or "")
 
 
-def _of_folder(path: str | Path | None) -> str:
-    return hub_folder.fingerprint(hub_folder.locate(path, field="config.text.path"))
+def _of_folder(field: str) -> Callable[[str | Path | None], str]:
+    return lambda path: hub_folder.fingerprint(hub_folder.locate(path, field=field))
 
 
 _TEXT = {
     "use_multilingual": _Entry(_use_multilingual, _of_file(use_multilingual.WEIGHTS)),
-    "bert": _Entry(_bert, _of_folder),
+    "bert": _Entry(_bert, _of_folder("config.text.path")),
 }
 _VISION = {
     "efficientnet_lite0": _Entry(_efficientnet_lite0, _of_file(efficientnet_lite.WEIGHTS)),
+    "clip_vit": _Entry(_clip_vit, _of_folder("config.vision.path")),
     "precomputed": _Entry(_precomputed, _of_file(None)),
 }

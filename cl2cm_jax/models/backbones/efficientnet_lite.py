@@ -152,13 +152,14 @@ class EfficientNetLite0(nnx.Module):
           images: (B, 224, 224, 3) float32 RGB, (value - 127) / 128.
 
         Returns:
-          Features (B, 49, 1280), row by row of the 7 x 7 grid, and a mask that is all True.
+          Features (B, 49, 1280), row by row of the 7 x 7 grid, a mask that is all True, and their mean (B, 1280).
         """
         x = jax.nn.relu6(self.stem(images, stride=2))
         for name in sorted(self.blocks):
             x = self.blocks[name](x)
         features = jax.nn.relu6(self.head(x)).reshape(x.shape[0], -1, DIM)
-        return VisionOutput(features=features, mask=jnp.ones(features.shape[:2], bool))
+        mask = jnp.ones(features.shape[:2], bool)
+        return VisionOutput(features=features, mask=mask, pooled=features.mean(axis=1))
 
 
 def fast_batch_size() -> int:

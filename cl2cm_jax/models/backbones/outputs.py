@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-
-from cl2cm_jax.maths.masking import masked_mean
 
 
 class TextOutput(NamedTuple):
@@ -25,15 +22,14 @@ class TextOutput(NamedTuple):
 
 
 class VisionOutput(NamedTuple):
-    """Vision features: (B, F, d) float32 of F frames or grid cells, and their mask (B, F) bool."""
+    """Vision features.
+
+    Attributes:
+      features: (B, F, d) float32 of F frames or grid cells.
+      mask: (B, F) bool.
+      pooled: (B, p) float32, the backbone's own global vector; None of features that were computed elsewhere.
+    """
 
     features: jax.Array
     mask: jax.Array
-
-
-def mean_pool(output: VisionOutput) -> VisionOutput:
-    """Returns the mean of the unmasked features as one frame: features (B, 1, d), mask (B, 1)."""
-    return VisionOutput(
-        features=masked_mean(output.features, output.mask)[:, None],
-        mask=jnp.any(output.mask, axis=-1, keepdims=True),
-    )
+    pooled: jax.Array | None = None

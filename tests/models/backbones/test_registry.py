@@ -9,9 +9,7 @@ import pytest
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbones import (
     Preprocess,
-    VisionOutput,
     fingerprint,
-    mean_pool,
     text_backbone,
     vision_backbone,
 )
@@ -44,14 +42,10 @@ def test_precomputed_features_must_be_a_float_array(tmp_path):
         vision_backbone("precomputed")
 
 
-def test_mean_pool_leaves_out_masked_frames():
-    features = jnp.asarray([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]], [[5.0, 5.0]] * 3])
-    pooled = mean_pool(VisionOutput(features, jnp.asarray([[True, True, False], [False] * 3])))
-    np.testing.assert_allclose(pooled.features, [[[2.0, 3.0]], [[0.0, 0.0]]])
-    np.testing.assert_array_equal(pooled.mask, [[True], [False]])
-
-
 def test_preprocess_scales_eight_bit_values():
-    scaled = Preprocess(image_size=1, mean=127.0, scale=128.0)(np.array([[[[255, 127, 0]]]], np.uint8))
-    np.testing.assert_allclose(scaled, [[[[1.0, 0.0, -127 / 128]]]])
+    prepare = Preprocess(
+        image_size=1, shorter_side=1, filter="bicubic", mean=(127.0, 100.0, 0.0), scale=(128.0, 27.0, 2.0)
+    )
+    scaled = prepare(np.array([[[[255, 127, 0]]]], np.uint8))
+    np.testing.assert_allclose(scaled, [[[[1.0, 1.0, 0.0]]]])
     assert scaled.dtype == np.float32

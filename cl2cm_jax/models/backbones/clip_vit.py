@@ -1,0 +1,341 @@
+"""The image towers of CLIP and SigLIP (SigLIP 2 at fixed resolution too): pre-norm transformers over patches.
+
+Read from a model folder of the Hugging Face layout, the text tower left out. The layers' parameters are stacked along a
+leading axis and run by `lax.scan`.
+
+Source: Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.15343); this implementation is ours.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.backbones.outputs import VisionOutput
+from cl2cm_jax.models.functional import Functional, Params
+from cl2cm_jax.models.pretrained import assign, check_names
+
+_FAMILIES = {"clip": "clip", "clip_vision_model": "clip", "siglip": "siglip", "siglip_vision_model": "siglip"}
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": jax.nn.gelu,
+}
+
+
+class VitShape(NamedTuple):
+    """What config.json says of the image tower.
+
+    Attributes:
+      family: "clip" (a class token; its normalised state is projected) or "siglip" (attention pools all states).
+      image_size: side of a picture in pixels.
+      patch: side of a patch in pixels.
+      hidden: d.
+      layers: transformer layers.
+      heads: attention heads.
+      intermediate: width of the MLP.
+      epsilon: of the layer norms.
+      activation: of the MLP.
+      projection: size of CLIP's projected vector; 0 where the folder has no projection.
+    """
+
+    family: str
+    image_size: int
+    patch: int
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    epsilon: float
+    activation: str
+    projection: int
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch
+
+    @property
+    def pooled(self) -> int:
+        """Size of the global vector."""
+        return self.projection or self.hidden
+
+
+class Embeddings(nnx.Module):
+    """Pictures (B, H, W, 3) -> states (B, [1 +] N, d)."""
+
+    def __init__(self, shape: VitShape, *, rngs: nnx.Rngs):
+        clip = shape.family == "clip"
+        self.patch = shape.patch
+        self.project = nnx.Linear(3 * shape.patch**2, shape.hidden, use_bias=not clip, rngs=rngs)
+        self.class_token = nnx.Param(jnp.zeros((shape.hidden,))) if clip else None
+        self.positions = nnx.Param(jnp.zeros((clip + shape.grid**2, shape.hidden)))
+        self.norm = _layer_norm(shape, rngs) if clip else None
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        batch, height, width, channels = images.shape
+        rows, columns = height // self.patch, width // self.patch
+        patches = images.reshape(batch, rows, self.patch, columns, self.patch, channels).swapaxes(2, 3)
+        x = self.project(patches.reshape(batch, rows * columns, -1))
+        if self.class_token is not None:
+            first = jnp.broadcast_to(self.class_token[...], (batch, 1, x.shape[-1]))
+            x = jnp.concatenate([first, x], axis=1)
+        x = x + self.positions[...]
+        return x if self.norm is None else self.norm(x)
+
+
+class Layer(nnx.Module):
+    """Self-attention and MLP, each on its normalised input and added to it."""
+
+    def __init__(self, shape: VitShape, *, rngs: nnx.Rngs):
+        self.heads = shape.heads
+        self.attention_norm = _layer_norm(shape, rngs)
+        self.query, self.key, self.value, self.attended = (
+            nnx.Linear(shape.hidden, shape.hidden, rngs=rngs) for _ in range(4)
+        )
+        self.mlp_norm = _layer_norm(shape, rngs)
+        self.mlp = Mlp(shape, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x (B, N, d) to (B, N, d)."""
+        h = self.attention_norm(x)
+        x = x + self.attended(_attend(self.query(h), self.key(h), self.value(h), heads=self.heads))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Mlp(nnx.Module):
+    """Two linear maps with an activation between."""
+
+    def __init__(self, shape: VitShape, *, rngs: nnx.Rngs):
+        self.activation = shape.activation
+        self.up = nnx.Linear(shape.hidden, shape.intermediate, rngs=rngs)
+        self.down = nnx.Linear(shape.intermediate, shape.hidden, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(_ACTIVATIONS[self.activation](self.up(x)))
+
+
+class ClipPool(nnx.Module):
+    """The class token's state, normalised and projected: (B, 1 + N, d) -> grid (B, N, d), vector (B, p)."""
+
+    def __init__(self, shape: VitShape, *, rngs: nnx.Rngs):
+        self.norm = _layer_norm(shape, rngs)
+        size = shape.projection
+        self.project = nnx.Linear(shape.hidden, size, use_bias=False, rngs=rngs) if size else None
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        pooled = self.norm(x[:, 0])
+        return x[:, 1:], pooled if self.project is None else self.project(pooled)
+
+
+class SiglipPool(nnx.Module):
+    """One learned query attends over the normalised states: (B, N, d) -> grid (B, N, d), vector (B, d)."""
+
+    def __init__(self, shape: VitShape, *, rngs: nnx.Rngs):
+        hidden = shape.hidden
+        self.heads = shape.heads
+        self.norm = _layer_norm(shape, rngs)
+        self.probe = nnx.Param(jnp.zeros((1, hidden)))
+        self.query, self.key, self.value, self.attended = (nnx.Linear(hidden, hidden, rngs=rngs) for _ in range(4))
+        self.mlp_norm = _layer_norm(shape, rngs)
+        self.mlp = Mlp(shape, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        grid = self.norm(x)
+        probe = jnp.broadcast_to(self.probe[...], (len(x), *self.probe.shape))
+        h = self.attended(_attend(self.query(probe), self.key(grid), self.value(grid), heads=self.heads))
+        return grid, (h + self.mlp(self.mlp_norm(h)))[:, 0]
+
+
+def _attend(query: jax.Array, key: jax.Array, value: jax.Array, *, heads: int) -> jax.Array:
+    def split(x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:2], heads, -1)
+
+    return jax.nn.dot_product_attention(split(query), split(key), split(value)).reshape(query.shape)
+
+
+def _layer_norm(shape: VitShape, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(shape.hidden, epsilon=shape.epsilon, use_fast_variance=False, rngs=rngs)
+
+
+class _Parts(NamedTuple):
+    embeddings: Functional[Embeddings]
+    layer: Functional[Layer]
+    pool: Functional[Any]
+
+
+@functools.cache
+def _functionals(shape: VitShape) -> _Parts:
+    pool = ClipPool if shape.family == "clip" else SiglipPool
+    return _Parts(
+        Functional(lambda rngs: Embeddings(shape, rngs=rngs)),
+        Functional(lambda rngs: Layer(shape, rngs=rngs)),
+        Functional(lambda rngs: pool(shape, rngs=rngs)),
+    )
+
+
+def init(key: jax.Array, *, shape: VitShape) -> Params:
+    """Fresh parameters {"embeddings", "layers" with a leading axis of the layers, "pool"}."""
+    parts = _functionals(shape)
+    first, second, third = jax.random.split(key, 3)
+    layers = jax.vmap(parts.layer.init)(jax.random.split(second, shape.layers))
+    return {"embeddings": parts.embeddings.init(first), "layers": layers, "pool": parts.pool.init(third)}
+
+
+def apply(params: Params, images: jax.Array, *, shape: VitShape) -> VisionOutput:
+    """Encodes pictures; pure.
+
+    Args:
+      params: from `load` or `init`.
+      images: (B, image_size, image_size, 3) float32, prepared as the model's preprocessing says.
+      shape: from `read_shape`.
+
+    Returns:
+      The last layer's states of the grid (B, N, d), a mask that is all True, and the global vector (B, p).
+    """
+    parts = _functionals(shape)
+
+    def run(x: jax.Array, layer_params: Params) -> tuple[jax.Array, None]:
+        return parts.layer.bind(layer_params)(x), None
+
+    states, _ = jax.lax.scan(run, parts.embeddings.bind(params["embeddings"])(images), params["layers"])
+    grid, pooled = parts.pool.bind(params["pool"])(states)
+    return VisionOutput(features=grid, mask=jnp.ones(grid.shape[:2], bool), pooled=pooled)
+
+
+def read_shape(folder: Path) -> VitShape:
+    """Reads config.json: of the image tower alone, or of a model with both towers.
+
+    Raises:
+      UserError: the model is of another family, or an entry is missing; names it.
+    """
+    both = hub_folder.read_json(folder)
+    family = _FAMILIES.get(both.get("model_type", ""))
+    if family is None:
+        found = both.get("model_type")
+        raise UserError(f"model folder {folder}: model_type={found!r} is not one of {', '.join(_FAMILIES)}")
+    tower = both.get("vision_config", both)
+    defaults = {"hidden_act": "quick_gelu" if family == "clip" else "gelu_pytorch_tanh"}
+    defaults |= {"layer_norm_eps": 1e-5 if family == "clip" else 1e-6}
+
+    def entry(name: str) -> Any:
+        value = tower.get(name, defaults.get(name))
+        if value is None:
+            raise UserError(f"model folder {folder}: config.json has no {name!r} of the image tower")
+        return value
+
+    if entry("hidden_act") not in _ACTIVATIONS:
+        raise UserError(
+            f"model folder {folder}: hidden_act={entry('hidden_act')!r} is not one of {', '.join(_ACTIVATIONS)}"
+        )
+    if tower.get("vision_use_head", True) is False:
+        raise UserError(f"model folder {folder}: vision_use_head=false, a tower without a global vector")
+    projection = both.get("projection_dim", tower.get("projection_dim", 0)) if family == "clip" else 0
+    return VitShape(
+        family=family,
+        image_size=entry("image_size"),
+        patch=entry("patch_size"),
+        hidden=entry("hidden_size"),
+        layers=entry("num_hidden_layers"),
+        heads=entry("num_attention_heads"),
+        intermediate=entry("intermediate_size"),
+        epsilon=entry("layer_norm_eps"),
+        activation=entry("hidden_act"),
+        projection=projection if hub_folder.has_tensor(folder, "visual_projection.weight") else 0,
+    )
+
+
+def load(folder: Path, shape: VitShape) -> Params:
+    """Reads the weights into nested float32 parameters.
+
+    Raises:
+      UserError: tensors are missing, left over or of a wrong shape; names each.
+    """
+    stored = hub_folder.read_tensors(folder, leave_out=("text_model.", "text_projection.", "logit_"))
+    # newer files of the tower alone have no prefix
+    stored = {name.removeprefix("vision_model."): a for name, a in stored.items() if not name.endswith("position_ids")}
+    if shape.family == "siglip":
+        stored = _split_attention(stored)
+    whole = _CLIP if shape.family == "clip" else _SIGLIP
+    if shape.projection:
+        whole = whole | {"pool/project/kernel": "visual_projection.weight"}
+    expected = [*whole.values()]
+    expected += [f"{_LAYERS}{i}.{name}" for i in range(shape.layers) for name in _LAYER.values()]
+    check_names(stored, expected, source=folder)
+    arrays = {ours: _transposed(ours, stored[theirs]) for ours, theirs in whole.items()}
+    for ours, theirs in _LAYER.items():
+        stack = [_transposed(ours, stored[f"{_LAYERS}{i}.{theirs}"]) for i in range(shape.layers)]
+        arrays[f"layers/{ours}"] = np.stack(stack)
+    abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
+    return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
+
+
+def _transposed(ours: str, array: np.ndarray) -> np.ndarray:
+    """From torch's layout: linear (out, in), convolution (out, in, k, k) as a map of patches, probe (1, 1, d)."""
+    if ours == "embeddings/project/kernel":
+        return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
+    if ours == "pool/probe":
+        return array[0]
+    return array.T if ours.endswith("kernel") else array
+
+
+def _split_attention(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """SigLIP's pooling keeps query, key and value in one tensor; here each has its own."""
+    stored = dict(stored)
+    for part in ("weight", "bias"):
+        joined = stored.pop(f"{_HEAD}attention.in_proj_{part}", None)
+        if joined is not None:
+            names = (f"{_HEAD}attention.{name}_proj.{part}" for name in ("q", "k", "v"))
+            stored |= dict(zip(names, np.split(joined, 3), strict=True))
+    return stored
+
+
+def _norm(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}/scale": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
+
+
+def _linear(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}/kernel": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
+
+
+_LAYERS = "encoder.layers."
+_HEAD = "head."
+_LAYER = {
+    **_norm("attention_norm", "layer_norm1"),
+    **_linear("query", "self_attn.q_proj"),
+    **_linear("key", "self_attn.k_proj"),
+    **_linear("value", "self_attn.v_proj"),
+    **_linear("attended", "self_attn.out_proj"),
+    **_norm("mlp_norm", "layer_norm2"),
+    **_linear("mlp/up", "mlp.fc1"),
+    **_linear("mlp/down", "mlp.fc2"),
+}
+_CLIP = {
+    "embeddings/project/kernel": "embeddings.patch_embedding.weight",
+    "embeddings/class_token": "embeddings.class_embedding",
+    "embeddings/positions": "embeddings.position_embedding.weight",
+    **_norm("embeddings/norm", "pre_layrnorm"),
+    **_norm("pool/norm", "post_layernorm"),
+}
+_SIGLIP = {
+    **_linear("embeddings/project", "embeddings.patch_embedding"),
+    "embeddings/positions": "embeddings.position_embedding.weight",
+    **_norm("pool/norm", "post_layernorm"),
+    "pool/probe": f"{_HEAD}probe",
+    **_linear("pool/query", f"{_HEAD}attention.q_proj"),
+    **_linear("pool/key", f"{_HEAD}attention.k_proj"),
+    **_linear("pool/value", f"{_HEAD}attention.v_proj"),
+    **_linear("pool/attended", f"{_HEAD}attention.out_proj"),
+    **_norm("pool/mlp_norm", f"{_HEAD}layernorm"),
+    **_linear("pool/mlp/up", f"{_HEAD}mlp.fc1"),
+    **_linear("pool/mlp/down", f"{_HEAD}mlp.fc2"),
+}

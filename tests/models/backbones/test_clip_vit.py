@@ -1,0 +1,108 @@
+"""CLIP's and SigLIP's image towers against transformers' own outputs, preprocessing included."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from cl2cm_jax.data.images import scaled
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.features import ImageEncoder
+from cl2cm_jax.models.backbones import fingerprint, vision_backbone
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+FAMILIES = ("clip", "siglip")
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(GOLDEN / request.param, tmp_path / request.param))
+
+
+def _change(folder: Path, name: str, **entries: object) -> None:
+    content = json.loads((folder / name).read_text()) | entries
+    (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value != "absent"}))
+
+
+def test_grid_and_global_vector_equal_the_reference(folder: Path) -> None:
+    backbone = vision_backbone("clip_vit", folder)
+    with np.load(folder / "outputs.npz") as golden:
+        output = jax.jit(backbone.apply)(backbone.params, golden["images"])
+        np.testing.assert_allclose(output.features, golden["grid"], atol=1e-5)
+        np.testing.assert_allclose(output.pooled, golden["pooled"], atol=1e-5)
+    assert (backbone.frames, backbone.dim, backbone.pooled) == (9, 16, 12 if folder.name == "clip" else 16)
+    assert output.mask.all() and output.mask.shape == (2, 9)
+
+
+def test_preprocessing_equals_the_models_own(folder: Path) -> None:
+    prepare = vision_backbone("clip_vit", folder).preprocess
+    assert prepare is not None
+    with np.load(folder / "outputs.npz") as golden:
+        picture = scaled(
+            golden["picture"], prepare.image_size, shorter_side=prepare.shorter_side, filter=prepare.filter
+        )
+        grey_levels = (prepare(picture) - golden["prepared"]) * np.float32(prepare.scale)
+    assert np.abs(grey_levels).max() < 1e-3
+
+
+@pytest.mark.parametrize(("pool", "shape"), [("backbone", (3, 1)), ("tokens", (3, 9))])
+def test_pictures_of_any_size_become_features(folder: Path, pool: str, shape: tuple[int, int]) -> None:
+    backbone = vision_backbone("clip_vit", folder)
+    pictures = [np.full((height, 30, 3), height, np.uint8) for height in (5, 24, 200)]
+    features = ImageEncoder(backbone, pool=pool)(pictures)
+    assert features.shape[:2] == shape and np.isfinite(features).all()
+
+
+def test_a_model_with_both_towers(folder: Path) -> None:
+    """Its text tower is left out, and its configuration of the image tower is found."""
+    arrays = load_file(folder / "model.safetensors")
+    extra = {"text_model.encoder.x": np.zeros(3, np.float32), "logit_scale": np.zeros((), np.float32)}
+    names = {n if n.startswith("visual") else f"vision_model.{n.removeprefix('vision_model.')}": n for n in arrays}
+    save_file({new: arrays[old] for new, old in names.items()} | extra, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    both = {"model_type": folder.name, "vision_config": config, "projection_dim": 12}
+    (folder / "config.json").write_text(json.dumps(both))
+    expected = vision_backbone("clip_vit", GOLDEN / folder.name).params
+    jax.tree.map(np.testing.assert_array_equal, vision_backbone("clip_vit", folder).params, expected)
+
+
+def test_clip_without_its_projection_yields_the_class_token(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(GOLDEN / "clip", tmp_path / "clip"))
+    arrays = load_file(folder / "model.safetensors")
+    del arrays["visual_projection.weight"]
+    save_file(arrays, folder / "model.safetensors")
+    assert vision_backbone("clip_vit", folder).pooled == 16
+
+
+@pytest.mark.parametrize(
+    ("file", "entries", "message"),
+    [
+        ("config.json", {"model_type": "vit"}, "model_type='vit' is not one of clip"),
+        ("config.json", {"hidden_act": "silu"}, "hidden_act='silu' is not one of"),
+        ("config.json", {"patch_size": "absent"}, "no 'patch_size' of the image tower"),
+        ("config.json", {"num_hidden_layers": 3}, "encoder.layers.2.layer_norm1.weight is missing"),
+        ("config.json", {"image_size": 32}, "has (crop_)?size=|positions has shape"),
+        ("preprocessor_config.json", {"resample": 1}, "resample=1, which is not supported"),
+        ("preprocessor_config.json", {"rescale_factor": 0.5}, "rescale_factor=0.5"),
+        ("preprocessor_config.json", {"size": {"height": 9, "width": 9}, "crop_size": None}, "size="),
+    ],
+)
+def test_a_folder_that_does_not_fit(folder: Path, file: str, entries: dict, message: str) -> None:
+    _change(folder, file, **entries)
+    with pytest.raises(UserError, match=message):
+        vision_backbone("clip_vit", folder)
+
+
+def test_a_missing_folder_names_the_field(folder: Path) -> None:
+    with pytest.raises(UserError, match="config.vision.path='' is empty"):
+        vision_backbone("clip_vit", "")
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match="preprocessor_config.json cannot be read"):
+        vision_backbone("clip_vit", folder)
+    assert len(fingerprint("vision", "clip_vit", folder)) == 64
