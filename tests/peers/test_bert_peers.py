@@ -41,6 +41,7 @@ def test_states_equal_transformers(family: str, seed: int, tmp_path: Path) -> No
     model.save_pretrained(tmp_path)
     backbone = text_backbone("bert", tmp_path)
     length = backbone.max_tokens
+    assert length is not None
     mask = np.arange(length) < random.integers(1, length + 1, (6, 1))
     mask[0] = True  # as long as the position table
     ids = np.where(mask, random.integers(5, config.vocab_size, mask.shape), config.pad_token_id).astype(np.int32)

@@ -185,8 +185,8 @@ def _efficientnet_lite0(path: str | Path | None) -> VisionBackbone:
             image_size=efficientnet_lite.IMAGE_SIZE,
             shorter_side=efficientnet_lite.IMAGE_SIZE,
             filter="bicubic",
-            mean=(127.0,) * 3,
-            scale=(128.0,) * 3,
+            mean=(127.0, 127.0, 127.0),
+            scale=(128.0, 128.0, 128.0),
         ),
         batch_size=efficientnet_lite.fast_batch_size(),
     )

@@ -34,7 +34,8 @@ class Preprocess:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Maps pictures (..., image_size, image_size, 3) uint8 to float32."""
-        return (images.astype(np.float32) - np.float32(self.mean)) / np.float32(self.scale)
+        mean, scale = np.asarray(self.mean, np.float32), np.asarray(self.scale, np.float32)
+        return (images.astype(np.float32) - mean) / scale
 
 
 def read_preprocess(folder: Path, *, image_size: int) -> Preprocess:
