@@ -9,7 +9,6 @@ split is read once a run. A killed ablation goes on where it was; finished runs 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 import sys
@@ -30,6 +29,7 @@ from cl2cm_jax.evaluation.report import Protocol, to_json
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics, save_ranks
 from cl2cm_jax.features import Corpora, corpora
 from cl2cm_jax.run import SELECTION, build, claim, start_jax
+from cl2cm_jax.runtime.metrics import read_rows
 
 PROBE = "probe: two linear maps, English only"
 BASELINE = "+ V-T (baseline)"
@@ -191,7 +191,7 @@ def _hits(workdir: Path, noise: float, seed: int, name: str) -> RunHits:
 
 def _validation(folder: Path, config: ConfigDict) -> float:
     """The validation SumR of the parameters that were selected, from the run's metrics."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(folder / "metrics.jsonl")
     values = [row[f"validation/{SELECTION}"] for row in rows if f"validation/{SELECTION}" in row]
     return max(values) if config.train.select == "best" else values[-1]
 

@@ -58,6 +58,12 @@ def corpora(config: ConfigDict) -> Corpora:
       UserError: an input is wrong or missing, or the data set lacks a language.
     """
     start = time.perf_counter()
+    try:
+        Path(config.data.dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"config.data.dir={config.data.dir!r} cannot be made ({error.strerror}); name another"
+        ) from error
     builder = _builder(config)
     builders.prepare(builder)
     languages = (config.data.source, *config.data.targets, *config.data.reported)
@@ -68,7 +74,10 @@ def corpora(config: ConfigDict) -> Corpora:
         logging.info("features: computed in %.1f s", time.perf_counter() - start)
     else:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
-    return Corpora(*(_read(folder / split, split, languages) for split in SPLITS))
+    try:
+        return Corpora(*(_read(folder / split, split, languages) for split in SPLITS))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); delete it, it is made anew") from error
 
 
 class ImageEncoder:
@@ -205,6 +214,8 @@ def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Pa
         vision = _vision_features(builders.read_records(builder, split), encode_images)
         _write(temporary / split, records, languages, vision, encode_text)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
+    if folder.exists() and not (folder / "done.json").exists():
+        shutil.rmtree(folder)  # what is left of one that was deleted or copied in part
     try:
         temporary.rename(folder)
     except OSError:  # another process was faster with the same features

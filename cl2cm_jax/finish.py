@@ -32,8 +32,8 @@ class Finished(NamedTuple):
 
 
 def is_finished(workdir: Path) -> bool:
-    """Whether a run has ended here: results.json is written last."""
-    return (workdir / "results.json").is_file()
+    """Whether a run has ended here: results.json is written last, after the table in results.md."""
+    return (workdir / "results.json").is_file() and (workdir / "results.md").is_file()
 
 
 class Selected(NamedTuple):

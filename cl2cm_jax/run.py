@@ -49,6 +49,8 @@ FREE = (
     "evaluation.pictures",
 )
 
+PRODUCTS = ("checkpoints/[0-9]*", "results.json", "ranks.npz")  # what a workdir is kept for
+
 
 def start_jax(data_dir: Path) -> None:
     """Joins the cluster where there is one, and keeps compiled programs on disk for the next start."""
@@ -141,7 +143,7 @@ def check_data(run: Run, workdir: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Refuses a workdir that was made with another configuration.
+    """Refuses a workdir that holds results or checkpoints of another configuration.
 
     Raises:
       UserError: lists the fields that differ; or it is no folder.
@@ -149,12 +151,14 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder, which is made if it is not there")
     path = workdir / CONFIG_FILE
-    if not path.exists():
-        return
+    if not path.exists() or not any(any(workdir.glob(pattern)) for pattern in PRODUCTS):
+        return  # new, or left by a first try that came to nothing
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); use another --workdir") from error
+    if not isinstance(theirs, dict):
+        raise UserError(f"{path} is damaged (it holds no fields); use another --workdir")
     changed = {n: pair for n, pair in differences(flatten(config), theirs).items() if not n.startswith(FREE)}
     if changed:
         listed = ", ".join(f"{name} ({was!r} there, {now!r} now)" for name, (now, was) in changed.items())
@@ -164,7 +168,10 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
 def claim(workdir: Path, config: ConfigDict) -> None:
     """Writes config.json into the workdir, which must be new or of this configuration (`check_workdir`)."""
     check_workdir(workdir, config)
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}); name another folder") from error
     write_text(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, ensure_ascii=False) + "\n")
 
 

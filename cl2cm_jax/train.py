@@ -130,7 +130,7 @@ class FiniteTerms:
             if not math.isfinite(values[name]):
                 raise UserError(
                     f"step {step}: the term {name!r} is {values[name]}; lower config.optimizer.learning_rate "
-                    "or raise config.contrastive.temperature (the checkpoints before this step are kept)"
+                    "or raise config.contrastive.temperature, in another --workdir"
                 )
         return values
 

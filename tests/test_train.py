@@ -285,7 +285,9 @@ def test_check_says_what_would_be_trained_and_writes_nothing(home: Path, tmp_pat
         ("data.targets=de,ja", "the train split has no caption in 'ja'; it has de, en, fr"),
         ("train.batchsize=8", "config.train.batchsize is not a field; did you mean 'train.batch_size'?"),
         ("train.steps=ten", "config.train.steps='ten' is not a duration"),
-        ("weights.target=high", "config.weights.target='high' must be a number or a schedule"),
+        ("weights.target=high", "config.weights.target='high' must be 0 or more, or a schedule"),
+        ("weights.target=nan", "config.weights.target='nan' must be 0 or more"),
+        ("data.dir=/proc/none", "config.data.dir='/proc/none' cannot be made"),
         ("train.steps=0", "config.train.steps='0' is 0 steps; it must be 1 or more"),
         ("train.evaluate_every=0", "config.train.evaluate_every='0' is 0 steps"),
         ("teacher.steps=0", "config.teacher.steps='0' is 0 steps"),
@@ -300,6 +302,57 @@ def test_bad_input_is_one_line_and_exit_code_2(home: Path, tmp_path: Path, chang
     assert message in outcome.err.strip().splitlines()[-1]
     assert "Traceback" not in outcome.err
     assert not (tmp_path / "config.json").exists()  # the corrected line may use the same workdir
+
+
+def test_a_first_try_that_came_to_nothing_does_not_bind_the_workdir(home: Path, tmp_path: Path) -> None:
+    failed = training(home, tmp_path, "optimizer.learning_rate=1e38", "optimizer.clip=0", "train.checkpoint_every=100")
+    assert failed.code == 2 and (tmp_path / "config.json").exists()
+    outcome = training(home, tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "config.json").read_text())["optimizer.learning_rate"] == 0.01
+
+
+def test_a_workdir_that_cannot_be_made(home: Path) -> None:
+    outcome = training(home, Path("/proc/none"))
+    assert outcome.code == 2 and "--workdir=/proc/none cannot be made" in outcome.err
+
+
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_a_damaged_config_in_the_workdir(
+    finished: tuple[Path, Outcome], home: Path, tmp_path: Path, content: str
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "config.json").write_text(content)
+    for outcome in (training(home, workdir), call(search.main, f"--workdir={workdir}", "red car")):
+        assert outcome.code == 2 and "config.json" in outcome.err and "Traceback" not in outcome.err
+
+
+def test_lost_tables_are_written_anew(finished: tuple[Path, Outcome], home: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "results.md").unlink()
+    assert training(home, workdir).code == 0
+    assert (workdir / "results.md").read_text() == (finished[0] / "results.md").read_text()
+
+
+def test_damaged_features_and_sets_are_named_and_made_anew(home: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(home / "data", data)
+    changed = f"data.dir={data}"
+    assert training(home, tmp_path / "x", changed, mode="check").code == 0
+    for folder in (data / "features").iterdir():
+        (folder / "train" / "vision.npy").write_bytes(b"cut")
+    outcome = training(home, tmp_path / "x", changed, mode="check")
+    assert outcome.code == 2 and "is damaged" in outcome.err and "delete it, it is made anew" in outcome.err
+    for folder in (data / "features").iterdir():
+        (folder / "done.json").unlink()  # deleted in part
+    assert training(home, tmp_path / "x", changed, mode="check").code == 0
+    shutil.rmtree(data / "features")
+    for shard in data.rglob("*train.tfrecord*"):
+        shard.write_bytes(shard.read_bytes()[:-20])
+    outcome = training(home, tmp_path / "x", changed, mode="check")
+    assert outcome.code == 2 and "delete it, it is built anew" in outcome.err.strip().splitlines()[-1]
 
 
 def test_a_workdir_that_is_a_file(home: Path, tmp_path: Path) -> None:

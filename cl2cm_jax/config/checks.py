@@ -93,6 +93,9 @@ def validate(config: ConfigDict) -> ConfigDict:
         if name not in flat:
             raise UserError(f"config.{name} is missing; start the config file from cl2cm_jax.config.defaults()")
         _check_type(name, flat[name], default)
+    for name, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{name}={value} must be a finite number")
     for name, allowed in CHOICES.items():
         if flat[name] not in allowed:
             raise UserError(f"config.{name}={flat[name]!r} is unknown{nearest(str(flat[name]), allowed)}")
@@ -123,6 +126,8 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
     for language in languages:
         if languages.count(language) > 1:
             yield f"config.data: language {language!r} is named twice in source, targets and reported"
+    if not c.data.dir:
+        yield "config.data.dir='' must name a folder, which is made if it is not there"
     if not c.data.targets:
         yield "config.data.targets=() is empty; name at least one target language"
     for relation in c.transfer.relations:

@@ -15,6 +15,7 @@ import numpy as np
 
 from cl2cm_jax.data import quiet
 from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -90,13 +91,16 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
 
 
 def read_records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Record]:
-    """The records of a split, always in the same order. `path` is made absolute."""
-    tfds = quiet.tensorflow_datasets()
-    quiet.tensorflow()
+    """The records of a split, always in the same order. `path` is made absolute.
+
+    Raises:
+      UserError: the built set is damaged.
+    """
+    tfds, tf = quiet.tensorflow_datasets(), quiet.tensorflow()
     read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     with without_commentary():
         dataset = cast(Any, builder).as_dataset(split=split, shuffle_files=False, read_config=read_config)
-    for row in dataset.as_numpy_iterator():
+    for row in _intact(dataset.as_numpy_iterator(), builder, tf.errors.OpError):
         captions = row["captions"]
         columns = (captions["language"], captions["text"], captions["origin"])
         path = row["path"].decode()
@@ -109,6 +113,17 @@ def read_records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Reco
             path=str(Path(builder.data_dir, path).resolve()) if path else "",
             captions=tuple(Caption(*(cell.decode() for cell in cells)) for cells in zip(*columns, strict=True)),
         )
+
+
+def _intact(rows: Iterator[Any], builder: tfds.core.DatasetBuilder, damage: type[Exception]) -> Iterator[Any]:
+    """The rows; raises a UserError where a file of the built set is cut short or missing."""
+    try:
+        yield from rows
+    except damage as error:
+        reason = str(error).splitlines()[0].split("}} ")[-1]
+        raise UserError(
+            f"the built set {builder.data_dir} is damaged ({reason}); delete it, it is built anew"
+        ) from error
 
 
 def _is_built(folder: Path) -> bool:

@@ -160,6 +160,8 @@ def _with_header(
 
 def _check_columns(path: str, columns: list[str], separator: str) -> None:
     known = REQUIRED + OPTIONAL
+    if not all(column.replace("\t", "").isprintable() for column in columns):
+        raise UserError(f"{path}, line 1: is not UTF-8 text (UTF-16, perhaps); save the file as UTF-8")
     for column in columns:
         if column not in known:
             others = [other for other in ("\t", ";", ",") if other != separator and other in column]

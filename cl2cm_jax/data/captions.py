@@ -138,10 +138,7 @@ class Captions(tfds.core.GeneratorBasedBuilder):
         splits = _split(good)
         for split, images in splits.items():
             if not images:
-                raise UserError(
-                    f"{config.captions}: split {split!r} has no image among {len(good)}; give each of train, "
-                    "validation and test at least one, or drop the column split to have them drawn"
-                )
+                raise UserError(f"{config.captions}: split {split!r} has no image among {len(good)}; {_remedy(good)}")
         return {
             split: self._generate_examples({image: good[image] for image in images}, features)
             for split, images in splits.items()
@@ -253,6 +250,12 @@ def _split(by_image: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
         "validation": ordered[:validation],
         "test": ordered[validation : validation + test],
     }
+
+
+def _remedy(by_image: Mapping[str, Sequence[Row]]) -> str:
+    if any(row.split for rows in by_image.values() for row in rows):
+        return "give each of train, validation and test at least one, or drop the column split to have them drawn"
+    return "three are the least; add pictures"
 
 
 def _pictures_below(folder: str) -> list[str]:

@@ -36,7 +36,11 @@ def read_feature_file(features: str, feature_ids: str) -> FeatureFile:
     try:
         values = np.load(features, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"config.data.features={features!r} cannot be read as a .npy array ({error})") from error
+        reason = "Python objects, or no .npy file" if "allow_pickle" in str(error) else error
+        raise UserError(
+            f"config.data.features={features!r} cannot be read as a .npy array ({reason}); "
+            'save it with np.save("features.npy", x.astype("float32"))'
+        ) from error
     if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or not np.issubdtype(values.dtype, np.floating):
         found = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else "an archive"
         raise UserError(f"config.data.features={features!r} holds {found}; save floats (n, d) or (n, frames, d)")

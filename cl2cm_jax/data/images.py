@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import warnings
 from typing import Literal
@@ -58,9 +59,12 @@ def decode(
         reason = "is empty (0 bytes)" if not content else "is not an image of a known format"
         raise ImageError(f"{name} {reason}; replace it or remove its row") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has too many pixels (limit {max_pixels:,}); scale it down") from error
+        pixels = int(re.findall(r"\d+", str(error))[0])  # Pillow refuses very large ones before we see the header
+        raise ImageError(f"{name} has {pixels:,} pixels, over the limit of {max_pixels:,}; scale it down") from error
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist; add the file or remove its row") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise ImageError(f"{name} cannot be read ({error.strerror}); replace it or remove its row") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
         # Pillow's decoders raise all of these on broken files.
         raise ImageError(f"{name} is truncated or damaged ({error}); replace it or remove its row") from error

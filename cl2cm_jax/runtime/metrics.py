@@ -36,7 +36,7 @@ class MetricWriter:
         root = Path(workdir)
         root.mkdir(parents=True, exist_ok=True)
         self._jsonl, self._csv = root / "metrics.jsonl", root / "metrics.csv"
-        rows = _read_rows(self._jsonl)
+        rows = read_rows(self._jsonl)
         if resume_step is not None:
             rows = [row for row in rows if row["step"] <= resume_step]
         self._columns = list(dict.fromkeys([*_FIRST_COLUMNS, *(name for row in rows for name in row)]))
@@ -60,7 +60,7 @@ class MetricWriter:
         _append(self._jsonl, _json_line(row))
         if new := [name for name in row if name not in self._columns]:
             self._columns += new
-            self._rewrite_csv(_read_rows(self._jsonl))
+            self._rewrite_csv(read_rows(self._jsonl))
         else:
             _append(self._csv, _csv_line(row.get(name, "") for name in self._columns))
         self._events.add(row["step"], row["time"], scalars)
@@ -108,10 +108,10 @@ class _EventFile:
         self._records.flush()
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The complete rows of a JSONL file; a line that a kill cut short is left out."""
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The complete rows of a JSONL file of metrics; a line that a kill cut short, or a damaged one, is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:

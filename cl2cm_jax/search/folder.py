@@ -34,6 +34,10 @@ def picture_files(folder: Path) -> list[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, n) for n in names if Path(n).suffix.lower() in SUFFIXES and not n.startswith(".")]
+    gone = [path for path in found if not path.is_file()]
+    for path in gone:
+        log.warning("skipped: %s is no file, or a link to one that is gone", path)
+    found = [path for path in found if path not in gone]
     if not found:
         raise UserError(f"--images={folder} holds no picture; it needs files ending in {', '.join(sorted(SUFFIXES))}")
     return sorted(found)

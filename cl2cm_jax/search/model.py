@@ -60,7 +60,10 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / CONFIG_FILE
     try:
-        return from_flat(json.loads(path.read_text(encoding="utf-8")))
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError("it holds no fields")
+        return from_flat(fields)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); give the --workdir of a training run") from error
 

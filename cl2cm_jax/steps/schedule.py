@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -34,18 +35,25 @@ def piecewise(text: str, *, field: str, steps: int) -> optax.Schedule:
     """
     try:
         if ":" not in text:
-            return optax.constant_schedule(float(text))
+            return optax.constant_schedule(_weight(text))
         places, values = [], []
         for knot in text.split():
             place, value = knot.split(":")
             places.append(float(place[:-1]) / 100 * steps if place.endswith("%") else float(place))
-            values.append(float(value))
+            values.append(_weight(value))
         if places != sorted(places):
             raise ValueError("places must ascend")
     except ValueError as error:
-        raise UserError(f"config.{field}={text!r} must be a number or a schedule such as '0:0 20%:1'") from error
+        raise UserError(f"config.{field}={text!r} must be 0 or more, or a schedule such as '0:0 20%:1'") from error
     x, y = jnp.asarray(places), jnp.asarray(values)
     return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), x, y)
+
+
+def _weight(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError("a weight is finite and not negative")
+    return value
 
 
 def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201

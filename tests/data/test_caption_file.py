@@ -103,6 +103,7 @@ def test_split_and_origin_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
+        ("image,language,caption\n".encode("utf-16"), "c.csv", "line 1: is not UTF-8 text"),
         (b"image,language,captoin\n", "c.csv", "unknown column 'captoin'; did you mean 'caption'?"),
         (b"image;language;caption\n", "c.csv", "separated by ';'"),
         (b"image,language\n", "c.csv", "column 'caption' is missing"),

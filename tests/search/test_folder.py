@@ -52,6 +52,12 @@ def test_unreadable_pictures_are_skipped_with_a_line_each_time(folder, tmp_path,
     assert colours.seen == 5
 
 
+def test_a_link_to_nothing_is_skipped(folder, tmp_path, colours, caplog) -> None:
+    (folder / "dead.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert "dead.jpg" not in folder_gallery(folder, colours.encoder, cache=tmp_path / "cache").ids
+    assert "dead.jpg is no file" in caplog.text
+
+
 def test_the_cache_knows_what_has_changed(folder, tmp_path, colours) -> None:
     cache = tmp_path / "cache"
     first = folder_gallery(folder, colours.encoder, cache=cache)
