@@ -178,7 +178,8 @@ def _builder(config: ConfigDict):  # noqa: ANN202  (a tfds builder; tfds is impo
 def backbones(config: ConfigDict) -> tuple[TextBackbone, VisionBackbone]:
     """Loads the configured backbones with their weights."""
     text = text_backbone(config.text.backbone, config.text.path or None)
-    return text, vision_backbone(config.vision.backbone, _vision_path(config))
+    v = config.vision
+    return text, vision_backbone(v.backbone, _vision_path(config), image_size=v.image_size)
 
 
 def _vision_path(config: ConfigDict) -> str | None:
@@ -195,7 +196,8 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
         fingerprint("text", config.text.backbone, config.text.path or None),
         fingerprint("vision", config.vision.backbone, _vision_path(config)),
     ]
-    inputs = [FORMAT, records.hexdigest(), weights, config.vision.pool, config.text.max_tokens, languages]
+    v = config.vision
+    inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, config.text.max_tokens, languages]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 

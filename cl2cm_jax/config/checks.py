@@ -43,6 +43,7 @@ RANGES = {
     "seed": (0, 2**32 - 1),
     "data.translation_noise": (0.0, 1.0),
     "text.max_tokens": (3, 512),
+    "vision.image_size": (0, 4096),
     "student.dim": (1, math.inf),
     "student.hidden": (1, math.inf),
     "student.heads": (1, math.inf),

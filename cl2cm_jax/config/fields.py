@@ -36,6 +36,7 @@ def defaults() -> ConfigDict:
     c.vision = ConfigDict()  # frozen vision backbone; its outputs are cached
     c.vision.backbone = "efficientnet_lite0"  # "efficientnet_lite0" | "clip_vit" (needs vision.path) | "precomputed"
     c.vision.path = ""  # clip_vit (CLIP, SigLIP): a model folder of the Hugging Face layout, or a hub id
+    c.vision.image_size = 0  # clip_vit: side of a picture in pixels, positions are interpolated; 0: the model's own
     c.vision.pool = "backbone"  # "backbone" (its global vector) | "tokens" (its grid, for vision_tower="attention")
 
     c.student = ConfigDict()  # cross-modal network; alone at inference (paper)

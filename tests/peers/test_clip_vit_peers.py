@@ -51,6 +51,28 @@ def test_towers_equal_transformers(family: str, seed: int, tmp_path: Path) -> No
     np.testing.assert_allclose(ours.pooled, pooled.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("side", [40, 16, 24, 104])
+@pytest.mark.parametrize("family", ["CLIP", "Siglip"])
+def test_other_resolutions_equal_transformers(family: str, side: int, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{family}VisionConfig")(**sizes, image_size=24, patch_size=8)
+    model = getattr(transformers, f"{family}VisionModel")(config).eval()
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(tmp_path)
+    getattr(transformers, f"{family}ImageProcessorPil")(
+        size={"height": 24, "width": 24}, crop_size={"height": 24, "width": 24}, do_center_crop=False
+    ).save_pretrained(tmp_path)
+    backbone = vision_backbone("clip_vit", tmp_path, image_size=side)
+    images = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = model(torch.tensor(images.transpose(0, 3, 1, 2)), interpolate_pos_encoding=True)
+    ours = jax.jit(backbone.apply)(backbone.params, images)
+    np.testing.assert_allclose(ours.features, theirs.last_hidden_state.numpy()[:, family == "CLIP" :], atol=1e-5)
+    np.testing.assert_allclose(ours.pooled, theirs.pooler_output.numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [(300, 200), (333, 500), (224, 224), (101, 999), (640, 427)])
 @pytest.mark.parametrize("family", ["CLIP", "Siglip"])
 def test_preprocessing_equals_transformers(family: str, size: tuple[int, int], tmp_path: Path) -> None:

@@ -113,18 +113,24 @@ def text_backbone(name: str, path: str | Path | None = None) -> TextBackbone:
     return _named(_TEXT, name, "text").load(path)
 
 
-def vision_backbone(name: str, path: str | Path | None = None) -> VisionBackbone:
+def vision_backbone(name: str, path: str | Path | None = None, *, image_size: int = 0) -> VisionBackbone:
     """Loads a vision backbone: "efficientnet_lite0", "clip_vit" or "precomputed".
 
     Args:
       name: its name.
       path: efficientnet_lite0: a weights file, None takes the installed pip package's. clip_vit: a model folder or a
         hub id. precomputed: the features' .npy file.
+      image_size: side of a picture in pixels, for clip_vit; 0 is the model's own.
 
     Raises:
-      UserError: the name is unknown, or the weights are missing or damaged.
+      UserError: the name is unknown, the weights are missing or damaged, or the size does not fit the backbone.
     """
-    return _named(_VISION, name, "vision").load(path)
+    load = _named(_VISION, name, "vision").load
+    if not image_size:
+        return load(path)
+    if name != "clip_vit":
+        raise UserError(f"config.vision.image_size={image_size}: {name} has one size; use 0")
+    return _clip_vit(path, image_size=image_size)
 
 
 def fingerprint(kind: Literal["text", "vision"], name: str, path: str | Path | None = None) -> str:
@@ -192,9 +198,14 @@ def _efficientnet_lite0(path: str | Path | None) -> VisionBackbone:
     )
 
 
-def _clip_vit(path: str | Path | None) -> VisionBackbone:
+def _clip_vit(path: str | Path | None, *, image_size: int = 0) -> VisionBackbone:
     folder = hub_folder.locate(path, field="config.vision.path")
     shape = clip_vit.read_shape(folder)
+    preprocess = read_preprocess(folder, image_size=shape.image_size)
+    if image_size:
+        if image_size % shape.patch:
+            raise UserError(f"config.vision.image_size={image_size} is no multiple of the model's patch, {shape.patch}")
+        shape, preprocess = shape._replace(image_size=image_size), preprocess.at(image_size)
     return VisionBackbone(
         name="clip_vit",
         frames=shape.grid**2,
@@ -202,7 +213,7 @@ def _clip_vit(path: str | Path | None) -> VisionBackbone:
         pooled=shape.pooled,
         params=clip_vit.load(folder, shape),
         apply=functools.partial(clip_vit.apply, shape=shape),
-        preprocess=read_preprocess(folder, image_size=shape.image_size),
+        preprocess=preprocess,
         batch_size=8 if jax.default_backend() == "cpu" else 256,
     )
 

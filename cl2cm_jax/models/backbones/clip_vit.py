@@ -9,6 +9,7 @@ Source: Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.153
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -257,6 +258,8 @@ def read_shape(folder: Path) -> VitShape:
 def load(folder: Path, shape: VitShape) -> Params:
     """Reads the weights into nested float32 parameters.
 
+    The position table is interpolated to the grid of `shape` where the folder's is another one.
+
     Raises:
       UserError: tensors are missing, left over or of a wrong shape; names each.
     """
@@ -272,6 +275,7 @@ def load(folder: Path, shape: VitShape) -> Params:
     expected += [f"{_LAYERS}{i}.{name}" for i in range(shape.layers) for name in _LAYER.values()]
     check_names(stored, expected, source=folder)
     arrays = {ours: _transposed(ours, stored[theirs]) for ours, theirs in whole.items()}
+    arrays["embeddings/positions"] = _interpolated(arrays["embeddings/positions"], shape)
     for ours, theirs in _LAYER.items():
         stack = [_transposed(ours, stored[f"{_LAYERS}{i}.{theirs}"]) for i in range(shape.layers)]
         arrays[f"layers/{ours}"] = np.stack(stack)
@@ -286,6 +290,32 @@ def _transposed(ours: str, array: np.ndarray) -> np.ndarray:
     if ours == "pool/probe":
         return array[0]
     return array.T if ours.endswith("kernel") else array
+
+
+def _interpolated(positions: np.ndarray, shape: VitShape) -> np.ndarray:
+    """The position table for the grid of `shape`: bicubic between the rows of the folder's, the class token's kept."""
+    tokens = int(shape.family == "clip")
+    side = math.isqrt(len(positions) - tokens)
+    if positions.ndim != 2 or side == shape.grid or tokens + side**2 != len(positions):
+        return positions  # a table of no square grid is refused by its shape
+    weights = _bicubic(side, shape.grid)
+    grid = positions[tokens:].reshape(side, side, -1)
+    resized = np.einsum("ai,bj,ijd->abd", weights, weights, grid.astype(np.float64))
+    return np.concatenate([positions[:tokens], resized.reshape(shape.grid**2, -1)]).astype(np.float32)
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """Weights (new, old) of cubic convolution (a = -0.75, edges repeated, no antialiasing), as torch interpolates."""
+    a = -0.75
+    weights = np.zeros((new, old))
+    for row in range(new):
+        place = (row + 0.5) * old / new - 0.5
+        for column in range(math.floor(place) - 1, math.floor(place) + 3):
+            t = abs(place - column)
+            near = ((a + 2) * t - (a + 3)) * t * t + 1
+            far = a * (((t - 5) * t + 8) * t - 4)
+            weights[row, min(max(column, 0), old - 1)] += near if t <= 1 else far
+    return weights
 
 
 def _split_attention(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

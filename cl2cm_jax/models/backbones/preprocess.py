@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,11 @@ class Preprocess:
     filter: Literal["bicubic", "bilinear"]
     mean: tuple[float, float, float]
     scale: tuple[float, float, float]
+
+    def at(self, image_size: int) -> Preprocess:
+        """The same for pictures of another size."""
+        shorter = self.shorter_side and round(self.shorter_side * image_size / self.image_size)
+        return replace(self, image_size=image_size, shorter_side=shorter)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Maps pictures (..., image_size, image_size, 3) uint8 to float32."""

@@ -99,6 +99,21 @@ def test_a_folder_that_does_not_fit(folder: Path, file: str, entries: dict, mess
         vision_backbone("clip_vit", folder)
 
 
+def test_another_resolution_interpolates_the_positions(folder: Path) -> None:
+    own, larger = (vision_backbone("clip_vit", folder, image_size=size) for size in (24, 40))
+    assert (own.frames, larger.frames, own.pooled) == (9, 25, larger.pooled)
+    jax.tree.map(np.testing.assert_array_equal, own.params, vision_backbone("clip_vit", folder).params)
+    positions = np.asarray(larger.params["embeddings"]["positions"])
+    assert positions.shape == (25 + (folder.name == "clip"), 16)
+    with np.load(folder / "outputs.npz") as golden:
+        features = ImageEncoder(larger, pool="backbone")([golden["picture"]])
+    assert np.isfinite(features).all() and larger.preprocess is not None and larger.preprocess.image_size == 40
+    with pytest.raises(UserError, match="image_size=30 is no multiple of the model's patch, 8"):
+        vision_backbone("clip_vit", folder, image_size=30)
+    with pytest.raises(UserError, match="image_size=30: efficientnet_lite0 has one size; use 0"):
+        vision_backbone("efficientnet_lite0", image_size=30)
+
+
 def test_a_missing_folder_names_the_field(folder: Path) -> None:
     with pytest.raises(UserError, match="config.vision.path='' is empty"):
         vision_backbone("clip_vit", "")
