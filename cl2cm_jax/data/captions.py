@@ -40,7 +40,6 @@ class CaptionsConfig(tfds.core.BuilderConfig):
     features: str = ""
     feature_ids: str = ""
     on_error: Literal["stop", "skip"] = "stop"
-    on_animated: Literal["first", "refuse"] = "first"
 
 
 def captions_builder(
@@ -51,7 +50,6 @@ def captions_builder(
     features: str = "",
     feature_ids: str = "",
     on_error: Literal["stop", "skip"] = "stop",
-    on_animated: Literal["first", "refuse"] = "first",
 ) -> Captions:
     """The builder of a user's set; `builders.prepare` builds it.
 
@@ -62,7 +60,6 @@ def captions_builder(
       features: .npy of (n, d) or (n, frames, d) floats, and
       feature_ids: text file with the image id of each of its rows, one a line.
       on_error: "stop" at problems, or "skip" the rows and images that have one.
-      on_animated: take the "first" frame of an animated picture, or "refuse" it.
 
     Raises:
       UserError: an input is not named or not there, or the caption file as a whole cannot be read.
@@ -87,14 +84,13 @@ def captions_builder(
         rows = read_caption_file(captions, image_is_path=True).rows
         files += [os.path.join(images, image) for image in sorted({row.image for row in rows})]
     config = CaptionsConfig(
-        name=_fingerprint(files, settings=(os.path.abspath(images) if images else "", on_error, on_animated)),
+        name=_fingerprint(files, settings=(os.path.abspath(images) if images else "", on_error)),
         description="A user's own pictures and captions.",
         captions=captions,
         images=images,
         features=features,
         feature_ids=feature_ids,
         on_error=on_error,
-        on_animated=on_animated,
     )
     with builders.without_commentary():
         return Captions(data_dir=data_dir, config=config)
@@ -189,7 +185,7 @@ def _bad_images(config: CaptionsConfig, by_image: Mapping[str, Sequence[Row]]) -
         if os.path.isabs(image) or image == ".." or image.startswith("../"):
             reason, is_note = f"is {image!r}, which is outside config.data.images; copy the picture into it", False
         else:
-            reason, is_note = _reason_against(os.path.join(config.images, image), config.on_animated)
+            reason, is_note = _reason_against(os.path.join(config.images, image))
         place = (config.captions, rows[0].line, "image")
         return _ImageProblem(*place, reason, is_note=is_note, image=image) if reason else None
 
@@ -203,13 +199,11 @@ def _bad_images(config: CaptionsConfig, by_image: Mapping[str, Sequence[Row]]) -
     return problems + notes
 
 
-def _reason_against(path: str, on_animated: Literal["first", "refuse"]) -> tuple[str, bool]:
+def _reason_against(path: str) -> tuple[str, bool]:
     """Why a picture cannot be used, or what to know about it (True); ("", False) if all is well."""
     try:
         decode(path, on_animated="refuse")
-    except ImageError as error:
-        if on_animated == "refuse":
-            return str(error), False
+    except ImageError:
         try:
             decode(path)
         except ImageError as serious:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from cl2cm_jax.maths import contrastive
 from cl2cm_jax.maths.contrastive import Side
-from cl2cm_jax.maths.distillation import weighted_rows
+from cl2cm_jax.maths.distillation import sum_over
 from cl2cm_jax.maths.masking import MASKED, Term, zero_invalid
 from cl2cm_jax.maths.pair_reduction import ArgMax, Block, LogSumExp, SoftMean, Sum, Tree, reduce_pairs
 from cl2cm_jax.maths.similarity import scores
@@ -107,7 +107,6 @@ def relational_kl(
     student_temperature: Array | float | None = None,
     row_is_valid: Array,
     column_is_valid: Array,
-    row_weight: Array | None = None,
     exclude_diagonal: bool = False,
     block: int = 1024,
     mesh: Mesh | None = None,
@@ -133,7 +132,7 @@ def relational_kl(
         axis=axis,
     )
     divergence = teacher.mean - teacher.log_total + student.value
-    return weighted_rows(divergence, teacher.log_total > MASKED / 2, row_weight)
+    return sum_over(divergence, teacher.log_total > MASKED / 2)
 
 
 def _identity(side: Side) -> Side:

@@ -20,7 +20,6 @@ def relational_kl(
     student_temperature: Array | float | None = None,
     row_is_valid: Array,
     column_is_valid: Array,
-    row_weight: Array | None = None,
     exclude_diagonal: bool = False,
 ) -> Term:
     """KL(p_i || q_i) of each row's softmax over the columns, p the teacher's (no gradient), q the student's.
@@ -36,11 +35,10 @@ def relational_kl(
         student_temperature: (), or None for the same.
         row_is_valid: (R,) bool; invalid rows and columns may hold anything.
         column_is_valid: (C,) bool.
-        row_weight: (R,) fp32, or None for 1; no gradient flows into it.
         exclude_diagonal: leave out column i of row i (a thing's similarity to itself says nothing).
 
     Returns:
-        Term(weighted sum over rows, number of valid rows that have a column).
+        Term(sum over rows, number of valid rows that have a column).
     """
     pair = row_is_valid[:, None] & column_is_valid
     if exclude_diagonal:
@@ -55,10 +53,9 @@ def relational_kl(
         student_rows, student_columns, temperature if student_temperature is None else student_temperature
     )
     divergence = jnp.sum(jnp.where(pair, jnp.exp(log_p) * (log_p - log_q), 0), axis=1)
-    return weighted_rows(divergence, jnp.any(pair, axis=1), row_weight)
+    return sum_over(divergence, jnp.any(pair, axis=1))
 
 
-def weighted_rows(loss: Array, counts: Array, weight: Array | None) -> Term:
-    """Term of loss (R,) over the rows where counts (R,) is True, times weight (R,), which gets no gradient."""
-    weighted = loss if weight is None else jax.lax.stop_gradient(weight) * loss
-    return Term(jnp.sum(jnp.where(counts, weighted, 0)), jnp.sum(counts, dtype=jnp.float32))
+def sum_over(loss: Array, counts: Array) -> Term:
+    """Term of loss (R,) over the rows where counts (R,) is True."""
+    return Term(jnp.sum(jnp.where(counts, loss, 0)), jnp.sum(counts, dtype=jnp.float32))

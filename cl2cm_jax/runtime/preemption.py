@@ -25,7 +25,6 @@ class Preemption:
 
     def __init__(self) -> None:
         self.requested = False
-        self.signal_name: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Preemption:
@@ -39,7 +38,6 @@ class Preemption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self.signal_name = signal.Signals(number).name
         # The default, not what was there before: who asks twice wants the process to end.
         self._restore({signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler})
 

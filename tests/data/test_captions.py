@@ -103,15 +103,13 @@ def test_skip_leaves_out_what_is_bad(pictures: Path, caplog: pytest.LogCaptureFi
     assert "'k.png' has no caption" in builder.report_path.read_text(encoding="utf-8")
 
 
-def test_animated_is_reported_or_refused(pictures: Path) -> None:
+def test_animated_is_reported(pictures: Path) -> None:
     frames = [Image.new("RGB", (3, 3), color) for color in ("red", "blue")]
     frames[0].save(pictures / "moving.gif", save_all=True, append_images=frames[1:])
     file = write_captions(pictures, "moving.gif,en,x\n")
     builder = built(pictures, file)
     assert sum(map(len, all_records(builder).values())) == 11
     assert "its first frame is used" in builder.report_path.read_text(encoding="utf-8")
-    with pytest.raises(UserError, match=r"line 22, field image: .*moving\.gif is animated \(2 frames\)"):
-        built(pictures, file, on_animated="refuse")
 
 
 def test_rebuilds_only_when_an_input_changed(pictures: Path) -> None:

@@ -73,7 +73,6 @@ def relational_kl(module: Any, a: Arrays, *, exclude_diagonal: bool = False, **t
         student_temperature=a["scale"],
         row_is_valid=a["x_valid"],
         column_is_valid=a["y_valid"],
-        row_weight=a["x_weight"],
         exclude_diagonal=exclude_diagonal,
         **tiles,
     )
