@@ -9,6 +9,8 @@ make .venv/.installed
 
 if [[ -n "${DEVICES:-}" ]]; then
   export JAX_PLATFORMS=cpu
+  # they wait long for each other on few cores; XLA would end the process after 40 seconds
   export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$DEVICES"
+  XLA_FLAGS+=" --xla_cpu_collective_call_terminate_timeout_seconds=600"
 fi
 exec .venv/bin/python -m cl2cm_jax.main "$@"
