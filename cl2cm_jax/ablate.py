@@ -137,8 +137,8 @@ def report(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: lis
     """Prints one table for each level of noise and writes ablation.md and ablation.json."""
     markdown, content = [], []
     for noise in noises:
-        hits = {name: [_hits(workdir, noise, seed, name) for seed in seeds] for name in names}
         folders = {name: [_folder(workdir, noise, seed, name) for seed in seeds] for name in names}
+        hits = {name: [_hits(*run) for run in zip(seeds, folders[name], strict=True)] for name in names}
         rows = [_row(name, hits[name], hits[BASELINE], config, folders[name]) for name in names]
         example = hits[BASELINE][0].languages
         headline = (config.data.source, *config.data.targets)
@@ -185,8 +185,8 @@ def _folder(workdir: Path, noise: float, seed: int, name: str) -> Path:
     return workdir / f"noise-{noise:g}" / slug / f"seed-{seed}"
 
 
-def _hits(workdir: Path, noise: float, seed: int, name: str) -> RunHits:
-    return RunHits(seed, load_ranks(_folder(workdir, noise, seed, name) / finish.RANKS_FILE))
+def _hits(seed: int, folder: Path) -> RunHits:
+    return RunHits(seed, load_ranks(folder / finish.RANKS_FILE))
 
 
 def _validation(folder: Path, config: ConfigDict) -> float:

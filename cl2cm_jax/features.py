@@ -207,8 +207,8 @@ def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Pa
     encode_text = TextEncoder(text, max_tokens=config.text.max_tokens)
     encode_images = ImageEncoder(vision, pool=config.vision.pool) if vision.preprocess is not None else None
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    for left in (temporary, *_left_behind(folder.parent)):
-        shutil.rmtree(left, ignore_errors=True)
+    builders.remove_stale(folder.parent, ".*.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
     for split in SPLITS:
         # twice: pictures are never held, and a missing language is found before they are encoded
         records = [replace(record, image=None, feature=None) for record in builders.read_records(builder, split)]
@@ -222,12 +222,6 @@ def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Pa
         temporary.rename(folder)
     except OSError:  # another process was faster with the same features
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _left_behind(parent: Path) -> list[Path]:
-    """What killed processes have left: unfinished folders that are too old to belong to a living one."""
-    old = time.time() - builders.STALE_AFTER_SECONDS
-    return [path for path in parent.glob(".*.partial") if path.stat().st_mtime < old]
 
 
 def _check_languages(records: list[Record], split: str, languages: tuple[str, ...]) -> None:

@@ -31,7 +31,7 @@ from cl2cm_jax.parallel.sharding import abstract
 from cl2cm_jax.runtime.checkpoint import Checkpoints
 from cl2cm_jax.runtime.durations import steps_of
 from cl2cm_jax.runtime.overview import overview
-from cl2cm_jax.search.model import CONFIG_FILE
+from cl2cm_jax.search.model import CONFIG_FILE, read_fields
 from cl2cm_jax.steps.embed_step import Embedder
 from cl2cm_jax.steps.optimizer import make_optimizers
 from cl2cm_jax.steps.schedule import Stages
@@ -154,11 +154,9 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     if not path.exists() or not any(any(workdir.glob(pattern)) for pattern in PRODUCTS):
         return  # new, or left by a first try that came to nothing
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = read_fields(path)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); use another --workdir") from error
-    if not isinstance(theirs, dict):
-        raise UserError(f"{path} is damaged (it holds no fields); use another --workdir")
     changed = {n: pair for n, pair in differences(flatten(config), theirs).items() if not n.startswith(FREE)}
     if changed:
         listed = ", ".join(f"{name} ({was!r} there, {now!r} now)" for name, (now, was) in changed.items())

@@ -57,11 +57,17 @@ def override(config: ConfigDict, name: str, text: str) -> None:
         if any(known.startswith(f"{name}.") for known in flat):
             raise UserError(f"config.{name} is a group of fields; set one of them, e.g. config.{_first(flat, name)}")
         raise UserError(f"config.{name} is not a field{nearest(name, list(flat))}")
+    section, leaf = _place(config, name)
+    section[leaf] = _parse(name, text, flat[name])
+
+
+def _place(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
+    """The group that a field is in, and its name there."""
     *groups, leaf = name.split(".")
     section = config
     for group in groups:
         section = section[group]
-    section[leaf] = _parse(name, text, flat[name])
+    return section, leaf
 
 
 def _first(flat: dict[str, object], group: str) -> str:
@@ -91,10 +97,7 @@ def from_flat(flat: dict[str, object]) -> ConfigDict:
     for name, value in flat.items():
         if name not in known:
             raise UserError(f"config.{name} is not a field{nearest(name, list(known))}")
-        *groups, leaf = name.split(".")
-        section = config
-        for group in groups:
-            section = section[group]
+        section, leaf = _place(config, name)
         with section.ignore_type():  # `validate` says what is wrong
             section[leaf] = tuple(value) if isinstance(value, list) else value
     return validate(config)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 SPLITS = ("train", "validation", "test")
-STALE_AFTER_SECONDS = 3600.0  # an unfinished build that is older belongs to no living process
+_STALE_AFTER_SECONDS = 3600.0  # an unfinished build that is older belongs to no living process
 
 
 def features(feature_shape: tuple[int, int] | None = None) -> tfds.features.FeaturesDict:
@@ -80,7 +80,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
     if _is_built(target):
         return
     quiet.tensorflow()
-    _remove_stale_builds(target)
+    remove_stale(target.parent, f"incomplete.*_{target.name}")
     config = tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False)
     try:
         with without_commentary():
@@ -130,10 +130,10 @@ def _is_built(folder: Path) -> bool:
     return (folder / "dataset_info.json").exists()
 
 
-def _remove_stale_builds(target: Path) -> None:
-    """What builds that were killed have left beside `target`."""
-    for folder in target.parent.glob(f"incomplete.*_{target.name}"):
-        if time.time() - folder.stat().st_mtime > STALE_AFTER_SECONDS:
+def remove_stale(parent: Path, pattern: str) -> None:
+    """Removes what killed processes have left: unfinished folders that are too old to belong to a living one."""
+    for folder in parent.glob(pattern):
+        if time.time() - folder.stat().st_mtime > _STALE_AFTER_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
 
 

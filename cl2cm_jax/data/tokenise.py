@@ -49,8 +49,7 @@ class Tokenizer:
     """
 
     def __init__(self, *, max_tokens: int = 64, path: str | Path | None = None):
-        if max_tokens < 3:
-            raise UserError(f"max_tokens={max_tokens} leaves no room for a word; use 3 or more")
+        _check_room(max_tokens)
         self.max_tokens = max_tokens
         self.path = _model_path() if path is None else Path(path)
         try:
@@ -84,8 +83,7 @@ class HubTokenizer:
     """
 
     def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
-        if max_tokens < 3:
-            raise UserError(f"max_tokens={max_tokens} leaves no room for a word; use 3 or more")
+        _check_room(max_tokens)
         try:
             import tokenizers
         except ImportError as error:
@@ -128,6 +126,11 @@ def tokenizer(
         return HubTokenizer(path=path, max_tokens=max_tokens, vocabulary=vocabulary)
     assert name == "use_multilingual", name
     return Tokenizer(max_tokens=max_tokens, path=path)
+
+
+def _check_room(max_tokens: int) -> None:
+    if max_tokens < 3:
+        raise UserError(f"max_tokens={max_tokens} leaves no room for a word; use 3 or more")
 
 
 def _padded(rows: list[list[int]]) -> TokenBatch:

@@ -78,8 +78,7 @@ def query_rows(
     """
     rows = []
     for number, (language, asked) in enumerate(queries.items()):
-        best = ranking.top(asked.vectors, vision, k=min(top, len(vision)))[1]
-        hit = (best == asked.image[:, None]).any(axis=1)
+        best, hit = _found(asked, vision, top)
         chosen = _next_query(
             asked.image, hit, start=int((number + 0.5) / len(queries) * len(vision)), kind=number % 3 != 2
         )
@@ -96,8 +95,13 @@ def query_rows(
 
 def hit_share(queries: Mapping[str, Queries], vision: np.ndarray, *, top: int = 5) -> float:
     """Share of all queries whose own picture is among the first `top`: what the choice of rows hides."""
-    hits = [ranking.top(q.vectors, vision, k=min(top, len(vision)))[1] == q.image[:, None] for q in queries.values()]
-    return float(np.concatenate([hit.any(axis=1) for hit in hits]).mean())
+    return float(np.concatenate([_found(asked, vision, top)[1] for asked in queries.values()]).mean())
+
+
+def _found(asked: Queries, vision: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first pictures (M, top) of every query, and whether its own is among them (M,)."""
+    best = ranking.top(asked.vectors, vision, k=min(top, len(vision)))[1]
+    return best, (best == asked.image[:, None]).any(axis=1)
 
 
 def _next_query(image: np.ndarray, hit: np.ndarray, *, start: int, kind: bool) -> int:

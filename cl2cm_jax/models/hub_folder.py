@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.pretrained import weights_hash
+from cl2cm_jax.models.pretrained import check_names, weights_hash
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -112,6 +112,53 @@ def _opened(folder: Path) -> Iterator[Any]:
             raise UserError(
                 f"weights file {file} is no readable safetensors file ({error}); get a fresh copy"
             ) from error
+
+
+def norm(ours: str, theirs: str) -> dict[str, str]:
+    """Our names of a layer norm's parts -> torch's."""
+    return {f"{ours}/scale": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
+
+
+def linear(ours: str, theirs: str) -> dict[str, str]:
+    """Our names of a linear map's parts -> torch's."""
+    return {f"{ours}/kernel": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
+
+
+def relaid(ours: str, array: np.ndarray) -> np.ndarray:
+    """From torch's layout of linear maps, (out, in), to (in, out); all else as it is."""
+    return array.T if ours.endswith("kernel") else array
+
+
+def arranged(
+    stored: Mapping[str, np.ndarray],
+    *,
+    once: Mapping[str, str],
+    layer: Mapping[str, str],
+    prefix: str,
+    layers: int,
+    source: Path,
+    relay: Callable[[str, np.ndarray], np.ndarray] = relaid,
+) -> dict[str, np.ndarray]:
+    """The tensors of a transformer by our names, those of its layers stacked under "layers/".
+
+    Args:
+      stored: torch's tensors.
+      once: our name -> torch's, of what is there once.
+      layer: the same of one layer, torch's behind `prefix` and the layer's number.
+      prefix: e.g. "encoder.layer.".
+      layers: how many there are.
+      source: the folder, for messages.
+      relay: (our name, tensor) -> the tensor in our layout.
+
+    Raises:
+      UserError: tensors are missing or left over; names each.
+    """
+    expected = [*once.values(), *(f"{prefix}{i}.{name}" for i in range(layers) for name in layer.values())]
+    check_names(stored, expected, source=source)
+    arrays = {ours: relay(ours, stored[theirs]) for ours, theirs in once.items()}
+    for ours, theirs in layer.items():
+        arrays[f"layers/{ours}"] = np.stack([relay(ours, stored[f"{prefix}{i}.{theirs}"]) for i in range(layers)])
+    return arrays
 
 
 def fingerprint(folder: Path) -> str:

@@ -52,6 +52,14 @@ def load_student(workdir: Path) -> tuple[Params, str]:
         ) from error
 
 
+def read_fields(path: Path) -> dict[str, object]:
+    """The fields that a config.json holds; raises OSError or ValueError where it is missing or damaged."""
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(fields, dict):
+        raise ValueError("it holds no fields")
+    return fields
+
+
 def read_config(workdir: Path) -> ConfigDict:
     """The configuration that a workdir was trained with.
 
@@ -60,10 +68,7 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / CONFIG_FILE
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(fields, dict):
-            raise ValueError("it holds no fields")
-        return from_flat(fields)
+        return from_flat(read_fields(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); give the --workdir of a training run") from error
 

@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from cl2cm_jax.errors import UserError
@@ -24,7 +23,8 @@ from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones.outputs import TextOutput
 from cl2cm_jax.models.functional import Functional, Params
-from cl2cm_jax.models.pretrained import assign, check_names
+from cl2cm_jax.models.hub_folder import linear, norm
+from cl2cm_jax.models.pretrained import assign
 
 _FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -225,13 +225,9 @@ def load(folder: Path, shape: BertShape) -> Params:
     stored = {_plain_name(name): array for name, array in hub_folder.read_tensors(folder).items()}
     unused = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
     stored = {name: array for name, array in stored.items() if not name.startswith(unused)}
-    expected = [f"embeddings.{name}" for name in _EMBEDDINGS.values()]
-    expected += [f"encoder.layer.{i}.{name}" for i in range(shape.layers) for name in _LAYER.values()]
-    check_names(stored, expected, source=folder)
-    arrays = {f"embeddings/{ours}": stored[f"embeddings.{theirs}"] for ours, theirs in _EMBEDDINGS.items()}
-    for ours, theirs in _LAYER.items():
-        stack = np.stack([stored[f"encoder.layer.{i}.{theirs}"] for i in range(shape.layers)])
-        arrays[f"layers/{ours}"] = stack.swapaxes(1, 2) if ours.endswith("kernel") else stack
+    arrays = hub_folder.arranged(
+        stored, once=_EMBEDDINGS, layer=_LAYER, prefix="encoder.layer.", layers=shape.layers, source=folder
+    )
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
     return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
 
@@ -243,27 +239,19 @@ def _plain_name(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _norm(ours: str, theirs: str) -> dict[str, str]:
-    return {f"{ours}/scale": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
-
-
-def _linear(ours: str, theirs: str) -> dict[str, str]:
-    return {f"{ours}/kernel": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
-
-
 _EMBEDDINGS = {
-    "word/embedding": "word_embeddings.weight",
-    "position/embedding": "position_embeddings.weight",
-    "type/embedding": "token_type_embeddings.weight",
-    **_norm("norm", "LayerNorm"),
+    "embeddings/word/embedding": "embeddings.word_embeddings.weight",
+    "embeddings/position/embedding": "embeddings.position_embeddings.weight",
+    "embeddings/type/embedding": "embeddings.token_type_embeddings.weight",
+    **norm("embeddings/norm", "embeddings.LayerNorm"),
 }
 _LAYER = {
-    **_linear("query", "attention.self.query"),
-    **_linear("key", "attention.self.key"),
-    **_linear("value", "attention.self.value"),
-    **_linear("attended", "attention.output.dense"),
-    **_norm("attention_norm", "attention.output.LayerNorm"),
-    **_linear("up", "intermediate.dense"),
-    **_linear("down", "output.dense"),
-    **_norm("mlp_norm", "output.LayerNorm"),
+    **linear("query", "attention.self.query"),
+    **linear("key", "attention.self.key"),
+    **linear("value", "attention.self.value"),
+    **linear("attended", "attention.output.dense"),
+    **norm("attention_norm", "attention.output.LayerNorm"),
+    **linear("up", "intermediate.dense"),
+    **linear("down", "output.dense"),
+    **norm("mlp_norm", "output.LayerNorm"),
 }

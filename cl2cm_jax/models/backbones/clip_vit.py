@@ -23,7 +23,8 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones.outputs import VisionOutput
 from cl2cm_jax.models.functional import Functional, Params
-from cl2cm_jax.models.pretrained import assign, check_names
+from cl2cm_jax.models.hub_folder import linear, norm, relaid
+from cl2cm_jax.models.pretrained import assign
 
 _FAMILIES = {"clip": "clip", "clip_vision_model": "clip", "siglip": "siglip", "siglip_vision_model": "siglip"}
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -271,25 +272,21 @@ def load(folder: Path, shape: VitShape) -> Params:
     whole = _CLIP if shape.family == "clip" else _SIGLIP
     if shape.projection:
         whole = whole | {"pool/project/kernel": "visual_projection.weight"}
-    expected = [*whole.values()]
-    expected += [f"{_LAYERS}{i}.{name}" for i in range(shape.layers) for name in _LAYER.values()]
-    check_names(stored, expected, source=folder)
-    arrays = {ours: _transposed(ours, stored[theirs]) for ours, theirs in whole.items()}
+    arrays = hub_folder.arranged(
+        stored, once=whole, layer=_LAYER, prefix="encoder.layers.", layers=shape.layers, source=folder, relay=_relaid
+    )
     arrays["embeddings/positions"] = _interpolated(arrays["embeddings/positions"], shape)
-    for ours, theirs in _LAYER.items():
-        stack = [_transposed(ours, stored[f"{_LAYERS}{i}.{theirs}"]) for i in range(shape.layers)]
-        arrays[f"layers/{ours}"] = np.stack(stack)
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
     return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
 
 
-def _transposed(ours: str, array: np.ndarray) -> np.ndarray:
+def _relaid(ours: str, array: np.ndarray) -> np.ndarray:
     """From torch's layout: linear (out, in), convolution (out, in, k, k) as a map of patches, probe (1, 1, d)."""
     if ours == "embeddings/project/kernel":
         return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
     if ours == "pool/probe":
         return array[0]
-    return array.T if ours.endswith("kernel") else array
+    return relaid(ours, array)
 
 
 def _interpolated(positions: np.ndarray, shape: VitShape) -> np.ndarray:
@@ -329,43 +326,34 @@ def _split_attention(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return stored
 
 
-def _norm(ours: str, theirs: str) -> dict[str, str]:
-    return {f"{ours}/scale": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
-
-
-def _linear(ours: str, theirs: str) -> dict[str, str]:
-    return {f"{ours}/kernel": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
-
-
-_LAYERS = "encoder.layers."
 _HEAD = "head."
 _LAYER = {
-    **_norm("attention_norm", "layer_norm1"),
-    **_linear("query", "self_attn.q_proj"),
-    **_linear("key", "self_attn.k_proj"),
-    **_linear("value", "self_attn.v_proj"),
-    **_linear("attended", "self_attn.out_proj"),
-    **_norm("mlp_norm", "layer_norm2"),
-    **_linear("mlp/up", "mlp.fc1"),
-    **_linear("mlp/down", "mlp.fc2"),
+    **norm("attention_norm", "layer_norm1"),
+    **linear("query", "self_attn.q_proj"),
+    **linear("key", "self_attn.k_proj"),
+    **linear("value", "self_attn.v_proj"),
+    **linear("attended", "self_attn.out_proj"),
+    **norm("mlp_norm", "layer_norm2"),
+    **linear("mlp/up", "mlp.fc1"),
+    **linear("mlp/down", "mlp.fc2"),
 }
 _CLIP = {
     "embeddings/project/kernel": "embeddings.patch_embedding.weight",
     "embeddings/class_token": "embeddings.class_embedding",
     "embeddings/positions": "embeddings.position_embedding.weight",
-    **_norm("embeddings/norm", "pre_layrnorm"),
-    **_norm("pool/norm", "post_layernorm"),
+    **norm("embeddings/norm", "pre_layrnorm"),
+    **norm("pool/norm", "post_layernorm"),
 }
 _SIGLIP = {
-    **_linear("embeddings/project", "embeddings.patch_embedding"),
+    **linear("embeddings/project", "embeddings.patch_embedding"),
     "embeddings/positions": "embeddings.position_embedding.weight",
-    **_norm("pool/norm", "post_layernorm"),
+    **norm("pool/norm", "post_layernorm"),
     "pool/probe": f"{_HEAD}probe",
-    **_linear("pool/query", f"{_HEAD}attention.q_proj"),
-    **_linear("pool/key", f"{_HEAD}attention.k_proj"),
-    **_linear("pool/value", f"{_HEAD}attention.v_proj"),
-    **_linear("pool/attended", f"{_HEAD}attention.out_proj"),
-    **_norm("pool/mlp_norm", f"{_HEAD}layernorm"),
-    **_linear("pool/mlp/up", f"{_HEAD}mlp.fc1"),
-    **_linear("pool/mlp/down", f"{_HEAD}mlp.fc2"),
+    **linear("pool/query", f"{_HEAD}attention.q_proj"),
+    **linear("pool/key", f"{_HEAD}attention.k_proj"),
+    **linear("pool/value", f"{_HEAD}attention.v_proj"),
+    **linear("pool/attended", f"{_HEAD}attention.out_proj"),
+    **norm("pool/mlp_norm", f"{_HEAD}layernorm"),
+    **linear("pool/mlp/up", f"{_HEAD}mlp.fc1"),
+    **linear("pool/mlp/down", f"{_HEAD}mlp.fc2"),
 }
