@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax.data import builders
+from cl2cm_jax.data import builders, sets
 from cl2cm_jax.data.corpus import Corpus, Ragged
 from cl2cm_jax.data.images import decode, scaled
 from cl2cm_jax.data.records import Record
@@ -37,7 +37,7 @@ from cl2cm_jax.models.backbones import (
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.pretrained import weights_hash
 
-FORMAT = 3  # raise it when the files in a cache folder change
+FORMAT = 4  # raise it when the files in a cache folder change
 SPLITS = builders.SPLITS
 TEXT_BATCH = 64  # small batches of captions of about one length stay in a CPU's caches
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
@@ -64,7 +64,7 @@ def corpora(config: ConfigDict) -> Corpora:
         raise UserError(
             f"config.data.dir={config.data.dir!r} cannot be made ({error.strerror}); name another"
         ) from error
-    builder = _builder(config)
+    builder = sets.builder(config.data)
     builders.prepare(builder)
     languages = (config.data.source, *config.data.targets, *config.data.reported)
     folder = Path(config.data.dir, "features", _key(config, Path(builder.data_dir), languages))
@@ -157,24 +157,6 @@ def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:
     return out
 
 
-def _builder(config: ConfigDict):  # noqa: ANN202  (a tfds builder; tfds is imported by those who build)
-    c = config.data
-    if c.name == "emoji":
-        from cl2cm_jax.data.emoji import Emoji
-
-        return Emoji(data_dir=c.dir)
-    from cl2cm_jax.data.captions import captions_builder
-
-    return captions_builder(
-        data_dir=c.dir,
-        captions=c.captions,
-        images=c.images,
-        features=c.features,
-        feature_ids=c.feature_ids,
-        on_error=c.on_error,
-    )
-
-
 def backbones(config: ConfigDict) -> tuple[TextBackbone, VisionBackbone]:
     """Loads the configured backbones with their weights."""
     text = text_backbone(config.text.backbone, config.text.path or None)
@@ -235,7 +217,7 @@ def _write(
     folder: Path,
     records: list[Record],
     languages: tuple[str, ...],
-    vision: np.ndarray,
+    vision: tuple[np.ndarray, np.ndarray],
     encode_text: TextEncoder,
 ) -> None:
     """Writes one split: arrays as .npy, so that they can be memory-mapped, and the rest as JSON."""
@@ -247,7 +229,8 @@ def _write(
     ]
     sentences, words = encode_text([c.text for _, _, c in captions])
     arrays = {
-        "vision": vision,
+        "vision": vision[0],
+        "frames": vision[1],
         "sentences": sentences,
         "words": words.values,
         "offsets": words.offsets,
@@ -267,11 +250,24 @@ def _write(
     (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
 
 
-def _vision_features(records: Iterable[Record], encode_images: ImageEncoder | None) -> np.ndarray:
-    """Features of the records' pictures, or those that precomputed records bring (no encoder)."""
+def _vision_features(records: Iterable[Record], encode_images: ImageEncoder | None) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, F, d) of the records' pictures, or those that precomputed records bring (no encoder).
+
+    With them the number of frames of each (n,) int32; the rest of its row is 0.
+    """
     if encode_images is None:
-        return np.stack([record.feature for record in records if record.feature is not None])
-    return encode_images(decode(record.image) for record in records if record.image is not None)
+        return padded_frames([record.feature for record in records if record.feature is not None])
+    features = encode_images(decode(record.image) for record in records if record.image is not None)
+    return features, np.full(len(features), features.shape[1], np.int32)
+
+
+def padded_frames(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Joins features (F_i, d) to (n, F, d) float32, 0 where a row has fewer frames, and their numbers (n,) int32."""
+    frames = np.array([len(feature) for feature in features], np.int32)
+    joined = np.zeros((len(features), frames.max(), features[0].shape[1]), np.float32)
+    for row, feature in zip(joined, features, strict=True):
+        row[: len(feature)] = feature
+    return joined, frames
 
 
 def _read(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
@@ -288,7 +284,7 @@ def _read(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
         groups=np.array(table["groups"]),
         paths=table["paths"],
         vision=vision,
-        vision_mask=np.ones(vision.shape[:2], bool),
+        vision_mask=np.arange(vision.shape[1]) < np.asarray(arrays["frames"])[:, None],
         caption_text=table["caption_text"],
         caption_image=np.array(arrays["caption_image"]),
         caption_language=np.array(arrays["caption_language"]),

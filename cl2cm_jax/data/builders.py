@@ -24,11 +24,11 @@ SPLITS = ("train", "validation", "test")
 _STALE_AFTER_SECONDS = 3600.0  # an unfinished build that is older belongs to no living process
 
 
-def features(feature_shape: tuple[int, int] | None = None) -> tfds.features.FeaturesDict:
+def features(feature_shape: tuple[int | None, int] | None = None) -> tfds.features.FeaturesDict:
     """The features of a set: `image` holds an encoded file, or `feature` a (frames, d) float32 array.
 
     Args:
-      feature_shape: (frames, d) of a set of precomputed features, None for a set of images.
+      feature_shape: (frames, d) of a set of precomputed features, frames None if they differ; None for a set of images.
     """
     tfds = quiet.tensorflow_datasets()
     text = tfds.features.Text

@@ -7,6 +7,7 @@ import pytest
 
 from cl2cm_jax.data.corpus import Corpus, Ragged
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.features import padded_frames
 
 
 def test_padded_words() -> None:
@@ -45,3 +46,11 @@ def test_captions_of(corpus: Corpus) -> None:
     assert len(corpus.captions_of("fr")) == 9
     with pytest.raises(UserError, match="'xx' is not in the data, which has en, de, fr"):
         corpus.captions_of("xx")
+
+
+def test_clips_of_different_lengths_are_padded() -> None:
+    clips = [np.full((frames, 4), frames, np.float32) for frames in (2, 3, 1)]
+    joined, frames = padded_frames(clips)
+    assert joined.shape == (3, 3, 4) and joined.dtype == np.float32
+    assert frames.tolist() == [2, 3, 1]
+    assert (joined.sum((1, 2)) == [16, 36, 4]).all()

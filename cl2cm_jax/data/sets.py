@@ -1,0 +1,46 @@
+"""The data sets by the name that a configuration gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+
+def builder(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    """The builder of `config.data`; `builders.prepare` builds the set.
+
+    Raises:
+      UserError: an input is not named or not there.
+    """
+    return _SETS[data.name](data)
+
+
+def _emoji(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    from cl2cm_jax.data.emoji import Emoji
+
+    return Emoji(data_dir=data.dir)
+
+
+def _captions(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    from cl2cm_jax.data.captions import captions_builder
+
+    return captions_builder(
+        data_dir=data.dir,
+        captions=data.captions,
+        images=data.images,
+        features=data.features,
+        feature_ids=data.feature_ids,
+        on_error=data.on_error,
+    )
+
+
+# name -> (config.data) -> builder; each imports its module when it is asked for, since tfds is slow to import
+_SETS: dict[str, Callable[[ConfigDict], tfds.core.DatasetBuilder]] = {
+    "emoji": _emoji,
+    "captions": _captions,
+}
