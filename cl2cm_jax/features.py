@@ -206,7 +206,12 @@ def backbones(config: ConfigDict) -> tuple[TextBackbone, VisionBackbone]:
 
 
 def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
-    """The encoder that yields what the configured networks read."""
+    """The encoder that yields what the configured networks read.
+
+    Raises:
+      UserError: the backbone has not the layers that the configuration names, or takes no captions of that length.
+    """
+    _check_trainable(config, backbone)
     return TextEncoder(
         backbone, max_tokens=config.text.max_tokens, first=cut_layer(config), frozen=reads_frozen(config)
     )
@@ -222,11 +227,16 @@ def trained_layers(config: ConfigDict) -> tuple[Tunable | None, Params | None]:
     if first is None:
         return None, None
     backbone = text_backbone(config.text.backbone, config.text.path or None)
+    _check_trainable(config, backbone)
     assert backbone.tunable is not None  # others are refused by the configuration's checks
-    for network in ("student", "teacher"):
-        field = f"{network}.text.trainable"
-        check_layers(config[network].text.trainable, backbone.tunable.layers, field=field)
     return backbone.tunable, backbone.tunable.cut(backbone.params, first)[1]
+
+
+def _check_trainable(config: ConfigDict, backbone: TextBackbone) -> None:
+    for network in ("student", "teacher"):
+        if backbone.tunable is not None:
+            trainable = config[network].text.trainable
+            check_layers(trainable, backbone.tunable.layers, field=f"{network}.text.trainable")
 
 
 def _vision_path(config: ConfigDict) -> str | None:
