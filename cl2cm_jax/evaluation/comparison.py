@@ -51,12 +51,12 @@ def run_rows(name: str, results: Mapping[str, Any]) -> list[Row]:
     """
     parts = [results, *results["groups"].values()]
     main = results["protocol"]["query"]
-    rows = []
+    rows: dict[tuple[str, str], Row] = {}
     for part in parts:
         if part is results or part["protocol"]["query"] != main:
-            rows += _rows(name, results["config"], part["protocol"], part["test"])
-    unique = {(row.language, row.query): row for row in reversed(rows)}  # the source is in both, and never fused
-    return list(reversed(unique.values()))
+            for row in _rows(name, results["config"], part["protocol"], part["test"]):
+                rows.setdefault((row.language, row.query), row)  # the source is in both parts, and never fused
+    return list(rows.values())
 
 
 def _rows(
