@@ -47,7 +47,7 @@ def embed_corpus(
             vectors = embedder.text(student, corpus.text, rows)
             queries[language] = Queries([corpus.caption_text[row] for row in rows], vectors, corpus.caption_image[rows])
             if fused and language != source:
-                translated[language] = embedder.text(student, corpus, corpus.translations_of(language, source))
+                translated[language] = embedder.text(student, corpus.text, corpus.translations_of(language, source))
     return Embedded(corpus, embedder.vision(student, corpus.vision, corpus.vision_mask), queries, translated)
 
 
