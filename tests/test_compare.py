@@ -30,7 +30,7 @@ def test_runs_stand_beside_what_was_published_for_their_set_and_language(tmp_pat
     tables = {table.splitlines()[0]: table for table in outcome.out.split("\n\n")}
     fused = tables["multi30k, de: query=fused, captions_per_image=all"].splitlines()
     assert [line.split()[0] for line in fused[4:7]] == ["NRCCR", "NRCCR", str(runs[1])]
-    assert "480.9" in fused[5] and "fused: 0.5" in fused[6]
+    assert "480.9" in fused[5] and "query=fused 0.5" in fused[6]
     assert str(runs[0]) in tables["multi30k, de: query=target, captions_per_image=all"]
     assert "CCLM" in outcome.out and "multi30k, fr" not in outcome.out and "vatex" not in outcome.out
     assert not any("CCLM" in table for title, table in tables.items() if not title.startswith("Another league"))

@@ -66,7 +66,7 @@ def _rows(
     for language, metrics in test.items():
         fused = protocol["query"] == "fused" and language != config["data.source"]
         sizes = f"{protocol['split']}, {protocol['images']:,} images, {protocol['captions'][language]:,} captions"
-        weight = f", fused: {protocol['fusion_weight']:g}" if fused else ""
+        query = f"query=fused {protocol['fusion_weight']:g}" if fused else "query=target"
         rows.append(
             Row(
                 name=name,
@@ -74,7 +74,7 @@ def _rows(
                 language=language,
                 query="fused" if fused else "target",
                 captions_per_image=protocol["captions_per_image"],
-                protocol=f"{sizes}{weight}, ties {protocol['ties']}",
+                protocol=f"{sizes} ({protocol['captions_per_image']}), {query}, ties {protocol['ties']}",
                 metrics=metrics,
             )
         )

@@ -12,9 +12,9 @@ from cl2cm_jax.evaluation.retrieval import DIRECTIONS
 _NRCCR = "README of github.com/LiJiaBei-7/nrccr (ACM MM 2022, arXiv 2208.12526)"
 _MLCMR = "README of github.com/HuiGuanLab/MLCMR, trained on machine translations"
 _CCLM = "arXiv 2206.00621, six times its mean recall; taken over unchecked"
-_FUSED = "fused by its test code: 0.5, scores stretched to [0, 1]"
-_ANY = "its test code prints five weights of fusion"
-_MLCMR_FUSED = "fused by its test code: 0.45"
+_FUSED = "query=fused 0.5 on scores stretched to [0, 1] (its test code)"
+_ANY = "query not stated (its test code prints five weights)"
+_MLCMR_FUSED = "query=fused 0.45 (its test code)"
 _NAMES = tuple(
     f"{direction}/{name}" for direction in DIRECTIONS for name in ("R@1", "R@5", "R@10", "median_rank", "mAP")
 )
@@ -31,7 +31,7 @@ def _nrccr(name: str, language: str, query: str, protocol: str, metrics: dict[st
 
 def _multi30k(language: str, metrics: dict[str, float], *, task: int, encoder: str = "CLIP ViT-B/32") -> Row:
     captions = "5 captions" if task == 2 and language == "de" else "1 caption"
-    protocol = f"test 2016, 1,000 images, task {task}, {captions} each, {_FUSED}"
+    protocol = f"test 2016, 1,000 images, task {task}, {captions} each (all), {_FUSED}"
     return _nrccr("multi30k", language, "fused", protocol, metrics, encoder)
 
 
@@ -43,8 +43,8 @@ def _video(method: str, name: str, query: str, protocol: str, source: str, *valu
     return Row(method, name, "zh", query, "all", protocol, _full(*values), source)
 
 
-_VATEX = "test, 1,500 videos, 10 captions each"
-_MSRVTT = "test, 1,000 videos, 1 caption each"
+_VATEX = "test, 1,500 videos, 10 captions each (all)"
+_MSRVTT = "test, 1,000 videos, 1 caption each (all)"
 
 PUBLISHED: tuple[Row, ...] = (
     _multi30k("de", _full(53.8, 81.8, 88.3, 1.0, 66.60, 53.8, 82.7, 90.3, 1.0, 66.66, 450.7), task=1),
@@ -56,8 +56,8 @@ PUBLISHED: tuple[Row, ...] = (
     _multi30k("de", {"SumR": 480.9}, task=2),
     _multi30k("fr", {"SumR": 482.1}, task=2),
     _multi30k("cs", {"SumR": 467.1}, task=2),
-    _mscoco("zh", 512.4, "COCO-CN test, 1,000 images"),
-    _mscoco("ja", 507.0, "STAIR test, 1,000 images"),
+    _mscoco("zh", 512.4, "COCO-CN test, 1,000 images (all)"),
+    _mscoco("ja", 507.0, "STAIR test, 1,000 images (all)"),
     _video(
         "NRCCR (I3D, mBERT)", "vatex", "not stated", f"{_VATEX}, {_ANY}", _NRCCR,
         30.8, 64.4, 74.6, 3.0, 45.78, 43.1, 72.3, 81.4, 2.0, 32.57, 366.5,
@@ -67,7 +67,7 @@ PUBLISHED: tuple[Row, ...] = (
         32.5, 66.2, 76.7, 3.0, 47.58, 48.1, 75.5, 84.5, 2.0, 34.94, 383.5,
     ),
     _video(
-        "NRCCR (ResNeXt-101 + ResNet-152, mBERT)", "msrvtt_cn", "not stated", f"test, {_ANY}", _NRCCR,
+        "NRCCR (ResNeXt-101 + ResNet-152, mBERT)", "msrvtt_cn", "not stated", f"test (all), {_ANY}", _NRCCR,
         28.9, 56.3, 67.3, 4.0, 41.28, 28.9, 57.6, 69.0, 4.0, 42.02, 308.0,
     ),
     _video(
@@ -79,7 +79,7 @@ PUBLISHED: tuple[Row, ...] = (
 
 
 def _cclm(name: str, language: str, sum_recall: float) -> Row:
-    return Row("CCLM-3M", name, language, "not stated", "all", "test, re-ranked", {"SumR": sum_recall}, _CCLM)
+    return Row("CCLM-3M", name, language, "not stated", "all", "test, re-ranked, query not stated", {"SumR": sum_recall}, _CCLM)
 
 
 OTHER_LEAGUE: tuple[Row, ...] = (

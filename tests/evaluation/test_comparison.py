@@ -32,7 +32,7 @@ def results(query: str = "target", groups: dict | None = None) -> dict:
 def test_a_run_has_a_row_a_language_that_states_its_protocol() -> None:
     source, german = run_rows("runs/a", results())
     assert (source.language, german.language, german.set, german.query) == ("en", "de", "multi30k", "target")
-    assert german.protocol == "test, 1,000 images, 5,000 captions, ties against us"
+    assert german.protocol == "test, 1,000 images, 5,000 captions (all), query=target, ties against us"
     assert german.metrics["SumR"] == 240 and german.source == ""
 
 
@@ -47,7 +47,7 @@ def test_a_fused_run_also_has_the_rows_of_its_queries_alone() -> None:
         ("de", "fused", 240),
         ("de", "target", 230),
     ]
-    assert rows[1].protocol == "test, 1,000 images, 5,000 captions, fused: 0.5, ties against us"
+    assert rows[1].protocol == "test, 1,000 images, 5,000 captions (all), query=fused 0.5, ties against us"
 
 
 def test_protocols_never_share_a_column() -> None:
@@ -88,7 +88,7 @@ def test_published_recalls_add_up_to_the_published_sum(row: Row) -> None:
     recalls = [row.metrics[name] for name in RECALLS if name in row.metrics]
     if recalls:
         assert sum(value or 0 for value in recalls) == pytest.approx(row.metrics["SumR"], abs=0.15)
-    assert row.source and row.protocol
+    assert row.source and "(all)" in row.protocol and "query" in row.protocol
 
 
 def test_only_what_is_printed_by_its_authors_is_published() -> None:
