@@ -79,7 +79,9 @@ PUBLISHED: tuple[Row, ...] = (
 
 
 def _cclm(name: str, language: str, sum_recall: float) -> Row:
-    return Row("CCLM-3M", name, language, "not stated", "all", "test, re-ranked, query not stated", {"SumR": sum_recall}, _CCLM)
+    return Row(
+        "CCLM-3M", name, language, "not stated", "all", "test, re-ranked, query not stated", {"SumR": sum_recall}, _CCLM
+    )
 
 
 OTHER_LEAGUE: tuple[Row, ...] = (
