@@ -25,7 +25,7 @@ from cl2cm_jax.data import builders, sets
 from cl2cm_jax.data.corpus import Corpus, Ragged
 from cl2cm_jax.data.images import decode, scaled
 from cl2cm_jax.data.records import Record
-from cl2cm_jax.data.tokenise import tokenizer
+from cl2cm_jax.data.tokenise import tokenizer, without_case_and_accents
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbones import (
     TextBackbone,
@@ -116,12 +116,12 @@ class ImageEncoder:
 class TextEncoder:
     """A text backbone behind its tokenizer; prepared once, then called as often as needed."""
 
-    def __init__(self, backbone: TextBackbone, *, max_tokens: int):
+    def __init__(self, backbone: TextBackbone, *, max_tokens: int, lowercase: bool = False):
         if backbone.max_tokens is not None and max_tokens > backbone.max_tokens:
             raise UserError(
                 f"config.text.max_tokens={max_tokens} is more than the {backbone.max_tokens} that the backbone takes"
             )
-        self._backbone = backbone
+        self._backbone, self._lowercase = backbone, lowercase
         self._tokenize = tokenizer(
             backbone.tokenizer, max_tokens=max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
         )
@@ -129,7 +129,8 @@ class TextEncoder:
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, Ragged]:
         """Maps m texts to sentences (m, d) float32 and their words, special tokens left out, float16."""
-        tokens, dim = self._tokenize(texts), self._backbone.dim
+        tokens = self._tokenize([without_case_and_accents(text) for text in texts] if self._lowercase else texts)
+        dim = self._backbone.dim
         lengths = tokens.mask.sum(1)
         sentences = np.zeros((len(texts), dim), np.float32)
         words: list[np.ndarray] = [np.zeros((0, dim), np.float16)] * len(texts)
@@ -157,16 +158,13 @@ def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:
     return out
 
 
-def backbones(config: ConfigDict) -> tuple[TextBackbone, VisionBackbone]:
-    """Loads the configured backbones with their weights."""
+def backbones(config: ConfigDict) -> tuple[TextBackbone, VisionBackbone | None]:
+    """Loads the configured backbones with their weights; no vision backbone where the set brings features."""
     text = text_backbone(config.text.backbone, config.text.path or None)
     v = config.vision
-    return text, vision_backbone(v.backbone, _vision_path(config), image_size=v.image_size)
-
-
-def _vision_path(config: ConfigDict) -> str | None:
-    """The weights file, or the features file of precomputed ones; None: the installed package's."""
-    return (config.data.features if config.vision.backbone == "precomputed" else config.vision.path) or None
+    if v.backbone == "precomputed":
+        return text, None
+    return text, vision_backbone(v.backbone, v.path or None, image_size=v.image_size)
 
 
 def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
@@ -174,20 +172,19 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
     records = hashlib.sha256()
     for file in sorted(built.glob("*.tfrecord*")):
         records.update(weights_hash(file).encode())
-    weights = [
-        fingerprint("text", config.text.backbone, config.text.path or None),
-        fingerprint("vision", config.vision.backbone, _vision_path(config)),
-    ]
-    v = config.vision
-    inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, config.text.max_tokens, languages]
+    t, v = config.text, config.vision
+    weights = [fingerprint("text", t.backbone, t.path or None)]
+    if v.backbone != "precomputed":  # those are in the records
+        weights.append(fingerprint("vision", v.backbone, v.path or None))
+    inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
 def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Path) -> None:  # noqa: ANN001
     """Writes the features of all splits beside their final place, then gives them their name."""
     text, vision = backbones(config)
-    encode_text = TextEncoder(text, max_tokens=config.text.max_tokens)
-    encode_images = ImageEncoder(vision, pool=config.vision.pool) if vision.preprocess is not None else None
+    encode_text = TextEncoder(text, max_tokens=config.text.max_tokens, lowercase=config.text.lowercase)
+    encode_images = ImageEncoder(vision, pool=config.vision.pool) if vision is not None else None
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     builders.remove_stale(folder.parent, ".*.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -195,8 +192,8 @@ def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Pa
         # twice: pictures are never held, and a missing language is found before they are encoded
         records = [replace(record, image=None, feature=None) for record in builders.read_records(builder, split)]
         _check_languages(records, split, languages)
-        vision = _vision_features(builders.read_records(builder, split), encode_images)
-        _write(temporary / split, records, languages, vision, encode_text)
+        seen = _vision_features(builders.read_records(builder, split), encode_images)
+        _write(temporary / split, records, languages, seen, encode_text)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
     if folder.exists() and not (folder / "done.json").exists():
         shutil.rmtree(folder)  # what is left of one that was deleted or copied in part
@@ -207,9 +204,15 @@ def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Pa
 
 
 def _check_languages(records: list[Record], split: str, languages: tuple[str, ...]) -> None:
+    """Refuses a language that a split lacks; the source alone may lack in evaluation and is then not evaluated."""
     there = sorted({caption.language for record in records for caption in record.captions})
+    source, *_ = languages
     for language in languages:
-        if language not in there:
+        if language in there:
+            continue
+        if language == source and split != "train":
+            logging.warning("the %s split has no caption in %r, which is not evaluated on it", split, language)
+        else:
             raise UserError(f"config.data: the {split} split has no caption in {language!r}; it has {', '.join(there)}")
 
 
@@ -294,14 +297,7 @@ def _read(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
     )
 
 
-def feature_shape(config: ConfigDict, text: TextBackbone, vision: VisionBackbone) -> FeatureShape:
-    """Sizes of the cached features, as the networks need them."""
-    pools = config.vision.pool == "backbone" and vision.pooled
-    dim, frames = (vision.pooled, 1) if pools else (vision.dim, vision.frames)
-    return FeatureShape(text=text.dim, vision=dim, max_words=config.text.max_tokens, max_frames=frames)
-
-
 def shape_of(config: ConfigDict, corpus: Corpus) -> FeatureShape:
-    """The same, read off cached features."""
+    """Sizes of the cached features, as the networks need them."""
     _, frames, dim = corpus.vision.shape
     return FeatureShape(corpus.sentences.shape[1], dim, config.text.max_tokens, frames)

@@ -17,9 +17,9 @@ from safetensors.numpy import load, save
 from cl2cm_jax.atomic import replacing
 from cl2cm_jax.config import from_flat
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features import ImageEncoder, TextEncoder, backbones, feature_shape
+from cl2cm_jax.features import ImageEncoder, TextEncoder, backbones
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import Networks
+from cl2cm_jax.models.networks import FeatureShape, Networks, vision_size
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.search.encoder import Encoder
 
@@ -78,9 +78,10 @@ def load_encoder(workdir: Path) -> Encoder:
     config = read_config(workdir)
     student, weights = load_student(workdir)
     text, vision = backbones(config)
-    text_features = TextEncoder(text, max_tokens=config.text.max_tokens)
-    image_features = ImageEncoder(vision, pool=config.vision.pool) if vision.preprocess is not None else None
-    networks = Networks(config, feature_shape(config, text, vision))
+    text_features = TextEncoder(text, max_tokens=config.text.max_tokens, lowercase=config.text.lowercase)
+    image_features = ImageEncoder(vision, pool=config.vision.pool) if vision is not None else None
+    dim, frames = vision_size(student)
+    networks = Networks(config, FeatureShape(text.dim, dim, config.text.max_tokens, frames))
     encode_vision = jax.jit(lambda params, *x: networks.student.bind(params).encode_vision(*x))
     encode_text = jax.jit(lambda params, *x: networks.student.bind(params).encode_text(Text(*x)))
 
