@@ -41,6 +41,7 @@ SELECTION = "SumR"  # mean over the target languages, validation split
 # fields that may change between the runs of one workdir: they change no number
 FREE = (
     "data.dir",
+    "data.root",
     "mesh.",
     "train.log_every",
     "train.keep",
@@ -90,6 +91,11 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     source, targets = config.data.source, (*config.data.targets, *config.data.reported)
     asked = {"batch_size": c.batch_size, "targets_per_image": c.targets_per_image}
     pipeline.check(corpora.train, source=source, targets=targets, **asked)
+    if config.confidence.kind == "posterior" and not len(corpora.validation.captions_of(source)):
+        raise UserError(
+            f"config.confidence.kind='posterior' learns from validation captions in {source!r}, and there are none; "
+            "use 'softmax' or 'none'"
+        )
     examples = len(pipeline.trainable_images(corpora.train, source=source))
 
     def steps(field: str, spec: str, total: int | None = None, *, least: int = 1) -> int:
@@ -104,13 +110,18 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
     }
-    networks = Networks(config, features.shape_of(config, corpora.train))
+    tunable, tail = features.trained_layers(config)
+    networks = Networks(config, features.shape_of(config, corpora.train), tunable=tunable)
     warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
     optimizers = make_optimizers(config, stages, warmup=warmup)
     languages = len(corpora.train.languages)
-    step = make_train_step(config, networks, optimizers, mesh=mesh, stages=stages, languages=languages)
-    max_words = config.text.max_tokens if networks.reads_words else 0
-    embedder = Embedder(networks, batch_size=config.evaluation.batch_size, max_words=max_words)
+    step = make_train_step(config, networks, optimizers, mesh=mesh, stages=stages, languages=languages, tail=tail)
+    embedder = Embedder(
+        networks,
+        batch_size=config.evaluation.batch_size,
+        max_words=config.text.max_tokens,
+        length_multiple=config.text.length_multiple,
+    )
     validation = headline(corpora.validation)
     seconds = time.perf_counter() - start
     return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, seconds)

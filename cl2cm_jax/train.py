@@ -147,6 +147,7 @@ def _batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
         targets_per_image=c.train.targets_per_image,
         with_words=run.networks.reads_words,
         max_words=c.text.max_tokens,
+        length_multiple=c.text.length_multiple,
     )
 
 

@@ -6,9 +6,12 @@ from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import differences, flatten, nearest
 from cl2cm_jax.config.paper_setting import paper_setting
 from cl2cm_jax.config.text import from_flat, override, override_all, read
+from cl2cm_jax.config.trainable import check_layers, cut_layer, reads_frozen, student_first, teacher_first
 
 __all__ = [
     "LANGUAGES_OF",
+    "check_layers",
+    "cut_layer",
     "defaults",
     "differences",
     "flatten",
@@ -20,6 +23,9 @@ __all__ = [
     "paper_setting",
     "read",
     "read_argument",
+    "reads_frozen",
     "reads_words",
+    "student_first",
+    "teacher_first",
     "validate",
 ]

@@ -26,15 +26,12 @@ def read_argument(argument: str, **allowed: Sequence[str]) -> dict[str, str]:
         if not allowed:
             raise UserError(f"config argument {argument!r}: this config takes none; leave out ':{argument}'")
         if key not in allowed:
-            raise UserError(f"config argument {part.strip()!r} is unknown{_choices(key, list(allowed), example=allowed)}")
+            example = ",".join(f"{name}={values[0]}" for name, values in allowed.items())
+            near = nearest(key, list(allowed))
+            raise UserError(f"config argument {part.strip()!r} is unknown{near}, as in ':{example}'")
         if key in chosen:
             raise UserError(f"config argument {argument!r} names {key!r} twice")
         if value not in allowed[key]:
             raise UserError(f"config argument {part.strip()!r}: {key} is one of {', '.join(allowed[key])}")
         chosen[key] = value
     return {key: values[0] for key, values in allowed.items()} | chosen
-
-
-def _choices(key: str, known: list[str], *, example: dict[str, Sequence[str]]) -> str:
-    shown = ",".join(f"{name}={values[0]}" for name, values in example.items())
-    return f"{nearest(key, known)}, as in ':{shown}'"

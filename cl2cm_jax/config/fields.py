@@ -16,7 +16,8 @@ def defaults() -> ConfigDict:
     c.seed = 0  # initial weights, order of examples, choice of captions, translation noise
 
     c.data = ConfigDict()
-    c.data.name = "emoji"  # "emoji" | "captions" (your own) | the paper's: "multi30k" | "mscoco" | "vatex" | "msrvtt_cn"
+    # "emoji" | "captions" (your own) | the paper's sets: "multi30k" | "mscoco" | "vatex" | "msrvtt_cn"
+    c.data.name = "emoji"
     c.data.dir = "data"  # built sets and cached features lie here
     c.data.source = "en"  # the language that the pictures were captioned in
     c.data.targets = ("de",)  # languages to search in; the headline numbers are their mean
@@ -31,11 +32,14 @@ def defaults() -> ConfigDict:
     c.data.feature_ids = ""  # captions: text file, the image id of each feature row
     c.data.on_error = "stop"  # "stop" | "skip" (bad captions and pictures are listed in a report)
 
-    c.text = ConfigDict()  # frozen text backbone; its outputs are cached
+    c.text = ConfigDict()  # text backbone; what is frozen of it is run once and cached
     c.text.backbone = "use_multilingual"  # "use_multilingual" | "bert" (mBERT, XLM-R, MiniLM, E5 ...; needs text.path)
     c.text.path = ""  # bert: a model folder of the Hugging Face layout, or a hub id; else weights not in the package
     c.text.max_tokens = 32  # longer captions are cut
     c.text.lowercase = False  # lower-case and strip accents, even for a cased model; to compare with the siblings
+    c.text.length_multiple = 8  # words are padded to a multiple of it; 0: always to max_tokens
+    c.text.remat = False  # trained layers: compute activations again in the backward pass, to save memory
+    c.text.scan = True  # trained layers: one compiled layer in a loop; False compiles longer and may run faster
 
     c.vision = ConfigDict()  # frozen vision backbone; its outputs are cached
     c.vision.backbone = "efficientnet_lite0"  # "efficientnet_lite0" | "clip_vit" (needs vision.path) | "precomputed"
@@ -52,6 +56,9 @@ def defaults() -> ConfigDict:
     c.student.hidden = 256  # width of the attention block
     c.student.heads = 4
     c.student.dropout = 0.0  # on the towers' inputs
+    c.student.text = ConfigDict()  # its own layers of the text backbone (paper: fine-tuned; which ones: siblings)
+    c.student.text.trainable = ""  # "" (none) | "layers 3-11" (the rest frozen, run once, cached) | "all"
+    c.student.text.dropout = 0.1  # behind attention and MLP of these layers
 
     c.teacher = ConfigDict()  # cross-lingual network (paper)
     c.teacher.head = "none"  # "none" (the backbone's own vectors) | "linear" | "tower" (attention)
@@ -66,6 +73,9 @@ def defaults() -> ConfigDict:
     c.teacher.hidden = 256
     c.teacher.heads = 4
     c.teacher.temperature = 0.05  # of its own sentence-level contrastive loss
+    c.teacher.text = ConfigDict()  # its own layers of the text backbone, as student.text
+    c.teacher.text.trainable = ""
+    c.teacher.text.dropout = 0.1
 
     c.contrastive = ConfigDict()
     c.contrastive.loss = "infonce"  # "infonce" | "triplet" (siblings: NRCCR) | "sigmoid"
@@ -118,6 +128,7 @@ def defaults() -> ConfigDict:
 
     c.optimizer = ConfigDict()  # AdamW
     c.optimizer.learning_rate = 1e-3
+    c.optimizer.backbone_rate = 0.1  # learning rate of a backbone's trained layers, as a share of the others' (ours)
     c.optimizer.warmup = "5%"
     c.optimizer.schedule = "cosine"  # "cosine" | "constant"
     c.optimizer.weight_decay = 0.01  # decoupled

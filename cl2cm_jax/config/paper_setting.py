@@ -25,8 +25,8 @@ def paper_setting(vision: Literal["pictures", "frames"], *, captions: int) -> Co
     c.text.backbone = "bert"  # (paper: mBERT)
     c.text.path = "google-bert/bert-base-multilingual-cased"
     c.text.max_tokens = 48  # (ours; captions have about 14)
-    # Which layers of the text backbone are tuned belongs here and nowhere else. (siblings: 3-11 for pictures, 5-11 for
-    # frames; here the backbones are frozen and cached.)
+    # the trained layers of mBERT, the same in both networks (siblings: 3-11 for pictures, 5-11 for videos)
+    c.student.text.trainable = c.teacher.text.trainable = "layers 3-11" if vision == "pictures" else "layers 5-11"
     if vision == "pictures":
         c.vision.backbone = "clip_vit"  # frozen (siblings)
         c.vision.path = "openai/clip-vit-base-patch32"

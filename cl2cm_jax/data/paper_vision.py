@@ -193,9 +193,7 @@ def _find_image_features(search: Search, features: str, *, target: str) -> Visio
         return shapes["train"]
 
     def read() -> dict[str, Vision]:
-        return {
-            split: Features(read_image_features(values, ids), where=ids) for split, (values, ids) in found.items()
-        }
+        return {split: Features(read_image_features(values, ids), where=ids) for split, (values, ids) in found.items()}
 
     return VisionFiles([path for files in found.values() for path in files], shape, read)
 

@@ -32,7 +32,7 @@ def embed_corpus(embedder: Embedder, student: Params, corpus: Corpus, *, languag
     for language in languages:
         rows = corpus.captions_of(language)
         if len(rows):
-            vectors = embedder.text(student, corpus, rows)
+            vectors = embedder.text(student, corpus.text, rows)
             queries[language] = Queries([corpus.caption_text[row] for row in rows], vectors, corpus.caption_image[rows])
     return Embedded(corpus, embedder.vision(student, corpus.vision, corpus.vision_mask), queries)
 
