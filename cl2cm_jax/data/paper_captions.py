@@ -86,7 +86,7 @@ def _parsed(number: int, content: str, tags: Sequence[str]) -> tuple[Key, Line]:
         raise _BadLine("is not valid UTF-8, or has a NUL byte; get a fresh copy")
     cap_id, _, sentence = content.strip(" \t\r").partition(" ")
     parts = cap_id.split("#")
-    if len(parts) != 3 or not all(parts):
+    if len(parts) != 3 or not all(parts) or len(cap_id.split()) != 1:
         raise _BadLine(f"{cap_id!r} is no id of the form media#tag#k")
     _, tag, k = parts
     if tag not in tags:
