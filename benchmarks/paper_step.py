@@ -86,6 +86,9 @@ def paper_config(sizes: Sizes, *, dtype: str, remat: bool, scan: bool) -> Config
         "teacher.dim": "512",
         "weights.word": "1.0",
         "optimizer.clip": "0",
+        "optimizer.learning_rate": "1e-4",
+        "optimizer.schedule": "constant",
+        "optimizer.backbone_rate": "1.0",
     }
     for network in ("student", "teacher"):
         own = {"hidden": str(sizes.hidden), "heads": "8", "text.trainable": trainable, "text.dropout": "0.0"}

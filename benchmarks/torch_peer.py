@@ -176,7 +176,8 @@ def _copy_weights(model: Peer, step: Step) -> None:
 def _torch_state(tree: dict[str, Any]) -> dict[str, Tensor]:
     names = {"kernel": "weight", "scale": "weight", "bias": "bias"}
     state = {}
-    for path, array in flatten_dict(tree).items():
+    flat: dict[Any, Any] = flatten_dict(tree)
+    for path, array in flat.items():
         *outer, last = path
         name = ".".join([*outer, names[last]]) if last in names else ".".join(path)
         state[name] = torch.from_numpy(np.array(array.T if last == "kernel" else array, order="C"))
@@ -184,7 +185,7 @@ def _torch_state(tree: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _bert_state(params: dict[str, Any], sizes: Sizes) -> dict[str, Tensor]:
-    flat = flatten_dict(params, sep="/")
+    flat: dict[str, Any] = flatten_dict(params, sep="/")
 
     def torch_array(ours: str, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array.T if ours.endswith("kernel") else array, order="C"))
