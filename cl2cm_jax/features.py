@@ -96,7 +96,6 @@ class ImageEncoder:
     """A vision backbone over pictures; prepared and compiled once, then called as often as needed."""
 
     def __init__(self, backbone: VisionBackbone, *, pool: str):
-        assert backbone.preprocess is not None
         self._backbone, self._prepare = backbone, backbone.preprocess
 
         def forward(params: dict, batch: jax.Array) -> jax.Array:
@@ -288,7 +287,7 @@ def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]],
     for split in SPLITS:
         # twice: pictures are never held, and a missing language is found before they are encoded
         records = [replace(record, image=None, feature=None) for record in builders.read_records(builder, split)]
-        _check_languages(records, split, languages[split])
+        builders.check_languages(records, split, languages[split])
         seen = _vision_features(builders.read_records(builder, split), encode_images)
         _write(temporary / split, records, languages[split], seen, encode_text)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
@@ -298,22 +297,6 @@ def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]],
         temporary.rename(folder)
     except OSError:  # another process was faster with the same features
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_languages(records: list[Record], split: str, languages: tuple[str, ...]) -> None:
-    """Refuses a language that a split lacks; the source alone may lack in evaluation and is then not evaluated."""
-    there = sorted({caption.language for record in records for caption in record.captions})
-    source, *_ = languages
-    for language in languages:
-        if language in there:
-            continue
-        if language == source and split != "train":
-            logging.warning("the %s split has no caption in %r, which is not evaluated on it", split, language)
-        else:
-            field = "evaluation.query='fused'" if "2" in language else "data"
-            raise UserError(
-                f"config.{field}: the {split} split has no caption in {language!r}; it has {', '.join(there)}"
-            )
 
 
 def _write(

@@ -3,11 +3,12 @@
 Command:   python -m cl2cm_jax.main --config=configs/mscoco.py:lang=zh --workdir=runs/mscoco-zh \
              --config.data.root=VisualSearch
 Argument:  lang = zh (COCO-CN) | ja (STAIR Captions, 1K test images)
-Hardware:  one accelerator of 16 GB or more
+Hardware:  one accelerator (not tried on one yet)
 Time:      not measured
 Numbers:   SumR, zh / ja, test:
              NRCCR (CLIP ViT-B/32, mBERT; query fused)  512.4 / 507.0, printed in its authors' repository
              this config                                not measured
+             (beside NRCCR's: --config.evaluation.query=fused)
 
 What is needed and who publishes it: docs/data.md.
 """

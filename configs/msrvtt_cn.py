@@ -3,11 +3,11 @@
 Command:   python -m cl2cm_jax.main --config=configs/msrvtt_cn.py --workdir=runs/msrvtt_cn \
              --config.data.root=VisualSearch
 Argument:  lang = zh
-Hardware:  one accelerator of 16 GB or more, 64 GB of memory
+Hardware:  one accelerator (not tried on one yet); features pass through memory, at most 15 GB with 64 frames a video
 Time:      not measured
 Numbers:   SumR, zh, test:
-             NRCCR (ResNeXt-101 and ResNet-152 features, mBERT; query fused)  308, printed in its authors' repository
-             this config                                                      not measured
+             NRCCR (ResNeXt-101 and ResNet-152 features, mBERT)  308, printed in its authors' repository
+             this config                                         not measured
 
 What is needed and who publishes it: docs/data.md.
 """

@@ -4,11 +4,12 @@ Command:   python -m cl2cm_jax.main --config=configs/multi30k.py:lang=de,task=2 
              --config.data.root=VisualSearch
 Argument:  lang = de | fr | cs | all (one model for the three), task = 2 (five captions an image) | 1 (one)
 Features:  --config.vision.backbone=precomputed --config.data.features=resnet_152, in place of pictures and CLIP
-Hardware:  one accelerator of 16 GB or more; a laptop does for a look with --config.train.steps=100
+Hardware:  one accelerator (not tried on one yet)
 Time:      not measured
 Numbers:   SumR, de / fr / cs, task 2, test 2016:
              NRCCR (CLIP ViT-B/32, mBERT; query fused)  480.9 / 482.1 / 467.1, printed in its authors' repository
              this config                                not measured
+             (beside NRCCR's: --config.evaluation.query=fused)
 
 What is needed and who publishes it: docs/data.md.
 """

@@ -2,12 +2,12 @@
 
 Command:   python -m cl2cm_jax.main --config=configs/vatex.py --workdir=runs/vatex --config.data.root=VisualSearch
 Argument:  lang = zh
-Hardware:  one accelerator of 16 GB or more, 64 GB of memory
+Hardware:  one accelerator (not tried on one yet); features pass through memory, at most 14 GB with 64 frames a video
 Time:      not measured
 Numbers:   SumR, zh, test (1,500 videos):
-             NRCCR (I3D features, mBERT; query fused)  366.5, printed in its authors' repository
-             MLCMR                                     383.5, printed by its authors
-             this config                               not measured
+             NRCCR (I3D features, mBERT)  366.5, printed in its authors' repository
+             MLCMR                        383.5, printed by its authors
+             this config                  not measured
 
 What is needed and who publishes it: docs/data.md.
 """

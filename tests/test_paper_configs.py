@@ -60,8 +60,9 @@ def results(root: Path) -> dict:
 
 def test_multi30k(tmp_path: Path, bert: Path) -> None:
     paper_trees.write_multi30k(tmp_path)
-    outcome = one_step(tmp_path, bert, "multi30k.py:lang=de,task=2")
+    outcome = one_step(tmp_path, bert, "multi30k.py:lang=de,task=2", **{"evaluation.query": "fused"})
     assert outcome.code == 0, outcome.err
+    assert "query=fused" in outcome.out
     assert set(results(tmp_path)["test"]) == {"en", "de"}
     assert "the train split has 8 images or videos, 29,000 as published" in outcome.err
     found = call(search.main, f"--workdir={tmp_path / 'run'}", "--json", "a de sentence")

@@ -141,6 +141,31 @@ def fingerprint(files: Sequence[str], settings: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+def check_languages(records: Sequence[Record], split: str, languages: Sequence[str]) -> None:
+    """Refuses a language that a split lacks; an evaluation split may lack the source, which is then not evaluated.
+
+    Args:
+      records: of the split.
+      split: its name.
+      languages: that are asked for, the source first.
+
+    Raises:
+      UserError: names the language and those that are there.
+    """
+    there = sorted({caption.language for record in records for caption in record.captions})
+    source, *_ = languages
+    for language in languages:
+        if language in there:
+            continue
+        if language == source and split != "train":
+            logging.warning("the %s split has no caption in %r, which is not evaluated on it", split, language)
+        else:
+            field = "evaluation.query='fused'" if "2" in language else "data"
+            raise UserError(
+                f"config.{field}: the {split} split has no caption in {language!r}; it has {', '.join(there)}"
+            )
+
+
 def _is_built(folder: Path) -> bool:
     return (folder / "dataset_info.json").exists()
 

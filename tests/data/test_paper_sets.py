@@ -115,7 +115,7 @@ def test_vatex(tmp_path: Path, back: str, caplog: pytest.LogCaptureFixture) -> N
     paper_trees.captions(tree / "TextData" / "vatextest.caption.txt", [*TEST, "999"], "enc", each=10)
     with caplog.at_level(logging.WARNING):
         records = built("vatex", tmp_path, features="i3d_kinetics")
-    frames = {record.image_id: record.feature for found in records.values() for record in found}
+    frames = {record.image_id: np.asarray(record.feature) for found in records.values() for record in found}
     assert frames[TRAIN[0]].shape == (64, 6) and frames[TEST[2]].shape == (2, 6)
     assert frames[TEST[2]][1, 0] == 70 + 2 * 13 - 1
     assert origins(records["test"]) == {("zh", "human"), ("zh2en", "machine"), ("en", "human")}
