@@ -77,6 +77,11 @@ def test_multi30k_without_english_evaluation_captions(tmp_path: Path, bert: Path
     assert outcome.code == 0, outcome.err
     assert "the test split has no caption in 'en', which is not evaluated on it" in outcome.err
     assert set(results(tmp_path)["test"]) == {"de", "fr", "cs"} and results(tmp_path)["language_gap"] is None
+    caches = set((tmp_path / "data" / "features").iterdir())
+    outcome = one_step(
+        tmp_path, bert, "multi30k.py:lang=all,task=1", mode="check", **changes | {"text.lowercase": False}
+    )
+    assert outcome.code == 0 and set((tmp_path / "data" / "features").iterdir()) > caches
     changes["confidence.kind"] = "posterior"
     outcome = one_step(tmp_path, bert, "multi30k.py:lang=fr,task=1", mode="check", **changes)
     assert outcome.code == 2 and "learns from validation captions in 'en'" in outcome.err

@@ -196,10 +196,10 @@ def _paper_set_contradictions(c: ConfigDict) -> Iterator[str]:
 
 def _feature_contradictions(c: ConfigDict) -> Iterator[str]:
     precomputed = c.vision.backbone == "precomputed"
-    if precomputed and c.data.name not in ("captions", *LANGUAGES_OF):
-        yield f"config.vision.backbone='precomputed': data.name={c.data.name!r} has pictures; name an encoder of them"
     if precomputed and not c.data.features:
         yield "config.data.features='' must name the features when config.vision.backbone='precomputed'"
+    if precomputed and c.data.name not in ("captions", *LANGUAGES_OF):
+        yield f"config.vision.backbone='precomputed': data.name={c.data.name!r} has pictures; name an encoder of them"
     if c.data.name in VIDEO_SETS and not c.data.features:
         yield f"config.data.features='' must name a folder in FeatureData/ when config.data.name={c.data.name!r}"
     if c.data.features and not precomputed:
