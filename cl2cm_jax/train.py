@@ -59,7 +59,7 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
         elif start < total:
             logging.info("going on from step %d of %d", start, total)
         began = time.perf_counter() - clock.seconds
-        data = _batches(run, start)
+        data = training_batches(run, start)
         checker = FiniteTerms()
         with (
             MetricWriter(workdir, resume_step=start) as writer,
@@ -135,7 +135,8 @@ class FiniteTerms:
         return values
 
 
-def _batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
+def training_batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
+    """Batches of the training split from step `start` on, as the configuration asks."""
     c = run.config
     return batches(
         run.corpora.train,

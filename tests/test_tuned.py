@@ -20,7 +20,7 @@ from cl2cm_jax.models.towers import Text
 from cl2cm_jax.parallel.sharding import put_batch
 from cl2cm_jax.run import build
 from cl2cm_jax.search import __main__ as search
-from cl2cm_jax.train import _batches
+from cl2cm_jax.train import training_batches
 
 TUNED = {
     "text.backbone": "bert",
@@ -81,7 +81,7 @@ def test_both_networks_learn_in_their_own_layers(home: Path, bert: Path):
     built = build(tuned(home, bert))
     state = built.step.init()
     before = jax.device_get(state["params"])
-    state, terms = built.step.step(state, put_batch(next(_batches(built, 0)), built.mesh), 0)
+    state, terms = built.step.step(state, put_batch(next(training_batches(built, 0)), built.mesh), 0)
     for network in ("student", "teacher"):
         ours, theirs = before[network]["text_backbone"], state["params"][network]["text_backbone"]
         moved = jax.tree.map(lambda a, b: float(np.abs(a - np.asarray(b)).max()), ours, theirs)
