@@ -109,6 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = read(options.config, overrides)
     start_jax(Path(config.data.dir))
     data = corpora(config)
+    if not len(data.test.captions_of(config.data.source)):
+        raise UserError(
+            f"config.data.source={config.data.source!r}: the test split has no caption in it, and the ablation shows "
+            "what each row does to it; give the set such captions"
+        )
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     jobs = [(noise, seed, name) for seed in seeds for noise in options.noise for name in options.rows]
     for number, (noise, seed, name) in enumerate(jobs, start=1):

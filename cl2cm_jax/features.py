@@ -27,7 +27,7 @@ from cl2cm_jax.data import builders, sets
 from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, Ragged, translation_tag
 from cl2cm_jax.data.images import decode, scaled
 from cl2cm_jax.data.records import Record
-from cl2cm_jax.data.tokenise import tokenizer
+from cl2cm_jax.data.tokenise import tokenizer, without_case_and_accents
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbones import (
     TextBackbone,
@@ -96,7 +96,6 @@ class ImageEncoder:
     """A vision backbone over pictures; prepared and compiled once, then called as often as needed."""
 
     def __init__(self, backbone: VisionBackbone, *, pool: str):
-        assert backbone.preprocess is not None
         self._backbone, self._prepare = backbone, backbone.preprocess
 
         def forward(params: dict, batch: jax.Array) -> jax.Array:
@@ -133,17 +132,26 @@ class TextEncoder:
       max_tokens: longer captions are cut.
       first: the layer where the networks' own ones begin, whose states are wanted too; -1: token ids; None: none.
       frozen: whether anyone reads the frozen backbone's own words and sentences.
+      lowercase: take captions `without_case_and_accents`.
 
     Raises:
       UserError: the backbone takes no captions of that length.
     """
 
-    def __init__(self, backbone: TextBackbone, *, max_tokens: int, first: int | None = None, frozen: bool = True):
+    def __init__(
+        self,
+        backbone: TextBackbone,
+        *,
+        max_tokens: int,
+        first: int | None = None,
+        frozen: bool = True,
+        lowercase: bool = False,
+    ):
         if backbone.max_tokens is not None and max_tokens > backbone.max_tokens:
             raise UserError(
                 f"config.text.max_tokens={max_tokens} is more than the {backbone.max_tokens} that the backbone takes"
             )
-        self._dim, self._frozen, self._first = backbone.dim, frozen, first
+        self._dim, self._frozen, self._first, self._lowercase = backbone.dim, frozen, first, lowercase
         self._tokenize = tokenizer(
             backbone.tokenizer, max_tokens=max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
         )
@@ -159,7 +167,8 @@ class TextEncoder:
 
         Words come without special tokens if there are no states, else with them, so that both have one layout.
         """
-        tokens, dim = self._tokenize(texts), self._dim
+        tokens = self._tokenize([without_case_and_accents(text) for text in texts] if self._lowercase else texts)
+        dim = self._dim
         lengths = tokens.mask.sum(1)
         sentences = np.zeros((len(texts), dim), np.float32)
         words: list[np.ndarray] = [np.zeros((0, dim), np.float16)] * len(texts)
@@ -206,11 +215,13 @@ def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:
     return out
 
 
-def backbones(config: ConfigDict) -> tuple[TextBackbone, VisionBackbone]:
-    """Loads the configured backbones with their weights."""
+def backbones(config: ConfigDict) -> tuple[TextBackbone, VisionBackbone | None]:
+    """Loads the configured backbones with their weights; no vision backbone where the set brings features."""
     text = text_backbone(config.text.backbone, config.text.path or None)
     v = config.vision
-    return text, vision_backbone(v.backbone, _vision_path(config), image_size=v.image_size)
+    if v.backbone == "precomputed":
+        return text, None
+    return text, vision_backbone(v.backbone, v.path or None, image_size=v.image_size)
 
 
 def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
@@ -221,7 +232,11 @@ def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
     """
     _check_trainable(config, backbone)
     return TextEncoder(
-        backbone, max_tokens=config.text.max_tokens, first=cut_layer(config), frozen=reads_frozen(config)
+        backbone,
+        max_tokens=config.text.max_tokens,
+        first=cut_layer(config),
+        frozen=reads_frozen(config),
+        lowercase=config.text.lowercase,
     )
 
 
@@ -247,22 +262,16 @@ def _check_trainable(config: ConfigDict, backbone: TextBackbone) -> None:
             check_layers(trainable, backbone.tunable.layers, field=f"{network}.text.trainable")
 
 
-def _vision_path(config: ConfigDict) -> str | None:
-    """The weights file, or the features file of precomputed ones; None: the installed package's."""
-    return (config.data.features if config.vision.backbone == "precomputed" else config.vision.path) or None
-
-
 def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
     """A hash of everything that the features depend on."""
     records = hashlib.sha256()
     for file in sorted(built.glob("*.tfrecord*")):
         records.update(weights_hash(file).encode())
-    weights = [
-        fingerprint("text", config.text.backbone, config.text.path or None),
-        fingerprint("vision", config.vision.backbone, _vision_path(config)),
-    ]
-    v = config.vision
-    inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, config.text.max_tokens, languages]
+    t, v = config.text, config.vision
+    weights = [fingerprint("text", t.backbone, t.path or None)]
+    if v.backbone != "precomputed":  # those are in the records
+        weights.append(fingerprint("vision", v.backbone, v.path or None))
+    inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config)]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
@@ -271,16 +280,16 @@ def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]],
     """Writes the features of all splits beside their final place, then gives them their name."""
     text, vision = backbones(config)
     encode_text = text_encoder(config, text)
-    encode_images = ImageEncoder(vision, pool=config.vision.pool) if vision.preprocess is not None else None
+    encode_images = ImageEncoder(vision, pool=config.vision.pool) if vision is not None else None
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     builders.remove_stale(folder.parent, ".*.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     for split in SPLITS:
         # twice: pictures are never held, and a missing language is found before they are encoded
         records = [replace(record, image=None, feature=None) for record in builders.read_records(builder, split)]
-        _check_languages(records, split, languages[split])
-        vision = _vision_features(builders.read_records(builder, split), encode_images)
-        _write(temporary / split, records, languages[split], vision, encode_text)
+        builders.check_languages(records, split, languages[split])
+        seen = _vision_features(builders.read_records(builder, split), encode_images)
+        _write(temporary / split, records, languages[split], seen, encode_text)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
     if folder.exists() and not (folder / "done.json").exists():
         shutil.rmtree(folder)  # what is left of one that was deleted or copied in part
@@ -288,16 +297,6 @@ def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]],
         temporary.rename(folder)
     except OSError:  # another process was faster with the same features
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_languages(records: list[Record], split: str, languages: tuple[str, ...]) -> None:
-    there = sorted({caption.language for record in records for caption in record.captions})
-    for language in languages:
-        if language not in there:
-            field = "evaluation.query='fused'" if "2" in language else "data"
-            raise UserError(
-                f"config.{field}: the {split} split has no caption in {language!r}; it has {', '.join(there)}"
-            )
 
 
 def _write(
@@ -385,14 +384,7 @@ def _read(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
     )
 
 
-def feature_shape(config: ConfigDict, text: TextBackbone, vision: VisionBackbone) -> FeatureShape:
-    """Sizes of the cached features, as the networks need them."""
-    pools = config.vision.pool == "backbone" and vision.pooled
-    dim, frames = (vision.pooled, 1) if pools else (vision.dim, vision.frames)
-    return FeatureShape(text=text.dim, vision=dim, max_words=config.text.max_tokens, max_frames=frames)
-
-
 def shape_of(config: ConfigDict, corpus: Corpus) -> FeatureShape:
-    """The same, read off cached features."""
+    """Sizes of the cached features, as the networks need them."""
     _, frames, dim = corpus.vision.shape
     return FeatureShape(corpus.sentences.shape[1], dim, config.text.max_tokens, frames)

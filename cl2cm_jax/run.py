@@ -41,6 +41,7 @@ SELECTION = "SumR"  # mean over the target languages, validation split
 # fields that may change between the runs of one workdir: they change no number
 FREE = (
     "data.dir",
+    "data.root",
     "mesh.",
     "train.log_every",
     "train.keep",
@@ -92,6 +93,11 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     source, targets = config.data.source, (*config.data.targets, *config.data.reported)
     asked = {"batch_size": c.batch_size, "targets_per_image": c.targets_per_image}
     pipeline.check(corpora.train, source=source, targets=targets, **asked)
+    if config.confidence.kind == "posterior" and not len(corpora.validation.captions_of(source)):
+        raise UserError(
+            f"config.confidence.kind='posterior' learns from validation captions in {source!r}, and there are none; "
+            "use 'softmax' or 'none'"
+        )
     examples = len(pipeline.trainable_images(corpora.train, source=source))
 
     def steps(field: str, spec: str, total: int | None = None, *, least: int = 1) -> int:

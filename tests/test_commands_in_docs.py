@@ -57,7 +57,7 @@ def test_a_line_can_be_typed(line: str) -> None:
     if not any(word.startswith("--") for word in arguments):
         return  # the name of a command in a sentence
     options, overrides = command.parse(arguments)
-    if options.config and (ROOT / options.config).is_file():
+    if options.config and (ROOT / options.config.partition(":")[0]).is_file():
         read(str(ROOT / options.config), overrides)
     else:
         assert options.config in (None, "x")

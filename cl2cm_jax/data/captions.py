@@ -8,7 +8,6 @@ depends on nothing else. All problems are listed in a report; the build then sto
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from cl2cm_jax.data import builders
 from cl2cm_jax.data.caption_file import Row, read_caption_file
 from cl2cm_jax.data.feature_file import FeatureFile, read_feature_file
 from cl2cm_jax.data.images import SUFFIXES, ImageError, decode
-from cl2cm_jax.data.problems import Problem, write_report
+from cl2cm_jax.data.problems import Problem, settle
 from cl2cm_jax.data.records import Caption, Record
 from cl2cm_jax.errors import UserError
 
@@ -84,7 +83,7 @@ def captions_builder(
         rows = read_caption_file(captions, image_is_path=True).rows
         files += [os.path.join(images, image) for image in sorted({row.image for row in rows})]
     config = CaptionsConfig(
-        name=_fingerprint(files, settings=(os.path.abspath(images) if images else "", on_error)),
+        name=builders.fingerprint(files, settings=(os.path.abspath(images) if images else "", on_error)),
         description="A user's own pictures and captions.",
         captions=captions,
         images=images,
@@ -127,8 +126,7 @@ class Captions(tfds.core.GeneratorBasedBuilder):
         features = read_feature_file(config.features, config.feature_ids) if config.features else None
         found = _missing_features(config, by_image, features) if features else _bad_images(config, by_image)
         problems = [*caption_file.problems, *found]
-        write_report(self.report_path, problems)
-        self._stop_or_warn(problems)
+        settle(self.report_path, problems, on_error=config.on_error)
         left_out = {problem.image for problem in found if not problem.is_note}
         good = {image: rows for image, rows in by_image.items() if image not in left_out}
         splits = _split(good)
@@ -139,21 +137,6 @@ class Captions(tfds.core.GeneratorBasedBuilder):
             split: self._generate_examples({image: good[image] for image in images}, features)
             for split, images in splits.items()
         }
-
-    def _stop_or_warn(self, problems: Sequence[Problem]) -> None:
-        serious = [problem for problem in problems if not problem.is_note]
-        if serious and self._config.on_error == "stop":
-            more = f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
-            raise UserError(
-                f"{serious[0]}{more}; the list is {self.report_path}; mend them or set config.data.on_error='skip'"
-            )
-        if problems:
-            logging.warning(
-                "%d problems left out and %d notes, listed in %s",
-                len(serious),
-                len(problems) - len(serious),
-                self.report_path,
-            )
 
     def _generate_examples(
         self, images: Mapping[str, Sequence[Row]], features: FeatureFile | None
@@ -256,16 +239,3 @@ def _pictures_below(folder: str) -> list[str]:
     """Paths within `folder` of all files with an ending of a picture."""
     files = (Path(base, name) for base, _, names in os.walk(folder) for name in names)
     return sorted(file.relative_to(folder).as_posix() for file in files if file.suffix.lower() in SUFFIXES)
-
-
-def _fingerprint(files: Sequence[str], settings: Sequence[str]) -> str:
-    """A short name that changes when a file's name, size or time of change does, or a setting."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for file in files:
-        try:
-            state = os.stat(file)
-            found = f"{state.st_size}, {state.st_mtime_ns}"
-        except OSError:
-            found = "missing"
-        digest.update(f"{os.path.abspath(file)}\0{found}\0".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config import LANGUAGES_OF
+
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
@@ -39,8 +41,24 @@ def _captions(data: ConfigDict) -> tfds.core.DatasetBuilder:
     )
 
 
+def _of_the_paper(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    from cl2cm_jax.data.paper_sets import paper_builder
+
+    return paper_builder(
+        data.name,
+        data_dir=data.dir,
+        root=data.root,
+        targets=(*data.targets, *data.reported),
+        task=data.task,
+        images=data.images,
+        features=data.features,
+        on_error=data.on_error,
+    )
+
+
 # name -> (config.data) -> builder; each imports its module when it is asked for, since tfds is slow to import
 _SETS: dict[str, Callable[[ConfigDict], tfds.core.DatasetBuilder]] = {
     "emoji": _emoji,
     "captions": _captions,
+    **dict.fromkeys(LANGUAGES_OF, _of_the_paper),
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -126,6 +127,16 @@ def tokenizer(
         return HubTokenizer(path=path, max_tokens=max_tokens, vocabulary=vocabulary)
     assert name == "use_multilingual", name
     return Tokenizer(max_tokens=max_tokens, path=path)
+
+
+def without_case_and_accents(text: str) -> str:
+    """Lower case and no accents, as the siblings feed a cased model: "Äpfel" becomes "apfel".
+
+    It is what `BertTokenizer` does with do_lower_case=True: every mark that composes with a letter goes, also the
+    voicing marks of kana.
+    """
+    decomposed = unicodedata.normalize("NFD", text.lower())
+    return "".join(letter for letter in decomposed if unicodedata.category(letter) != "Mn")
 
 
 def _check_room(max_tokens: int) -> None:
