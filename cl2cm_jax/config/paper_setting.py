@@ -58,6 +58,7 @@ def paper_setting(vision: Literal["pictures", "frames"], *, captions: int) -> Co
     c.train.evaluate_every = c.train.checkpoint_every = f"{captions}epochs"
     c.train.early_stop = 10  # (siblings)
     c.optimizer.learning_rate = 1e-4  # Adam (siblings; they decay by 0.99 an epoch and halve on a plateau)
+    c.optimizer.backbone_rate = 1.0  # one rate for all (siblings)
     c.optimizer.schedule = "constant"
     c.optimizer.weight_decay = 0.0
     c.optimizer.clip = 2.0  # (siblings)
