@@ -18,6 +18,7 @@ from cl2cm_jax.translation.languages import three_letters
 
 _SPECIAL = re.compile(r"([\[\]{}^$@\\/<>])")  # of the stream format
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_TILDE = "[~]"  # bare, it is a mark of the last step, which removes it
 _END = ".[]"  # a full stop that is none of the text: what Apertium's own text format puts at the end of a paragraph
 _MARK = re.compile(r"\[\n#(\d+)\n\]")
 _BLANK = re.compile(r"(?<!\\)\[(?:[^\]\\]|\\.)*\]", re.DOTALL)
@@ -92,12 +93,12 @@ def unframe(output: str, count: int) -> list[str] | None:
 
 
 def _escape(text: str) -> str:
-    return _SPECIAL.sub(r"\\\1", text)
+    return _SPECIAL.sub(r"\\\1", text).replace("~", _TILDE)
 
 
 def _plain(stream: str) -> str:
     """The text of a stream: without marks, ends and other superblanks, unescaped, its whitespace single spaces."""
-    text = _BLANK.sub(" ", _MARK.sub(" ", stream).replace(_END, " "))
+    text = _BLANK.sub(" ", _MARK.sub(" ", stream).replace(_END, " ").replace(_TILDE, "~"))
     return " ".join(_ESCAPED.sub(r"\1", text).split())
 
 

@@ -1,8 +1,8 @@
 """Files of captions: which of them to translate, and the same kind of file with their translations.
 
 CSV, TSV and JSONL are those of the `captions` data set; every row is kept, and translations come after them with
-origin "machine". A .txt file holds lines of `cap_id sentence` as the paper's sets do; there the translations are a file of
-their own, as its siblings publish them.
+origin "machine". A .txt file holds lines of `cap_id sentence` as the paper's sets do; there the translations are a file
+of their own, as its siblings publish them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ class Item(NamedTuple):
 
 
 class Engine(Protocol):
-    """Translates captions. Its provenance is `name`, `model` and `version`; a job goes on if the first two are equal."""
+    """Translates captions. Provenance is `name`, `model` and `version`; a job goes on if the first two are equal."""
 
     name: str
     model: str

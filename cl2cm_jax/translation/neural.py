@@ -13,6 +13,7 @@ wants ">>deu<<" before the source. Source: the documentation of CTranslate2.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from cl2cm_jax.translation.languages import nllb_token, nllb_tokens, three_lette
 
 INSTALL = "pip install ctranslate2 sentencepiece"
 _TOKENS_A_BATCH = 4096  # padded, within one call of the model
+_LONGEST = 500  # pieces of a caption; what is longer is cut, for models have 512 positions and more
 
 
 class _Tokenizer(Protocol):
@@ -67,7 +69,7 @@ class CTranslate2:
         self._tokenizer = _tokenizer(folder)
         tokens = {"source": source_token, "target": target_token}
         self._before, self._prefix = _language_tokens(folder, source, target, tokens)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = _json(folder / "config.json")
         self._after = [] if config.get("add_source_eos") else [config.get("eos_token", "</s>")]
         self._beam = beam
         try:
@@ -80,7 +82,7 @@ class CTranslate2:
         self.version = f"CTranslate2 {ctranslate2.__version__}, beam {beam}"
 
     def translate(self, items: Sequence[Item]) -> list[str]:
-        sources = [[*self._before, *self._tokenizer.pieces(item.text), *self._after] for item in items]
+        sources = [[*self._before, *self._tokenizer.pieces(item.text)[:_LONGEST], *self._after] for item in items]
         try:
             results = self._translator.translate_batch(
                 sources,
@@ -97,7 +99,7 @@ class CTranslate2:
 
 def _imported(package: str) -> Any:
     try:
-        return __import__(package)
+        return importlib.import_module(package)
     except ImportError as error:
         install = INSTALL if package in INSTALL else f"pip install {package}"
         raise UserError(f"--engine=ctranslate2: package {package} is not installed; run: {install}") from error
@@ -145,7 +147,7 @@ def _mark(target: str, marks: set[str]) -> str:
 def _vocabulary(folder: Path, side: str) -> set[str]:
     for name in (f"{side}_vocabulary", "shared_vocabulary"):
         if (file := folder / f"{name}.json").is_file():
-            return set(json.loads(file.read_text(encoding="utf-8")))
+            return set(_json(file))
         if (file := folder / f"{name}.txt").is_file():
             return set(file.read_text(encoding="utf-8").split("\n"))
     raise UserError(
@@ -153,11 +155,18 @@ def _vocabulary(folder: Path, side: str) -> set[str]:
     )
 
 
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}); convert the model again") from error
+
+
 def _tokenizer(folder: Path) -> _Tokenizer:
     if (folder / "source.spm").is_file() and (folder / "target.spm").is_file():
         return _SentencePiece(folder / "source.spm", folder / "target.spm")
-    if models := [folder / "sentencepiece.bpe.model"] * (folder / "sentencepiece.bpe.model").is_file():
-        return _SentencePiece(models[0], models[0])
+    if (model := folder / "sentencepiece.bpe.model").is_file():
+        return _SentencePiece(model, model)
     if (folder / "tokenizer.json").is_file():
         return _TokenizerJson(folder / "tokenizer.json")
     if len(models := sorted(folder.glob("*.model"))) == 1:
