@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import check_layers, cut_layer, reads_frozen
 from cl2cm_jax.data import builders, sets
-from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, Ragged
+from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, Ragged, translation_tag
 from cl2cm_jax.data.images import decode, scaled
 from cl2cm_jax.data.records import Record
 from cl2cm_jax.data.tokenise import tokenizer
@@ -70,8 +70,8 @@ def corpora(config: ConfigDict) -> Corpora:
         ) from error
     builder = sets.builder(config.data)
     builders.prepare(builder)
-    languages = (config.data.source, *config.data.targets, *config.data.reported)
-    folder = Path(config.data.dir, "features", _key(config, Path(builder.data_dir), languages))
+    languages = {split: languages_of(config, split) for split in SPLITS}
+    folder = Path(config.data.dir, "features", _key(config, Path(builder.data_dir), languages["test"]))
     if not (folder / "done.json").exists():
         logging.info("features: the frozen backbones run once over %s; later runs read %s", config.data.name, folder)
         _compute(config, builder, languages, folder)
@@ -79,9 +79,17 @@ def corpora(config: ConfigDict) -> Corpora:
     else:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
     try:
-        return Corpora(*(_read(folder / split, split, languages) for split in SPLITS))
+        return Corpora(*(_read(folder / split, split, languages[split]) for split in SPLITS))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); delete it, it is made anew") from error
+
+
+def languages_of(config: ConfigDict, split: str) -> tuple[str, ...]:
+    """The languages that are read of a split; translated queries ("de2en") belong to the evaluation splits alone."""
+    d = config.data
+    targets = (*d.targets, *d.reported)
+    fused = split != "train" and config.evaluation.query == "fused"
+    return (d.source, *targets, *(translation_tag(target, d.source) for target in targets if fused))
 
 
 class ImageEncoder:
@@ -206,7 +214,12 @@ def backbones(config: ConfigDict) -> tuple[TextBackbone, VisionBackbone]:
 
 
 def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
-    """The encoder that yields what the configured networks read."""
+    """The encoder that yields what the configured networks read.
+
+    Raises:
+      UserError: the backbone has not the layers that the configuration names, or takes no captions of that length.
+    """
+    _check_trainable(config, backbone)
     return TextEncoder(
         backbone, max_tokens=config.text.max_tokens, first=cut_layer(config), frozen=reads_frozen(config)
     )
@@ -222,11 +235,16 @@ def trained_layers(config: ConfigDict) -> tuple[Tunable | None, Params | None]:
     if first is None:
         return None, None
     backbone = text_backbone(config.text.backbone, config.text.path or None)
+    _check_trainable(config, backbone)
     assert backbone.tunable is not None  # others are refused by the configuration's checks
-    for network in ("student", "teacher"):
-        field = f"{network}.text.trainable"
-        check_layers(config[network].text.trainable, backbone.tunable.layers, field=field)
     return backbone.tunable, backbone.tunable.cut(backbone.params, first)[1]
+
+
+def _check_trainable(config: ConfigDict, backbone: TextBackbone) -> None:
+    for network in ("student", "teacher"):
+        if backbone.tunable is not None:
+            trainable = config[network].text.trainable
+            check_layers(trainable, backbone.tunable.layers, field=f"{network}.text.trainable")
 
 
 def _vision_path(config: ConfigDict) -> str | None:
@@ -249,7 +267,7 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
-def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Path) -> None:  # noqa: ANN001
+def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]], folder: Path) -> None:  # noqa: ANN001
     """Writes the features of all splits beside their final place, then gives them their name."""
     text, vision = backbones(config)
     encode_text = text_encoder(config, text)
@@ -260,9 +278,9 @@ def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Pa
     for split in SPLITS:
         # twice: pictures are never held, and a missing language is found before they are encoded
         records = [replace(record, image=None, feature=None) for record in builders.read_records(builder, split)]
-        _check_languages(records, split, languages)
+        _check_languages(records, split, languages[split])
         vision = _vision_features(builders.read_records(builder, split), encode_images)
-        _write(temporary / split, records, languages, vision, encode_text)
+        _write(temporary / split, records, languages[split], vision, encode_text)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
     if folder.exists() and not (folder / "done.json").exists():
         shutil.rmtree(folder)  # what is left of one that was deleted or copied in part
@@ -276,7 +294,10 @@ def _check_languages(records: list[Record], split: str, languages: tuple[str, ..
     there = sorted({caption.language for record in records for caption in record.captions})
     for language in languages:
         if language not in there:
-            raise UserError(f"config.data: the {split} split has no caption in {language!r}; it has {', '.join(there)}")
+            field = "evaluation.query='fused'" if "2" in language else "data"
+            raise UserError(
+                f"config.{field}: the {split} split has no caption in {language!r}; it has {', '.join(there)}"
+            )
 
 
 def _write(

@@ -21,7 +21,7 @@ from cl2cm_jax.data import pipeline
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.noise import swap_translations
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.evaluation.evaluate import headline
+from cl2cm_jax.evaluation.evaluate import check_translations, headline
 from cl2cm_jax.features import Corpora
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
@@ -83,6 +83,8 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     mesh = make_mesh(**config.mesh)
     check_batch_size(c.batch_size, mesh, accumulation=c.accumulation)
     corpora = features.corpora(config) if corpora is None else corpora
+    for split in (corpora.validation, corpora.test):
+        check_translations(split, config)
     data = fingerprint(corpora)
     if config.data.translation_noise:
         noise = {"share": config.data.translation_noise, "seed": config.seed, "source": config.data.source}

@@ -39,7 +39,7 @@ def relative(path: Path) -> str:
 
 
 def project_files() -> list[Path]:
-    folders = [PACKAGE, *(ROOT / name for name in ("configs", "docs", "launch", "tests", ".ci"))]
+    folders = [PACKAGE, *(ROOT / name for name in ("benchmarks", "configs", "docs", "launch", "tests", ".ci"))]
     files = [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
     return [path for path in files if path.is_file() and "__pycache__" not in path.parts]
 

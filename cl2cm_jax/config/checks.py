@@ -36,6 +36,7 @@ CHOICES = {
     "train.select": ("best", "last"),
     "optimizer.schedule": ("cosine", "constant"),
     "evaluation.captions_per_image": ("all", "first"),
+    "evaluation.query": ("target", "fused"),
 }
 RELATIONS = ("cross", "intra_target", "intra_vision")
 
@@ -77,6 +78,7 @@ RANGES = {
     "optimizer.clip": (0.0, math.inf),
     "optimizer.b1": (0.0, 0.999999),
     "optimizer.b2": (0.0, 0.999999),
+    "evaluation.fusion_weight": (0.0, 1.0),
     "evaluation.batch_size": (1, math.inf),
     "evaluation.block": (1, math.inf),
 }

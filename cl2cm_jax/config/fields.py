@@ -139,6 +139,8 @@ def defaults() -> ConfigDict:
 
     c.evaluation = ConfigDict()
     c.evaluation.captions_per_image = "all"  # "all" | "first": two protocols in print; named in every table
+    c.evaluation.query = "target"  # "target" | "fused" with its translation to the source (siblings); needs "de2en"
+    c.evaluation.fusion_weight = 0.5  # fused: weight of the translation's score (siblings)
     c.evaluation.batch_size = 512
     c.evaluation.block = 1024  # side of a tile when ranks are counted
     c.evaluation.pictures = ("en", "de", "fr", "ru", "ar", "zh", "ja", "ko")  # languages shown in retrieval.png
