@@ -53,6 +53,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--target", required=True, help="language to translate into, such as de")
     parser.add_argument("--engine", required=True, choices=("apertium", "ctranslate2", "file"))
     parser.add_argument("--splits", default="", help="such as train,validation (default: all)")
+    parser.add_argument(
+        "--queries", action="store_true", help="write them as language de2en, for config.evaluation.query=fused"
+    )
     parser.add_argument("--batch", type=int, default=500, help="sentences between two saves (default: %(default)s)")
     parser.add_argument("--pair", help="apertium: direction, or several in a chain (default: SOURCE-TARGET)")
     parser.add_argument("--model", type=Path, help="ctranslate2: folder of the converted model")
@@ -98,7 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Translates what is not translated yet; writes OUT when all is."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
-    document = read_document(options.captions, source=options.source, target=options.target, splits=options.splits)
+    document = read_document(
+        options.captions,
+        source=options.source,
+        target=options.target,
+        splits=options.splits,
+        are_queries=options.queries,
+    )
     provenance = Provenance(provenance_path(options.out), inherited=_inherited(options.captions))
     with Preemption() as preemption:
         outcome = translate_items(
@@ -106,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             engine=_engine(options, document),
             provenance=provenance,
             source=options.source,
-            target=options.target,
+            target=document.language,
             batch=options.batch,
             stop=lambda: preemption.requested,
             report=_Progress(),
@@ -155,7 +164,7 @@ class _Progress:
 
 def _summary(options: argparse.Namespace, document: Document, outcome: Outcome, written: Written) -> str:
     lines = [
-        f"{options.out}: {written.added:,} captions from {options.source} to {options.target}; "
+        f"{options.out}: {written.added:,} captions from {options.source} to {document.language}; "
         f"{outcome.sentences:,} sentences translated now, {outcome.before:,} captions before",
         f"provenance: {provenance_path(options.out)}",
     ]
@@ -166,7 +175,8 @@ def _summary(options: argparse.Namespace, document: Document, outcome: Outcome, 
         f"equal to another translation of their image, left out: {written.alike:,}": written.alike,
     }
     lines += [f"captions {note}" for note, count in notes.items() if count]
-    if judged := sorted({item.split for item in document.chosen} & {"validation", "test"}):
+    judged = sorted({item.split for item in document.chosen} & {"validation", "test"})
+    if judged and not options.queries:
         lines.append(
             f"note: {' and '.join(judged)} hold machine translations now; scores on them say little (--splits)"
         )

@@ -20,7 +20,7 @@ def cap_key(cap_id: str) -> tuple[str, str] | None:
 
 
 def translated_cap_id(cap_id: str, target: str) -> str:
-    """The cap_id of a translation: "7#enc#0" becomes "7#enc2de#0" in German, "7#de#0" becomes "7#de2enc#0" in English."""
+    """The cap_id of a translation: "7#enc#0" into German is "7#enc2de#0", "7#de#0" into English "7#de2enc#0"."""
     media, tag, k = cap_id.split("#")
     return f"{media}#{tag}2{tag_of(target)}#{k}"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from cl2cm_jax.data.caption_file import Row, read_caption_file
+from cl2cm_jax.data.corpus import translation_tag
 from cl2cm_jax.data.problems import Problem
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.translation.cap_lines import split_line, tag_of, translated_cap_id
@@ -36,6 +37,7 @@ class Written(NamedTuple):
 class Document(Protocol):
     """A file of captions."""
 
+    language: str  # what the translations are called
     items: list[Item]  # all captions in the source language, in their order
     chosen: list[Item]  # those that lack a translation and are to get one
 
@@ -44,7 +46,9 @@ class Document(Protocol):
         ...
 
 
-def read_document(path: Path, *, source: str, target: str, splits: Sequence[str]) -> Document:
+def read_document(
+    path: Path, *, source: str, target: str, splits: Sequence[str] = (), are_queries: bool = False
+) -> Document:
     """Reads a file of captions.
 
     Args:
@@ -52,6 +56,7 @@ def read_document(path: Path, *, source: str, target: str, splits: Sequence[str]
       source: the language to translate; a .txt file's tags must say it.
       target: the language to translate into. Images that have captions in it get no more.
       splits: those to translate; all if empty. A .txt file has none.
+      are_queries: the translations are of a language "de2en": one for each caption, in their order, for fused queries.
 
     Raises:
       UserError: the file cannot be read, a line is wrong, or nothing in it is in `source`.
@@ -64,17 +69,20 @@ def read_document(path: Path, *, source: str, target: str, splits: Sequence[str]
     if not path.is_file():
         raise UserError(f"--captions={str(path)!r} is not a file; name a file of captions")
     if ending == ".txt":
+        if are_queries:
+            raise UserError(f"--queries: in {path} the tags say it; leave the option out")
         if splits:
             raise UserError(f"--splits={','.join(splits)}: {path} has no splits; leave the option out")
         return _CapLines(path, source=source, target=target)
-    return _Rows(path, source=source, target=target, splits=splits)
+    return _Rows(path, source=source, target=target, splits=splits, are_queries=are_queries)
 
 
 class _Rows:
-    def __init__(self, path: Path, *, source: str, target: str, splits: Sequence[str]):
+    def __init__(self, path: Path, *, source: str, target: str, splits: Sequence[str], are_queries: bool):
         found = read_caption_file(str(path), image_is_path=False)
         _refuse(found.problems)
-        self._rows, self._target, self._ending = found.rows, target, path.suffix.lower()
+        self._path, self._rows, self._are_queries = path, found.rows, are_queries
+        self.language = translation_tag(source, target) if are_queries else target
         languages = sorted({row.language for row in self._rows})
         if source not in languages:
             raise UserError(f"--source={source!r}: {path} has no captions in it; it has {', '.join(languages)}")
@@ -82,19 +90,24 @@ class _Rows:
             raise UserError(f"--splits={','.join(splits)}: {path} has no column split; leave the option out")
         rows = [row for row in self._rows if row.language == source]
         self.items = [Item(number, row.image, row.caption, row.split) for number, row in enumerate(rows)]
-        translated = {row.image for row in self._rows if row.language == target}
+        translated = {row.image for row in self._rows if row.language == self.language}
         self.chosen = [
             item for item in self.items if item.name not in translated and (not splits or item.split in splits)
         ]
 
     def written(self, translations: Mapping[Item, str]) -> Written:
-        added: dict[tuple[str, str], Row] = {}
+        if self._are_queries and (empty := [item for item, text in translations.items() if not text]):
+            raise UserError(
+                f"{len(empty)} captions have no translation, first {empty[0].text!r} of {empty[0].name!r}, and a query "
+                "needs its own; write one as 'caption' of its line in the provenance file, then run the command again"
+            )
+        added: dict[object, Row] = {}
         for item, text in translations.items():
             if text:
-                row = Row(0, item.name, self._target, text, item.split, "machine")
-                added.setdefault((item.name, text), row)
+                row = Row(0, item.name, self.language, text, item.split, "machine")
+                added.setdefault(item if self._are_queries else (item.name, text), row)
         empty = sum(not text for text in translations.values())
-        text = _formatted([*self._rows, *added.values()], self._ending)
+        text = _formatted([*self._rows, *added.values()], self._path.suffix.lower())
         return Written(text, len(added), empty, len(translations) - empty - len(added))
 
 
@@ -117,6 +130,7 @@ class _CapLines:
             text = path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not valid UTF-8 (byte {error.start}); save the file as UTF-8") from error
+        self.language = target
         self.items: list[Item] = []
         problems: list[Problem] = []
         seen: dict[str, int] = {}

@@ -61,6 +61,20 @@ def test_equal_translations_of_an_image_are_one_row_and_empty_ones_none(tmp_path
     assert written.text.splitlines()[-1] == "a.png,de,Hund,machine"
 
 
+def test_queries_are_one_row_for_each_caption_in_their_order(tmp_path: Path) -> None:
+    text = "image,language,caption\na.png,en,dog\na.png,en,hound\nb.png,en,cat\nb.png,fr,chat\n"
+    (tmp_path / "in.csv").write_text(text, encoding="utf-8")
+    document = read_document(tmp_path / "in.csv", source="en", target="fr", are_queries=True)
+    assert document.language == "en2fr"
+    (tmp_path / "out.csv").write_text(write(document, ["chien", "chien", "chat"]).text, encoding="utf-8")
+    found = read_caption_file(str(tmp_path / "out.csv"), image_is_path=True)
+    assert found.problems == []
+    queries = [(row.image, row.caption) for row in found.rows if row.language == "en2fr"]
+    assert queries == [("a.png", "chien"), ("a.png", "chien"), ("b.png", "chat")]
+    with pytest.raises(UserError, match="1 captions have no translation, first 'hound' of 'a.png'"):
+        write(document, ["chien", "", "chat"])
+
+
 def test_splits_choose(tmp_path: Path) -> None:
     text = "image,language,caption,split\na.png,en,dog,train\nb.png,en,cat,dev\nc.png,en,cow,test\n"
     assert [item.name for item in read(tmp_path, text, splits=("train", "validation")).chosen] == ["a.png", "b.png"]

@@ -81,6 +81,18 @@ def test_one_language_after_the_other_keeps_rows_and_provenance(folder: Path, nl
     assert "2 sentences translated now" in second.out  # "a dog" once
 
 
+def test_queries_are_of_their_own_language(folder: Path) -> None:
+    outcome = call(
+        translate.main,
+        *("--captions", folder / "in.csv", "--out", folder / "out.csv", "--source=en", "--target=de", "--queries"),
+        *("--engine=file", "--translations", folder / "de.txt", "--splits=test"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert translations(folder / "out.csv", "en2de") == [("c.png", "der Hund", "machine")]
+    assert [entry["language"] for entry in provenance(folder / "out.csv")] == ["en2de"]
+    assert "note" not in outcome.out
+
+
 def test_lines_of_the_papers_format(folder: Path) -> None:
     (folder / "train_enc.caption.txt").write_text("1.jpg#enc#0 a dog\n2.jpg#enc#0 a cat", encoding="utf-8")
     (folder / "xx.txt").write_text("2#enc2de#0 eine Katze\n1#enc2de#0 ein Hund\n", encoding="utf-8")
