@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax import ablate, compare, main
+from cl2cm_jax import ablate, compare, main, translate
 from cl2cm_jax.config import read
 from cl2cm_jax.search import __main__ as search
 
@@ -52,6 +52,9 @@ def test_a_line_can_be_typed(line: str) -> None:
         return
     if module == "cl2cm_jax.compare":
         compare.parse(arguments)
+        return
+    if module == "cl2cm_jax.translate":
+        translate.parse(arguments) if any(word.startswith("--") for word in arguments) else None
         return
     command = {"cl2cm_jax.main": main, "cl2cm_jax.ablate": ablate}[module]
     if not any(word.startswith("--") for word in arguments):

@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cl2cm_jax"
 
 # From top to bottom. Units of one line do not import each other.
 LAYERS = (
-    ("main", "ablate", "compare"),
+    ("main", "ablate", "compare", "translate"),
     ("train", "finish"),
     ("run",),
-    ("evaluation", "search"),
+    ("evaluation", "search", "translation"),
     ("features",),
     ("runtime",),
     ("steps",),
