@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cl2cm_jax"
 
 # From top to bottom. Units of one line do not import each other.
 LAYERS = (
-    ("main", "ablate"),
+    ("main", "ablate", "stamps"),
     ("train", "finish"),
     ("run",),
     ("evaluation", "search"),

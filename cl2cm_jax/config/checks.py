@@ -13,7 +13,7 @@ from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.errors import UserError
 
 CHOICES = {
-    "data.name": ("emoji", "captions"),
+    "data.name": ("emoji", "captions", "stamps"),
     "data.on_error": ("stop", "skip"),
     "vision.pool": ("backbone", "tokens"),
     "student.vision_tower": ("linear", "attention"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
+import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -124,6 +126,19 @@ def _intact(rows: Iterator[Any], builder: tfds.core.DatasetBuilder, damage: type
         raise UserError(
             f"the built set {builder.data_dir} is damaged ({reason}); delete it, it is built anew"
         ) from error
+
+
+def fingerprint(files: Sequence[str], settings: Sequence[str]) -> str:
+    """A short name that changes when a file's name, size or time of change does, or a setting."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for file in files:
+        try:
+            state = os.stat(file)
+            found = f"{state.st_size}, {state.st_mtime_ns}"
+        except OSError:
+            found = "missing"
+        digest.update(f"{os.path.abspath(file)}\0{found}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 def _is_built(folder: Path) -> bool:

@@ -84,7 +84,7 @@ def captions_builder(
         rows = read_caption_file(captions, image_is_path=True).rows
         files += [os.path.join(images, image) for image in sorted({row.image for row in rows})]
     config = CaptionsConfig(
-        name=_fingerprint(files, settings=(os.path.abspath(images) if images else "", on_error)),
+        name=builders.fingerprint(files, settings=(os.path.abspath(images) if images else "", on_error)),
         description="A user's own pictures and captions.",
         captions=captions,
         images=images,
@@ -256,16 +256,3 @@ def _pictures_below(folder: str) -> list[str]:
     """Paths within `folder` of all files with an ending of a picture."""
     files = (Path(base, name) for base, _, names in os.walk(folder) for name in names)
     return sorted(file.relative_to(folder).as_posix() for file in files if file.suffix.lower() in SUFFIXES)
-
-
-def _fingerprint(files: Sequence[str], settings: Sequence[str]) -> str:
-    """A short name that changes when a file's name, size or time of change does, or a setting."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for file in files:
-        try:
-            state = os.stat(file)
-            found = f"{state.st_size}, {state.st_mtime_ns}"
-        except OSError:
-            found = "missing"
-        digest.update(f"{os.path.abspath(file)}\0{found}\0".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]
