@@ -147,6 +147,8 @@ def report(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: lis
             images=int(max(ranks.text_image.max() for ranks in example.values())) + 1,
             captions={language: len(example[language].text_to_vision) for language in headline},
             captions_per_image=config.evaluation.captions_per_image,
+            query=config.evaluation.query,
+            fusion_weight=config.evaluation.fusion_weight if config.evaluation.query == "fused" else None,
         )
         table = ablation_table(rows, source=config.data.source, noise=noise, protocol=protocol.line)
         sentences = verdicts(rows, source=config.data.source)

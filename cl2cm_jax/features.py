@@ -6,6 +6,7 @@ them makes a new one and an unchanged run reads it in no time. Source: ours.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -21,19 +22,22 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config import check_layers, cut_layer, reads_frozen
 from cl2cm_jax.data import builders, sets
-from cl2cm_jax.data.corpus import Corpus, Ragged
+from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, Ragged, translation_tag
 from cl2cm_jax.data.images import decode, scaled
 from cl2cm_jax.data.records import Record
 from cl2cm_jax.data.tokenise import tokenizer
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbones import (
     TextBackbone,
+    Tunable,
     VisionBackbone,
     fingerprint,
     text_backbone,
     vision_backbone,
 )
+from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.pretrained import weights_hash
 
@@ -66,8 +70,8 @@ def corpora(config: ConfigDict) -> Corpora:
         ) from error
     builder = sets.builder(config.data)
     builders.prepare(builder)
-    languages = (config.data.source, *config.data.targets, *config.data.reported)
-    folder = Path(config.data.dir, "features", _key(config, Path(builder.data_dir), languages))
+    languages = {split: languages_of(config, split) for split in SPLITS}
+    folder = Path(config.data.dir, "features", _key(config, Path(builder.data_dir), languages["test"]))
     if not (folder / "done.json").exists():
         logging.info("features: the frozen backbones run once over %s; later runs read %s", config.data.name, folder)
         _compute(config, builder, languages, folder)
@@ -75,9 +79,17 @@ def corpora(config: ConfigDict) -> Corpora:
     else:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
     try:
-        return Corpora(*(_read(folder / split, split, languages) for split in SPLITS))
+        return Corpora(*(_read(folder / split, split, languages[split]) for split in SPLITS))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); delete it, it is made anew") from error
+
+
+def languages_of(config: ConfigDict, split: str) -> tuple[str, ...]:
+    """The languages that are read of a split; translated queries ("de2en") belong to the evaluation splits alone."""
+    d = config.data
+    targets = (*d.targets, *d.reported)
+    fused = split != "train" and config.evaluation.query == "fused"
+    return (d.source, *targets, *(translation_tag(target, d.source) for target in targets if fused))
 
 
 class ImageEncoder:
@@ -114,39 +126,76 @@ class ImageEncoder:
 
 
 class TextEncoder:
-    """A text backbone behind its tokenizer; prepared once, then called as often as needed."""
+    """A text backbone behind its tokenizer; prepared once, then called as often as needed.
 
-    def __init__(self, backbone: TextBackbone, *, max_tokens: int):
+    Args:
+      backbone: with its weights.
+      max_tokens: longer captions are cut.
+      first: the layer where the networks' own ones begin, whose states are wanted too; -1: token ids; None: none.
+      frozen: whether anyone reads the frozen backbone's own words and sentences.
+
+    Raises:
+      UserError: the backbone takes no captions of that length.
+    """
+
+    def __init__(self, backbone: TextBackbone, *, max_tokens: int, first: int | None = None, frozen: bool = True):
         if backbone.max_tokens is not None and max_tokens > backbone.max_tokens:
             raise UserError(
                 f"config.text.max_tokens={max_tokens} is more than the {backbone.max_tokens} that the backbone takes"
             )
-        self._backbone = backbone
+        self._dim, self._frozen, self._first = backbone.dim, frozen, first
         self._tokenize = tokenizer(
             backbone.tokenizer, max_tokens=max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
         )
-        self._forward = jax.jit(backbone.apply)
+        self._full = functools.partial(jax.jit(backbone.apply), backbone.params) if frozen else None
+        self._states = None
+        if first is not None and first >= 0:
+            assert backbone.tunable is not None
+            below, _ = backbone.tunable.cut(backbone.params, first)
+            self._states = functools.partial(jax.jit(backbone.tunable.prefix), below)
 
-    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, Ragged]:
-        """Maps m texts to sentences (m, d) float32 and their words, special tokens left out, float16."""
-        tokens, dim = self._tokenize(texts), self._backbone.dim
+    def __call__(self, texts: Sequence[str]) -> CaptionFeatures:
+        """Maps m texts to sentences (m, d) float32, words float16, and states float16 (ids int32) if asked for.
+
+        Words come without special tokens if there are no states, else with them, so that both have one layout.
+        """
+        tokens, dim = self._tokenize(texts), self._dim
         lengths = tokens.mask.sum(1)
         sentences = np.zeros((len(texts), dim), np.float32)
         words: list[np.ndarray] = [np.zeros((0, dim), np.float16)] * len(texts)
+        states: list[np.ndarray] = list(words)
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), TEXT_BATCH):
             rows = order[start : start + TEXT_BATCH]
             length = next(size for size in LENGTHS if size >= lengths[rows].max())
-            ids = _fit(tokens.ids[rows], TEXT_BATCH, length)
-            mask = _fit(tokens.mask[rows], TEXT_BATCH, length)
-            output = self._forward(self._backbone.params, ids, mask)
-            sentences[rows] = np.asarray(output.sentence)[: len(rows)]
-            states, real = np.asarray(output.words).astype(np.float16), np.asarray(output.mask)
-            for row, state, keep in zip(rows, states, real, strict=False):
-                words[row] = state[keep]
-        offsets = np.concatenate([[0], np.cumsum([len(word) for word in words])]).astype(np.int64)
-        values = np.concatenate(words) if words else np.zeros((0, dim), np.float16)
-        return sentences, Ragged(values=values, offsets=offsets, is_word=np.ones(len(values), bool))
+            ids, mask = (_fit(x[rows], TEXT_BATCH, length) for x in tokens)
+            if self._full is not None:
+                output = self._full(ids, mask)
+                sentences[rows] = np.asarray(output.sentence)[: len(rows)]
+                keep = np.asarray(output.mask) if self._first is None else mask
+                for row, state, kept in zip(rows, np.asarray(output.words), keep, strict=False):
+                    words[row] = state[kept].astype(np.float16)
+            if self._states is not None:
+                for row, state, kept in zip(rows, np.asarray(self._states(ids, mask)), mask, strict=False):
+                    states[row] = state[kept].astype(np.float16)
+            elif self._first is not None:
+                for row, own, kept in zip(rows, ids, mask, strict=False):
+                    states[row] = own[kept][:, None]
+        marked = self._first is not None
+        return CaptionFeatures(
+            sentences, _ragged(words, dim, marked=marked), _ragged(states, dim, marked=True) if marked else None
+        )
+
+
+def _ragged(rows: list[np.ndarray], dim: int, *, marked: bool) -> Ragged:
+    """Joins rows (L_i, d); `marked` ones begin and end with a special token."""
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    values = np.concatenate(rows) if rows else np.zeros((0, dim), np.float16)
+    is_word = np.ones(len(values), bool)
+    if marked and len(values):
+        filled = np.diff(offsets) > 0
+        is_word[offsets[:-1][filled]] = is_word[offsets[1:][filled] - 1] = False
+    return Ragged(values=values, offsets=offsets, is_word=is_word)
 
 
 def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:
@@ -162,6 +211,40 @@ def backbones(config: ConfigDict) -> tuple[TextBackbone, VisionBackbone]:
     text = text_backbone(config.text.backbone, config.text.path or None)
     v = config.vision
     return text, vision_backbone(v.backbone, _vision_path(config), image_size=v.image_size)
+
+
+def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
+    """The encoder that yields what the configured networks read.
+
+    Raises:
+      UserError: the backbone has not the layers that the configuration names, or takes no captions of that length.
+    """
+    _check_trainable(config, backbone)
+    return TextEncoder(
+        backbone, max_tokens=config.text.max_tokens, first=cut_layer(config), frozen=reads_frozen(config)
+    )
+
+
+def trained_layers(config: ConfigDict) -> tuple[Tunable | None, Params | None]:
+    """How the networks' own layers of the text backbone are run, and their pretrained parameters; None without any.
+
+    Raises:
+      UserError: the backbone has not the layers that the configuration names.
+    """
+    first = cut_layer(config)
+    if first is None:
+        return None, None
+    backbone = text_backbone(config.text.backbone, config.text.path or None)
+    _check_trainable(config, backbone)
+    assert backbone.tunable is not None  # others are refused by the configuration's checks
+    return backbone.tunable, backbone.tunable.cut(backbone.params, first)[1]
+
+
+def _check_trainable(config: ConfigDict, backbone: TextBackbone) -> None:
+    for network in ("student", "teacher"):
+        if backbone.tunable is not None:
+            trainable = config[network].text.trainable
+            check_layers(trainable, backbone.tunable.layers, field=f"{network}.text.trainable")
 
 
 def _vision_path(config: ConfigDict) -> str | None:
@@ -180,13 +263,14 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
     ]
     v = config.vision
     inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, config.text.max_tokens, languages]
+    inputs += [cut_layer(config), reads_frozen(config)]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
-def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Path) -> None:  # noqa: ANN001
+def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]], folder: Path) -> None:  # noqa: ANN001
     """Writes the features of all splits beside their final place, then gives them their name."""
     text, vision = backbones(config)
-    encode_text = TextEncoder(text, max_tokens=config.text.max_tokens)
+    encode_text = text_encoder(config, text)
     encode_images = ImageEncoder(vision, pool=config.vision.pool) if vision.preprocess is not None else None
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     builders.remove_stale(folder.parent, ".*.partial")
@@ -194,9 +278,9 @@ def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Pa
     for split in SPLITS:
         # twice: pictures are never held, and a missing language is found before they are encoded
         records = [replace(record, image=None, feature=None) for record in builders.read_records(builder, split)]
-        _check_languages(records, split, languages)
+        _check_languages(records, split, languages[split])
         vision = _vision_features(builders.read_records(builder, split), encode_images)
-        _write(temporary / split, records, languages, vision, encode_text)
+        _write(temporary / split, records, languages[split], vision, encode_text)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
     if folder.exists() and not (folder / "done.json").exists():
         shutil.rmtree(folder)  # what is left of one that was deleted or copied in part
@@ -210,7 +294,10 @@ def _check_languages(records: list[Record], split: str, languages: tuple[str, ..
     there = sorted({caption.language for record in records for caption in record.captions})
     for language in languages:
         if language not in there:
-            raise UserError(f"config.data: the {split} split has no caption in {language!r}; it has {', '.join(there)}")
+            field = "evaluation.query='fused'" if "2" in language else "data"
+            raise UserError(
+                f"config.{field}: the {split} split has no caption in {language!r}; it has {', '.join(there)}"
+            )
 
 
 def _write(
@@ -227,13 +314,14 @@ def _write(
         for caption in record.captions
         if caption.language in languages
     ]
-    sentences, words = encode_text([c.text for _, _, c in captions])
+    text = encode_text([c.text for _, _, c in captions])
+    ragged = {"words": text.words} | ({} if text.states is None else {"states": text.states})
+    parts = {"values": "", "offsets": "_offsets", "is_word": "_real"}
     arrays = {
         "vision": vision[0],
         "frames": vision[1],
-        "sentences": sentences,
-        "words": words.values,
-        "offsets": words.offsets,
+        "sentences": text.sentences,
+        **{f"{name}{end}": getattr(x, part) for name, x in ragged.items() for part, end in parts.items()},
         "caption_image": np.array([row for row, _, _ in captions], np.int32),
         "caption_language": np.array([language for _, language, _ in captions], np.int32),
     }
@@ -274,9 +362,11 @@ def _read(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
     table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
     arrays = {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in folder.glob("*.npy")}
     vision = arrays["vision"]
-    words = Ragged(
-        values=arrays["words"], offsets=np.array(arrays["offsets"]), is_word=np.ones(len(arrays["words"]), bool)
-    )
+
+    def ragged(name: str) -> Ragged:
+        offsets, is_word = (np.array(arrays[f"{name}_{part}"]) for part in ("offsets", "real"))
+        return Ragged(values=arrays[name], offsets=offsets, is_word=is_word)
+
     return Corpus(
         name=split,
         languages=languages,
@@ -290,7 +380,8 @@ def _read(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
         caption_language=np.array(arrays["caption_language"]),
         caption_origin=np.array(table["caption_origin"]),
         sentences=arrays["sentences"],
-        words=words,
+        words=ragged("words"),
+        states=ragged("states") if "states" in arrays else None,
     )
 
 

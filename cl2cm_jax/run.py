@@ -21,7 +21,7 @@ from cl2cm_jax.data import pipeline
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.noise import swap_translations
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.evaluation.evaluate import headline
+from cl2cm_jax.evaluation.evaluate import check_translations, headline
 from cl2cm_jax.features import Corpora
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
@@ -83,6 +83,8 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     mesh = make_mesh(**config.mesh)
     check_batch_size(c.batch_size, mesh, accumulation=c.accumulation)
     corpora = features.corpora(config) if corpora is None else corpora
+    for split in (corpora.validation, corpora.test):
+        check_translations(split, config)
     data = fingerprint(corpora)
     if config.data.translation_noise:
         noise = {"share": config.data.translation_noise, "seed": config.seed, "source": config.data.source}
@@ -104,13 +106,18 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
     }
-    networks = Networks(config, features.shape_of(config, corpora.train))
+    tunable, tail = features.trained_layers(config)
+    networks = Networks(config, features.shape_of(config, corpora.train), tunable=tunable)
     warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
     optimizers = make_optimizers(config, stages, warmup=warmup)
     languages = len(corpora.train.languages)
-    step = make_train_step(config, networks, optimizers, mesh=mesh, stages=stages, languages=languages)
-    max_words = config.text.max_tokens if networks.reads_words else 0
-    embedder = Embedder(networks, batch_size=config.evaluation.batch_size, max_words=max_words)
+    step = make_train_step(config, networks, optimizers, mesh=mesh, stages=stages, languages=languages, tail=tail)
+    embedder = Embedder(
+        networks,
+        batch_size=config.evaluation.batch_size,
+        max_words=config.text.max_tokens,
+        length_multiple=config.text.length_multiple,
+    )
     validation = headline(corpora.validation)
     seconds = time.perf_counter() - start
     return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, seconds)

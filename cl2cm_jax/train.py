@@ -147,6 +147,7 @@ def _batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
         targets_per_image=c.train.targets_per_image,
         with_words=run.networks.reads_words,
         max_words=c.text.max_tokens,
+        length_multiple=c.text.length_multiple,
     )
 
 
@@ -183,12 +184,13 @@ def _validate(run: Run, state: TrainState, step: int) -> dict[str, float]:
     """
     d = run.config.data
     student = evaluated_student(run, state)
-    embedded = evaluate.embed_corpus(run.embedder, student, run.validation, languages=(d.source, *d.targets))
+    languages = (d.source, *d.targets)
+    embedded = evaluate.embed_corpus(run.embedder, student, run.validation, languages=languages, config=run.config)
     try:
         ranks = evaluate.rank_all(embedded, run.config)
     except ValueError as error:  # the update before was too large, and no step has had a term to show it
         raise UserError(f"step {step}: {error}; lower config.optimizer.learning_rate") from error
-    by_language = {f"{name}/SumR": m["SumR"] for name, m in evaluate.measure(ranks, (d.source, *d.targets)).items()}
+    by_language = {f"{name}/SumR": m["SumR"] for name, m in evaluate.measure(ranks, languages).items()}
     return {SELECTION: evaluate.mean_sum_recall(ranks, d.targets), **by_language}
 
 

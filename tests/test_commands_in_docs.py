@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax import ablate, main
+from cl2cm_jax import ablate, compare, main
 from cl2cm_jax.config import read
 from cl2cm_jax.search import __main__ as search
 
@@ -49,6 +49,9 @@ def test_a_line_can_be_typed(line: str) -> None:
     module, arguments = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
     if module == "cl2cm_jax.search":
         search.parse(arguments)
+        return
+    if module == "cl2cm_jax.compare":
+        compare.parse(arguments)
         return
     command = {"cl2cm_jax.main": main, "cl2cm_jax.ablate": ablate}[module]
     if not any(word.startswith("--") for word in arguments):

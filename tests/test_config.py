@@ -38,6 +38,8 @@ def test_every_config_file_is_valid(path):
         ("seed", "-1", "must be between 0 and"),
         ("text.max_tokens", "2", "must be between 3 and 512"),
         ("optimizer.exclude", "(", "is no regular expression"),
+        ("evaluation.query", "fuse", "did you mean 'fused'"),
+        ("evaluation.fusion_weight", "1.5", "must be between 0 and 1"),
         ("student.text_tower", "attention", "config.student.text_pool='backbone' leaves what the student's attention"),
     ],
 )

@@ -4,8 +4,11 @@ from cl2cm_jax.config.checks import is_zero, reads_words, validate
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import differences, flatten, nearest
 from cl2cm_jax.config.text import from_flat, override, override_all, read
+from cl2cm_jax.config.trainable import check_layers, cut_layer, reads_frozen, student_first, teacher_first
 
 __all__ = [
+    "check_layers",
+    "cut_layer",
     "defaults",
     "differences",
     "flatten",
@@ -15,6 +18,9 @@ __all__ = [
     "override",
     "override_all",
     "read",
+    "reads_frozen",
     "reads_words",
+    "student_first",
+    "teacher_first",
     "validate",
 ]

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
+from cl2cm_jax.config.trainable import student_first, teacher_first
 from cl2cm_jax.errors import UserError
 
 CHOICES = {
@@ -35,6 +36,7 @@ CHOICES = {
     "train.select": ("best", "last"),
     "optimizer.schedule": ("cosine", "constant"),
     "evaluation.captions_per_image": ("all", "first"),
+    "evaluation.query": ("target", "fused"),
 }
 RELATIONS = ("cross", "intra_target", "intra_vision")
 
@@ -43,11 +45,14 @@ RANGES = {
     "seed": (0, 2**32 - 1),
     "data.translation_noise": (0.0, 1.0),
     "text.max_tokens": (3, 512),
+    "text.length_multiple": (0, 512),
     "vision.image_size": (0, 4096),
     "student.dim": (1, math.inf),
     "student.hidden": (1, math.inf),
     "student.heads": (1, math.inf),
     "student.dropout": (0.0, 0.99),
+    "student.text.dropout": (0.0, 0.99),
+    "teacher.text.dropout": (0.0, 0.99),
     "teacher.folds": (1, 16),
     "teacher.dim": (1, math.inf),
     "teacher.hidden": (1, math.inf),
@@ -68,10 +73,12 @@ RANGES = {
     "train.keep": (1, math.inf),
     "train.watchdog_seconds": (0.0, math.inf),
     "optimizer.learning_rate": (0.0, math.inf),
+    "optimizer.backbone_rate": (0.0, math.inf),
     "optimizer.weight_decay": (0.0, math.inf),
     "optimizer.clip": (0.0, math.inf),
     "optimizer.b1": (0.0, 0.999999),
     "optimizer.b2": (0.0, 0.999999),
+    "evaluation.fusion_weight": (0.0, 1.0),
     "evaluation.batch_size": (1, math.inf),
     "evaluation.block": (1, math.inf),
 }
@@ -152,6 +159,7 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
     if c.data.name == "captions" and not c.data.captions:
         yield "config.data.captions='' must name a CSV, TSV or JSONL file when config.data.name='captions'"
     yield from _feature_contradictions(c)
+    yield from _trainable_contradictions(c)
     for part, kind, pool, field in (
         ("student", c.student.text_tower, c.student.text_pool, "student.text_pool"),
         ("teacher", c.teacher.head, c.teacher.pool, "teacher.pool"),
@@ -175,6 +183,29 @@ def _feature_contradictions(c: ConfigDict) -> Iterator[str]:
         yield (
             f"config.data.features={c.data.features!r} needs config.vision.backbone='precomputed', "
             f"not {c.vision.backbone!r}"
+        )
+
+
+def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:
+    student, teacher = student_first(c), teacher_first(c)
+    for part, first in (("student", student), ("teacher", teacher)):
+        if first is not None and c.text.backbone != "bert":
+            yield (
+                f"config.{part}.text.trainable={c[part].text.trainable!r} needs config.text.backbone='bert', "
+                f"not {c.text.backbone!r}"
+            )
+    if teacher is None:
+        return
+    if c.teacher.head == "none":
+        yield f"config.teacher.text.trainable={c.teacher.text.trainable!r} needs config.teacher.head other than 'none'"
+    if c.teacher.folds > 1:
+        yield f"config.teacher.folds={c.teacher.folds}: the heads share the teacher's trained layers, so use 1"
+    if c.word.plan_from == "backbone" and not is_zero(c.weights.word):
+        yield "config.word.plan_from='backbone' needs a frozen one; with config.teacher.text.trainable use 'tower'"
+    if student is not None and student != teacher:
+        yield (
+            f"config.student.text.trainable={c.student.text.trainable!r} and config.teacher.text.trainable="
+            f"{c.teacher.text.trainable!r} must begin with the same layer, or one of them be ''"
         )
 
 

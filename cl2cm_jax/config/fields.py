@@ -29,10 +29,13 @@ def defaults() -> ConfigDict:
     c.data.feature_ids = ""  # captions: text file, the image id of each feature row
     c.data.on_error = "stop"  # captions: "stop" | "skip" (bad rows and pictures are listed in a report)
 
-    c.text = ConfigDict()  # frozen text backbone; its outputs are cached
+    c.text = ConfigDict()  # text backbone; what is frozen of it is run once and cached
     c.text.backbone = "use_multilingual"  # "use_multilingual" | "bert" (mBERT, XLM-R, MiniLM, E5 ...; needs text.path)
     c.text.path = ""  # bert: a model folder of the Hugging Face layout, or a hub id; else weights not in the package
     c.text.max_tokens = 32  # longer captions are cut
+    c.text.length_multiple = 8  # words are padded to a multiple of it; 0: always to max_tokens
+    c.text.remat = False  # trained layers: compute activations again in the backward pass, to save memory
+    c.text.scan = True  # trained layers: one compiled layer in a loop; False compiles longer and may run faster
 
     c.vision = ConfigDict()  # frozen vision backbone; its outputs are cached
     c.vision.backbone = "efficientnet_lite0"  # "efficientnet_lite0" | "clip_vit" (needs vision.path) | "precomputed"
@@ -49,6 +52,9 @@ def defaults() -> ConfigDict:
     c.student.hidden = 256  # width of the attention block
     c.student.heads = 4
     c.student.dropout = 0.0  # on the towers' inputs
+    c.student.text = ConfigDict()  # its own layers of the text backbone (paper: fine-tuned; which ones: siblings)
+    c.student.text.trainable = ""  # "" (none) | "layers 3-11" (the rest frozen, run once, cached) | "all"
+    c.student.text.dropout = 0.1  # behind attention and MLP of these layers
 
     c.teacher = ConfigDict()  # cross-lingual network (paper)
     c.teacher.head = "none"  # "none" (the backbone's own vectors) | "linear" | "tower" (attention)
@@ -63,6 +69,9 @@ def defaults() -> ConfigDict:
     c.teacher.hidden = 256
     c.teacher.heads = 4
     c.teacher.temperature = 0.05  # of its own sentence-level contrastive loss
+    c.teacher.text = ConfigDict()  # its own layers of the text backbone, as student.text
+    c.teacher.text.trainable = ""
+    c.teacher.text.dropout = 0.1
 
     c.contrastive = ConfigDict()
     c.contrastive.loss = "infonce"  # "infonce" | "triplet" (siblings: NRCCR) | "sigmoid"
@@ -115,6 +124,7 @@ def defaults() -> ConfigDict:
 
     c.optimizer = ConfigDict()  # AdamW
     c.optimizer.learning_rate = 1e-3
+    c.optimizer.backbone_rate = 0.1  # learning rate of a backbone's trained layers, as a share of the others' (ours)
     c.optimizer.warmup = "5%"
     c.optimizer.schedule = "cosine"  # "cosine" | "constant"
     c.optimizer.weight_decay = 0.01  # decoupled
@@ -130,6 +140,8 @@ def defaults() -> ConfigDict:
 
     c.evaluation = ConfigDict()
     c.evaluation.captions_per_image = "all"  # "all" | "first": two protocols in print; named in every table
+    c.evaluation.query = "target"  # "target" | "fused" with its translation to the source (siblings); needs "de2en"
+    c.evaluation.fusion_weight = 0.5  # fused: weight of the translation's score (siblings)
     c.evaluation.batch_size = 512
     c.evaluation.block = 1024  # side of a tile when ranks are counted
     c.evaluation.pictures = ("en", "de", "fr", "ru", "ar", "zh", "ja", "ko")  # languages shown in retrieval.png

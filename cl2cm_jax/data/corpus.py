@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cl2cm_jax.errors import UserError
 
 
+def translation_tag(language: str, source: str) -> str:
+    """The language name of captions in `language` translated to `source` by machine, e.g. "de2en"."""
+    return f"{language}2{source}"
+
+
 @dataclass(frozen=True)
 class Ragged:
     """The words of m captions, end to end."""
 
-    values: np.ndarray  # (t, d) float16
+    values: np.ndarray  # (t, d) float16, or int32
     offsets: np.ndarray  # (m + 1,) int64; caption i is values[offsets[i]:offsets[i + 1]]
     is_word: np.ndarray  # (t,) bool; False at special tokens
 
@@ -32,14 +38,43 @@ class Ragged:
 
         L is `max_words`; what is longer is cut.
         """
-        starts, lengths = self.offsets[:-1][rows], np.diff(self.offsets)[rows]
-        columns = np.arange(max_words)
-        inside = columns < lengths[:, None]
-        where = np.where(inside, starts[:, None] + columns, 0)
+        inside, where = self._places(rows, max_words)
         if not len(self.values):
             return np.zeros((len(rows), max_words, self.values.shape[1]), np.float32), inside
         words = np.where(inside[..., None], self.values[where], 0).astype(np.float32)
         return words, inside & self.is_word[where]
+
+    def states(self, rows: np.ndarray, *, max_tokens: int) -> dict[str, np.ndarray]:
+        """The captions `rows` (k,) as what a backbone's trained layers read.
+
+        Returns:
+          "states" (k, L, d) in their own dtype, "tokens" (k, L) True where there is one, "mask" (k, L) where it is a
+          word and no mark of begin or end. L is `max_tokens`.
+        """
+        inside, where = self._places(rows, max_tokens)
+        states = np.where(inside[..., None], self.values[where], np.zeros((), self.values.dtype))
+        return {"states": states, "tokens": inside, "mask": inside & self.is_word[where]}
+
+    def _places(self, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which of (k, L) places are filled, and the position of each in `values`, 0 where it is not."""
+        starts, lengths = self.offsets[:-1][rows], np.diff(self.offsets)[rows]
+        columns = np.arange(length)
+        inside = columns < lengths[:, None]
+        return inside, np.where(inside, starts[:, None] + columns, 0)
+
+
+class CaptionFeatures(NamedTuple):
+    """What backbones say about m captions.
+
+    Attributes:
+      sentences: (m, dt) float32.
+      words: of the m captions, if a network reads them.
+      states: what the networks' own layers of the backbone read, if there are any.
+    """
+
+    sentences: np.ndarray
+    words: Ragged
+    states: Ragged | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +94,12 @@ class Corpus:
     caption_origin: np.ndarray  # (m,) str, "human", "machine" or "human_noised"
     sentences: np.ndarray  # (m, dt) float32
     words: Ragged  # of the m captions
+    states: Ragged | None = None  # of the m captions: what the trained layers of the text backbone read
+
+    @property
+    def text(self) -> CaptionFeatures:
+        """Sentences, words and states of the m captions."""
+        return CaptionFeatures(self.sentences, self.words, self.states)
 
     def language_index(self, language: str) -> int:
         """The index of a language in `languages`; raises UserError."""
@@ -78,6 +119,31 @@ class Corpus:
         first[self.caption_image[rows]] = rows
         return first
 
+    def translations_of(self, language: str, source: str) -> np.ndarray:
+        """Row (k,) of the translation to `source` of each caption in a language, in the order of `captions_of`.
+
+        The j-th caption in "de2en" of an image is the translation of its j-th caption in "de".
+
+        Raises:
+          UserError: no such captions, or not as many as the image has in the language.
+        """
+        tag = translation_tag(language, source)
+        rows, translations = self.captions_of(language), self.captions_of(tag)
+        captions, translated = (
+            np.bincount(self.caption_image[some], minlength=len(self.image_ids)) for some in (rows, translations)
+        )
+        if (captions != translated).any():
+            image = np.flatnonzero(captions != translated)[0]
+            raise UserError(
+                f"the {self.name} split, image {str(self.image_ids[image])!r}: {captions[image]} captions in "
+                f"{language!r} but {translated[image]} in {tag!r}; config.evaluation.query='fused' needs the "
+                "translation of each, in the same order"
+            )
+        aligned = np.empty_like(rows)
+        order, other = (np.argsort(self.caption_image[some], kind="stable") for some in (rows, translations))
+        aligned[order] = translations[other]
+        return aligned
+
     def select_images(self, mask: np.ndarray) -> Corpus:
         """The images where `mask` (n,) is True, with their captions; rows are counted anew."""
         images = np.flatnonzero(mask)
@@ -96,4 +162,44 @@ class Corpus:
             caption_origin=self.caption_origin[captions],
             sentences=self.sentences[captions],
             words=self.words.select(captions),
+            states=self.states and self.states.select(captions),
         )
+
+
+def padded_length(text: CaptionFeatures, rows: np.ndarray, *, max_length: int, multiple: int) -> int:
+    """L for the captions `rows`: the longest of them, rounded up to a multiple so that few shapes are compiled.
+
+    Args:
+      text: where they are in.
+      rows: (k,).
+      max_length: never more than this.
+      multiple: 0 is `max_length`, always.
+    """
+    if not multiple:
+        return max_length
+    longest = int(_lengths(text)[rows].max(initial=1))
+    return min(max_length, -(-longest // multiple) * multiple)
+
+
+def by_length(text: CaptionFeatures, rows: np.ndarray) -> np.ndarray:
+    """Positions (k,) in `rows` in the order of their captions' lengths."""
+    return np.argsort(_lengths(text)[rows], kind="stable")
+
+
+def _lengths(text: CaptionFeatures) -> np.ndarray:
+    return np.diff((text.words if text.states is None else text.states).offsets)
+
+
+def text_inputs(text: CaptionFeatures, rows: np.ndarray, *, length: int, with_words: bool) -> dict[str, Any]:
+    """The captions `rows` (k,) as the networks read them.
+
+    Returns:
+      "sentence" (k, dt) float32 and, with words, "words" (k, L, dt) float32 and "mask" (k, L) bool; with states also
+      "states" (k, L, d), "tokens" (k, L) and "mask" (k, L), see `Ragged.states`.
+    """
+    inputs = {"sentence": np.asarray(text.sentences[rows], np.float32)}
+    if with_words:
+        inputs["words"], inputs["mask"] = text.words.padded(rows, max_words=length)
+    if text.states is not None:
+        inputs |= text.states.states(rows, max_tokens=length)
+    return inputs

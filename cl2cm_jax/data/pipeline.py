@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cl2cm_jax.data import quiet
-from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.data.corpus import Corpus, padded_length, text_inputs
 from cl2cm_jax.data.position import position
 from cl2cm_jax.errors import UserError
 
@@ -81,6 +81,7 @@ def batches(
     targets_per_image: int,
     with_words: bool,
     max_words: int,
+    length_multiple: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """Endless training batches from `start_step` on, prefetched by tf.data; the last of an epoch is never partial.
 
@@ -93,11 +94,13 @@ def batches(
       targets: languages of the target captions.
       targets_per_image: K distinct target languages for an image, drawn anew each epoch; -1: all, in the given order.
       with_words: adds "words" and "mask" to both sides.
-      max_words: L; longer captions are cut.
+      max_words: longer captions are cut.
+      length_multiple: L of a batch is its longest caption's, rounded up to a multiple of it; 0: `max_words`.
 
     Yields:
       "vision": {"features" (B, F, dv) float32, "mask" (B, F) bool},
-      "source": {"sentence" (B, dt) float32 [, "words" (B, L, dt) float32, "mask" (B, L) bool]},
+      "source": {"sentence" (B, dt) float32 [, "words" (B, L, dt) float32, "mask" (B, L) bool]}, and what
+        `corpus.text_inputs` adds where the networks have layers of the backbone of their own,
       "target": the same with (B, K, ...), zero where there is no target,
       "target_language" (B, K) int32 index into `corpus.languages`, "target_is_valid" (B, K) bool,
       "source_caption" (B,) int32 and "target_caption" (B, K) int32: rows of the corpus, -1 where there is no target,
@@ -109,14 +112,15 @@ def batches(
     check(corpus, batch_size=batch_size, source=source, targets=targets, targets_per_image=targets_per_image)
     images = trainable_images(corpus, source=source)
     draw = _drawer(corpus, seed=seed, source=source, targets=targets, targets_per_image=targets_per_image)
+    words = {"with_words": with_words, "max_words": max_words, "length_multiple": length_multiple}
 
     def gather(step: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
         epoch = position(int(step), images=len(images), batch_size=batch_size).epoch
-        batch = _gather(corpus, draw(epoch, images[order]), with_words=with_words, max_words=max_words)
+        batch = _gather(corpus, draw(epoch, images[order]), **words)
         return [batch[path] for path in paths]
 
     # Drawn once here to know the names and types of the arrays that come out of tf.data.
-    first = _gather(corpus, draw(0, images[:1]), with_words=with_words, max_words=max_words)
+    first = _gather(corpus, draw(0, images[:1]), **words)
     paths = list(first)
     types = [array.dtype for array in first.values()]
     indices = _index_dataset(len(images), batch_size=batch_size, seed=seed, start_step=start_step)
@@ -194,14 +198,21 @@ def _captions_by_image(corpus: Corpus) -> _Captions:
     return _Captions(np.argsort(cell, kind="stable"), start.reshape(shape), count.reshape(shape))
 
 
-def _gather(corpus: Corpus, draw: _Draw, *, with_words: bool, max_words: int) -> dict[str, np.ndarray]:
+def _gather(
+    corpus: Corpus, draw: _Draw, *, with_words: bool, max_words: int, length_multiple: int
+) -> dict[str, np.ndarray]:
     """The arrays of a batch by the paths of their names."""
     is_target = draw.target_caption >= 0
-    batch = {
+    target_rows = draw.target_caption.reshape(-1)
+    rows = np.concatenate([draw.source_caption, target_rows])
+    length = padded_length(corpus.text, rows, max_length=max_words, multiple=length_multiple)
+    source = text_inputs(corpus.text, draw.source_caption, length=length, with_words=with_words)
+    target = text_inputs(corpus.text, target_rows, length=length, with_words=with_words)
+    return {
         "vision/features": np.asarray(corpus.vision[draw.image], np.float32),
         "vision/mask": corpus.vision_mask[draw.image],
-        "source/sentence": np.asarray(corpus.sentences[draw.source_caption], np.float32),
-        "target/sentence": np.where(is_target[..., None], corpus.sentences[draw.target_caption], 0).astype(np.float32),
+        **{f"source/{name}": array for name, array in source.items()},
+        **{f"target/{name}": _zero_absent(array, is_target) for name, array in target.items()},
         "target_language": draw.target_language,
         "target_is_valid": is_target,
         "source_caption": draw.source_caption,
@@ -209,13 +220,13 @@ def _gather(corpus: Corpus, draw: _Draw, *, with_words: bool, max_words: int) ->
         "image_id": draw.image,
         "is_valid": np.ones(len(draw.image), bool),
     }
-    if with_words:
-        batch["source/words"], batch["source/mask"] = corpus.words.padded(draw.source_caption, max_words=max_words)
-        words, mask = corpus.words.padded(draw.target_caption.reshape(-1), max_words=max_words)
-        mask = mask.reshape(*is_target.shape, -1) & is_target[..., None]
-        words = words.reshape(*mask.shape, -1) * is_target[..., None, None]
-        batch["target/words"], batch["target/mask"] = words, mask
-    return batch
+
+
+def _zero_absent(array: np.ndarray, is_target: np.ndarray) -> np.ndarray:
+    """(B*K, ...) as (B, K, ...), 0 where there is no target."""
+    shaped = array.reshape(*is_target.shape, *array.shape[1:])
+    shaped[~is_target] = 0
+    return shaped
 
 
 def _nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:

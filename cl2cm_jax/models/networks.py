@@ -5,17 +5,20 @@ Source: paper (two networks, dual-stream at inference, the student alone at infe
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import reads_words
+from cl2cm_jax.config import reads_words, student_first, teacher_first
 from cl2cm_jax.maths.similarity import normalize
+from cl2cm_jax.models.backbones import TailOptions, Tunable
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.towers import Text, TextTower, VisionTower
+
+TAIL = "text_backbone"  # a network's own layers of the text backbone, among its parameters
 
 
 class FeatureShape(NamedTuple):
@@ -115,17 +118,94 @@ class Networks:
 
     The teacher's parameters carry a leading axis of `teacher.folds` heads: head f never trains on the images of
     fold f, and their rows are scored by it alone (cross-fitting; one head that trains on everything if folds=1).
-    `reads_words` says whether any tower looks at words; where none does they are neither read nor moved.
+    A network that trains layers of the text backbone has its own copy of them under `TAIL`, without that axis.
+
+    Args:
+      config: the configuration.
+      shape: sizes of the features.
+      tunable: the text backbone's, if one of the networks trains layers of it.
+
+    Attributes:
+      folds: heads of the teacher.
+      reads_words: whether a network looks at the frozen backbone's words; where none does they are neither read nor
+        moved.
     """
 
-    def __init__(self, config: ConfigDict, shape: FeatureShape):
+    def __init__(self, config: ConfigDict, shape: FeatureShape, *, tunable: Tunable | None = None):
         self.folds: int = 1 if config.teacher.head == "none" else config.teacher.folds
         s, t = config.student, config.teacher
-        self.reads_words: bool = reads_words(s.text_tower, s.text_pool) or reads_words(t.head, t.pool)
+        self._trains = {"student": student_first(config) is not None, "teacher": teacher_first(config) is not None}
+        self.reads_words: bool = (not self._trains["student"] and reads_words(s.text_tower, s.text_pool)) or (
+            not self._trains["teacher"] and reads_words(t.head, t.pool)
+        )
         self.student = Functional(lambda rngs: Student(config, shape, rngs=rngs))
         self.teacher = Functional(lambda rngs: Teacher(config, shape, rngs=rngs))
+        self._tunable = tunable
+        shared = {"remat": config.text.remat, "scan": config.text.scan, "dtype": config.train.compute}
+        self._options = {name: TailOptions(dropout=config[name].text.dropout, **shared) for name in self._trains}
 
-    def init(self, key: jax.Array) -> Params:
+    def init(self, key: jax.Array, *, tail: Params | None = None) -> Params:
+        """Fresh parameters; `tail` are the pretrained ones of the layers that the networks train."""
         student, teacher = jax.random.split(key)
         heads = [self.teacher.init(k) for k in jax.random.split(teacher, self.folds)]
-        return {"student": self.student.init(student), "teacher": jax.tree.map(lambda *xs: jnp.stack(xs), *heads)}
+        params = {"student": self.student.init(student), "teacher": jax.tree.map(lambda *xs: jnp.stack(xs), *heads)}
+        for name, trains in self._trains.items():
+            if trains:
+                assert tail is not None
+                params[name][TAIL] = jax.tree.map(jnp.copy, tail)  # the state is donated: no buffer is in it twice
+        return params
+
+    def encode_vision(
+        self, student: Params, features: jax.Array, mask: jax.Array, *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """The student's unit vectors (B, D) of features (B, F, d) with mask (B, F); `key` turns dropout on."""
+        return self.student.bind(heads_of(student)).encode_vision(features, mask, key=key)
+
+    def encode_text(self, student: Params, text: Text, *, key: jax.Array | None = None) -> jax.Array:
+        """The student's unit vectors (B, D) of captions as its heads read them (`read`); `key` turns dropout on."""
+        return self.student.bind(heads_of(student)).encode_text(text, key=key)
+
+    def teach(self, teacher: Params, text: Text) -> Text:
+        """The teacher's vectors by each of its F heads, of captions as they read them (`read`).
+
+        Returns:
+          sentence (F, N, D) and words (F, N, L, D); no mask.
+        """
+
+        def by_one(head: Params) -> Text:
+            return self.teacher.bind(head)(text)._replace(mask=None, states=None, tokens=None)
+
+        heads = heads_of(teacher)
+        if not heads:  # headless: no parameters to map over, one set of vectors
+            return jax.tree.map(lambda x: x[None], by_one({}))
+        return jax.vmap(by_one)(heads)
+
+    def read(
+        self, network: Literal["student", "teacher"], params: Params, text: Text, *, key: jax.Array | None = None
+    ) -> Text:
+        """Runs a network's own layers of the text backbone, if it has any; all else passes through.
+
+        Args:
+          network: "student" or "teacher".
+          params: of this network.
+          text: captions (..., L, d) of any leading axes.
+          key: turns dropout on.
+
+        Returns:
+          Captions as the network's heads read them: sentence (..., d), words (..., L, d), mask (..., L).
+        """
+        if TAIL not in params:
+            return text._replace(states=None, tokens=None)
+        assert self._tunable is not None and text.states is not None and text.tokens is not None
+        states, tokens = (x.reshape(-1, *x.shape[text.tokens.ndim - 1 :]) for x in (text.states, text.tokens))
+        output = self._tunable.tail(params[TAIL], states, tokens, key=key, options=self._options[network])
+        leading = text.tokens.shape[:-1]
+        sentence, words, mask = (
+            x.reshape(*leading, *x.shape[1:]) for x in (output.sentence, output.words, output.mask)
+        )
+        return Text(sentence, words, mask)
+
+
+def heads_of(params: Params) -> Params:
+    """A network's parameters without its layers of the text backbone."""
+    return {name: value for name, value in params.items() if name != TAIL}

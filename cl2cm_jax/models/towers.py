@@ -26,11 +26,15 @@ class Text(NamedTuple):
       sentence: (B, d) fp32, one vector a caption.
       words: (B, L, d) or None where nothing reads words.
       mask: (B, L) bool, True at real words; None with `words`.
+      states: (B, L, d) of the frozen part of the backbone, for networks with layers of their own, or ids (B, L, 1).
+      tokens: (B, L) bool, True where `states` has one.
     """
 
     sentence: jax.Array
     words: jax.Array | None = None
     mask: jax.Array | None = None
+    states: jax.Array | None = None
+    tokens: jax.Array | None = None
 
 
 class AttentionBlock(nnx.Module):

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
@@ -17,14 +16,15 @@ from safetensors.numpy import load, save
 from cl2cm_jax.atomic import replacing
 from cl2cm_jax.config import from_flat
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features import ImageEncoder, TextEncoder, backbones, feature_shape
+from cl2cm_jax.features import ImageEncoder, backbones, feature_shape, text_encoder
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
-from cl2cm_jax.models.towers import Text
 from cl2cm_jax.search.encoder import Encoder
+from cl2cm_jax.steps.embed_step import Embedder
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+BATCH = 16  # queries or pictures a call
 
 
 def save_student(workdir: Path, student: Params) -> str:
@@ -78,16 +78,13 @@ def load_encoder(workdir: Path) -> Encoder:
     config = read_config(workdir)
     student, weights = load_student(workdir)
     text, vision = backbones(config)
-    text_features = TextEncoder(text, max_tokens=config.text.max_tokens)
+    text_features = text_encoder(config, text)
     image_features = ImageEncoder(vision, pool=config.vision.pool) if vision.preprocess is not None else None
-    networks = Networks(config, feature_shape(config, text, vision))
-    encode_vision = jax.jit(lambda params, *x: networks.student.bind(params).encode_vision(*x))
-    encode_text = jax.jit(lambda params, *x: networks.student.bind(params).encode_text(Text(*x)))
+    networks = Networks(config, feature_shape(config, text, vision), tunable=text.tunable)
+    embedder = Embedder(networks, batch_size=BATCH, max_words=config.text.max_tokens, length_multiple=0)
 
     def texts(queries: Sequence[str]) -> np.ndarray:
-        sentences, words = text_features(queries)
-        read = words.padded(np.arange(len(queries)), max_words=config.text.max_tokens)
-        return np.asarray(encode_text(student, sentences, *read))
+        return embedder.text(student, text_features(queries), np.arange(len(queries)))
 
     def images(pictures: Sequence[np.ndarray]) -> np.ndarray:
         if image_features is None:
@@ -96,7 +93,7 @@ def load_encoder(workdir: Path) -> Encoder:
                 "cannot read pictures; search its gallery instead"
             )
         features = image_features(pictures)
-        return np.asarray(encode_vision(student, features, np.ones(features.shape[:2], bool)))
+        return embedder.vision(student, features, np.ones(features.shape[:2], bool))
 
     texts([" "])  # compiles now what every query needs
     return Encoder(text=texts, images=images, weights=weights)

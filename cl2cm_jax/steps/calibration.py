@@ -48,8 +48,8 @@ def _scores(
     """Standard scores of a language's pairs, and of the same captions against other images' sources."""
     source_rows, target_rows, images = aligned_pairs(corpus, source, language)
     head = images % heads
-    s = embedder.teacher(teacher, corpus, source_rows)[np.arange(len(head)), head]
-    t = embedder.teacher(teacher, corpus, target_rows)[np.arange(len(head)), head]
+    s = embedder.teacher(teacher, corpus.text, source_rows)[np.arange(len(head)), head]
+    t = embedder.teacher(teacher, corpus.text, target_rows)[np.arange(len(head)), head]
     pairs, mismatched = [], []
     for one in range(heads):
         for rows in _chunks(np.flatnonzero(head == one)):

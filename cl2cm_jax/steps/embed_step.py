@@ -3,55 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
-from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.data.corpus import CaptionFeatures, by_length, padded_length, text_inputs
 from cl2cm_jax.data.pipeline import evaluation_batches
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.models.towers import Text
-from cl2cm_jax.steps.embeddings import teach
 
 
 class Embedder:
-    """Jitted encoders of one configuration; every batch has one shape, the last one padded.
+    """Jitted encoders of one configuration; a batch has one of few shapes, the last one is padded.
 
     Args:
       networks: student and teacher.
       batch_size: rows a call.
-      max_words: L of the words handed to the networks; 0 where they read sentences alone.
+      max_words: longest caption.
+      length_multiple: captions are padded to a multiple of it; 0: to `max_words`.
     """
 
-    def __init__(self, networks: Networks, *, batch_size: int, max_words: int):
+    def __init__(self, networks: Networks, *, batch_size: int, max_words: int, length_multiple: int):
         self.batch_size = batch_size
-        self.max_words = max_words
-        self._vision = jax.jit(lambda params, *x: networks.student.bind(params).encode_vision(*x))
-        self._text = jax.jit(lambda params, *x: networks.student.bind(params).encode_text(Text(*x)))
-        self._teacher = jax.jit(lambda params, *x: teach(networks, params, Text(*x)).sentence)
+        self._with_words = networks.reads_words
+        self._lengths = {"max_length": max_words, "multiple": length_multiple}
+        self._vision = jax.jit(networks.encode_vision)
+
+        def text(student: Params, text: Text) -> jax.Array:
+            return networks.encode_text(student, networks.read("student", student, text))
+
+        def taught(teacher: Params, text: Text) -> jax.Array:
+            return networks.teach(teacher, networks.read("teacher", teacher, text)).sentence.swapaxes(0, 1)
+
+        self._text, self._teacher = jax.jit(text), jax.jit(taught)
 
     def vision(self, student: Params, features: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Student vectors (n, D) of pictures with features (n, F, d) and mask (n, F)."""
-        return self._by_batch(len(features), lambda rows: self._vision(student, features[rows], mask[rows]))
+        batches = evaluation_batches(len(features), batch_size=self.batch_size)
+        parts = [(self._vision(student, features[b.rows], mask[b.rows]), b.is_valid) for b in batches]
+        return np.concatenate([np.asarray(vectors)[is_valid] for vectors, is_valid in parts])
 
-    def text(self, student: Params, corpus: Corpus, rows: np.ndarray) -> np.ndarray:
+    def text(self, student: Params, text: CaptionFeatures, rows: np.ndarray) -> np.ndarray:
         """Student vectors (m, D) of the captions `rows` (m,)."""
-        return self._by_batch(len(rows), lambda places: self._text(student, *self._captions(corpus, rows[places])))
+        return self._captions(lambda batch: self._text(student, batch), text, rows)
 
-    def teacher(self, teacher: Params, corpus: Corpus, rows: np.ndarray) -> np.ndarray:
+    def teacher(self, teacher: Params, text: CaptionFeatures, rows: np.ndarray) -> np.ndarray:
         """Teacher vectors (m, F, D) of the captions `rows` (m,), by each of its F heads."""
+        return self._captions(lambda batch: self._teacher(teacher, batch), text, rows)
 
-        def of(places: np.ndarray) -> jax.Array:
-            return self._teacher(teacher, *self._captions(corpus, rows[places])).swapaxes(0, 1)
-
-        return self._by_batch(len(rows), of)
-
-    def _captions(self, corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        sentences = np.asarray(corpus.sentences[rows])
-        return (sentences, *corpus.words.padded(rows, max_words=self.max_words)) if self.max_words else (sentences,)
-
-    def _by_batch(self, count: int, embed: Callable[[np.ndarray], Any]) -> np.ndarray:
-        batches = evaluation_batches(count, batch_size=self.batch_size)
-        return np.concatenate([np.asarray(embed(batch.rows))[batch.is_valid] for batch in batches])
+    def _captions(self, embed: Callable[[Text], jax.Array], text: CaptionFeatures, rows: np.ndarray) -> np.ndarray:
+        """Captions of about one length go together, where their length matters."""
+        order = by_length(text, rows) if self._with_words or text.states is not None else np.arange(len(rows))
+        parts, places = [], []
+        for batch in evaluation_batches(len(rows), batch_size=self.batch_size):
+            place = order[batch.rows]
+            length = padded_length(text, rows[place], **self._lengths)
+            inputs = text_inputs(text, rows[place], length=length, with_words=self._with_words)
+            parts.append(np.asarray(embed(Text(**inputs)))[batch.is_valid])
+            places.append(place[batch.is_valid])
+        joined = np.concatenate(parts)
+        vectors = np.empty_like(joined)
+        vectors[np.concatenate(places)] = joined
+        return vectors

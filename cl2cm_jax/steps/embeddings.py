@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import Networks
+from cl2cm_jax.models.networks import TAIL, Networks
 from cl2cm_jax.models.towers import Text
 
 Batch = dict[str, Any]
@@ -32,38 +32,45 @@ class Embeddings(NamedTuple):
 
 
 def as_text(captions: dict[str, jax.Array]) -> Text:
-    """Reads a batch's captions; their words are there only if the pipeline was asked for them."""
-    return Text(captions["sentence"], captions.get("words"), captions.get("mask"))
+    """Reads a batch's captions; beside sentences there is only what the pipeline was asked for."""
+    return Text(**captions)
 
 
 def embed(networks: Networks, params: Params, batch: Batch, *, key: jax.Array | None = None) -> Embeddings:
     """Runs both networks. Pure; `key` (None: evaluation) turns dropout on."""
-    student = networks.student.bind(params["student"])
-    keys: list[jax.Array | None] = [None] * 3 if key is None else list(jax.random.split(key, 3))
-    source, target = as_text(batch["source"]), as_text(batch["target"])
-    flat = jax.tree.map(merge_two, target)
+    keys: list[jax.Array | None] = [None] * 5
+    if key is not None:
+        keys = [*jax.random.split(key, 3), *(jax.random.fold_in(key, place) for place in (3, 4))]
+    source, target = _read(networks, "student", params["student"], batch, keys[3])
+    taught_source, taught_target = _read(networks, "teacher", params["teacher"], batch, keys[4])
     images, captions = batch["target_is_valid"].shape
-
+    target_vectors = networks.encode_text(params["student"], target, key=keys[2])
+    taught = networks.teach(params["teacher"], taught_target)
     return Embeddings(
-        vision=student.encode_vision(batch["vision"]["features"], batch["vision"]["mask"], key=keys[0]),
-        source=student.encode_text(source, key=keys[1]),
-        target=student.encode_text(flat, key=keys[2]).reshape(images, captions, -1),
-        teacher_source=teach(networks, params["teacher"], source),
-        teacher_target=jax.tree.map(
-            lambda x: x.reshape(x.shape[0], images, captions, *x.shape[2:]), teach(networks, params["teacher"], flat)
+        vision=networks.encode_vision(
+            params["student"], batch["vision"]["features"], batch["vision"]["mask"], key=keys[0]
         ),
+        source=networks.encode_text(params["student"], source, key=keys[1]),
+        target=target_vectors.reshape(images, captions, -1),
+        teacher_source=networks.teach(params["teacher"], taught_source),
+        teacher_target=jax.tree.map(lambda x: x.reshape(x.shape[0], images, captions, *x.shape[2:]), taught),
     )
 
 
-def teach(networks: Networks, teacher: Params, text: Text) -> Text:
-    """The teacher's vectors by each of its F heads: sentence (F, N, D), words (F, N, L, D), no mask."""
+def _read(
+    networks: Networks, network: Literal["student", "teacher"], params: Params, batch: Batch, key: jax.Array | None
+) -> tuple[Text, Text]:
+    """Source (B, ...) and target captions (B*K, ...) as a network's heads read them.
 
-    def by_one(head: Params) -> Text:
-        return networks.teacher.bind(head)(text)._replace(mask=None)
-
-    if not teacher:  # headless: no parameters to map over, one set of vectors
-        return jax.tree.map(lambda x: x[None], by_one({}))
-    return jax.vmap(by_one)(teacher)
+    Its own layers run once over both. They are joined image by image, so that every device keeps its own rows.
+    """
+    source, target = as_text(batch["source"]), as_text(batch["target"])
+    if TAIL not in params:
+        flat = jax.tree.map(merge_two, target)
+        return networks.read(network, params, source), networks.read(network, params, flat)
+    joined = jax.tree.map(lambda s, t: jnp.concatenate([s[:, None], t], axis=1), source, target)
+    read = networks.read(network, params, joined, key=key)
+    return jax.tree.map(lambda x: x[:, 0], read), jax.tree.map(lambda x: merge_two(x[:, 1:]), read)
 
 
 def merge_two(x: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ from cl2cm_jax.maths.contrastive import Side
 from cl2cm_jax.maths.masking import Term
 from cl2cm_jax.maths.similarity import cosine_cost
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import Networks, Teacher
+from cl2cm_jax.models.networks import Networks, Teacher, heads_of
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.parallel.mesh import BATCH_AXES
 from cl2cm_jax.steps.embeddings import Batch, Embeddings, merge_two
@@ -65,7 +65,7 @@ class Objective(NamedTuple):
                 logged["pair_score"] = _mean_over(scores, rows.target_is_valid)
             terms["target"] = target_term(self, embeddings, params["student"], rows, trusted)
         if "sentence" in weights or "word" in weights:
-            terms |= teacher_terms(self, embeddings, params["teacher"], rows, batch, names=frozenset(weights))
+            terms |= teacher_terms(self, embeddings, heads_of(params["teacher"]), rows, batch, names=frozenset(weights))
         if "transfer" in weights:
             terms["transfer"] = transfer_term(self, embeddings, teacher, rows)
         total = sum((weights[name] * value for name, value in terms.items()), jnp.zeros(()))

@@ -9,6 +9,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from cl2cm_jax.models.networks import TAIL
 from cl2cm_jax.steps.schedule import Stages, learning_rate
 
 
@@ -30,7 +31,19 @@ def make_optimizers(config: ConfigDict, stages: Stages, *, warmup: int) -> dict[
 def _adamw(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
     c = config.optimizer
     adamw = optax.adamw(rate, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay, mask=lambda p: decayed(p, c.exclude))
-    return optax.chain(optax.clip_by_global_norm(c.clip), adamw) if c.clip else adamw
+    parts = [optax.clip_by_global_norm(c.clip)] if c.clip else []
+    return optax.chain(*parts, adamw, _slower_backbone(c.backbone_rate))
+
+
+def _slower_backbone(share: float) -> optax.GradientTransformation:
+    """Scales the updates of a network's layers of the text backbone, which come pretrained."""
+
+    def scale(updates: Any, params: Any = None) -> Any:
+        del params
+        slowed = {name: jax.tree.map(lambda x: share * x, u) for name, u in updates.items() if name == TAIL}
+        return updates | slowed
+
+    return optax.stateless(scale)
 
 
 def decayed(params: Any, exclude: str) -> Any:

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config import student_first, teacher_first
 from cl2cm_jax.maths.confidence import Calibration, uncalibrated
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
@@ -51,14 +52,19 @@ def make_train_step(
     mesh: Mesh,
     stages: Stages,
     languages: int,
+    tail: Params | None = None,
 ) -> TrainStep:
-    """Builds the step once. The same code runs on one device and on a mesh."""
+    """Builds the step once. The same code runs on one device and on a mesh.
+
+    `tail` are the pretrained parameters of the text backbone's layers that the networks train.
+    """
     objective = Objective(config, networks, mesh)
     weights = term_weights(config, stages)
     joint = config.teacher["update"] == "joint"
+    drops = config.student.dropout or student_first(config) is not None or teacher_first(config) is not None
 
-    def init(seed: jax.Array) -> TrainState:
-        params = networks.init(jax.random.key(seed))
+    def init(seed: jax.Array, tail: Params | None) -> TrainState:
+        params = networks.init(jax.random.key(seed), tail=tail)
         return {
             "step": jnp.zeros((), jnp.int32),
             "params": params,
@@ -69,7 +75,7 @@ def make_train_step(
         }
 
     def step(state: TrainState, batch: Batch, seed: jax.Array, first: bool) -> tuple[TrainState, Scalars]:
-        key = jax.random.fold_in(jax.random.key(seed), state["step"]) if config.student.dropout else None
+        key = jax.random.fold_in(jax.random.key(seed), state["step"]) if drops else None
         at = weights(state["step"], first)
         calibration = Calibration(**state["calibration"])
 
@@ -88,7 +94,7 @@ def make_train_step(
         return {**state, "step": state["step"] + 1, "params": params, "opt": opt, "ema": ema}, terms
 
     seed = jnp.asarray(config.seed, jnp.uint32)
-    shardings = tree_shardings(jax.eval_shape(init, seed), mesh)
+    shardings = tree_shardings(jax.eval_shape(init, seed, tail), mesh)
     place, everywhere = batch_sharding(mesh), replicated(mesh)
     jitted = jax.jit(
         step,
@@ -98,7 +104,7 @@ def make_train_step(
         donate_argnums=0,
     )
     return TrainStep(
-        init=lambda: jax.jit(init, out_shardings=shardings)(seed),
+        init=lambda: jax.jit(init, out_shardings=shardings)(seed, tail),
         step=lambda state, batch, number: jitted(state, batch, seed, number < stages.teacher),
         state_shardings=shardings,
     )

@@ -12,7 +12,7 @@ from cl2cm_jax import config as configuration
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.models.towers import Text
-from cl2cm_jax.steps.embeddings import Embeddings, embed, teach
+from cl2cm_jax.steps.embeddings import Embeddings, embed
 
 SHAPE = FeatureShape(text=6, vision=7, max_words=4, max_frames=2)
 
@@ -34,7 +34,7 @@ def batch(images: int = 3, captions: int = 2) -> dict:
 
     def side(*shape: int, seed: int) -> dict[str, jax.Array]:
         flat = text(int(np.prod(shape)), seed=seed)._asdict()
-        return {name: array.reshape(*shape, *array.shape[1:]) for name, array in flat.items()}
+        return {name: array.reshape(*shape, *array.shape[1:]) for name, array in flat.items() if array is not None}
 
     return {
         "vision": {"features": jnp.asarray(frames), "mask": jnp.ones((images, 2), bool)},
@@ -53,7 +53,7 @@ def embedded(networks: Networks, params: Params, batch: dict) -> Embeddings:
 
 
 def taught(networks: Networks, teacher: Params, text: Text) -> jax.Array:
-    return jax.jit(lambda teacher, text: teach(networks, teacher, text).sentence)(teacher, text)
+    return jax.jit(lambda teacher, text: networks.teach(teacher, text).sentence)(teacher, text)
 
 
 @pytest.mark.parametrize("kind", ["linear", "attention"])

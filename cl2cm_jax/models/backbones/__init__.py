@@ -23,14 +23,16 @@ import jax
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones import bert, clip_vit, efficientnet_lite, precomputed, use_multilingual
-from cl2cm_jax.models.backbones.outputs import TextOutput, VisionOutput
+from cl2cm_jax.models.backbones.outputs import TailOptions, TextOutput, VisionOutput
 from cl2cm_jax.models.backbones.preprocess import Preprocess, read_preprocess
 from cl2cm_jax.models.pretrained import PackageFile, weights_hash
 
 __all__ = [
     "Preprocess",
+    "TailOptions",
     "TextBackbone",
     "TextOutput",
+    "Tunable",
     "VisionBackbone",
     "VisionOutput",
     "fingerprint",
@@ -62,6 +64,7 @@ class TextBackbone:
       tokenizer_path: where its files are; None where the tokenizer comes with an installed package.
       vocabulary: ids that it may give.
       max_tokens: the longest row that the encoder takes; None where there is no limit.
+      tunable: how it is trained; None where it cannot be.
     """
 
     name: str
@@ -73,6 +76,25 @@ class TextBackbone:
     tokenizer_path: Path | None = None
     vocabulary: int
     max_tokens: int | None = None
+    tunable: Tunable | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tunable:
+    """A text encoder that can be cut behind any layer: below frozen and run once, above trained.
+
+    Attributes:
+      layers: their number.
+      cut: (params, first) -> (params below layer `first`, params from it on); -1: everything is above.
+      prefix: (params below, token_ids (B, L), token_mask (B, L)) -> states (B, L, d); pure.
+      tail: (params above, states (B, L, d), or ids (B, L, 1) if first is -1, token_mask (B, L), key=, options=)
+        -> TextOutput; pure.
+    """
+
+    layers: int
+    cut: Callable[[dict[str, Any], int], tuple[dict[str, Any], dict[str, Any]]]
+    prefix: Callable[[dict[str, Any], jax.Array, jax.Array], jax.Array]
+    tail: Callable[..., TextOutput]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +198,12 @@ def _bert(path: str | Path | None) -> TextBackbone:
         tokenizer_path=folder,
         vocabulary=shape.vocabulary,
         max_tokens=shape.max_tokens,
+        tunable=Tunable(
+            layers=shape.layers,
+            cut=bert.cut,
+            prefix=functools.partial(bert.prefix, shape=shape),
+            tail=functools.partial(bert.tail, shape=shape),
+        ),
     )
 
 

@@ -1,7 +1,8 @@
 """BERT and its relatives (mBERT, XLM-R, MiniLM, multilingual E5): a post-norm transformer over word pieces.
 
 Read from a model folder of the Hugging Face layout. The layers' parameters are stacked along a leading axis and run by
-`lax.scan`: one layer is compiled, whatever their number.
+`lax.scan`: one layer is compiled, whatever their number. The model can be cut behind any layer: what lies below stays
+frozen and is run once (`prefix`), what lies above is trained (`tail`).
 
 Source: Devlin et al. 2019 (arXiv 1810.04805), Conneau et al. 2020 (arXiv 1911.02116); this implementation is ours.
 """
@@ -16,12 +17,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.maths.masking import masked_mean
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones.outputs import TextOutput
+from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, TextOutput
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.hub_folder import linear, norm
 from cl2cm_jax.models.pretrained import assign
@@ -89,33 +91,44 @@ class Embeddings(nnx.Module):
 class Layer(nnx.Module):
     """Self-attention and MLP, each added to its input and then normalised."""
 
-    def __init__(self, shape: BertShape, *, rngs: nnx.Rngs):
+    def __init__(self, shape: BertShape, *, dtype: DTypeLike, rngs: nnx.Rngs):
         hidden = shape.hidden
         self.heads, self.activation = shape.heads, shape.activation
-        self.query, self.key, self.value, self.attended = (nnx.Linear(hidden, hidden, rngs=rngs) for _ in range(4))
-        self.attention_norm = _layer_norm(shape, rngs)
-        self.up = nnx.Linear(hidden, shape.intermediate, rngs=rngs)
-        self.down = nnx.Linear(shape.intermediate, hidden, rngs=rngs)
-        self.mlp_norm = _layer_norm(shape, rngs)
+        self.query, self.key, self.value, self.attended = (
+            nnx.Linear(hidden, hidden, dtype=dtype, rngs=rngs) for _ in range(4)
+        )
+        self.attention_norm = _layer_norm(shape, rngs, dtype)
+        self.up = nnx.Linear(hidden, shape.intermediate, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(shape.intermediate, hidden, dtype=dtype, rngs=rngs)
+        self.mlp_norm = _layer_norm(shape, rngs, dtype)
 
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """Maps x (B, L, d) under mask (B, L) to (B, L, d)."""
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, *, dropout: float = 0.0, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps x (B, L, d) under mask (B, L) to (B, L, d); `key` turns dropout on, behind both parts."""
+        keys = (None, None) if key is None else jax.random.split(key)
         split = (*x.shape[:2], self.heads, x.shape[2] // self.heads)
         q, k, v = (project(x).reshape(split) for project in (self.query, self.key, self.value))
         attended = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
-        x = self.attention_norm(x + self.attended(attended.reshape(x.shape)))
-        return self.mlp_norm(x + self.down(_ACTIVATIONS[self.activation](self.up(x))))
+        x = self.attention_norm(x + _drop(self.attended(attended.reshape(x.shape)), dropout, keys[0]))
+        return self.mlp_norm(x + _drop(self.down(_ACTIVATIONS[self.activation](self.up(x))), dropout, keys[1]))
 
 
-def _layer_norm(shape: BertShape, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(shape.hidden, epsilon=shape.epsilon, use_fast_variance=False, rngs=rngs)
+def _drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+
+
+def _layer_norm(shape: BertShape, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32) -> nnx.LayerNorm:
+    return nnx.LayerNorm(shape.hidden, epsilon=shape.epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 @functools.cache
-def _functionals(shape: BertShape) -> tuple[Functional[Embeddings], Functional[Layer]]:
+def _functionals(shape: BertShape, dtype: str = "float32") -> tuple[Functional[Embeddings], Functional[Layer]]:
     return (
         Functional(lambda rngs: Embeddings(shape, rngs=rngs)),
-        Functional(lambda rngs: Layer(shape, rngs=rngs)),
+        Functional(lambda rngs: Layer(shape, dtype=dtype, rngs=rngs)),
     )
 
 
@@ -141,18 +154,81 @@ def apply(params: Params, token_ids: jax.Array, token_mask: jax.Array, *, shape:
     Returns:
       The last layer's states as words, their mask (begin and end excluded), and the unit sentence vector.
     """
-    embeddings, layer = _functionals(shape)
-    visible = token_mask | ~token_mask.any(axis=1, keepdims=True)  # a row that is all padding stays finite
+    return tail(params, token_ids[..., None], token_mask, shape=shape)
 
-    def run(x: jax.Array, layer_params: Params) -> tuple[jax.Array, None]:
-        return layer.bind(layer_params)(x, visible), None
 
-    states, _ = jax.lax.scan(run, embeddings.bind(params["embeddings"])(token_ids), params["layers"])
+def cut(params: Params, first: int) -> tuple[Params, Params]:
+    """The parameters below and from layer `first` on, counted from 0; -1 leaves nothing below, not even the table."""
+    if first < 0:
+        return {}, params
+    below = {"embeddings": params["embeddings"], "layers": jax.tree.map(lambda x: x[:first], params["layers"])}
+    return below, {"layers": jax.tree.map(lambda x: x[first:], params["layers"])}
+
+
+def prefix(params: Params, token_ids: jax.Array, token_mask: jax.Array, *, shape: BertShape) -> jax.Array:
+    """The states that layer `first` reads, (B, L, d) float32: runs what `cut` has put below. Pure."""
+    states = _functionals(shape)[0].bind(params["embeddings"])(token_ids)
+    return _layers(params["layers"], states, token_mask, shape=shape)
+
+
+def tail(
+    params: Params,
+    states: jax.Array,
+    token_mask: jax.Array,
+    *,
+    shape: BertShape,
+    key: jax.Array | None = None,
+    options: TailOptions = AS_STORED,
+) -> TextOutput:
+    """Runs what `cut` has put above; pure.
+
+    Args:
+      params: the upper part; the whole model if it was cut at -1.
+      states: (B, L, d) from `prefix`; token ids (B, L, 1) for the whole model.
+      token_mask: (B, L) bool, False at padding only, which is at the end.
+      shape: from `read_shape`.
+      key: turns dropout on.
+      options: how the layers are run.
+
+    Returns:
+      See `apply`.
+    """
+    if "embeddings" in params:
+        states = _functionals(shape)[0].bind(params["embeddings"])(states[..., 0])
+    states = _layers(params["layers"], states, token_mask, shape=shape, key=key, options=options).astype(jnp.float32)
     pooled = states[:, 0] if shape.pool == "cls" else masked_mean(states, token_mask)
-    place, length = jnp.arange(token_ids.shape[1]), token_mask.sum(axis=1, keepdims=True)
+    place, length = jnp.arange(token_mask.shape[1]), token_mask.sum(axis=1, keepdims=True)
     is_mark = (place == 0) | (place == length - 1)
     words = states * token_mask[..., None]
     return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=normalize(pooled))
+
+
+def _layers(
+    params: Params,
+    states: jax.Array,
+    token_mask: jax.Array,
+    *,
+    shape: BertShape,
+    key: jax.Array | None = None,
+    options: TailOptions = AS_STORED,
+) -> jax.Array:
+    """Runs stacked layers, by `lax.scan` or one after the other."""
+    layer = _functionals(shape, options.dtype)[1]
+    visible = token_mask | ~token_mask.any(axis=1, keepdims=True)  # a row that is all padding stays finite
+    count = len(jax.tree.leaves(params)[0])
+    keys = None if key is None or not options.dropout else jax.random.split(key, count)
+
+    def run(x: jax.Array, one: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
+        return layer.bind(one[0])(x, visible, dropout=options.dropout, key=one[1]), None
+
+    if options.remat:
+        run = jax.checkpoint(run, prevent_cse=not options.scan)
+    states = states.astype(options.dtype)
+    if options.scan:
+        return jax.lax.scan(run, states, (params, keys))[0]
+    for i in range(count):
+        states, _ = run(states, jax.tree.map(lambda x: x[i], (params, keys)))  # noqa: B023  (called at once)
+    return states
 
 
 def read_shape(folder: Path) -> BertShape:
@@ -226,7 +302,7 @@ def load(folder: Path, shape: BertShape) -> Params:
     unused = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
     stored = {name: array for name, array in stored.items() if not name.startswith(unused)}
     arrays = hub_folder.arranged(
-        stored, once=_EMBEDDINGS, layer=_LAYER, prefix="encoder.layer.", layers=shape.layers, source=folder
+        stored, once=EMBEDDINGS, layer=LAYER, prefix="encoder.layer.", layers=shape.layers, source=folder
     )
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
     return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
@@ -239,13 +315,14 @@ def _plain_name(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-_EMBEDDINGS = {
+# our names -> torch's, of what is there once and of a layer
+EMBEDDINGS = {
     "embeddings/word/embedding": "embeddings.word_embeddings.weight",
     "embeddings/position/embedding": "embeddings.position_embeddings.weight",
     "embeddings/type/embedding": "embeddings.token_type_embeddings.weight",
     **norm("embeddings/norm", "embeddings.LayerNorm"),
 }
-_LAYER = {
+LAYER = {
     **linear("query", "attention.self.query"),
     **linear("key", "attention.self.key"),
     **linear("value", "attention.self.value"),

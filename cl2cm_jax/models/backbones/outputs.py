@@ -1,4 +1,4 @@
-"""What every backbone yields, whatever is inside it."""
+"""What every backbone yields, whatever is inside it, and how one that is trained is run."""
 
 from __future__ import annotations
 
@@ -33,3 +33,22 @@ class VisionOutput(NamedTuple):
     features: jax.Array
     mask: jax.Array
     pooled: jax.Array | None = None
+
+
+class TailOptions(NamedTuple):
+    """How the trained layers of a backbone are run.
+
+    Attributes:
+      dropout: behind attention and MLP, while training.
+      remat: compute a layer's activations again in the backward pass in place of keeping them.
+      scan: one compiled layer run in a loop; else as many as there are, which compiles longer and may run faster.
+      dtype: of the products and the states between; parameters stay fp32.
+    """
+
+    dropout: float = 0.0
+    remat: bool = False
+    scan: bool = True
+    dtype: str = "float32"
+
+
+AS_STORED = TailOptions()  # no dropout: what a pretrained backbone says

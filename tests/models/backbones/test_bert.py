@@ -207,7 +207,7 @@ def test_gradients_reach_every_layer() -> None:
 
 def test_real_weights_equal_sentence_transformers(minilm: Path) -> None:
     backbone = text_backbone("bert", minilm)
-    sentences, words = TextEncoder(backbone, max_tokens=256)(SENTENCES)
+    sentences, words, _ = TextEncoder(backbone, max_tokens=256)(SENTENCES)
     with np.load(GOLDEN / "minilm.npz") as golden:
         np.testing.assert_allclose(sentences, golden["vectors"], atol=1e-5)
     assert words.values.shape[1] == 384 and np.diff(words.offsets).tolist()[1] == 2

@@ -1,0 +1,64 @@
+"""Which layers of the text backbone are trained: "" (none), "all", or "layers 3-11", from 0 and to the last one.
+
+Each network has its own copy of the layers that it trains. What lies below them stays frozen and is run once: the
+states that the first trained layer reads are cached with the other features.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ml_collections import ConfigDict
+
+from cl2cm_jax.errors import UserError
+
+_PATTERN = re.compile(r"layers (\d+)-(\d+)")
+
+
+def first_layer(trainable: str, *, field: str) -> int | None:
+    """The first trained layer; -1: everything, the embedding tables too; None: nothing.
+
+    Raises:
+      UserError: the pattern is none.
+    """
+    if trainable in ("", "all"):
+        return -1 if trainable else None
+    match = _PATTERN.fullmatch(trainable)
+    if not match or int(match[1]) > int(match[2]):
+        raise UserError(f"config.{field}={trainable!r} must be '' (none), 'all', or e.g. 'layers 3-11'")
+    return int(match[1])
+
+
+def check_layers(trainable: str, layers: int, *, field: str) -> None:
+    """Refuses a pattern that does not end at the backbone's last layer.
+
+    Raises:
+      UserError: names the pattern that does.
+    """
+    match = _PATTERN.fullmatch(trainable)
+    if match and int(match[2]) != layers - 1:
+        raise UserError(
+            f"config.{field}={trainable!r}: the backbone has the layers 0-{layers - 1}, and the trained ones end with "
+            f"the last; use 'layers {min(int(match[1]), layers - 1)}-{layers - 1}'"
+        )
+
+
+def student_first(config: ConfigDict) -> int | None:
+    """The student's first trained layer of the text backbone."""
+    return first_layer(config.student.text.trainable, field="student.text.trainable")
+
+
+def teacher_first(config: ConfigDict) -> int | None:
+    """The teacher's first trained layer of the text backbone."""
+    return first_layer(config.teacher.text.trainable, field="teacher.text.trainable")
+
+
+def cut_layer(config: ConfigDict) -> int | None:
+    """The layer where the networks' own layers begin; None: no network trains any."""
+    first = student_first(config)
+    return teacher_first(config) if first is None else first
+
+
+def reads_frozen(config: ConfigDict) -> bool:
+    """Whether a network reads the frozen backbone's own words or sentences."""
+    return student_first(config) is None or teacher_first(config) is None
