@@ -24,7 +24,9 @@ def defaults() -> ConfigDict:
     c.data.translation_noise = 0.0  # share of training targets swapped within their language (ours)
     c.data.images = ""  # captions: folder with the pictures
     c.data.root = ""  # folder of the set's published files
-    c.data.captions = ""  # captions: CSV, TSV or JSONL with image, language, caption[, split[, origin]]; stamps: translations
+    c.data.captions = (
+        ""  # captions: CSV, TSV or JSONL with image, language, caption[, split[, origin]]; stamps: translations
+    )
     c.data.features = ""  # captions: .npy of vision features instead of pictures, (n, d) or (n, frames, d)
     c.data.feature_ids = ""  # captions: text file, the image id of each feature row
     c.data.on_error = "stop"  # captions: "stop" | "skip" (bad rows and pictures are listed in a report)

@@ -160,7 +160,9 @@ def _rendered(file: Path) -> bytes:
         raise UserError("the package resvg_py is not installed; run: pip install resvg_py") from error
     options = {"background": "white", "skip_system_fonts": True, "dpi": _DOTS_PER_INCH}
     try:
-        return bytes(resvg_py.svg_to_bytes(svg_string=file.read_text(encoding="utf-8"), width=2 * IMAGE_SIZE, **options))
+        return bytes(
+            resvg_py.svg_to_bytes(svg_string=file.read_text(encoding="utf-8"), width=2 * IMAGE_SIZE, **options)
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}); unpack {PACKAGE} again") from error
 

@@ -49,7 +49,7 @@ def stamps_builder(*, data_dir: str | os.PathLike[str], root: str, translations:
     folder = stamps_folder(root)
     if translations and not Path(translations).is_file():
         raise UserError(
-            f"config.data.captions={translations!r} is not a file; make stamps writes it, and '' trains on human captions"
+            f"config.data.captions={translations!r} is not a file; make stamps writes it; '' trains on human captions"
         )
     files = [str(folder), *([translations] if translations else [])]
     config = StampsConfig(

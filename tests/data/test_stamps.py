@@ -35,9 +35,8 @@ from cl2cm_jax.data.stamp_files import (
 from cl2cm_jax.data.stamps import read_translations
 from cl2cm_jax.errors import UserError
 
-CENTIMETRES = (
-    '<svg xmlns="http://www.w3.org/2000/svg" width="5cm" height="10cm"><rect width="5cm" height="10cm" fill="red"/></svg>'
-)
+CENTIMETRES = """<svg xmlns="http://www.w3.org/2000/svg" width="5cm" height="10cm">
+<rect width="5cm" height="10cm" fill="red"/></svg>"""
 # chosen so that every split gets some
 NOUNS = "badger bear bee camel dingo dog ferret fox frog goat horse koala lynx mole newt otter pony quail raven seal"
 
