@@ -1,6 +1,6 @@
 """Retrieval over the share of wrong translations: the baseline, the full method and English alone.
 
-python -m cl2cm_jax.noise_curve --config=configs/stamps.py --workdir=runs/stamps [--seeds=5] [--noise=0,0.1,...] [--rows=...]
+python -m cl2cm_jax.noise_curve --config=configs/stamps.py --workdir=runs/stamps [--noise=0,0.1,...] [--rows=...]
 
 The runs are those of the ablation, in the same folders: what `python -m cl2cm_jax.ablate` has trained there is not
 trained again. Writes noise_curve.md, noise_curve.json and noise_curve.png. A killed curve goes on where it was.
