@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cl2cm_jax"
 
 # From top to bottom. Units of one line do not import each other.
 LAYERS = (
-    ("main", "ablate", "compare", "translate"),
+    ("noise_curve",),
+    ("main", "ablate", "compare", "stamps", "translate"),
     ("train", "finish"),
     ("run",),
     ("evaluation", "search", "translation"),

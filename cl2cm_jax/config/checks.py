@@ -18,7 +18,7 @@ LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex":
 VIDEO_SETS = ("vatex", "msrvtt_cn")
 
 CHOICES = {
-    "data.name": ("emoji", "captions", *LANGUAGES_OF),
+    "data.name": ("emoji", "captions", "stamps", *LANGUAGES_OF),
     "data.on_error": ("stop", "skip"),
     "vision.pool": ("backbone", "tokens"),
     "student.vision_tower": ("linear", "attention"),

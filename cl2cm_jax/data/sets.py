@@ -56,9 +56,16 @@ def _of_the_paper(data: ConfigDict) -> tfds.core.DatasetBuilder:
     )
 
 
+def _stamps(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    from cl2cm_jax.data.stamps import stamps_builder
+
+    return stamps_builder(data_dir=data.dir, root=data.root, translations=data.captions)
+
+
 # name -> (config.data) -> builder; each imports its module when it is asked for, since tfds is slow to import
 _SETS: dict[str, Callable[[ConfigDict], tfds.core.DatasetBuilder]] = {
     "emoji": _emoji,
     "captions": _captions,
+    "stamps": _stamps,
     **dict.fromkeys(LANGUAGES_OF, _of_the_paper),
 }
