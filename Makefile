@@ -4,6 +4,7 @@ PYTHON  ?= python3
 WORKDIR ?= runs/emoji
 SEEDS   ?= 5
 NOISE   ?= 0,0.4
+SETTING ?= tuned
 CURVE   ?= 0,0.1,0.2,0.3,0.4,0.5,0.6
 PYTEST  ?= -n 2 --dist loadfile
 
@@ -49,9 +50,9 @@ lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
 ablation: $(VENV)/.installed ## Measure what each part of the method is worth (about half an hour; SEEDS=5 NOISE=0,0.4)
 	$(RUN) -m cl2cm_jax.ablate --config=configs/emoji.py --seeds=$(SEEDS) --noise=$(NOISE)
 
-stamps: $(VENV)/.installed $(TRANSLATED).jsonl ## Train on machine translations, test on human captions (Debian or Ubuntu; SEEDS, NOISE, CURVE)
-	$(RUN) -m cl2cm_jax.ablate --config=configs/stamps.py --workdir=runs/stamps --seeds=$(SEEDS) --noise=$(NOISE)
-	$(RUN) -m cl2cm_jax.noise_curve --config=configs/stamps.py --workdir=runs/stamps --seeds=$(SEEDS) --noise=$(CURVE)
+stamps: $(VENV)/.installed $(TRANSLATED).jsonl ## Train on machine translations, test on human captions (Debian or Ubuntu; SETTING=tuned or trials)
+	$(RUN) -m cl2cm_jax.ablate --config=configs/stamps.py:setting=$(SETTING) --workdir=runs/stamps-$(SETTING) --seeds=$(SEEDS) --noise=$(NOISE)
+	$(RUN) -m cl2cm_jax.noise_curve --config=configs/stamps.py:setting=$(SETTING) --workdir=runs/stamps-$(SETTING) --seeds=$(SEEDS) --noise=$(CURVE)
 
 stamps-source: $(STAMPS)/.fetched ## Fetch Tux Paint's stamps (Debian package tuxpaint-stamps-default, GPL-2, 161 MB)
 
