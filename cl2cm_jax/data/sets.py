@@ -36,11 +36,19 @@ def _captions(data: ConfigDict) -> tfds.core.DatasetBuilder:
         features=data.features,
         feature_ids=data.feature_ids,
         on_error=data.on_error,
+        frames=data.frames,
     )
+
+
+def _fluent(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    from cl2cm_jax.data.fluent import Fluent
+
+    return Fluent(root=data.root, data_dir=data.dir)
 
 
 # name -> (config.data) -> builder; each imports its module when it is asked for, since tfds is slow to import
 _SETS: dict[str, Callable[[ConfigDict], tfds.core.DatasetBuilder]] = {
     "emoji": _emoji,
     "captions": _captions,
+    "fluent": _fluent,
 }
