@@ -275,7 +275,7 @@ def _compute(config: ConfigDict, builder, languages: tuple[str, ...], folder: Pa
     shutil.rmtree(temporary, ignore_errors=True)
     for split in SPLITS:
         # twice: pictures are never held, and a missing language is found before they are encoded
-        records = [replace(record, image=None, feature=None) for record in builders.read_records(builder, split)]
+        records = [replace(record, image=None, feature=None, frames=()) for record in builders.read_records(builder, split)]
         _check_languages(records, split, languages)
         vision = _vision_features(builders.read_records(builder, split), encode_images, config.data.frames)
         _write(temporary / split, records, languages, vision, encode_text)
@@ -343,8 +343,8 @@ def _vision_features(
     if encode_images is None:
         return padded_frames([record.feature for record in records if record.feature is not None])
     if frames > 1:
-        files = (record.frames or (record.image,) for record in records if record.frames or record.image)
-        return padded_frames(encode_images.clips(decode_clip(clip, most=frames) for clip in files), least=frames)
+        clips = (decode_clip(record.files, most=frames) for record in records)
+        return padded_frames(encode_images.clips(clips), least=frames)
     features = encode_images(decode(record.image) for record in records if record.image is not None)
     return features, np.full(len(features), features.shape[1], np.int32)
 

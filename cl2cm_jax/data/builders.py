@@ -60,7 +60,9 @@ def features(
 
 def example(record: Record, *, has_frames: bool = False) -> dict[str, Any]:
     """A record as the example that a builder yields; `has_frames` as in `features`."""
-    vision = {"image": record.image or b""} if record.feature is None else {"feature": record.feature}
+    vision: dict[str, Any] = {"feature": record.feature}
+    if record.feature is None:
+        vision = {"image": record.image or b""}
     if has_frames:
         vision["frames"] = list(record.frames)
     captions = [{"language": c.language, "text": c.text, "origin": c.origin} for c in record.captions]
