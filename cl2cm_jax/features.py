@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import check_layers, cut_layer, reads_frozen
 from cl2cm_jax.data import builders, sets
+from cl2cm_jax.data.clips import decode_clip
 from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, Ragged, translation_tag
 from cl2cm_jax.data.images import decode, scaled
 from cl2cm_jax.data.records import Record
@@ -97,6 +98,7 @@ class ImageEncoder:
 
     def __init__(self, backbone: VisionBackbone, *, pool: str):
         self._backbone, self._prepare = backbone, backbone.preprocess
+        self._dim = backbone.dim if pool == "tokens" or not backbone.pooled else backbone.pooled
 
         def forward(params: dict, batch: jax.Array) -> jax.Array:
             output = backbone.apply(params, batch)
@@ -116,7 +118,21 @@ class ImageEncoder:
                 waiting = []
         if waiting:
             rows.append(self._run(waiting))
-        return np.concatenate(rows) if rows else np.zeros((0, 1, self._backbone.dim), np.float32)
+        return np.concatenate(rows) if rows else np.zeros((0, 1, self._dim), np.float32)
+
+    def clips(self, clips: Iterable[Iterable[np.ndarray]]) -> list[np.ndarray]:
+        """Maps n clips of pictures as above, read one after the other, to their features (F_i, d) float32."""
+        lengths: list[int] = []
+
+        def frames() -> Iterator[np.ndarray]:
+            for clip in clips:
+                lengths.append(0)
+                for frame in clip:
+                    lengths[-1] += 1
+                    yield frame
+
+        features = self(frames())  # batches across clips
+        return [part.reshape(-1, features.shape[2]) for part in np.split(features, np.cumsum(lengths)[:-1])]
 
     def _run(self, images: list[np.ndarray]) -> np.ndarray:
         """One batch, filled up with its last picture."""
@@ -272,7 +288,7 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
     if v.backbone != "precomputed":  # those are in the records
         weights.append(fingerprint("vision", v.backbone, v.path or None))
     inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
-    inputs += [cut_layer(config), reads_frozen(config)]
+    inputs += [cut_layer(config), reads_frozen(config), config.data.frames]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
@@ -286,9 +302,11 @@ def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]],
     shutil.rmtree(temporary, ignore_errors=True)
     for split in SPLITS:
         # twice: pictures are never held, and a missing language is found before they are encoded
-        records = [replace(record, image=None, feature=None) for record in builders.read_records(builder, split)]
+        records = [
+            replace(record, image=None, feature=None, frames=()) for record in builders.read_records(builder, split)
+        ]
         builders.check_languages(records, split, languages[split])
-        seen = _vision_features(builders.read_records(builder, split), encode_images)
+        seen = _vision_features(builders.read_records(builder, split), encode_images, config.data.frames)
         _write(temporary / split, records, languages[split], seen, encode_text)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
     if folder.exists() and not (folder / "done.json").exists():
@@ -337,21 +355,29 @@ def _write(
     (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
 
 
-def _vision_features(records: Iterable[Record], encode_images: ImageEncoder | None) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, F, d) of the records' pictures, or those that precomputed records bring (no encoder).
+def _vision_features(
+    records: Iterable[Record], encode_images: ImageEncoder | None, frames: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, F, d) of the records' pictures or clips, or those that precomputed records bring (no encoder).
 
-    With them the number of frames of each (n,) int32; the rest of its row is 0.
+    With them the number of frames of each (n,) int32; the rest of its row is 0. Of clips, F is `frames`.
     """
     if encode_images is None:
         return padded_frames([record.feature for record in records if record.feature is not None])
+    if frames > 1:
+        clips = (decode_clip(record.files, most=frames) for record in records)
+        return padded_frames(encode_images.clips(clips), least=frames)
     features = encode_images(decode(record.image) for record in records if record.image is not None)
     return features, np.full(len(features), features.shape[1], np.int32)
 
 
-def padded_frames(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Joins features (F_i, d) to (n, F, d) float32, 0 where a row has fewer frames, and their numbers (n,) int32."""
+def padded_frames(features: Sequence[np.ndarray], *, least: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Joins features (F_i, d) to (n, F, d) float32, 0 where a row has fewer frames, and their numbers (n,) int32.
+
+    F is that of the longest, but at least `least`.
+    """
     frames = np.array([len(feature) for feature in features], np.int32)
-    joined = np.zeros((len(features), frames.max(), features[0].shape[1]), np.float32)
+    joined = np.zeros((len(features), max(least, frames.max()), features[0].shape[1]), np.float32)
     for row, feature in zip(joined, features, strict=True):
         row[: len(feature)] = feature
     return joined, frames

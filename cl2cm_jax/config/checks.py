@@ -18,7 +18,7 @@ LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex":
 VIDEO_SETS = ("vatex", "msrvtt_cn")
 
 CHOICES = {
-    "data.name": ("emoji", "captions", "stamps", *LANGUAGES_OF),
+    "data.name": ("emoji", "captions", "fluent", "stamps", *LANGUAGES_OF),
     "data.on_error": ("stop", "skip"),
     "vision.pool": ("backbone", "tokens"),
     "student.vision_tower": ("linear", "attention"),
@@ -49,6 +49,7 @@ RANGES = {
     "seed": (0, 2**32 - 1),
     "data.translation_noise": (0.0, 1.0),
     "data.task": (1, 2),
+    "data.frames": (1, 64),
     "text.max_tokens": (3, 512),
     "text.length_multiple": (0, 512),
     "vision.image_size": (0, 4096),
@@ -164,6 +165,9 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
     if c.data.name == "captions" and not c.data.captions:
         yield "config.data.captions='' must name a CSV, TSV or JSONL file when config.data.name='captions'"
     yield from _paper_set_contradictions(c)
+    if c.data.name == "fluent" and not c.data.root:
+        yield "config.data.root='' must name the folder that `make fluent` fills when config.data.name='fluent'"
+    yield from _clip_contradictions(c)
     yield from _feature_contradictions(c)
     yield from _trainable_contradictions(c)
     for part, kind, pool, field in (
@@ -230,6 +234,18 @@ def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:
             f"config.student.text.trainable={c.student.text.trainable!r} and config.teacher.text.trainable="
             f"{c.teacher.text.trainable!r} must begin with the same layer, or one of them be ''"
         )
+
+
+def _clip_contradictions(c: ConfigDict) -> Iterator[str]:
+    frames = f"config.data.frames={c.data.frames}"
+    if c.data.frames == 1:
+        return
+    if c.data.name not in ("captions", "fluent"):
+        yield f"{frames}: data.name={c.data.name!r} has no clips to take frames of; use 1"
+    if c.data.features:
+        yield f"{frames}: the frames of config.data.features are in that file; use 1"
+    if c.vision.pool != "backbone":
+        yield f"{frames} needs config.vision.pool='backbone', one vector a frame, not {c.vision.pool!r}"
 
 
 def is_zero(weight: str) -> bool:

@@ -16,15 +16,17 @@ def defaults() -> ConfigDict:
     c.seed = 0  # initial weights, order of examples, choice of captions, translation noise
 
     c.data = ConfigDict()
-    # "emoji" | "captions" (your own) | "stamps" | the paper's sets: "multi30k" | "mscoco" | "vatex" | "msrvtt_cn"
+    # "emoji" | "captions" (your own pictures or clips) | "fluent" (animated emoji) | "stamps"
+    # | the paper's sets: "multi30k" | "mscoco" | "vatex" | "msrvtt_cn"
     c.data.name = "emoji"
     c.data.dir = "data"  # built sets and cached features lie here
     c.data.source = "en"  # the language that the pictures were captioned in
     c.data.targets = ("de",)  # languages to search in; the headline numbers are their mean
     c.data.reported = ()  # trained and evaluated like targets, but kept out of the headline
     c.data.translation_noise = 0.0  # share of training targets swapped within their language (ours)
-    c.data.root = ""  # stamps, the paper's sets: the published files (the paper's: with TextData/ and FeatureData/)
+    c.data.root = ""  # fluent, stamps, the paper's sets: the published files (the paper's: TextData/ and FeatureData/)
     c.data.task = 2  # multi30k: 2 (five captions an image) | 1 (one)
+    c.data.frames = 1  # captions, fluent: most frames of a clip, evenly spaced, at most 64; 1: pictures
     c.data.images = ""  # captions: folder with the pictures; the paper's sets: one other than the published
     # captions: CSV, TSV or JSONL with image, language, caption[, split[, origin]]; stamps: the translations
     c.data.captions = ""

@@ -26,11 +26,14 @@ SPLITS = ("train", "validation", "test")
 _STALE_AFTER_SECONDS = 3600.0  # an unfinished build that is older belongs to no living process
 
 
-def features(feature_shape: tuple[int | None, int] | None = None) -> tfds.features.FeaturesDict:
+def features(
+    feature_shape: tuple[int | None, int] | None = None, *, has_frames: bool = False
+) -> tfds.features.FeaturesDict:
     """The features of a set: `image` holds an encoded file, or `feature` a (frames, d) float32 array.
 
     Args:
       feature_shape: (frames, d) of a set of precomputed features, frames None if they differ; None for a set of images.
+      has_frames: of a set of images, whether some are clips of several files; `frames` holds these, `image` nothing.
     """
     tfds = quiet.tensorflow_datasets()
     text = tfds.features.Text
@@ -43,6 +46,8 @@ def features(feature_shape: tuple[int | None, int] | None = None) -> tfds.featur
             )
         }
     )
+    if has_frames:
+        vision["frames"] = tfds.features.Sequence(tfds.features.Scalar(dtype=np.object_))
     return tfds.features.FeaturesDict(
         {
             **vision,
@@ -55,9 +60,13 @@ def features(feature_shape: tuple[int | None, int] | None = None) -> tfds.featur
     )
 
 
-def example(record: Record) -> dict[str, Any]:
-    """A record as the example that a builder yields."""
-    vision = {"image": record.image} if record.feature is None else {"feature": record.feature}
+def example(record: Record, *, has_frames: bool = False) -> dict[str, Any]:
+    """A record as the example that a builder yields; `has_frames` as in `features`."""
+    vision: dict[str, Any] = {"feature": record.feature}
+    if record.feature is None:
+        vision = {"image": record.image or b""}
+    if has_frames:
+        vision["frames"] = list(record.frames)
     captions = [{"language": c.language, "text": c.text, "origin": c.origin} for c in record.captions]
     return vision | {
         "image_id": record.image_id,
@@ -107,13 +116,14 @@ def read_records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Reco
         columns = (captions["language"], captions["text"], captions["origin"])
         path = row["path"].decode()
         yield Record(
-            image=row.get("image"),
+            image=row.get("image") or None,
             feature=row.get("feature"),
             image_id=row["image_id"].decode(),
             group=row["group"].decode(),
             concept=row["concept"].decode(),
             path=str(Path(builder.data_dir, path).resolve()) if path else "",
             captions=tuple(Caption(*(cell.decode() for cell in cells)) for cells in zip(*columns, strict=True)),
+            frames=tuple(row.get("frames", ())),
         )
 
 

@@ -1,8 +1,9 @@
-"""The `captions` set: a user's own pictures, or features of them, and a caption file.
+"""The `captions` set: a user's own pictures or clips, or features of them, and a caption file.
 
 The image id is the picture's path within the images folder (paths that lead out of it are refused), or the id of its
-features. Without a split column the images are ordered by a hash of their ids and cut 80 / 10 / 10, so that the split
-depends on nothing else. All problems are listed in a report; the build then stops, or leaves them out if told to.
+features; a clip is an animated file or a folder of frames. Without a split column the images are ordered by a hash of
+their ids and cut 80 / 10 / 10, so that the split depends on nothing else. All problems are listed in a report; the
+build then stops, or leaves them out if told to.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tensorflow_datasets as tfds
 
 from cl2cm_jax.data import builders
 from cl2cm_jax.data.caption_file import Row, read_caption_file
+from cl2cm_jax.data.clips import decode_clip, frame_files, taken_files
 from cl2cm_jax.data.feature_file import FeatureFile, read_feature_file
 from cl2cm_jax.data.images import SUFFIXES, ImageError, decode
 from cl2cm_jax.data.problems import Problem, settle
@@ -39,6 +41,7 @@ class CaptionsConfig(tfds.core.BuilderConfig):
     features: str = ""
     feature_ids: str = ""
     on_error: Literal["stop", "skip"] = "stop"
+    frames: int = 1
 
 
 def captions_builder(
@@ -49,6 +52,7 @@ def captions_builder(
     features: str = "",
     feature_ids: str = "",
     on_error: Literal["stop", "skip"] = "stop",
+    frames: int = 1,
 ) -> Captions:
     """The builder of a user's set; `builders.prepare` builds it.
 
@@ -59,6 +63,7 @@ def captions_builder(
       features: .npy of (n, d) or (n, frames, d) floats, and
       feature_ids: text file with the image id of each of its rows, one a line.
       on_error: "stop" at problems, or "skip" the rows and images that have one.
+      frames: most frames of a clip; 1 is pictures, of animated ones the first frame.
 
     Raises:
       UserError: an input is not named or not there, or the caption file as a whole cannot be read.
@@ -81,15 +86,18 @@ def captions_builder(
     files = [path for path in inputs.values() if path]
     if images:
         rows = read_caption_file(captions, image_is_path=True).rows
-        files += [os.path.join(images, image) for image in sorted({row.image for row in rows})]
+        for path in (os.path.join(images, image) for image in sorted({row.image for row in rows})):
+            files += [path, *_frames_below(path)] if frames > 1 else [path]
+    settings = (os.path.abspath(images) if images else "", on_error, *([str(frames)] if frames > 1 else []))
     config = CaptionsConfig(
-        name=builders.fingerprint(files, settings=(os.path.abspath(images) if images else "", on_error)),
+        name=builders.fingerprint(files, settings=settings),
         description="A user's own pictures and captions.",
         captions=captions,
         images=images,
         features=features,
         feature_ids=feature_ids,
         on_error=on_error,
+        frames=frames,
     )
     with builders.without_commentary():
         return Captions(data_dir=data_dir, config=config)
@@ -114,7 +122,9 @@ class Captions(tfds.core.GeneratorBasedBuilder):
         config = self._config
         shape = read_feature_file(config.features, config.feature_ids).shape if config.features else None
         return self.dataset_info_from_configs(
-            description=__doc__, features=builders.features(shape), disable_shuffling=True
+            description=__doc__,
+            features=builders.features(shape, has_frames=config.frames > 1),
+            disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, Any]]]:
@@ -143,16 +153,19 @@ class Captions(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[int, Any]]:
         for key, (image, rows) in enumerate(images.items()):
             path = "" if features else os.path.abspath(os.path.join(self._config.images, image))
+            files = [] if features else [file.read_bytes() for file in taken_files(path, most=self._config.frames)]
+            is_folder = len(files) > 0 and os.path.isdir(path)
             record = Record(
-                image=None if features else Path(path).read_bytes(),
+                image=files[0] if files and not is_folder else None,
                 feature=features.row(image) if features else None,
                 image_id=image,
                 group=GROUP,
                 concept=image,
                 path=path,
                 captions=tuple(Caption(row.language, row.caption, row.origin) for row in rows),
+                frames=tuple(files) if is_folder else (),
             )
-            yield key, builders.example(record)
+            yield key, builders.example(record, has_frames=self._config.frames > 1)
 
 
 @dataclass(frozen=True)
@@ -168,7 +181,7 @@ def _bad_images(config: CaptionsConfig, by_image: Mapping[str, Sequence[Row]]) -
         if os.path.isabs(image) or image == ".." or image.startswith("../"):
             reason, is_note = f"is {image!r}, which is outside config.data.images; copy the picture into it", False
         else:
-            reason, is_note = _reason_against(os.path.join(config.images, image))
+            reason, is_note = _reason_against(os.path.join(config.images, image), config.frames)
         place = (config.captions, rows[0].line, "image")
         return _ImageProblem(*place, reason, is_note=is_note, image=image) if reason else None
 
@@ -177,13 +190,22 @@ def _bad_images(config: CaptionsConfig, by_image: Mapping[str, Sequence[Row]]) -
     notes = [
         _ImageProblem(config.images, None, "image", f"{image!r} has no caption and is not used", is_note=True)
         for image in _pictures_below(config.images)
-        if image not in by_image
+        if image not in by_image and not (config.frames > 1 and os.path.dirname(image) in by_image)
     ]
     return problems + notes
 
 
-def _reason_against(path: str) -> tuple[str, bool]:
-    """Why a picture cannot be used, or what to know about it (True); ("", False) if all is well."""
+def _reason_against(path: str, frames: int) -> tuple[str, bool]:
+    """Why a picture or clip cannot be used, or what to know about it (True); ("", False) if all is well."""
+    if frames > 1:
+        try:
+            for _ in decode_clip(taken_files(path, most=frames), most=frames):
+                pass
+        except ImageError as serious:
+            return str(serious), False
+        return "", False
+    if os.path.isdir(path):
+        return f"{path} is a folder; set config.data.frames to 2 or more to read its pictures as a clip", False
     try:
         decode(path, on_animated="refuse")
     except ImageError:
@@ -239,3 +261,11 @@ def _pictures_below(folder: str) -> list[str]:
     """Paths within `folder` of all files with an ending of a picture."""
     files = (Path(base, name) for base, _, names in os.walk(folder) for name in names)
     return sorted(file.relative_to(folder).as_posix() for file in files if file.suffix.lower() in SUFFIXES)
+
+
+def _frames_below(path: str) -> list[str]:
+    """The frames of a clip that is a folder."""
+    try:
+        return [str(file) for file in frame_files(path)] if os.path.isdir(path) else []
+    except ImageError:
+        return []

@@ -38,6 +38,7 @@ def _captions(data: ConfigDict) -> tfds.core.DatasetBuilder:
         features=data.features,
         feature_ids=data.feature_ids,
         on_error=data.on_error,
+        frames=data.frames,
     )
 
 
@@ -62,10 +63,17 @@ def _stamps(data: ConfigDict) -> tfds.core.DatasetBuilder:
     return stamps_builder(data_dir=data.dir, root=data.root, translations=data.captions)
 
 
+def _fluent(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    from cl2cm_jax.data.fluent import Fluent
+
+    return Fluent(root=data.root, data_dir=data.dir)
+
+
 # name -> (config.data) -> builder; each imports its module when it is asked for, since tfds is slow to import
 _SETS: dict[str, Callable[[ConfigDict], tfds.core.DatasetBuilder]] = {
     "emoji": _emoji,
     "captions": _captions,
+    "fluent": _fluent,
     "stamps": _stamps,
     **dict.fromkeys(LANGUAGES_OF, _of_the_paper),
 }
