@@ -70,7 +70,7 @@ def corpora(config: ConfigDict) -> Corpora:
             f"config.data.dir={config.data.dir!r} cannot be made ({error.strerror}); name another"
         ) from error
     builder = sets.builder(config.data)
-    builders.prepare(builder)
+    builders.prepare(builder, beam_runner=config.data.beam_runner, beam_options=config.data.beam_options)
     languages = (config.data.source, *config.data.targets, *config.data.reported)
     folder = Path(config.data.dir, "features", _key(config, Path(builder.data_dir), languages))
     if not (folder / "done.json").exists():

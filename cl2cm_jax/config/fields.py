@@ -28,6 +28,9 @@ def defaults() -> ConfigDict:
     c.data.captions = ""  # captions: CSV, TSV or JSONL with image, language, caption[, split[, origin]]
     c.data.features = ""  # captions: .npy of vision features instead of pictures, (n, d) or (n, frames, d)
     c.data.feature_ids = ""  # captions: text file, the image id of each feature row
+    c.data.shards = ""  # captions: webdataset tar shards instead of a folder; a folder, or a pattern "shards/*.tar"
+    c.data.beam_runner = ""  # captions: "" | "DirectRunner", "DataflowRunner" ...: Apache Beam builds the set
+    c.data.beam_options = ()  # of that runner, e.g. ("project=mine", "region=europe-west1")
     c.data.on_error = "stop"  # captions: "stop" | "skip" (bad rows and pictures are listed in a report)
 
     c.text = ConfigDict()  # text backbone; what is frozen of it is run once and cached
