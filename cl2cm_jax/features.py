@@ -70,7 +70,7 @@ def corpora(config: ConfigDict) -> Corpora:
             f"config.data.dir={config.data.dir!r} cannot be made ({error.strerror}); name another"
         ) from error
     builder = sets.builder(config.data)
-    builders.prepare(builder)
+    builders.prepare(builder, beam_runner=config.data.beam_runner, beam_options=config.data.beam_options)
     languages = {split: languages_of(config, split) for split in SPLITS}
     folder = Path(config.data.dir, "features", _key(config, Path(builder.data_dir), languages["test"]))
     if not (folder / "done.json").exists():

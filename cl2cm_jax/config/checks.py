@@ -162,8 +162,12 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
             f"config.weights.word={c.weights.word!r} needs a teacher that reads words: "
             "config.teacher.head='linear' with teacher.pool='both', or teacher.head='tower'"
         )
-    if c.data.name == "captions" and not c.data.captions:
-        yield "config.data.captions='' must name a CSV, TSV or JSONL file when config.data.name='captions'"
+    if c.data.name == "captions" and not c.data.captions and not c.data.shards:
+        yield (
+            "config.data.captions='' must name a CSV, TSV or JSONL file when config.data.name='captions', or "
+            "config.data.shards a folder of webdataset shards"
+        )
+    yield from _beam_contradictions(c)
     yield from _paper_set_contradictions(c)
     if c.data.name == "fluent" and not c.data.root:
         yield "config.data.root='' must name the folder that `make fluent` fills when config.data.name='fluent'"
@@ -211,6 +215,14 @@ def _feature_contradictions(c: ConfigDict) -> Iterator[str]:
             f"config.data.features={c.data.features!r} needs config.vision.backbone='precomputed', "
             f"not {c.vision.backbone!r}"
         )
+
+
+def _beam_contradictions(c: ConfigDict) -> Iterator[str]:
+    if c.data.beam_options and not c.data.beam_runner:
+        yield f"config.data.beam_options={tuple(c.data.beam_options)}: there is no config.data.beam_runner to take them"
+    if c.data.beam_runner and (c.data.name != "captions" or c.data.features):
+        what = "features" if c.data.features else f"data.name={c.data.name!r}"
+        yield f"config.data.beam_runner={c.data.beam_runner!r}: {what} need no Beam; use ''"
 
 
 def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:

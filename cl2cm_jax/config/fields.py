@@ -33,6 +33,9 @@ def defaults() -> ConfigDict:
     # instead of pictures; captions: .npy of features, (n, d) or (n, frames, d); the paper's sets: name in FeatureData/
     c.data.features = ""
     c.data.feature_ids = ""  # captions: text file, the image id of each feature row
+    c.data.shards = ""  # captions: webdataset tar shards instead of a folder; a folder, or a pattern "shards/*.tar"
+    c.data.beam_runner = ""  # captions: "" | "DirectRunner", "DataflowRunner" ...: Apache Beam builds the set
+    c.data.beam_options = ()  # of that runner, e.g. ("project=mine", "region=europe-west1")
     c.data.on_error = "stop"  # "stop" | "skip" (bad captions and pictures are listed in a report)
 
     c.text = ConfigDict()  # text backbone; what is frozen of it is run once and cached

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import logging
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from cl2cm_jax.data import quiet
+from cl2cm_jax.data.beam import beam_of
 from cl2cm_jax.data.records import Caption, Record
 from cl2cm_jax.errors import UserError
 
@@ -77,14 +79,19 @@ def example(record: Record, *, has_frames: bool = False) -> dict[str, Any]:
     }
 
 
-def prepare(builder: tfds.core.DatasetBuilder) -> None:
+def prepare(builder: tfds.core.DatasetBuilder, *, beam_runner: str = "", beam_options: Sequence[str] = ()) -> None:
     """Builds the set if it is not built yet: offline, without noise, and wholly or not at all.
 
     The set is written to a temporary folder that takes its name when it is complete, so an end at any moment leaves
     either the whole set or none.
 
+    Args:
+      builder: of the set.
+      beam_runner: of Apache Beam, which builds it if the builder knows how; "" builds it here, without Beam.
+      beam_options: of the runner, such as "project=mine".
+
     Raises:
-      UserError: an input is missing or wrong (from the builder).
+      UserError: an input is missing or wrong (from the builder), or Beam is not there or does not know the runner.
     """
     tfds = quiet.tensorflow_datasets()
     target = Path(builder.data_dir)
@@ -93,6 +100,8 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
     quiet.tensorflow()
     remove_stale(target.parent, f"incomplete.*_{target.name}")
     config = tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False)
+    if beam_runner:
+        config = dataclasses.replace(config, **beam_of(beam_runner, beam_options)._asdict())
     try:
         with without_commentary():
             builder.download_and_prepare(file_format="tfrecord", download_config=config)

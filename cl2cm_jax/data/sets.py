@@ -37,6 +37,8 @@ def _captions(data: ConfigDict) -> tfds.core.DatasetBuilder:
         images=data.images,
         features=data.features,
         feature_ids=data.feature_ids,
+        shards=data.shards,
+        source=data.source,
         on_error=data.on_error,
         frames=data.frames,
     )

@@ -195,8 +195,8 @@ def test_data_may_lie_within_the_images_folder(pictures: Path) -> None:
     ("options", "message"),
     [
         ({"images": "/no/such/folder"}, "images='/no/such/folder' is not a folder"),
-        ({"images": ""}, "name one of the two"),
-        ({"features": "x.npy"}, "name one of the two"),
+        ({"images": ""}, "name one of them"),
+        ({"features": "x.npy"}, "name one of them"),
         ({"images": "", "features": "x.npy"}, "feature_ids='' must name"),
         ({"images": "", "features": "x.npy", "feature_ids": "x.txt"}, "features='x.npy' is not a file"),
         ({"on_error": "ignore"}, "on_error='ignore' is not known"),
