@@ -14,7 +14,7 @@ from PIL import Image
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
-from cl2cm_jax.data import captions as captions_set
+from cl2cm_jax.data import builders
 from cl2cm_jax.data.builders import SPLITS, prepare, read_records
 from cl2cm_jax.data.captions import Captions, captions_builder
 from cl2cm_jax.data.records import Caption, Record
@@ -138,7 +138,7 @@ def test_a_set_of_pictures_keeps_its_name(pictures: Path) -> None:
     file = write_captions(pictures)
     settings = (str(pictures), "stop")
     files = [str(file), *(str(pictures / f"{name}.png") for name in "abcdefghij")]
-    assert Path(built(pictures, file).data_dir).parent.name == captions_set._fingerprint(files, settings)
+    assert Path(built(pictures, file).data_dir).parent.name == builders.fingerprint(files, settings)
 
 
 def test_clips_are_built_anew_when_a_frame_or_their_number_changes(pictures: Path) -> None:
