@@ -79,7 +79,7 @@ def corpora(config: ConfigDict) -> Corpora:
     else:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
     try:
-        return Corpora(*(_read(folder / split, split, languages[split]) for split in SPLITS))
+        return Corpora(*(read_split(folder / split, split, languages[split]) for split in SPLITS))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); delete it, it is made anew") from error
 
@@ -280,7 +280,7 @@ def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]],
         records = [replace(record, image=None, feature=None) for record in builders.read_records(builder, split)]
         _check_languages(records, split, languages[split])
         vision = _vision_features(builders.read_records(builder, split), encode_images)
-        _write(temporary / split, records, languages[split], vision, encode_text)
+        write_split(temporary / split, records, languages[split], vision, encode_text)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
     if folder.exists() and not (folder / "done.json").exists():
         shutil.rmtree(folder)  # what is left of one that was deleted or copied in part
@@ -300,7 +300,7 @@ def _check_languages(records: list[Record], split: str, languages: tuple[str, ..
             )
 
 
-def _write(
+def write_split(
     folder: Path,
     records: list[Record],
     languages: tuple[str, ...],
@@ -358,7 +358,8 @@ def padded_frames(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarra
     return joined, frames
 
 
-def _read(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
+def read_split(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
+    """Reads what `write_split` wrote, large arrays memory-mapped."""
     table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
     arrays = {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in folder.glob("*.npy")}
     vision = arrays["vision"]
