@@ -178,8 +178,8 @@ def report(setting: Setting, *, names: Sequence[str], seeds: Sequence[int]) -> N
         *(f"{name}: {text}." for name, text in QUALITY.items()),
     ]
     print("\n\n".join(table.text() for table in tables), *notes, sep="\n")
-    text = "\n\n".join([*(table.markdown() for table in tables), *(f"- {note}" for note in notes)])
-    write_text(setting.out / "word_level.md", text.replace("\n\n- ", "\n- ", len(notes)).replace("\n- ", "\n\n- ", 1) + "\n")
+    listed = "\n".join(f"- {note}" for note in notes)
+    write_text(setting.out / "word_level.md", "\n\n".join([*(table.markdown() for table in tables), listed]) + "\n")
 
 
 def picture(setting: Setting, *, shown: str) -> None:
