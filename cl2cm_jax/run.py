@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cl2cm_jax import features
+from cl2cm_jax import encoders, features
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.config import differences, flatten
 from cl2cm_jax.data import pipeline
@@ -112,7 +112,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
     }
-    tunable, tail = features.trained_layers(config)
+    tunable, tail = encoders.trained_layers(config)
     networks = Networks(config, features.shape_of(config, corpora.train), tunable=tunable)
     warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
     optimizers = make_optimizers(config, stages, warmup=warmup)

@@ -20,7 +20,7 @@ from cl2cm_jax import features, main
 from cl2cm_jax.config import read
 from cl2cm_jax.data.clips import decode_clip, taken_files
 from cl2cm_jax.data.images import decode
-from cl2cm_jax.features import ImageEncoder, padded_frames
+from cl2cm_jax.encoders import ImageEncoder, padded_frames
 from cl2cm_jax.models.backbones import vision_backbone
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.search import __main__ as search

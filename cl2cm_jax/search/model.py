@@ -15,8 +15,8 @@ from safetensors.numpy import load, save
 
 from cl2cm_jax.atomic import replacing
 from cl2cm_jax.config import from_flat
+from cl2cm_jax.encoders import ImageEncoder, backbones, padded_frames, text_encoder
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features import ImageEncoder, backbones, padded_frames, text_encoder
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import FeatureShape, Networks, vision_size
 from cl2cm_jax.search.encoder import Encoder
