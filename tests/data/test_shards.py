@@ -291,7 +291,7 @@ def test_damage_within_a_shard_is_noticed(tmp_path: Path) -> None:
 
 def test_forged_size_ends(tmp_path: Path) -> None:
     """A negative size leads Python's tarfile back to the same header for ever."""
-    info = tarfile.TarInfo("x.jpg")
+    info = tarfile.TarInfo("x.cls")
     header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
     header[124:136] = (-1024).to_bytes(12, "big", signed=True)
     header[148:156] = b" " * 8
@@ -304,7 +304,7 @@ def test_forged_size_ends(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a.tar")], capture_output=True, text=True, timeout=300, check=True
     )
-    assert "damaged" in done.stdout or "cannot be read" in done.stdout or "no tar" in done.stdout
+    assert done.stdout.startswith("is damaged at byte 0")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
