@@ -103,7 +103,7 @@ def captions_builder(
     settings += [str(frames)] if frames > 1 else []
     settings += [source] if shards else []
     config = CaptionsConfig(
-        name=builders.fingerprint(files, settings=settings),
+        name=builders.fingerprint(files, settings=tuple(settings)),
         description="A user's own pictures and captions.",
         captions=captions,
         images=images,
