@@ -11,6 +11,7 @@ import pytest
 from cl2cm_jax import ablate, compare, main, noise_curve, stamps, translate
 from cl2cm_jax.config import read
 from cl2cm_jax.search import __main__ as search
+from cl2cm_jax.word_level import __main__ as word_level
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,7 +57,12 @@ def test_a_line_can_be_typed(line: str) -> None:
     if module == "cl2cm_jax.translate":
         translate.parse(arguments) if any(word.startswith("--") for word in arguments) else None
         return
-    command = {"cl2cm_jax.main": main, "cl2cm_jax.ablate": ablate, "cl2cm_jax.noise_curve": noise_curve}[module]
+    command = {
+        "cl2cm_jax.main": main,
+        "cl2cm_jax.ablate": ablate,
+        "cl2cm_jax.noise_curve": noise_curve,
+        "cl2cm_jax.word_level": word_level,
+    }[module]
     if not any(word.startswith("--") for word in arguments):
         return  # the name of a command in a sentence
     options, overrides = command.parse(arguments)

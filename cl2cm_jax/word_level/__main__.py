@@ -41,10 +41,12 @@ from cl2cm_jax.word_level.teaching import Taught, sentence_ranks, targets_of, te
 
 BEFORE = "before: the backbone's own"
 BASELINE = "sentence loss"
+UNREAD = "sentence loss, words not read"
 WITH_WORDS = "sentence + word, transport"
 # row: fields that differ from the config, whose weights.word the last ones keep
 ROWS: dict[str, dict[str, str]] = {
     BEFORE: {"teacher.head": "none", "weights.word": "0.0"},
+    UNREAD: {"weights.word": "0.0", "teacher.head": "linear", "teacher.pool": "backbone"},
     BASELINE: {"weights.word": "0.0"},
     WITH_WORDS: {"word.loss": "transport"},
     "sentence + word, transport at a hundredth": {"word.loss": "transport", "weights.word": "0.01"},

@@ -10,7 +10,7 @@ import numpy as np
 
 from cl2cm_jax.data.corpus import Corpus, text_inputs
 from cl2cm_jax.data.pipeline import evaluation_batches
-from cl2cm_jax.maths.similarity import normalize
+from cl2cm_jax.maths.similarity import normalize, scores
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.run import Run
@@ -101,7 +101,10 @@ def _same(source: list[str], target: list[str]) -> np.ndarray:
 
 
 def plans(run: Run, teacher: Params, pairs: Pairs) -> tuple[list[np.ndarray], list[float]]:
-    """The plan (M, N) of each pair's words as this teacher has them, and how alike its source words are."""
+    """The plan (M, N) of each pair's words, and how alike the source words of each are.
+
+    The words are those that this teacher makes, or the backbone's where it makes none.
+    """
     solve = _solver(run)
     found: list[np.ndarray] = []
     alike: list[float] = []
@@ -128,13 +131,12 @@ def _solver(run: Run):  # noqa: ANN202
     @jax.jit
     def solve(teacher: Params, source: Text, target: Text) -> tuple[jax.Array, ...]:
         read = [run.networks.read("teacher", teacher, text) for text in (source, target)]
-        words = [run.networks.teach(teacher, text).words for text in read]
-        masks = [text.mask for text in read]
-        s, t = (some[0] for some in words if some is not None)
-        assert masks[0] is not None and masks[1] is not None
-        plan = transport_plan(run.config, s, t, source_mask=masks[0], target_mask=masks[1])
-        unit = normalize(s)
-        return plan, unit @ unit.swapaxes(-1, -2), masks[0], masks[1]
+        made = [run.networks.teach(teacher, text).words for text in read]
+        s, t = (text.words if words is None else words[0] for text, words in zip(read, made, strict=True))
+        s_mask, t_mask = (text.mask for text in read)
+        assert s is not None and t is not None and s_mask is not None and t_mask is not None
+        plan = transport_plan(run.config, s, t, source_mask=s_mask, target_mask=t_mask)
+        return plan, scores(normalize(s), normalize(s)), s_mask, t_mask
 
     return solve
 
