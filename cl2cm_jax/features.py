@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import check_layers, cut_layer, reads_frozen
+from cl2cm_jax.config import cut_layer, reads_frozen, vision_first
 from cl2cm_jax.data import builders, sets
 from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, Ragged, translation_tag
 from cl2cm_jax.data.images import decode, scaled
@@ -31,7 +31,6 @@ from cl2cm_jax.data.tokenise import tokenizer
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbones import (
     TextBackbone,
-    Tunable,
     VisionBackbone,
     fingerprint,
     text_backbone,
@@ -40,6 +39,7 @@ from cl2cm_jax.models.backbones import (
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.pretrained import weights_hash
+from cl2cm_jax.models.trained_layers import check_text_layers
 
 FORMAT = 4  # raise it when the files in a cache folder change
 SPLITS = builders.SPLITS
@@ -105,24 +105,25 @@ class ImageEncoder:
 
         self._forward = jax.jit(forward)
 
-    def __call__(self, images: Iterable[np.ndarray]) -> np.ndarray:
-        """Maps uint8 pictures (H, W, 3) of any sizes to features (n, F, d) float32."""
+    def __call__(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> np.ndarray:
+        """Maps uint8 pictures (H, W, 3) of any sizes to features (n, F, d) float32; `params` replace the backbone's."""
         rows: list[np.ndarray] = []
         waiting: list[np.ndarray] = []
         p = self._prepare
         for image in images:
             waiting.append(scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter))
             if len(waiting) == self._backbone.batch_size:
-                rows.append(self._run(waiting))
+                rows.append(self._run(waiting, params))
                 waiting = []
         if waiting:
-            rows.append(self._run(waiting))
+            rows.append(self._run(waiting, params))
         return np.concatenate(rows) if rows else np.zeros((0, 1, self._backbone.dim), np.float32)
 
-    def _run(self, images: list[np.ndarray]) -> np.ndarray:
+    def _run(self, images: list[np.ndarray], params: Params | None) -> np.ndarray:
         """One batch, filled up with its last picture."""
         batch = np.stack(images + images[-1:] * (self._backbone.batch_size - len(images)))
-        return np.asarray(self._forward(self._backbone.params, self._prepare(batch)))[: len(images)]
+        params = self._backbone.params if params is None else params
+        return np.asarray(self._forward(params, self._prepare(batch)))[: len(images)]
 
 
 class TextEncoder:
@@ -219,32 +220,10 @@ def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
     Raises:
       UserError: the backbone has not the layers that the configuration names, or takes no captions of that length.
     """
-    _check_trainable(config, backbone)
+    check_text_layers(config, backbone)
     return TextEncoder(
         backbone, max_tokens=config.text.max_tokens, first=cut_layer(config), frozen=reads_frozen(config)
     )
-
-
-def trained_layers(config: ConfigDict) -> tuple[Tunable | None, Params | None]:
-    """How the networks' own layers of the text backbone are run, and their pretrained parameters; None without any.
-
-    Raises:
-      UserError: the backbone has not the layers that the configuration names.
-    """
-    first = cut_layer(config)
-    if first is None:
-        return None, None
-    backbone = text_backbone(config.text.backbone, config.text.path or None)
-    _check_trainable(config, backbone)
-    assert backbone.tunable is not None  # others are refused by the configuration's checks
-    return backbone.tunable, backbone.tunable.cut(backbone.params, first)[1]
-
-
-def _check_trainable(config: ConfigDict, backbone: TextBackbone) -> None:
-    for network in ("student", "teacher"):
-        if backbone.tunable is not None:
-            trainable = config[network].text.trainable
-            check_layers(trainable, backbone.tunable.layers, field=f"{network}.text.trainable")
 
 
 def _vision_path(config: ConfigDict) -> str | None:
@@ -264,6 +243,7 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
     v = config.vision
     inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, config.text.max_tokens, languages]
     inputs += [cut_layer(config), reads_frozen(config)]
+    inputs += [vision_first(config) is not None]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
@@ -279,7 +259,10 @@ def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]],
         # twice: pictures are never held, and a missing language is found before they are encoded
         records = [replace(record, image=None, feature=None) for record in builders.read_records(builder, split)]
         _check_languages(records, split, languages[split])
-        vision = _vision_features(builders.read_records(builder, split), encode_images)
+        pictures = builders.read_records(builder, split)
+        hashed = vision_first(config) is not None  # what is trained reads the pictures themselves
+        weights = fingerprint("vision", config.vision.backbone, _vision_path(config)) if hashed else ""
+        vision = _hashes(pictures, weights) if hashed else _vision_features(pictures, encode_images)
         _write(temporary / split, records, languages[split], vision, encode_text)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
     if folder.exists() and not (folder / "done.json").exists():
@@ -349,6 +332,12 @@ def _vision_features(records: Iterable[Record], encode_images: ImageEncoder | No
     return features, np.full(len(features), features.shape[1], np.int32)
 
 
+def _hashes(records: Iterable[Record], weights: str) -> tuple[np.ndarray, np.ndarray]:
+    """SHA-256 (n, 1, 32) uint8 of pictures and weights, in the place of features: a resumed run sees other ones."""
+    hashes = [hashlib.sha256(weights.encode() + (record.image or b"")).digest() for record in records]
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 1, 32), np.ones(len(hashes), np.int32)
+
+
 def padded_frames(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Joins features (F_i, d) to (n, F, d) float32, 0 where a row has fewer frames, and their numbers (n,) int32."""
     frames = np.array([len(feature) for feature in features], np.int32)
@@ -392,7 +381,9 @@ def feature_shape(config: ConfigDict, text: TextBackbone, vision: VisionBackbone
     return FeatureShape(text=text.dim, vision=dim, max_words=config.text.max_tokens, max_frames=frames)
 
 
-def shape_of(config: ConfigDict, corpus: Corpus) -> FeatureShape:
-    """The same, read off cached features."""
+def shape_of(config: ConfigDict, corpus: Corpus, vision: VisionBackbone | None = None) -> FeatureShape:
+    """The same, read off cached features; those of pictures off their backbone, if it is trained."""
     _, frames, dim = corpus.vision.shape
+    if vision is not None:
+        frames, dim = (1, vision.pooled) if config.vision.pool == "backbone" else (vision.frames, vision.dim)
     return FeatureShape(corpus.sentences.shape[1], dim, config.text.max_tokens, frames)

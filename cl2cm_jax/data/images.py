@@ -10,6 +10,8 @@ import os
 import re
 import struct
 import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -19,6 +21,8 @@ from cl2cm_jax.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # of pictures in folders
 MAX_PIXELS = 100_000_000  # of one picture; 300 MB once decoded
+THREADS = min(8, os.cpu_count() or 1)  # that decode pictures
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WHITE = (255, 255, 255, 255)
 
 
@@ -70,6 +74,13 @@ def decode(
         raise ImageError(f"{name} is truncated or damaged ({error}); replace it or remove its row") from error
 
 
+def decoded(paths: Sequence[str]) -> Iterator[np.ndarray]:
+    """`decode`s files in order, several at once; few are held."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(paths), 2 * THREADS):
+            yield from pool.map(decode, paths[start : start + 2 * THREADS])
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF block says; a block that cannot be read says nothing."""
     try:
@@ -92,7 +103,7 @@ def scaled(
     Returns:
       (size, size, 3) uint8.
     """
-    resampling = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[filter]
+    resampling = RESAMPLING[filter]
     picture = Image.fromarray(image)
     if shorter_side is None:
         return np.asarray(picture.resize((size, size), resampling))
