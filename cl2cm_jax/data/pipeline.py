@@ -163,10 +163,10 @@ def batches(
 
 def _one_line(dataset: Any, failures: list[UserError]) -> Iterator[Any]:
     """The arrays of a tf.data set; a UserError from within it is raised as such."""
-    tf = quiet.tensorflow()
+    its_error = quiet.tensorflow().errors.OpError  # looked up now: at the end of Python the module is empty
     try:
         yield from dataset.as_numpy_iterator()
-    except tf.errors.OpError:
+    except its_error:
         if failures:
             raise failures[0] from None
         raise
