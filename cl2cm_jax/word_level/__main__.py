@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +23,9 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.atomic import replacing, write_text
 from cl2cm_jax.command_line import Arguments, split_flags
-from cl2cm_jax.config import nearest, override_all, read
+from cl2cm_jax.config import is_zero, nearest, override_all, read, reads_words
 from cl2cm_jax.data.parallel_text import read_parallel
-from cl2cm_jax.data.tokenise import tokenizer
+from cl2cm_jax.data.tokenise import tokenizer, without_case_and_accents
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.bootstrap import RunHits
 from cl2cm_jax.evaluation.retrieval import load_ranks, save_ranks
@@ -47,6 +47,7 @@ ROWS: dict[str, dict[str, str]] = {
     BEFORE: {"teacher.head": "none", "weights.word": "0.0"},
     BASELINE: {"weights.word": "0.0"},
     WITH_WORDS: {"word.loss": "transport"},
+    "sentence + word, transport at a hundredth": {"word.loss": "transport", "weights.word": "0.01"},
     "sentence + word, transport on the backbone's plan": {"word.loss": "transport", "word.plan_from": "backbone"},
     "sentence + word, self-labelled": {"word.loss": "self_labelled"},
 }
@@ -94,19 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     overrides.setdefault("data.captions", str(options.text))
     config = read(options.config, overrides)
+    check(config)
     d = config.data
     languages = (*d.targets, *d.reported)
     records = read_parallel(options.text, languages=(d.source, *languages), limit=options.limit)
     start_jax(Path(d.dir))
     corpora = text_corpora(config, records)
-    backbone = text_backbone(config.text.backbone, config.text.path or None)
-    tokens = tokenizer(
-        backbone.tokenizer,
-        max_tokens=config.text.max_tokens,
-        path=backbone.tokenizer_path,
-        vocabulary=backbone.vocabulary,
-    )
-    pairs = plans.pairs_of(corpora.train, corpora.test, tokens, source=d.source, languages=languages)
+    pairs = plans.pairs_of(corpora.train, corpora.test, words=_pieces_of(config), source=d.source, languages=languages)
     setting = Setting(config, corpora, pairs, options.out)
     for seed in range(options.seeds):
         for name in options.rows:
@@ -119,6 +114,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"seconds: {time.perf_counter() - start:.0f}; tables: {options.out}/word_level.md, "
         f"picture: {options.out}/transport_plans.png"
     )
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses what the rows could not be made of.
+
+    Raises:
+      UserError: the teacher has no stage of its own, several heads or no words, or the word loss has no weight.
+    """
+    t = config.teacher
+    if t["update"] != "frozen":
+        raise UserError(f"config.teacher.update={t['update']!r} has no stage of its own; use 'frozen'")
+    if t.folds > 1:
+        raise UserError(f"config.teacher.folds={t.folds} has no one teacher to measure; use 1")
+    if not reads_words(t.head, t.pool):
+        raise UserError(
+            f"config.teacher.head={t.head!r} with teacher.pool={t.pool!r} reads no words; use 'linear' with 'both'"
+        )
+    if is_zero(config.weights.word):
+        raise UserError(f"config.weights.word={config.weights.word!r} leaves nothing to compare; use '1.0'")
 
 
 def run_once(setting: Setting, name: str, *, seed: int) -> bool:
@@ -205,6 +219,16 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
     """Where a run is kept."""
     slug = "-".join("".join(c if c.isalnum() else " " for c in name).split()).lower()
     return out / slug / f"seed-{seed}"
+
+
+def _pieces_of(config: ConfigDict) -> Callable[[str], list[str]]:
+    """What cuts a caption into the pieces that the text backbone has words for."""
+    c = config.text
+    backbone = text_backbone(c.backbone, c.path or None)
+    cut = tokenizer(
+        backbone.tokenizer, max_tokens=c.max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
+    )
+    return lambda text: cut.words(without_case_and_accents(text) if c.lowercase else text)
 
 
 def _shown(config: ConfigDict, corpora: Corpora) -> list[tuple[str, int]]:

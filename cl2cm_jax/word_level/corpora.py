@@ -51,7 +51,8 @@ def _key(config: ConfigDict, records: dict[str, list[Record]]) -> str:
     """A hash of everything that the features depend on."""
     texts = [[(c.language, c.text) for record in some for c in record.captions] for some in records.values()]
     weights = fingerprint("text", config.text.backbone, config.text.path or None)
-    inputs = [features.FORMAT, weights, config.text.max_tokens, cut_layer(config), reads_frozen(config), texts]
+    t = config.text
+    inputs = [features.FORMAT, weights, t.max_tokens, t.lowercase, cut_layer(config), reads_frozen(config), texts]
     return hashlib.sha256(json.dumps(inputs).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

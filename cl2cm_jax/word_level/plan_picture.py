@@ -62,8 +62,8 @@ def draw_plans(path: Path, pairs: Sequence[ShownPair], *, title: str, notes: Seq
     """
     sizes = [_size(pair) for pair in pairs]
     lines = [range(i, min(i + PAIRS_A_ROW, len(pairs))) for i in range(0, len(pairs), PAIRS_A_ROW)]
-    columns = [max(sizes[i].width for i in range(place, len(pairs), PAIRS_A_ROW)) for place in range(PAIRS_A_ROW)]
-    columns = columns[: len(pairs)]
+    places = range(min(PAIRS_A_ROW, len(pairs)))
+    columns = [max(size.width for size in sizes[place::PAIRS_A_ROW]) for place in places]
     heights = [max(sizes[i].height for i in line) for line in lines]
     top = HEADER + 20 * len(notes)
     width = 2 * MARGIN + sum(columns) + 2 * GAP * (len(columns) - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,6 @@ import numpy as np
 
 from cl2cm_jax.data.corpus import Corpus, text_inputs
 from cl2cm_jax.data.pipeline import evaluation_batches
-from cl2cm_jax.data.tokenise import HubTokenizer, Tokenizer
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.towers import Text
@@ -62,13 +61,21 @@ class Quality(NamedTuple):
 
 
 def pairs_of(
-    train: Corpus, test: Corpus, tokenizer: Tokenizer | HubTokenizer, *, source: str, languages: Sequence[str]
+    train: Corpus, test: Corpus, *, words: Callable[[str], list[str]], source: str, languages: Sequence[str]
 ) -> dict[str, Pairs]:
-    """The test pairs of each language, with the links that counting on the training split finds."""
+    """The test pairs of each language, with the links that counting on the training split finds.
+
+    Args:
+      train: the split that is counted.
+      test: the split of the pairs.
+      words: the pieces of a caption that the backbone has words for.
+      source: language of the source sentences.
+      languages: of the targets.
+    """
     vocabulary: dict[str, int] = {}
 
     def pieces(corpus: Corpus, rows: np.ndarray) -> list[list[str]]:
-        return [tokenizer.words(corpus.caption_text[row]) for row in rows]
+        return [words(corpus.caption_text[row]) for row in rows]
 
     def ids(sentences: list[list[str]]) -> list[np.ndarray]:
         return [np.array([vocabulary.setdefault(p, len(vocabulary)) for p in s]) for s in sentences]

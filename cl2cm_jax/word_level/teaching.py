@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from cl2cm_jax.data.corpus import Corpus
-from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.evaluate import mean_sum_recall
 from cl2cm_jax.evaluation.retrieval import Ranks, retrieval_ranks
 from cl2cm_jax.models.functional import Params
@@ -41,10 +40,8 @@ def teach(run: Run, *, note: Callable[[str], None] = lambda _: None) -> Taught:
       note: takes a line of progress at every validation.
 
     Raises:
-      UserError: a term is not finite, or the teacher has several heads.
+      UserError: a term is not finite.
     """
-    if run.networks.folds > 1:
-        raise UserError(f"config.teacher.folds={run.networks.folds} has no one teacher to measure; use 1")
     state, total = run.step.init(), run.stages.teacher
     data = training_batches(run, 0)
     checker, best, done = FiniteTerms(), None, 0
