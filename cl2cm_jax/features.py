@@ -204,7 +204,8 @@ def read_split(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
     )
 
 
-def shape_of(config: ConfigDict, corpus: Corpus) -> FeatureShape:
-    """Sizes of the cached features, as the networks need them."""
-    _, frames, dim = corpus.vision.shape
-    return FeatureShape(corpus.sentences.shape[1], dim, config.text.max_tokens, frames)
+def shape_of(config: ConfigDict, corpora: Corpora) -> FeatureShape:
+    """Sizes of the cached features, as the networks need them; the longest clip may be in any split."""
+    frames = max(corpus.vision.shape[1] for corpus in corpora)
+    train = corpora.train
+    return FeatureShape(train.sentences.shape[1], train.vision.shape[2], config.text.max_tokens, frames)

@@ -113,7 +113,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
     }
     tunable, tail = encoders.trained_layers(config)
-    networks = Networks(config, features.shape_of(config, corpora.train), tunable=tunable)
+    networks = Networks(config, features.shape_of(config, corpora), tunable=tunable)
     warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
     optimizers = make_optimizers(config, stages, warmup=warmup)
     languages = len(corpora.train.languages)
