@@ -215,9 +215,13 @@ def read_split(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
     )
 
 
-def shape_of(config: ConfigDict, corpus: Corpus, vision: VisionBackbone | None = None) -> FeatureShape:
-    """Sizes of the cached features, as the networks need them; of pictures off their backbone, if it is trained."""
-    _, frames, dim = corpus.vision.shape
+def shape_of(config: ConfigDict, corpora: Corpora, vision: VisionBackbone | None = None) -> FeatureShape:
+    """Sizes of the cached features, as the networks need them; of pictures off their backbone, if it is trained.
+
+    The longest clip may be in any split.
+    """
+    train, frames = corpora.train, max(corpus.vision.shape[1] for corpus in corpora)
+    dim = train.vision.shape[2]
     if vision is not None:
         frames, dim = (1, vision.pooled) if config.vision.pool == "backbone" else (vision.frames, vision.dim)
-    return FeatureShape(corpus.sentences.shape[1], dim, config.text.max_tokens, frames)
+    return FeatureShape(train.sentences.shape[1], dim, config.text.max_tokens, frames)

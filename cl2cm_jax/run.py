@@ -121,7 +121,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     }
     tunable, tail = text_layers(config)
     vision, layers = vision_layers(config)
-    shape = features.shape_of(config, corpora.train, vision)
+    shape = features.shape_of(config, corpora, vision)
     networks = Networks(config, shape, tunable=tunable, vision=vision)
     warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
     optimizers = make_optimizers(config, stages, warmup=warmup)
