@@ -58,9 +58,10 @@ def select(run: Run, workdir: Path) -> Selected:
       UserError: the run has no checkpoint.
     """
     d = run.config.data
+    languages = (d.source, *d.targets, *d.reported)
     student, step, seconds = _selected_student(run, workdir)
     embedded = {
-        corpus.name: evaluate.embed_corpus(run.embedder, student, corpus, languages=(d.source, *d.targets, *d.reported))
+        corpus.name: evaluate.embed_corpus(run.embedder, student, corpus, languages=languages, config=run.config)
         for corpus in (run.validation, evaluate.headline(run.corpora.test))
     }
     ranks = {name: evaluate.rank_all(split, run.config) for name, split in embedded.items()}

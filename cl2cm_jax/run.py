@@ -14,14 +14,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cl2cm_jax import features
+from cl2cm_jax import encoders, features
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.config import differences, flatten
 from cl2cm_jax.data import pipeline
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.noise import swap_translations
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.evaluation.evaluate import headline
+from cl2cm_jax.evaluation.evaluate import check_translations, headline
 from cl2cm_jax.features import Corpora
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
@@ -41,6 +41,7 @@ SELECTION = "SumR"  # mean over the target languages, validation split
 # fields that may change between the runs of one workdir: they change no number
 FREE = (
     "data.dir",
+    "data.root",
     "mesh.",
     "train.log_every",
     "train.keep",
@@ -83,6 +84,8 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     mesh = make_mesh(**config.mesh)
     check_batch_size(c.batch_size, mesh, accumulation=c.accumulation)
     corpora = features.corpora(config) if corpora is None else corpora
+    for split in (corpora.validation, corpora.test):
+        check_translations(split, config)
     data = fingerprint(corpora)
     if config.data.translation_noise:
         noise = {"share": config.data.translation_noise, "seed": config.seed, "source": config.data.source}
@@ -90,6 +93,11 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     source, targets = config.data.source, (*config.data.targets, *config.data.reported)
     asked = {"batch_size": c.batch_size, "targets_per_image": c.targets_per_image}
     pipeline.check(corpora.train, source=source, targets=targets, **asked)
+    if config.confidence.kind == "posterior" and not len(corpora.validation.captions_of(source)):
+        raise UserError(
+            f"config.confidence.kind='posterior' learns from validation captions in {source!r}, and there are none; "
+            "use 'softmax' or 'none'"
+        )
     examples = len(pipeline.trainable_images(corpora.train, source=source))
 
     def steps(field: str, spec: str, total: int | None = None, *, least: int = 1) -> int:
@@ -104,7 +112,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
     }
-    tunable, tail = features.trained_layers(config)
+    tunable, tail = encoders.trained_layers(config)
     networks = Networks(config, features.shape_of(config, corpora.train), tunable=tunable)
     warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
     optimizers = make_optimizers(config, stages, warmup=warmup)

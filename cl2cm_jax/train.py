@@ -59,7 +59,7 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
         elif start < total:
             logging.info("going on from step %d of %d", start, total)
         began = time.perf_counter() - clock.seconds
-        data = _batches(run, start)
+        data = training_batches(run, start)
         checker = FiniteTerms()
         with (
             MetricWriter(workdir, resume_step=start) as writer,
@@ -135,7 +135,8 @@ class FiniteTerms:
         return values
 
 
-def _batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
+def training_batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
+    """Batches of the training split from step `start` on, as the configuration asks."""
     c = run.config
     return batches(
         run.corpora.train,
@@ -184,12 +185,13 @@ def _validate(run: Run, state: TrainState, step: int) -> dict[str, float]:
     """
     d = run.config.data
     student = evaluated_student(run, state)
-    embedded = evaluate.embed_corpus(run.embedder, student, run.validation, languages=(d.source, *d.targets))
+    languages = (d.source, *d.targets)
+    embedded = evaluate.embed_corpus(run.embedder, student, run.validation, languages=languages, config=run.config)
     try:
         ranks = evaluate.rank_all(embedded, run.config)
     except ValueError as error:  # the update before was too large, and no step has had a term to show it
         raise UserError(f"step {step}: {error}; lower config.optimizer.learning_rate") from error
-    by_language = {f"{name}/SumR": m["SumR"] for name, m in evaluate.measure(ranks, (d.source, *d.targets)).items()}
+    by_language = {f"{name}/SumR": m["SumR"] for name, m in evaluate.measure(ranks, languages).items()}
     return {SELECTION: evaluate.mean_sum_recall(ranks, d.targets), **by_language}
 
 

@@ -38,6 +38,8 @@ def test_every_config_file_is_valid(path):
         ("seed", "-1", "must be between 0 and"),
         ("text.max_tokens", "2", "must be between 3 and 512"),
         ("optimizer.exclude", "(", "is no regular expression"),
+        ("evaluation.query", "fuse", "did you mean 'fused'"),
+        ("evaluation.fusion_weight", "1.5", "must be between 0 and 1"),
         ("student.text_tower", "attention", "config.student.text_pool='backbone' leaves what the student's attention"),
     ],
 )
@@ -92,9 +94,9 @@ def test_a_teacher_tower_may_attend_for_the_word_term_alone():
         config.override_all(changed, {"weights.word": "0"})
 
 
-def test_precomputed_features_belong_to_captions():
+def test_a_set_of_pictures_takes_no_features():
     changes = {"vision.backbone": "precomputed", "data.features": "f.npy"}
-    with pytest.raises(UserError, match="needs config.data.name='captions', not 'emoji'"):
+    with pytest.raises(UserError, match="data.name='emoji' has pictures"):
         config.override_all(config.defaults(), changes)
 
 

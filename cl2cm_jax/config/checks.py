@@ -13,8 +13,12 @@ from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.trainable import student_first, teacher_first
 from cl2cm_jax.errors import UserError
 
+# target languages of the paper's sets, whose source is English
+LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex": ("zh",), "msrvtt_cn": ("zh",)}
+VIDEO_SETS = ("vatex", "msrvtt_cn")
+
 CHOICES = {
-    "data.name": ("emoji", "captions", "fluent"),
+    "data.name": ("emoji", "captions", "fluent", "stamps", *LANGUAGES_OF),
     "data.on_error": ("stop", "skip"),
     "vision.pool": ("backbone", "tokens"),
     "student.vision_tower": ("linear", "attention"),
@@ -36,6 +40,7 @@ CHOICES = {
     "train.select": ("best", "last"),
     "optimizer.schedule": ("cosine", "constant"),
     "evaluation.captions_per_image": ("all", "first"),
+    "evaluation.query": ("target", "fused"),
 }
 RELATIONS = ("cross", "intra_target", "intra_vision")
 
@@ -43,6 +48,7 @@ RELATIONS = ("cross", "intra_target", "intra_vision")
 RANGES = {
     "seed": (0, 2**32 - 1),
     "data.translation_noise": (0.0, 1.0),
+    "data.task": (1, 2),
     "data.frames": (1, 64),
     "text.max_tokens": (3, 512),
     "text.length_multiple": (0, 512),
@@ -78,6 +84,7 @@ RANGES = {
     "optimizer.clip": (0.0, math.inf),
     "optimizer.b1": (0.0, 0.999999),
     "optimizer.b2": (0.0, 0.999999),
+    "evaluation.fusion_weight": (0.0, 1.0),
     "evaluation.batch_size": (1, math.inf),
     "evaluation.block": (1, math.inf),
 }
@@ -161,6 +168,7 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
             "config.data.shards a folder of webdataset shards"
         )
     yield from _beam_contradictions(c)
+    yield from _paper_set_contradictions(c)
     if c.data.name == "fluent" and not c.data.root:
         yield "config.data.root='' must name the folder that `make fluent` fills when config.data.name='fluent'"
     yield from _clip_contradictions(c)
@@ -179,12 +187,29 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
         yield f"config.optimizer.exclude={c.optimizer.exclude!r} is no regular expression ({error})"
 
 
+def _paper_set_contradictions(c: ConfigDict) -> Iterator[str]:
+    d = c.data
+    if d.name not in LANGUAGES_OF:
+        return
+    if not d.root:
+        yield f"config.data.root='' must name the folder of the published files when config.data.name={d.name!r}"
+    if d.source != "en":
+        yield f"config.data.source={d.source!r} must be 'en' when config.data.name={d.name!r}"
+    for language in (*d.targets, *d.reported):
+        if language not in LANGUAGES_OF[d.name]:
+            yield f"config.data: {d.name!r} has no {language!r}{nearest(language, LANGUAGES_OF[d.name])}"
+    if d.name == "mscoco" and len((*d.targets, *d.reported)) > 1:
+        yield f"config.data.targets={tuple(d.targets)}: zh and ja have test images of their own; train one at a time"
+
+
 def _feature_contradictions(c: ConfigDict) -> Iterator[str]:
     precomputed = c.vision.backbone == "precomputed"
     if precomputed and not c.data.features:
-        yield "config.data.features='' must name a .npy file when config.vision.backbone='precomputed'"
-    if precomputed and c.data.name != "captions":
-        yield f"config.vision.backbone='precomputed' needs config.data.name='captions', not {c.data.name!r}"
+        yield "config.data.features='' must name the features when config.vision.backbone='precomputed'"
+    if precomputed and c.data.name not in ("captions", *LANGUAGES_OF):
+        yield f"config.vision.backbone='precomputed': data.name={c.data.name!r} has pictures; name an encoder of them"
+    if c.data.name in VIDEO_SETS and not c.data.features:
+        yield f"config.data.features='' must name a folder in FeatureData/ when config.data.name={c.data.name!r}"
     if c.data.features and not precomputed:
         yield (
             f"config.data.features={c.data.features!r} needs config.vision.backbone='precomputed', "

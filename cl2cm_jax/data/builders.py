@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -62,7 +64,9 @@ def features(
 
 def example(record: Record, *, has_frames: bool = False) -> dict[str, Any]:
     """A record as the example that a builder yields; `has_frames` as in `features`."""
-    vision = {"image": record.image or b""} if record.feature is None else {"feature": record.feature}
+    vision: dict[str, Any] = {"feature": record.feature}
+    if record.feature is None:
+        vision = {"image": record.image or b""}
     if has_frames:
         vision["frames"] = list(record.frames)
     captions = [{"language": c.language, "text": c.text, "origin": c.origin} for c in record.captions]
@@ -141,6 +145,44 @@ def _intact(rows: Iterator[Any], builder: tfds.core.DatasetBuilder, damage: type
         raise UserError(
             f"the built set {builder.data_dir} is damaged ({reason}); delete it, it is built anew"
         ) from error
+
+
+def fingerprint(files: Sequence[str], settings: Sequence[str]) -> str:
+    """A short name that changes when a file's name, size or time of change does, or a setting."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for file in files:
+        try:
+            state = os.stat(file)
+            found = f"{state.st_size}, {state.st_mtime_ns}"
+        except OSError:
+            found = "missing"
+        digest.update(f"{os.path.abspath(file)}\0{found}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def check_languages(records: Sequence[Record], split: str, languages: Sequence[str]) -> None:
+    """Refuses a language that a split lacks; an evaluation split may lack the source, which is then not evaluated.
+
+    Args:
+      records: of the split.
+      split: its name.
+      languages: that are asked for, the source first.
+
+    Raises:
+      UserError: names the language and those that are there.
+    """
+    there = sorted({caption.language for record in records for caption in record.captions})
+    source, *_ = languages
+    for language in languages:
+        if language in there:
+            continue
+        if language == source and split != "train":
+            logging.warning("the %s split has no caption in %r, which is not evaluated on it", split, language)
+        else:
+            field = "evaluation.query='fused'" if "2" in language else "data"
+            raise UserError(
+                f"config.{field}: the {split} split has no caption in {language!r}; it has {', '.join(there)}"
+            )
 
 
 def _is_built(folder: Path) -> bool:

@@ -23,7 +23,9 @@ REQUIRED = ("image", "language", "caption")
 OPTIONAL = ("split", "origin")
 ORIGINS = ("human", "machine", "human_noised")
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
+_CODE = r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*"
+_LANGUAGE = re.compile(rf"{_CODE}(2{_CODE})?")
+_TRANSLATION = re.compile(rf"{_CODE}2{_CODE}")  # "de2en": each caption is the translation of one in "de"
 _UNDECODED = re.compile("[\ud800-\udfff]")
 
 
@@ -230,7 +232,8 @@ class _Seen:
         if bool(row.split) != bool(self._first.split):
             raise _BadRow("split", f"must stand in all rows or in none, and line {self._first.line} differs from this")
         first = self._line_of.setdefault((row.image, row.language, row.caption), row.line)
-        if first != row.line:
+        # two captions may have one translation, and each needs its own row
+        if first != row.line and not _TRANSLATION.fullmatch(row.language):
             raise _BadRow("caption", f"is the same as in line {first} for image {row.image!r}; remove one")
         split, line = self._split_of.setdefault(row.image, (row.split, row.line))
         if split != row.split:

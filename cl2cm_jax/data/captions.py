@@ -9,10 +9,9 @@ listed in a report; the build then stops, or leaves them out if told to. Beam bu
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from cl2cm_jax.data.entries import Entry, Found, from_features, from_folder, fro
 from cl2cm_jax.data.feature_file import FeatureFile, read_feature_file
 from cl2cm_jax.data.images import ImageError
 from cl2cm_jax.data.picture_checks import Mapper, in_threads
-from cl2cm_jax.data.problems import Problem, write_report
+from cl2cm_jax.data.problems import settle
 from cl2cm_jax.data.records import Caption, Record
 from cl2cm_jax.data.shards import Place, read_picture, shard_files
 from cl2cm_jax.errors import UserError
@@ -104,7 +103,7 @@ def captions_builder(
     settings += [str(frames)] if frames > 1 else []
     settings += [source] if shards else []
     config = CaptionsConfig(
-        name=_fingerprint(files, settings=settings),
+        name=builders.fingerprint(files, settings=tuple(settings)),
         description="A user's own pictures and captions.",
         captions=captions,
         images=images,
@@ -159,9 +158,7 @@ class Captions(tfds.core.GeneratorBasedBuilder):
             captions = read_caption_file(config.captions, image_is_path=bool(config.images))
         features = read_feature_file(config.features, config.feature_ids) if config.features else None
         found = self._found(captions, features)
-        problems = [*captions.problems, *found.problems]
-        write_report(self.report_path, problems)
-        self._stop_or_warn(problems)
+        settle(self.report_path, [*captions.problems, *found.problems], on_error=config.on_error)
         splits = _split(found.entries)
         for split, entries in splits.items():
             if not entries:
@@ -183,21 +180,6 @@ class Captions(tfds.core.GeneratorBasedBuilder):
                 captions, config.captions, config.shards, source=config.source, frames=config.frames, mapper=mapper
             )
         return from_folder(captions, config.captions, config.images, frames=config.frames, mapper=mapper)
-
-    def _stop_or_warn(self, problems: Sequence[Problem]) -> None:
-        serious = [problem for problem in problems if not problem.is_note]
-        if serious and self._config.on_error == "stop":
-            more = f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
-            raise UserError(
-                f"{serious[0]}{more}; the list is {self.report_path}; mend them or set config.data.on_error='skip'"
-            )
-        if problems:
-            logging.warning(
-                "%d problems left out and %d notes, listed in %s",
-                len(serious),
-                len(problems) - len(serious),
-                self.report_path,
-            )
 
     def _generate_examples(self, entries: Sequence[Entry], split: str, features: FeatureFile | None) -> Any:
         """Pairs of key and example, or the Beam transform that yields them."""
@@ -270,16 +252,3 @@ def _pictures(captions: str, images: str, frames: int) -> Iterator[str]:
             yield from map(str, frame_files(path) if frames > 1 and os.path.isdir(path) else [])
         except ImageError:
             pass  # a folder without frames is a problem of the build
-
-
-def _fingerprint(files: Iterable[str], settings: Sequence[str]) -> str:
-    """A short name that changes when a file's name, size or time of change does, or a setting."""
-    digest = hashlib.sha256(repr(tuple(settings)).encode())
-    for file in files:
-        try:
-            state = os.stat(file)
-            found = f"{state.st_size}, {state.st_mtime_ns}"
-        except OSError:
-            found = "missing"
-        digest.update(f"{os.path.abspath(file)}\0{found}\0".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]

@@ -10,6 +10,11 @@ import numpy as np
 from cl2cm_jax.errors import UserError
 
 
+def translation_tag(language: str, source: str) -> str:
+    """The language name of captions in `language` translated to `source` by machine, e.g. "de2en"."""
+    return f"{language}2{source}"
+
+
 @dataclass(frozen=True)
 class Ragged:
     """The words of m captions, end to end."""
@@ -113,6 +118,31 @@ class Corpus:
         rows = self.captions_of(language)[::-1]  # backwards, so that an image's first caption is written last
         first[self.caption_image[rows]] = rows
         return first
+
+    def translations_of(self, language: str, source: str) -> np.ndarray:
+        """Row (k,) of the translation to `source` of each caption in a language, in the order of `captions_of`.
+
+        The j-th caption in "de2en" of an image is the translation of its j-th caption in "de".
+
+        Raises:
+          UserError: no such captions, or not as many as the image has in the language.
+        """
+        tag = translation_tag(language, source)
+        rows, translations = self.captions_of(language), self.captions_of(tag)
+        captions, translated = (
+            np.bincount(self.caption_image[some], minlength=len(self.image_ids)) for some in (rows, translations)
+        )
+        if (captions != translated).any():
+            image = np.flatnonzero(captions != translated)[0]
+            raise UserError(
+                f"the {self.name} split, image {str(self.image_ids[image])!r}: {captions[image]} captions in "
+                f"{language!r} but {translated[image]} in {tag!r}; config.evaluation.query='fused' needs the "
+                "translation of each, in the same order"
+            )
+        aligned = np.empty_like(rows)
+        order, other = (np.argsort(self.caption_image[some], kind="stable") for some in (rows, translations))
+        aligned[order] = translations[other]
+        return aligned
 
     def select_images(self, mask: np.ndarray) -> Corpus:
         """The images where `mask` (n,) is True, with their captions; rows are counted anew."""

@@ -28,3 +28,8 @@ class Record:
     path: str  # of the image file or the folder of frames, "" where there is none
     captions: tuple[Caption, ...]
     frames: tuple[bytes, ...] = ()  # encoded image files, if the clip was a folder of frames
+
+    @property
+    def files(self) -> tuple[bytes, ...]:
+        """The encoded files of the image or clip; none where there are features."""
+        return self.frames or (() if self.image is None else (self.image,))

@@ -18,6 +18,8 @@ PerLanguage = Mapping[str, Metrics]
 
 SHORT_DIRECTION = {"text_to_vision": "t2v", "vision_to_text": "v2t"}
 SHOWN = {f"{d}/R@{k}": f"{SHORT_DIRECTION[d]} R@{k}" for d in DIRECTIONS for k in RECALL_AT} | {"SumR": "SumR"}
+RANKS = {"median_rank": "MedR", "mean_rank": "MeanR", "mAP": "mAP"}
+SHOWN_RANKS = {f"{d}/{name}": f"{SHORT_DIRECTION[d]} {short}" for d in DIRECTIONS for name, short in RANKS.items()}
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,17 @@ class Protocol:
     captions: Mapping[str, int]
     captions_per_image: str = "all"
     query: str = "target"
+    fusion_weight: float | None = None  # of the translated query's score, where query is "fused"
 
     @property
     def line(self) -> str:
         """The protocol in one line, as every table carries it."""
         languages = len(self.captions)
+        query = self.query if self.fusion_weight is None else f"{self.query}, fusion_weight={self.fusion_weight:g}"
         return (
             f"text-to-vision (t2v) and vision-to-text (v2t) on the {self.split} split, {self.images:,} images, "
             f"{sum(self.captions.values()):,} captions in {languages} language{'s' * (languages != 1)}, "
-            f"captions_per_image={self.captions_per_image}, ties against us, query={self.query}; recalls in percent"
+            f"captions_per_image={self.captions_per_image}, ties against us, query={query}; recalls in percent"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,6 +53,7 @@ class Protocol:
             "captions_per_image": self.captions_per_image,
             "ties": "against us",
             "query": self.query,
+            "fusion_weight": self.fusion_weight,
             "line": self.line,
         }
 
@@ -99,19 +104,17 @@ def language_table(
 ) -> Table:
     """The headline: one row a language, the mean over the targets, the language gap and the protocol below."""
     summary = summarise(per_language, source=source, targets=targets)
-    rows = [_row(f"{source} (source)", per_language[source]), RULE] if source in per_language else []
-    rows += [_row(target, per_language[target]) for target in targets]
-    rows += [RULE, _row(f"mean of {len(targets)} target{'s' * (len(targets) != 1)}", summary["mean_target"])]
+    rows = _language_rows(per_language, summary, SHOWN, source=source, targets=targets)
     notes = [protocol.line]
     if summary["language_gap"] is not None:
         notes.insert(0, f"language gap ({source} SumR - mean target SumR): {summary['language_gap']:.1f}")
-    return Table(title, ("language", *SHOWN.values()), tuple(rows), tuple(notes))
+    return Table(title, ("language", *SHOWN.values()), rows, tuple(notes))
 
 
-def group_table(group: Group, *, title: str) -> Table:
-    """One row a language and the group's own protocol; nothing is averaged."""
-    rows = tuple(_row(language, metrics) for language, metrics in group.per_language.items())
-    return Table(title, ("language", *SHOWN.values()), rows, (group.protocol.line,))
+def group_table(group: Group, *, title: str, shown: Mapping[str, str] = SHOWN) -> Table:
+    """One row a language and the group's own protocol; nothing is averaged. `shown`: metric -> head of its column."""
+    rows = tuple(_row(language, metrics, shown) for language, metrics in group.per_language.items())
+    return Table(title, ("language", *shown.values()), rows, (group.protocol.line,))
 
 
 def report_tables(results: Results) -> list[Table]:
@@ -127,14 +130,28 @@ def report_tables(results: Results) -> list[Table]:
     return [headline, *apart]
 
 
+def rank_tables(results: Results) -> list[Table]:
+    """Median and mean rank and mAP in both directions: as `report_tables`, which they complete."""
+    summary = summarise(results.test, source=results.source, targets=results.targets)
+    rows = _language_rows(results.test, summary, SHOWN_RANKS, source=results.source, targets=results.targets)
+    title = f"Ranks and mAP on the {results.protocol.split} split"
+    headline = Table(title, ("language", *SHOWN_RANKS.values()), rows, (results.protocol.line,))
+    apart = [
+        group_table(group, title=f"Ranks and mAP, reported apart: {name}", shown=SHOWN_RANKS)
+        for name, group in results.groups.items()
+    ]
+    return [headline, *apart]
+
+
 def text_report(results: Results) -> str:
-    """All tables of a run as plain text, for the terminal."""
+    """The tables of recalls as plain text, for the terminal."""
     return "\n\n".join(table.text() for table in report_tables(results))
 
 
 def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
     """Writes results.md, then results.json into `directory`, each whole or not at all; returns (json, md) paths."""
-    markdown = "\n\n".join(table.markdown() for table in report_tables(results)) + "\n"
+    tables = [*report_tables(results), *rank_tables(results)]
+    markdown = "\n\n".join(table.markdown() for table in tables) + "\n"
     summary = summarise(results.test, source=results.source, targets=results.targets)
     content = {
         "protocol": results.protocol.as_dict(),
@@ -172,5 +189,15 @@ def _strict(value: Any) -> Any:
     return value if isinstance(value, str | int | bool | None) else str(value)
 
 
-def _row(name: str, metrics: Metrics) -> tuple[str, ...]:
-    return (name, *(f"{metrics[metric]:.1f}" for metric in SHOWN))
+def _language_rows(
+    per_language: PerLanguage, summary: Summary, shown: Mapping[str, str], *, source: str, targets: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """The source, the targets and their mean, with rules between them."""
+    rows = [_row(f"{source} (source)", per_language[source], shown), RULE] if source in per_language else []
+    rows += [_row(target, per_language[target], shown) for target in targets]
+    name = f"mean of {len(targets)} target{'s' * (len(targets) != 1)}"
+    return (*rows, RULE, _row(name, summary["mean_target"], shown))
+
+
+def _row(name: str, metrics: Metrics, shown: Mapping[str, str]) -> tuple[str, ...]:
+    return (name, *(f"{metrics[metric]:.1f}" for metric in shown))

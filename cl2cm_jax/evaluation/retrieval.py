@@ -11,6 +11,7 @@ from cl2cm_jax.atomic import replacing
 from cl2cm_jax.maths import ranking
 
 CaptionsPerImage = Literal["all", "first"]
+Query = Literal["target", "fused"]
 RECALL_AT = (1, 5, 10)
 DIRECTIONS = ("text_to_vision", "vision_to_text")
 
@@ -40,7 +41,8 @@ def fuse_queries(target: np.ndarray, translated: np.ndarray, *, weight: float = 
     """Query vectors of the fused protocol, (M, D): `weight` on the query translated to the source language.
 
     Scores are dot products, so mixing vectors is mixing scores; the result is therefore not normalised.
-    Source: siblings (NRCCR), weight 0.5. Never print its numbers in one column with the target query's.
+    Source: siblings (NRCCR), weight 0.5; they stretch the scores of either query to [0, 1] over the whole split first,
+    which we leave. Never print its numbers in one column with the target query's.
     """
     return weight * translated + (1 - weight) * target
 

@@ -10,32 +10,38 @@ RULE: tuple[str, ...] = ()  # a row that draws a line in text; Markdown has no s
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a head, rows of equal length (or `RULE`) and notes below. The first column holds names."""
+    """A title, a head, rows of equal length (or `RULE`) and notes below. The first column holds names.
+
+    `words` names further columns that hold words instead of numbers.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """Plain text: names to the left, numbers to the right, no colours, as wide as it needs."""
+        """Plain text: words to the left, numbers to the right, no colours, as wide as it needs."""
         cells = [self.columns, *(row for row in self.rows if row)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
         line = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        body = [_aligned(row, widths) if row else line for row in self.rows]
-        return "\n".join([self.title, line, _aligned(self.columns, widths), line, *body, line, *self.notes])
+        body = [self._aligned(row, widths) if row else line for row in self.rows]
+        return "\n".join([self.title, line, self._aligned(self.columns, widths), line, *body, line, *self.notes])
 
     def markdown(self) -> str:
         """A GitHub table under a bold title."""
-        head = [_piped(self.columns), _piped(["---"] + ["---:"] * (len(self.columns) - 1))]
+        head = [_piped(self.columns), _piped(["---" if words else "---:" for words in self._holds_words()])]
         body = [_piped(row) for row in self.rows if row]
         notes = [note for line in self.notes for note in ("", line)]
         return "\n".join([f"**{self.title}**", "", *head, *body, *notes])
 
+    def _holds_words(self) -> list[bool]:
+        return [place == 0 or column in self.words for place, column in enumerate(self.columns)]
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    name, *numbers = row
-    return "  ".join([name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True))]).rstrip()
+    def _aligned(self, row: Sequence[str], widths: Sequence[int]) -> str:
+        cells = zip(row, widths, self._holds_words(), strict=True)
+        return "  ".join(cell.ljust(width) if words else cell.rjust(width) for cell, width, words in cells).rstrip()
 
 
 def _piped(row: Sequence[str]) -> str:

@@ -56,9 +56,12 @@ def entries(folder: Path, *, frames: int) -> dict[Path, list[Path]]:
     files = picture_files(folder)
     if frames == 1:
         return {file: [file] for file in files}
-    folders = {file.parent for file in files} - {folder}
-    clips = {parent: [file for file in files if file.parent == parent] for parent in folders if is_clip(parent)}
-    return dict(sorted({file: [file] for file in files if file.parent not in clips} | clips))
+    inside: dict[Path, list[Path]] = {}
+    for file in files:
+        inside.setdefault(file.parent, []).append(file)
+    clips = {parent: frames for parent, frames in inside.items() if parent != folder and is_clip(parent)}
+    single = {file: [file] for file in files if file.parent not in clips}
+    return dict(sorted((single | clips).items()))
 
 
 def folder_gallery(folder: Path, encoder: Encoder, *, cache: Path) -> Gallery:

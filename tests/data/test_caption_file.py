@@ -122,3 +122,12 @@ def test_a_wrong_file_stops(tmp_path: Path, content: bytes, name: str, message: 
 def test_a_missing_file_stops(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a file"):
         read_caption_file(str(tmp_path / "none.csv"), image_is_path=True)
+
+
+def test_translations_of_queries_may_be_the_same(tmp_path: Path) -> None:
+    lines = "a.png,de,ein Hund\na.png,de,der Hund\na.png,de2en,a dog\na.png,de2en,a dog\na.png,zh-TW2en,a dog\n"
+    found = read(tmp_path, HEADER + lines.encode())
+    assert [row.language for row in found.rows] == ["de", "de", "de2en", "de2en", "zh-TW2en"]
+    assert found.problems == []
+    again = read(tmp_path, HEADER + lines.encode() + b"a.png,de,ein Hund\na.png,2en,a dog\n").problems
+    assert [(problem.line, problem.field) for problem in again] == [(7, "caption"), (8, "language")]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cl2cm_jax.data.corpus import Corpus, Ragged
+from cl2cm_jax.encoders import padded_frames
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features import padded_frames
 
 
 def test_padded_words() -> None:
@@ -46,6 +48,38 @@ def test_captions_of(corpus: Corpus) -> None:
     assert len(corpus.captions_of("fr")) == 9
     with pytest.raises(UserError, match="'xx' is not in the data, which has en, de, fr"):
         corpus.captions_of("xx")
+
+
+def translated(corpus: Corpus, images: list[int]) -> Corpus:
+    """The corpus with a caption in "en2de" for each entry of `images`, in that order."""
+    count = len(images)
+    return replace(
+        corpus,
+        languages=(*corpus.languages, "en2de"),
+        caption_text=[*corpus.caption_text, *(f"translation {place}" for place in range(count))],
+        caption_image=np.concatenate([corpus.caption_image, np.array(images, np.int32)]),
+        caption_language=np.concatenate([corpus.caption_language, np.full(count, 3, np.int32)]),
+    )
+
+
+def test_translations_stand_in_the_order_of_their_captions(corpus: Corpus) -> None:
+    own = corpus.captions_of("en")
+    images = corpus.caption_image[own][::-1].tolist()  # image by image, but backwards
+    found = translated(corpus, images)
+    rows = found.translations_of("en", "de")
+    assert sorted(rows) == found.captions_of("en2de").tolist()
+    np.testing.assert_array_equal(found.caption_image[rows], found.caption_image[own])
+    first, second = rows[:2]  # both of image 0
+    assert first < second
+    assert [found.caption_text[row] for row in (first, second)] == ["translation 16", "translation 17"]
+
+
+def test_a_caption_without_its_translation_is_named(corpus: Corpus) -> None:
+    images = corpus.caption_image[corpus.captions_of("en")].tolist()
+    with pytest.raises(UserError, match="the train split, image 'image4': 2 captions in 'en' but 1 in 'en2de'"):
+        translated(corpus, [image for place, image in enumerate(images) if place != 8]).translations_of("en", "de")
+    with pytest.raises(UserError, match="image 'image4': 2 captions in 'en' but 3 in 'en2de'"):
+        translated(corpus, [*images, 4]).translations_of("en", "de")
 
 
 def test_clips_of_different_lengths_are_padded() -> None:

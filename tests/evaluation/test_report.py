@@ -12,12 +12,14 @@ from cl2cm_jax.evaluation.report import (
     Protocol,
     Results,
     language_table,
+    rank_tables,
     report_tables,
     summarise,
     text_report,
     to_json,
     write_results,
 )
+from cl2cm_jax.evaluation.retrieval import DIRECTIONS
 from cl2cm_jax.evaluation.table import RULE, Table
 
 NAMES = [f"{d}/R@{k}" for d in ("text_to_vision", "vision_to_text") for k in (1, 5, 10)]
@@ -26,7 +28,8 @@ PROTOCOL = Protocol("test", 300, {"en": 900, "de": 300, "zh": 300})
 
 def values(base: float) -> dict[str, float]:
     recalls = {name: base + step for step, name in enumerate(NAMES)}
-    return {**recalls, "text_to_vision/mAP": base / 2, "SumR": sum(recalls.values())}
+    ranks = {f"{d}/{name}": base / 2 for d in DIRECTIONS for name in ("median_rank", "mean_rank", "mAP")}
+    return {**recalls, **ranks, "SumR": sum(recalls.values())}
 
 
 TEST = {"en": values(50), "de": values(30), "zh": values(20)}
@@ -54,8 +57,9 @@ def test_protocol_is_named_in_full() -> None:
     for part in ("text-to-vision", "vision-to-text", "test split", "300 images", "1,500 captions in 3 languages",
                  "captions_per_image=all", "ties against us", "query=target"):  # fmt: skip
         assert part in PROTOCOL.line
-    fused = Protocol("test", 1, {"de": 1}, captions_per_image="first", query="fused")
-    assert "captions_per_image=first" in fused.line and "query=fused" in fused.line and "1 language," in fused.line
+    fused = Protocol("test", 1, {"de": 1}, captions_per_image="first", query="fused", fusion_weight=0.25)
+    assert "captions_per_image=first" in fused.line and "query=fused, fusion_weight=0.25" in fused.line
+    assert "1 language," in fused.line and fused.as_dict()["fusion_weight"] == 0.25
 
 
 def test_every_table_names_its_protocol_and_groups_stand_apart() -> None:
@@ -65,6 +69,22 @@ def test_every_table_names_its_protocol_and_groups_stand_apart() -> None:
         assert any(f"{images} images" in note for note in table.notes)
     assert "untrained by the text backbone" in text_report(results())
     assert not any("fa" in row[:1] for row in tables[0].rows)
+
+
+def test_ranks_and_average_precision_have_tables_of_their_own_in_both_directions() -> None:
+    tables = rank_tables(results())
+    assert [table.rows[0][0] for table in tables] == ["en (source)", "fa", "en"]
+    for table, images in zip(tables, (300, 300, 40), strict=True):
+        assert table.columns[1:] == ("t2v MedR", "t2v MeanR", "t2v mAP", "v2t MedR", "v2t MeanR", "v2t mAP")
+        assert f"{images} images" in table.notes[-1] and "captions_per_image=all" in table.notes[-1]
+    assert tables[0].rows[-1] == ("mean of 2 targets", *["12.5"] * 6)
+    assert "mAP" not in text_report(results())  # the terminal shows recalls alone
+
+
+def test_a_column_of_words_stands_to_the_left() -> None:
+    table = Table("t", ("name", "n", "why"), (("a", "1", "so"), ("b", "22", "because")), words=("why",))
+    assert table.text().splitlines()[4] == "a      1  so"
+    assert "| --- | ---: | --- |" in table.markdown()
 
 
 def test_language_table_reads_as_text_and_as_markdown() -> None:
@@ -100,7 +120,8 @@ def test_results_have_the_agreed_layout(tmp_path) -> None:
     assert content["protocol"]["ties"] == "against us"
     assert content["config"]["train"]["rate"] == 0.5
     assert content["groups"]["flags"]["test"]["de"]["text_to_vision/R@1"] == 5
-    assert markdown_path.read_text(encoding="utf-8").count("**Reported apart") == 2
+    markdown = markdown_path.read_text(encoding="utf-8")
+    assert markdown.count("**Reported apart") == 2 and markdown.count("mAP, reported apart") == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "results.md"]
 
 

@@ -45,6 +45,46 @@ def test_first_caption_protocol_drops_the_others() -> None:
     assert first_captions(np.array([2, 0, 2, 1, 0])).tolist() == [0, 1, 3]
 
 
+def test_the_two_caption_protocols_differ_in_both_directions() -> None:
+    every, first = (
+        metrics(retrieval_ranks(TEXT, VISION, text_image=TEXT_IMAGE, captions_per_image=captions))
+        for captions in ("all", "first")
+    )
+    for name in ("text_to_vision/R@1", "vision_to_text/R@1", "text_to_vision/mAP", "vision_to_text/mAP", "SumR"):
+        assert every[name] != first[name], name
+
+
+@pytest.mark.parametrize("block", [4, 1024])
+@pytest.mark.parametrize("captions", ["all", "first"])
+def test_metrics_equal_those_of_sorted_scores(block, captions) -> None:
+    random = np.random.default_rng(3)
+    vision, image = random.normal(size=(11, 6)), random.permutation(np.r_[np.arange(9), random.integers(0, 9, 21)])
+    text = random.normal(size=(30, 6))
+    ranks = retrieval_ranks(
+        text.astype(np.float32), vision.astype(np.float32), text_image=image, captions_per_image=captions, block=block
+    )
+    if captions == "first":
+        kept = [row for row in range(30) if row == list(image).index(image[row])]
+        text, image = text[kept], image[kept]
+    rows = {
+        "text_to_vision": [(text @ vision.T)[row] for row in range(len(text))],
+        "vision_to_text": [(vision @ text.T)[row] for row in sorted(set(image))],
+    }
+    right = {
+        "text_to_vision": [np.arange(11) == image[row] for row in range(len(text))],
+        "vision_to_text": [image == row for row in sorted(set(image))],
+    }
+    named = metrics(ranks)
+    for direction in rows:
+        hits = [hit[np.argsort(-score)] for score, hit in zip(rows[direction], right[direction], strict=True)]
+        best = np.array([np.flatnonzero(hit)[0] + 1 for hit in hits])
+        precision = [np.mean([hit[: k + 1].mean() for k in np.flatnonzero(hit)]) for hit in hits]
+        assert named[f"{direction}/R@5"] == pytest.approx(100 * np.mean(best <= 5))
+        assert named[f"{direction}/median_rank"] == np.median(best)
+        assert named[f"{direction}/mean_rank"] == pytest.approx(np.mean(best))
+        assert named[f"{direction}/mAP"] == pytest.approx(100 * np.mean(precision))
+
+
 def test_an_image_without_caption_is_a_distractor_but_no_query() -> None:
     ranks = retrieval_ranks(TEXT[1:3], VISION, text_image=TEXT_IMAGE[1:3])
     assert ranks.vision_image.tolist() == [0, 1]
@@ -54,8 +94,13 @@ def test_an_image_without_caption_is_a_distractor_but_no_query() -> None:
 
 def test_equal_embeddings_earn_nothing() -> None:
     ranks = retrieval_ranks(np.ones((4, 3), np.float32), VISION * 0 + 1, text_image=TEXT_IMAGE)
-    assert metrics(ranks)["text_to_vision/R@1"] == 0
     assert ranks.text_to_vision.tolist() == [3] * 4
+    assert ranks.vision_to_text.tolist() == [3, 4, 4]  # image 0 has two right answers among four captions
+    named = metrics(ranks)
+    assert named["text_to_vision/R@1"] == named["vision_to_text/R@1"] == 0
+    assert named["text_to_vision/mAP"] == pytest.approx(100 / 3)
+    assert named["vision_to_text/mAP"] == pytest.approx(100 * ((1 / 3 + 2 / 4) / 2 + 1 / 4 + 1 / 4) / 3)
+    assert (named["text_to_vision/median_rank"], named["vision_to_text/median_rank"]) == (3, 4)
 
 
 def test_order_of_the_gallery_and_the_block_do_not_matter() -> None:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cl2cm_jax.features import TextEncoder
+from cl2cm_jax.encoders import TextEncoder
 from cl2cm_jax.models.backbones import text_backbone
 
 torch = pytest.importorskip("torch")
@@ -53,5 +53,5 @@ def test_states_equal_transformers(family: str, seed: int, tmp_path: Path) -> No
 
 def test_sentences_equal_sentence_transformers(minilm: Path) -> None:
     peer = pytest.importorskip("sentence_transformers").SentenceTransformer(str(minilm), device="cpu")
-    ours, _ = TextEncoder(text_backbone("bert", minilm), max_tokens=peer.max_seq_length)(SENTENCES)
+    ours, *_ = TextEncoder(text_backbone("bert", minilm), max_tokens=peer.max_seq_length)(SENTENCES)
     np.testing.assert_allclose(ours, peer.encode(SENTENCES), atol=1e-5)

@@ -302,7 +302,7 @@ def load(folder: Path, shape: BertShape) -> Params:
     unused = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
     stored = {name: array for name, array in stored.items() if not name.startswith(unused)}
     arrays = hub_folder.arranged(
-        stored, once=_EMBEDDINGS, layer=_LAYER, prefix="encoder.layer.", layers=shape.layers, source=folder
+        stored, once=EMBEDDINGS, layer=LAYER, prefix="encoder.layer.", layers=shape.layers, source=folder
     )
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
     return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
@@ -315,13 +315,14 @@ def _plain_name(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-_EMBEDDINGS = {
+# our names -> torch's, of what is there once and of a layer
+EMBEDDINGS = {
     "embeddings/word/embedding": "embeddings.word_embeddings.weight",
     "embeddings/position/embedding": "embeddings.position_embeddings.weight",
     "embeddings/type/embedding": "embeddings.token_type_embeddings.weight",
     **norm("embeddings/norm", "embeddings.LayerNorm"),
 }
-_LAYER = {
+LAYER = {
     **linear("query", "attention.self.query"),
     **linear("key", "attention.self.key"),
     **linear("value", "attention.self.value"),

@@ -1,0 +1,97 @@
+"""Tables in the papers' layout: what stands in one column, and what others printed."""
+
+from __future__ import annotations
+
+import pytest
+
+from cl2cm_jax.evaluation.comparison import Row, comparison_tables, run_rows
+from cl2cm_jax.evaluation.published import OTHER_LEAGUE, PUBLISHED, SETS
+from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
+
+RECALLS = [f"{direction}/R@{k}" for direction in DIRECTIONS for k in RECALL_AT]
+
+
+def metrics(sum_recall: float) -> dict[str, float]:
+    return dict.fromkeys(RECALLS, sum_recall / 6) | {"SumR": sum_recall}
+
+
+def part(query: str, test: dict[str, float]) -> dict:
+    weight = 0.5 if query == "fused" else None
+    protocol = {
+        "split": "test", "images": 1000, "captions": dict.fromkeys(test, 5000), "captions_per_image": "all",
+        "ties": "against us", "query": query, "fusion_weight": weight,
+    }  # fmt: skip
+    return {"protocol": protocol, "test": {language: metrics(value) for language, value in test.items()}}
+
+
+def results(query: str = "target", groups: dict | None = None) -> dict:
+    config = {"data.name": "multi30k", "data.source": "en"}
+    return {**part(query, {"en": 300.0, "de": 240.0}), "groups": groups or {}, "config": config}
+
+
+def test_a_run_has_a_row_a_language_that_states_its_protocol() -> None:
+    source, german = run_rows("runs/a", results())
+    assert (source.language, german.language, german.set, german.query) == ("en", "de", "multi30k", "target")
+    assert german.protocol == "test, 1,000 images, 5,000 captions (all), query=target, ties against us"
+    assert german.metrics["SumR"] == 240 and german.source == ""
+
+
+def test_a_fused_run_also_has_the_rows_of_its_queries_alone() -> None:
+    groups = {
+        "queries in their own language alone": part("target", {"en": 300.0, "de": 230.0}),
+        "pictures flags": part("fused", {"en": 100.0, "de": 90.0}),
+    }
+    rows = run_rows("runs/a", results("fused", groups))
+    assert [(row.language, row.query, row.metrics["SumR"]) for row in rows] == [
+        ("en", "target", 300),  # English is never fused
+        ("de", "fused", 240),
+        ("de", "target", 230),
+    ]
+    assert rows[1].protocol == "test, 1,000 images, 5,000 captions (all), query=fused 0.5, ties against us"
+
+
+def test_protocols_never_share_a_column() -> None:
+    rows = [*run_rows("runs/a", results()), *run_rows("runs/b", results("fused"))]
+    first = rows[1]._replace(captions_per_image="first", name="runs/c")
+    tables = comparison_tables([*rows, first])
+    assert [table.title for table in tables] == [
+        "multi30k, en: query=target, captions_per_image=all",
+        "multi30k, de: query=target, captions_per_image=all",
+        "multi30k, de: query=fused, captions_per_image=all",
+        "multi30k, de: query=target, captions_per_image=first",
+    ]
+    assert [[row[0] for row in table.rows] for table in tables] == [
+        ["runs/a", "runs/b"], ["runs/a"], ["runs/b"], ["runs/c"],
+    ]  # fmt: skip
+
+
+def test_columns_are_those_of_the_papers_and_gaps_are_marked() -> None:
+    known = metrics(240) | {"vision_to_text/mAP": 41.26}
+    rows = [
+        Row("theirs", "multi30k", "de", "target", "all", "test", {"SumR": 480.9}, "their paper"),
+        Row("runs/a", "multi30k", "de", "target", "all", "test", known),
+    ]
+    recalls, ranks = comparison_tables(rows)
+    assert recalls.columns == (
+        "method", "t2v R@1", "t2v R@5", "t2v R@10", "v2t R@1", "v2t R@5", "v2t R@10", "SumR", "protocol",
+    )  # fmt: skip
+    assert recalls.rows == (
+        ("theirs", "-", "-", "-", "-", "-", "-", "480.9", "test"),
+        ("runs/a", *["40.0"] * 6, "240.0", "test"),
+    )
+    assert recalls.notes == ("theirs: their paper",)
+    assert ranks.title.endswith("ranks and mAP") and ranks.rows == (("runs/a", "41.3", "test"),)
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row.name} {row.set} {row.language} {row.protocol[:25]}")
+def test_published_recalls_add_up_to_the_published_sum(row: Row) -> None:
+    recalls = [row.metrics[name] for name in RECALLS if name in row.metrics]
+    if recalls:
+        assert sum(value or 0 for value in recalls) == pytest.approx(row.metrics["SumR"], abs=0.15)
+    assert row.source and "(all)" in row.protocol and "query" in row.protocol
+
+
+def test_only_what_is_printed_by_its_authors_is_published() -> None:
+    assert {row.name.split()[0] for row in PUBLISHED} == {"NRCCR", "MLCMR"}
+    assert {row.set for row in OTHER_LEAGUE} <= set(SETS)
+    assert not {row.name for row in OTHER_LEAGUE} & {row.name for row in PUBLISHED}

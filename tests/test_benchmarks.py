@@ -1,0 +1,38 @@
+"""The benchmarks run and say what they measured; the figures themselves are nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import paper_step, train_step
+
+
+def test_the_step_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    flags = ["--batch=8", "--tokens=8", "--layers=2", "--first=1", "--vocabulary=64", "--repeats=1", "--parts"]
+    small = {"hidden": 32, "heads": 8, "intermediate": 64}
+    monkeypatch.setattr(train_step, "Sizes", lambda *a, **k: paper_step.Sizes(*a, **k, **small))
+    monkeypatch.setattr(sys, "argv", ["train_step", *flags, f"--json={tmp_path / 'step.json'}"])
+    train_step.main()
+    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
+    assert [row["what"] for row in rows] == [
+        "whole step",
+        "cached prefix",
+        "forward",
+        "forward + losses",
+        "+ backward",
+    ]
+    assert all(row["seconds"] > 0 and row["flops"] > 0 and row["dtype"] == "float32" for row in rows)
+    assert "compile and first step" in capsys.readouterr().out
+
+
+def test_products_are_counted_once_a_multiplication_and_an_addition():
+    sizes = paper_step.Sizes(batch=1, layers=2, first=1, hidden=10, heads=1, intermediate=20)
+    layer, tower = 4 * 100 + 2 * 200 + 2 * 5 * 10, 100 + 800 + 2 * 5 * 10 + 10 * 1024
+    assert sizes.flops(5, with_prefix=False) == 2 * 4 * 5 * 3 * (layer + tower)
+    assert sizes.flops(5, with_prefix=True) == 2 * 4 * 5 * (3 * (layer + tower) + layer)

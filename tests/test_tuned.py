@@ -1,0 +1,121 @@
+"""A run whose networks train layers of a BERT, from the first step to search."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from command import call
+from safetensors.numpy import load_file
+from tiny_models import write_tiny_bert
+
+from cl2cm_jax import config as configs
+from cl2cm_jax import encoders, main
+from cl2cm_jax.data.corpus import Corpus, text_inputs
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.towers import Text
+from cl2cm_jax.parallel.sharding import put_batch
+from cl2cm_jax.run import build
+from cl2cm_jax.search import __main__ as search
+from cl2cm_jax.train import training_batches
+
+TUNED = {
+    "text.backbone": "bert",
+    "text.max_tokens": "8",
+    "text.length_multiple": "4",
+    "student.text.trainable": "layers 1-2",
+    "teacher.text.trainable": "layers 1-2",
+    "teacher.pool": "both",
+    "teacher.update": "joint",
+    "weights.word": "0.5",
+    "optimizer.backbone_rate": "1.0",
+}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_bert(tmp_path_factory.mktemp("models") / "bert")
+
+
+def tuned(home: Path, bert: Path, **fields: str):
+    changes = TUNED | {"text.path": str(bert)} | {name.replace("__", "."): value for name, value in fields.items()}
+    return configs.read(str(home / "config.py"), changes)
+
+
+def test_frozen_layers_have_no_parameters_and_no_optimiser_state(home: Path, bert: Path):
+    built = build(tuned(home, bert))
+    state = jax.eval_shape(built.step.init)
+    for network in ("student", "teacher"):
+        layers = state["params"][network]["text_backbone"]
+        assert set(layers) == {"layers"} and {len(leaf) for leaf in jax.tree.leaves(layers)} == {2}
+    wide = [leaf.shape for leaf in jax.tree.leaves(state) if 50 in leaf.shape]  # the embedding table's rows
+    assert not wide
+    everything = build(tuned(home, bert, student__text__trainable="all", teacher__text__trainable="all"))
+    assert "embeddings" in jax.eval_shape(everything.step.init)["params"]["student"]["text_backbone"]
+
+
+@pytest.mark.parametrize("trainable", ["layers 1-2", "all"])
+def test_the_cache_holds_what_the_trained_layers_read(home: Path, bert: Path, trainable: str):
+    config = tuned(home, bert, student__text__trainable=trainable, teacher__text__trainable="", weights__word="0")
+    built = build(config)
+    corpus: Corpus = built.corpora.train
+    params = built.step.init()["params"]["student"]
+    rows = np.arange(len(corpus.caption_text))
+    own = built.embedder.text(params, corpus.text, rows)
+    frozen = build(tuned(home, bert, student__text__trainable="", teacher__text__trainable="", weights__word="0"))
+    without = built.networks.encode_text(
+        {k: v for k, v in params.items() if k != "text_backbone"},
+        built.networks.read("teacher", {}, _text(frozen.corpora.train, rows)),
+    )
+    np.testing.assert_allclose(own, without, atol=2e-3)  # float16 states
+
+
+def _text(corpus: Corpus, rows: np.ndarray):
+    return Text(**text_inputs(corpus.text, rows, length=8, with_words=False))
+
+
+def test_both_networks_learn_in_their_own_layers(home: Path, bert: Path):
+    built = build(tuned(home, bert))
+    state = built.step.init()
+    before = jax.device_get(state["params"])
+    state, terms = built.step.step(state, put_batch(next(training_batches(built, 0)), built.mesh), 0)
+    for network in ("student", "teacher"):
+        ours, theirs = before[network]["text_backbone"], state["params"][network]["text_backbone"]
+        moved = jax.tree.map(lambda a, b: float(np.abs(a - np.asarray(b)).max()), ours, theirs)
+        assert all(change > 0 for change in jax.tree.leaves(moved["layers"]["up"]))
+    assert np.isfinite(float(terms["word"]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"student__text__trainable": "layers 1-11"}, "layers 0-2, and the trained ones end with the last"),
+        ({"student__text__trainable": "layer 3"}, "must be '' .none., 'all', or e.g. 'layers 3-11'"),
+        ({"teacher__text__trainable": "layers 2-2"}, "must begin with the same layer"),
+        ({"teacher__folds": "2"}, "teacher.folds=2"),
+        ({"teacher__head": "none", "weights__word": "0", "teacher__update": "frozen"}, "other than 'none'"),
+        ({"word__plan_from": "backbone"}, "plan_from='backbone' needs a frozen one"),
+        ({"text__backbone": "use_multilingual"}, "needs config.text.backbone='bert'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(home: Path, bert: Path, fields: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        encoders.trained_layers(tuned(home, bert, **fields))
+
+
+def test_train_evaluate_and_search(home: Path, bert: Path, tmp_path: Path):
+    flags = [f"--config.{name}={value}" for name, value in (TUNED | {"text.path": str(bert)}).items()]
+    command = [f"--config={home}/config.py", f"--workdir={tmp_path / 'run'}", *flags]
+    finished = call(main.main, *command)
+    assert finished.code == 0, finished.err
+    first = json.loads((tmp_path / "run" / "results.json").read_text())
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert len(weights["text_backbone/layers/up/kernel"]) == 2
+    again = call(main.main, *command, "--mode=evaluate")
+    assert again.code == 0, again.err
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["test"] == first["test"]
+    found = call(search.main, f"--workdir={tmp_path / 'run'}", "rot Auto", "--top=3")
+    assert found.code == 0 and "1 query over 32 pictures" in found.out + found.err, found.err
