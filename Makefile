@@ -131,7 +131,7 @@ $(FLUENT)/.complete:
 $(BEAM)/.installed: requirements-beam.txt pyproject.toml
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	$(PYTHON) -m venv $(BEAM)
-	$(BEAM)/bin/python -m pip --disable-pip-version-check install -r requirements-beam.txt $$(grep '^pytest==' requirements-dev.txt)
+	$(BEAM)/bin/python -m pip --disable-pip-version-check install --no-compile -r requirements-beam.txt $$(grep '^pytest==' requirements-dev.txt)
 	$(BEAM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
