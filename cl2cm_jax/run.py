@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cl2cm_jax import features
+from cl2cm_jax import encoders, features
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.config import differences, flatten
 from cl2cm_jax.data import pipeline
@@ -41,6 +41,7 @@ SELECTION = "SumR"  # mean over the target languages, validation split
 # fields that may change between the runs of one workdir: they change no number
 FREE = (
     "data.dir",
+    "data.root",
     "mesh.",
     "train.log_every",
     "train.keep",
@@ -92,6 +93,11 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     source, targets = config.data.source, (*config.data.targets, *config.data.reported)
     asked = {"batch_size": c.batch_size, "targets_per_image": c.targets_per_image}
     pipeline.check(corpora.train, source=source, targets=targets, **asked)
+    if config.confidence.kind == "posterior" and not len(corpora.validation.captions_of(source)):
+        raise UserError(
+            f"config.confidence.kind='posterior' learns from validation captions in {source!r}, and there are none; "
+            "use 'softmax' or 'none'"
+        )
     examples = len(pipeline.trainable_images(corpora.train, source=source))
 
     def steps(field: str, spec: str, total: int | None = None, *, least: int = 1) -> int:
@@ -106,7 +112,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
     }
-    tunable, tail = features.trained_layers(config)
+    tunable, tail = encoders.trained_layers(config)
     networks = Networks(config, features.shape_of(config, corpora.train), tunable=tunable)
     warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
     optimizers = make_optimizers(config, stages, warmup=warmup)

@@ -12,11 +12,12 @@ captions.csv has the columns image, language, caption and, if you like, split (t
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import defaults
+from cl2cm_jax.config import defaults, read_argument
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the configuration; takes no argument."""
+    read_argument(argument)
     c = defaults()
     c.data.name = "captions"
     c.data.captions = "captions.csv"

@@ -94,9 +94,9 @@ def test_a_teacher_tower_may_attend_for_the_word_term_alone():
         config.override_all(changed, {"weights.word": "0"})
 
 
-def test_precomputed_features_belong_to_captions():
+def test_a_set_of_pictures_takes_no_features():
     changes = {"vision.backbone": "precomputed", "data.features": "f.npy"}
-    with pytest.raises(UserError, match="needs config.data.name='captions', not 'emoji'"):
+    with pytest.raises(UserError, match="data.name='emoji' has pictures"):
         config.override_all(config.defaults(), changes)
 
 

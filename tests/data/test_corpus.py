@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.data.corpus import Corpus, Ragged
+from cl2cm_jax.encoders import padded_frames
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features import padded_frames
 
 
 def test_padded_words() -> None:
