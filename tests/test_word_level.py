@@ -184,5 +184,5 @@ def test_a_picture_of_one_pair_is_darkest_where_the_mass_is(tmp_path: Path) -> N
     pair = ShownPair("de", ["▁red", "▁dog"], ["▁roter", "▁Hund"], {"before": plan}, np.zeros((0, 2), int))
     draw_plans(tmp_path / "plans.png", [pair], title="title", notes=("note",))
     with Image.open(tmp_path / "plans.png") as picture:
-        colours = dict((colour, count) for count, colour in picture.getcolors(maxcolors=1 << 16))
+        colours = dict((colour, count) for count, colour in picture.getcolors(maxcolors=1 << 16) or ())
     assert colours[(9, 72, 146)] >= 2 * 15**2
