@@ -12,7 +12,9 @@ FLUENT := data/fluent-source
 VENV := .venv
 RUN  := $(VENV)/bin/python
 PIP  := $(RUN) -m pip --disable-pip-version-check install
-LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate --extra demo
+COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate
+LOCK := $(COMPILE) --extra demo
+BEAM := .venv-beam
 
 export PYTHONUTF8 := 1
 
@@ -23,7 +25,7 @@ STAMPS      := data/stamps-source
 TRANSLATED  := data/stamps
 APERTIUM    := apertium apertium-eng-spa apertium-eng-cat apertium-es-pt apertium-spa-ita apertium-fra-cat apertium-en-gl
 
-.PHONY: help demo fluent test test-peers lint ablation stamps stamps-source lock clean
+.PHONY: help demo fluent test test-peers test-beam lint ablation stamps stamps-source lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +44,9 @@ test: $(VENV)/.installed-dev ## Run the test suite
 
 test-peers: $(VENV)/.installed-peers ## Compare with the reference implementations, which are installed (torch: about 1 GB)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/peers
+
+test-beam: $(BEAM)/.installed ## Test builds by Apache Beam in .venv-beam, its own environment (about 1 GB)
+	$(BEAM)/bin/python -m pytest tests/beam
 
 lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
 	$(VENV)/bin/ruff check
@@ -65,9 +70,10 @@ lock: ## Resolve requirements*.txt again from pyproject.toml (needs uv; delete t
 	$(LOCK) -o requirements.txt
 	{ echo "-r requirements.txt"; $(LOCK) --extra dev -c requirements.txt | grep -vxFf requirements.txt; } > requirements-dev.tmp
 	mv requirements-dev.tmp requirements-dev.txt
+	$(COMPILE) --extra data --extra beam -o requirements-beam.txt
 
 clean: ## Remove .venv and caches (runs/ and data/ stay)
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(BEAM) .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/.fetched:
@@ -120,6 +126,13 @@ $(FLUENT)/.complete:
 	npm pack --silent --pack-destination $(FLUENT) @lobehub/fluent-emoji-anim-1@1.0.0
 	tar -xzf $(FLUENT)/lobehub-fluent-emoji-anim-1-1.0.0.tgz -C $(FLUENT) --strip-components=1
 	rm $(FLUENT)/lobehub-fluent-emoji-anim-1-1.0.0.tgz
+	@touch $@
+
+$(BEAM)/.installed: requirements-beam.txt pyproject.toml
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
+	$(PYTHON) -m venv $(BEAM)
+	$(BEAM)/bin/python -m pip --disable-pip-version-check install --no-compile -r requirements-beam.txt $$(grep '^pytest==' requirements-dev.txt)
+	$(BEAM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.installed-peers: $(VENV)/.installed-dev

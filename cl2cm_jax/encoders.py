@@ -12,19 +12,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import check_layers, cut_layer, reads_frozen
+from cl2cm_jax.config import cut_layer, reads_frozen
 from cl2cm_jax.data.corpus import CaptionFeatures, Ragged
 from cl2cm_jax.data.images import scaled
 from cl2cm_jax.data.tokenise import tokenizer, without_case_and_accents
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbones import (
     TextBackbone,
-    Tunable,
     VisionBackbone,
     text_backbone,
     vision_backbone,
 )
 from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.trained_layers import check_text_layers
 
 TEXT_BATCH = 64  # small batches of captions of about one length stay in a CPU's caches
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
@@ -43,18 +43,18 @@ class ImageEncoder:
 
         self._forward = jax.jit(forward)
 
-    def __call__(self, images: Iterable[np.ndarray]) -> np.ndarray:
-        """Maps uint8 pictures (H, W, 3) of any sizes to features (n, F, d) float32."""
+    def __call__(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> np.ndarray:
+        """Maps uint8 pictures (H, W, 3) of any sizes to features (n, F, d) float32; `params` replace the backbone's."""
         rows: list[np.ndarray] = []
         waiting: list[np.ndarray] = []
         p = self._prepare
         for image in images:
             waiting.append(scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter))
             if len(waiting) == self._backbone.batch_size:
-                rows.append(self._run(waiting))
+                rows.append(self._run(waiting, params))
                 waiting = []
         if waiting:
-            rows.append(self._run(waiting))
+            rows.append(self._run(waiting, params))
         return np.concatenate(rows) if rows else np.zeros((0, 1, self._dim), np.float32)
 
     def clips(self, clips: Iterable[Iterable[np.ndarray]]) -> list[np.ndarray]:
@@ -71,10 +71,11 @@ class ImageEncoder:
         features = self(frames())  # batches across clips
         return [part.reshape(-1, features.shape[2]) for part in np.split(features, np.cumsum(lengths)[:-1])]
 
-    def _run(self, images: list[np.ndarray]) -> np.ndarray:
+    def _run(self, images: list[np.ndarray], params: Params | None) -> np.ndarray:
         """One batch, filled up with its last picture."""
         batch = np.stack(images + images[-1:] * (self._backbone.batch_size - len(images)))
-        return np.asarray(self._forward(self._backbone.params, self._prepare(batch)))[: len(images)]
+        params = self._backbone.params if params is None else params
+        return np.asarray(self._forward(params, self._prepare(batch)))[: len(images)]
 
 
 class TextEncoder:
@@ -183,7 +184,7 @@ def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
     Raises:
       UserError: the backbone has not the layers that the configuration names, or takes no captions of that length.
     """
-    _check_trainable(config, backbone)
+    check_text_layers(config, backbone)
     return TextEncoder(
         backbone,
         max_tokens=config.text.max_tokens,
@@ -191,28 +192,6 @@ def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
         frozen=reads_frozen(config),
         lowercase=config.text.lowercase,
     )
-
-
-def trained_layers(config: ConfigDict) -> tuple[Tunable | None, Params | None]:
-    """How the networks' own layers of the text backbone are run, and their pretrained parameters; None without any.
-
-    Raises:
-      UserError: the backbone has not the layers that the configuration names.
-    """
-    first = cut_layer(config)
-    if first is None:
-        return None, None
-    backbone = text_backbone(config.text.backbone, config.text.path or None)
-    _check_trainable(config, backbone)
-    assert backbone.tunable is not None  # others are refused by the configuration's checks
-    return backbone.tunable, backbone.tunable.cut(backbone.params, first)[1]
-
-
-def _check_trainable(config: ConfigDict, backbone: TextBackbone) -> None:
-    for network in ("student", "teacher"):
-        if backbone.tunable is not None:
-            trainable = config[network].text.trainable
-            check_layers(trainable, backbone.tunable.layers, field=f"{network}.text.trainable")
 
 
 def padded_frames(features: Sequence[np.ndarray], *, least: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import cut_layer, reads_frozen
+from cl2cm_jax.config import cut_layer, reads_frozen, vision_first
 from cl2cm_jax.data import builders, sets
 from cl2cm_jax.data.clips import decode_clip
 from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
@@ -29,6 +29,7 @@ from cl2cm_jax.data.records import Record
 from cl2cm_jax.encoders import ImageEncoder, TextEncoder, backbones, padded_frames, text_encoder
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbones import (
+    VisionBackbone,
     fingerprint,
 )
 from cl2cm_jax.models.networks import FeatureShape
@@ -93,7 +94,7 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
     if v.backbone != "precomputed":  # those are in the records
         weights.append(fingerprint("vision", v.backbone, v.path or None))
     inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
-    inputs += [cut_layer(config), reads_frozen(config), config.data.frames]
+    inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
@@ -111,7 +112,11 @@ def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]],
             replace(record, image=None, feature=None, frames=()) for record in builders.read_records(builder, split)
         ]
         builders.check_languages(records, split, languages[split])
-        seen = _vision_features(builders.read_records(builder, split), encode_images, config.data.frames)
+        pictures = builders.read_records(builder, split)
+        if vision_first(config) is not None:  # what is trained reads the pictures themselves
+            seen = _hashes(pictures, fingerprint("vision", config.vision.backbone, config.vision.path or None))
+        else:
+            seen = _vision_features(pictures, encode_images, config.data.frames)
         write_split(temporary / split, records, languages[split], seen, encode_text)
     (temporary / "done.json").write_text(json.dumps({"languages": languages}))
     if folder.exists() and not (folder / "done.json").exists():
@@ -176,6 +181,12 @@ def _vision_features(
     return features, np.full(len(features), features.shape[1], np.int32)
 
 
+def _hashes(records: Iterable[Record], weights: str) -> tuple[np.ndarray, np.ndarray]:
+    """SHA-256 (n, 1, 32) uint8 of pictures and weights, in the place of features: a resumed run sees other ones."""
+    hashes = [hashlib.sha256(weights.encode() + (record.image or b"")).digest() for record in records]
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 1, 32), np.ones(len(hashes), np.int32)
+
+
 def read_split(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
     """Reads what `write_split` wrote, large arrays memory-mapped."""
     table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
@@ -204,7 +215,13 @@ def read_split(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
     )
 
 
-def shape_of(config: ConfigDict, corpus: Corpus) -> FeatureShape:
-    """Sizes of the cached features, as the networks need them."""
-    _, frames, dim = corpus.vision.shape
-    return FeatureShape(corpus.sentences.shape[1], dim, config.text.max_tokens, frames)
+def shape_of(config: ConfigDict, corpora: Corpora, vision: VisionBackbone | None = None) -> FeatureShape:
+    """Sizes of the cached features, as the networks need them; of pictures off their backbone, if it is trained.
+
+    The longest clip may be in any split.
+    """
+    train, frames = corpora.train, max(corpus.vision.shape[1] for corpus in corpora)
+    dim = train.vision.shape[2]
+    if vision is not None:
+        frames, dim = (1, vision.pooled) if config.vision.pool == "backbone" else (vision.frames, vision.dim)
+    return FeatureShape(train.sentences.shape[1], dim, config.text.max_tokens, frames)

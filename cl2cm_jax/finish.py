@@ -132,7 +132,7 @@ def _gallery(run: Run, student: Params, weights: str) -> Gallery:
         ids += [str(image_id) for image_id in corpus.image_ids]
         captions += _first_captions(corpus, run.config.data.source)
         paths += corpus.paths
-        vectors.append(run.embedder.vision(student, corpus.vision, corpus.vision_mask))
+        vectors.append(run.embedder.pictures(student, corpus))
     return Gallery(np.concatenate(vectors), tuple(ids), tuple(captions), tuple(paths), weights)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,17 +14,21 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cl2cm_jax import encoders, features
+from cl2cm_jax import features
 from cl2cm_jax.atomic import write_text
-from cl2cm_jax.config import differences, flatten
+from cl2cm_jax.config import differences, flatten, vision_first
 from cl2cm_jax.data import pipeline
 from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.data.crops import Crops
 from cl2cm_jax.data.noise import swap_translations
+from cl2cm_jax.encoders import ImageEncoder
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.evaluate import check_translations, headline
 from cl2cm_jax.features import Corpora
+from cl2cm_jax.models.backbones import VisionBackbone
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import Networks
+from cl2cm_jax.models.networks import VISION_TAIL, Networks
+from cl2cm_jax.models.trained_layers import text_layers, vision_layers
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import check_batch_size, make_mesh
 from cl2cm_jax.parallel.sharding import abstract
@@ -74,6 +78,7 @@ class Run(NamedTuple):
     every: dict[str, int]  # steps between evaluations, checkpoints and log lines
     step: TrainStep
     embedder: Embedder
+    crops: Crops | None  # of the training pictures, where layers of the vision backbone are trained
     seconds: float  # spent on building, features included
 
 
@@ -86,6 +91,8 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     corpora = features.corpora(config) if corpora is None else corpora
     for split in (corpora.validation, corpora.test):
         check_translations(split, config)
+    for split in corpora if vision_first(config) is not None else ():
+        pipeline.check_files(split)
     data = fingerprint(corpora)
     if config.data.translation_noise:
         noise = {"share": config.data.translation_noise, "seed": config.seed, "source": config.data.source}
@@ -112,25 +119,49 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
     }
-    tunable, tail = encoders.trained_layers(config)
-    networks = Networks(config, features.shape_of(config, corpora.train), tunable=tunable)
+    tunable, tail = text_layers(config)
+    vision, layers = vision_layers(config)
+    shape = features.shape_of(config, corpora, vision)
+    networks = Networks(config, shape, tunable=tunable, vision=vision)
     warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
     optimizers = make_optimizers(config, stages, warmup=warmup)
     languages = len(corpora.train.languages)
-    step = make_train_step(config, networks, optimizers, mesh=mesh, stages=stages, languages=languages, tail=tail)
-    embedder = Embedder(
+    step = make_train_step(
+        config, networks, optimizers, mesh=mesh, stages=stages, languages=languages, tail=tail, vision=layers
+    )
+    embedder, crops = _embedder(config, networks, vision, step.frozen), _crops(config, vision)
+    validation = headline(corpora.validation)
+    seconds = time.perf_counter() - start
+    return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, crops, seconds)
+
+
+def _embedder(config: ConfigDict, networks: Networks, vision: VisionBackbone | None, frozen: Params) -> Embedder:
+    """Both networks over whole corpora; pictures are read from their files if the student has layers for them."""
+    encoder = None if vision is None else ImageEncoder(vision, pool=config.vision.pool)
+
+    def see(student: Params, images: Iterable[np.ndarray]) -> np.ndarray:
+        assert encoder is not None
+        return encoder(images, params={"frozen": frozen, "own": student[VISION_TAIL]})
+
+    return Embedder(
         networks,
         batch_size=config.evaluation.batch_size,
         max_words=config.text.max_tokens,
         length_multiple=config.text.length_multiple,
+        see=None if encoder is None else see,
     )
-    validation = headline(corpora.validation)
-    seconds = time.perf_counter() - start
-    return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, seconds)
+
+
+def _crops(config: ConfigDict, vision: VisionBackbone | None) -> Crops | None:
+    """How training pictures are cropped; None if their features are read."""
+    if vision is None or vision.preprocess is None:
+        return None
+    p, c = vision.preprocess, config.student.vision
+    return Crops(p.image_size, p.shorter_side, p.filter, c.crop, c.flip)
 
 
 def fingerprint(corpora: Corpora) -> str:
-    """A hash of the pictures' features, the captions and what belongs to what, in all splits."""
+    """A hash of the pictures or their features, the captions and what belongs to what, in all splits."""
     digest = hashlib.sha256()
     for corpus in corpora:
         texts = [corpus.image_ids.tolist(), corpus.caption_text]

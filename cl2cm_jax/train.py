@@ -149,6 +149,7 @@ def training_batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
         with_words=run.networks.reads_words,
         max_words=c.text.max_tokens,
         length_multiple=c.text.length_multiple,
+        crops=run.crops,
     )
 
 

@@ -4,6 +4,7 @@ Command:   python -m cl2cm_jax.main --config=configs/captions.py --workdir=runs/
              --config.data.images=photos --config.data.captions=captions.csv \
              --config.data.source=en --config.data.targets=de,fr
 Features:  --config.vision.backbone=precomputed --config.data.features=features.npy --config.data.feature_ids=ids.txt
+Shards:    --config.data.shards=shards --config.data.captions=  (webdataset tars in place of images and caption file)
 Hardware:  a laptop; the frozen backbones run once over the pictures (tens a second on two cores)
 
 captions.csv has the columns image, language, caption and, if you like, split (train, validation, test) and origin

@@ -13,10 +13,11 @@ from safetensors.numpy import load_file
 from tiny_models import write_tiny_bert
 
 from cl2cm_jax import config as configs
-from cl2cm_jax import encoders, main
+from cl2cm_jax import main
 from cl2cm_jax.data.corpus import Corpus, text_inputs
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.towers import Text
+from cl2cm_jax.models.trained_layers import text_layers
 from cl2cm_jax.parallel.sharding import put_batch
 from cl2cm_jax.run import build
 from cl2cm_jax.search import __main__ as search
@@ -103,7 +104,7 @@ def test_both_networks_learn_in_their_own_layers(home: Path, bert: Path):
 )
 def test_what_cannot_be_trained_is_refused(home: Path, bert: Path, fields: dict, message: str):
     with pytest.raises(UserError, match=message):
-        encoders.trained_layers(tuned(home, bert, **fields))
+        text_layers(tuned(home, bert, **fields))
 
 
 def test_train_evaluate_and_search(home: Path, bert: Path, tmp_path: Path):

@@ -6,7 +6,14 @@ from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import differences, flatten, nearest
 from cl2cm_jax.config.paper_setting import paper_setting
 from cl2cm_jax.config.text import from_flat, override, override_all, read
-from cl2cm_jax.config.trainable import check_layers, cut_layer, reads_frozen, student_first, teacher_first
+from cl2cm_jax.config.trainable import (
+    check_layers,
+    cut_layer,
+    reads_frozen,
+    student_first,
+    teacher_first,
+    vision_first,
+)
 
 __all__ = [
     "LANGUAGES_OF",
@@ -28,4 +35,5 @@ __all__ = [
     "student_first",
     "teacher_first",
     "validate",
+    "vision_first",
 ]

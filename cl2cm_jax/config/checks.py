@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
-from cl2cm_jax.config.trainable import student_first, teacher_first
+from cl2cm_jax.config.trainable import student_first, teacher_first, vision_first
 from cl2cm_jax.errors import UserError
 
 # target languages of the paper's sets, whose source is English
@@ -58,6 +58,7 @@ RANGES = {
     "student.heads": (1, math.inf),
     "student.dropout": (0.0, 0.99),
     "student.text.dropout": (0.0, 0.99),
+    "student.vision.crop": (0.01, 1.0),
     "teacher.text.dropout": (0.0, 0.99),
     "teacher.folds": (1, 16),
     "teacher.dim": (1, math.inf),
@@ -226,6 +227,12 @@ def _beam_contradictions(c: ConfigDict) -> Iterator[str]:
 
 
 def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:
+    if vision_first(c) is not None:
+        trained = f"config.student.vision.trainable={c.student.vision.trainable!r}"
+        if c.vision.backbone != "clip_vit":
+            yield f"{trained} needs config.vision.backbone='clip_vit', not {c.vision.backbone!r}"
+        if c.data.get("frames", 1) > 1:
+            yield f"{trained} trains on pictures, and config.data.frames={c.data.frames} reads clips; use 1, or ''"
     student, teacher = student_first(c), teacher_first(c)
     for part, first in (("student", student), ("teacher", teacher)):
         if first is not None and c.text.backbone != "bert":

@@ -47,11 +47,13 @@ def defaults() -> ConfigDict:
     c.text.remat = False  # trained layers: compute activations again in the backward pass, to save memory
     c.text.scan = True  # trained layers: one compiled layer in a loop; False compiles longer and may run faster
 
-    c.vision = ConfigDict()  # frozen vision backbone; its outputs are cached
+    c.vision = ConfigDict()  # vision backbone; its outputs are cached if it is frozen
     c.vision.backbone = "efficientnet_lite0"  # "efficientnet_lite0" | "clip_vit" (needs vision.path) | "precomputed"
     c.vision.path = ""  # clip_vit (CLIP, SigLIP): a model folder of the Hugging Face layout, or a hub id
     c.vision.image_size = 0  # clip_vit: side of a picture in pixels, positions are interpolated; 0: the model's own
     c.vision.pool = "backbone"  # "backbone" (its global vector) | "tokens" (its grid, for vision_tower="attention")
+    c.vision.remat = False  # trained layers: as text.remat
+    c.vision.scan = True  # trained layers: as text.scan
 
     c.student = ConfigDict()  # cross-modal network; alone at inference (paper)
     c.student.dim = 512  # D, the shared space
@@ -65,6 +67,11 @@ def defaults() -> ConfigDict:
     c.student.text = ConfigDict()  # its own layers of the text backbone (paper: fine-tuned; which ones: siblings)
     c.student.text.trainable = ""  # "" (none) | "layers 3-11" (the rest frozen, run once, cached) | "all"
     c.student.text.dropout = 0.1  # behind attention and MLP of these layers
+
+    c.student.vision = ConfigDict()  # its own layers of the vision backbone (ours); pictures are read in every step
+    c.student.vision.trainable = ""  # "" (none) | "layers 9-11" (the rest frozen) | "all"; of clip_vit
+    c.student.vision.crop = 0.8  # least share of a picture's area that a random crop keeps; 1.0: no crop (ours)
+    c.student.vision.flip = True  # half of the pictures left to right; off for pictures with text (ours)
 
     c.teacher = ConfigDict()  # cross-lingual network (paper)
     c.teacher.head = "none"  # "none" (the backbone's own vectors) | "linear" | "tower" (attention)

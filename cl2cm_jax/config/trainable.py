@@ -1,7 +1,8 @@
-"""Which layers of the text backbone are trained: "" (none), "all", or "layers 3-11", from 0 and to the last one.
+"""Which layers of the backbones are trained: "" (none), "all", or "layers 3-11", from 0 and to the last one.
 
-Each network has its own copy of the layers that it trains. What lies below them stays frozen and is run once: the
-states that the first trained layer reads are cached with the other features.
+Each network has its own copy of the layers that it trains. What lies below them stays frozen. Of the text backbone it
+is run once: the states that the first trained layer reads are cached with the other features. Of the vision backbone it
+is run in every step, for pictures are cropped anew each time.
 """
 
 from __future__ import annotations
@@ -53,8 +54,13 @@ def teacher_first(config: ConfigDict) -> int | None:
     return first_layer(config.teacher.text.trainable, field="teacher.text.trainable")
 
 
+def vision_first(config: ConfigDict) -> int | None:
+    """The student's first trained layer of the vision backbone."""
+    return first_layer(config.student.vision.trainable, field="student.vision.trainable")
+
+
 def cut_layer(config: ConfigDict) -> int | None:
-    """The layer where the networks' own layers begin; None: no network trains any."""
+    """The layer of the text backbone where the networks' own ones begin; None: no network trains any."""
     first = student_first(config)
     return teacher_first(config) if first is None else first
 

@@ -92,7 +92,8 @@ def captions_builder(
     inputs = {"captions": captions, "features": features, "feature_ids": feature_ids}
     for field, path in inputs.items():
         if path and not Path(path).is_file():
-            raise UserError(f"config.data.{field}={path!r} is not a file; check the path")
+            hint = "check the path" if not shards else "check the path, or name none (--config.data.captions=)"
+            raise UserError(f"config.data.{field}={path!r} is not a file; {hint}")
     if on_error not in ("stop", "skip"):
         raise UserError(f"config.data.on_error={on_error!r} is not known; use 'stop' or 'skip'")
     tars = shard_files(shards) if shards else []

@@ -11,7 +11,8 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal
 
@@ -25,6 +26,8 @@ MAX_PIXELS = 100_000_000  # of one picture; 300 MB once decoded
 MAX_FRAMES = 10_000  # of one animation, taken or not: a frame is decoded from the ones before it
 MAX_ANIMATION_PIXELS = 4_000_000_000  # of all its frames; a minute or so of decoding, one frame in memory at a time
 ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF and MPO are pages and views
+THREADS = min(8, os.cpu_count() or 1)  # that decode pictures
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WHITE = (255, 255, 255, 255)
 
 
@@ -150,6 +153,13 @@ def _in_our_words(name: str, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name} is truncated or damaged ({error}); replace it or remove its row") from error
 
 
+def decoded(paths: Sequence[str]) -> Iterator[np.ndarray]:
+    """`decode`s files in order, several at once; few are held."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(paths), 2 * THREADS):
+            yield from pool.map(decode, paths[start : start + 2 * THREADS])
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF block says; a block that cannot be read says nothing."""
     try:
@@ -172,7 +182,7 @@ def scaled(
     Returns:
       (size, size, 3) uint8.
     """
-    resampling = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[filter]
+    resampling = RESAMPLING[filter]
     picture = Image.fromarray(image)
     if shorter_side is None:
         return np.asarray(picture.resize((size, size), resampling))

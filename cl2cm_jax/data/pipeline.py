@@ -6,17 +6,20 @@ image); so the state of the data is the step number, and resuming reads nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cl2cm_jax.data import quiet
 from cl2cm_jax.data.corpus import Corpus, padded_length, text_inputs
+from cl2cm_jax.data.crops import NUMBERS, Crops, cropped
+from cl2cm_jax.data.images import THREADS, decode
 from cl2cm_jax.data.position import position
 from cl2cm_jax.errors import UserError
 
-_SOURCE, _LANGUAGE, _TARGET = range(3)  # what a random number is for
+_SOURCE, _LANGUAGE, _TARGET, _CROP = range(4)  # what a random number is for
 
 
 class _Captions(NamedTuple):
@@ -70,6 +73,20 @@ def check(corpus: Corpus, *, batch_size: int, source: str, targets: Sequence[str
         corpus.language_index(target)
 
 
+def check_files(corpus: Corpus) -> None:
+    """Refuses pictures that cannot be read in training.
+
+    Raises:
+      UserError: one of them has no file.
+    """
+    if "" in corpus.paths:
+        image = str(corpus.image_ids[corpus.paths.index("")])
+        raise UserError(
+            f"config.student.vision.trainable: the picture {image!r} of split {corpus.name!r} is no file on disk, and "
+            "trained layers read pictures from files in every step; use '', which caches features"
+        )
+
+
 def batches(
     corpus: Corpus,
     *,
@@ -82,6 +99,7 @@ def batches(
     with_words: bool,
     max_words: int,
     length_multiple: int = 0,
+    crops: Crops | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Endless training batches from `start_step` on, prefetched by tf.data; the last of an epoch is never partial.
 
@@ -96,9 +114,10 @@ def batches(
       with_words: adds "words" and "mask" to both sides.
       max_words: longer captions are cut.
       length_multiple: L of a batch is its longest caption's, rounded up to a multiple of it; 0: `max_words`.
+      crops: reads the pictures' files in place of their features. A crop is a function of (seed, epoch, image).
 
     Yields:
-      "vision": {"features" (B, F, dv) float32, "mask" (B, F) bool},
+      "vision": {"features" (B, F, dv) float32, "mask" (B, F) bool}, or with crops {"pixels" (B, S, S, 3) uint8},
       "source": {"sentence" (B, dt) float32 [, "words" (B, L, dt) float32, "mask" (B, L) bool]}, and what
         `corpus.text_inputs` adds where the networks have layers of the backbone of their own,
       "target": the same with (B, K, ...), zero where there is no target,
@@ -107,20 +126,26 @@ def batches(
       "image_id" (B,) int32: row of the image, "is_valid" (B,) bool.
 
     Raises:
-      UserError: see `check`.
+      UserError: see `check` and `check_files`; or, from the iterator, a picture cannot be read.
     """
     check(corpus, batch_size=batch_size, source=source, targets=targets, targets_per_image=targets_per_image)
     images = trainable_images(corpus, source=source)
     draw = _drawer(corpus, seed=seed, source=source, targets=targets, targets_per_image=targets_per_image)
     words = {"with_words": with_words, "max_words": max_words, "length_multiple": length_multiple}
+    see = _features(corpus) if crops is None else _pixels(corpus, crops, seed=seed)
+    failures: list[UserError] = []
 
     def gather(step: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
         epoch = position(int(step), images=len(images), batch_size=batch_size).epoch
-        batch = _gather(corpus, draw(epoch, images[order]), **words)
+        try:
+            batch = _gather(corpus, draw(epoch, images[order]), **words) | see(epoch, images[order])
+        except UserError as error:
+            failures.append(error)  # what comes out of tf.data is an error of its own
+            raise
         return [batch[path] for path in paths]
 
     # Drawn once here to know the names and types of the arrays that come out of tf.data.
-    first = _gather(corpus, draw(0, images[:1]), **words)
+    first = _gather(corpus, draw(0, images[:1]), **words) | see(0, images[:1])
     paths = list(first)
     types = [array.dtype for array in first.values()]
     indices = _index_dataset(len(images), batch_size=batch_size, seed=seed, start_step=start_step)
@@ -133,7 +158,18 @@ def batches(
     options = tf.data.Options()
     options.autotune.enabled = False  # nothing to tune, and its thread holds up the end of the iterator by seconds
     dataset = dataset.with_options(options)
-    return (_nested(dict(zip(paths, arrays, strict=True))) for arrays in dataset.as_numpy_iterator())
+    return (_nested(dict(zip(paths, arrays, strict=True))) for arrays in _one_line(dataset, failures))
+
+
+def _one_line(dataset: Any, failures: list[UserError]) -> Iterator[Any]:
+    """The arrays of a tf.data set; a UserError from within it is raised as such."""
+    its_error = quiet.tensorflow().errors.OpError  # looked up now: at the end of Python the module is empty
+    try:
+        yield from dataset.as_numpy_iterator()
+    except its_error:
+        if failures:
+            raise failures[0] from None
+        raise
 
 
 def evaluation_batches(count: int, *, batch_size: int) -> Iterator[EvaluationBatch]:
@@ -201,7 +237,7 @@ def _captions_by_image(corpus: Corpus) -> _Captions:
 def _gather(
     corpus: Corpus, draw: _Draw, *, with_words: bool, max_words: int, length_multiple: int
 ) -> dict[str, np.ndarray]:
-    """The arrays of a batch by the paths of their names."""
+    """The arrays of a batch by the paths of their names, but for its pictures."""
     is_target = draw.target_caption >= 0
     target_rows = draw.target_caption.reshape(-1)
     rows = np.concatenate([draw.source_caption, target_rows])
@@ -209,8 +245,6 @@ def _gather(
     source = text_inputs(corpus.text, draw.source_caption, length=length, with_words=with_words)
     target = text_inputs(corpus.text, target_rows, length=length, with_words=with_words)
     return {
-        "vision/features": np.asarray(corpus.vision[draw.image], np.float32),
-        "vision/mask": corpus.vision_mask[draw.image],
         **{f"source/{name}": array for name, array in source.items()},
         **{f"target/{name}": _zero_absent(array, is_target) for name, array in target.items()},
         "target_language": draw.target_language,
@@ -220,6 +254,36 @@ def _gather(
         "image_id": draw.image,
         "is_valid": np.ones(len(draw.image), bool),
     }
+
+
+def _features(corpus: Corpus) -> Callable[[int, np.ndarray], dict[str, np.ndarray]]:
+    """A function (epoch, image rows (B,)) -> the features of a batch."""
+
+    def see(epoch: int, image: np.ndarray) -> dict[str, np.ndarray]:
+        del epoch
+        features = np.asarray(corpus.vision[image], np.float32)
+        return {"vision/features": features, "vision/mask": corpus.vision_mask[image]}
+
+    return see
+
+
+def _pixels(corpus: Corpus, crops: Crops, *, seed: int) -> Callable[[int, np.ndarray], dict[str, np.ndarray]]:
+    """A function (epoch, image rows (B,)) -> the cropped pictures of a batch, read from their files.
+
+    Raises:
+      UserError: see `check_files`.
+    """
+    check_files(corpus)
+    pool = ThreadPoolExecutor(THREADS)
+
+    def one(row: int, chance: np.ndarray) -> np.ndarray:
+        return cropped(decode(corpus.paths[row]), crops, chance=chance)
+
+    def see(epoch: int, image: np.ndarray) -> dict[str, np.ndarray]:
+        chance = _random(seed, epoch, image[:, None], _CROP, np.arange(NUMBERS)) / 2.0**62
+        return {"vision/pixels": np.stack(list(pool.map(one, image.tolist(), chance)))}
+
+    return see
 
 
 def _zero_absent(array: np.ndarray, is_target: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Source: paper (two networks, dual-stream at inference, the student alone at infe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import jax
@@ -14,11 +15,13 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import reads_words, student_first, teacher_first
 from cl2cm_jax.maths.similarity import normalize
-from cl2cm_jax.models.backbones import TailOptions, Tunable
+from cl2cm_jax.models.backbones import TailOptions, Tunable, VisionBackbone
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.towers import Text, TextTower, VisionTower
 
-TAIL = "text_backbone"  # a network's own layers of the text backbone, among its parameters
+# a network's own layers of the backbones, among its parameters
+TAIL = "text_backbone"
+VISION_TAIL = "vision_backbone"
 
 
 class FeatureShape(NamedTuple):
@@ -127,12 +130,14 @@ class Networks:
 
     The teacher's parameters carry a leading axis of `teacher.folds` heads: head f never trains on the images of
     fold f, and their rows are scored by it alone (cross-fitting; one head that trains on everything if folds=1).
-    A network that trains layers of the text backbone has its own copy of them under `TAIL`, without that axis.
+    A network that trains layers of the text backbone has its own copy of them under `TAIL`, without that axis; the
+    student has its layers of the vision backbone under `VISION_TAIL`.
 
     Args:
       config: the configuration.
       shape: sizes of the features.
       tunable: the text backbone's, if one of the networks trains layers of it.
+      vision: the vision backbone in two parts (`trained_layers.vision_layers`), if the student trains layers of it.
 
     Attributes:
       folds: heads of the teacher.
@@ -140,7 +145,14 @@ class Networks:
         moved.
     """
 
-    def __init__(self, config: ConfigDict, shape: FeatureShape, *, tunable: Tunable | None = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        shape: FeatureShape,
+        *,
+        tunable: Tunable | None = None,
+        vision: VisionBackbone | None = None,
+    ):
         self.folds: int = 1 if config.teacher.head == "none" else config.teacher.folds
         s, t = config.student, config.teacher
         self._trains = {"student": student_first(config) is not None, "teacher": teacher_first(config) is not None}
@@ -149,12 +161,12 @@ class Networks:
         )
         self.student = Functional(lambda rngs: Student(config, shape, rngs=rngs))
         self.teacher = Functional(lambda rngs: Teacher(config, shape, rngs=rngs))
-        self._tunable = tunable
+        self._tunable, self._vision = tunable, vision
         shared = {"remat": config.text.remat, "scan": config.text.scan, "dtype": config.train.compute}
         self._options = {name: TailOptions(dropout=config[name].text.dropout, **shared) for name in self._trains}
 
-    def init(self, key: jax.Array, *, tail: Params | None = None) -> Params:
-        """Fresh parameters; `tail` are the pretrained ones of the layers that the networks train."""
+    def init(self, key: jax.Array, *, tail: Params | None = None, vision: Params | None = None) -> Params:
+        """Fresh parameters; pretrained ones of the layers that networks train: `tail` of text, `vision` of pictures."""
         student, teacher = jax.random.split(key)
         heads = [self.teacher.init(k) for k in jax.random.split(teacher, self.folds)]
         params = {"student": self.student.init(student), "teacher": jax.tree.map(lambda *xs: jnp.stack(xs), *heads)}
@@ -162,7 +174,31 @@ class Networks:
             if trains:
                 assert tail is not None
                 params[name][TAIL] = jax.tree.map(jnp.copy, tail)  # the state is donated: no buffer is in it twice
+        if vision is not None:
+            params["student"][VISION_TAIL] = jax.tree.map(jnp.copy, vision)
         return params
+
+    def see(
+        self, student: Params, vision: Mapping[str, jax.Array], *, frozen: Params | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Runs the vision backbone over pictures, if the student has layers of it; features pass through.
+
+        Args:
+          student: the parameters.
+          vision: a batch's "pixels" (B, S, S, 3) uint8; or "features" (B, F, d) and "mask" (B, F).
+          frozen: parameters of the backbone below the student's layers, which get no gradient.
+
+        Returns:
+          Features (B, F, d) and mask (B, F), for `encode_vision`.
+        """
+        if VISION_TAIL not in student:
+            return vision["features"], vision["mask"]
+        backbone = self._vision
+        assert backbone is not None and backbone.preprocess is not None
+        params = {"frozen": frozen or {}, "own": student[VISION_TAIL]}
+        output = backbone.apply(params, backbone.preprocess(vision["pixels"]))
+        features = output.features if output.pooled is None else output.pooled[:, None]
+        return features, jnp.ones(features.shape[:2], bool)
 
     def encode_vision(
         self, student: Params, features: jax.Array, mask: jax.Array, *, key: jax.Array | None = None
@@ -216,5 +252,5 @@ class Networks:
 
 
 def heads_of(params: Params) -> Params:
-    """A network's parameters without its layers of the text backbone."""
-    return {name: value for name, value in params.items() if name != TAIL}
+    """A network's parameters without its layers of the backbones."""
+    return {name: value for name, value in params.items() if name not in (TAIL, VISION_TAIL)}

@@ -18,7 +18,8 @@ from cl2cm_jax.config import from_flat
 from cl2cm_jax.encoders import ImageEncoder, backbones, padded_frames, text_encoder
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import FeatureShape, Networks, vision_size
+from cl2cm_jax.models.networks import VISION_TAIL, FeatureShape, Networks, vision_size
+from cl2cm_jax.models.trained_layers import in_two_parts
 from cl2cm_jax.search.encoder import Encoder
 from cl2cm_jax.steps.embed_step import Embedder
 
@@ -78,6 +79,7 @@ def load_encoder(workdir: Path) -> Encoder:
     config = read_config(workdir)
     student, weights = load_student(workdir)
     text, vision = backbones(config)
+    vision = vision and in_two_parts(config, vision, own=student.get(VISION_TAIL))
     text_features = text_encoder(config, text)
     image_features = ImageEncoder(vision, pool=config.vision.pool) if vision is not None else None
     dim, frames = vision_size(student)

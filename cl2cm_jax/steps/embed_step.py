@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
 
-from cl2cm_jax.data.corpus import CaptionFeatures, by_length, padded_length, text_inputs
+from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, by_length, padded_length, text_inputs
+from cl2cm_jax.data.images import decoded
 from cl2cm_jax.data.pipeline import evaluation_batches
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
@@ -22,10 +23,19 @@ class Embedder:
       batch_size: rows a call.
       max_words: longest caption.
       length_multiple: captions are padded to a multiple of it; 0: to `max_words`.
+      see: (student, pictures) -> features (n, F, d), where the student has layers of the vision backbone.
     """
 
-    def __init__(self, networks: Networks, *, batch_size: int, max_words: int, length_multiple: int):
-        self.batch_size = batch_size
+    def __init__(
+        self,
+        networks: Networks,
+        *,
+        batch_size: int,
+        max_words: int,
+        length_multiple: int,
+        see: Callable[[Params, Iterable[np.ndarray]], np.ndarray] | None = None,
+    ):
+        self.batch_size, self._see = batch_size, see
         self._with_words = networks.reads_words
         self._lengths = {"max_length": max_words, "multiple": length_multiple}
         self._vision = jax.jit(networks.encode_vision)
@@ -43,6 +53,20 @@ class Embedder:
         batches = evaluation_batches(len(features), batch_size=self.batch_size)
         parts = [(self._vision(student, features[b.rows], mask[b.rows]), b.is_valid) for b in batches]
         return np.concatenate([np.asarray(vectors)[is_valid] for vectors, is_valid in parts])
+
+    def pictures(self, student: Params, corpus: Corpus) -> np.ndarray:
+        """Student vectors (n, D) of a corpus's pictures, by their features or, with `see`, from their files.
+
+        Raises:
+          UserError: a file cannot be read.
+        """
+        if self._see is None:
+            return self.vision(student, corpus.vision, corpus.vision_mask)
+        vectors = []
+        for start in range(0, len(corpus.paths), self.batch_size):
+            features = self._see(student, decoded(corpus.paths[start : start + self.batch_size]))
+            vectors.append(self.vision(student, features, np.ones(features.shape[:2], bool)))
+        return np.concatenate(vectors)
 
     def text(self, student: Params, text: CaptionFeatures, rows: np.ndarray) -> np.ndarray:
         """Student vectors (m, D) of the captions `rows` (m,)."""

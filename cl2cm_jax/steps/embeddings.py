@@ -36,8 +36,10 @@ def as_text(captions: dict[str, jax.Array]) -> Text:
     return Text(**captions)
 
 
-def embed(networks: Networks, params: Params, batch: Batch, *, key: jax.Array | None = None) -> Embeddings:
-    """Runs both networks. Pure; `key` (None: evaluation) turns dropout on."""
+def embed(
+    networks: Networks, params: Params, batch: Batch, *, key: jax.Array | None = None, frozen: Params | None = None
+) -> Embeddings:
+    """Runs both networks. Pure; `key` (None: evaluation) turns dropout on, `frozen` is for `Networks.see`."""
     keys: list[jax.Array | None] = [None] * 5
     if key is not None:
         keys = [*jax.random.split(key, 3), *(jax.random.fold_in(key, place) for place in (3, 4))]
@@ -46,10 +48,9 @@ def embed(networks: Networks, params: Params, batch: Batch, *, key: jax.Array | 
     images, captions = batch["target_is_valid"].shape
     target_vectors = networks.encode_text(params["student"], target, key=keys[2])
     taught = networks.teach(params["teacher"], taught_target)
+    features, mask = networks.see(params["student"], batch["vision"], frozen=frozen)
     return Embeddings(
-        vision=networks.encode_vision(
-            params["student"], batch["vision"]["features"], batch["vision"]["mask"], key=keys[0]
-        ),
+        vision=networks.encode_vision(params["student"], features, mask, key=keys[0]),
         source=networks.encode_text(params["student"], source, key=keys[1]),
         target=target_vectors.reshape(images, captions, -1),
         teacher_source=networks.teach(params["teacher"], taught_source),

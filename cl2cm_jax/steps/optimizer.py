@@ -9,7 +9,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from cl2cm_jax.models.networks import TAIL
+from cl2cm_jax.models.networks import TAIL, VISION_TAIL
 from cl2cm_jax.steps.schedule import Stages, learning_rate
 
 
@@ -36,12 +36,12 @@ def _adamw(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransforma
 
 
 def _slower_backbone(share: float) -> optax.GradientTransformation:
-    """Scales the updates of a network's layers of the text backbone, which come pretrained."""
+    """Scales the updates of a network's layers of the backbones, which come pretrained."""
 
     def scale(updates: Any, params: Any = None) -> Any:
         del params
-        slowed = {name: jax.tree.map(lambda x: share * x, u) for name, u in updates.items() if name == TAIL}
-        return updates | slowed
+        slowed = [name for name in (TAIL, VISION_TAIL) if name in updates]
+        return updates | {name: jax.tree.map(lambda x: share * x, updates[name]) for name in slowed}
 
     return optax.stateless(scale)
 

@@ -37,11 +37,14 @@ class TrainStep(NamedTuple):
       step: (state, batch, number) -> (state, terms); jitted, the state is donated. The number is that of the step,
         on the host: with a frozen teacher it says which of the two stages, each a program of its own, is run.
       state_shardings: where each leaf of the state lives.
+      frozen: parameters of the vision backbone below the student's layers, on the mesh: an argument of every step, in
+        neither state nor checkpoint.
     """
 
     init: Callable[[], TrainState]
     step: Callable[[TrainState, Batch, int], tuple[TrainState, Scalars]]
     state_shardings: Any
+    frozen: Params
 
 
 def make_train_step(
@@ -53,18 +56,21 @@ def make_train_step(
     stages: Stages,
     languages: int,
     tail: Params | None = None,
+    vision: Params | None = None,
 ) -> TrainStep:
     """Builds the step once. The same code runs on one device and on a mesh.
 
-    `tail` are the pretrained parameters of the text backbone's layers that the networks train.
+    `tail` are the pretrained parameters of the text backbone's layers that the networks train, `vision` those of the
+    vision backbone: {"frozen", "own"}, see `trained_layers.vision_layers`.
     """
+    frozen, own = (vision["frozen"], vision["own"]) if vision is not None else ({}, None)
     objective = Objective(config, networks, mesh)
     weights = term_weights(config, stages)
     joint = config.teacher["update"] == "joint"
     drops = config.student.dropout or student_first(config) is not None or teacher_first(config) is not None
 
-    def init(seed: jax.Array, tail: Params | None) -> TrainState:
-        params = networks.init(jax.random.key(seed), tail=tail)
+    def init(seed: jax.Array, tail: Params | None, own: Params | None) -> TrainState:
+        params = networks.init(jax.random.key(seed), tail=tail, vision=own)
         return {
             "step": jnp.zeros((), jnp.int32),
             "params": params,
@@ -74,7 +80,9 @@ def make_train_step(
             "calibration": jax.tree.map(jnp.asarray, uncalibrated(languages)._asdict()),
         }
 
-    def step(state: TrainState, batch: Batch, seed: jax.Array, first: bool) -> tuple[TrainState, Scalars]:
+    def step(
+        state: TrainState, batch: Batch, frozen: Params, seed: jax.Array, first: bool
+    ) -> tuple[TrainState, Scalars]:
         key = jax.random.fold_in(jax.random.key(seed), state["step"]) if drops else None
         at = weights(state["step"], first)
         calibration = Calibration(**state["calibration"])
@@ -82,7 +90,8 @@ def make_train_step(
         def losses(embeddings: Embeddings, params: Params) -> tuple[jax.Array, Scalars]:
             return objective(embeddings, params, batch, weights=at, calibration=calibration)
 
-        gradients, terms = gradient(networks, losses, state["params"], batch, key, parts=config.train.accumulation)
+        parts = config.train.accumulation
+        gradients, terms = gradient(networks, losses, state["params"], batch, key, parts=parts, frozen=frozen)
         params, opt = dict(state["params"]), dict(state["opt"])
         learning = ("student", "teacher") if joint else ("teacher",) if first else ("student",)
         for name in learning:
@@ -94,19 +103,21 @@ def make_train_step(
         return {**state, "step": state["step"] + 1, "params": params, "opt": opt, "ema": ema}, terms
 
     seed = jnp.asarray(config.seed, jnp.uint32)
-    shardings = tree_shardings(jax.eval_shape(init, seed, tail), mesh)
+    shardings, below = (tree_shardings(tree, mesh) for tree in (jax.eval_shape(init, seed, tail, own), frozen))
     place, everywhere = batch_sharding(mesh), replicated(mesh)
     jitted = jax.jit(
         step,
-        static_argnums=3,
-        in_shardings=(shardings, place, everywhere),
+        static_argnums=4,
+        in_shardings=(shardings, place, below, everywhere),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
     )
+    frozen = jax.device_put(frozen, below)
     return TrainStep(
-        init=lambda: jax.jit(init, out_shardings=shardings)(seed, tail),
-        step=lambda state, batch, number: jitted(state, batch, seed, number < stages.teacher),
+        init=lambda: jax.jit(init, out_shardings=shardings)(seed, tail, own),
+        step=lambda state, batch, number: jitted(state, batch, frozen, seed, number < stages.teacher),
         state_shardings=shardings,
+        frozen=frozen,
     )
 
 
@@ -118,6 +129,7 @@ def gradient(
     key: jax.Array | None,
     *,
     parts: int,
+    frozen: Params | None = None,
 ) -> tuple[Params, Scalars]:
     """Gradient of the whole batch's loss; with `parts` > 1 the networks see a micro-batch at a time.
 
@@ -128,7 +140,7 @@ def gradient(
     """
 
     def whole(params: Params) -> tuple[jax.Array, Scalars]:
-        return losses(embed(networks, params, batch, key=key), params)
+        return losses(embed(networks, params, batch, key=key, frozen=frozen), params)
 
     if parts == 1:
         (_, terms), gradients = jax.value_and_grad(whole, has_aux=True)(params)
@@ -138,7 +150,7 @@ def gradient(
     keys = None if key is None else jax.random.split(key, parts)
 
     def forward(params: Params, part: tuple[Batch, jax.Array | None]) -> Embeddings:
-        return embed(networks, params, part[0], key=part[1])
+        return embed(networks, params, part[0], key=part[1], frozen=frozen)
 
     cached = jax.lax.map(lambda part: forward(params, part), (micro, keys))
     embeddings = jax.tree.map(_join, cached, _image_axis(cached))

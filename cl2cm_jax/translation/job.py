@@ -33,6 +33,10 @@ def translate_items(
 ) -> Outcome:
     """Translates `items`, equal sentences once where the engine allows.
 
+    Batches are cut from all items, not from what is left: what an engine says may depend on a sentence's neighbours,
+    and a run that was killed should end with the words of one that was not. A batch of which a kill kept a part is
+    translated whole again, and only what is missing is added.
+
     Args:
       items: the captions.
       engine: translates them.
@@ -54,18 +58,20 @@ def translate_items(
         _repeat(items, finished, provenance)
     groups: dict[object, list[Item]] = {}
     for item in items:
-        if item not in finished:
-            groups.setdefault(item.text if engine.by_sentence else item, []).append(item)
-    waiting = list(groups.values())
-    sentences = 0
-    for start in range(0, len(waiting), batch):
+        groups.setdefault(item.text if engine.by_sentence else item, []).append(item)
+    sentences, every = 0, list(groups.values())
+    for start in range(0, len(every), batch):
+        part = every[start : start + batch]
+        missing = [item for group in part for item in group if item not in finished]
+        if not missing:
+            continue
         if stop():
             break
-        part = waiting[start : start + batch]
         entries = _translated(part, engine, source=source, target=target, kept=provenance)
+        entries = {item: entries[item] for item in missing}
         provenance.append(entries.values())
         finished |= entries
-        sentences += len(part)
+        sentences += len({entry.source if engine.by_sentence else item for item, entry in entries.items()})
         report(len(finished), len(items))
     translations = {item: finished[item].caption for item in items if item in finished}
     return Outcome(translations, before, sentences, len(finished) == len(items))

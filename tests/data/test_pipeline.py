@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("tensorflow")
 
 from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.data.crops import Crops, cropped
+from cl2cm_jax.data.images import decode
 from cl2cm_jax.data.pipeline import batches, evaluation_batches, trainable_images
 from cl2cm_jax.errors import UserError
 
@@ -131,3 +136,50 @@ def test_evaluation_pads_the_last_batch() -> None:
     found = list(evaluation_batches(5, batch_size=2))
     assert [batch.rows.tolist() for batch in found] == [[0, 1], [2, 3], [4, 0]]
     assert found[-1].is_valid.tolist() == [True, False]
+
+
+CROPS = Crops(size=4, shorter_side=4, filter="bicubic", least=0.4, flip=True)
+
+
+@pytest.fixture
+def photographed(corpus: Corpus, pictures: Path) -> Corpus:
+    """The corpus with files: noise, so that no two crops are alike."""
+    random, paths = np.random.default_rng(0), sorted(pictures.iterdir())
+    for path in paths:
+        Image.fromarray(random.integers(0, 255, (9, 12, 3), dtype=np.uint8)).save(path)
+    return replace(corpus, paths=[str(path) for path in paths])
+
+
+def test_pictures_take_the_place_of_features(photographed: Corpus) -> None:
+    batch = draw(photographed, 1, crops=CROPS)[0]
+    assert {name for name in leaves(batch) if name.startswith("vision")} == {"vision/pixels"}
+    assert batch["vision"]["pixels"].shape == (3, 4, 4, 3) and batch["vision"]["pixels"].dtype == np.uint8
+    whole = draw(photographed, 1, crops=CROPS._replace(least=1.0, flip=False))[0]
+    for row, pixels in zip(whole["image_id"], whole["vision"]["pixels"], strict=True):
+        expected = cropped(decode(photographed.paths[row]), CROPS._replace(least=1.0, flip=False), chance=np.ones(5))
+        np.testing.assert_array_equal(pixels, expected)
+    plain = draw(photographed, 1)[0]
+    assert_equal({**batch, "vision": 0}, {**plain, "vision": 0})
+
+
+def test_crops_resume_and_differ_between_epochs_and_seeds(photographed: Corpus) -> None:
+    replayed = draw(photographed, 6, crops=CROPS)
+    for start in (2, 4):
+        assert_equal(draw(photographed, 1, start_step=start, crops=CROPS)[0], replayed[start])
+
+    def of_image(batches: list[dict[str, Any]], image: int) -> np.ndarray:
+        return next(b["vision"]["pixels"][row] for b in batches for row in np.flatnonzero(b["image_id"] == image))
+
+    other = draw(photographed, 3, crops=CROPS, seed=6)
+    for image in range(9):
+        first = of_image(replayed[:3], image)
+        assert not np.array_equal(first, of_image(replayed[3:], image))
+        assert not np.array_equal(first, of_image(other, image))
+
+
+def test_pictures_without_a_file_are_refused(corpus: Corpus, photographed: Corpus) -> None:
+    with pytest.raises(UserError, match="'image0' of split 'train' is no file on disk"):
+        draw(corpus, 1, crops=CROPS)
+    Path(photographed.paths[4]).write_bytes(b"")
+    with pytest.raises(UserError, match=r"e\.png is empty"):
+        draw(photographed, 3, crops=CROPS)

@@ -19,7 +19,8 @@ from tar_shards import files_of, picture, write_shard, write_shards
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
-from cl2cm_jax.data import shards
+from cl2cm_jax.config import defaults
+from cl2cm_jax.data import sets, shards
 from cl2cm_jax.data.builders import SPLITS, prepare, read_records
 from cl2cm_jax.data.captions import Captions, captions_builder
 from cl2cm_jax.data.records import Caption, Record
@@ -59,6 +60,30 @@ def test_builds_and_reads_back(tmp_path: Path) -> None:
     assert record.image == picture(7)
     assert record.path == "" and record.feature is None
     assert builder.report_path.read_text(encoding="utf-8").count("\n") == 1
+
+
+def test_source_of_the_configuration_is_the_language_of_plain_captions(tmp_path: Path) -> None:
+    config = defaults()
+    config.data.name, config.data.source, config.data.targets = "captions", "it", ("en",)
+    config.data.dir, config.data.shards = str(tmp_path / "data"), str(write_shards(tmp_path / "shards"))
+    builder = sets.builder(config.data)
+    prepare(builder)
+    languages = {caption.language for record in read_records(builder, "train") for caption in record.captions}
+    assert languages == {"it", "de", "fr"}
+
+
+def test_beam_that_is_not_installed_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apache_beam", None)  # the import then fails
+    builder = captions_builder(data_dir=tmp_path / "data", shards=str(write_shards(tmp_path / "shards")))
+    with pytest.raises(UserError, match=r"beam_runner='DirectRunner' needs apache_beam, .* in an environment of its"):
+        prepare(builder, beam_runner="DirectRunner")
+    prepare(builder)
+    prepare(builder, beam_runner="DirectRunner")  # the set is there: nothing needs Beam any more
+
+
+def test_shards_need_no_caption_file_but_one_that_is_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"captions='none.csv' is not a file; .* name none"):
+        captions_builder(data_dir=tmp_path, shards=str(write_shards(tmp_path / "s")), captions="none.csv")
 
 
 def test_split_depends_on_the_keys_alone(tmp_path: Path) -> None:
@@ -293,10 +318,10 @@ def test_forged_size_ends(tmp_path: Path) -> None:
     """A negative size leads Python's tarfile back to the same header for ever."""
     info = tarfile.TarInfo("x.cls")
     header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
-    header[124:136] = (-1024).to_bytes(12, "big", signed=True)
+    header[124:136] = (-512).to_bytes(12, "big", signed=True)
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(10240))
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + header + bytes(10240))
     code = (
         "import sys; from cl2cm_jax.data.shards import read_shard; "
         "print(read_shard(sys.argv[1], source='en', frames=1).problems[0].reason)"
@@ -304,7 +329,7 @@ def test_forged_size_ends(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a.tar")], capture_output=True, text=True, timeout=300, check=True
     )
-    assert done.stdout.startswith("is damaged at byte 0")
+    assert done.stdout.startswith("is damaged at byte 512")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -30,6 +30,13 @@ class Upper:
         return [item.text.upper() for item in items]
 
 
+class Neighbourly(Upper):
+    """What it says depends on the batch, as Apertium's tagger and the rounding of a network do."""
+
+    def translate(self, items: Sequence[Item]) -> list[str]:
+        return [f"{text} {len(items)} {items[0].text}" for text in super().translate(items)]
+
+
 class Losing(Upper):
     """Loses a caption of every batch but the first."""
 
@@ -86,20 +93,22 @@ def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
 
 
 def test_a_journal_that_was_cut_at_any_byte_is_gone_on_with(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole.jsonl", Upper())
+    whole = run(tmp_path / "whole.jsonl", Neighbourly())
     content = (tmp_path / "whole.jsonl").read_bytes()
     path = tmp_path / "cut.jsonl"
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        engine = Upper()
+        engine = Neighbourly()
         assert run(path, engine).translations == whole.translations, length
         assert path.read_bytes().startswith(content[:length])
         good = [line for line in path.read_bytes().splitlines() if line.endswith(b"}")]
         images = [json.loads(line)["image"] for line in good]
         assert sorted(images) == [item.name for item in ITEMS], length
         lines = content[:length].split(b"\n")
-        finished = {json.loads(line)["source"] for line in lines if line.endswith(b"}")}
-        assert not finished & set(engine.asked), length
+        finished = {json.loads(line)["image"] for line in lines if line.endswith(b"}")}
+        for batch in (["dog", "cat"], ["été", "cow"]):  # a batch that is there whole is not asked for
+            is_whole = {item.name for item in ITEMS if item.text in batch} <= finished
+            assert not (is_whole and set(batch) & set(engine.asked)), length
 
 
 def test_an_engine_that_loses_captions_is_named_with_counts_and_nothing_before_is_lost(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "Tunable",
     "VisionBackbone",
     "VisionOutput",
+    "VisionTunable",
     "fingerprint",
     "text_backbone",
     "vision_backbone",
@@ -110,6 +111,7 @@ class VisionBackbone:
       apply: (params, images (B, H, W, 3) float32) -> VisionOutput; pure.
       preprocess: what `apply` expects of a picture.
       batch_size: a batch that is fast on this process's devices; any other one works.
+      tunable: how it is trained; None where it cannot be.
     """
 
     name: str
@@ -120,6 +122,25 @@ class VisionBackbone:
     apply: Callable[[dict[str, Any], jax.Array], VisionOutput]
     preprocess: Preprocess
     batch_size: int
+    tunable: VisionTunable | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionTunable:
+    """A vision encoder that can be cut behind any layer: below frozen, above trained.
+
+    Attributes:
+      layers: their number.
+      cut: (params, first, pooled=) -> (params below layer `first`, params from it on); -1: everything is above. What
+        serves the global vector alone is in neither unless `pooled`.
+      prefix: (params below, prepared pictures (B, H, W, 3), options=) -> states (B, N, d); pure.
+      tail: (params above, states, or pictures if first is -1, pooled=, options=) -> VisionOutput; pure.
+    """
+
+    layers: int
+    cut: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
+    prefix: Callable[..., jax.Array]
+    tail: Callable[..., VisionOutput]
 
 
 def text_backbone(name: str, path: str | Path | None = None) -> TextBackbone:
@@ -243,6 +264,12 @@ def _clip_vit(path: str | Path | None, *, image_size: int = 0) -> VisionBackbone
         apply=functools.partial(clip_vit.apply, shape=shape),
         preprocess=preprocess,
         batch_size=8 if jax.default_backend() == "cpu" else 256,
+        tunable=VisionTunable(
+            layers=shape.layers,
+            cut=functools.partial(clip_vit.cut, shape=shape),
+            prefix=functools.partial(clip_vit.prefix, shape=shape),
+            tail=functools.partial(clip_vit.tail, shape=shape),
+        ),
     )
 
 

@@ -23,7 +23,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.maths.masking import masked_mean
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, TextOutput
+from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, TextOutput, run_layers
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.hub_folder import linear, norm
 from cl2cm_jax.models.pretrained import assign
@@ -212,23 +212,15 @@ def _layers(
     key: jax.Array | None = None,
     options: TailOptions = AS_STORED,
 ) -> jax.Array:
-    """Runs stacked layers, by `lax.scan` or one after the other."""
     layer = _functionals(shape, options.dtype)[1]
     visible = token_mask | ~token_mask.any(axis=1, keepdims=True)  # a row that is all padding stays finite
     count = len(jax.tree.leaves(params)[0])
     keys = None if key is None or not options.dropout else jax.random.split(key, count)
 
-    def run(x: jax.Array, one: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
-        return layer.bind(one[0])(x, visible, dropout=options.dropout, key=one[1]), None
+    def run(one: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
+        return layer.bind(one)(x, visible, dropout=options.dropout, key=key)
 
-    if options.remat:
-        run = jax.checkpoint(run, prevent_cse=not options.scan)
-    states = states.astype(options.dtype)
-    if options.scan:
-        return jax.lax.scan(run, states, (params, keys))[0]
-    for i in range(count):
-        states, _ = run(states, jax.tree.map(lambda x: x[i], (params, keys)))  # noqa: B023  (called at once)
-    return states
+    return run_layers(run, params, states, keys=keys, options=options)
 
 
 def read_shape(folder: Path) -> BertShape:

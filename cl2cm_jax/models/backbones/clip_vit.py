@@ -1,7 +1,8 @@
 """The image towers of CLIP and SigLIP (SigLIP 2 at fixed resolution too): pre-norm transformers over patches.
 
 Read from a model folder of the Hugging Face layout, the text tower left out. The layers' parameters are stacked along a
-leading axis and run by `lax.scan`.
+leading axis and run by `lax.scan`. The model can be cut behind any layer: what lies below stays frozen (`prefix`), what
+lies above is trained (`tail`).
 
 Source: Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.15343); this implementation is ours.
 """
@@ -9,7 +10,6 @@ Source: Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.153
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones.outputs import VisionOutput
+from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, VisionOutput, run_layers
+from cl2cm_jax.models.backbones.positions import interpolated
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.hub_folder import linear, norm, relaid
 from cl2cm_jax.models.pretrained import assign
@@ -98,14 +100,14 @@ class Embeddings(nnx.Module):
 class Layer(nnx.Module):
     """Self-attention and MLP, each on its normalised input and added to it."""
 
-    def __init__(self, shape: VitShape, *, rngs: nnx.Rngs):
+    def __init__(self, shape: VitShape, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = shape.heads
-        self.attention_norm = _layer_norm(shape, rngs)
+        self.attention_norm = _layer_norm(shape, rngs, dtype)
         self.query, self.key, self.value, self.attended = (
-            nnx.Linear(shape.hidden, shape.hidden, rngs=rngs) for _ in range(4)
+            nnx.Linear(shape.hidden, shape.hidden, dtype=dtype, rngs=rngs) for _ in range(4)
         )
-        self.mlp_norm = _layer_norm(shape, rngs)
-        self.mlp = Mlp(shape, rngs=rngs)
+        self.mlp_norm = _layer_norm(shape, rngs, dtype)
+        self.mlp = Mlp(shape, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x (B, N, d) to (B, N, d)."""
@@ -117,10 +119,10 @@ class Layer(nnx.Module):
 class Mlp(nnx.Module):
     """Two linear maps with an activation between."""
 
-    def __init__(self, shape: VitShape, *, rngs: nnx.Rngs):
+    def __init__(self, shape: VitShape, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.activation = shape.activation
-        self.up = nnx.Linear(shape.hidden, shape.intermediate, rngs=rngs)
-        self.down = nnx.Linear(shape.intermediate, shape.hidden, rngs=rngs)
+        self.up = nnx.Linear(shape.hidden, shape.intermediate, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(shape.intermediate, shape.hidden, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down(_ACTIVATIONS[self.activation](self.up(x)))
@@ -165,23 +167,25 @@ def _attend(query: jax.Array, key: jax.Array, value: jax.Array, *, heads: int) -
     return jax.nn.dot_product_attention(split(query), split(key), split(value)).reshape(query.shape)
 
 
-def _layer_norm(shape: VitShape, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(shape.hidden, epsilon=shape.epsilon, use_fast_variance=False, rngs=rngs)
+def _layer_norm(shape: VitShape, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32) -> nnx.LayerNorm:
+    return nnx.LayerNorm(shape.hidden, epsilon=shape.epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 class _Parts(NamedTuple):
     embeddings: Functional[Embeddings]
     layer: Functional[Layer]
     pool: Functional[Any]
+    norm: Functional[nnx.LayerNorm]
 
 
 @functools.cache
-def _functionals(shape: VitShape) -> _Parts:
+def _functionals(shape: VitShape, dtype: str = "float32") -> _Parts:
     pool = ClipPool if shape.family == "clip" else SiglipPool
     return _Parts(
         Functional(lambda rngs: Embeddings(shape, rngs=rngs)),
-        Functional(lambda rngs: Layer(shape, rngs=rngs)),
+        Functional(lambda rngs: Layer(shape, dtype=dtype, rngs=rngs)),
         Functional(lambda rngs: pool(shape, rngs=rngs)),
+        Functional(lambda rngs: _layer_norm(shape, rngs)),
     )
 
 
@@ -204,14 +208,60 @@ def apply(params: Params, images: jax.Array, *, shape: VitShape) -> VisionOutput
     Returns:
       The last layer's states of the grid (B, N, d), a mask that is all True, and the global vector (B, p).
     """
+    return tail(params, images, shape=shape)
+
+
+def cut(params: Params, first: int, *, shape: VitShape, pooled: bool) -> tuple[Params, Params]:
+    """The parameters below and from layer `first` on, counted from 0; -1 leaves nothing below, not even the patches'.
+
+    Without the global vector (`pooled`) the upper part has nothing that serves it alone: it would not be trained.
+    """
+    above = {"layers": jax.tree.map(lambda x: x[max(first, 0) :], params["layers"])}
+    if pooled:
+        above["pool"] = params["pool"]
+    elif shape.family == "siglip":
+        above["pool"] = {"norm": params["pool"]["norm"]}
+    if first < 0:
+        return {}, {"embeddings": params["embeddings"], **above}
+    return {"embeddings": params["embeddings"], "layers": jax.tree.map(lambda x: x[:first], params["layers"])}, above
+
+
+def prefix(params: Params, images: jax.Array, *, shape: VitShape, options: TailOptions = AS_STORED) -> jax.Array:
+    """The states that layer `first` reads, (B, N, d) in the options' dtype: runs what `cut` has put below. Pure."""
+    return _layers(params, images, shape=shape, options=options)
+
+
+def tail(
+    params: Params, states: jax.Array, *, shape: VitShape, pooled: bool = True, options: TailOptions = AS_STORED
+) -> VisionOutput:
+    """Runs what `cut` has put above; pure.
+
+    Args:
+      params: the upper part, with what is above it.
+      states: from `prefix`; prepared pictures for the whole model.
+      shape: from `read_shape`.
+      pooled: as it was cut.
+      options: how the layers are run; dropout is none.
+
+    Returns:
+      See `apply`; no global vector unless `pooled`.
+    """
+    states = _layers(params, states, shape=shape, options=options).astype(jnp.float32)
     parts = _functionals(shape)
+    if pooled:
+        grid, vector = parts.pool.bind(params["pool"])(states)
+    else:
+        vector = None
+        grid = states[:, 1:] if shape.family == "clip" else parts.norm.bind(params["pool"]["norm"])(states)
+    return VisionOutput(features=grid, mask=jnp.ones(grid.shape[:2], bool), pooled=vector)
 
-    def run(x: jax.Array, layer_params: Params) -> tuple[jax.Array, None]:
-        return parts.layer.bind(layer_params)(x), None
 
-    states, _ = jax.lax.scan(run, parts.embeddings.bind(params["embeddings"])(images), params["layers"])
-    grid, pooled = parts.pool.bind(params["pool"])(states)
-    return VisionOutput(features=grid, mask=jnp.ones(grid.shape[:2], bool), pooled=pooled)
+def _layers(params: Params, states: jax.Array, *, shape: VitShape, options: TailOptions) -> jax.Array:
+    """Runs the layers that are there, behind the patches' embedding if that is there."""
+    parts = _functionals(shape, options.dtype)
+    if "embeddings" in params:
+        states = parts.embeddings.bind(params["embeddings"])(states)
+    return run_layers(lambda one, x, _: parts.layer.bind(one)(x), params["layers"], states, options=options)
 
 
 def read_shape(folder: Path) -> VitShape:
@@ -275,7 +325,9 @@ def load(folder: Path, shape: VitShape) -> Params:
     arrays = hub_folder.arranged(
         stored, once=whole, layer=_LAYER, prefix="encoder.layers.", layers=shape.layers, source=folder, relay=_relaid
     )
-    arrays["embeddings/positions"] = _interpolated(arrays["embeddings/positions"], shape)
+    arrays["embeddings/positions"] = interpolated(
+        arrays["embeddings/positions"], grid=shape.grid, tokens=int(shape.family == "clip")
+    )
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
     return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
 
@@ -287,32 +339,6 @@ def _relaid(ours: str, array: np.ndarray) -> np.ndarray:
     if ours == "pool/probe":
         return array[0]
     return relaid(ours, array)
-
-
-def _interpolated(positions: np.ndarray, shape: VitShape) -> np.ndarray:
-    """The position table for the grid of `shape`: bicubic between the rows of the folder's, the class token's kept."""
-    tokens = int(shape.family == "clip")
-    side = math.isqrt(len(positions) - tokens)
-    if positions.ndim != 2 or side == shape.grid or tokens + side**2 != len(positions):
-        return positions  # a table of no square grid is refused by its shape
-    weights = _bicubic(side, shape.grid)
-    grid = positions[tokens:].reshape(side, side, -1)
-    resized = np.einsum("ai,bj,ijd->abd", weights, weights, grid.astype(np.float64))
-    return np.concatenate([positions[:tokens], resized.reshape(shape.grid**2, -1)]).astype(np.float32)
-
-
-def _bicubic(old: int, new: int) -> np.ndarray:
-    """Weights (new, old) of cubic convolution (a = -0.75, edges repeated, no antialiasing), as torch interpolates."""
-    a = -0.75
-    weights = np.zeros((new, old))
-    for row in range(new):
-        place = (row + 0.5) * old / new - 0.5
-        for column in range(math.floor(place) - 1, math.floor(place) + 3):
-            t = abs(place - column)
-            near = ((a + 2) * t - (a + 3)) * t * t + 1
-            far = a * (((t - 5) * t + 8) * t - 4)
-            weights[row, min(max(column, 0), old - 1)] += near if t <= 1 else far
-    return weights
 
 
 def _split_attention(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+
+from cl2cm_jax.models.functional import Params
 
 
 class TextOutput(NamedTuple):
@@ -52,3 +55,37 @@ class TailOptions(NamedTuple):
 
 
 AS_STORED = TailOptions()  # no dropout: what a pretrained backbone says
+
+
+def run_layers(
+    layer: Callable[[Params, jax.Array, Any], jax.Array],
+    params: Params,
+    states: jax.Array,
+    *,
+    keys: jax.Array | None = None,
+    options: TailOptions = AS_STORED,
+) -> jax.Array:
+    """Runs layers whose parameters are stacked along a leading axis, by `lax.scan` or one after the other.
+
+    Args:
+      layer: (its parameters, states, its key or None) -> states.
+      params: stacked.
+      states: what the first layer reads; cast to the options' dtype.
+      keys: one a layer, or None.
+      options: `remat`, `scan` and `dtype` are read.
+
+    Returns:
+      The last layer's states, in the options' dtype.
+    """
+
+    def run(x: jax.Array, one: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
+        return layer(one[0], x, one[1]), None
+
+    if options.remat:
+        run = jax.checkpoint(run, prevent_cse=not options.scan)
+    states = states.astype(options.dtype)
+    if options.scan:
+        return jax.lax.scan(run, states, (params, keys))[0]
+    for i in range(len(jax.tree.leaves(params)[0])):
+        states, _ = run(states, jax.tree.map(lambda x: x[i], (params, keys)))  # noqa: B023  (called at once)
+    return states

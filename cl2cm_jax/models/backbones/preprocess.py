@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import jax
 import numpy as np
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
+
+A = TypeVar("A", np.ndarray, jax.Array)
 
 _FILE = "preprocessor_config.json"
 _FILTERS: dict[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
@@ -37,7 +40,7 @@ class Preprocess:
         shorter = self.shorter_side and round(self.shorter_side * image_size / self.image_size)
         return replace(self, image_size=image_size, shorter_side=shorter)
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: A) -> A:
         """Maps pictures (..., image_size, image_size, 3) uint8 to float32."""
         mean, scale = np.asarray(self.mean, np.float32), np.asarray(self.scale, np.float32)
         return (images.astype(np.float32) - mean) / scale

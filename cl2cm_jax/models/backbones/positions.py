@@ -1,0 +1,41 @@
+"""Position tables of vision transformers at other resolutions than the one they were trained at."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def interpolated(positions: np.ndarray, *, grid: int, tokens: int) -> np.ndarray:
+    """A position table for another grid: bicubic between the rows of the old one.
+
+    Args:
+      positions: (tokens + n * n, d); one of no square grid comes back as it is.
+      grid: rows and columns that it shall have.
+      tokens: rows before the grid's, which are kept.
+
+    Returns:
+      (tokens + grid * grid, d) float32.
+    """
+    side = math.isqrt(len(positions) - tokens)
+    if positions.ndim != 2 or side == grid or tokens + side**2 != len(positions):
+        return positions
+    weights = _bicubic(side, grid)
+    cells = positions[tokens:].reshape(side, side, -1)
+    resized = np.einsum("ai,bj,ijd->abd", weights, weights, cells.astype(np.float64))
+    return np.concatenate([positions[:tokens], resized.reshape(grid**2, -1)]).astype(np.float32)
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """Weights (new, old) of cubic convolution (a = -0.75, edges repeated, no antialiasing), as torch interpolates."""
+    a = -0.75
+    weights = np.zeros((new, old))
+    for row in range(new):
+        place = (row + 0.5) * old / new - 0.5
+        for column in range(math.floor(place) - 1, math.floor(place) + 3):
+            t = abs(place - column)
+            near = ((a + 2) * t - (a + 3)) * t * t + 1
+            far = a * (((t - 5) * t + 8) * t - 4)
+            weights[row, min(max(column, 0), old - 1)] += near if t <= 1 else far
+    return weights
