@@ -43,15 +43,17 @@ BEFORE = "before: the backbone's own"
 BASELINE = "sentence loss"
 UNREAD = "sentence loss, words not read"
 WITH_WORDS = "sentence + word, transport"
+GENTLE = "sentence + word, transport at a hundredth"
+SELF_LABELLED = "sentence + word, self-labelled"
 # row: fields that differ from the config, whose weights.word the last ones keep
 ROWS: dict[str, dict[str, str]] = {
     BEFORE: {"teacher.head": "none", "weights.word": "0.0"},
     UNREAD: {"weights.word": "0.0", "teacher.head": "linear", "teacher.pool": "backbone"},
     BASELINE: {"weights.word": "0.0"},
     WITH_WORDS: {"word.loss": "transport"},
-    "sentence + word, transport at a hundredth": {"word.loss": "transport", "weights.word": "0.01"},
+    GENTLE: {"word.loss": "transport", "weights.word": "0.01"},
     "sentence + word, transport on the backbone's plan": {"word.loss": "transport", "word.plan_from": "backbone"},
-    "sentence + word, self-labelled": {"word.loss": "self_labelled"},
+    SELF_LABELLED: {"word.loss": "self_labelled"},
 }
 RANKS_FILE, PLANS_FILE, RESULTS_FILE = "ranks.npz", "plans.npz", "results.json"  # the last one marks a finished run
 
@@ -75,19 +77,30 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     parser.add_argument("--seeds", type=int, default=3, help="config.seed 0 .. SEEDS-1 (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=0, help="train on the first lines only; 0: all (default)")
     parser.add_argument("--rows", default="", help="names of rows, separated by ';'; all without it")
-    parser.add_argument("--show", default=WITH_WORDS, help="row whose plans are drawn (default: %(default)s)")
+    parser.add_argument(
+        "--show",
+        default=";".join((WITH_WORDS, GENTLE, SELF_LABELLED)),
+        help="rows whose plans are drawn (default: %(default)s)",
+    )
     options = parser.parse_args(rest)
     if options.seeds < 1:
         raise UserError(f"--seeds={options.seeds} must be 1 or more")
     if options.limit < 0:
         raise UserError(f"--limit={options.limit} must be 0 or more")
-    named = [name.strip() for name in options.rows.split(";") if name.strip()]
-    for flag, name in [*(("rows", name) for name in named), ("show", options.show)]:
-        if name not in ROWS:
-            raise UserError(f"--{flag}: {name!r} is not a row{nearest(name, list(ROWS))}")
-    wanted = {BEFORE, BASELINE, options.show, *(named or ROWS)}  # what the others are compared with is always there
+    named = _rows("rows", options.rows)
+    options.show = _rows("show", options.show)
+    wanted = {BEFORE, BASELINE, *options.show, *(named or ROWS)}  # what the others are compared with is always there
     options.rows = [name for name in ROWS if name in wanted]
     return options, overrides
+
+
+def _rows(flag: str, text: str) -> list[str]:
+    """The names of rows in the text of a flag; raises UserError."""
+    named = [name.strip() for name in text.split(";") if name.strip()]
+    for name in named:
+        if name not in ROWS:
+            raise UserError(f"--{flag}: {name!r} is not a row{nearest(name, list(ROWS))}")
+    return named
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -196,12 +209,12 @@ def report(setting: Setting, *, names: Sequence[str], seeds: Sequence[int]) -> N
     write_text(setting.out / "word_level.md", "\n\n".join([*(table.markdown() for table in tables), listed]) + "\n")
 
 
-def picture(setting: Setting, *, shown: str) -> None:
-    """Draws the plans of the first seed, before and with the row `shown`."""
+def picture(setting: Setting, *, shown: Sequence[str]) -> None:
+    """Draws the plans of the first seed, before and with the rows `shown`."""
     config = setting.config
     stored: Mapping[str, Mapping[str, np.ndarray]] = {
         caption: np.load(folder_of(setting.out, name, 0) / PLANS_FILE, allow_pickle=False)
-        for caption, name in (("before", BEFORE), (shown, shown))
+        for caption, name in (("before", BEFORE), *((name, name) for name in shown))
     }
     pairs = []
     for i, (language, row) in enumerate(_shown(config, setting.corpora)):
@@ -209,10 +222,10 @@ def picture(setting: Setting, *, shown: str) -> None:
         maps = {caption: arrays[str(i)] for caption, arrays in stored.items()}
         pairs.append(ShownPair(language, own.source[row], own.target[row], maps, own.linked[row]))
     notes = (
-        f"Each row is a word piece of the English caption; the darker a cell, the more of its mass goes there. First "
+        "Rows are pieces of the source caption; the darker a cell, the more of its mass goes there. The first "
         f"{len(pairs)} test captions of {plans.FEWEST} to {plans.MOST} words.",
-        "Left: the frozen backbone's words; right: the trained teacher's. Framed: what counting words in the training "
-        "text links, which neither has seen.",
+        "First the frozen backbone's words, then those of trained teachers. Framed: what counting in the training text "
+        "links, which none of them has seen.",
     )
     draw_plans(setting.out / "transport_plans.png", pairs, title="Where words go in a translation", notes=notes)
 

@@ -14,7 +14,7 @@ from cl2cm_jax.evaluation.fonts import font_for
 from cl2cm_jax.evaluation.picture import AMBER, INK, LANGUAGE_NAMES, LINE, MARGIN, SOFT
 
 CELL, LABEL, HEADER, GAP = 19, 14, 108, 34
-PAIRS_A_ROW = 2
+MAPS_A_LINE = 4
 TURN = 60  # degrees of the labels above a plan
 DEEP = np.array([9, 72, 146])  # the colour of all of a word's mass; none is white
 
@@ -52,7 +52,7 @@ def label(piece: str) -> str:
 
 
 def draw_plans(path: Path, pairs: Sequence[ShownPair], *, title: str, notes: Sequence[str]) -> None:
-    """Draws the pairs, two in a line, each with its maps side by side; writes a PNG, whole or not at all.
+    """Draws the pairs, each with its maps side by side; writes a PNG, whole or not at all.
 
     Args:
       path: the PNG.
@@ -61,9 +61,9 @@ def draw_plans(path: Path, pairs: Sequence[ShownPair], *, title: str, notes: Seq
       notes: lines below it.
     """
     sizes = [_size(pair) for pair in pairs]
-    lines = [range(i, min(i + PAIRS_A_ROW, len(pairs))) for i in range(0, len(pairs), PAIRS_A_ROW)]
-    places = range(min(PAIRS_A_ROW, len(pairs)))
-    columns = [max(size.width for size in sizes[place::PAIRS_A_ROW]) for place in places]
+    abreast = min(len(pairs), max(1, MAPS_A_LINE // len(pairs[0].plans)))  # pairs in a line
+    lines = [range(i, min(i + abreast, len(pairs))) for i in range(0, len(pairs), abreast)]
+    columns = [max(size.width for size in sizes[place::abreast]) for place in range(abreast)]
     heights = [max(sizes[i].height for i in line) for line in lines]
     top = HEADER + 20 * len(notes)
     width = 2 * MARGIN + sum(columns) + 2 * GAP * (len(columns) - 1)
