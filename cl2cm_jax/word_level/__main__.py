@@ -200,7 +200,7 @@ def report(setting: Setting, *, names: Sequence[str], seeds: Sequence[int]) -> N
         links = sum(map(len, setting.pairs[language].linked))
         tables.append(quality_table(rows, by_place, language, links=links))
     notes = [
-        f"Recalls in percent, mean of {len(seeds)} seeds; std: over seeds. Every test sentence is a query against "
+        f"Recalls in percent, mean over seeds ({len(seeds)}); std: over seeds. Every test sentence is a query against "
         "all of the other language; ties count against us. The step is chosen on validation.",
         *(f"{name}: {text}." for name, text in QUALITY.items()),
     ]

@@ -13,7 +13,7 @@ from cl2cm_jax.atomic import replacing
 from cl2cm_jax.evaluation.fonts import font_for
 from cl2cm_jax.evaluation.picture import AMBER, INK, LANGUAGE_NAMES, LINE, MARGIN, SOFT
 
-CELL, LABEL, HEADER, GAP = 19, 14, 108, 34
+CELL, LABEL, HEADER, GAP = 18, 14, 108, 34
 MAPS_A_LINE = 4
 TURN = 60  # degrees of the labels above a plan
 DEEP = np.array([9, 72, 146])  # the colour of all of a word's mass; none is white
@@ -39,7 +39,7 @@ class ShownPair(NamedTuple):
 class _Size(NamedTuple):
     left: int  # room for the labels of rows
     top: int  # room for the labels of columns
-    width: int
+    step: int  # from one map to the next
     height: int
 
 
@@ -63,10 +63,11 @@ def draw_plans(path: Path, pairs: Sequence[ShownPair], *, title: str, notes: Seq
     sizes = [_size(pair) for pair in pairs]
     abreast = min(len(pairs), max(1, MAPS_A_LINE // len(pairs[0].plans)))  # pairs in a line
     lines = [range(i, min(i + abreast, len(pairs))) for i in range(0, len(pairs), abreast)]
-    columns = [max(size.width for size in sizes[place::abreast]) for place in range(abreast)]
+    left, step = max(size.left for size in sizes), max(size.step for size in sizes)  # so that maps stand in columns
+    block = left + step * len(pairs[0].plans)
     heights = [max(sizes[i].height for i in line) for line in lines]
     top = HEADER + 20 * len(notes)
-    width = 2 * MARGIN + sum(columns) + 2 * GAP * (len(columns) - 1)
+    width = 2 * MARGIN + block * abreast
     canvas = Image.new("RGB", (width, top + sum(heights) + GAP * len(heights)), "white")
     draw = ImageDraw.Draw(canvas)
     _write(draw, (MARGIN, 56), title, size=28, fill=INK)
@@ -75,8 +76,7 @@ def draw_plans(path: Path, pairs: Sequence[ShownPair], *, title: str, notes: Seq
     for line, height in zip(lines, heights, strict=True):
         draw.line((MARGIN, top - GAP // 2, width - MARGIN, top - GAP // 2), fill=LINE)
         for place, i in enumerate(line):
-            left = MARGIN + place * 2 * GAP + sum(columns[:place])
-            _pair(canvas, pairs[i], sizes[i], (left, top))
+            _pair(canvas, pairs[i], sizes[i]._replace(left=left, step=step), (MARGIN + place * block, top))
         top += height + GAP
     with replacing(path) as temporary:
         canvas.save(temporary, format="PNG", optimize=True)
@@ -88,8 +88,8 @@ def _size(pair: ShownPair) -> _Size:
     longest = max(_length(draw, label(piece)) for piece in pair.target)
     top = int(longest * np.sin(np.radians(TURN))) + LABEL + 26
     lean = int(longest * np.cos(np.radians(TURN)))  # the last label leans over the edge
-    map_width = max(CELL * len(pair.target) + lean, *(_length(draw, name) for name in pair.plans)) + GAP
-    return _Size(left, top, left + map_width * len(pair.plans), top + CELL * len(pair.source))
+    step = max(CELL * len(pair.target) + lean, *(_length(draw, f"{name}  ") for name in pair.plans)) + GAP
+    return _Size(left, top, step, top + CELL * len(pair.source))
 
 
 def _pair(canvas: Image.Image, pair: ShownPair, size: _Size, corner: tuple[int, int]) -> None:
@@ -100,9 +100,8 @@ def _pair(canvas: Image.Image, pair: ShownPair, size: _Size, corner: tuple[int, 
     for row, piece in enumerate(pair.source):
         middle = (x - 6, y + CELL * row + CELL // 2)
         _write(draw, middle, label(piece), size=LABEL, fill=INK, anchor="rm")
-    step = (size.width - size.left) // len(pair.plans)
     for number, (caption, plan) in enumerate(pair.plans.items()):
-        left = x + step * number
+        left = x + size.step * number
         heading = f"{name}, {caption}" if number == 0 else caption
         _write(draw, (left, corner[1] + 12), heading, size=LABEL, fill=SOFT)
         for column, piece in enumerate(pair.target):

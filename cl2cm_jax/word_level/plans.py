@@ -48,7 +48,7 @@ class Quality(NamedTuple):
     Attributes:
       linked: of the links of cooccurrence, those whose source word sends most to the linked word.
       linked_mass: of the mass of those source words, what arrives there.
-      same: of equal numbers, names and marks, those that send most to each other.
+      same: of equal numbers, names and marks, those that send most to their equal.
       mutual: of all source words, those that receive most from the word they send most to.
       alike: mean cosine of two words of one source sentence, times 100; 100 is a collapse.
     """
