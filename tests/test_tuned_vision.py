@@ -181,32 +181,62 @@ def command(drawn: Path, workdir: Path, **changes: str) -> list[str]:
     return [f"--config={drawn}/config.py", f"--workdir={workdir}", *flags]
 
 
+def copied(drawn: Path, folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        shutil.copy(drawn / "photos" / f"{name}.png", folder)
+    return folder
+
+
 def test_train_evaluate_and_search(drawn: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    longer = {"train__steps": "80", "train__evaluate_every": "40", "train__ema": "0", "student__vision__flip": "False"}
-    asked = command(drawn, workdir, **longer)
-    finished = call(main.main, *asked)
+    finished = call(main.main, *command(drawn, workdir))
     assert finished.code == 0, finished.err
     first = json.loads((workdir / "results.json").read_text())
-    print(first["test"], first["validation"])
     weights = load_file(workdir / "model.safetensors")
     assert len(weights["vision_backbone/layers/mlp/up/kernel"]) == 1
-    again = call(main.main, *asked, "--mode=evaluate")
+    again = call(main.main, *command(drawn, workdir), "--mode=evaluate")
     assert again.code == 0, again.err
     assert json.loads((workdir / "results.json").read_text())["test"] == first["test"]
 
     query = [f"--workdir={workdir}", "rot Auto", "vert fleur", "--json"]
     whole = json.loads(call(search.main, *query, "--top=32").out)
-    print([[r["id"] for r in answer["results"]][:4] for answer in whole])
-    few = {"red-car.png", "green-flower.png", "pink-house.png"}
-    (tmp_path / "few").mkdir()
-    for name in few:
-        shutil.copy(drawn / "photos" / name, tmp_path / "few")
-    found = call(search.main, *query, "--top=3", f"--images={tmp_path / 'few'}")
+    few = copied(drawn, tmp_path / "few", "red-car", "green-flower", "pink-house")
+    found = call(search.main, *query, "--top=3", f"--images={few}")
     assert found.code == 0, found.err
     for answer, before in zip(json.loads(found.out), whole, strict=True):
         score = {result["id"]: result["score"] for result in before["results"]}
-        assert {result["id"] for result in answer["results"]} == few
+        assert {result["id"] for result in answer["results"]} == {path.name for path in few.iterdir()}
         for result in answer["results"]:  # a picture has one vector, from wherever it is read
             assert result["score"] == pytest.approx(score[result["id"]], abs=1e-4)
-    assert [answer["results"][0]["id"] for answer in json.loads(found.out)] == ["red-car.png", "green-flower.png"]
+
+
+def test_search_finds_what_was_trained_on(drawn: Path, tmp_path: Path) -> None:
+    """With a text encoder that knows the words, for the random BERT tells no two captions apart."""
+    workdir = tmp_path / "run"
+    text = {"text__backbone": "use_multilingual", "student__text__trainable": "", "teacher__text__trainable": ""}
+    longer = {"train__steps": "150", "train__evaluate_every": "150", "train__ema": "0", "train__select": "last"}
+    longer |= {"optimizer__backbone_rate": "0.3", "optimizer__learning_rate": "0.003"}
+    finished = call(main.main, *command(drawn, workdir, text__path="", **text, **longer))
+    assert finished.code == 0, finished.err
+    few = copied(drawn, tmp_path / "few", "red-car", "green-flower", "blue-house", "white-dog")
+    found = call(search.main, f"--workdir={workdir}", "rot Auto", "vert fleur", "--json", f"--images={few}")
+    assert found.code == 0, found.err
+    best = [answer["results"][0]["id"] for answer in json.loads(found.out)]
+    assert best == ["red-car.png", "green-flower.png"]
+
+
+def test_a_run_that_was_stopped_goes_on(drawn: Path, tmp_path: Path) -> None:
+    """From a checkpoint, with the crops that it would have had; other pictures are refused."""
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert call(main.main, *command(drawn, whole)).code == 0
+    shutil.copytree(whole, halves)
+    for step in (6, 8):
+        shutil.rmtree(halves / "checkpoints" / str(step))
+    for name in ("results.json", "model.safetensors"):
+        (halves / name).unlink()
+    resumed = call(main.main, *command(drawn, halves))
+    assert resumed.code == 0, resumed.err
+    first, second = (load_file(folder / "model.safetensors") for folder in (whole, halves))
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
