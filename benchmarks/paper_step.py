@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +13,14 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax import config as configs
 from cl2cm_jax.data.corpus import CaptionFeatures, Ragged, padded_length, text_inputs
+from cl2cm_jax.maths.confidence import Calibration, uncalibrated
 from cl2cm_jax.models.backbones import Tunable, bert
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.parallel.mesh import make_mesh
 from cl2cm_jax.parallel.sharding import put_batch
+from cl2cm_jax.steps.embeddings import embed
+from cl2cm_jax.steps.objective import Objective
 from cl2cm_jax.steps.optimizer import make_optimizers
 from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import TrainStep, make_train_step
@@ -105,7 +110,7 @@ class Step(NamedTuple):
       backbone: all parameters of the text backbone.
       below: those of its frozen part.
       train: the step.
-      tunable: how the backbone is cut.
+      networks: student and teacher.
     """
 
     config: ConfigDict
@@ -113,15 +118,35 @@ class Step(NamedTuple):
     backbone: Params
     below: Params
     train: TrainStep
-    tunable: Tunable
+    networks: Networks
 
     def prefix(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """States (n, L, d) float16 that the trained layers read."""
         return np.asarray(_prefix(self.below, ids, mask, self.sizes.bert).astype(jnp.float16))
 
+    def parts(self, params: Params, batch: Any) -> dict[str, Callable[[], Any]]:
+        """The step's parts one inside the other, each compiled apart: what the differences are is where time goes."""
+        objective = Objective(self.config, self.networks, make_mesh(**self.config.mesh))
+        weights = {name: jnp.ones(()) for name in ("source", "target", "sentence", "word", "transfer")}
+        calibration = Calibration(*map(jnp.asarray, uncalibrated(2)))
+
+        def forward(params: Params, batch: Any) -> Any:
+            return embed(self.networks, params, batch)
+
+        def loss(params: Params, batch: Any) -> Any:
+            return objective(forward(params, batch), params, batch, weights=weights, calibration=calibration)[0]
+
+        functions = {"forward": forward, "forward + losses": loss, "+ backward": jax.value_and_grad(loss)}
+        jitted = {name: jax.jit(function) for name, function in functions.items()}
+        return {name: functools.partial(_finished, f, params, batch) for name, f in jitted.items()}
+
     def put(self, batch: dict[str, Any]) -> Any:
         """The batch on the devices."""
         return put_batch(batch, make_mesh(**self.config.mesh))
+
+
+def _finished(function: Callable[..., Any], *arguments: Any) -> None:
+    jax.block_until_ready(function(*arguments))
 
 
 _prefix = jax.jit(lambda below, ids, mask, shape: bert.prefix(below, ids, mask, shape=shape), static_argnums=3)
@@ -151,7 +176,7 @@ def make_step(sizes: Sizes, *, dtype: str, remat: bool, scan: bool) -> Step:
         languages=2,
         tail=above,
     )
-    return Step(config, sizes, backbone, below, train, tunable)
+    return Step(config, sizes, backbone, below, train, networks)
 
 
 class Captions(NamedTuple):

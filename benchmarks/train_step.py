@@ -7,6 +7,7 @@ caption an image, CLIP features, every term of the objective, AdamW. Needs neith
 
 whole step      token ids in, all captions `--tokens` long, the frozen layers run too: the same work as the peer's
 cached prefix   the same from the cached states of the frozen layers, which is how the trainer runs
+forward, forward + losses, + backward   (--parts) the step's parts, one inside the other: where the time goes
 real captions   end to end over captions of a folder with train.en.gz and train.de.gz (Multi30K): our way is cached
                 states, padded to the batch's longest caption; the peer's is ids padded to `--tokens`, or (longest) to
                 the batch's longest caption
@@ -82,6 +83,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--unroll", action="store_true", help="no scan over layers")
+    parser.add_argument("--parts", action="store_true", help="time the step's parts too")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peer", choices=("torch",))
     parser.add_argument("--captions", type=Path, help="folder with train.en.gz and train.de.gz")
@@ -121,6 +123,11 @@ def whole_step(options: argparse.Namespace, step: Step, peer: Any) -> list[Row]:
         jax.block_until_ready(terms)
 
     runs: dict[str, Callable[[], Any]] = {"whole step": lambda: ours(True), "cached prefix": lambda: ours(False)}
+    if options.parts:
+        parts = step.parts(jax.device_get(state["params"]), batch)
+        for part in parts.values():
+            part()  # compiles
+        runs |= parts
     if peer is not None:
         theirs = peer(captions.ids, captions.mask, captions.vision)
         print(f"loss of the first step: ours {loss:.6f}, the peer's {theirs:.6f}")
@@ -128,7 +135,8 @@ def whole_step(options: argparse.Namespace, step: Step, peer: Any) -> list[Row]:
             sys.exit("error: the peer computes something else")
         runs["whole step, torch"] = lambda: peer(captions.ids, captions.mask, captions.vision)
     times = alternate(runs, options.repeats)
-    flops = {name: sizes.flops(sizes.tokens, with_prefix="cached" not in name) for name in runs}
+    flops = {name: sizes.flops(sizes.tokens, with_prefix=name.startswith("whole")) for name in runs}
+    flops |= dict.fromkeys(["forward", "forward + losses"], flops["cached prefix"] / 3)
     table = [
         Row(name, options.dtype, str(sizes.tokens), t, options.batch / t, flops[name] / t) for name, t in times.items()
     ]

@@ -23,8 +23,15 @@ from cl2cm_jax.atomic import write_text
 from cl2cm_jax.command_line import Arguments, resume_command, split_flags
 from cl2cm_jax.config import nearest, override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, comparison, verdicts
-from cl2cm_jax.evaluation.bootstrap import RunHits, paired_difference
+from cl2cm_jax.evaluation.ablation_table import (
+    AblationRow,
+    ablation_json,
+    ablation_table,
+    comparison,
+    language_table,
+    verdicts,
+)
+from cl2cm_jax.evaluation.bootstrap import Difference, RunHits, paired_difference
 from cl2cm_jax.evaluation.report import Protocol, to_json
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics, save_ranks
 from cl2cm_jax.features import Corpora, corpora
@@ -71,12 +78,20 @@ ROWS: dict[str, dict[str, str]] = {
 }
 
 
-def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The command line: options, and the config fields that it changes in every row."""
+def parse(
+    arguments: Sequence[str], *, command: str = "ablate", about: str | None = __doc__
+) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The command line: options, and the config fields that it changes in every row.
+
+    Args:
+      arguments: as typed.
+      command: whose command line it is, and
+      about: its description for --help.
+    """
     rest, overrides = split_flags(list(arguments))
     parser = Arguments(
-        prog="python -m cl2cm_jax.ablate",
-        description=__doc__,
+        prog=f"python -m cl2cm_jax.{command}",
+        description=about,
     )
     parser.add_argument("--config", required=True)
     parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"))
@@ -108,22 +123,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(arguments)
     config = read(options.config, overrides)
     start_jax(Path(config.data.dir))
+    seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+    if not train_all(config, options.workdir, noises=options.noise, seeds=seeds, names=options.rows):
+        print(f"stopped and saved; resume with: {resume_command('ablate', arguments)}")
+        return
+    report(config, options.workdir, noises=options.noise, seeds=seeds, names=options.rows)
+    print(f"seconds: {time.perf_counter() - start:.0f}; tables: {options.workdir}/ablation.md, ablation.json")
+
+
+def train_all(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: list[int], names: list[str]) -> bool:
+    """Trains the runs that are not in the workdir yet; False if a signal asked to stop."""
     data = corpora(config)
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    jobs = [(noise, seed, name) for seed in seeds for noise in options.noise for name in options.rows]
+    if not len(data.test.captions_of(config.data.source)):
+        raise UserError(
+            f"config.data.source={config.data.source!r}: the test split has no caption in it, and the ablation shows "
+            "what each row does to it; give the set such captions"
+        )
+    jobs = [(noise, seed, name) for seed in seeds for noise in noises for name in names]
     for number, (noise, seed, name) in enumerate(jobs, start=1):
         began = time.perf_counter()
-        trained = _run_once(
-            config, data, _folder(options.workdir, noise, seed, name), noise=noise, seed=seed, name=name
-        )
+        trained = _run_once(config, data, _folder(workdir, noise, seed, name), noise=noise, seed=seed, name=name)
         if trained is None:
-            print(f"stopped and saved; resume with: {resume_command('ablate', arguments)}")
-            return
+            return False
         if trained:
             done = f"{number}/{len(jobs)} noise {noise:g} seed {seed} {name}: {time.perf_counter() - began:.0f} s"
             print(done, file=sys.stderr, flush=True)
-    report(config, options.workdir, noises=options.noise, seeds=list(seeds), names=options.rows)
-    print(f"seconds: {time.perf_counter() - start:.0f}; tables: {options.workdir}/ablation.md, ablation.json")
+    return True
+
+
+def found(workdir: Path, name: str, *, noise: float, seeds: list[int]) -> list[RunHits]:
+    """What the finished runs of a row found on the test split, one a seed."""
+    return [RunHits(seed, load_ranks(_folder(workdir, noise, seed, name) / finish.RANKS_FILE)) for seed in seeds]
 
 
 def variant(config: ConfigDict, name: str, *, noise: float, seed: int) -> ConfigDict:
@@ -138,28 +168,34 @@ def report(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: lis
     markdown, content = [], []
     for noise in noises:
         folders = {name: [_folder(workdir, noise, seed, name) for seed in seeds] for name in names}
-        hits = {name: [_hits(*run) for run in zip(seeds, folders[name], strict=True)] for name in names}
+        hits = {name: found(workdir, name, noise=noise, seeds=seeds) for name in names}
         rows = [_row(name, hits[name], hits[BASELINE], config, folders[name]) for name in names]
-        example = hits[BASELINE][0].languages
-        headline = (config.data.source, *config.data.targets)
-        protocol = Protocol(
-            split="test",
-            images=int(max(ranks.text_image.max() for ranks in example.values())) + 1,
-            captions={language: len(example[language].text_to_vision) for language in headline},
-            captions_per_image=config.evaluation.captions_per_image,
-            query=config.evaluation.query,
-            fusion_weight=config.evaluation.fusion_weight if config.evaluation.query == "fused" else None,
-        )
+        protocol = protocol_of(config, hits[BASELINE][0])
         table = ablation_table(rows, source=config.data.source, noise=noise, protocol=protocol.line)
         sentences = verdicts(rows, source=config.data.source)
         by_name = {row.name: row for row in rows}
         if PROBE in by_name and DEFAULT in by_name:
             sentences.append(comparison(by_name[DEFAULT], by_name[PROBE], source=config.data.source))
-        print(table.text(), *sentences, "", sep="\n")
-        markdown.append("\n".join([table.markdown(), "", *(f"- {sentence}" for sentence in sentences)]))
+        by_language = language_table(rows, noise=noise, seeds=len(seeds))
+        print(table.text(), *sentences, "", by_language.text(), "", sep="\n")
+        listed = "\n".join(f"- {sentence}" for sentence in sentences)
+        markdown.append(f"{table.markdown()}\n\n{listed}\n\n{by_language.markdown()}")
         content.append(ablation_json(rows, source=config.data.source, noise=noise, protocol=protocol.as_dict()))
     write_text(workdir / "ablation.md", "\n\n".join(markdown) + "\n")
     write_text(workdir / "ablation.json", to_json(content))
+
+
+def protocol_of(config: ConfigDict, run: RunHits) -> Protocol:
+    """How the runs of an ablation are evaluated, read off one of them."""
+    headline = (config.data.source, *config.data.targets)
+    return Protocol(
+        split="test",
+        images=int(max(ranks.text_image.max() for ranks in run.languages.values())) + 1,
+        captions={language: len(run.languages[language].text_to_vision) for language in headline},
+        captions_per_image=config.evaluation.captions_per_image,
+        query=config.evaluation.query,
+        fusion_weight=config.evaluation.fusion_weight if config.evaluation.query == "fused" else None,
+    )
 
 
 def _run_once(config: ConfigDict, data: Corpora, folder: Path, *, noise: float, seed: int, name: str) -> bool | None:
@@ -187,10 +223,6 @@ def _folder(workdir: Path, noise: float, seed: int, name: str) -> Path:
     return workdir / f"noise-{noise:g}" / slug / f"seed-{seed}"
 
 
-def _hits(seed: int, folder: Path) -> RunHits:
-    return RunHits(seed, load_ranks(folder / finish.RANKS_FILE))
-
-
 def _validation(folder: Path, config: ConfigDict) -> float:
     """The validation SumR of the parameters that were selected, from the run's metrics."""
     rows = read_rows(folder / "metrics.jsonl")
@@ -206,15 +238,20 @@ def _row(
     def sum_recalls(language: str) -> tuple[float, ...]:
         return tuple(metrics(run.languages[language])["SumR"] for run in runs)
 
-    is_baseline = name == BASELINE
+    def difference(*languages: str) -> Difference | None:
+        return None if name == BASELINE else paired_difference(runs, baseline, languages=list(languages))
+
     return AblationRow(
         name=name,
         seeds=tuple(run.seed for run in runs),
         source_sum_recall=sum_recalls(d.source),
         target_sum_recall={target: sum_recalls(target) for target in d.targets},
         validation=tuple(_validation(folder, config) for folder in folders),
-        difference=None if is_baseline else paired_difference(runs, baseline, languages=list(d.targets)),
-        source_difference=None if is_baseline else paired_difference(runs, baseline, languages=[d.source]),
+        difference=difference(*d.targets),
+        source_difference=difference(d.source),
+        by_language={
+            language: (sum_recalls(language), difference(language)) for language in (d.source, *d.targets, *d.reported)
+        },
     )
 
 

@@ -21,9 +21,10 @@ from cl2cm_jax.data import pipeline
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.crops import Crops
 from cl2cm_jax.data.noise import swap_translations
+from cl2cm_jax.encoders import ImageEncoder
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.evaluate import check_translations, headline
-from cl2cm_jax.features import Corpora, ImageEncoder
+from cl2cm_jax.features import Corpora
 from cl2cm_jax.models.backbones import VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import VISION_TAIL, Networks
@@ -44,6 +45,7 @@ SELECTION = "SumR"  # mean over the target languages, validation split
 # fields that may change between the runs of one workdir: they change no number
 FREE = (
     "data.dir",
+    "data.root",
     "mesh.",
     "train.log_every",
     "train.keep",
@@ -98,6 +100,11 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     source, targets = config.data.source, (*config.data.targets, *config.data.reported)
     asked = {"batch_size": c.batch_size, "targets_per_image": c.targets_per_image}
     pipeline.check(corpora.train, source=source, targets=targets, **asked)
+    if config.confidence.kind == "posterior" and not len(corpora.validation.captions_of(source)):
+        raise UserError(
+            f"config.confidence.kind='posterior' learns from validation captions in {source!r}, and there are none; "
+            "use 'softmax' or 'none'"
+        )
     examples = len(pipeline.trainable_images(corpora.train, source=source))
 
     def steps(field: str, spec: str, total: int | None = None, *, least: int = 1) -> int:
@@ -114,7 +121,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     }
     tunable, tail = text_layers(config)
     vision, layers = vision_layers(config)
-    shape = features.shape_of(config, corpora.train, vision)
+    shape = features.shape_of(config, corpora, vision)
     networks = Networks(config, shape, tunable=tunable, vision=vision)
     warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
     optimizers = make_optimizers(config, stages, warmup=warmup)

@@ -4,6 +4,7 @@ Command:   python -m cl2cm_jax.main --config=configs/captions.py --workdir=runs/
              --config.data.images=photos --config.data.captions=captions.csv \
              --config.data.source=en --config.data.targets=de,fr
 Features:  --config.vision.backbone=precomputed --config.data.features=features.npy --config.data.feature_ids=ids.txt
+Shards:    --config.data.shards=shards --config.data.captions=  (webdataset tars in place of images and caption file)
 Hardware:  a laptop; the frozen backbones run once over the pictures (tens a second on two cores)
 
 captions.csv has the columns image, language, caption and, if you like, split (train, validation, test) and origin
@@ -12,11 +13,12 @@ captions.csv has the columns image, language, caption and, if you like, split (t
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import defaults
+from cl2cm_jax.config import defaults, read_argument
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the configuration; takes no argument."""
+    read_argument(argument)
     c = defaults()
     c.data.name = "captions"
     c.data.captions = "captions.csv"

@@ -6,11 +6,12 @@ Hardware:  a laptop; nothing to download beyond the Python packages
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import defaults
+from cl2cm_jax.config import defaults, read_argument
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the configuration; takes no argument."""
+    read_argument(argument)
     c = defaults()
     c.data.name = "emoji"
     c.data.source = "en"

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command import Outcome, call
 
@@ -52,8 +53,13 @@ def test_every_row_has_its_numbers_difference_and_verdict(finished: tuple[Path, 
             assert difference["mean"] == pytest.approx(gained, abs=0.01)
             assert difference["low"] <= difference["mean"] <= difference["high"]
             assert row["name"] in outcome.out
+            german = row["by_language"]["de"]
+            assert german["sum_recall"] == row["target_sum_recall"]["de"]
+            gained = np.mean(german["sum_recall"]) - np.mean(baseline["target_sum_recall"]["de"])
+            assert german["difference"]["mean"] == pytest.approx(gained, abs=0.01)
     markdown = (workdir / "ablation.md").read_text(encoding="utf-8")
     assert "40% of the training translations wrong" in markdown and "captions_per_image=all" in markdown
+    assert markdown.count("**By language") == 2
 
 
 def test_a_rows_numbers_are_those_of_its_runs(finished: tuple[Path, Outcome]) -> None:

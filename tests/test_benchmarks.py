@@ -14,13 +14,19 @@ from benchmarks import paper_step, train_step
 
 
 def test_the_step_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    flags = ["--batch=8", "--tokens=8", "--layers=2", "--first=1", "--vocabulary=64", "--repeats=1"]
+    flags = ["--batch=8", "--tokens=8", "--layers=2", "--first=1", "--vocabulary=64", "--repeats=1", "--parts"]
     small = {"hidden": 32, "heads": 8, "intermediate": 64}
     monkeypatch.setattr(train_step, "Sizes", lambda *a, **k: paper_step.Sizes(*a, **k, **small))
     monkeypatch.setattr(sys, "argv", ["train_step", *flags, f"--json={tmp_path / 'step.json'}"])
     train_step.main()
     rows = json.loads((tmp_path / "step.json").read_text())["rows"]
-    assert [row["what"] for row in rows] == ["whole step", "cached prefix"]
+    assert [row["what"] for row in rows] == [
+        "whole step",
+        "cached prefix",
+        "forward",
+        "forward + losses",
+        "+ backward",
+    ]
     assert all(row["seconds"] > 0 and row["flops"] > 0 and row["dtype"] == "float32" for row in rows)
     assert "compile and first step" in capsys.readouterr().out
 

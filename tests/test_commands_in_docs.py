@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax import ablate, compare, main
+from cl2cm_jax import ablate, compare, main, noise_curve, stamps, translate
 from cl2cm_jax.config import read
 from cl2cm_jax.search import __main__ as search
 
@@ -50,14 +50,17 @@ def test_a_line_can_be_typed(line: str) -> None:
     if module == "cl2cm_jax.search":
         search.parse(arguments)
         return
-    if module == "cl2cm_jax.compare":
-        compare.parse(arguments)
+    if module in ("cl2cm_jax.compare", "cl2cm_jax.stamps"):
+        {"cl2cm_jax.compare": compare, "cl2cm_jax.stamps": stamps}[module].parse(arguments)
         return
-    command = {"cl2cm_jax.main": main, "cl2cm_jax.ablate": ablate}[module]
+    if module == "cl2cm_jax.translate":
+        translate.parse(arguments) if any(word.startswith("--") for word in arguments) else None
+        return
+    command = {"cl2cm_jax.main": main, "cl2cm_jax.ablate": ablate, "cl2cm_jax.noise_curve": noise_curve}[module]
     if not any(word.startswith("--") for word in arguments):
         return  # the name of a command in a sentence
     options, overrides = command.parse(arguments)
-    if options.config and (ROOT / options.config).is_file():
+    if options.config and (ROOT / options.config.partition(":")[0]).is_file():
         read(str(ROOT / options.config), overrides)
     else:
         assert options.config in (None, "x")

@@ -94,10 +94,30 @@ def test_a_teacher_tower_may_attend_for_the_word_term_alone():
         config.override_all(changed, {"weights.word": "0"})
 
 
-def test_precomputed_features_belong_to_captions():
+def test_a_set_of_pictures_takes_no_features():
     changes = {"vision.backbone": "precomputed", "data.features": "f.npy"}
-    with pytest.raises(UserError, match="needs config.data.name='captions', not 'emoji'"):
+    with pytest.raises(UserError, match="data.name='emoji' has pictures"):
         config.override_all(config.defaults(), changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.beam_runner": "DirectRunner"}, "data.name='emoji' need no Beam"),
+        ({"data.beam_options": "project=mine"}, "there is no config.data.beam_runner to take them"),
+        ({"data.name": "captions"}, "config.data.shards a folder of webdataset shards"),
+    ],
+)
+def test_beam_and_shards_belong_to_captions(changes, message):
+    with pytest.raises(UserError, match=message):
+        config.override_all(config.defaults(), changes)
+
+
+def test_options_of_a_runner_stay_apart_on_the_command_line():
+    changed = config.defaults()
+    changes = {"data.name": "captions", "data.shards": "shards", "data.beam_runner": "DirectRunner"}
+    config.override_all(changed, changes | {"data.beam_options": "project=mine,region=here"})
+    assert changed.data.beam_options == ("project=mine", "region=here")
 
 
 def test_differences_are_named():

@@ -11,11 +11,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cl2cm_jax"
 
 # From top to bottom. Units of one line do not import each other.
 LAYERS = (
-    ("main", "ablate", "compare"),
+    ("noise_curve",),
+    ("main", "ablate", "compare", "stamps", "translate", "word_level"),
     ("train", "finish"),
     ("run",),
-    ("evaluation", "search"),
+    ("evaluation", "search", "translation"),
     ("features",),
+    ("encoders",),
     ("runtime",),
     ("steps",),
     ("models", "data", "parallel"),

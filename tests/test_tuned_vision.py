@@ -130,7 +130,8 @@ def test_nothing_frozen_is_run_backwards(drawn: Path, monkeypatch: pytest.Monkey
         return (features**2).sum()
 
     def products(function: Any, *arguments: Any) -> float:
-        return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+        analysis: Any = jax.jit(function).lower(*arguments).compile().cost_analysis()
+        return analysis["flops"]
 
     own, frozen = params["vision_backbone"], jax.device_get(run.step.frozen)
     forward, both = (products(f, own, frozen) for f in (loss, jax.grad(loss)))

@@ -1,8 +1,10 @@
 """Every choice of a run (`fields`), and the checks that turn a mistake into one clear line."""
 
-from cl2cm_jax.config.checks import is_zero, reads_words, validate
+from cl2cm_jax.config.argument import read_argument
+from cl2cm_jax.config.checks import LANGUAGES_OF, is_zero, reads_words, validate
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import differences, flatten, nearest
+from cl2cm_jax.config.paper_setting import paper_setting
 from cl2cm_jax.config.text import from_flat, override, override_all, read
 from cl2cm_jax.config.trainable import (
     check_layers,
@@ -14,6 +16,7 @@ from cl2cm_jax.config.trainable import (
 )
 
 __all__ = [
+    "LANGUAGES_OF",
     "check_layers",
     "cut_layer",
     "defaults",
@@ -24,7 +27,9 @@ __all__ = [
     "nearest",
     "override",
     "override_all",
+    "paper_setting",
     "read",
+    "read_argument",
     "reads_frozen",
     "reads_words",
     "student_first",

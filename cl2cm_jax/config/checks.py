@@ -13,8 +13,12 @@ from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.trainable import student_first, teacher_first, vision_first
 from cl2cm_jax.errors import UserError
 
+# target languages of the paper's sets, whose source is English
+LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex": ("zh",), "msrvtt_cn": ("zh",)}
+VIDEO_SETS = ("vatex", "msrvtt_cn")
+
 CHOICES = {
-    "data.name": ("emoji", "captions"),
+    "data.name": ("emoji", "captions", "fluent", "stamps", *LANGUAGES_OF),
     "data.on_error": ("stop", "skip"),
     "vision.pool": ("backbone", "tokens"),
     "student.vision_tower": ("linear", "attention"),
@@ -44,6 +48,8 @@ RELATIONS = ("cross", "intra_target", "intra_vision")
 RANGES = {
     "seed": (0, 2**32 - 1),
     "data.translation_noise": (0.0, 1.0),
+    "data.task": (1, 2),
+    "data.frames": (1, 64),
     "text.max_tokens": (3, 512),
     "text.length_multiple": (0, 512),
     "vision.image_size": (0, 4096),
@@ -157,8 +163,16 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
             f"config.weights.word={c.weights.word!r} needs a teacher that reads words: "
             "config.teacher.head='linear' with teacher.pool='both', or teacher.head='tower'"
         )
-    if c.data.name == "captions" and not c.data.captions:
-        yield "config.data.captions='' must name a CSV, TSV or JSONL file when config.data.name='captions'"
+    if c.data.name == "captions" and not c.data.captions and not c.data.shards:
+        yield (
+            "config.data.captions='' must name a CSV, TSV or JSONL file when config.data.name='captions', or "
+            "config.data.shards a folder of webdataset shards"
+        )
+    yield from _beam_contradictions(c)
+    yield from _paper_set_contradictions(c)
+    if c.data.name == "fluent" and not c.data.root:
+        yield "config.data.root='' must name the folder that `make fluent` fills when config.data.name='fluent'"
+    yield from _clip_contradictions(c)
     yield from _feature_contradictions(c)
     yield from _trainable_contradictions(c)
     for part, kind, pool, field in (
@@ -174,17 +188,42 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
         yield f"config.optimizer.exclude={c.optimizer.exclude!r} is no regular expression ({error})"
 
 
+def _paper_set_contradictions(c: ConfigDict) -> Iterator[str]:
+    d = c.data
+    if d.name not in LANGUAGES_OF:
+        return
+    if not d.root:
+        yield f"config.data.root='' must name the folder of the published files when config.data.name={d.name!r}"
+    if d.source != "en":
+        yield f"config.data.source={d.source!r} must be 'en' when config.data.name={d.name!r}"
+    for language in (*d.targets, *d.reported):
+        if language not in LANGUAGES_OF[d.name]:
+            yield f"config.data: {d.name!r} has no {language!r}{nearest(language, LANGUAGES_OF[d.name])}"
+    if d.name == "mscoco" and len((*d.targets, *d.reported)) > 1:
+        yield f"config.data.targets={tuple(d.targets)}: zh and ja have test images of their own; train one at a time"
+
+
 def _feature_contradictions(c: ConfigDict) -> Iterator[str]:
     precomputed = c.vision.backbone == "precomputed"
     if precomputed and not c.data.features:
-        yield "config.data.features='' must name a .npy file when config.vision.backbone='precomputed'"
-    if precomputed and c.data.name != "captions":
-        yield f"config.vision.backbone='precomputed' needs config.data.name='captions', not {c.data.name!r}"
+        yield "config.data.features='' must name the features when config.vision.backbone='precomputed'"
+    if precomputed and c.data.name not in ("captions", *LANGUAGES_OF):
+        yield f"config.vision.backbone='precomputed': data.name={c.data.name!r} has pictures; name an encoder of them"
+    if c.data.name in VIDEO_SETS and not c.data.features:
+        yield f"config.data.features='' must name a folder in FeatureData/ when config.data.name={c.data.name!r}"
     if c.data.features and not precomputed:
         yield (
             f"config.data.features={c.data.features!r} needs config.vision.backbone='precomputed', "
             f"not {c.vision.backbone!r}"
         )
+
+
+def _beam_contradictions(c: ConfigDict) -> Iterator[str]:
+    if c.data.beam_options and not c.data.beam_runner:
+        yield f"config.data.beam_options={tuple(c.data.beam_options)}: there is no config.data.beam_runner to take them"
+    if c.data.beam_runner and (c.data.name != "captions" or c.data.features):
+        what = "features" if c.data.features else f"data.name={c.data.name!r}"
+        yield f"config.data.beam_runner={c.data.beam_runner!r}: {what} need no Beam; use ''"
 
 
 def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:
@@ -214,6 +253,18 @@ def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:
             f"config.student.text.trainable={c.student.text.trainable!r} and config.teacher.text.trainable="
             f"{c.teacher.text.trainable!r} must begin with the same layer, or one of them be ''"
         )
+
+
+def _clip_contradictions(c: ConfigDict) -> Iterator[str]:
+    frames = f"config.data.frames={c.data.frames}"
+    if c.data.frames == 1:
+        return
+    if c.data.name not in ("captions", "fluent"):
+        yield f"{frames}: data.name={c.data.name!r} has no clips to take frames of; use 1"
+    if c.data.features:
+        yield f"{frames}: the frames of config.data.features are in that file; use 1"
+    if c.vision.pool != "backbone":
+        yield f"{frames} needs config.vision.pool='backbone', one vector a frame, not {c.vision.pool!r}"
 
 
 def is_zero(weight: str) -> bool:

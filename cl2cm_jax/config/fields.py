@@ -16,22 +16,33 @@ def defaults() -> ConfigDict:
     c.seed = 0  # initial weights, order of examples, choice of captions, translation noise
 
     c.data = ConfigDict()
-    c.data.name = "emoji"  # "emoji" | "captions" (your own pictures and captions)
+    # "emoji" | "captions" (your own pictures or clips) | "fluent" (animated emoji) | "stamps"
+    # | the paper's sets: "multi30k" | "mscoco" | "vatex" | "msrvtt_cn"
+    c.data.name = "emoji"
     c.data.dir = "data"  # built sets and cached features lie here
     c.data.source = "en"  # the language that the pictures were captioned in
     c.data.targets = ("de",)  # languages to search in; the headline numbers are their mean
     c.data.reported = ()  # trained and evaluated like targets, but kept out of the headline
     c.data.translation_noise = 0.0  # share of training targets swapped within their language (ours)
-    c.data.images = ""  # captions: folder with the pictures
-    c.data.captions = ""  # captions: CSV, TSV or JSONL with image, language, caption[, split[, origin]]
-    c.data.features = ""  # captions: .npy of vision features instead of pictures, (n, d) or (n, frames, d)
+    c.data.root = ""  # fluent, stamps, the paper's sets: the published files (the paper's: TextData/ and FeatureData/)
+    c.data.task = 2  # multi30k: 2 (five captions an image) | 1 (one)
+    c.data.frames = 1  # captions, fluent: most frames of a clip, evenly spaced, at most 64; 1: pictures
+    c.data.images = ""  # captions: folder with the pictures; the paper's sets: one other than the published
+    # captions: CSV, TSV or JSONL with image, language, caption[, split[, origin]]; stamps: the translations
+    c.data.captions = ""
+    # instead of pictures; captions: .npy of features, (n, d) or (n, frames, d); the paper's sets: name in FeatureData/
+    c.data.features = ""
     c.data.feature_ids = ""  # captions: text file, the image id of each feature row
-    c.data.on_error = "stop"  # captions: "stop" | "skip" (bad rows and pictures are listed in a report)
+    c.data.shards = ""  # captions: webdataset tar shards instead of a folder; a folder, or a pattern "shards/*.tar"
+    c.data.beam_runner = ""  # captions: "" | "DirectRunner", "DataflowRunner" ...: Apache Beam builds the set
+    c.data.beam_options = ()  # of that runner, e.g. ("project=mine", "region=europe-west1")
+    c.data.on_error = "stop"  # "stop" | "skip" (bad captions and pictures are listed in a report)
 
     c.text = ConfigDict()  # text backbone; what is frozen of it is run once and cached
     c.text.backbone = "use_multilingual"  # "use_multilingual" | "bert" (mBERT, XLM-R, MiniLM, E5 ...; needs text.path)
     c.text.path = ""  # bert: a model folder of the Hugging Face layout, or a hub id; else weights not in the package
     c.text.max_tokens = 32  # longer captions are cut
+    c.text.lowercase = False  # lower-case and strip accents, even for a cased model; to compare with the siblings
     c.text.length_multiple = 8  # words are padded to a multiple of it; 0: always to max_tokens
     c.text.remat = False  # trained layers: compute activations again in the backward pass, to save memory
     c.text.scan = True  # trained layers: one compiled layer in a loop; False compiles longer and may run faster

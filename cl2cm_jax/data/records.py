@@ -18,12 +18,18 @@ class Caption:
 
 @dataclass(frozen=True)
 class Record:
-    """An image (or its features) and its captions in all languages."""
+    """An image or a clip (or its features) and its captions in all languages."""
 
-    image: bytes | None  # an encoded image file, or None where there are features
+    image: bytes | None  # an encoded image file, animated or not; None where there are features or files of frames
     feature: np.ndarray | None  # (frames, d) float32, or None where there is an image
     image_id: str
     group: str  # "headline", or the name of a group that is evaluated apart, e.g. "flags"
     concept: str  # images of one concept are all in one split
-    path: str  # of the image file, "" where there is none
+    path: str  # of the image file or the folder of frames, "" where there is none
     captions: tuple[Caption, ...]
+    frames: tuple[bytes, ...] = ()  # encoded image files, if the clip was a folder of frames
+
+    @property
+    def files(self) -> tuple[bytes, ...]:
+        """The encoded files of the image or clip; none where there are features."""
+        return self.frames or (() if self.image is None else (self.image,))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config import LANGUAGES_OF
+
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
@@ -35,12 +37,45 @@ def _captions(data: ConfigDict) -> tfds.core.DatasetBuilder:
         images=data.images,
         features=data.features,
         feature_ids=data.feature_ids,
+        shards=data.shards,
+        source=data.source,
+        on_error=data.on_error,
+        frames=data.frames,
+    )
+
+
+def _of_the_paper(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    from cl2cm_jax.data.paper_sets import paper_builder
+
+    return paper_builder(
+        data.name,
+        data_dir=data.dir,
+        root=data.root,
+        targets=(*data.targets, *data.reported),
+        task=data.task,
+        images=data.images,
+        features=data.features,
         on_error=data.on_error,
     )
+
+
+def _stamps(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    from cl2cm_jax.data.stamps import stamps_builder
+
+    return stamps_builder(data_dir=data.dir, root=data.root, translations=data.captions)
+
+
+def _fluent(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    from cl2cm_jax.data.fluent import Fluent
+
+    return Fluent(root=data.root, data_dir=data.dir)
 
 
 # name -> (config.data) -> builder; each imports its module when it is asked for, since tfds is slow to import
 _SETS: dict[str, Callable[[ConfigDict], tfds.core.DatasetBuilder]] = {
     "emoji": _emoji,
     "captions": _captions,
+    "fluent": _fluent,
+    "stamps": _stamps,
+    **dict.fromkeys(LANGUAGES_OF, _of_the_paper),
 }

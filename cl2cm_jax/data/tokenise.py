@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,6 +66,12 @@ class Tokenizer:
         """Tokenises texts, padded to the longest; an empty text is one unknown piece."""
         return _padded([self._pieces(text) for text in texts])
 
+    def words(self, text: str) -> list[str]:
+        """The pieces that the backbone has words for, as text; a piece that begins a word begins with "\u2581"."""
+        as_text: Any = str  # the package's annotation knows ids alone
+        pieces: Any = self._sentencepiece.encode(_encodable(text), out_type=as_text, add_bos=False, add_eos=False)
+        return pieces[: self.max_tokens - 2]
+
     def _pieces(self, text: str) -> list[int]:
         pieces = self._sentencepiece.encode(_encodable(text), add_bos=False, add_eos=False)
         return [_BEGIN, *pieces[: self.max_tokens - 2], _END]
@@ -107,10 +114,14 @@ class HubTokenizer:
         """Tokenises texts, padded to the longest."""
         return _padded([row.ids for row in self._tokenizer.encode_batch([_encodable(text) for text in texts])])
 
+    def words(self, text: str) -> list[str]:
+        """The pieces that the backbone has words for, as text; what marks a word's begin is the tokenizer's own."""
+        return self._tokenizer.encode(_encodable(text)).tokens[1:-1]
+
 
 def tokenizer(
     name: str, *, max_tokens: int, path: str | Path | None = None, vocabulary: int
-) -> Callable[[Sequence[str]], TokenBatch]:
+) -> Tokenizer | HubTokenizer:
     """Returns the tokenizer that a text backbone names: "use_multilingual" or "hub_folder".
 
     Args:
@@ -126,6 +137,16 @@ def tokenizer(
         return HubTokenizer(path=path, max_tokens=max_tokens, vocabulary=vocabulary)
     assert name == "use_multilingual", name
     return Tokenizer(max_tokens=max_tokens, path=path)
+
+
+def without_case_and_accents(text: str) -> str:
+    """Lower case and no accents, as the siblings feed a cased model: "Äpfel" becomes "apfel".
+
+    It is what `BertTokenizer` does with do_lower_case=True: every mark that composes with a letter goes, also the
+    voicing marks of kana.
+    """
+    decomposed = unicodedata.normalize("NFD", text.lower())
+    return "".join(letter for letter in decomposed if unicodedata.category(letter) != "Mn")
 
 
 def _check_room(max_tokens: int) -> None:

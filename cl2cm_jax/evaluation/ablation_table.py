@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ class AblationRow:
 
     `validation` is the mean target SumR on the validation split, which selects the parameters. `difference` is the mean
     target SumR on the test split minus the baseline's, `source_difference` the same for the source language; both are
-    None for the baseline itself.
+    None for the baseline itself. `by_language` has the SumR of every language, those that are reported apart too, and
+    its difference to the baseline's.
     """
 
     name: str
@@ -30,6 +31,7 @@ class AblationRow:
     validation: tuple[float, ...] = ()
     difference: Difference | None = None
     source_difference: Difference | None = None
+    by_language: Mapping[str, tuple[tuple[float, ...], Difference | None]] = field(default_factory=dict)
 
     @property
     def mean_target(self) -> Spread:
@@ -79,6 +81,27 @@ def ablation_table(rows: Sequence[AblationRow], *, source: str, noise: float, pr
         protocol,
     )
     return Table(f"Ablation, {noise:.0%} of the training translations wrong", columns, body, notes)
+
+
+def language_table(rows: Sequence[AblationRow], *, noise: float, seeds: int) -> Table:
+    """SumR of each language, those that are reported apart too, with its own difference to the baseline.
+
+    Args:
+        rows: all rows at this noise.
+        noise: share of the training translations that were swapped, in [0, 1].
+        seeds: how many the means are over.
+    """
+
+    def cell(values: Sequence[float], difference: Difference | None) -> str:
+        mean = f"{np.mean(values):.1f}"
+        return mean if difference is None else f"{mean}: {format_difference(difference)}"
+
+    return Table(
+        f"By language, {noise:.0%} of the training translations wrong",
+        ("row", *rows[0].by_language),
+        tuple((row.name, *(cell(*pair) for pair in row.by_language.values())) for row in rows),
+        (f"SumR, mean of {seeds} seed{'s' * (seeds != 1)}: difference to the baseline [95 %]",),
+    )
 
 
 def verdicts(rows: Sequence[AblationRow], *, source: str) -> list[str]:
@@ -137,6 +160,10 @@ def ablation_json(rows: Sequence[AblationRow], *, source: str, noise: float, pro
                 "validation": list(row.validation),
                 "difference": _with_mark(row.difference),
                 "source_difference": _with_mark(row.source_difference),
+                "by_language": {
+                    language: {"sum_recall": list(values), "difference": _with_mark(difference)}
+                    for language, (values, difference) in row.by_language.items()
+                },
             }
             for row in rows
         ],

@@ -34,6 +34,14 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
+class Level(NamedTuple):
+    """SumR and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
 class Spread(NamedTuple):
     """Mean over seeds and sample standard deviation (None with one seed: it shows no spread)."""
 
@@ -83,14 +91,33 @@ def paired_difference(
     hits = np.stack([_hit_differences(*pair, languages=languages, images=images) for pair in pairs])  # (S, L, 2, n)
     queries = np.stack([_tally(pairs[0][0].languages[language], images)[1] for language in languages])  # (L, 2, n)
 
+    return Difference(*_with_interval(hits, queries, resamples=resamples, seed=seed))
+
+
+def sum_recall_level(
+    runs: Sequence[RunHits], *, languages: Sequence[str], resamples: int = 2000, seed: int = 0
+) -> Level:
+    """SumR averaged over `languages` and seeds, with a 95 % percentile interval; drawn as in `paired_difference`.
+
+    Source: ours.
+    """
+    images = 1 + max(int(run.languages[language].text_image.max()) for run in runs for language in languages)
+    tallies = [[_tally(run.languages[language], images) for language in languages] for run in runs]
+    hits = np.stack([np.stack([found for found, _ in run]) for run in tallies])  # (S, L, 2, n)
+    queries = np.stack([asked for _, asked in tallies[0]])  # (L, 2, n)
+    return Level(*_with_interval(hits, queries, resamples=resamples, seed=seed))
+
+
+def _with_interval(hits: np.ndarray, queries: np.ndarray, *, resamples: int, seed: int) -> tuple[float, float, float]:
+    """The mean of SumR over languages and seeds, and the ends of its 95 % interval."""
+    images = hits.shape[-1]
     generator = np.random.default_rng(seed)
     drawn = [
         _resample(hits, queries, generator, resamples=min(RESAMPLES_AT_ONCE, resamples - start))
         for start in range(0, resamples, RESAMPLES_AT_ONCE)
     ]
     low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
-    mean = _sum_recall(hits, queries, np.ones((1, images))).mean()
-    return Difference(float(mean), float(low), float(high))
+    return float(_sum_recall(hits, queries, np.ones((1, images))).mean()), float(low), float(high)
 
 
 def _pair_by_seed(treated: Sequence[RunHits], baseline: Sequence[RunHits]) -> list[tuple[RunHits, RunHits]]:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps, features
 
 from cl2cm_jax.atomic import replacing
+from cl2cm_jax.data.clips import picture_of
 from cl2cm_jax.data.images import ImageError, decode
 from cl2cm_jax.evaluation.fonts import font_for
 from cl2cm_jax.maths import ranking
@@ -196,7 +197,7 @@ def _thumbnail(path: str | None) -> Image.Image | None:
     if path is None:
         return None
     try:
-        picture = Image.fromarray(decode(path))
+        picture = Image.fromarray(decode(picture_of(path)))
     except ImageError:
         return None
     return ImageOps.contain(picture, (TILE, TILE), Image.Resampling.LANCZOS)

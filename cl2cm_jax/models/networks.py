@@ -79,6 +79,15 @@ class Student(nnx.Module):
         return self.dropout(x, rngs=nnx.Rngs(dropout=key), deterministic=False)
 
 
+def vision_size(student: Params) -> tuple[int, int]:
+    """(d, most frames) of the features that a student was trained on, read off its parameters."""
+    tower = student["vision"]
+    if "encode_frames" not in tower:
+        return tower["norm"]["scale"].shape[0], 1
+    frames = tower["encode_frames"]
+    return frames["norm"]["scale"].shape[0], frames["positions"].shape[0]
+
+
 class Teacher(nnx.Module):
     """Cross-lingual network: siamese over source and target captions, on its own copy of the text features."""
 

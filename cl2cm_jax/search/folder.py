@@ -1,4 +1,4 @@
-"""A gallery from any folder of pictures, embedded once and kept in a cache."""
+"""A gallery from any folder of pictures or clips, embedded once and kept in a cache."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cl2cm_jax.data.images import SUFFIXES, ImageError, decode
+from cl2cm_jax.data.clips import decode_clip, is_clip, taken_files
+from cl2cm_jax.data.images import SUFFIXES, ImageError
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.search.encoder import Encoder
 from cl2cm_jax.search.gallery import Gallery, load_gallery, save_gallery
 
-AT_ONCE = 16  # decoded pictures in memory
+AT_ONCE = 16  # pictures or clips a call of the encoder
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,26 @@ def picture_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def entries(folder: Path, *, frames: int) -> dict[Path, list[Path]]:
+    """What a folder holds, sorted, and the files of each.
+
+    Where clips are read (`frames` > 1), a sub-folder whose first picture is a still one is a clip, with the pictures in
+    it as frames. Every other file is a clip or picture for itself.
+
+    Raises:
+        UserError: see `picture_files`.
+    """
+    files = picture_files(folder)
+    if frames == 1:
+        return {file: [file] for file in files}
+    inside: dict[Path, list[Path]] = {}
+    for file in files:
+        inside.setdefault(file.parent, []).append(file)
+    clips = {parent: frames for parent, frames in inside.items() if parent != folder and is_clip(parent)}
+    single = {file: [file] for file in files if file.parent not in clips}
+    return dict(sorted((single | clips).items()))
+
+
 def folder_gallery(folder: Path, encoder: Encoder, *, cache: Path) -> Gallery:
     """Embeds the pictures of a folder, or reads them from `cache` if neither they nor the weights have changed.
 
@@ -56,11 +77,11 @@ def folder_gallery(folder: Path, encoder: Encoder, *, cache: Path) -> Gallery:
     Raises:
         UserError: no such folder, no picture in it, or none that can be read.
     """
-    files = picture_files(folder)
-    kept = cache / f"images-{_key(folder, files, encoder.weights)}.npz"
-    gallery = _recall(kept, folder, files)
+    found = entries(folder, frames=encoder.frames)
+    kept = cache / f"images-{_key(folder, found, encoder.weights)}.npz"
+    gallery = _recall(kept, folder, list(found))
     if gallery is None:
-        gallery = _embed(folder, files, encoder)
+        gallery = _embed(folder, list(found), encoder)
         try:
             save_gallery(kept, gallery)
         except OSError as error:  # a cache that cannot be written costs time, not the answer
@@ -68,14 +89,14 @@ def folder_gallery(folder: Path, encoder: Encoder, *, cache: Path) -> Gallery:
     return gallery
 
 
-def _key(folder: Path, files: list[Path], weights: str) -> str:
+def _key(folder: Path, found: dict[Path, list[Path]], weights: str) -> str:
     """Changes with the weights and with any picture's path, size or time."""
-    stats = [(path, path.stat()) for path in files]
+    stats = [(path, path.stat()) for files in found.values() for path in files]
     content = [(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
     return hashlib.sha256(json.dumps([weights, content]).encode()).hexdigest()[:24]
 
 
-def _recall(kept: Path, folder: Path, files: list[Path]) -> Gallery | None:
+def _recall(kept: Path, folder: Path, paths: list[Path]) -> Gallery | None:
     """The cached gallery with the folder's present path, or None; what was skipped then is named again."""
     try:
         gallery = load_gallery(kept) if kept.is_file() else None
@@ -83,19 +104,22 @@ def _recall(kept: Path, folder: Path, files: list[Path]) -> Gallery | None:
         gallery = None
     if gallery is None:
         return None
-    paths = tuple(str(folder / name) for name in gallery.ids)
-    for path in sorted({str(path) for path in files} - set(paths)):
+    known = tuple(str(folder / name) for name in gallery.ids)
+    for path in sorted({str(path) for path in paths} - set(known)):
         log.warning("skipped: %s cannot be read", path)
-    return replace(gallery, paths=paths)
+    return replace(gallery, paths=known)
 
 
-def _embed(folder: Path, files: list[Path], encoder: Encoder) -> Gallery:
-    vectors, read = [], []
-    for batch in _decoded(files):
-        vectors.append(encoder.images([picture for _, picture in batch]))
-        read += [path for path, _ in batch]
+def _embed(folder: Path, paths: list[Path], encoder: Encoder) -> Gallery:
+    vectors: list[np.ndarray] = []
+    unread: set[Path] = set()
+    for start in range(0, len(paths), AT_ONCE):
+        batch = paths[start : start + AT_ONCE]
+        embedded = encoder.images(_frames(path, encoder.frames, unread) for path in batch)
+        vectors.append(embedded[[path not in unread for path in batch]])
+    read = [path for path in paths if path not in unread]
     if not read:
-        raise UserError(f"--images={folder}: none of its {len(files)} pictures can be read; see the warnings above")
+        raise UserError(f"--images={folder}: none of its {len(paths)} pictures can be read; see the warnings above")
     return Gallery(
         embeddings=np.concatenate(vectors),
         ids=tuple(path.relative_to(folder).as_posix() for path in read),
@@ -105,16 +129,10 @@ def _embed(folder: Path, files: list[Path], encoder: Encoder) -> Gallery:
     )
 
 
-def _decoded(files: list[Path]) -> Iterator[list[tuple[Path, np.ndarray]]]:
-    """Batches of (path, picture); a picture that cannot be read is a warning."""
-    batch: list[tuple[Path, np.ndarray]] = []
-    for path in files:
-        try:
-            batch.append((path, decode(path)))
-        except ImageError as error:
-            log.warning("skipped: %s", error)
-        if len(batch) == AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _frames(path: Path, most: int, unread: set[Path]) -> Iterator[np.ndarray]:
+    """The frames of a clip, decoded when they are asked for; one that cannot be read is a warning and in `unread`."""
+    try:
+        yield from decode_clip(taken_files(path, most=most), most=most)
+    except ImageError as error:
+        log.warning("skipped: %s", error)
+        unread.add(path)

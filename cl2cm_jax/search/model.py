@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ from safetensors.numpy import load, save
 
 from cl2cm_jax.atomic import replacing
 from cl2cm_jax.config import from_flat
+from cl2cm_jax.encoders import ImageEncoder, backbones, padded_frames, text_encoder
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features import ImageEncoder, backbones, feature_shape, text_encoder
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import VISION_TAIL, Networks
+from cl2cm_jax.models.networks import VISION_TAIL, FeatureShape, Networks, vision_size
 from cl2cm_jax.models.trained_layers import in_two_parts
 from cl2cm_jax.search.encoder import Encoder
 from cl2cm_jax.steps.embed_step import Embedder
@@ -79,23 +79,25 @@ def load_encoder(workdir: Path) -> Encoder:
     config = read_config(workdir)
     student, weights = load_student(workdir)
     text, vision = backbones(config)
-    vision = in_two_parts(config, vision, own=student.get(VISION_TAIL))
+    vision = vision and in_two_parts(config, vision, own=student.get(VISION_TAIL))
     text_features = text_encoder(config, text)
-    image_features = ImageEncoder(vision, pool=config.vision.pool) if vision.preprocess is not None else None
-    networks = Networks(config, feature_shape(config, text, vision), tunable=text.tunable)
+    image_features = ImageEncoder(vision, pool=config.vision.pool) if vision is not None else None
+    dim, frames = vision_size(student)
+    shape = FeatureShape(text=text.dim, vision=dim, max_words=config.text.max_tokens, max_frames=frames)
+    networks = Networks(config, shape, tunable=text.tunable)
     embedder = Embedder(networks, batch_size=BATCH, max_words=config.text.max_tokens, length_multiple=0)
 
     def texts(queries: Sequence[str]) -> np.ndarray:
         return embedder.text(student, text_features(queries), np.arange(len(queries)))
 
-    def images(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    def images(clips: Iterable[Iterable[np.ndarray]]) -> np.ndarray:
         if image_features is None:
             raise UserError(
                 "--images: the model was trained on features on disk (config.vision.backbone='precomputed') and "
                 "cannot read pictures; search its gallery instead"
             )
-        features = image_features(pictures)
-        return embedder.vision(student, features, np.ones(features.shape[:2], bool))
+        features, frames = padded_frames(image_features.clips(clips), least=config.data.frames)
+        return embedder.vision(student, features, np.arange(features.shape[1]) < frames[:, None])
 
     texts([" "])  # compiles now what every query needs
-    return Encoder(text=texts, images=images, weights=weights)
+    return Encoder(text=texts, images=images, weights=weights, frames=config.data.frames)

@@ -230,25 +230,31 @@ def word_term(
     assert source.words is not None and target.words is not None
     source_mask, target_mask = batch["source"]["mask"][pair], merge_two(batch["target"]["mask"])
     cost = cosine_cost(source.words, target.words)
-    solved_on, source_words, target_words = cost, source.words, target.words
+    on = (source.words, target.words)
     if c.plan_from == "backbone":
-        source_words = batch["source"]["words"][pair]
-        target_words = merge_two(batch["target"]["words"])
-        solved_on = cosine_cost(source_words, target_words)
-    marginals = {
-        "source_marginal": transport.marginals(source_words, source_mask, kind=c.marginals),
-        "target_marginal": transport.marginals(target_words, target_mask, kind=c.marginals),
-    }
-    if c.solver == "ipot":
-        plan = transport.ipot(solved_on, beta=c.beta, iterations=c.iterations, **marginals)
-    else:
-        plan = transport.sinkhorn(solved_on, epsilon=c.epsilon, iterations=c.iterations, **marginals)
+        on = (batch["source"]["words"][pair], merge_two(batch["target"]["words"]))
+    plan = transport_plan(config, *on, source_mask=source_mask, target_mask=target_mask)
     if c.loss == "transport":
         return word_alignment.transport_cost(plan, cost, is_valid=is_valid)
     logits = teacher.point(source.words, target.words)
     return word_alignment.self_labelled(
         logits, plan, source_mask=source_mask, target_mask=target_mask, is_valid=is_valid
     )
+
+
+def transport_plan(
+    config: ConfigDict, source: jax.Array, target: jax.Array, *, source_mask: jax.Array, target_mask: jax.Array
+) -> jax.Array:
+    """The configured solver's plan (B, M, N) between words (B, M, D) and (B, N, D) under their masks."""
+    c = config.word
+    cost = cosine_cost(source, target)
+    marginals = {
+        "source_marginal": transport.marginals(source, source_mask, kind=c.marginals),
+        "target_marginal": transport.marginals(target, target_mask, kind=c.marginals),
+    }
+    if c.solver == "ipot":
+        return transport.ipot(cost, beta=c.beta, iterations=c.iterations, **marginals)
+    return transport.sinkhorn(cost, epsilon=c.epsilon, iterations=c.iterations, **marginals)
 
 
 def transfer_term(objective: Objective, embeddings: Embeddings, teacher: HeldOut, rows: Rows) -> jax.Array:

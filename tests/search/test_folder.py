@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.folder import folder_gallery, picture_files
+from cl2cm_jax.search.folder import entries, folder_gallery, picture_files
 from cl2cm_jax.search.query import search
 
 
@@ -50,6 +50,39 @@ def test_unreadable_pictures_are_skipped_with_a_line_each_time(folder, tmp_path,
         assert "broken.jpg" in warnings[0] and "empty.png" in warnings[1]
         assert len(gallery) == 5
     assert colours.seen == 5
+
+
+def test_a_picture_model_takes_each_file_and_its_first_frame(folder, tmp_path, colours) -> None:
+    blue, red = (Image.new("RGB", (20, 12), colour) for colour in ("blue", "red"))
+    blue.save(folder / "f.gif", save_all=True, append_images=[red] * 3)
+    gallery = folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
+    assert len(gallery) == 6
+    np.testing.assert_allclose(gallery.embeddings[gallery.ids.index("f.gif")], [0, 0, 1], atol=0.01)
+
+
+def test_a_clip_model_reads_animations_and_folders_of_frames(folder, tmp_path, colours, caplog) -> None:
+    blue, red = (Image.new("RGB", (20, 12), colour) for colour in ("blue", "red"))
+    (folder / "album").mkdir()
+    blue.save(folder / "album" / "g.gif", save_all=True, append_images=[red])
+    blue.save(folder / "deep" / "er" / "frame10.png")
+    encoder = type(colours)(frames=2).encoder
+    assert list(entries(folder, frames=2)[folder / "deep" / "er"]) == [
+        folder / "deep" / "er" / name for name in ("b.JPG", "frame10.png")
+    ]
+    gallery = folder_gallery(folder, encoder, cache=tmp_path / "cache")
+    assert gallery.ids == ("a.png", "album/g.gif", "c.webp", "d.gif", "deep/er", "e.bmp")
+    assert gallery.paths[4] == str(folder / "deep" / "er")
+    vectors = dict(zip(gallery.ids, gallery.embeddings, strict=True))
+    np.testing.assert_allclose(vectors["album/g.gif"], np.array([1, 0, 1]) / 2**0.5, atol=0.01)
+    np.testing.assert_allclose(vectors["deep/er"], np.array([0, 1, 1]) / 2**0.5, atol=0.01)
+
+    red.save(folder / "deep" / "er" / "frame10.png")
+    (folder / "album" / "g.gif").write_bytes((folder / "album" / "g.gif").read_bytes()[:-20])
+    with caplog.at_level(logging.WARNING):
+        changed = folder_gallery(folder, encoder, cache=tmp_path / "cache")
+    assert "g.gif is truncated" in caplog.text
+    assert changed.ids == tuple(name for name in gallery.ids if name != "album/g.gif")
+    np.testing.assert_allclose(changed.embeddings[3], np.array([1, 1, 0]) / 2**0.5, atol=0.01)
 
 
 def test_a_link_to_nothing_is_skipped(folder, tmp_path, colours, caplog) -> None:

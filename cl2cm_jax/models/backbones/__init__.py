@@ -22,7 +22,7 @@ import jax
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones import bert, clip_vit, efficientnet_lite, precomputed, use_multilingual
+from cl2cm_jax.models.backbones import bert, clip_vit, efficientnet_lite, use_multilingual
 from cl2cm_jax.models.backbones.outputs import TailOptions, TextOutput, VisionOutput
 from cl2cm_jax.models.backbones.preprocess import Preprocess, read_preprocess
 from cl2cm_jax.models.pretrained import PackageFile, weights_hash
@@ -107,9 +107,9 @@ class VisionBackbone:
       frames: F, frames or grid cells of a picture.
       dim: d of a frame.
       pooled: size of the backbone's own global vector; 0 where there is none.
-      params: nested dict of float32 arrays; empty for precomputed features.
-      apply: (params, images (B, H, W, 3) float32 | features (B, F, d)) -> VisionOutput; pure.
-      preprocess: what `apply` expects of a picture; None for precomputed features.
+      params: nested dict of float32 arrays.
+      apply: (params, images (B, H, W, 3) float32) -> VisionOutput; pure.
+      preprocess: what `apply` expects of a picture.
       batch_size: a batch that is fast on this process's devices; any other one works.
       tunable: how it is trained; None where it cannot be.
     """
@@ -120,7 +120,7 @@ class VisionBackbone:
     pooled: int
     params: dict[str, Any]
     apply: Callable[[dict[str, Any], jax.Array], VisionOutput]
-    preprocess: Preprocess | None
+    preprocess: Preprocess
     batch_size: int
     tunable: VisionTunable | None = None
 
@@ -157,12 +157,12 @@ def text_backbone(name: str, path: str | Path | None = None) -> TextBackbone:
 
 
 def vision_backbone(name: str, path: str | Path | None = None, *, image_size: int = 0) -> VisionBackbone:
-    """Loads a vision backbone: "efficientnet_lite0", "clip_vit" or "precomputed".
+    """Loads a vision backbone: "efficientnet_lite0" or "clip_vit".
 
     Args:
       name: its name.
       path: efficientnet_lite0: a weights file, None takes the installed pip package's. clip_vit: a model folder or a
-        hub id. precomputed: the features' .npy file.
+        hub id.
       image_size: side of a picture in pixels, for clip_vit; 0 is the model's own.
 
     Raises:
@@ -273,24 +273,6 @@ def _clip_vit(path: str | Path | None, *, image_size: int = 0) -> VisionBackbone
     )
 
 
-def _precomputed(path: str | Path | None) -> VisionBackbone:
-    if path is None:
-        raise UserError(
-            'config.vision.backbone="precomputed" needs the features: set config.data.features to a .npy file'
-        )
-    frames, dim = precomputed.feature_shape(path)
-    return VisionBackbone(
-        name="precomputed",
-        frames=frames,
-        dim=dim,
-        pooled=0,
-        params={},
-        apply=precomputed.apply,
-        preprocess=None,
-        batch_size=64,
-    )
-
-
 def _of_file(weights: PackageFile | None) -> Callable[[str | Path | None], str]:
     return lambda path: weights.sha256 if path is None and weights is not None else weights_hash(path or "")
 
@@ -306,5 +288,4 @@ _TEXT = {
 _VISION = {
     "efficientnet_lite0": _Entry(_efficientnet_lite0, _of_file(efficientnet_lite.WEIGHTS)),
     "clip_vit": _Entry(_clip_vit, _of_folder("config.vision.path")),
-    "precomputed": _Entry(_precomputed, _of_file(None)),
 }

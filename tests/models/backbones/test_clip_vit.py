@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cl2cm_jax.data.images import scaled
+from cl2cm_jax.encoders import ImageEncoder
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features import ImageEncoder
 from cl2cm_jax.models.backbones import fingerprint, vision_backbone
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -65,7 +65,7 @@ def test_every_parameter_above_has_a_gradient(backbone: VisionBackbone, pictures
 
     def loss(params: dict) -> jax.Array:
         output = tunable_of(backbone).tail(params, states, pooled=pooled)
-        return ((output.pooled if pooled else output.features) ** 3).sum()
+        return ((output.pooled if pooled else output.features) ** 3).sum()  # pyright: ignore[reportOptionalOperand, reportOptionalMemberAccess]
 
     sizes = jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda x: float(jnp.abs(x).max()), jax.grad(loss)(above)))
     # a key's bias moves all scores of a query alike, so its gradient is 0 but for rounding
@@ -76,7 +76,7 @@ def gradients(backbone: VisionBackbone, pictures: jax.Array) -> Callable[[TailOp
     above, states = cut(backbone, 0, pictures)
 
     def gradient(options: TailOptions) -> Any:
-        return jax.grad(lambda p: (tunable_of(backbone).tail(p, states, options=options).pooled ** 3).sum())(above)
+        return jax.grad(lambda p: (tunable_of(backbone).tail(p, states, options=options).pooled ** 3).sum())(above)  # pyright: ignore[reportOptionalOperand, reportOptionalMemberAccess]
 
     return gradient
 
@@ -97,6 +97,6 @@ def test_half_precision_is_near(backbone: VisionBackbone, pictures: jax.Array) -
     states = tunable.prefix(below, pictures, options=half)
     assert states.dtype == jnp.bfloat16
     ours, exact = tunable.tail(above, states, options=half).pooled, backbone.apply(backbone.params, pictures).pooled
-    assert ours.dtype == jnp.float32 and exact is not None
-    cosine = (ours * exact).sum(-1) / jnp.linalg.norm(ours, axis=-1) / jnp.linalg.norm(exact, axis=-1)
+    assert ours.dtype == jnp.float32 and exact is not None  # pyright: ignore[reportOptionalOperand, reportOptionalMemberAccess]
+    cosine = (ours * exact).sum(-1) / jnp.linalg.norm(ours, axis=-1) / jnp.linalg.norm(exact, axis=-1)  # pyright: ignore[reportOptionalOperand, reportOptionalMemberAccess]
     assert cosine.min() > 0.999

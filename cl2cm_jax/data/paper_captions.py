@@ -1,0 +1,118 @@
+"""Reads the caption files of the paper's sets: UTF-8 lines `cap_id sentence`, where cap_id is `media#tag#k`.
+
+The media id is what stands before the first "#", without .jpg or .mp4. The tag says the language and how the sentence
+came about; a caption and its translation share the media id and k and differ in the tag: they are partners.
+What is wrong with a line becomes a `Problem` with file and line, and the line is left out.
+
+Source: siblings (the format).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cl2cm_jax.data.problems import Problem
+from cl2cm_jax.errors import UserError
+
+Key = tuple[str, str]  # media id and k
+
+_SUFFIX = re.compile(r"\.(jpg|mp4)$", re.IGNORECASE)
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
+
+
+class Line(NamedTuple):
+    """One caption."""
+
+    number: int  # of the line, counted from 1
+    tag: str
+    text: str
+
+
+class CaptionLines(NamedTuple):
+    """The good lines of a file in their order, and what is wrong with the others."""
+
+    path: Path
+    tags: tuple[str, ...]  # those that its lines may have
+    lines: dict[Key, Line]
+    problems: list[Problem]
+
+
+class _BadLine(Exception):
+    pass
+
+
+def media_id(name: str) -> str:
+    """The id of a picture or video: "123.jpg#enc#0", "123.jpg" and "123" are one."""
+    return _SUFFIX.sub("", name.split("#", 1)[0])
+
+
+def read_caption_lines(path: Path, *, tags: Sequence[str]) -> CaptionLines:
+    """Reads and checks every line; the last one may lack its newline.
+
+    Args:
+      path: the file.
+      tags: those that its captions may have.
+
+    Raises:
+      UserError: it cannot be read, or has no line.
+    """
+    try:
+        # Bytes that are no UTF-8 become lone surrogates, so that the line they are in can be named.
+        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); allow it, or get a fresh copy") from error
+    found = CaptionLines(path, tuple(tags), {}, [])
+    # str.splitlines would also end a line at U+2028 and the like, which sentences contain
+    for number, content in enumerate(text.rstrip("\r\n").split("\n"), start=1):
+        try:
+            key, line = _parsed(number, content, tags)
+            if key in found.lines:
+                first = found.lines[key].number
+                raise _BadLine(f"duplicate id {'#'.join((key[0], line.tag, key[1]))!r}, first in line {first}")
+            found.lines[key] = line
+        except _BadLine as bad:
+            found.problems.append(Problem(str(path), number, "cap_id sentence", str(bad)))
+    if not found.lines and not text.strip():
+        raise UserError(f"{path} is empty; get a fresh copy")
+    return found
+
+
+def _parsed(number: int, content: str, tags: Sequence[str]) -> tuple[Key, Line]:
+    """Raises _BadLine."""
+    if _UNREADABLE.search(content):
+        raise _BadLine("is not valid UTF-8, or has a NUL byte; get a fresh copy")
+    cap_id, _, sentence = content.strip(" \t\r").partition(" ")
+    parts = cap_id.split("#")
+    if len(parts) != 3 or not all(parts) or len(cap_id.split()) != 1:
+        raise _BadLine(f"{cap_id!r} is no id of the form media#tag#k")
+    _, tag, k = parts
+    if tag not in tags:
+        raise _BadLine(f"{cap_id!r} has the tag {tag!r}; this file has {' or '.join(map(repr, tags))}")
+    if not sentence.strip():
+        raise _BadLine(f"{cap_id!r} has no sentence")
+    return (media_id(cap_id), k), Line(number, tag, sentence.strip())
+
+
+def partners(first: CaptionLines, others: Iterable[CaptionLines]) -> tuple[list[Key], list[Problem]]:
+    """Keys that every file has, in the order of the first, and a problem for each caption without its partner."""
+    kept, problems = list(first.lines), []
+    for other in others:
+        problems += _alone(first, other) + _alone(other, first)
+        kept = [key for key in kept if key in other.lines]
+    return kept, problems
+
+
+def _alone(one: CaptionLines, other: CaptionLines) -> list[Problem]:
+    """Captions of one file without a partner in the other; those whose partner's line is bad are named as well."""
+    problems = []
+    for (media, k), line in one.lines.items():
+        if (media, k) not in other.lines:
+            reason = (
+                f"{media}#{line.tag}#{k} has no partner {media}#{other.tags[0]}#{k} in {other.path.name}; "
+                "add it or remove this line"
+            )
+            problems.append(Problem(str(one.path), line.number, "cap_id", reason))
+    return problems

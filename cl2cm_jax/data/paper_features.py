@@ -1,0 +1,166 @@
+"""Reads the vision features of the paper's sets as their authors publish them.
+
+Frames of videos lie in a folder: shape.txt "N D", id.txt with N ids, feature.bin of N x D little-endian float32, and
+video2frames.txt, a Python dict literal. Features of images are a .npy file a split, with the image id of each row in a
+text file. Source: siblings (the formats); ours: how long videos are thinned.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cl2cm_jax.data.feature_file import FeatureFile, read_feature_file
+from cl2cm_jax.data.paper_captions import media_id
+from cl2cm_jax.errors import UserError
+
+MAX_FRAMES = 64  # siblings: the most frames that a video has
+FRAME_FILES = ("shape.txt", "id.txt", "feature.bin", "video2frames.txt")
+
+
+@dataclass(frozen=True)
+class FrameFolder:
+    """Frame features by video; they stay on disk until a video is asked for."""
+
+    values: np.ndarray  # (N, D) float32, memory-mapped
+    row_of: dict[str, np.ndarray]  # rows (F,) of a video's frames, in their order; F may be 0
+
+    @property
+    def shape(self) -> tuple[None, int]:
+        """(frames, d); the frames differ."""
+        return None, self.values.shape[1]
+
+    def row(self, video: str) -> np.ndarray:
+        """(F, d) float32 of at most `MAX_FRAMES` frames."""
+        rows = self.row_of[video]
+        return np.asarray(self.values[thinned(rows)], np.float32)
+
+
+def thinned(frames: np.ndarray) -> np.ndarray:
+    """All frames, or `MAX_FRAMES` of more: the first, the last, and evenly spaced ones between.
+
+    (The siblings keep the first 64.)
+    """
+    if len(frames) <= MAX_FRAMES:
+        return frames
+    return frames[np.linspace(0, len(frames) - 1, MAX_FRAMES).round().astype(int)]
+
+
+def read_frame_folder(folder: Path) -> FrameFolder:
+    """Maps feature.bin and reads which of its rows are a video's.
+
+    Raises:
+      UserError: a file is missing or malformed, or they disagree.
+    """
+    number, dim = read_shape(folder / "shape.txt")
+    ids = _read(folder / "id.txt", "iso-8859-1").split()
+    if len(ids) != number:
+        raise UserError(f"{folder / 'id.txt'} has {len(ids)} ids but shape.txt says {number} rows; get a fresh copy")
+    row_of = {name: row for row, name in enumerate(ids)}
+    if len(row_of) != number:
+        twice = next(name for row, name in enumerate(ids) if row_of[name] != row)
+        raise UserError(f"{folder / 'id.txt'}: duplicate id {twice!r}; get a fresh copy")
+    frames = _read_frames(folder / "video2frames.txt", row_of)
+    return FrameFolder(_map_features(folder / "feature.bin", number, dim), frames)
+
+
+def read_shape(path: Path) -> tuple[int, int]:
+    """Rows and columns that a shape.txt says; raises a UserError where it says something else."""
+    words = _read(path, "iso-8859-1").split()
+    if len(words) != 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UserError(f"{path} holds {' '.join(words)[:40]!r}; it must be two numbers, rows and columns")
+    return int(words[0]), int(words[1])
+
+
+def read_image_features(features: Path, ids: Path) -> FeatureFile:
+    """Maps a .npy file of image features; ids may have the ending of a picture.
+
+    Raises:
+      UserError: it is no .npy of floats, or has not as many rows as there are ids.
+    """
+    found = read_feature_file(str(features), str(ids))
+    row_of = {media_id(name): row for name, row in found.row_of.items()}
+    if len(row_of) != len(found.row_of):
+        raise UserError(f"{ids} names an image twice, with and without its ending; get a fresh copy")
+    return FeatureFile(found.values, row_of)
+
+
+def read_image_ids(path: Path) -> list[str]:
+    """The image ids of a list, one a line, without .jpg.
+
+    Raises:
+      UserError: it cannot be read, or an id is empty or there twice.
+    """
+    line_of: dict[str, int] = {}
+    for number, line in enumerate(_read(path, "utf-8-sig").rstrip().split("\n"), start=1):
+        image = media_id(line.strip())
+        if not image:
+            raise UserError(f"{path}, line {number}: the id is empty; write one id a line")
+        if image in line_of:
+            raise UserError(f"{path}, line {number}: duplicate id {image!r}, first in line {line_of[image]}")
+        line_of[image] = number
+    return list(line_of)
+
+
+def read_image_files(path: Path) -> dict[str, str]:
+    """The file name of each image id: lines `<id> <file>`, split once at the first space.
+
+    Raises:
+      UserError: it cannot be read, or a line has not both.
+    """
+    files: dict[str, str] = {}
+    for number, line in enumerate(_read(path, "utf-8-sig").rstrip().split("\n"), start=1):
+        name, _, file = line.strip().partition(" ")
+        image, file = media_id(name), file.strip()
+        if not image or not file:
+            raise UserError(f"{path}, line {number}: {line.strip()!r} is not an id, a space and a file name")
+        if files.setdefault(image, file) != file:
+            raise UserError(f"{path}, line {number}: {image!r} has the file {files[image]!r} in a line before")
+    return files
+
+
+def _read(path: Path, encoding: str) -> str:
+    try:
+        return path.read_bytes().decode(encoding)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); get a fresh copy") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid UTF-8 (byte {error.start}); get a fresh copy") from error
+
+
+def _map_features(path: Path, number: int, dim: int) -> np.ndarray:
+    size, wanted = path.stat().st_size if path.is_file() else 0, 4 * number * dim
+    if size != wanted:
+        state = "shorter" if size < wanted else "longer"
+        raise UserError(
+            f"{path} has {size:,} bytes, {state} than the {wanted:,} of shape.txt's {number} x {dim} float32; "
+            "get a fresh copy of both"
+        )
+    return np.memmap(path, dtype="<f4", mode="r", shape=(number, dim))
+
+
+def _read_frames(path: Path, row_of: dict[str, int]) -> dict[str, np.ndarray]:
+    """The dict literal, parsed and never run, as rows of each video's frames."""
+    try:
+        found = ast.literal_eval(_read(path, "utf-8-sig").strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise UserError(
+            f"{path} is no dict literal {{'video': ['frame', ...]}} ({type(error).__name__}); it is read, never run"
+        ) from error
+    if not isinstance(found, dict) or not all(
+        isinstance(video, str) and isinstance(frames, list | tuple) for video, frames in found.items()
+    ):
+        raise UserError(f"{path} must be a dict literal {{'video': ['frame', ...]}} of names and lists")
+    return {media_id(video): _rows(path, video, frames, row_of) for video, frames in found.items()}
+
+
+def _rows(path: Path, video: str, frames: Sequence[object], row_of: dict[str, int]) -> np.ndarray:
+    try:
+        return np.array([row_of[frame] for frame in frames], np.int64)  # pyright: ignore[reportArgumentType]
+    except (KeyError, TypeError) as error:
+        lost = next(frame for frame in frames if not isinstance(frame, str) or frame not in row_of)
+        raise UserError(f"{path}: video {video!r} has the frame {lost!r}, which is not in id.txt") from error

@@ -1,0 +1,172 @@
+"""Files of captions: which of them to translate, and the same kind of file with their translations.
+
+CSV, TSV and JSONL are those of the `captions` data set; every row is kept, and translations come after them with
+origin "machine". A .txt file holds lines of `cap_id sentence` as the paper's sets do; there the translations are a file
+of their own, as its siblings publish them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from cl2cm_jax.data.caption_file import Row, read_caption_file
+from cl2cm_jax.data.corpus import translation_tag
+from cl2cm_jax.data.problems import Problem
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.translation.cap_lines import split_line, tag_of, translated_cap_id
+from cl2cm_jax.translation.engine import Item
+
+SPLITS = ("train", "validation", "test")
+_ROWS = (".csv", ".tsv", ".jsonl")
+
+
+class Written(NamedTuple):
+    """The text of the new file, and what is not in it."""
+
+    text: str
+    added: int
+    empty: int  # captions without a translation
+    alike: int  # translations that the image has already
+
+
+class Document(Protocol):
+    """A file of captions."""
+
+    language: str  # what the translations are called
+    items: list[Item]  # all captions in the source language, in their order
+    chosen: list[Item]  # those that lack a translation and are to get one
+
+    def written(self, translations: Mapping[Item, str]) -> Written:
+        """The new file. `translations` has all of `chosen`; "" is none."""
+        ...
+
+
+def read_document(
+    path: Path, *, source: str, target: str, splits: Sequence[str] = (), are_queries: bool = False
+) -> Document:
+    """Reads a file of captions.
+
+    Args:
+      path: ends in .csv, .tsv, .jsonl, or .txt.
+      source: the language to translate; a .txt file's tags must say it.
+      target: the language to translate into. Images that have captions in it get no more.
+      splits: those to translate; all if empty. A .txt file has none.
+      are_queries: the translations are of a language "de2en": one for each caption, in their order, for fused queries.
+
+    Raises:
+      UserError: the file cannot be read, a line is wrong, or nothing in it is in `source`.
+    """
+    ending = path.suffix.lower()
+    if ending not in (*_ROWS, ".txt"):
+        raise UserError(
+            f"--captions={str(path)!r} must end in .csv, .tsv, .jsonl, or .txt (lines of 'cap_id sentence')"
+        )
+    if not path.is_file():
+        raise UserError(f"--captions={str(path)!r} is not a file; name a file of captions")
+    if ending == ".txt":
+        if are_queries:
+            raise UserError(f"--queries: in {path} the tags say it; leave the option out")
+        if splits:
+            raise UserError(f"--splits={','.join(splits)}: {path} has no splits; leave the option out")
+        return _CapLines(path, source=source, target=target)
+    return _Rows(path, source=source, target=target, splits=splits, are_queries=are_queries)
+
+
+class _Rows:
+    def __init__(self, path: Path, *, source: str, target: str, splits: Sequence[str], are_queries: bool):
+        found = read_caption_file(str(path), image_is_path=False)
+        _refuse(found.problems)
+        self._path, self._rows, self._are_queries = path, found.rows, are_queries
+        self.language = translation_tag(source, target) if are_queries else target
+        languages = sorted({row.language for row in self._rows})
+        if source not in languages:
+            raise UserError(f"--source={source!r}: {path} has no captions in it; it has {', '.join(languages)}")
+        if splits and not self._rows[0].split:
+            raise UserError(f"--splits={','.join(splits)}: {path} has no column split; leave the option out")
+        rows = [row for row in self._rows if row.language == source]
+        self.items = [Item(number, row.image, row.caption, row.split) for number, row in enumerate(rows)]
+        translated = {row.image for row in self._rows if row.language == self.language}
+        self.chosen = [
+            item for item in self.items if item.name not in translated and (not splits or item.split in splits)
+        ]
+
+    def written(self, translations: Mapping[Item, str]) -> Written:
+        if self._are_queries and (empty := [item for item, text in translations.items() if not text]):
+            raise UserError(
+                f"{len(empty)} captions have no translation, first {empty[0].text!r} of {empty[0].name!r}, and a query "
+                "needs its own; write one as 'caption' of its line in the provenance file, then run the command again"
+            )
+        added: dict[object, Row] = {}
+        for item, text in translations.items():
+            if text:
+                row = Row(0, item.name, self.language, text, item.split, "machine")
+                added.setdefault(item if self._are_queries else (item.name, text), row)
+        empty = sum(not text for text in translations.values())
+        text = _formatted([*self._rows, *added.values()], self._path.suffix.lower())
+        return Written(text, len(added), empty, len(translations) - empty - len(added))
+
+
+def _formatted(rows: Sequence[Row], ending: str) -> str:
+    columns = ("image", "language", "caption", *(("split",) if rows[0].split else ()), "origin")
+    cells = [[getattr(row, column) for column in columns] for row in rows]
+    if ending == ".jsonl":
+        objects = (dict(zip(columns, row, strict=True)) for row in cells)
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in objects)
+    if ending == ".tsv":
+        return "".join("\t".join(row) + "\n" for row in [columns, *cells])
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([columns, *cells])
+    return table.getvalue()
+
+
+class _CapLines:
+    def __init__(self, path: Path, *, source: str, target: str):
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not valid UTF-8 (byte {error.start}); save the file as UTF-8") from error
+        self.language = target
+        self.items: list[Item] = []
+        problems: list[Problem] = []
+        seen: dict[str, int] = {}
+        # str.splitlines would also end a line at U+2028 and the like, which sentences contain
+        for line, content in enumerate(text.rstrip("\r\n").split("\n"), start=1):
+            cap_id, sentence = split_line(content) or ("", "")
+            reason = _wrong(cap_id, sentence, content, source=source, earlier=seen.setdefault(cap_id, line), line=line)
+            if reason:
+                problems.append(Problem(str(path), line, "cap_id sentence", reason))
+            else:
+                name = translated_cap_id(cap_id, target)
+                self.items.append(Item(len(self.items), name, " ".join(sentence.split()), ""))
+        _refuse(problems)
+        self.chosen = self.items
+
+    def written(self, translations: Mapping[Item, str]) -> Written:
+        lines = [f"{item.name} {text}\n" for item, text in translations.items() if text]
+        return Written("".join(lines), len(lines), len(translations) - len(lines), 0)
+
+
+def _wrong(cap_id: str, sentence: str, content: str, *, source: str, earlier: int, line: int) -> str:
+    if not cap_id:
+        return f"is {content[:40]!r}; write media#tag#k, a space and the sentence"
+    if "\0" in content or not sentence:
+        return f"{cap_id!r} has no sentence; write one or remove the line"
+    if earlier != line:
+        return f"{cap_id!r} is there already in line {earlier}; remove one"
+    tag = cap_id.split("#")[1]
+    if tag.rsplit("2", 1)[-1] not in (source, tag_of(source)):
+        return (
+            f"{cap_id!r} has the tag {tag!r}, not that of --source={source!r} ({tag_of(source)!r}); name its language"
+        )
+    return ""
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    if problems:
+        more = f" ({len(problems)} lines are wrong)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}{more}")

@@ -1,0 +1,210 @@
+"""Neural models converted for CTranslate2: NLLB and OPUS-MT, from a local folder.
+
+The folder holds model.bin, config.json and vocabulary of the converter, and the tokenizer beside them:
+
+  source.spm, target.spm                  OPUS-MT (SentencePiece)
+  sentencepiece.bpe.model (or *.model)    NLLB (SentencePiece)
+  tokenizer.json                          any, by the library `tokenizers`
+
+NLLB wants the language tokens first, "eng_Latn a dog </s>" -> "deu_Latn ein Hund"; an OPUS-MT model of several targets
+wants ">>deu<<" before the source. Source: the documentation of CTranslate2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.translation.engine import Item
+from cl2cm_jax.translation.languages import nllb_token, nllb_tokens, three_letters
+
+INSTALL = "pip install ctranslate2 sentencepiece"
+_TOKENS_A_BATCH = 4096  # padded, within one call of the model
+_LONGEST = 500  # pieces of a caption; what is longer is cut, for models have 512 positions and more
+
+
+class _Tokenizer(Protocol):
+    def pieces(self, text: str) -> list[str]: ...
+
+    def text(self, pieces: list[str]) -> str: ...
+
+
+class CTranslate2:
+    """An engine of a converted model.
+
+    Args:
+      folder: the model.
+      source: language of the captions.
+      target: language of the translations.
+      source_token: the model's token for `source`; found from the code where "".
+      target_token: the same for `target`.
+      beam: width of the beam search.
+      device: "cpu", "cuda" or "auto".
+
+    Raises:
+      UserError: a package is not installed, the folder is not such a model, or it does not know a language.
+    """
+
+    name = "ctranslate2"
+    by_sentence = True
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        source: str,
+        target: str,
+        source_token: str = "",
+        target_token: str = "",
+        beam: int = 4,
+        device: str = "auto",
+    ):
+        ctranslate2 = _imported("ctranslate2")
+        _check_folder(folder)
+        self._tokenizer = _tokenizer(folder)
+        tokens = {"source": source_token, "target": target_token}
+        self._before, self._prefix = _language_tokens(folder, source, target, tokens)
+        config = _json(folder / "config.json")
+        self._after = [] if config.get("add_source_eos") else [config.get("eos_token", "</s>")]
+        self._beam = beam
+        try:
+            self._translator = ctranslate2.Translator(str(folder), device=device)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"--model={str(folder)!r} cannot be loaded ({error}); convert it again") from error
+        with (folder / "model.bin").open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.model = f"{folder.resolve().name}@sha256:{digest[:16]}"
+        self.version = f"CTranslate2 {ctranslate2.__version__}, beam {beam}"
+
+    def translate(self, items: Sequence[Item]) -> list[str]:
+        sources = [[*self._before, *self._tokenizer.pieces(item.text)[:_LONGEST], *self._after] for item in items]
+        try:
+            results = self._translator.translate_batch(
+                sources,
+                target_prefix=[self._prefix] * len(sources) if self._prefix else None,
+                beam_size=self._beam,
+                max_batch_size=_TOKENS_A_BATCH,
+                batch_type="tokens",
+                disable_unk=True,
+            )
+        except (RuntimeError, ValueError) as error:  # out of memory, for one
+            raise UserError(f"ctranslate2 failed ({error}); try a smaller --beam or --device=cpu") from error
+        return [self._tokenizer.text(result.hypotheses[0][len(self._prefix) :]) for result in results]
+
+
+def _imported(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        install = INSTALL if package in INSTALL else f"pip install {package}"
+        raise UserError(f"--engine=ctranslate2: package {package} is not installed; run: {install}") from error
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(
+            f"--model={str(folder)!r} is not a folder; name one that a converter of CTranslate2 has written"
+        )
+    for name in ("model.bin", "config.json"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"--model={str(folder)!r} has no {name}; convert the model: ct2-transformers-converter "
+                "--model NAME --output_dir FOLDER --copy_files (source.spm target.spm, or sentencepiece.bpe.model)"
+            )
+
+
+def _language_tokens(folder: Path, source: str, target: str, given: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Tokens before the source sentence, and those that the translation starts with."""
+    sources, targets = _vocabulary(folder, "source"), _vocabulary(folder, "target")
+    for side, tokens in (("source", sources), ("target", sources | targets)):
+        if given[side] and given[side] not in tokens:
+            raise UserError(f"--{side}-token={given[side]!r} is not in the model's vocabulary; see its model card")
+    if nllb := nllb_tokens(targets):
+        first = given["source"] or nllb_token(source, nllb, option="--source-token")
+        return [first], [given["target"] or nllb_token(target, nllb, option="--target-token")]
+    marks = {token for token in sources if token.startswith(">>") and token.endswith("<<")}
+    before = [given["source"]] if given["source"] else []
+    if given["target"] and given["target"] not in marks:
+        return before, [given["target"]]
+    return [given["target"] or _mark(target, marks), *before] if marks else before, []
+
+
+def _mark(target: str, marks: set[str]) -> str:
+    """The mark of OPUS-MT for a target language, one of several that a model has."""
+    for code in (target, three_letters(target)):
+        found = sorted(mark for mark in marks if mark[2:-2] == code or mark[2:-2].split("_")[0] == code)
+        if f">>{code}<<" in found or len(found) == 1:
+            return f">>{code}<<" if f">>{code}<<" in found else found[0]
+    names = ", ".join(sorted(marks)[:8])
+    raise UserError(f"--target={target!r} has no mark of its own in the model; write one as --target-token=: {names}")
+
+
+def _vocabulary(folder: Path, side: str) -> set[str]:
+    for name in (f"{side}_vocabulary", "shared_vocabulary"):
+        if (file := folder / f"{name}.json").is_file():
+            return set(_json(file))
+        if (file := folder / f"{name}.txt").is_file():
+            return set(file.read_text(encoding="utf-8").split("\n"))
+    raise UserError(
+        f"--model={str(folder)!r} has no {side}_vocabulary.json or shared_vocabulary.json; convert it again"
+    )
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}); convert the model again") from error
+
+
+def _tokenizer(folder: Path) -> _Tokenizer:
+    if (folder / "source.spm").is_file() and (folder / "target.spm").is_file():
+        return _SentencePiece(folder / "source.spm", folder / "target.spm")
+    if (model := folder / "sentencepiece.bpe.model").is_file():
+        return _SentencePiece(model, model)
+    if (folder / "tokenizer.json").is_file():
+        return _TokenizerJson(folder / "tokenizer.json")
+    if len(models := sorted(folder.glob("*.model"))) == 1:
+        return _SentencePiece(models[0], models[0])
+    raise UserError(
+        f"--model={str(folder)!r} has no tokenizer; copy source.spm and target.spm, sentencepiece.bpe.model, "
+        "or tokenizer.json from the original model into it"
+    )
+
+
+class _SentencePiece:
+    def __init__(self, source: Path, target: Path):
+        package = _imported("sentencepiece")
+        try:
+            self._source, self._target = (
+                package.SentencePieceProcessor(model_file=str(path)) for path in (source, target)
+            )
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{source} or {target} is not a SentencePiece model; copy it again") from error
+
+    def pieces(self, text: str) -> list[str]:
+        return self._source.encode(text, out_type=str)
+
+    def text(self, pieces: list[str]) -> str:
+        return self._target.decode(pieces)
+
+
+class _TokenizerJson:
+    def __init__(self, path: Path):
+        package = _imported("tokenizers")
+        try:
+            self._tokenizer = package.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises no narrower class
+            raise UserError(f"{path} is not a tokenizer ({error}); copy it again") from error
+
+    def pieces(self, text: str) -> list[str]:
+        return self._tokenizer.encode(text, add_special_tokens=False).tokens
+
+    def text(self, pieces: list[str]) -> str:
+        ids = [self._tokenizer.token_to_id(piece) for piece in pieces]
+        return self._tokenizer.decode([number for number in ids if number is not None], skip_special_tokens=True)

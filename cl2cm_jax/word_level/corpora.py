@@ -1,0 +1,71 @@
+"""Parallel text as the corpora that the trainer reads: captions without pictures, features computed once.
+
+A line stands for a picture that nobody sees: its vision features are one zero. Source: ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cl2cm_jax import encoders, features
+from cl2cm_jax.config import cut_layer, reads_frozen
+from cl2cm_jax.data import builders
+from cl2cm_jax.data.records import Record
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.features import Corpora
+from cl2cm_jax.models.backbones import fingerprint, text_backbone
+
+
+def text_corpora(config: ConfigDict, records: dict[str, list[Record]]) -> Corpora:
+    """The three splits with the text backbone's features, which are computed where they are not there yet.
+
+    Args:
+      config: its text backbone is run; the features lie below config.data.dir.
+      records: by split, from `read_parallel`.
+
+    Raises:
+      UserError: the cached features are damaged, or the backbone takes no captions of that length.
+    """
+    languages = (config.data.source, *config.data.targets, *config.data.reported)
+    folder = Path(config.data.dir, "features", f"text-{_key(config, records)}")
+    if not (folder / "done.json").exists():
+        start = time.perf_counter()
+        _compute(config, records, languages, folder)
+        logging.info("features: computed in %.0f s, kept in %s", time.perf_counter() - start, folder)
+    try:
+        return Corpora(*(features.read_split(folder / split, split, languages) for split in features.SPLITS))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); delete it, it is made anew") from error
+
+
+def _key(config: ConfigDict, records: dict[str, list[Record]]) -> str:
+    """A hash of everything that the features depend on."""
+    texts = [[(c.language, c.text) for record in some for c in record.captions] for some in records.values()]
+    weights = fingerprint("text", config.text.backbone, config.text.path or None)
+    t = config.text
+    inputs = [features.FORMAT, weights, t.max_tokens, t.lowercase, cut_layer(config), reads_frozen(config), texts]
+    return hashlib.sha256(json.dumps(inputs).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _compute(config: ConfigDict, records: dict[str, list[Record]], languages: tuple[str, ...], folder: Path) -> None:
+    """Writes the splits beside their final place, then gives them their name."""
+    backbone = text_backbone(config.text.backbone, config.text.path or None)
+    encode = encoders.text_encoder(config, backbone)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    builders.remove_stale(folder.parent, ".*.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for split, some in records.items():
+        nothing = np.zeros((len(some), 1, 1), np.float32), np.ones(len(some), np.int32)
+        features.write_split(temporary / split, some, languages, nothing, encode)
+    (temporary / "done.json").write_text(json.dumps({"languages": languages}))
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)

@@ -1,0 +1,200 @@
+"""The command as a user types it, and killed as a machine kills it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from command import Outcome, call
+
+from cl2cm_jax import translate
+from cl2cm_jax.data.caption_file import read_caption_file
+from cl2cm_jax.translation.provenance import provenance_path
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = "image,language,caption,split\na.png,en,a dog,train\nb.png,en,a cat,train\nc.png,en,a dog,test\n"
+
+
+def run(folder: Path, **options: object) -> Outcome:
+    options = {"captions": folder / "in.csv", "out": folder / "out.csv", "source": "en", "target": "de"} | options
+    return call(translate.main, *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in.csv").write_text(ROWS, encoding="utf-8")
+    (tmp_path / "de.txt").write_text("ein Hund\neine Katze\nder Hund\n", encoding="utf-8")
+    return tmp_path
+
+
+def translations(path: Path, language: str = "de") -> list[tuple[str, str, str]]:
+    rows = read_caption_file(str(path), image_is_path=True).rows
+    return [(row.image, row.caption, row.origin) for row in rows if row.language == language]
+
+
+def provenance(out: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in provenance_path(out).read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_file_translated_elsewhere_comes_in(folder: Path) -> None:
+    outcome = run(folder, engine="file", translations=folder / "de.txt")
+    assert outcome.code == 0, outcome.err
+    assert translations(folder / "out.csv") == [
+        ("a.png", "ein Hund", "machine"),
+        ("b.png", "eine Katze", "machine"),
+        ("c.png", "der Hund", "machine"),
+    ]
+    assert "3 captions from en to de; 3 sentences translated now, 0 captions before" in outcome.out
+    assert "note: test hold machine translations now" in outcome.out
+    assert {entry["engine"] for entry in provenance(folder / "out.csv")} == {"file"}
+
+
+def test_a_second_run_changes_nothing(folder: Path) -> None:
+    run(folder, engine="file", translations=folder / "de.txt")
+    before = (folder / "out.csv").read_bytes(), provenance(folder / "out.csv")
+    outcome = run(folder, engine="file", translations=folder / "de.txt")
+    assert "0 sentences translated now, 3 captions before" in outcome.out
+    assert ((folder / "out.csv").read_bytes(), provenance(folder / "out.csv")) == before
+
+
+def test_one_language_after_the_other_keeps_rows_and_provenance(folder: Path, nllb_folder: Path) -> None:
+    options = {"engine": "ctranslate2", "device": "cpu", "model": nllb_folder}
+    assert run(folder, splits="train", **options).code == 0
+    second = run(folder, captions=folder / "out.csv", out=folder / "both.csv", target="fr", **options)
+    assert second.code == 0, second.err
+    assert translations(folder / "both.csv") == [("a.png", "ein Hund", "machine"), ("b.png", "ein Kater", "machine")]
+    assert translations(folder / "both.csv", "fr") == [
+        ("a.png", "un chien", "machine"),
+        ("b.png", "un chat", "machine"),
+        ("c.png", "un chien", "machine"),
+    ]
+    languages = [entry["language"] for entry in provenance(folder / "both.csv")]
+    assert Counter(languages) == {"de": 2, "fr": 3}
+    assert "2 sentences translated now" in second.out  # "a dog" once
+
+
+def test_queries_are_of_their_own_language(folder: Path) -> None:
+    outcome = call(
+        translate.main,
+        *("--captions", folder / "in.csv", "--out", folder / "out.csv", "--source=en", "--target=de", "--queries"),
+        *("--engine=file", "--translations", folder / "de.txt", "--splits=test"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert translations(folder / "out.csv", "en2de") == [("c.png", "der Hund", "machine")]
+    assert [entry["language"] for entry in provenance(folder / "out.csv")] == ["en2de"]
+    assert "note" not in outcome.out
+
+
+def test_lines_of_the_papers_format(folder: Path) -> None:
+    (folder / "train_enc.caption.txt").write_text("1.jpg#enc#0 a dog\n2.jpg#enc#0 a cat", encoding="utf-8")
+    (folder / "xx.txt").write_text("2#enc2de#0 eine Katze\n1#enc2de#0 ein Hund\n", encoding="utf-8")
+    files = {"captions": folder / "train_enc.caption.txt", "out": folder / "train_google_enc2de.caption.txt"}
+    outcome = run(folder, engine="file", translations=folder / "xx.txt", **files)
+    assert outcome.code == 0, outcome.err
+    assert files["out"].read_text(encoding="utf-8") == "1.jpg#enc2de#0 ein Hund\n2.jpg#enc2de#0 eine Katze\n"
+    assert [entry["image"] for entry in provenance(files["out"])] == ["1.jpg#enc2de#0", "2.jpg#enc2de#0"]
+
+
+def test_fewer_lines_than_captions_write_nothing(folder: Path) -> None:
+    (folder / "de.txt").write_text("ein Hund\n", encoding="utf-8")
+    outcome = run(folder, engine="file", translations=folder / "de.txt")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "has 1 lines for 3 captions" in outcome.err and outcome.err.count("\n") == 1
+    assert not (folder / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "google"}, "invalid choice: 'google'"),
+        ({"engine": "file"}, "--engine=file needs --translations"),
+        ({"engine": "ctranslate2"}, "--engine=ctranslate2 needs --model"),
+        ({"engine": "file", "translations": "x", "pair": "en-de"}, "--pair is for --engine=apertium, not file"),
+        ({"engine": "apertium", "source": "english"}, "--source='english' is no language"),
+        ({"engine": "apertium", "target": "en"}, "--target='en' is the source"),
+        ({"engine": "apertium", "splits": "trian"}, "did you mean 'train'"),
+        ({"engine": "apertium", "batch": "0"}, "--batch=0 must be 1 or more"),
+        ({"engine": "apertium", "out": "out.tsv"}, "must end in .csv"),
+        ({"engine": "apertium", "captions": "none.csv"}, "is not a file"),
+    ],
+)
+def test_a_wrong_option_is_one_line(folder: Path, options: dict[str, str], message: str) -> None:
+    outcome = run(folder, **options)
+    assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_the_input_is_never_the_output(folder: Path) -> None:
+    outcome = run(folder, engine="file", translations=folder / "de.txt", out=folder / "x" / ".." / "in.csv")
+    assert outcome.code == 2 and "name another file" in outcome.err
+    assert (folder / "in.csv").read_text(encoding="utf-8") == ROWS
+
+
+CAPTIONS = 600
+
+
+def start(folder: Path, model: Path) -> subprocess.Popen[bytes]:
+    options = {"captions": folder / "many.jsonl", "out": folder / "out.jsonl", "source": "en", "target": "de"}
+    options |= {"engine": "ctranslate2", "device": "cpu", "model": model, "batch": 3, "beam": 1}
+    command = [sys.executable, "-m", "cl2cm_jax.translate", *(f"--{name}={value}" for name, value in options.items())]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def kill_when(running: subprocess.Popen[bytes], journal: Path, size: int) -> None:
+    """Kills the process at the first sight of a journal of `size` bytes, wherever it is then."""
+    while running.poll() is None and (journal.stat().st_size if journal.exists() else 0) < size:
+        time.sleep(0.0005)
+    os.kill(running.pid, signal.SIGKILL) if running.poll() is None else None
+    running.communicate()
+
+
+def test_killed_again_and_again_it_neither_loses_nor_repeats(tmp_path: Path, nllb_folder: Path) -> None:
+    texts = [f"a {('dog', 'cat', 'horse')[number % 3]} {number // 2}" for number in range(CAPTIONS)]
+    rows = [{"image": f"{number}.png", "language": "en", "caption": text} for number, text in enumerate(texts)]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    journal, chosen = provenance_path(tmp_path / "out.jsonl"), random.Random()
+    # A line has about 200 bytes, so these are in the first quarter and half.
+    sizes = sorted([chosen.randrange(50 * CAPTIONS), *(chosen.randrange(100 * CAPTIONS) for _ in range(4))])
+    before, kills = b"", 0
+    for size in sizes:
+        running = start(tmp_path, nllb_folder)
+        kill_when(running, journal, size)
+        if running.returncode == 0:  # it was faster than this process, which a busy machine may bring about
+            break
+        kills += 1
+        assert running.returncode == -signal.SIGKILL, f"sizes {sizes}"
+        assert not (tmp_path / "out.jsonl").exists()
+        after = journal.read_bytes() if journal.exists() else b""
+        assert after.startswith(before), f"sizes {sizes}"  # what was finished stays as it was
+        before = after
+    assert kills > 0
+    last = start(tmp_path, nllb_folder)
+    out, err = last.communicate(timeout=300)
+    assert last.returncode == 0, err.decode()
+    assert b"600 captions from en to de" in out
+    words = {"dog": "ein Hund", "cat": "ein Kater", "horse": "ein Pferd"}
+    expected = [(f"{number}.png", words[text.split()[1]], "machine") for number, text in enumerate(texts)]
+    assert translations(tmp_path / "out.jsonl") == expected
+    lines = [line for line in journal.read_bytes().split(b"\n") if line.endswith(b"}")]
+    assert Counter(json.loads(line)["image"] for line in lines) == {row["image"]: 1 for row in rows}, f"sizes {sizes}"
+
+
+def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path: Path, nllb_folder: Path) -> None:
+    rows = [{"image": f"{n}.png", "language": "en", "caption": f"a dog {n}"} for n in range(CAPTIONS)]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    running, journal = start(tmp_path, nllb_folder), provenance_path(tmp_path / "out.jsonl")
+    while running.poll() is None and not journal.exists():
+        time.sleep(0.0005)
+    running.terminate()
+    out, _ = running.communicate(timeout=120)
+    assert running.returncode == 0
+    assert out.startswith(b"stopped and saved; resume with: python -m cl2cm_jax.translate --captions=")
+    assert not (tmp_path / "out.jsonl").exists() and journal.read_bytes().endswith(b"}\n")
