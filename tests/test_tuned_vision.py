@@ -189,10 +189,15 @@ def copied(drawn: Path, folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_train_evaluate_and_search(drawn: Path, tmp_path: Path) -> None:
-    workdir = tmp_path / "run"
-    finished = call(main.main, *command(drawn, workdir))
+@pytest.fixture(scope="module")
+def trained(drawn: Path) -> Path:
+    finished = call(main.main, *command(drawn, drawn / "run"))
     assert finished.code == 0, finished.err
+    return drawn / "run"
+
+
+def test_evaluation_and_search_read_the_same_pictures(drawn: Path, trained: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     first = json.loads((workdir / "results.json").read_text())
     weights = load_file(workdir / "model.safetensors")
     assert len(weights["vision_backbone/layers/mlp/up/kernel"]) == 1
@@ -216,8 +221,9 @@ def test_search_finds_what_was_trained_on(drawn: Path, tmp_path: Path) -> None:
     """With a text encoder that knows the words, for the random BERT tells no two captions apart."""
     workdir = tmp_path / "run"
     text = {"text__backbone": "use_multilingual", "student__text__trainable": "", "teacher__text__trainable": ""}
-    longer = {"train__steps": "150", "train__evaluate_every": "150", "train__ema": "0", "train__select": "last"}
-    longer |= {"optimizer__backbone_rate": "0.3", "optimizer__learning_rate": "0.003"}
+    longer = {"train__steps": "40", "train__evaluate_every": "40", "train__ema": "0", "train__batch_size": "16"}
+    longer |= {"optimizer__backbone_rate": "0.5", "optimizer__learning_rate": "0.005", "weights__transfer": "0"}
+    longer |= {"vision__pool": "tokens", "student__dropout": "0", "student__vision__flip": "False"}
     finished = call(main.main, *command(drawn, workdir, text__path="", **text, **longer))
     assert finished.code == 0, finished.err
     few = copied(drawn, tmp_path / "few", "red-car", "green-flower", "blue-house", "white-dog")
@@ -227,17 +233,21 @@ def test_search_finds_what_was_trained_on(drawn: Path, tmp_path: Path) -> None:
     assert best == ["red-car.png", "green-flower.png"]
 
 
-def test_a_run_that_was_stopped_goes_on(drawn: Path, tmp_path: Path) -> None:
-    """From a checkpoint, with the crops that it would have had; other pictures are refused."""
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
-    assert call(main.main, *command(drawn, whole)).code == 0
-    shutil.copytree(whole, halves)
+def test_a_run_that_was_stopped_goes_on_with_the_same_crops(drawn: Path, trained: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     for step in (6, 8):
-        shutil.rmtree(halves / "checkpoints" / str(step))
+        shutil.rmtree(workdir / "checkpoints" / str(step))
     for name in ("results.json", "model.safetensors"):
-        (halves / name).unlink()
-    resumed = call(main.main, *command(drawn, halves))
+        (workdir / name).unlink()
+    resumed = call(main.main, *command(drawn, workdir))
     assert resumed.code == 0, resumed.err
-    first, second = (load_file(folder / "model.safetensors") for folder in (whole, halves))
+    first, second = (load_file(folder / "model.safetensors") for folder in (trained, workdir))
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def test_other_pictures_are_other_data(drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn / "photos", tmp_path / "photos")
+    same = built(drawn, data__images=str(tmp_path / "photos")).data
+    draw("pink", "dog").save(tmp_path / "photos" / "red-car.png")
+    assert built(drawn).data == same != built(drawn, data__images=str(tmp_path / "photos")).data
