@@ -138,7 +138,7 @@ def test_nothing_frozen_is_run_backwards(drawn: Path, monkeypatch: pytest.Monkey
     everything = products(jax.grad(loss, argnums=(0, 1)), own, frozen)
     nothing = jax.grad(loss, argnums=1)(own, frozen)
     assert not any(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(nothing))
-    assert everything < 1.01 * both and both < 3 * forward
+    assert everything < 1.01 * both and both < 2 * forward  # 2.6 where all layers are trained
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,11 @@ def test_nothing_frozen_is_run_backwards(drawn: Path, monkeypatch: pytest.Monkey
         ({"student__vision__trainable": "layers 1-11"}, "layers 0-1, and the trained ones end with the last"),
         ({"student__vision__trainable": "1"}, "student.vision.trainable='1' must be '' .none., 'all', or e.g."),
         ({"vision__backbone": "efficientnet_lite0"}, "needs config.vision.backbone='clip_vit'"),
+        ({"data__frames": "4"}, "trains on pictures, and config.data.frames=4 reads clips"),
+        (
+            {"data__images": "", "data__captions": "", "data__shards": "tars"},
+            "config.data.shards has none; unpack them",
+        ),
         ({"student__vision__crop": "0"}, "student.vision.crop=0.* must be between 0.01 and 1"),
     ],
 )
