@@ -138,7 +138,7 @@ def test_nothing_frozen_is_run_backwards(drawn: Path, monkeypatch: pytest.Monkey
     everything = products(jax.grad(loss, argnums=(0, 1)), own, frozen)
     nothing = jax.grad(loss, argnums=1)(own, frozen)
     assert not any(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(nothing))
-    assert everything < 1.01 * both and both < 3 * forward
+    assert everything < 1.01 * both and both < 2 * forward  # 2.6 where all layers are trained
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,11 @@ def test_nothing_frozen_is_run_backwards(drawn: Path, monkeypatch: pytest.Monkey
         ({"student__vision__trainable": "layers 1-11"}, "layers 0-1, and the trained ones end with the last"),
         ({"student__vision__trainable": "1"}, "student.vision.trainable='1' must be '' .none., 'all', or e.g."),
         ({"vision__backbone": "efficientnet_lite0"}, "needs config.vision.backbone='clip_vit'"),
+        ({"data__frames": "4"}, "trains on pictures, and config.data.frames=4 reads clips"),
+        (
+            {"data__images": "", "data__captions": "", "data__shards": "tars"},
+            "config.data.shards has none; unpack them",
+        ),
         ({"student__vision__crop": "0"}, "student.vision.crop=0.* must be between 0.01 and 1"),
     ],
 )
@@ -182,32 +187,72 @@ def command(drawn: Path, workdir: Path, **changes: str) -> list[str]:
     return [f"--config={drawn}/config.py", f"--workdir={workdir}", *flags]
 
 
-def test_train_evaluate_and_search(drawn: Path, tmp_path: Path) -> None:
-    workdir = tmp_path / "run"
-    longer = {"train__steps": "80", "train__evaluate_every": "40", "train__ema": "0", "student__vision__flip": "False"}
-    asked = command(drawn, workdir, **longer)
-    finished = call(main.main, *asked)
+def copied(drawn: Path, folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        shutil.copy(drawn / "photos" / f"{name}.png", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(drawn: Path) -> Path:
+    finished = call(main.main, *command(drawn, drawn / "run"))
     assert finished.code == 0, finished.err
+    return drawn / "run"
+
+
+def test_evaluation_and_search_read_the_same_pictures(drawn: Path, trained: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     first = json.loads((workdir / "results.json").read_text())
-    print(first["test"], first["validation"])
     weights = load_file(workdir / "model.safetensors")
     assert len(weights["vision_backbone/layers/mlp/up/kernel"]) == 1
-    again = call(main.main, *asked, "--mode=evaluate")
+    again = call(main.main, *command(drawn, workdir), "--mode=evaluate")
     assert again.code == 0, again.err
     assert json.loads((workdir / "results.json").read_text())["test"] == first["test"]
 
     query = [f"--workdir={workdir}", "rot Auto", "vert fleur", "--json"]
     whole = json.loads(call(search.main, *query, "--top=32").out)
-    print([[r["id"] for r in answer["results"]][:4] for answer in whole])
-    few = {"red-car.png", "green-flower.png", "pink-house.png"}
-    (tmp_path / "few").mkdir()
-    for name in few:
-        shutil.copy(drawn / "photos" / name, tmp_path / "few")
-    found = call(search.main, *query, "--top=3", f"--images={tmp_path / 'few'}")
+    few = copied(drawn, tmp_path / "few", "red-car", "green-flower", "pink-house")
+    found = call(search.main, *query, "--top=3", f"--images={few}")
     assert found.code == 0, found.err
     for answer, before in zip(json.loads(found.out), whole, strict=True):
         score = {result["id"]: result["score"] for result in before["results"]}
-        assert {result["id"] for result in answer["results"]} == few
+        assert {result["id"] for result in answer["results"]} == {path.name for path in few.iterdir()}
         for result in answer["results"]:  # a picture has one vector, from wherever it is read
             assert result["score"] == pytest.approx(score[result["id"]], abs=1e-4)
-    assert [answer["results"][0]["id"] for answer in json.loads(found.out)] == ["red-car.png", "green-flower.png"]
+
+
+def test_search_finds_what_was_trained_on(drawn: Path, tmp_path: Path) -> None:
+    """With a text encoder that knows the words, for the random BERT tells no two captions apart."""
+    workdir = tmp_path / "run"
+    text = {"text__backbone": "use_multilingual", "student__text__trainable": "", "teacher__text__trainable": ""}
+    longer = {"train__steps": "40", "train__evaluate_every": "40", "train__ema": "0", "train__batch_size": "16"}
+    longer |= {"optimizer__backbone_rate": "0.5", "optimizer__learning_rate": "0.005", "weights__transfer": "0"}
+    longer |= {"vision__pool": "tokens", "student__dropout": "0", "student__vision__flip": "False"}
+    finished = call(main.main, *command(drawn, workdir, text__path="", **text, **longer))
+    assert finished.code == 0, finished.err
+    few = copied(drawn, tmp_path / "few", "red-car", "green-flower", "blue-house", "white-dog")
+    found = call(search.main, f"--workdir={workdir}", "rot Auto", "vert fleur", "--json", f"--images={few}")
+    assert found.code == 0, found.err
+    best = [answer["results"][0]["id"] for answer in json.loads(found.out)]
+    assert best == ["red-car.png", "green-flower.png"]
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_crops(drawn: Path, trained: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
+    for step in (6, 8):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    for name in ("results.json", "model.safetensors"):
+        (workdir / name).unlink()
+    resumed = call(main.main, *command(drawn, workdir))
+    assert resumed.code == 0, resumed.err
+    first, second = (load_file(folder / "model.safetensors") for folder in (trained, workdir))
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def test_other_pictures_are_other_data(drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn / "photos", tmp_path / "photos")
+    same = built(drawn, data__images=str(tmp_path / "photos")).data
+    draw("pink", "dog").save(tmp_path / "photos" / "red-car.png")
+    assert built(drawn).data == same != built(drawn, data__images=str(tmp_path / "photos")).data

@@ -231,8 +231,10 @@ def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:
         trained = f"config.student.vision.trainable={c.student.vision.trainable!r}"
         if c.vision.backbone != "clip_vit":
             yield f"{trained} needs config.vision.backbone='clip_vit', not {c.vision.backbone!r}"
-        if c.data.get("frames", 1) > 1:
+        if c.data.frames > 1:
             yield f"{trained} trains on pictures, and config.data.frames={c.data.frames} reads clips; use 1, or ''"
+        if c.data.shards:
+            yield f"{trained} reads picture files in every step; config.data.shards has none; unpack them, or use ''"
     student, teacher = student_first(c), teacher_first(c)
     for part, first in (("student", student), ("teacher", teacher)):
         if first is not None and c.text.backbone != "bert":
