@@ -46,9 +46,9 @@ class Quality(NamedTuple):
     """Percentages over all pairs of a language.
 
     Attributes:
-      linked: of the links of cooccurrence, those whose source word sends most to the linked word.
+      linked: of the links of cooccurrence, those whose source word sends more to the linked word than to any other.
       linked_mass: of the mass of those source words, what arrives there.
-      same: of equal numbers, names and marks, those that send most to their equal.
+      same: of equal numbers, names and marks, those that send more to their equal than to any other word.
       mutual: of all source words, those that receive most from the word they send most to.
       alike: mean cosine of two words of one source sentence, times 100; 100 is a collapse.
     """

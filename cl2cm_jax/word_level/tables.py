@@ -76,12 +76,12 @@ def quality_table(rows: Mapping[str, RowRuns], by_place: Mapping[str, Quality], 
 
 QUALITY = {
     "linked": "of the words that counting links (IBM model 1 on the training text, both directions agree, no word that "
-    "a sentence repeats), those that send most of their mass to their partner; percent, as all below",
+    "a sentence repeats), those that send more to their partner than to any other word; percent, as all below",
     "mass": "of the mass of these words, what arrives at their partner",
-    "same": "of numbers, marks and long words that stand once in both sentences as they are, those that send most of "
-    "their mass to their equal",
+    "same": "of numbers, marks and long words that stand once in both sentences as they are, those that send more to "
+    "their equal than to any other word",
     "mutual": "of all source words, those that receive most from the word that they send most to",
-    "alike": "mean cosine of two words of a sentence, times 100; at 100 all words are one, and a plan means nothing",
+    "alike": "mean cosine of two words of a source sentence, times 100; at 100 all words are one, and a plan means nothing",
 }
 
 
