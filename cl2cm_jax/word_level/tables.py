@@ -81,7 +81,8 @@ QUALITY = {
     "same": "of numbers, marks and long words that stand once in both sentences as they are, those that send more to "
     "their equal than to any other word",
     "mutual": "of all source words, those that receive most from the word that they send most to",
-    "alike": "mean cosine of two words of a source sentence, times 100; at 100 all words are one, and a plan means nothing",
+    "alike": "mean cosine of two words of a source sentence, times 100; at 100 all words are one, and a plan means "
+    "nothing",
 }
 
 
