@@ -88,5 +88,5 @@ def test_multi30ks_own_text() -> None:
     records = read_parallel(REAL, languages=("en", "de", "fr", "cs"))
     assert {split: len(some) for split, some in records.items()} == {"train": 29000, "validation": 1014, "test": 1000}
     first = records["train"][0].captions
-    assert first[0].text == "Two young, White males are outside near many bushes."
+    assert [len(c.text.split()) for c in first] == [9, 12, 9, 9]  # their text is not ours to print
     assert [c.language for c in first] == ["en", "de", "fr", "cs"]
