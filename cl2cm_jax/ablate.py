@@ -13,15 +13,16 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from cl2cm_jax import finish, train
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.command_line import Arguments, resume_command, split_flags
-from cl2cm_jax.config import nearest, override_all, read
+from cl2cm_jax.config import override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.ablation_table import (
     AblationRow,
@@ -34,6 +35,7 @@ from cl2cm_jax.evaluation.ablation_table import (
 from cl2cm_jax.evaluation.bootstrap import Difference, RunHits, paired_difference
 from cl2cm_jax.evaluation.report import Protocol, to_json
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics, save_ranks
+from cl2cm_jax.evaluation.rows import named_rows, run_folder
 from cl2cm_jax.features import Corpora, corpora
 from cl2cm_jax.run import SELECTION, build, claim, start_jax
 from cl2cm_jax.runtime.metrics import read_rows
@@ -106,10 +108,7 @@ def parse(
         options.noise = [float(share) for share in options.noise.split(",")]
     except ValueError as error:
         raise UserError(f"--noise={options.noise!r} must be shares such as 0,0.4") from error
-    options.rows = [name.strip() for name in options.rows.split(";") if name.strip()] or list(ROWS)
-    for name in options.rows:
-        if name not in ROWS:
-            raise UserError(f"--rows: {name!r} is not a row{nearest(name, list(ROWS))}")
+    options.rows = named_rows(options.rows, list(ROWS), flag="rows") or list(ROWS)
     if BASELINE not in options.rows:
         options.rows.insert(0, BASELINE)
     return options, overrides
@@ -118,17 +117,45 @@ def parse(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains what is missing, then prints and writes the tables."""
     start = time.perf_counter()
+    trained = train_missing(arguments, command="ablate", parse=parse)
+    if trained is None:
+        return
+    report(trained.config, trained.workdir, **trained.runs)
+    print(f"seconds: {time.perf_counter() - start:.0f}; tables: {trained.workdir}/ablation.md, ablation.json")
+
+
+class Trained(NamedTuple):
+    """Runs that are all in the workdir, and what `report` needs to find them: its noises, seeds and names."""
+
+    config: ConfigDict
+    workdir: Path
+    runs: dict[str, list]
+
+
+def train_missing(
+    arguments: Sequence[str] | None,
+    *,
+    command: str,
+    parse: Callable[[Sequence[str]], tuple[argparse.Namespace, dict[str, str]]],
+) -> Trained | None:
+    """Trains what a command over the ablation's runs asks for; None if a signal asked to stop, which is said.
+
+    Args:
+      arguments: as typed; None: those of the process.
+      command: its name.
+      parse: its command line.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
     arguments = sys.argv[1:] if arguments is None else arguments
     options, overrides = parse(arguments)
     config = read(options.config, overrides)
     start_jax(Path(config.data.dir))
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
-    if not train_all(config, options.workdir, noises=options.noise, seeds=seeds, names=options.rows):
-        print(f"stopped and saved; resume with: {resume_command('ablate', arguments)}")
-        return
-    report(config, options.workdir, noises=options.noise, seeds=seeds, names=options.rows)
-    print(f"seconds: {time.perf_counter() - start:.0f}; tables: {options.workdir}/ablation.md, ablation.json")
+    runs = {"noises": options.noise, "seeds": seeds, "names": options.rows}
+    if not train_all(config, options.workdir, **runs):
+        print(f"stopped and saved; resume with: {resume_command(command, arguments)}")
+        return None
+    return Trained(config, options.workdir, runs)
 
 
 def train_all(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: list[int], names: list[str]) -> bool:
@@ -219,8 +246,7 @@ def _run_once(config: ConfigDict, data: Corpora, folder: Path, *, noise: float, 
 
 
 def _folder(workdir: Path, noise: float, seed: int, name: str) -> Path:
-    slug = "-".join("".join(c if c.isalnum() else " " for c in name).split()).lower()
-    return workdir / f"noise-{noise:g}" / slug / f"seed-{seed}"
+    return run_folder(workdir / f"noise-{noise:g}", name, seed)
 
 
 def _validation(folder: Path, config: ConfigDict) -> float:

@@ -17,12 +17,7 @@ from cl2cm_jax.data.corpus import CaptionFeatures, Ragged
 from cl2cm_jax.data.images import scaled
 from cl2cm_jax.data.tokenise import tokenizer, without_case_and_accents
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.backbones import (
-    TextBackbone,
-    VisionBackbone,
-    text_backbone,
-    vision_backbone,
-)
+from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.trained_layers import check_text_layers
 
@@ -105,16 +100,17 @@ class TextEncoder:
             raise UserError(
                 f"config.text.max_tokens={max_tokens} is more than the {backbone.max_tokens} that the backbone takes"
             )
-        self._dim, self._frozen, self._first, self._lowercase = backbone.dim, frozen, first, lowercase
+        self._dim, self._first, self._lowercase = backbone.dim, first, lowercase
         self._tokenize = tokenizer(
             backbone.tokenizer, max_tokens=max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
         )
-        self._full = functools.partial(jax.jit(backbone.apply), backbone.params) if frozen else None
-        self._states = None
+        self._prefix, rest = None, functools.partial(jax.jit(backbone.apply), backbone.params)
         if first is not None and first >= 0:
             assert backbone.tunable is not None
-            below, _ = backbone.tunable.cut(backbone.params, first)
-            self._states = functools.partial(jax.jit(backbone.tunable.prefix), below)
+            below, above = backbone.tunable.cut(backbone.params, first)
+            self._prefix = functools.partial(jax.jit(backbone.tunable.prefix), below)
+            rest = functools.partial(jax.jit(backbone.tunable.tail), above)
+        self._rest = rest if frozen else None  # from the states where the model is cut, else from the ids
 
     def __call__(self, texts: Sequence[str]) -> CaptionFeatures:
         """Maps m texts to sentences (m, d) float32, words float16, and states float16 (ids int32) if asked for.
@@ -132,18 +128,17 @@ class TextEncoder:
             rows = order[start : start + TEXT_BATCH]
             length = next(size for size in LENGTHS if size >= lengths[rows].max())
             ids, mask = (_fit(x[rows], TEXT_BATCH, length) for x in tokens)
-            if self._full is not None:
-                output = self._full(ids, mask)
+            begun = ids if self._prefix is None else self._prefix(ids, mask)
+            if self._rest is not None:
+                output = self._rest(begun, mask)
                 sentences[rows] = np.asarray(output.sentence)[: len(rows)]
                 keep = np.asarray(output.mask) if self._first is None else mask
                 for row, state, kept in zip(rows, np.asarray(output.words), keep, strict=False):
                     words[row] = state[kept].astype(np.float16)
-            if self._states is not None:
-                for row, state, kept in zip(rows, np.asarray(self._states(ids, mask)), mask, strict=False):
-                    states[row] = state[kept].astype(np.float16)
-            elif self._first is not None:
-                for row, own, kept in zip(rows, ids, mask, strict=False):
-                    states[row] = own[kept][:, None]
+            if self._first is not None:
+                own = ids[..., None] if self._prefix is None else np.asarray(begun).astype(np.float16)
+                for row, state, kept in zip(rows, own, mask, strict=False):
+                    states[row] = state[kept]
         marked = self._first is not None
         return CaptionFeatures(
             sentences, _ragged(words, dim, marked=marked), _ragged(states, dim, marked=True) if marked else None
@@ -167,15 +162,6 @@ def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:
     cut = x[:, :length]
     out[: len(cut), : cut.shape[1]] = cut
     return out
-
-
-def backbones(config: ConfigDict) -> tuple[TextBackbone, VisionBackbone | None]:
-    """Loads the configured backbones with their weights; no vision backbone where the set brings features."""
-    text = text_backbone(config.text.backbone, config.text.path or None)
-    v = config.vision
-    if v.backbone == "precomputed":
-        return text, None
-    return text, vision_backbone(v.backbone, v.path or None, image_size=v.image_size)
 
 
 def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:

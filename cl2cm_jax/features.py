@@ -12,10 +12,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -26,12 +26,15 @@ from cl2cm_jax.data.clips import decode_clip
 from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
 from cl2cm_jax.data.images import decode
 from cl2cm_jax.data.records import Record
-from cl2cm_jax.encoders import ImageEncoder, TextEncoder, backbones, padded_frames, text_encoder
-from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.backbones import (
-    VisionBackbone,
-    fingerprint,
+from cl2cm_jax.encoders import (
+    ImageEncoder,
+    TextEncoder,
+    padded_frames,
+    text_encoder,
 )
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.backbones import VisionBackbone, fingerprint
+from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.pretrained import weights_hash
 
@@ -70,10 +73,7 @@ def corpora(config: ConfigDict) -> Corpora:
         logging.info("features: computed in %.1f s", time.perf_counter() - start)
     else:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
-    try:
-        return Corpora(*(read_split(folder / split, split, languages[split]) for split in SPLITS))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); delete it, it is made anew") from error
+    return read_cache(folder, languages)
 
 
 def languages_of(config: ConfigDict, split: str) -> tuple[str, ...]:
@@ -99,32 +99,54 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
 
 
 def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]], folder: Path) -> None:  # noqa: ANN001
-    """Writes the features of all splits beside their final place, then gives them their name."""
-    text, vision = backbones(config)
-    encode_text = text_encoder(config, text)
-    encode_images = ImageEncoder(vision, pool=config.vision.pool) if vision is not None else None
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    builders.remove_stale(folder.parent, ".*.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    for split in SPLITS:
+    """Runs the backbones over all splits and keeps what they yield."""
+    encode_text = text_encoder(config, configured_text(config))
+    see = _sight(config)
+
+    def write(split: str, place: Path) -> None:
         # twice: pictures are never held, and a missing language is found before they are encoded
         records = [
             replace(record, image=None, feature=None, frames=()) for record in builders.read_records(builder, split)
         ]
         builders.check_languages(records, split, languages[split])
-        pictures = builders.read_records(builder, split)
-        if vision_first(config) is not None:  # what is trained reads the pictures themselves
-            seen = _hashes(pictures, fingerprint("vision", config.vision.backbone, config.vision.path or None))
-        else:
-            seen = _vision_features(pictures, encode_images, config.data.frames)
-        write_split(temporary / split, records, languages[split], seen, encode_text)
-    (temporary / "done.json").write_text(json.dumps({"languages": languages}))
+        seen = see(builders.read_records(builder, split))
+        write_split(place, records, languages[split], seen, encode_text)
+
+    write_cache(folder, write, about={"languages": languages})
+
+
+def write_cache(folder: Path, write: Callable[[str, Path], None], *, about: dict[str, Any]) -> None:
+    """Writes the splits beside their final place, then gives them their name.
+
+    Args:
+      folder: the cache.
+      write: (split, its folder) writes one split, with `write_split`.
+      about: kept in done.json, which marks the cache as whole.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    builders.remove_stale(folder.parent, ".*.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for split in SPLITS:
+        write(split, temporary / split)
+    (temporary / "done.json").write_text(json.dumps(about))
     if folder.exists() and not (folder / "done.json").exists():
         shutil.rmtree(folder)  # what is left of one that was deleted or copied in part
     try:
         temporary.rename(folder)
     except OSError:  # another process was faster with the same features
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_cache(folder: Path, languages: dict[str, tuple[str, ...]]) -> Corpora:
+    """Reads what `write_cache` wrote; `languages` by split.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        return Corpora(*(_read_split(folder / split, split, languages[split]) for split in SPLITS))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); delete it, it is made anew") from error
 
 
 def write_split(
@@ -165,6 +187,19 @@ def write_split(
     (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
 
 
+Sight = Callable[[Iterable[Record]], tuple[np.ndarray, np.ndarray]]
+
+
+def _sight(config: ConfigDict) -> Sight:
+    """What is kept of pictures: hashes of those that trained layers will read themselves, features of all others."""
+    if vision_first(config) is not None:
+        weights = fingerprint("vision", config.vision.backbone, config.vision.path or None)
+        return lambda records: _hashes(records, weights)
+    vision = configured_vision(config)
+    encode_images = ImageEncoder(vision, pool=config.vision.pool) if vision is not None else None
+    return lambda records: _vision_features(records, encode_images, config.data.frames)
+
+
 def _vision_features(
     records: Iterable[Record], encode_images: ImageEncoder | None, frames: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +222,7 @@ def _hashes(records: Iterable[Record], weights: str) -> tuple[np.ndarray, np.nda
     return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 1, 32), np.ones(len(hashes), np.int32)
 
 
-def read_split(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
+def _read_split(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
     """Reads what `write_split` wrote, large arrays memory-mapped."""
     table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
     arrays = {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in folder.glob("*.npy")}

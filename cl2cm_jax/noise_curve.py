@@ -9,8 +9,6 @@ trained again. Writes noise_curve.md, noise_curve.json and noise_curve.png. A ki
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,13 +18,10 @@ from ml_collections import ConfigDict
 from cl2cm_jax import ablate
 from cl2cm_jax.ablate import BASELINE, DEFAULT
 from cl2cm_jax.atomic import write_text
-from cl2cm_jax.command_line import resume_command
-from cl2cm_jax.config import read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.bootstrap import RunHits, paired_difference, sum_recall_level
 from cl2cm_jax.evaluation.curve import COLOURS, Curve, curve_table, draw_curves
 from cl2cm_jax.evaluation.report import Protocol, to_json
-from cl2cm_jax.run import start_jax
 
 NAMES = (BASELINE, DEFAULT, "source only")
 NOISE = "0,0.1,0.2,0.3,0.4,0.5,0.6"
@@ -51,17 +46,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains what is missing, then prints and writes the table and draws the picture."""
     start = time.perf_counter()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options, overrides = parse(arguments)
-    config = read(options.config, overrides)
-    start_jax(Path(config.data.dir))
-    seeds = list(range(options.first_seed, options.first_seed + options.seeds))
-    if not ablate.train_all(config, options.workdir, noises=options.noise, seeds=seeds, names=options.rows):
-        print(f"stopped and saved; resume with: {resume_command('noise_curve', arguments)}")
+    trained = ablate.train_missing(arguments, command="noise_curve", parse=parse)
+    if trained is None:
         return
-    report(config, options.workdir, noises=options.noise, seeds=seeds, names=options.rows)
-    print(f"seconds: {time.perf_counter() - start:.0f}; files: {options.workdir}/{', '.join(FILES)}")
+    report(trained.config, trained.workdir, **trained.runs)
+    print(f"seconds: {time.perf_counter() - start:.0f}; files: {trained.workdir}/{', '.join(FILES)}")
 
 
 def report(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: list[int], names: list[str]) -> None:

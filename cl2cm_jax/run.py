@@ -154,7 +154,7 @@ def _embedder(config: ConfigDict, networks: Networks, vision: VisionBackbone | N
 
 def _crops(config: ConfigDict, vision: VisionBackbone | None) -> Crops | None:
     """How training pictures are cropped; None if their features are read."""
-    if vision is None or vision.preprocess is None:
+    if vision is None:
         return None
     p, c = vision.preprocess, config.student.vision
     return Crops(p.image_size, p.shorter_side, p.filter, c.crop, c.flip)

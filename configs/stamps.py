@@ -6,23 +6,17 @@ Argument:  --config=configs/stamps.py:setting=trials is the setting of the small
            to 256, no dropout, 300 steps, the last parameters; without it, what won on held-out training pictures
 Hardware:  a laptop; Debian or Ubuntu for the pictures (tuxpaint-stamps-default) and the translations (apertium)
 Time:      on two CPU cores: features 34 s, once; a run of the ablation 5 to 10 s
-Numbers:   see docs/data.md
+Numbers:   see docs/stamps.md
 """
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import defaults
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.config import defaults, read_argument
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Returns the configuration.
-
-    Args:
-      argument: "setting=tuned" (also if empty) or "setting=trials".
-    """
-    if argument not in ("", "setting=tuned", "setting=trials"):
-        raise UserError(f"config argument {argument!r} is unknown; write ':setting=tuned' or ':setting=trials'")
+    """Returns the configuration for `setting=...`."""
+    options = read_argument(argument, setting=("tuned", "trials"))
     c = defaults()
     c.data.name = "stamps"
     c.data.root = "data/stamps-source"
@@ -32,7 +26,7 @@ def get_config(argument: str = "") -> ConfigDict:
     c.data.reported = ("ca", "gl")  # the text backbone was not trained on these two
     c.confidence.kind = "posterior"
     c.evaluation.pictures = ("en", "es", "pt", "it", "fr", "ca", "gl")
-    if argument == "setting=trials":
+    if options["setting"] == "trials":
         c.student.dim = 256
         c.train.steps = "300"
         c.train.select = "last"

@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_set import COLOURS, THINGS
 
 from cl2cm_jax.evaluation.retrieval import load_ranks
+from cl2cm_jax.evaluation.rows import run_folder
 from cl2cm_jax.word_level import __main__ as word_level
 from cl2cm_jax.word_level import plan_picture, plans
 from cl2cm_jax.word_level.cooccurrence import learn, links
@@ -67,7 +68,7 @@ def test_every_row_is_trained_and_measured(finished: tuple[Path, list[str], str]
     for name in word_level.ROWS:
         assert f"| {name} |" in table and name in printed
         for seed in (0, 1):
-            folder = word_level.folder_of(out, name, seed)
+            folder = run_folder(out, name, seed)
             results = json.loads((folder / "results.json").read_text())
             assert results["step"] == (0 if name == word_level.BEFORE else results["step"]) <= 4
             ranks = load_ranks(folder / "ranks.npz")
@@ -81,7 +82,7 @@ def test_untrained_vectors_do_not_depend_on_the_seed_and_training_changes_them(
     out, _, _ = finished
 
     def alike(name: str, seed: int) -> float:
-        results = json.loads((word_level.folder_of(out, name, seed) / "results.json").read_text())
+        results = json.loads((run_folder(out, name, seed) / "results.json").read_text())
         return results["quality"]["de"]["alike"]
 
     assert alike(word_level.BEFORE, 0) == alike(word_level.BEFORE, 1)
@@ -93,7 +94,7 @@ def test_untrained_vectors_do_not_depend_on_the_seed_and_training_changes_them(
 
 def test_a_plan_moves_all_mass_of_a_pair_once(finished: tuple[Path, list[str], str]) -> None:
     out, _, _ = finished
-    arrays = np.load(word_level.folder_of(out, word_level.BEFORE, 0) / "plans.npz")
+    arrays = np.load(run_folder(out, word_level.BEFORE, 0) / "plans.npz")
     assert len(arrays.files) == plans.SHOWN
     for name in arrays.files:
         m, n = arrays[name].shape
@@ -108,8 +109,8 @@ def test_the_picture_shows_every_pair(finished: tuple[Path, list[str], str]) -> 
 
 def test_finished_runs_are_not_repeated_and_a_missing_one_is(finished: tuple[Path, list[str], str]) -> None:
     out, arguments, printed = finished
-    lost = word_level.folder_of(out, word_level.WITH_WORDS, 1)
-    kept = (word_level.folder_of(out, word_level.WITH_WORDS, 0) / "results.json").stat().st_mtime_ns
+    lost = run_folder(out, word_level.WITH_WORDS, 1)
+    kept = (run_folder(out, word_level.WITH_WORDS, 0) / "results.json").stat().st_mtime_ns
     before = (lost / "results.json").read_text()
     (lost / "results.json").unlink()  # as a kill leaves it
     outcome = call(word_level.main, *arguments)
@@ -117,7 +118,7 @@ def test_finished_runs_are_not_repeated_and_a_missing_one_is(finished: tuple[Pat
         f"seed 1 {word_level.WITH_WORDS}"
     ]
     assert json.loads((lost / "results.json").read_text()) == json.loads(before)
-    assert (word_level.folder_of(out, word_level.WITH_WORDS, 0) / "results.json").stat().st_mtime_ns == kept
+    assert (run_folder(out, word_level.WITH_WORDS, 0) / "results.json").stat().st_mtime_ns == kept
     assert outcome.out.splitlines()[:-1] == printed.splitlines()[:-1]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -25,6 +24,7 @@ from cl2cm_jax.data.paper_features import (
     read_shape,
 )
 from cl2cm_jax.data.paper_files import FEATURES, PAPER_SETS, TEXT, Search
+from cl2cm_jax.data.picture_checks import in_threads
 from cl2cm_jax.errors import UserError
 
 _PICTURES = {"multi30k": "flickr30k-images", "mscoco": "all_pics"}
@@ -226,6 +226,5 @@ def _is_within(folder: Path, path: str) -> bool:
 def reasons_against(vision: Vision, medias: Iterable[str]) -> dict[str, str]:
     """The reason against each medium that has one; pictures are decoded in threads."""
     medias = list(medias)
-    with ThreadPoolExecutor() as pool:
-        reasons = pool.map(vision.reason_against, medias)
-        return {media: reason for media, reason in zip(medias, reasons, strict=True) if reason}
+    reasons = in_threads(vision.reason_against, medias)
+    return {media: reason for media, reason in zip(medias, reasons, strict=True) if reason}

@@ -6,12 +6,11 @@ text lies in data/task1/raw and whose test split is called test_2016_flickr.
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.data.text_lines import read_lines
 from cl2cm_jax.errors import UserError
 
 # names of a split's files; the first that is there is taken
@@ -38,7 +37,7 @@ def read_parallel(folder: Path, *, languages: Sequence[str], limit: int = 0) -> 
     records = {}
     for split, names in SPLITS.items():
         paths = [_file(texts, names, language) for language in languages]
-        lines = [_read_lines(path) for path in paths]
+        lines = [_sentences(path) for path in paths]
         for path, theirs in zip(paths[1:], lines[1:], strict=True):
             if len(theirs) != len(lines[0]):
                 raise UserError(
@@ -80,16 +79,9 @@ def _file(folder: Path, names: Sequence[str], language: str) -> Path:
     return found[0]
 
 
-def _read_lines(path: Path) -> list[str]:
-    """The lines without spaces around them."""
-    try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}); get a fresh copy") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid UTF-8 (byte {error.start}); get a fresh copy") from error
-    lines = [line.strip() for line in text.removesuffix("\n").split("\n")]  # not splitlines: U+2028 ends no line here
+def _sentences(path: Path) -> list[str]:
+    """The lines without spaces around them; none may be empty."""
+    lines = [line.strip() for line in read_lines(path)]
     if "" in lines:
         where = "is empty" if lines == [""] else f"line {lines.index('') + 1} is empty"
         raise UserError(f"{path}: {where}; line i of every language must say the same")

@@ -9,8 +9,6 @@ Source: Multi30K's authors (the format).
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from cl2cm_jax.data.paper_features import read_image_ids
 from cl2cm_jax.data.paper_files import Search
 from cl2cm_jax.data.problems import Problem
 from cl2cm_jax.data.records import Caption
+from cl2cm_jax.data.text_lines import read_lines
 from cl2cm_jax.errors import UserError
 
 SPLITS = {
@@ -74,7 +73,7 @@ class RawFiles:
             images = read_image_ids(list_of_images)
             captions: Captions = {image: [] for image in images}
             for language, path in self.texts[split]:
-                lines = _lines(path)
+                lines = read_lines(path)
                 if len(lines) != len(images):
                     raise UserError(
                         f"{path} has {len(lines)} lines but {list_of_images} has {len(images)} images; they are a pair"
@@ -86,14 +85,3 @@ class RawFiles:
                         problems.append(Problem(str(path), number, "sentence", "is empty; get a fresh copy"))
             splits[split] = captions
         return splits, problems
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-        return content.decode("utf-8-sig").removesuffix("\n").split("\n")
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}); get a fresh copy") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid UTF-8 (byte {error.start}); get a fresh copy") from error

@@ -12,9 +12,9 @@ from cl2cm_jax.atomic import replacing
 from cl2cm_jax.evaluation.ablation_table import format_difference
 from cl2cm_jax.evaluation.bootstrap import Difference, Level
 from cl2cm_jax.evaluation.fonts import font_for
+from cl2cm_jax.evaluation.picture import INK, LINE, SOFT
 from cl2cm_jax.evaluation.table import RULE, Table
 
-INK, SOFT, LINE = "#1f2328", "#6e7781", "#d8dee4"
 COLOURS = ("#6e7781", "#0969da", "#1a7f37", "#bc6c00")
 SCALE = 2  # drawn twice as large and scaled down, which smooths the lines
 WIDTH, HEIGHT = 860, 520

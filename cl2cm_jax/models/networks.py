@@ -194,7 +194,7 @@ class Networks:
         if VISION_TAIL not in student:
             return vision["features"], vision["mask"]
         backbone = self._vision
-        assert backbone is not None and backbone.preprocess is not None
+        assert backbone is not None
         params = {"frozen": frozen or {}, "own": student[VISION_TAIL]}
         output = backbone.apply(params, backbone.preprocess(vision["pixels"]))
         features = output.features if output.pooled is None else output.pooled[:, None]

@@ -15,9 +15,8 @@ from cl2cm_jax.models.backbones import (
     Tunable,
     VisionBackbone,
     VisionOutput,
-    text_backbone,
-    vision_backbone,
 )
+from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
 
 
@@ -30,7 +29,7 @@ def text_layers(config: ConfigDict) -> tuple[Tunable | None, Params | None]:
     first = cut_layer(config)
     if first is None:
         return None, None
-    backbone = text_backbone(config.text.backbone, config.text.path or None)
+    backbone = configured_text(config)
     check_text_layers(config, backbone)
     assert backbone.tunable is not None  # others are refused by the configuration's checks
     return backbone.tunable, backbone.tunable.cut(backbone.params, first)[1]
@@ -58,8 +57,9 @@ def vision_layers(config: ConfigDict) -> tuple[VisionBackbone | None, Params | N
     """
     if vision_first(config) is None:
         return None, None
-    v = config.vision
-    backbone = in_two_parts(config, vision_backbone(v.backbone, v.path or None, image_size=v.image_size))
+    backbone = configured_vision(config)
+    assert backbone is not None  # others are refused by the configuration's checks
+    backbone = in_two_parts(config, backbone)
     return replace(backbone, params={}), backbone.params
 
 

@@ -15,8 +15,9 @@ from safetensors.numpy import load, save
 
 from cl2cm_jax.atomic import replacing
 from cl2cm_jax.config import from_flat
-from cl2cm_jax.encoders import ImageEncoder, backbones, padded_frames, text_encoder
+from cl2cm_jax.encoders import ImageEncoder, padded_frames, text_encoder
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import VISION_TAIL, FeatureShape, Networks, vision_size
 from cl2cm_jax.models.trained_layers import in_two_parts
@@ -78,7 +79,7 @@ def load_encoder(workdir: Path) -> Encoder:
     """The student of a finished run behind its backbones. TensorFlow is not needed."""
     config = read_config(workdir)
     student, weights = load_student(workdir)
-    text, vision = backbones(config)
+    text, vision = configured_text(config), configured_vision(config)
     vision = vision and in_two_parts(config, vision, own=student.get(VISION_TAIL))
     text_features = text_encoder(config, text)
     image_features = ImageEncoder(vision, pool=config.vision.pool) if vision is not None else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from cl2cm_jax.data.paper_captions import media_id
+
 _LINE = re.compile(r"([^\s#]+#[^\s#]+#[^\s#]+)(?: (.*))?")
 
 
@@ -16,7 +18,7 @@ def split_line(line: str) -> tuple[str, str] | None:
 def cap_key(cap_id: str) -> tuple[str, str] | None:
     """Media id and k, which a caption shares with its translation; None if it is no cap_id."""
     parts = cap_id.split("#")
-    return (re.sub(r"\.(jpg|mp4)$", "", parts[0], flags=re.IGNORECASE), parts[2]) if len(parts) == 3 else None
+    return (media_id(cap_id), parts[2]) if len(parts) == 3 else None
 
 
 def translated_cap_id(cap_id: str, target: str) -> str:

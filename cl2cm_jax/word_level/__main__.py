@@ -23,15 +23,16 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.atomic import replacing, write_text
 from cl2cm_jax.command_line import Arguments, split_flags
-from cl2cm_jax.config import is_zero, nearest, override_all, read, reads_words
+from cl2cm_jax.config import is_zero, override_all, read, reads_words
 from cl2cm_jax.data.parallel_text import read_parallel
 from cl2cm_jax.data.tokenise import tokenizer, without_case_and_accents
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.bootstrap import RunHits
 from cl2cm_jax.evaluation.retrieval import load_ranks, save_ranks
+from cl2cm_jax.evaluation.rows import named_rows, run_folder
 from cl2cm_jax.features import Corpora
-from cl2cm_jax.models.backbones import text_backbone
-from cl2cm_jax.run import Run, build, claim, start_jax
+from cl2cm_jax.models.configured import configured_text
+from cl2cm_jax.run import Run, build, claim, fingerprint, start_jax
 from cl2cm_jax.word_level import plans
 from cl2cm_jax.word_level.corpora import text_corpora
 from cl2cm_jax.word_level.plan_picture import ShownPair, draw_plans
@@ -63,6 +64,7 @@ class Setting(NamedTuple):
 
     config: ConfigDict
     corpora: Corpora
+    data: str  # their fingerprint
     pairs: dict[str, Pairs]  # of the test split, by language
     out: Path
 
@@ -87,20 +89,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
         raise UserError(f"--seeds={options.seeds} must be 1 or more")
     if options.limit < 0:
         raise UserError(f"--limit={options.limit} must be 0 or more")
-    named = _rows("rows", options.rows)
-    options.show = _rows("show", options.show)
+    named = named_rows(options.rows, list(ROWS), flag="rows")
+    options.show = named_rows(options.show, list(ROWS), flag="show")
     wanted = {BEFORE, BASELINE, *options.show, *(named or ROWS)}  # what the others are compared with is always there
     options.rows = [name for name in ROWS if name in wanted]
     return options, overrides
-
-
-def _rows(flag: str, text: str) -> list[str]:
-    """The names of rows in the text of a flag; raises UserError."""
-    named = [name.strip() for name in text.split(";") if name.strip()]
-    for name in named:
-        if name not in ROWS:
-            raise UserError(f"--{flag}: {name!r} is not a row{nearest(name, list(ROWS))}")
-    return named
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start_jax(Path(d.dir))
     corpora = text_corpora(config, records)
     pairs = plans.pairs_of(corpora.train, corpora.test, words=_pieces_of(config), source=d.source, languages=languages)
-    setting = Setting(config, corpora, pairs, options.out)
+    setting = Setting(config, corpora, fingerprint(corpora), pairs, options.out)
     for seed in range(options.seeds):
         for name in options.rows:
             began = time.perf_counter()
@@ -159,13 +152,13 @@ def run_once(setting: Setting, name: str, *, seed: int) -> bool:
     config = setting.config.copy_and_resolve_references()
     config.seed = seed
     override_all(config, ROWS[name])
-    folder = folder_of(setting.out, name, seed)
+    folder = run_folder(setting.out, name, seed)
     claim(folder, config)
-    built = build(config, setting.corpora)
     if (folder / RESULTS_FILE).exists():
-        if _results(folder)["data"] != built.data:
+        if _results(folder)["data"] != setting.data:
             raise UserError(f"--out={setting.out} was made with other text than this; use another --out")
         return False
+    built = build(config, setting.corpora)
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         taught = teach(built, note=lambda line: print(line, file=log, flush=True))
     _measure(built, taught, setting, folder)
@@ -213,7 +206,7 @@ def picture(setting: Setting, *, shown: Sequence[str]) -> None:
     """Draws the plans of the first seed, before and with the rows `shown`."""
     config = setting.config
     stored: Mapping[str, Mapping[str, np.ndarray]] = {
-        caption: np.load(folder_of(setting.out, name, 0) / PLANS_FILE, allow_pickle=False)
+        caption: np.load(run_folder(setting.out, name, 0) / PLANS_FILE, allow_pickle=False)
         for caption, name in (("before", BEFORE), *((name, name) for name in shown))
     }
     pairs = []
@@ -230,16 +223,10 @@ def picture(setting: Setting, *, shown: Sequence[str]) -> None:
     draw_plans(setting.out / "transport_plans.png", pairs, title="Where words go in a translation", notes=notes)
 
 
-def folder_of(out: Path, name: str, seed: int) -> Path:
-    """Where a run is kept."""
-    slug = "-".join("".join(c if c.isalnum() else " " for c in name).split()).lower()
-    return out / slug / f"seed-{seed}"
-
-
 def _pieces_of(config: ConfigDict) -> Callable[[str], list[str]]:
     """What cuts a caption into the pieces that the text backbone has words for."""
     c = config.text
-    backbone = text_backbone(c.backbone, c.path or None)
+    backbone = configured_text(config)
     cut = tokenizer(
         backbone.tokenizer, max_tokens=c.max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
     )
@@ -259,7 +246,7 @@ def _results(folder: Path) -> dict:
 
 
 def _runs(setting: Setting, name: str, seeds: Sequence[int]) -> RowRuns:
-    folders = [folder_of(setting.out, name, seed) for seed in seeds]
+    folders = [run_folder(setting.out, name, seed) for seed in seeds]
     results = [_results(folder) for folder in folders]
     return RowRuns(
         hits=[RunHits(seed, load_ranks(folder / RANKS_FILE)) for seed, folder in zip(seeds, folders, strict=True)],

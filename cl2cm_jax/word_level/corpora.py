@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
 import time
 from pathlib import Path
 
@@ -18,11 +16,10 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax import encoders, features
 from cl2cm_jax.config import cut_layer, reads_frozen
-from cl2cm_jax.data import builders
 from cl2cm_jax.data.records import Record
-from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import Corpora
-from cl2cm_jax.models.backbones import fingerprint, text_backbone
+from cl2cm_jax.models.backbones import fingerprint
+from cl2cm_jax.models.configured import configured_text
 
 
 def text_corpora(config: ConfigDict, records: dict[str, list[Record]]) -> Corpora:
@@ -41,10 +38,7 @@ def text_corpora(config: ConfigDict, records: dict[str, list[Record]]) -> Corpor
         start = time.perf_counter()
         _compute(config, records, languages, folder)
         logging.info("features: computed in %.0f s, kept in %s", time.perf_counter() - start, folder)
-    try:
-        return Corpora(*(features.read_split(folder / split, split, languages) for split in features.SPLITS))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); delete it, it is made anew") from error
+    return features.read_cache(folder, dict.fromkeys(records, languages))
 
 
 def _key(config: ConfigDict, records: dict[str, list[Record]]) -> str:
@@ -57,15 +51,12 @@ def _key(config: ConfigDict, records: dict[str, list[Record]]) -> str:
 
 
 def _compute(config: ConfigDict, records: dict[str, list[Record]], languages: tuple[str, ...], folder: Path) -> None:
-    """Writes the splits beside their final place, then gives them their name."""
-    backbone = text_backbone(config.text.backbone, config.text.path or None)
-    encode = encoders.text_encoder(config, backbone)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    builders.remove_stale(folder.parent, ".*.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    for split, some in records.items():
-        nothing = np.zeros((len(some), 1, 1), np.float32), np.ones(len(some), np.int32)
-        features.write_split(temporary / split, some, languages, nothing, encode)
-    (temporary / "done.json").write_text(json.dumps({"languages": languages}))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    """Runs the text backbone over all splits and keeps what it yields."""
+    encode = encoders.text_encoder(config, configured_text(config))
+
+    def write(split: str, place: Path) -> None:
+        lines = records[split]
+        nothing = np.zeros((len(lines), 1, 1), np.float32), np.ones(len(lines), np.int32)
+        features.write_split(place, lines, languages, nothing, encode)
+
+    features.write_cache(folder, write, about={"languages": languages})

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cl2cm_jax.evaluation.ablation_table import format_difference
 from cl2cm_jax.evaluation.bootstrap import RunHits, mean_sum_recall, paired_difference, spread
 from cl2cm_jax.evaluation.retrieval import RECALL_AT, metrics
 from cl2cm_jax.evaluation.table import Table
@@ -54,8 +55,7 @@ def difference_table(rows: Mapping[str, RowRuns], languages: Sequence[str], *, b
             if name == baseline:
                 cells.append(_mean([mean_sum_recall(run, languages=group) for run in row.hits]))
                 continue
-            d = paired_difference(row.hits, rows[baseline].hits, languages=group)
-            cells.append(f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]{' *' if d.excludes_zero else ''}")
+            cells.append(format_difference(paired_difference(row.hits, rows[baseline].hits, languages=group)))
         lines.append((name, *cells, _mean(row.validation), "/".join(map(str, row.step))))
     names = [" ".join(group) if len(group) == 1 else f"mean of {len(group)}" for group in groups]
     notes = (
