@@ -13,6 +13,6 @@ if [[ -n "${DEVICES:-}" ]]; then
   export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$DEVICES"
   XLA_FLAGS+=" --xla_cpu_collective_call_terminate_timeout_seconds=600"
   # one thread a device is too few: independent collectives would wait for each other's threads for ever
-  export NPROC=$((4 * DEVICES))
+  export NPROC=$((32 * DEVICES))
 fi
 exec .venv/bin/python -m cl2cm_jax.main "$@"
