@@ -16,7 +16,8 @@ import jax
 from cl2cm_jax.command_line import split_flags
 from cl2cm_jax.config import read
 from cl2cm_jax.parallel.sharding import put_batch
-from cl2cm_jax.run import build, start_jax
+from cl2cm_jax.run import build
+from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.train import training_batches
 
 

@@ -5,7 +5,8 @@ python -m benchmarks.train_step [--batch=128 --tokens=48] [--dtype=float32] [--p
 The step: two mBERT-base text towers (student and teacher, layers 3-11 trained in each), one source and one target
 caption an image, CLIP features, every term of the objective, AdamW. Needs neither TensorFlow nor any data. Rows:
 
-whole step      token ids in, all captions `--tokens` long, the frozen layers run too: the same work as the peer's
+whole step      token ids in, all captions `--tokens` long, the frozen layers run too, for either network: the same
+                work as the peer's
 cached prefix   the same from the cached states of the frozen layers, which is how the trainer runs
 forward, forward + losses, + backward   (--parts) the step's parts, one inside the other: where the time goes
 real captions   end to end over captions of a folder with train.en.gz and train.de.gz (Multi30K): our way is cached
@@ -46,6 +47,7 @@ PEAKS = {
     "TPU v6 lite": 918e12,
 }
 MULTIPLE = 8  # of padded lengths
+NETWORKS = ("student", "teacher")
 
 
 class Row(NamedTuple):
@@ -117,7 +119,7 @@ def whole_step(options: argparse.Namespace, step: Step, peer: Any) -> list[Row]:
 
     def ours(with_prefix: bool) -> None:
         nonlocal state
-        if with_prefix:
+        for _ in NETWORKS if with_prefix else ():  # the peer's two networks run it each
             step.prefix(*flat)
         state, terms = step.train.step(state, batch, 1)
         jax.block_until_ready(terms)

@@ -37,8 +37,9 @@ from cl2cm_jax.evaluation.report import Protocol, to_json
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics, save_ranks
 from cl2cm_jax.evaluation.rows import named_rows, run_folder
 from cl2cm_jax.features import Corpora, corpora
-from cl2cm_jax.run import SELECTION, build, claim, start_jax
+from cl2cm_jax.run import SELECTION, build, claim
 from cl2cm_jax.runtime.metrics import read_rows
+from cl2cm_jax.runtime.start import start_jax
 
 PROBE = "probe: two linear maps, English only"
 BASELINE = "+ V-T (baseline)"

@@ -6,55 +6,64 @@ Source: ours.
 from __future__ import annotations
 
 import functools
+import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from numpy.typing import DTypeLike
 
 from cl2cm_jax.config import cut_layer, reads_frozen
 from cl2cm_jax.data.corpus import CaptionFeatures, Ragged
 from cl2cm_jax.data.images import scaled
-from cl2cm_jax.data.tokenise import tokenizer, without_case_and_accents
+from cl2cm_jax.data.tokenise import TokenBatch, tokenizer, without_case_and_accents
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.trained_layers import check_text_layers
+from cl2cm_jax.parallel.sharding import spread
+from cl2cm_jax.storage import InMemory
 
-TEXT_BATCH = 64  # small batches of captions of about one length stay in a CPU's caches
+TEXT_BATCH = 64  # a device; small batches of captions of about one length stay in a CPU's caches
+CAPTIONS = "captions"  # the job of filling arrays with what is said about them
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
 
 
 class ImageEncoder:
-    """A vision backbone over pictures; prepared and compiled once, then called as often as needed."""
+    """A vision backbone over pictures, on all devices of this process; compiled once, called as often as needed."""
 
     def __init__(self, backbone: VisionBackbone, *, pool: str):
         self._backbone, self._prepare = backbone, backbone.preprocess
-        self._dim = backbone.dim if pool == "tokens" or not backbone.pooled else backbone.pooled
+        tokens = pool == "tokens" or not backbone.pooled
+        self.frames, self._dim = (backbone.frames, backbone.dim) if tokens else (1, backbone.pooled)
+        self._spread = spread(backbone.batch_size)
+        self._params = self._spread.whole(backbone.params)
 
-        def forward(params: dict, batch: jax.Array) -> jax.Array:
+        def forward(params: Params, batch: jax.Array) -> jax.Array:
             output = backbone.apply(params, batch)
-            return output.features if pool == "tokens" or output.pooled is None else output.pooled[:, None]
+            return output.features if tokens or output.pooled is None else output.pooled[:, None]
 
         self._forward = jax.jit(forward)
 
     def __call__(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> np.ndarray:
         """Maps uint8 pictures (H, W, 3) of any sizes to features (n, F, d) float32; `params` replace the backbone's."""
-        rows: list[np.ndarray] = []
-        waiting: list[np.ndarray] = []
-        p = self._prepare
-        for image in images:
-            waiting.append(scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter))
-            if len(waiting) == self._backbone.batch_size:
-                rows.append(self._run(waiting, params))
-                waiting = []
-        if waiting:
-            rows.append(self._run(waiting, params))
-        return np.concatenate(rows) if rows else np.zeros((0, 1, self._dim), np.float32)
+        rows = list(self.each(images, params=params))
+        return np.stack(rows) if rows else np.zeros((0, self.frames, self._dim), np.float32)
 
-    def clips(self, clips: Iterable[Iterable[np.ndarray]]) -> list[np.ndarray]:
-        """Maps n clips of pictures as above, read one after the other, to their features (F_i, d) float32."""
-        lengths: list[int] = []
+    def each(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> Iterator[np.ndarray]:
+        """The features (F, d) of one picture after the other, as above; pictures are read as they are needed."""
+        params = self._params if params is None else self._spread.whole(params)
+        p = self._prepare
+        pictures = (scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter) for image in images)
+        while waiting := list(itertools.islice(pictures, self._spread.rows)):
+            filled = np.stack(waiting + waiting[-1:] * (self._spread.rows - len(waiting)))
+            yield from np.asarray(self._forward(params, self._spread.split(p(filled))))[: len(waiting)]
+
+    def clips(self, clips: Iterable[Iterable[np.ndarray]]) -> Iterator[np.ndarray]:
+        """Maps clips of pictures as above, read one after the other, to their features (F_i, d) float32."""
+        lengths: deque[int] = deque()  # of the clips that are not yielded yet; all but the last are final
 
         def frames() -> Iterator[np.ndarray]:
             for clip in clips:
@@ -63,18 +72,22 @@ class ImageEncoder:
                     lengths[-1] += 1
                     yield frame
 
-        features = self(frames())  # batches across clips
-        return [part.reshape(-1, features.shape[2]) for part in np.split(features, np.cumsum(lengths)[:-1])]
+        waiting: list[np.ndarray] = []
+        for feature in self.each(frames()):  # batches across clips
+            while len(lengths) > 1 and len(waiting) == lengths[0]:
+                yield self._joined(waiting)
+                waiting, _ = [], lengths.popleft()
+            waiting.append(feature)
+        for length in lengths:
+            yield self._joined(waiting[:length])
+            waiting = waiting[length:]
 
-    def _run(self, images: list[np.ndarray], params: Params | None) -> np.ndarray:
-        """One batch, filled up with its last picture."""
-        batch = np.stack(images + images[-1:] * (self._backbone.batch_size - len(images)))
-        params = self._backbone.params if params is None else params
-        return np.asarray(self._forward(params, self._prepare(batch)))[: len(images)]
+    def _joined(self, frames: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(frames) if frames else np.zeros((0, self._dim), np.float32)
 
 
 class TextEncoder:
-    """A text backbone behind its tokenizer; prepared once, then called as often as needed.
+    """A text backbone behind its tokenizer, on all devices of this process; called as often as needed.
 
     Args:
       backbone: with its weights.
@@ -100,60 +113,82 @@ class TextEncoder:
             raise UserError(
                 f"config.text.max_tokens={max_tokens} is more than the {backbone.max_tokens} that the backbone takes"
             )
-        self._dim, self._first, self._lowercase = backbone.dim, first, lowercase
+        self._dim, self._first, self._frozen, self._lowercase = backbone.dim, first, frozen, lowercase
         self._tokenize = tokenizer(
             backbone.tokenizer, max_tokens=max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
         )
-        self._prefix, rest = None, functools.partial(jax.jit(backbone.apply), backbone.params)
+        self._spread = spread(TEXT_BATCH)
+        whole = self._spread.whole
+        self._prefix, rest = None, (backbone.apply, backbone.params)  # from the states where it is cut, else the ids
         if first is not None and first >= 0:
             assert backbone.tunable is not None
             below, above = backbone.tunable.cut(backbone.params, first)
-            self._prefix = functools.partial(jax.jit(backbone.tunable.prefix), below)
-            rest = functools.partial(jax.jit(backbone.tunable.tail), above)
-        self._rest = rest if frozen else None  # from the states where the model is cut, else from the ids
+            self._prefix = functools.partial(jax.jit(backbone.tunable.prefix), whole(below))
+            rest = (backbone.tunable.tail, above)
+        self._rest = functools.partial(jax.jit(rest[0]), whole(rest[1])) if frozen else None
 
-    def __call__(self, texts: Sequence[str]) -> CaptionFeatures:
-        """Maps m texts to sentences (m, d) float32, words float16, and states float16 (ids int32) if asked for.
+    def __call__(self, texts: Sequence[str], space: InMemory | None = None) -> CaptionFeatures:
+        """Maps m texts to sentences (m, dt) float32, words float16, and states float16 (ids int32) if asked for.
 
         Words come without special tokens if there are no states, else with them, so that both have one layout.
+
+        Args:
+          texts: m of them.
+          space: where the arrays are kept and how far they are filled; None keeps them in memory.
         """
+        space = InMemory() if space is None else space
         tokens = self._tokenize([without_case_and_accents(text) for text in texts] if self._lowercase else texts)
-        dim = self._dim
+        out = self._arrays(space, tokens.mask.sum(1))
+        order = np.argsort(tokens.mask.sum(1), kind="stable")
+        rows_a_batch = self._spread.rows
+        for start in range(space.done(CAPTIONS), len(order), rows_a_batch):
+            rows = order[start : start + rows_a_batch]
+            self._fill(out, rows, TokenBatch(*(x[rows] for x in tokens)))
+            space.reached(CAPTIONS, min(start + rows_a_batch, len(order)))
+        return out
+
+    def _arrays(self, space: InMemory, lengths: np.ndarray) -> CaptionFeatures:
+        """Room for the captions of `lengths` (m,) tokens, begin and end included."""
+        marked, count = self._first is not None, len(lengths)
+        words = (lengths if marked else np.maximum(lengths - 2, 0)) if self._frozen else np.zeros_like(lengths)
+        sentences = space.array("sentences", (count, self._dim), np.float32, job=CAPTIONS)
+        states = None
+        if marked:
+            cell = (1, np.int32) if self._prefix is None else (self._dim, np.float16)
+            states = _room(space, "states", lengths, *cell, marked=True)
+        return CaptionFeatures(sentences, _room(space, "words", words, self._dim, np.float16, marked=marked), states)
+
+    def _fill(self, out: CaptionFeatures, rows: np.ndarray, tokens: TokenBatch) -> None:
+        """Runs the backbone over one batch, the captions `rows`."""
         lengths = tokens.mask.sum(1)
-        sentences = np.zeros((len(texts), dim), np.float32)
-        words: list[np.ndarray] = [np.zeros((0, dim), np.float16)] * len(texts)
-        states: list[np.ndarray] = list(words)
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(order), TEXT_BATCH):
-            rows = order[start : start + TEXT_BATCH]
-            length = next(size for size in LENGTHS if size >= lengths[rows].max())
-            ids, mask = (_fit(x[rows], TEXT_BATCH, length) for x in tokens)
-            begun = ids if self._prefix is None else self._prefix(ids, mask)
-            if self._rest is not None:
-                output = self._rest(begun, mask)
-                sentences[rows] = np.asarray(output.sentence)[: len(rows)]
-                keep = np.asarray(output.mask) if self._first is None else mask
-                for row, state, kept in zip(rows, np.asarray(output.words), keep, strict=False):
-                    words[row] = state[kept].astype(np.float16)
-            if self._first is not None:
-                own = ids[..., None] if self._prefix is None else np.asarray(begun).astype(np.float16)
-                for row, state, kept in zip(rows, own, mask, strict=False):
-                    states[row] = state[kept]
-        marked = self._first is not None
-        return CaptionFeatures(
-            sentences, _ragged(words, dim, marked=marked), _ragged(states, dim, marked=True) if marked else None
-        )
+        length = next(size for size in LENGTHS if size >= lengths.max())
+        padded = (_fit(x, self._spread.rows, length) for x in tokens)
+        ids, mask = self._spread.split(tuple(padded))
+        begun = ids if self._prefix is None else self._prefix(ids, mask)
+        if self._rest is not None:
+            output = self._rest(begun, mask)
+            out.sentences[rows] = np.asarray(output.sentence)[: len(rows)]
+            first = 0 if out.states is not None else 1  # the mark of begin is not kept
+            _put(out.words, rows, np.asarray(output.words)[:, first:])
+        if out.states is not None:
+            _put(out.states, rows, np.asarray(begun) if self._prefix is not None else np.asarray(ids)[..., None])
 
 
-def _ragged(rows: list[np.ndarray], dim: int, *, marked: bool) -> Ragged:
-    """Joins rows (L_i, d); `marked` ones begin and end with a special token."""
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    values = np.concatenate(rows) if rows else np.zeros((0, dim), np.float16)
-    is_word = np.ones(len(values), bool)
-    if marked and len(values):
-        filled = np.diff(offsets) > 0
+def _room(space: InMemory, name: str, lengths: np.ndarray, dim: int, dtype: DTypeLike, *, marked: bool) -> Ragged:
+    """Room for rows (L_i, d); `marked` ones begin and end with a special token."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    is_word = np.ones(offsets[-1], bool)
+    if marked and len(is_word):
+        filled = lengths > 0
         is_word[offsets[:-1][filled]] = is_word[offsets[1:][filled] - 1] = False
-    return Ragged(values=values, offsets=offsets, is_word=is_word)
+    return Ragged(values=space.array(name, (len(is_word), dim), dtype, job=CAPTIONS), offsets=offsets, is_word=is_word)
+
+
+def _put(ragged: Ragged, rows: np.ndarray, values: np.ndarray) -> None:
+    """Writes values (>= k, >= L, d) as the captions `rows` (k,)."""
+    for row, value in zip(rows, values, strict=False):
+        begin, end = ragged.offsets[row : row + 2]
+        ragged.values[begin:end] = value[: end - begin]
 
 
 def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:

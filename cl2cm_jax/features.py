@@ -1,18 +1,28 @@
 """Frozen work is done once: backbones run over a data set and their outputs are kept on disk.
 
+python -m cl2cm_jax.features --config=configs/emoji.py [--config.data.dir=... ...]
+
+Every command computes the features that it lacks; this one does nothing else, for a machine that is good at it or for a
+night. It uses all devices of the machine, and a stopped one goes on where it was.
+
 A cache folder is named by a hash of what went in (the built records, the weights, the options), so a change of any of
-them makes a new one and an unchanged run reads it in no time. Source: ours.
+them makes a new one and an unchanged run reads it in no time.
+
+Source: ours.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import itertools
 import json
 import logging
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,26 +30,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import cut_layer, reads_frozen, vision_first
+from cl2cm_jax.command_line import Arguments, split_flags
+from cl2cm_jax.config import cut_layer, read, reads_frozen, vision_first
 from cl2cm_jax.data import builders, sets
 from cl2cm_jax.data.clips import decode_clip
 from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
 from cl2cm_jax.data.images import decode
 from cl2cm_jax.data.records import Record
-from cl2cm_jax.encoders import (
-    ImageEncoder,
-    TextEncoder,
-    padded_frames,
-    text_encoder,
-)
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
+from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.models.backbones import VisionBackbone, fingerprint
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.pretrained import weights_hash
+from cl2cm_jax.runtime.start import start_jax
+from cl2cm_jax.storage import OnDisk, exclusive
 
 FORMAT = 4  # raise it when the files in a cache folder change
 SPLITS = builders.SPLITS
+VISION = "vision"  # the job of filling arrays with the features of pictures
+_ABANDONED = 7 * 86400.0  # seconds; features that nobody went on with for a week are removed
 
 
 class Corpora(NamedTuple):
@@ -104,37 +114,42 @@ def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]],
     see = _sight(config)
 
     def write(split: str, place: Path) -> None:
+        records, frames = [], see.frames
         # twice: pictures are never held, and a missing language is found before they are encoded
-        records = [
-            replace(record, image=None, feature=None, frames=()) for record in builders.read_records(builder, split)
-        ]
+        for record in builders.read_records(builder, split):
+            frames = max(frames, 0 if record.feature is None else len(record.feature))
+            records.append(replace(record, image=None, feature=None, frames=()))
         builders.check_languages(records, split, languages[split])
-        seen = see(builders.read_records(builder, split))
-        write_split(place, records, languages[split], seen, encode_text)
+
+        def seen(start: int) -> Iterator[np.ndarray]:
+            return see.each(itertools.islice(builders.read_records(builder, split), start, None))
+
+        write_split(place, records, languages[split], Vision(seen, frames), encode_text)
 
     write_cache(folder, write, about={"languages": languages})
 
 
 def write_cache(folder: Path, write: Callable[[str, Path], None], *, about: dict[str, Any]) -> None:
-    """Writes the splits beside their final place, then gives them their name.
+    """Writes the splits beside their final place, then gives them their name; one process at a time.
+
+    A killed process leaves what it has done, and the next one goes on there.
 
     Args:
       folder: the cache.
       write: (split, its folder) writes one split, with `write_split`.
       about: kept in done.json, which marks the cache as whole.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    builders.remove_stale(folder.parent, ".*.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    for split in SPLITS:
-        write(split, temporary / split)
-    (temporary / "done.json").write_text(json.dumps(about))
-    if folder.exists() and not (folder / "done.json").exists():
-        shutil.rmtree(folder)  # what is left of one that was deleted or copied in part
-    try:
+    builders.remove_stale(folder.parent, ".*.partial", seconds=_ABANDONED)
+    with exclusive(folder.with_name(f".{folder.name}.lock")):
+        if (folder / "done.json").exists():
+            return  # another process was at it
+        temporary = folder.with_name(f".{folder.name}.partial")
+        for split in SPLITS:
+            write(split, temporary / split)
+            os.utime(temporary)  # not abandoned
+        (temporary / "done.json").write_text(json.dumps(about))
+        shutil.rmtree(folder, ignore_errors=True)  # what is left of one that was deleted or copied in part
         temporary.rename(folder)
-    except OSError:  # another process was faster with the same features
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_cache(folder: Path, languages: dict[str, tuple[str, ...]]) -> Corpora:
@@ -149,32 +164,47 @@ def read_cache(folder: Path, languages: dict[str, tuple[str, ...]]) -> Corpora:
         raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); delete it, it is made anew") from error
 
 
+class Vision(NamedTuple):
+    """The vision features of n pictures or clips, one after the other.
+
+    Attributes:
+      each: (start) -> features (F_i, d) of the pictures from row `start` on, all of one dtype.
+      frames: F, the most that one has.
+    """
+
+    each: Callable[[int], Iterator[np.ndarray]]
+    frames: int
+
+
 def write_split(
-    folder: Path,
-    records: list[Record],
-    languages: tuple[str, ...],
-    vision: tuple[np.ndarray, np.ndarray],
-    encode_text: TextEncoder,
+    folder: Path, records: list[Record], languages: tuple[str, ...], vision: Vision, encode_text: TextEncoder
 ) -> None:
-    """Writes one split: arrays as .npy, so that they can be memory-mapped, and the rest as JSON."""
+    """Writes one split: arrays as .npy, so that they can be memory-mapped, and the rest as JSON.
+
+    What an earlier call for the same split has done before it was killed is not done again.
+    """
     captions = [
         (row, languages.index(caption.language), caption)
         for row, record in enumerate(records)
         for caption in record.captions
         if caption.language in languages
     ]
-    text = encode_text([c.text for _, _, c in captions])
+    total = {CAPTIONS: len(captions), VISION: len(records)}
+
+    def told(job: str, count: int) -> None:
+        logging.info("features: %s, %s: %s of %s", folder.name, job, f"{count:,}", f"{total[job]:,}")
+
+    space = OnDisk(folder, told=told)
+    text = encode_text([c.text for _, _, c in captions], space)
+    _write_vision(space, vision, len(records))
+    space.flush()
     ragged = {"words": text.words} | ({} if text.states is None else {"states": text.states})
-    parts = {"values": "", "offsets": "_offsets", "is_word": "_real"}
+    parts = {"offsets": "_offsets", "is_word": "_real"}
     arrays = {
-        "vision": vision[0],
-        "frames": vision[1],
-        "sentences": text.sentences,
         **{f"{name}{end}": getattr(x, part) for name, x in ragged.items() for part, end in parts.items()},
         "caption_image": np.array([row for row, _, _ in captions], np.int32),
         "caption_language": np.array([language for _, language, _ in captions], np.int32),
     }
-    folder.mkdir(parents=True)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     table = {
@@ -187,39 +217,51 @@ def write_split(
     (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
 
 
-Sight = Callable[[Iterable[Record]], tuple[np.ndarray, np.ndarray]]
+def _write_vision(space: OnDisk, vision: Vision, count: int) -> None:
+    """Fills the features (n, F, d) of `count` pictures, 0 behind the last frame of each, and their numbers (n,)."""
+    start = space.done(VISION)
+    if start == count:
+        return
+    rows = vision.each(start)
+    first = next(rows)
+    features = space.array("vision", (count, vision.frames, first.shape[1]), first.dtype, job=VISION)
+    frames = space.array("frames", (count,), np.int32, job=VISION)
+    for place, row in enumerate(itertools.chain([first], rows), start):
+        features[place, : len(row)], frames[place] = row, len(row)
+        space.reached(VISION, place + 1)
+
+
+class Sight(NamedTuple):
+    """What is kept of pictures.
+
+    Attributes:
+      each: records -> features (F_i, d) of each.
+      frames: the most that a picture or clip has; features that records bring may have more.
+    """
+
+    each: Callable[[Iterable[Record]], Iterator[np.ndarray]]
+    frames: int
 
 
 def _sight(config: ConfigDict) -> Sight:
-    """What is kept of pictures: hashes of those that trained layers will read themselves, features of all others."""
+    """Hashes of pictures that trained layers will read themselves, features of all others."""
     if vision_first(config) is not None:
         weights = fingerprint("vision", config.vision.backbone, config.vision.path or None)
-        return lambda records: _hashes(records, weights)
-    vision = configured_vision(config)
-    encode_images = ImageEncoder(vision, pool=config.vision.pool) if vision is not None else None
-    return lambda records: _vision_features(records, encode_images, config.data.frames)
-
-
-def _vision_features(
-    records: Iterable[Record], encode_images: ImageEncoder | None, frames: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, F, d) of the records' pictures or clips, or those that precomputed records bring (no encoder).
-
-    With them the number of frames of each (n,) int32; the rest of its row is 0. Of clips, F is `frames`.
-    """
-    if encode_images is None:
-        return padded_frames([record.feature for record in records if record.feature is not None])
+        return Sight(lambda records: (_hash(record, weights) for record in records), frames=1)
+    vision, frames = configured_vision(config), config.data.frames
+    if vision is None:
+        return Sight(lambda records: (record.feature for record in records if record.feature is not None), frames=0)
+    encode = ImageEncoder(vision, pool=config.vision.pool)
     if frames > 1:
-        clips = (decode_clip(record.files, most=frames) for record in records)
-        return padded_frames(encode_images.clips(clips), least=frames)
-    features = encode_images(decode(record.image) for record in records if record.image is not None)
-    return features, np.full(len(features), features.shape[1], np.int32)
+        return Sight(
+            lambda records: encode.clips(decode_clip(r.files, most=frames) for r in records), frames * encode.frames
+        )
+    return Sight(lambda records: encode.each(decode(r.image) for r in records if r.image is not None), encode.frames)
 
 
-def _hashes(records: Iterable[Record], weights: str) -> tuple[np.ndarray, np.ndarray]:
-    """SHA-256 (n, 1, 32) uint8 of pictures and weights, in the place of features: a resumed run sees other ones."""
-    hashes = [hashlib.sha256(weights.encode() + (record.image or b"")).digest() for record in records]
-    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 1, 32), np.ones(len(hashes), np.int32)
+def _hash(record: Record, weights: str) -> np.ndarray:
+    """SHA-256 (1, 32) uint8 of picture and weights, in the place of features: a resumed run sees other ones."""
+    return np.frombuffer(hashlib.sha256(weights.encode() + (record.image or b"")).digest(), np.uint8)[None]
 
 
 def _read_split(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
@@ -260,3 +302,31 @@ def shape_of(config: ConfigDict, corpora: Corpora, vision: VisionBackbone | None
     if vision is not None:
         frames, dim = (1, vision.pooled) if config.vision.pool == "backbone" else (vision.frames, vision.dim)
     return FeatureShape(train.sentences.shape[1], dim, config.text.max_tokens, frames)
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The command line: options, and the config fields that it changes."""
+    rest, overrides = split_flags(list(arguments))
+    parser = Arguments(prog="python -m cl2cm_jax.features", description=__doc__)
+    parser.add_argument("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
+    return parser.parse_args(rest), overrides
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Computes what is missing and says what is there."""
+    start = time.perf_counter()
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
+    for noisy in ("absl", "jax"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    config = read(options.config, overrides)
+    start_jax(Path(config.data.dir))
+    for corpus in corpora(config):
+        frames, dim = corpus.vision.shape[1:]
+        captions = f"{len(corpus.caption_text):,} captions in {', '.join(corpus.languages)}"
+        print(f"{corpus.name}: {len(corpus.image_ids):,} x {frames} x {dim} vision features, {captions}")
+    print(f"seconds: {time.perf_counter() - start:.0f}; the runs of this configuration find them in {config.data.dir}")
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

@@ -22,6 +22,7 @@ from cl2cm_jax import finish, run, train
 from cl2cm_jax.command_line import Arguments, resume_command, split_flags
 from cl2cm_jax.config import override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.search.model import read_config
 
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     options, overrides = parse(arguments)
     config = _config(options, overrides)
-    run.start_jax(Path(config.data.dir))
+    start_jax(Path(config.data.dir))
     if options.mode == "check":
         print(run.check(run.build(config)))
         return

@@ -29,7 +29,6 @@ from cl2cm_jax.models.backbones import VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import VISION_TAIL, Networks
 from cl2cm_jax.models.trained_layers import text_layers, vision_layers
-from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import check_batch_size, make_mesh
 from cl2cm_jax.parallel.sharding import abstract
 from cl2cm_jax.runtime.checkpoint import Checkpoints
@@ -55,14 +54,6 @@ FREE = (
 )
 
 PRODUCTS = ("checkpoints/[0-9]*", "results.json", "ranks.npz")  # what a workdir is kept for
-
-
-def start_jax(data_dir: Path) -> None:
-    """Joins the cluster where there is one, and keeps compiled programs on disk for the next start."""
-    hosts.start()
-    jax.config.update("jax_compilation_cache_dir", str((data_dir / "compiled").absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 class Run(NamedTuple):

@@ -8,9 +8,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import pytest
-
-from cl2cm_jax import run
 from cl2cm_jax.errors import exit_cleanly
 
 
@@ -27,12 +24,7 @@ def call(command: Callable[[Sequence[str] | None], None], *arguments: object) ->
     out, err = io.StringIO(), io.StringIO()
     root, code = logging.getLogger(), 0
     handlers, level = root.handlers[:], root.level
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(run, "start_jax", lambda _: None)  # the tests have a compile cache of their own
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             exit_cleanly(lambda: command([str(argument) for argument in arguments]))
         except SystemExit as end:

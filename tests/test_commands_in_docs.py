@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax import ablate, compare, main, noise_curve, stamps, translate
+from cl2cm_jax import ablate, compare, features, main, noise_curve, stamps, translate
 from cl2cm_jax.config import read
 from cl2cm_jax.search import __main__ as search
 from cl2cm_jax.word_level import __main__ as word_level
@@ -58,6 +58,7 @@ def test_a_line_can_be_typed(line: str) -> None:
         translate.parse(arguments) if any(word.startswith("--") for word in arguments) else None
         return
     command = {
+        "cl2cm_jax.features": features,
         "cl2cm_jax.main": main,
         "cl2cm_jax.ablate": ablate,
         "cl2cm_jax.noise_curve": noise_curve,

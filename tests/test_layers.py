@@ -22,7 +22,8 @@ LAYERS = (
     ("steps",),
     ("models", "data", "parallel"),
     ("maths",),
-    ("config", "atomic", "command_line"),
+    ("config", "storage", "command_line"),
+    ("atomic",),
     ("errors",),
 )
 HEIGHT = {unit: -level for level, units in enumerate(LAYERS) for unit in units}

@@ -197,7 +197,7 @@ def test_frames_are_encoded_in_batches_across_clips_and_read_one_after_the_other
             yield (order.append(number) or picture for picture in pictures[start : start + length])
             start += length
 
-    found = encoder.clips(clips())
+    found = list(encoder.clips(clips()))
     assert tuple(map(len, found)) == lengths and order == sorted(order)
     np.testing.assert_allclose(np.concatenate(found), encoder(pictures)[:, 0], atol=1e-5)
 

@@ -189,10 +189,10 @@ def _is_built(folder: Path) -> bool:
     return (folder / "dataset_info.json").exists()
 
 
-def remove_stale(parent: Path, pattern: str) -> None:
+def remove_stale(parent: Path, pattern: str, *, seconds: float = _STALE_AFTER_SECONDS) -> None:
     """Removes what killed processes have left: unfinished folders that are too old to belong to a living one."""
     for folder in parent.glob(pattern):
-        if time.time() - folder.stat().st_mtime > _STALE_AFTER_SECONDS:
+        if time.time() - folder.stat().st_mtime > seconds:
             shutil.rmtree(folder, ignore_errors=True)
 
 

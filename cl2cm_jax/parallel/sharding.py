@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cl2cm_jax.parallel.mesh import BATCH_AXES
@@ -84,3 +85,26 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     """
     place = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(place, rows, rows.shape), batch)
+
+
+class Spread(NamedTuple):
+    """How rows that have nothing to do with each other are spread over this process's devices."""
+
+    rows: int  # of a batch
+    whole: Callable[[Any], Any]  # a pytree onto every device
+    split: Callable[[Any], Any]  # a pytree of arrays (rows, ...), a part onto each device
+
+
+def spread(rows: int) -> Spread:
+    """Plans batches of `rows` a device; the CPU's pretended devices share them, since they share its cores.
+
+    Source: ours.
+    """
+    devices = jax.local_devices()
+    each = -(-rows // len(devices)) if devices[0].platform == "cpu" else rows
+    mesh = Mesh(np.array(devices), ("rows",))
+
+    def put(spec: PartitionSpec) -> Callable[[Any], Any]:
+        return lambda tree: jax.device_put(tree, NamedSharding(mesh, spec))
+
+    return Spread(each * len(devices), whole=put(PartitionSpec()), split=put(PartitionSpec("rows")))

@@ -97,7 +97,7 @@ def load_encoder(workdir: Path) -> Encoder:
                 "--images: the model was trained on features on disk (config.vision.backbone='precomputed') and "
                 "cannot read pictures; search its gallery instead"
             )
-        features, frames = padded_frames(image_features.clips(clips), least=config.data.frames)
+        features, frames = padded_frames(list(image_features.clips(clips)), least=config.data.frames)
         return embedder.vision(student, features, np.arange(features.shape[1]) < frames[:, None])
 
     texts([" "])  # compiles now what every query needs

@@ -32,7 +32,8 @@ from cl2cm_jax.evaluation.retrieval import load_ranks, save_ranks
 from cl2cm_jax.evaluation.rows import named_rows, run_folder
 from cl2cm_jax.features import Corpora
 from cl2cm_jax.models.configured import configured_text
-from cl2cm_jax.run import Run, build, claim, fingerprint, start_jax
+from cl2cm_jax.run import Run, build, claim, fingerprint
+from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.word_level import plans
 from cl2cm_jax.word_level.corpora import text_corpora
 from cl2cm_jax.word_level.plan_picture import ShownPair, draw_plans

@@ -56,7 +56,7 @@ def _compute(config: ConfigDict, records: dict[str, list[Record]], languages: tu
 
     def write(split: str, place: Path) -> None:
         lines = records[split]
-        nothing = np.zeros((len(lines), 1, 1), np.float32), np.ones(len(lines), np.int32)
+        nothing = features.Vision(lambda start: iter(np.zeros((len(lines) - start, 1, 1), np.float32)), frames=1)
         features.write_split(place, lines, languages, nothing, encode)
 
     features.write_cache(folder, write, about={"languages": languages})

@@ -1,0 +1,23 @@
+"""How a command starts JAX."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+from cl2cm_jax.parallel import hosts
+
+
+def start_jax(data_dir: Path) -> None:
+    """Joins the cluster where there is one, and keeps compiled programs on disk for the next start.
+
+    They lie in the data folder, unless the environment variable JAX_COMPILATION_CACHE_DIR names another.
+    """
+    hosts.start()
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    jax.config.update("jax_compilation_cache_dir", str((data_dir / "compiled").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
