@@ -52,7 +52,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
         config = place(tmp_path_factory.mktemp("whole") / "set")
         outcome = call(features.main, f"--config={config}")
     assert outcome.code == 0, outcome.err
-    assert "train: 16 x 1 x 12 vision features, 48 captions in en, de, fr" in outcome.out
+    assert "train: 16 x 1 x 32 vision features, 48 captions in en, de, fr" in outcome.out
     again = call(features.main, f"--config={config}")
     assert "are read from" in again.err
     return arrays(config.parent / "data")
