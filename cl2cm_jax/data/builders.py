@@ -147,6 +147,19 @@ def _intact(rows: Iterator[Any], builder: tfds.core.DatasetBuilder, damage: type
         ) from error
 
 
+def files_below(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """All files in a folder and in those below it, links followed, always in one order; hidden ones are left out.
+
+    A folder's own time of change does not say that a file in it was written over, so `fingerprint` needs them each.
+    """
+    seen: set[str] = set()
+    for base, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(base)
+        folders[:] = () if place in seen else sorted(folders)  # a link may lead back up
+        yield from (os.path.join(base, name) for name in sorted(names) if name[0] != "." and place not in seen)
+        seen.add(place)
+
+
 def fingerprint(files: Sequence[str], settings: Sequence[str]) -> str:
     """A short name that changes when a file's name, size or time of change does, or a setting."""
     digest = hashlib.sha256(repr(settings).encode())

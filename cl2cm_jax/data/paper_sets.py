@@ -146,9 +146,14 @@ def paper_builder(
         text = TextFiles(search, targets=targets, task=task)
     vision = find_vision(search, target=targets[0], images=images, features=features)
     search.check()
+    files = [
+        file
+        for path in (*text.paths, *vision.paths)
+        for file in (builders.files_below(path) if path.is_dir() else [str(path)])
+    ]
     settings = [name, *targets, str(task), images, features, on_error]
     config = PaperConfig(
-        name=builders.fingerprint([str(path) for path in (*text.paths, *vision.paths)], settings),
+        name=builders.fingerprint(files, settings),
         description=BUILDERS[name].__doc__,
         targets=tuple(targets),
         root=root,

@@ -51,7 +51,7 @@ def stamps_builder(*, data_dir: str | os.PathLike[str], root: str, translations:
         raise UserError(
             f"config.data.captions={translations!r} is not a file; make stamps writes it; '' trains on human captions"
         )
-    files = [str(folder), *([translations] if translations else [])]
+    files = [*builders.files_below(folder), *([translations] if translations else [])]
     config = StampsConfig(
         name=builders.fingerprint(files, settings=()),
         description="Tux Paint's stamps.",

@@ -306,6 +306,15 @@ def test_rebuilds_only_when_an_input_changed(tmp_path: Path) -> None:
     assert builder("multi30k", tmp_path, targets=("de",), on_error="skip").data_dir != first
 
 
+def test_a_picture_written_over_in_place_is_a_changed_input(tmp_path: Path) -> None:
+    """The folder's own time of change stays as it is."""
+    tree = paper_trees.write_multi30k(tmp_path)
+    first = builder("multi30k", tmp_path).data_dir
+    with (tree / "flickr30k-images" / "100.jpg").open("ab") as file:
+        file.write(b"more")
+    assert builder("multi30k", tmp_path).data_dir != first
+
+
 @pytest.mark.parametrize(("task", "each"), [(1, 1), (2, 5)])
 def test_the_real_text_of_multi30k(tmp_path: Path, task: int, each: int) -> None:
     if not REAL.is_dir():
