@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cl2cm_jax.data.cap_ids import media_id
 from cl2cm_jax.data.feature_file import FeatureFile, read_feature_file
-from cl2cm_jax.data.paper_captions import media_id
 from cl2cm_jax.data.text_lines import read_entries, read_ids
 from cl2cm_jax.errors import UserError
 
