@@ -137,9 +137,12 @@ def test_vatex_without_ten_captions(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("prefix", ["msrvtt10kcn", "msrvttcn"])
-def test_msrvtt_cn(tmp_path: Path, prefix: str) -> None:
+def test_msrvtt_cn(tmp_path: Path, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     paper_trees.write_videos(tmp_path, folder=prefix, prefix=prefix, features="resnext101-resnet152", each=2)
-    records = built("msrvtt_cn", tmp_path, features="resnext101-resnet152")
+    with caplog.at_level(logging.WARNING):
+        records = built("msrvtt_cn", tmp_path, features="resnext101-resnet152")
+    assert "msrvtt_cn: the test split has 3 images or videos, 1,000 as published" in caplog.text
+    assert "the train split has" not in caplog.text and "the validation split has" not in caplog.text
     assert {split: len(found) for split, found in records.items()} == {"train": 8, "validation": 3, "test": 3}
 
 
