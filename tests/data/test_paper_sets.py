@@ -224,6 +224,30 @@ def test_a_missing_partner_stops_or_is_left_out(tmp_path: Path) -> None:
     assert len(texts(records[1], "de")) == 2
 
 
+def test_translations_there_and_back_that_nothing_reads_cost_no_training_caption(tmp_path: Path) -> None:
+    tree = paper_trees.write_multi30k(tmp_path)
+    whole = built("multi30k", tmp_path)["train"]
+    file = tree / "TextData" / "Flickr30ktrain_google_enc2de2enc.caption.txt"
+    bad = "100#enc2de2enc#5"  # has no sentence, and its caption is not there either
+    file.write_text(file.read_text().split("\n", 1)[1] + f"\n999#enc2de2enc#0 another\n{bad}")
+    prepare(made := builder("multi30k", tmp_path))
+    records = list(read_records(made, "train"))
+    for language in ("en", "de"):
+        assert [texts(r, language) for r in records] == [texts(r, language) for r in whole]
+    assert len(texts(records[0], "en2de2en")) == 1 and len(texts(records[1], "en2de2en")) == 2
+    report = made.report_path.read_text()
+    assert "problem\t" not in report and f"'{bad}' has no sentence" in report
+    assert "1 training captions have no partner here, first '100#enc2de2enc#0'" in report
+    assert "1 captions have no partner in training and are not used, first '999#enc2de2enc#0'" in report
+
+
+def test_translations_back_that_an_evaluation_can_read_are_needed(tmp_path: Path) -> None:
+    file = paper_trees.write_multi30k(tmp_path) / "TextData" / "multi30ktest_google_de2enc_2016.caption.txt"
+    file.write_text(file.read_text().split("\n", 1)[1])
+    with pytest.raises(UserError, match="300#de#0 has no partner 300#de2enc#0"):
+        prepare(builder("multi30k", tmp_path))
+
+
 @pytest.mark.parametrize(
     ("file", "line", "message"),
     [
