@@ -18,13 +18,13 @@ import numpy as np
 
 from cl2cm_jax.data import quiet
 from cl2cm_jax.data.beam import beam_of
+from cl2cm_jax.data.records import SPLITS as SPLITS
 from cl2cm_jax.data.records import Caption, Record
 from cl2cm_jax.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-SPLITS = ("train", "validation", "test")
 _STALE_AFTER_SECONDS = 3600.0  # an unfinished build that is older belongs to no living process
 
 

@@ -21,10 +21,8 @@ from cl2cm_jax.data.paper_text import TextFiles
 from cl2cm_jax.data.paper_vision import Vision, VisionFiles, find_vision, reasons_against
 from cl2cm_jax.data.problems import Problem, settle
 from cl2cm_jax.data.raw_multi30k import Captions, RawFiles, raw_folder
-from cl2cm_jax.data.records import Record
+from cl2cm_jax.data.records import HEADLINE, Record
 from cl2cm_jax.errors import UserError
-
-GROUP = "headline"
 
 
 @dataclass(eq=False)
@@ -85,7 +83,7 @@ class PaperBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 image=seen.image,
                 feature=seen.feature,
                 image_id=media,
-                group=GROUP,
+                group=HEADLINE,
                 concept=media,
                 path=seen.path,
                 captions=tuple(rows),

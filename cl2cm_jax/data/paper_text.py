@@ -20,7 +20,7 @@ from cl2cm_jax.data.paper_captions import CaptionLines, partners, read_caption_l
 from cl2cm_jax.data.paper_files import TEXT, Role, Search, roles
 from cl2cm_jax.data.problems import Problem
 from cl2cm_jax.data.raw_multi30k import Captions
-from cl2cm_jax.data.records import Caption
+from cl2cm_jax.data.records import SPLITS, Caption
 
 
 class TextFiles:
@@ -57,7 +57,7 @@ class TextFiles:
             replace(problem, is_note=_is_unread(role)) for role, lines in read.items() for problem in lines.problems
         ]
         splits: dict[str, Captions] = {}
-        for split in ("train", "validation", "test"):
+        for split in SPLITS:
             files = {role: lines for role, lines in read.items() if role.split == split}
             english = {role: lines for role, lines in files.items() if role.language == "en"}
             captions: Captions = {}

@@ -23,7 +23,6 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.translation.cap_lines import tag_of, translated_cap_id
 from cl2cm_jax.translation.engine import Item
 
-SPLITS = ("train", "validation", "test")
 _ROWS = (".csv", ".tsv", ".jsonl")
 
 

@@ -19,9 +19,9 @@ from command import call
 from cl2cm_jax import stamps as stamps_command
 from cl2cm_jax.config import defaults
 from cl2cm_jax.data import sets
-from cl2cm_jax.data.builders import SPLITS, prepare, read_records
+from cl2cm_jax.data.builders import prepare, read_records
 from cl2cm_jax.data.images import decode
-from cl2cm_jax.data.records import Caption
+from cl2cm_jax.data.records import SPLITS, Caption
 from cl2cm_jax.data.stamp_files import (
     WITHIN_PACKAGE,
     Stamp,
