@@ -22,10 +22,11 @@ from pathlib import Path
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.command_line import Arguments, resume_command
 from cl2cm_jax.config import nearest
+from cl2cm_jax.data.records import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.preemption import Preemption
 from cl2cm_jax.translation.apertium import Apertium
-from cl2cm_jax.translation.documents import SPLITS, Document, Written, read_document
+from cl2cm_jax.translation.documents import Document, Written, read_document
 from cl2cm_jax.translation.elsewhere import TranslatedFile
 from cl2cm_jax.translation.engine import Engine
 from cl2cm_jax.translation.job import Outcome, translate_items

@@ -156,7 +156,7 @@ def write_bert(folder: Path) -> Path:
 
     shutil.copytree(GOLDEN / "bert", folder)
     words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "sentence", "of", "#", "enc", "de", "fr", "zh", "ja", "2"]
-    words += [str(number) for number in range(10)]
+    words += [str(number) for number in range(20)]
     model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]")
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import paper_step, train_step
+from benchmarks import paper_step, start, train_step
 
 
 def test_the_step_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -36,3 +37,28 @@ def test_products_are_counted_once_a_multiplication_and_an_addition():
     layer, tower = 4 * 100 + 2 * 200 + 2 * 5 * 10, 100 + 800 + 2 * 5 * 10 + 10 * 1024
     assert sizes.flops(5, with_prefix=False) == 2 * 4 * 5 * 3 * (layer + tower)
     assert sizes.flops(5, with_prefix=True) == 2 * 4 * 5 * (3 * (layer + tower) + layer)
+
+
+def test_starts_share_a_cache_of_their_own_and_leave_the_users_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    kept = tmp_path / "data" / "compiled" / "program"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of the user")
+    started = []
+
+    def run(command: list[str], *, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        cache = Path(env["JAX_COMPILATION_CACHE_DIR"])
+        started.append((cache, cache.exists()))
+        cache.mkdir(exist_ok=True)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    config = Path(__file__).parents[1] / "configs" / "emoji.py"
+    monkeypatch.setattr(sys, "argv", ["start", f"--config={config}", f"--config.data.dir={tmp_path / 'data'}"])
+    start.main()
+    assert kept.read_text() == "of the user"
+    (check, _), (first, was_there), (second, is_there) = started
+    assert check != first == second and (was_there, is_there) == (False, True)
+    assert tmp_path not in first.parents and not first.exists()
+    assert "first start" in capsys.readouterr().out

@@ -18,13 +18,13 @@ import numpy as np
 
 from cl2cm_jax.data import quiet
 from cl2cm_jax.data.beam import beam_of
+from cl2cm_jax.data.records import SPLITS as SPLITS
 from cl2cm_jax.data.records import Caption, Record
 from cl2cm_jax.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-SPLITS = ("train", "validation", "test")
 _STALE_AFTER_SECONDS = 3600.0  # an unfinished build that is older belongs to no living process
 
 
@@ -145,6 +145,19 @@ def _intact(rows: Iterator[Any], builder: tfds.core.DatasetBuilder, damage: type
         raise UserError(
             f"the built set {builder.data_dir} is damaged ({reason}); delete it, it is built anew"
         ) from error
+
+
+def files_below(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """All files in a folder and in those below it, links followed, always in one order; hidden ones are left out.
+
+    A folder's own time of change does not say that a file in it was written over, so `fingerprint` needs them each.
+    """
+    seen: set[str] = set()
+    for base, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(base)
+        folders[:] = () if place in seen else sorted(folders)  # a link may lead back up
+        yield from (os.path.join(base, name) for name in sorted(names) if name[0] != "." and place not in seen)
+        seen.add(place)
 
 
 def fingerprint(files: Sequence[str], settings: Sequence[str]) -> str:

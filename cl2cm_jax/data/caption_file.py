@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cl2cm_jax.data.problems import Problem
+from cl2cm_jax.data.records import SPLITS
 from cl2cm_jax.errors import UserError
 
 REQUIRED = ("image", "language", "caption")
@@ -192,7 +193,7 @@ def _checked(line: int, cells: Cells) -> Row:
         raise _BadRow("language", f"is {clean['language']!r}; write a code such as 'de' or 'zh-TW'")
     split = clean.get("split", "")
     if split and split.lower() not in _SPLITS:
-        raise _BadRow("split", f"is {split!r}{_did_you_mean(split.lower(), ('train', 'validation', 'test'))}")
+        raise _BadRow("split", f"is {split!r}{_did_you_mean(split.lower(), SPLITS)}")
     origin = clean.get("origin", "human").lower()
     if origin not in ORIGINS:
         raise _BadRow("origin", f"is {origin!r}{_did_you_mean(origin, ORIGINS)}")

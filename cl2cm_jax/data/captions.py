@@ -27,11 +27,10 @@ from cl2cm_jax.data.feature_file import FeatureFile, read_feature_file
 from cl2cm_jax.data.images import ImageError
 from cl2cm_jax.data.picture_checks import Mapper, in_threads
 from cl2cm_jax.data.problems import settle
-from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.data.records import HEADLINE, SPLITS, Caption, Record
 from cl2cm_jax.data.shards import Place, read_picture, shard_files
 from cl2cm_jax.errors import UserError
 
-GROUP = "headline"
 _VALIDATION_SHARE = _TEST_SHARE = 0.1
 _PLANS = "plans"  # what Beam's workers are to do; within the unfinished set
 
@@ -214,7 +213,7 @@ def _keyed_example(
         image=files[0] if files and not is_folder else None,
         feature=features.row(image) if features else None,
         image_id=image,
-        group=GROUP,
+        group=HEADLINE,
         concept=image,
         path=path,
         captions=tuple(Caption(*caption) for caption in captions),
@@ -226,7 +225,7 @@ def _keyed_example(
 def _split(entries: Mapping[str, Entry]) -> dict[str, list[Entry]]:
     """The images of each split: as they say, or 80 / 10 / 10 in the order of a hash, but at least one."""
     if any(entry.split for entry in entries.values()):
-        return {split: [e for e in entries.values() if e.split == split] for split in builders.SPLITS}
+        return {split: [e for e in entries.values() if e.split == split] for split in SPLITS}
     order = sorted(entries, key=lambda image: hashlib.sha256(image.encode()).digest())
     ordered = [entries[image] for image in order]
     validation = max(1, round(_VALIDATION_SHARE * len(ordered)))

@@ -21,7 +21,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 from cl2cm_jax.data.concepts import concepts_of, split_of
-from cl2cm_jax.data.records import Caption
+from cl2cm_jax.data.records import HEADLINE, Caption
 from cl2cm_jax.errors import UserError
 
 LANGUAGES = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
@@ -66,7 +66,7 @@ def drawings() -> list[Drawing]:
         Drawing(
             image_id=_code(text, files),
             emoji=text,
-            group="flags" if text[0] in _REGIONAL_INDICATORS or text[-1] == _CANCEL_TAG else "headline",
+            group="flags" if text[0] in _REGIONAL_INDICATORS or text[-1] == _CANCEL_TAG else HEADLINE,
             concept=concept,
             split=split_of(concept),
             captions=tuple(Caption("en", caption, "human") for caption in captions)

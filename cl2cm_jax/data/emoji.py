@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from cl2cm_jax.data import builders
 from cl2cm_jax.data.drawings import LANGUAGES, Drawing, drawings, merge_identical, render
-from cl2cm_jax.data.records import Record
+from cl2cm_jax.data.records import SPLITS, Record
 
 __all__ = ["LANGUAGES", "Drawing", "Emoji", "drawings"]
 
@@ -41,7 +41,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
         folder.mkdir(parents=True)
         for entry, png in distinct:
             (folder / f"{entry.image_id}.png").write_bytes(png)
-        return {split: self._generate_examples(distinct, split) for split in builders.SPLITS}
+        return {split: self._generate_examples(distinct, split) for split in SPLITS}
 
     def _generate_examples(self, distinct: list[tuple[Drawing, bytes]], split: str) -> Iterator[tuple[int, Any]]:
         for key, (entry, png) in enumerate(distinct):

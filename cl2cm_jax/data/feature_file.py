@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cl2cm_jax.data.text_lines import read_ids
 from cl2cm_jax.errors import UserError
 
 
@@ -27,8 +29,13 @@ class FeatureFile:
         return np.asarray(self.values[self.row_of[image_id]], np.float32)
 
 
-def read_feature_file(features: str, feature_ids: str) -> FeatureFile:
+def read_feature_file(features: str, feature_ids: str, *, id_of: Callable[[str], str] = str) -> FeatureFile:
     """Maps the array and reads its ids.
+
+    Args:
+      features: the .npy file.
+      feature_ids: the list of the image id of each of its rows.
+      id_of: makes the id of what a line holds.
 
     Raises:
       UserError: no .npy of floats of two or three axes, an empty or duplicate id, or not as many ids as rows.
@@ -38,33 +45,15 @@ def read_feature_file(features: str, feature_ids: str) -> FeatureFile:
     except (OSError, ValueError, EOFError) as error:
         reason = "Python objects, or no .npy file" if "allow_pickle" in str(error) else error
         raise UserError(
-            f"config.data.features={features!r} cannot be read as a .npy array ({reason}); "
+            f"{features} cannot be read as a .npy array ({reason}); "
             'save it with np.save("features.npy", x.astype("float32"))'
         ) from error
     if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or not np.issubdtype(values.dtype, np.floating):
         found = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else "an archive"
-        raise UserError(f"config.data.features={features!r} holds {found}; save floats (n, d) or (n, frames, d)")
-    row_of = _read_ids(feature_ids)
+        raise UserError(f"{features} holds {found}; save floats (n, d) or (n, frames, d)")
+    row_of = read_ids(Path(feature_ids), id_of=id_of)
     if len(row_of) != len(values):
         raise UserError(
             f"{feature_ids} has {len(row_of)} ids but {features} has {len(values)} rows; give each row its id"
         )
     return FeatureFile(values if values.ndim == 3 else values[:, None], row_of)
-
-
-def _read_ids(path: str) -> dict[str, int]:
-    try:
-        lines = Path(path).read_bytes().decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"config.data.feature_ids={path!r} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid UTF-8 (byte {error.start}); save it as UTF-8") from error
-    row_of: dict[str, int] = {}
-    for row, line in enumerate(lines):
-        image_id = line.strip()
-        if not image_id:
-            raise UserError(f"{path}, line {row + 1}: the id is empty; write one id a line")
-        if image_id in row_of:
-            raise UserError(f"{path}, line {row + 1}: duplicate id {image_id!r}, first in line {row_of[image_id] + 1}")
-        row_of[image_id] = row
-    return row_of

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from cl2cm_jax.data import builders
 from cl2cm_jax.data.drawings import LANGUAGES, SKIN_TONES, Drawing, drawings, emoji_names, plain_name
-from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.data.records import SPLITS, Caption, Record
 from cl2cm_jax.errors import UserError
 
 ANIMATED = 477  # of 999 files, as published
@@ -104,7 +104,7 @@ class Fluent(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, Any]]]:
         found = clips(self._root)
-        return {split: self._generate_examples(found, split) for split in builders.SPLITS}
+        return {split: self._generate_examples(found, split) for split in SPLITS}
 
     def _generate_examples(self, found: list[Clip], split: str) -> Iterator[tuple[int, Any]]:
         for key, clip in enumerate(found):

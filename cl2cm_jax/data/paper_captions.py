@@ -1,7 +1,5 @@
-"""Reads the caption files of the paper's sets: UTF-8 lines `cap_id sentence`, where cap_id is `media#tag#k`.
+"""Reads the caption files of the paper's sets: UTF-8 lines `cap_id sentence`, see `cl2cm_jax.data.cap_ids`.
 
-The media id is what stands before the first "#", without .jpg or .mp4. The tag says the language and how the sentence
-came about; a caption and its translation share the media id and k and differ in the tag: they are partners.
 What is wrong with a line becomes a `Problem` with file and line, and the line is left out.
 
 Source: siblings (the format).
@@ -14,12 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cl2cm_jax.data.cap_ids import Key, cap_id_of, parse_line
 from cl2cm_jax.data.problems import Problem
 from cl2cm_jax.errors import UserError
 
-Key = tuple[str, str]  # media id and k
-
-_SUFFIX = re.compile(r"\.(jpg|mp4)$", re.IGNORECASE)
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -42,11 +38,6 @@ class CaptionLines(NamedTuple):
 
 class _BadLine(Exception):
     pass
-
-
-def media_id(name: str) -> str:
-    """The id of a picture or video: "123.jpg#enc#0", "123.jpg" and "123" are one."""
-    return _SUFFIX.sub("", name.split("#", 1)[0])
 
 
 def read_caption_lines(path: Path, *, tags: Sequence[str]) -> CaptionLines:
@@ -84,16 +75,14 @@ def _parsed(number: int, content: str, tags: Sequence[str]) -> tuple[Key, Line]:
     """Raises _BadLine."""
     if _UNREADABLE.search(content):
         raise _BadLine("is not valid UTF-8, or has a NUL byte; get a fresh copy")
-    cap_id, _, sentence = content.strip(" \t\r").partition(" ")
-    parts = cap_id.split("#")
-    if len(parts) != 3 or not all(parts) or len(cap_id.split()) != 1:
-        raise _BadLine(f"{cap_id!r} is no id of the form media#tag#k")
-    _, tag, k = parts
-    if tag not in tags:
-        raise _BadLine(f"{cap_id!r} has the tag {tag!r}; this file has {' or '.join(map(repr, tags))}")
-    if not sentence.strip():
-        raise _BadLine(f"{cap_id!r} has no sentence")
-    return (media_id(cap_id), k), Line(number, tag, sentence.strip())
+    line = parse_line(content)
+    if line is None:
+        raise _BadLine(f"{cap_id_of(content)!r} is no id of the form media#tag#k")
+    if line.tag not in tags:
+        raise _BadLine(f"{line.cap_id!r} has the tag {line.tag!r}; this file has {' or '.join(map(repr, tags))}")
+    if not line.sentence:
+        raise _BadLine(f"{line.cap_id!r} has no sentence")
+    return line.key, Line(number, line.tag, line.sentence)
 
 
 def partners(first: CaptionLines, others: Iterable[CaptionLines]) -> tuple[list[Key], list[Problem]]:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cl2cm_jax.data.cap_ids import media_id
 from cl2cm_jax.data.feature_file import FeatureFile, read_feature_file
-from cl2cm_jax.data.paper_captions import media_id
+from cl2cm_jax.data.text_lines import read_entries, read_ids
 from cl2cm_jax.errors import UserError
 
 MAX_FRAMES = 64  # siblings: the most frames that a video has
@@ -80,13 +81,9 @@ def read_image_features(features: Path, ids: Path) -> FeatureFile:
     """Maps a .npy file of image features; ids may have the ending of a picture.
 
     Raises:
-      UserError: it is no .npy of floats, or has not as many rows as there are ids.
+      UserError: it is no .npy of floats, has not as many rows as there are ids, or an id is empty or there twice.
     """
-    found = read_feature_file(str(features), str(ids))
-    row_of = {media_id(name): row for name, row in found.row_of.items()}
-    if len(row_of) != len(found.row_of):
-        raise UserError(f"{ids} names an image twice, with and without its ending; get a fresh copy")
-    return FeatureFile(found.values, row_of)
+    return read_feature_file(str(features), str(ids), id_of=media_id)
 
 
 def read_image_ids(path: Path) -> list[str]:
@@ -95,15 +92,7 @@ def read_image_ids(path: Path) -> list[str]:
     Raises:
       UserError: it cannot be read, or an id is empty or there twice.
     """
-    line_of: dict[str, int] = {}
-    for number, line in enumerate(_read(path, "utf-8-sig").rstrip().split("\n"), start=1):
-        image = media_id(line.strip())
-        if not image:
-            raise UserError(f"{path}, line {number}: the id is empty; write one id a line")
-        if image in line_of:
-            raise UserError(f"{path}, line {number}: duplicate id {image!r}, first in line {line_of[image]}")
-        line_of[image] = number
-    return list(line_of)
+    return list(read_ids(path, id_of=media_id))
 
 
 def read_image_files(path: Path) -> dict[str, str]:
@@ -113,11 +102,11 @@ def read_image_files(path: Path) -> dict[str, str]:
       UserError: it cannot be read, or a line has not both.
     """
     files: dict[str, str] = {}
-    for number, line in enumerate(_read(path, "utf-8-sig").rstrip().split("\n"), start=1):
-        name, _, file = line.strip().partition(" ")
+    for number, line in enumerate(read_entries(path), start=1):
+        name, _, file = line.partition(" ")
         image, file = media_id(name), file.strip()
         if not image or not file:
-            raise UserError(f"{path}, line {number}: {line.strip()!r} is not an id, a space and a file name")
+            raise UserError(f"{path}, line {number}: {line!r} is not an id, a space and a file name")
         if files.setdefault(image, file) != file:
             raise UserError(f"{path}, line {number}: {image!r} has the file {files[image]!r} in a line before")
     return files

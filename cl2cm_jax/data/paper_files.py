@@ -71,7 +71,7 @@ PAPER_SETS = {
         folders=("msrvttcn", "msrvtt10kcn", "msrvtt_cn"),
         prefixes=("msrvtt10kcn", "msrvttcn"),
         is_video=True,
-        sizes={},
+        sizes={"": {"test": 1_000}},  # MLCMR's README, see evaluation/published.py; it states no other split's
         captions_each=None,
         published=f"{_NRCCR} (captions, features)",
     ),

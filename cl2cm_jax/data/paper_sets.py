@@ -21,10 +21,8 @@ from cl2cm_jax.data.paper_text import TextFiles
 from cl2cm_jax.data.paper_vision import Vision, VisionFiles, find_vision, reasons_against
 from cl2cm_jax.data.problems import Problem, settle
 from cl2cm_jax.data.raw_multi30k import Captions, RawFiles, raw_folder
-from cl2cm_jax.data.records import Record
+from cl2cm_jax.data.records import HEADLINE, Record
 from cl2cm_jax.errors import UserError
-
-GROUP = "headline"
 
 
 @dataclass(eq=False)
@@ -85,7 +83,7 @@ class PaperBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 image=seen.image,
                 feature=seen.feature,
                 image_id=media,
-                group=GROUP,
+                group=HEADLINE,
                 concept=media,
                 path=seen.path,
                 captions=tuple(rows),
@@ -146,9 +144,14 @@ def paper_builder(
         text = TextFiles(search, targets=targets, task=task)
     vision = find_vision(search, target=targets[0], images=images, features=features)
     search.check()
+    files = [
+        file
+        for path in (*text.paths, *vision.paths)
+        for file in (builders.files_below(path) if path.is_dir() else [str(path)])
+    ]
     settings = [name, *targets, str(task), images, features, on_error]
     config = PaperConfig(
-        name=builders.fingerprint([str(path) for path in (*text.paths, *vision.paths)], settings),
+        name=builders.fingerprint(files, settings),
         description=BUILDERS[name].__doc__,
         targets=tuple(targets),
         root=root,

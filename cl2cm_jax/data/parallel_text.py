@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.data.records import HEADLINE, Caption, Record
 from cl2cm_jax.data.text_lines import read_lines
 from cl2cm_jax.errors import UserError
 
@@ -54,7 +54,7 @@ def read_parallel(folder: Path, *, languages: Sequence[str], limit: int = 0) -> 
 
 def _record(name: str, languages: Sequence[str], sentences: Sequence[str]) -> Record:
     captions = tuple(Caption(language, text, "human") for language, text in zip(languages, sentences, strict=True))
-    return Record(None, None, name, "headline", name, "", captions)
+    return Record(None, None, name, HEADLINE, name, "", captions)
 
 
 def _folder_of(folder: Path, source: str) -> Path:

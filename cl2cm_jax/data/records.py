@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SPLITS = ("train", "validation", "test")
+HEADLINE = "headline"  # the group of the pictures that count; others are evaluated apart
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -23,7 +26,7 @@ class Record:
     image: bytes | None  # an encoded image file, animated or not; None where there are features or files of frames
     feature: np.ndarray | None  # (frames, d) float32, or None where there is an image
     image_id: str
-    group: str  # "headline", or the name of a group that is evaluated apart, e.g. "flags"
+    group: str  # HEADLINE, or the name of a group that is evaluated apart, e.g. "flags"
     concept: str  # images of one concept are all in one split
     path: str  # of the image file or the folder of frames, "" where there is none
     captions: tuple[Caption, ...]

@@ -19,11 +19,9 @@ import tensorflow_datasets as tfds
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.data import builders
 from cl2cm_jax.data.caption_file import read_caption_file
-from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.data.records import HEADLINE, SPLITS, Caption, Record
 from cl2cm_jax.data.stamp_files import SOURCE, Stamp, picture, stamps, stamps_folder
 from cl2cm_jax.errors import UserError
-
-GROUP = "headline"
 
 
 @dataclass(eq=False)
@@ -51,7 +49,7 @@ def stamps_builder(*, data_dir: str | os.PathLike[str], root: str, translations:
         raise UserError(
             f"config.data.captions={translations!r} is not a file; make stamps writes it; '' trains on human captions"
         )
-    files = [str(folder), *([translations] if translations else [])]
+    files = [*builders.files_below(folder), *([translations] if translations else [])]
     config = StampsConfig(
         name=builders.fingerprint(files, settings=()),
         description="Tux Paint's stamps.",
@@ -82,7 +80,7 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
         entries = stamps(config.root)
         translated = read_translations(config.translations, entries) if config.translations else None
         Path(self.data_dir, "png").mkdir(parents=True)  # temporary here: they appear together with the records
-        return {split: self._generate_examples(entries, split, translated) for split in builders.SPLITS}
+        return {split: self._generate_examples(entries, split, translated) for split in SPLITS}
 
     def _generate_examples(
         self, entries: Sequence[Stamp], split: str, translated: Mapping[str, Sequence[Caption]] | None
@@ -99,7 +97,7 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
                 image=png,
                 feature=None,
                 image_id=entry.image_id,
-                group=GROUP,
+                group=HEADLINE,
                 concept=entry.concept,
                 path=path,
                 captions=tuple(captions),

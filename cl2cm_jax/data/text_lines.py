@@ -1,9 +1,10 @@
-"""Reads a text file of one sentence a line, gzipped or not."""
+"""Reads text files of one sentence or one id a line, gzipped or not."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from cl2cm_jax.errors import UserError
@@ -20,7 +21,44 @@ def read_lines(path: Path) -> list[str]:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         text = content.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}); get a fresh copy") from error
+        raise UserError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); get a fresh copy"
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid UTF-8 (byte {error.start}); get a fresh copy") from error
+        raise UserError(
+            f"{path} is not valid UTF-8 (byte {error.start}); save it as UTF-8 or get a fresh copy"
+        ) from error
     return text.removesuffix("\n").split("\n")  # not splitlines: U+2028 ends no line here
+
+
+def read_entries(path: Path) -> list[str]:
+    """The lines of a list without spaces around them; blank ones may follow the last entry.
+
+    Raises:
+      UserError: see `read_lines`.
+    """
+    lines = [line.strip() for line in read_lines(path)]
+    while len(lines) > 1 and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def read_ids(path: Path, *, id_of: Callable[[str], str] = str) -> dict[str, int]:
+    """The ids of a list, one a line, each with its row counted from 0; blank lines may follow the last one.
+
+    Args:
+      path: the list.
+      id_of: makes the id of what a line holds, as where "1.jpg" and "1" are one.
+
+    Raises:
+      UserError: it cannot be read or is no UTF-8, or an id is empty or there twice.
+    """
+    row_of: dict[str, int] = {}
+    for row, line in enumerate(read_entries(path)):
+        found = id_of(line)
+        if not found:
+            raise UserError(f"{path}, line {row + 1}: the id is empty; write one id a line")
+        if found in row_of:
+            raise UserError(f"{path}, line {row + 1}: duplicate id {found!r}, first in line {row_of[found] + 1}")
+        row_of[found] = row
+    return row_of

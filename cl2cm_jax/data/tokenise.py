@@ -86,7 +86,8 @@ class HubTokenizer:
       vocabulary: ids that the model knows.
 
     Raises:
-      UserError: the library or the file is missing, the file is damaged, or it gives ids that the model lacks.
+      UserError: the library or the file is missing, the file is damaged, it does not put one mark before and one behind
+        a text, or it is no pair with the model: it gives ids that the model lacks, or not half of those it has.
     """
 
     def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
@@ -103,12 +104,14 @@ class HubTokenizer:
         except Exception as error:  # the library raises plain exceptions
             raise UserError(f"{file} cannot be read ({error}); get a fresh copy") from error
         highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        if highest >= vocabulary:
+        # A table is padded or gets a few pieces more; one twice as long as the tokenizer's ids is of another tokenizer.
+        if highest >= vocabulary or 2 * (highest + 1) < vocabulary:
             raise UserError(
                 f"{file} gives ids up to {highest}, but the model has {vocabulary} word pieces; are they a pair?"
             )
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
+        self._check_marks(file)
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest."""
@@ -117,6 +120,15 @@ class HubTokenizer:
     def words(self, text: str) -> list[str]:
         """The pieces that the backbone has words for, as text; what marks a word's begin is the tokenizer's own."""
         return self._tokenizer.encode(_encodable(text)).tokens[1:-1]
+
+    def _check_marks(self, file: Path) -> None:
+        """Refuses what has not one mark before and one behind: the backbones take first and last token for marks."""
+        alone, around = (self._tokenizer.encode(text).ids for text in ("", "a"))
+        if len(alone) != 2 or [around[0], around[-1]] != alone:
+            raise UserError(
+                f"{file} puts the marks {alone} around a text, and one that begins and one that ends it are needed; "
+                "give it a post_processor such as '[CLS] $A [SEP]', the model's own"
+            )
 
 
 def tokenizer(

@@ -9,13 +9,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.data.records import HEADLINE
 from cl2cm_jax.evaluation.picture import Queries
 from cl2cm_jax.evaluation.report import Group, Protocol
 from cl2cm_jax.evaluation.retrieval import Query, Ranks, fuse_queries, metrics, retrieval_ranks
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.steps.embed_step import Embedder
 
-HEADLINE = "headline"
 NOT_FUSED = "queries in their own language alone"
 
 

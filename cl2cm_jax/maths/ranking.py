@@ -31,17 +31,6 @@ def ranks(
     return ranks_of(counts)
 
 
-def average_precision(
-    queries: ArrayLike, gallery: ArrayLike, *, query_image: ArrayLike, gallery_image: ArrayLike, block: int = 1024
-) -> NDArray[np.float64]:
-    """Average precision (M,) in (0, 1] of each query over all its positives.
-
-    Arguments and errors as for `competitors`.
-    """
-    counts = competitors(queries, gallery, query_image=query_image, gallery_image=gallery_image, block=block)
-    return average_precision_of(counts)
-
-
 def ranks_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Ranks (M,) from the answer of `competitors`."""
     return 1 + counts[:, 0]

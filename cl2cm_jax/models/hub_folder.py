@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.pretrained import check_names, weights_hash
+from cl2cm_jax.models.pretrained import check_names, check_shapes, weights_hash
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -129,15 +129,21 @@ def relaid(ours: str, array: np.ndarray) -> np.ndarray:
     return array.T if ours.endswith("kernel") else array
 
 
+def stored_shape(ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in torch's layout of what `relaid` gives this one."""
+    return shape[::-1] if ours.endswith("kernel") else shape
+
+
 def arranged(
     stored: Mapping[str, np.ndarray],
     *,
     once: Mapping[str, str],
     layer: Mapping[str, str],
     prefix: str,
-    layers: int,
+    shapes: Mapping[str, tuple[int, ...]],
     source: Path,
     relay: Callable[[str, np.ndarray], np.ndarray] = relaid,
+    unrelaid: Callable[[str, tuple[int, ...]], tuple[int, ...]] = stored_shape,
 ) -> dict[str, np.ndarray]:
     """The tensors of a transformer by our names, those of its layers stacked under "layers/".
 
@@ -146,15 +152,21 @@ def arranged(
       once: our name -> torch's, of what is there once.
       layer: the same of one layer, torch's behind `prefix` and the layer's number.
       prefix: e.g. "encoder.layer.".
-      layers: how many there are.
+      shapes: our name -> the shape that the model has, of the layers with their number in front.
       source: the folder, for messages.
       relay: (our name, tensor) -> the tensor in our layout.
+      unrelaid: (our name, shape in our layout) -> the shape that torch stores.
 
     Raises:
-      UserError: tensors are missing or left over; names each.
+      UserError: tensors are missing, left over or of a wrong shape; names each as torch does.
     """
-    expected = [*once.values(), *(f"{prefix}{i}.{name}" for i in range(layers) for name in layer.values())]
-    check_names(stored, expected, source=source)
+    layers = next(shapes[f"layers/{ours}"][0] for ours in layer)
+    in_layers = {f"{prefix}{i}.{name}": ours for i in range(layers) for ours, name in layer.items()}
+    check_names(stored, [*once.values(), *in_layers], source=source)
+    # before any is laid out anew or stacked: numpy would fail on some of them, and without their names
+    expected = {theirs: unrelaid(ours, shapes[ours]) for ours, theirs in once.items()}
+    expected |= {theirs: unrelaid(ours, shapes[f"layers/{ours}"][1:]) for theirs, ours in in_layers.items()}
+    check_shapes(stored, expected, source=source)
     arrays = {ours: relay(ours, stored[theirs]) for ours, theirs in once.items()}
     for ours, theirs in layer.items():
         arrays[f"layers/{ours}"] = np.stack([relay(ours, stored[f"{prefix}{i}.{theirs}"]) for i in range(layers)])

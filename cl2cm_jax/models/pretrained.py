@@ -141,12 +141,7 @@ def assign(abstract: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, sou
     """
     names = [name for name, _ in _leaves(abstract)]
     check_names(arrays, names, source=source)
-    wrong = [
-        f"{name} has shape {arrays[name].shape} instead of {leaf.shape}"
-        for name, leaf in _leaves(abstract)
-        if arrays[name].shape != leaf.shape
-    ]
-    _refuse(wrong, source=source)
+    check_shapes(arrays, shapes_of(abstract), source=source)
 
     def fill(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return {
@@ -169,6 +164,27 @@ def check_names(arrays: Mapping[str, np.ndarray], expected: Sequence[str], *, so
     _refuse(
         missing + [f"{name} is not known to the model" for name in sorted(set(arrays) - set(expected))], source=source
     )
+
+
+def check_shapes(
+    arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], *, source: str | Path
+) -> None:
+    """Refuses arrays of another shape than the `expected` one, naming each; names that are not there are passed over.
+
+    Raises:
+      UserError: there are any.
+    """
+    wrong = [
+        f"{name} has shape {arrays[name].shape} instead of {shape}"
+        for name, shape in expected.items()
+        if name in arrays and arrays[name].shape != shape
+    ]
+    _refuse(wrong, source=source)
+
+
+def shapes_of(abstract: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a nested dict's leaves by "outer/inner/leaf"."""
+    return {name: leaf.shape for name, leaf in _leaves(abstract)}
 
 
 def _refuse(wrong: Sequence[str], *, source: str | Path) -> None:

@@ -1,24 +1,14 @@
-"""Lines `cap_id sentence` of the paper's sets; cap_id is `media#tag#k`. Source: siblings (the format)."""
+"""What the cap_ids of translations are called, `media#tag#k`. Source: siblings (the format)."""
 
 from __future__ import annotations
 
-import re
-
-from cl2cm_jax.data.paper_captions import media_id
-
-_LINE = re.compile(r"([^\s#]+#[^\s#]+#[^\s#]+)(?: (.*))?")
+from cl2cm_jax.data.cap_ids import Key, parse_line
 
 
-def split_line(line: str) -> tuple[str, str] | None:
-    """cap_id and sentence ("" where there is none); None if the line has no cap_id."""
-    match = _LINE.fullmatch(line.rstrip("\r"))
-    return (match[1], (match[2] or "").strip()) if match else None
-
-
-def cap_key(cap_id: str) -> tuple[str, str] | None:
+def cap_key(cap_id: str) -> Key | None:
     """Media id and k, which a caption shares with its translation; None if it is no cap_id."""
-    parts = cap_id.split("#")
-    return (media_id(cap_id), parts[2]) if len(parts) == 3 else None
+    parsed = parse_line(cap_id)
+    return parsed.key if parsed and not parsed.sentence else None
 
 
 def translated_cap_id(cap_id: str, target: str) -> str:

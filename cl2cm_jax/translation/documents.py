@@ -14,14 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from cl2cm_jax.data.cap_ids import CapLine, Key, parse_line
 from cl2cm_jax.data.caption_file import Row, read_caption_file
 from cl2cm_jax.data.corpus import translation_tag
 from cl2cm_jax.data.problems import Problem
+from cl2cm_jax.data.text_lines import read_entries
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.translation.cap_lines import split_line, tag_of, translated_cap_id
+from cl2cm_jax.translation.cap_lines import tag_of, translated_cap_id
 from cl2cm_jax.translation.engine import Item
 
-SPLITS = ("train", "validation", "test")
 _ROWS = (".csv", ".tsv", ".jsonl")
 
 
@@ -126,23 +127,18 @@ def _formatted(rows: Sequence[Row], ending: str) -> str:
 
 class _CapLines:
     def __init__(self, path: Path, *, source: str, target: str):
-        try:
-            text = path.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not valid UTF-8 (byte {error.start}); save the file as UTF-8") from error
         self.language = target
         self.items: list[Item] = []
         problems: list[Problem] = []
-        seen: dict[str, int] = {}
-        # str.splitlines would also end a line at U+2028 and the like, which sentences contain
-        for line, content in enumerate(text.rstrip("\r\n").split("\n"), start=1):
-            cap_id, sentence = split_line(content) or ("", "")
-            reason = _wrong(cap_id, sentence, content, source=source, earlier=seen.setdefault(cap_id, line), line=line)
-            if reason:
-                problems.append(Problem(str(path), line, "cap_id sentence", reason))
+        seen: dict[Key, int] = {}
+        for number, content in enumerate(read_entries(path), start=1):
+            line = parse_line(content)
+            reason = _wrong(line, content, source=source, seen=seen, number=number)
+            if reason or line is None:
+                problems.append(Problem(str(path), number, "cap_id sentence", reason))
             else:
-                name = translated_cap_id(cap_id, target)
-                self.items.append(Item(len(self.items), name, " ".join(sentence.split()), ""))
+                name = translated_cap_id(line.cap_id, target)
+                self.items.append(Item(len(self.items), name, " ".join(line.sentence.split()), ""))
         _refuse(problems)
         self.chosen = self.items
 
@@ -151,17 +147,19 @@ class _CapLines:
         return Written("".join(lines), len(lines), len(translations) - len(lines), 0)
 
 
-def _wrong(cap_id: str, sentence: str, content: str, *, source: str, earlier: int, line: int) -> str:
-    if not cap_id:
+def _wrong(line: CapLine | None, content: str, *, source: str, seen: dict[Key, int], number: int) -> str:
+    """What is wrong with a line, "" if nothing is; `seen` has the number of the first line of each key."""
+    if line is None:
         return f"is {content[:40]!r}; write media#tag#k, a space and the sentence"
-    if "\0" in content or not sentence:
-        return f"{cap_id!r} has no sentence; write one or remove the line"
-    if earlier != line:
-        return f"{cap_id!r} is there already in line {earlier}; remove one"
-    tag = cap_id.split("#")[1]
-    if tag.rsplit("2", 1)[-1] not in (source, tag_of(source)):
+    if "\0" in content or not line.sentence:
+        return f"{line.cap_id!r} has no sentence; write one or remove the line"
+    earlier = seen.setdefault(line.key, number)
+    if earlier != number:
+        return f"{line.cap_id!r} is there already in line {earlier}; remove one"
+    if line.tag.rsplit("2", 1)[-1] not in (source, tag_of(source)):
         return (
-            f"{cap_id!r} has the tag {tag!r}, not that of --source={source!r} ({tag_of(source)!r}); name its language"
+            f"{line.cap_id!r} has the tag {line.tag!r}, not that of --source={source!r} ({tag_of(source)!r}); "
+            "name its language"
         )
     return ""
 

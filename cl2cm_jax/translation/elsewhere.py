@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from cl2cm_jax.data.cap_ids import CapLine, Key, parse_line
+from cl2cm_jax.data.text_lines import read_lines
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.translation.cap_lines import cap_key, split_line
+from cl2cm_jax.translation.cap_lines import cap_key
 from cl2cm_jax.translation.engine import Item
 
 
@@ -15,8 +17,8 @@ class TranslatedFile:
     """An engine that reads what another made.
 
     Args:
-      path: UTF-8. Line n is the translation of the n-th caption in the source language, an empty line none; or, if
-        every line starts with a cap_id, a line belongs to the caption of the same media and k.
+      path: UTF-8, gzipped if it ends in .gz. Line n is the translation of the n-th caption in the source language, an
+        empty line none; or, if every line starts with a cap_id, a line belongs to the caption of the same media and k.
       items: all captions in the source language, in the order of their file.
 
     Raises:
@@ -28,17 +30,10 @@ class TranslatedFile:
     version = ""
 
     def __init__(self, path: Path, items: Sequence[Item]):
-        try:
-            content = path.read_bytes()
-            text = content.decode("utf-8-sig")
-        except OSError as error:
-            raise UserError(
-                f"--translations={str(path)!r} cannot be read ({error.strerror}); name a text file"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"--translations={str(path)!r} is not valid UTF-8; save it as UTF-8") from error
-        lines = text.removesuffix("\n").split("\n") if text else []
-        found = _by_cap_id(path, lines, items) if lines and all(map(split_line, lines)) else None
+        lines, content = read_lines(path), path.read_bytes()
+        lines = lines if content else []
+        parsed = [line for content in lines if (line := parse_line(content))]
+        found = _by_cap_id(path, parsed, items) if lines and len(parsed) == len(lines) else None
         if found is None:
             if len(lines) != len(items):
                 raise UserError(f"{path} has {len(lines)} lines for {len(items)} captions; give it one line a caption")
@@ -50,19 +45,16 @@ class TranslatedFile:
         return [self._translations[item.number] for item in items]
 
 
-def _by_cap_id(path: Path, lines: Sequence[str], items: Sequence[Item]) -> list[str] | None:
+def _by_cap_id(path: Path, lines: Sequence[CapLine], items: Sequence[Item]) -> list[str] | None:
     """The sentences of `items` by media and k; None if the captions have no cap_id."""
     wanted = [cap_key(item.name) for item in items]
     if not all(wanted):
         return None
-    sentences: dict[tuple[str, str], str] = {}
+    sentences: dict[Key, str] = {}
     for number, line in enumerate(lines, start=1):
-        cap_id, sentence = split_line(line) or ("", "")
-        key = cap_key(cap_id)
-        assert key is not None  # split_line checked it
-        if key in sentences:
-            raise UserError(f"{path}, line {number}: {cap_id!r} is there twice; remove one")
-        sentences[key] = sentence
+        if line.key in sentences:
+            raise UserError(f"{path}, line {number}: {line.cap_id!r} is there twice; remove one")
+        sentences[line.key] = line.sentence
     if missing := [item.name for item, key in zip(items, wanted, strict=True) if key not in sentences]:
         raise UserError(
             f"{path} has {len(lines)} lines for {len(items)} captions and lacks {len(missing)} of them, "

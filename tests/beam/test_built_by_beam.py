@@ -12,8 +12,9 @@ from tar_shards import files_of, write_shard, write_shards
 pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("apache_beam", reason="apache_beam is not installed; `make test-beam` installs and tests it")
 
-from cl2cm_jax.data.builders import SPLITS, prepare, read_records
+from cl2cm_jax.data.builders import prepare, read_records
 from cl2cm_jax.data.captions import Captions, captions_builder
+from cl2cm_jax.data.records import SPLITS
 from cl2cm_jax.errors import UserError
 
 COLOURS = ("red", "green", "blue")

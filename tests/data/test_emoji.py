@@ -22,10 +22,10 @@ pytest.importorskip("tensorflow_datasets")
 
 from cl2cm_jax.data import drawings as drawings_module
 from cl2cm_jax.data import emoji as emoji_set
-from cl2cm_jax.data.builders import SPLITS, prepare, read_records
+from cl2cm_jax.data.builders import prepare, read_records
 from cl2cm_jax.data.drawings import LANGUAGES, Drawing, distinct_aliases, drawings, merge_identical, plain_name, render
 from cl2cm_jax.data.images import decode
-from cl2cm_jax.data.records import Caption
+from cl2cm_jax.data.records import SPLITS, Caption
 from cl2cm_jax.errors import UserError
 
 

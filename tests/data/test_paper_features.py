@@ -93,11 +93,31 @@ def test_image_features(tmp_path: Path) -> None:
     assert found.shape == (1, 2) and list(found.row_of) == ["7", "8", "9"]
     np.testing.assert_array_equal(found.row("8"), [[2, 3]])
     (tmp_path / "ids.txt").write_text("7.jpg\n7\n9\n")
-    with pytest.raises(UserError, match="names an image twice"):
+    with pytest.raises(UserError, match="ids.txt, line 2: duplicate id '7', first in line 1"):
         read_image_features(tmp_path / "f.npy", tmp_path / "ids.txt")
     (tmp_path / "ids.txt").write_text("7\n8\n")
     with pytest.raises(UserError, match="has 2 ids but .* has 3 rows"):
         read_image_features(tmp_path / "f.npy", tmp_path / "ids.txt")
+    (tmp_path / "ids.txt").write_bytes(b"7\n8\n\xff\n")
+    with pytest.raises(UserError, match=rf"^{tmp_path}/ids.txt is not valid UTF-8 \(byte 4\)"):
+        read_image_features(tmp_path / "f.npy", tmp_path / "ids.txt")
+    for name in ("ids.txt", "f.npy"):
+        (tmp_path / name).unlink()
+        with pytest.raises(UserError, match=rf"^{tmp_path}/{name} cannot be read"):
+            read_image_features(tmp_path / "f.npy", tmp_path / "ids.txt")
+
+
+def test_blank_lines_at_the_end_of_a_list_of_ids_are_no_ids(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", np.zeros((2, 3), np.float32))
+    (tmp_path / "ids.txt").write_text("7.jpg\n8\n\n \n")
+    assert read_image_ids(tmp_path / "ids.txt") == ["7", "8"]
+    assert read_image_features(tmp_path / "f.npy", tmp_path / "ids.txt").row_of == {"7": 0, "8": 1}
+    (tmp_path / "ids.txt").write_text("7.jpg\n\n8\n")
+    with pytest.raises(UserError, match="ids.txt, line 2: the id is empty"):
+        read_image_features(tmp_path / "f.npy", tmp_path / "ids.txt")
+    (tmp_path / "ids.txt").write_text("\n\n")
+    with pytest.raises(UserError, match="ids.txt, line 1: the id is empty"):
+        read_image_ids(tmp_path / "ids.txt")
 
 
 def test_an_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:

@@ -137,9 +137,12 @@ def test_vatex_without_ten_captions(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("prefix", ["msrvtt10kcn", "msrvttcn"])
-def test_msrvtt_cn(tmp_path: Path, prefix: str) -> None:
+def test_msrvtt_cn(tmp_path: Path, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     paper_trees.write_videos(tmp_path, folder=prefix, prefix=prefix, features="resnext101-resnet152", each=2)
-    records = built("msrvtt_cn", tmp_path, features="resnext101-resnet152")
+    with caplog.at_level(logging.WARNING):
+        records = built("msrvtt_cn", tmp_path, features="resnext101-resnet152")
+    assert "msrvtt_cn: the test split has 3 images or videos, 1,000 as published" in caplog.text
+    assert "the train split has" not in caplog.text and "the validation split has" not in caplog.text
     assert {split: len(found) for split, found in records.items()} == {"train": 8, "validation": 3, "test": 3}
 
 
@@ -219,6 +222,30 @@ def test_a_missing_partner_stops_or_is_left_out(tmp_path: Path) -> None:
         ["a enc2de sentence 1 of 100"],
     ]
     assert len(texts(records[1], "de")) == 2
+
+
+def test_translations_there_and_back_that_nothing_reads_cost_no_training_caption(tmp_path: Path) -> None:
+    tree = paper_trees.write_multi30k(tmp_path)
+    whole = built("multi30k", tmp_path)["train"]
+    file = tree / "TextData" / "Flickr30ktrain_google_enc2de2enc.caption.txt"
+    bad = "100#enc2de2enc#5"  # has no sentence, and its caption is not there either
+    file.write_text(file.read_text().split("\n", 1)[1] + f"\n999#enc2de2enc#0 another\n{bad}")
+    prepare(made := builder("multi30k", tmp_path))
+    records = list(read_records(made, "train"))
+    for language in ("en", "de"):
+        assert [texts(r, language) for r in records] == [texts(r, language) for r in whole]
+    assert len(texts(records[0], "en2de2en")) == 1 and len(texts(records[1], "en2de2en")) == 2
+    report = made.report_path.read_text()
+    assert "problem\t" not in report and f"'{bad}' has no sentence" in report
+    assert "1 training captions have no partner here, first '100#enc2de2enc#0'" in report
+    assert "1 captions have no partner in training and are not used, first '999#enc2de2enc#0'" in report
+
+
+def test_translations_back_that_an_evaluation_can_read_are_needed(tmp_path: Path) -> None:
+    file = paper_trees.write_multi30k(tmp_path) / "TextData" / "multi30ktest_google_de2enc_2016.caption.txt"
+    file.write_text(file.read_text().split("\n", 1)[1])
+    with pytest.raises(UserError, match="300#de#0 has no partner 300#de2enc#0"):
+        prepare(builder("multi30k", tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -304,6 +331,15 @@ def test_rebuilds_only_when_an_input_changed(tmp_path: Path) -> None:
     append(tree / "TextData" / "multi30kval_de.caption.txt", "\n")
     assert builder("multi30k", tmp_path).data_dir != first
     assert builder("multi30k", tmp_path, targets=("de",), on_error="skip").data_dir != first
+
+
+def test_a_picture_written_over_in_place_is_a_changed_input(tmp_path: Path) -> None:
+    """The folder's own time of change stays as it is."""
+    tree = paper_trees.write_multi30k(tmp_path)
+    first = builder("multi30k", tmp_path).data_dir
+    with (tree / "flickr30k-images" / "100.jpg").open("ab") as file:
+        file.write(b"more")
+    assert builder("multi30k", tmp_path).data_dir != first
 
 
 @pytest.mark.parametrize(("task", "each"), [(1, 1), (2, 5)])

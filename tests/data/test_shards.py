@@ -21,9 +21,9 @@ pytest.importorskip("tensorflow_datasets")
 
 from cl2cm_jax.config import defaults
 from cl2cm_jax.data import sets, shards
-from cl2cm_jax.data.builders import SPLITS, prepare, read_records
+from cl2cm_jax.data.builders import prepare, read_records
 from cl2cm_jax.data.captions import Captions, captions_builder
-from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.data.records import SPLITS, Caption, Record
 from cl2cm_jax.data.shards import read_picture, read_shard, shard_files
 from cl2cm_jax.errors import UserError
 

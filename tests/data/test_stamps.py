@@ -19,9 +19,9 @@ from command import call
 from cl2cm_jax import stamps as stamps_command
 from cl2cm_jax.config import defaults
 from cl2cm_jax.data import sets
-from cl2cm_jax.data.builders import SPLITS, prepare, read_records
+from cl2cm_jax.data.builders import prepare, read_records
 from cl2cm_jax.data.images import decode
-from cl2cm_jax.data.records import Caption
+from cl2cm_jax.data.records import SPLITS, Caption
 from cl2cm_jax.data.stamp_files import (
     WITHIN_PACKAGE,
     Stamp,
@@ -32,7 +32,7 @@ from cl2cm_jax.data.stamp_files import (
     stamps,
     stamps_folder,
 )
-from cl2cm_jax.data.stamps import read_translations
+from cl2cm_jax.data.stamps import read_translations, stamps_builder
 from cl2cm_jax.errors import UserError
 
 CENTIMETRES = """<svg xmlns="http://www.w3.org/2000/svg" width="5cm" height="10cm">
@@ -172,6 +172,22 @@ def built(root: Path, home: Path, captions: str = "") -> dict[str, list]:
     builder = sets.builder(data)
     prepare(builder)
     return {split: list(read_records(builder, split)) for split in SPLITS}
+
+
+def test_a_stamp_written_over_in_place_is_a_changed_input(root: Path, tmp_path: Path) -> None:
+    """No folder's own time of change says it."""
+
+    def name() -> str:
+        return stamps_builder(data_dir=tmp_path / "home", root=str(root)).data_dir
+
+    first, folder = name(), root / WITHIN_PACKAGE
+    (folder / "animals" / ".hidden").write_text("of the file manager")
+    assert name() == first
+    (folder / "animals" / "bear.txt").write_text("A brown bear.\n")
+    second = name()
+    (folder / "animals" / "round").symlink_to(folder)
+    write(folder, "town/houses/lighthouse", "A lighthouse.\nde.utf8=Ein Leuchtturm.\n", picture=".png")
+    assert len({first, second, name()}) == 3
 
 
 @pytest.fixture

@@ -39,10 +39,34 @@ def test_a_model_folders_mistakes(folder, tmp_path):
             HubTokenizer(**{"path": folder, "max_tokens": 8, "vocabulary": 6} | changed)
 
     fails("ids up to 5, but the model has 5 word pieces", vocabulary=5)
+    fails("ids up to 5, but the model has 13 word pieces; are they a pair", vocabulary=13)
+    assert HubTokenizer(path=folder, max_tokens=8, vocabulary=12)(["red"]).ids.tolist() == [[1, 4, 2]]
     fails("max_tokens=2", max_tokens=2)
     fails("no tokenizer.json", path=tmp_path / "none")
     (folder / "tokenizer.json").write_text("{}")
     fails("tokenizer.json cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("$A", r"\[\]"),
+        ("[CLS] $A", r"\[1\]"),
+        ("[CLS] $A [SEP] [SEP]", r"\[1, 2, 2\]"),
+        ("$A [SEP] [CLS]", r"\[2, 1\]"),
+    ],
+)
+def test_a_tokenizer_without_one_mark_before_and_one_behind(folder, template, found):
+    """The first and the last real word would be taken for marks."""
+    import tokenizers
+
+    words = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    words.post_processor = tokenizers.processors.TemplateProcessing(
+        single=template, special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    words.save(str(folder / "tokenizer.json"))
+    with pytest.raises(UserError, match=rf"tokenizer.json puts the marks {found} around a text, .* post_processor"):
+        HubTokenizer(path=folder, max_tokens=8, vocabulary=6)
 
 
 def test_lower_case_without_accents_as_a_berttokenizer_does_it():

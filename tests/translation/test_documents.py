@@ -92,6 +92,7 @@ def test_splits_choose(tmp_path: Path) -> None:
         ("a.jpg#enc#0\n", "in.txt", "line 1, .* has no sentence"),
         ("a.jpg#enc#0 a dog\nno id here\n", "in.txt", "line 2, .* write media#tag#k"),
         ("a#enc#0 dog\na#enc#0 cat\n", "in.txt", "line 2, .* already in line 1"),
+        ("1.jpg#enc#0 a\n1#enc#0 b\n", "in.txt", "line 2.*'1#enc#0' is there already in line 1"),
         ("a#de#0 Hund\n", "in.txt", "has the tag 'de', not that of --source='en' \\('enc'\\)"),
         ("x\n", "in.xlsx", "must end in .csv, .tsv, .jsonl, or .txt"),
     ],
@@ -106,6 +107,7 @@ def test_lines_of_the_papers_format_become_lines_with_the_tag_of_a_translation(t
     document = read(tmp_path, text, "in.txt", target="de")
     assert [item.text for item in document.items] == ["a dog runs", "a cat", "a cow # 1"]
     assert write(document, ["Hund", "", "Kuh"]).text == "7.jpg#enc2de#0 Hund\nvideo9#enc2de#0 Kuh\n"
+    assert read(tmp_path, f"{text}\n\n", "in.txt", target="de").items == document.items
     with pytest.raises(UserError, match="has no splits"):
         read(tmp_path, text, "in.txt", splits=("train",))
 

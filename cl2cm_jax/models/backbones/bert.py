@@ -26,7 +26,7 @@ from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, TextOutput, run_layers
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.hub_folder import linear, norm
-from cl2cm_jax.models.pretrained import assign
+from cl2cm_jax.models.pretrained import assign, shapes_of
 
 _FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -293,10 +293,10 @@ def load(folder: Path, shape: BertShape) -> Params:
     stored = {_plain_name(name): array for name, array in hub_folder.read_tensors(folder).items()}
     unused = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
     stored = {name: array for name, array in stored.items() if not name.startswith(unused)}
-    arrays = hub_folder.arranged(
-        stored, once=EMBEDDINGS, layer=LAYER, prefix="encoder.layer.", layers=shape.layers, source=folder
-    )
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
+    arrays = hub_folder.arranged(
+        stored, once=EMBEDDINGS, layer=LAYER, prefix="encoder.layer.", shapes=shapes_of(abstract), source=folder
+    )
     return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
 
 

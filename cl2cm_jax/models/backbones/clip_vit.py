@@ -25,8 +25,8 @@ from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, VisionOutput, run_layers
 from cl2cm_jax.models.backbones.positions import interpolated
 from cl2cm_jax.models.functional import Functional, Params
-from cl2cm_jax.models.hub_folder import linear, norm, relaid
-from cl2cm_jax.models.pretrained import assign
+from cl2cm_jax.models.hub_folder import linear, norm, relaid, stored_shape
+from cl2cm_jax.models.pretrained import assign, check_shapes, shapes_of
 
 _FAMILIES = {"clip": "clip", "clip_vision_model": "clip", "siglip": "siglip", "siglip_vision_model": "siglip"}
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -318,17 +318,23 @@ def load(folder: Path, shape: VitShape) -> Params:
     # newer files of the tower alone have no prefix
     stored = {name.removeprefix("vision_model."): a for name, a in stored.items() if not name.endswith("position_ids")}
     if shape.family == "siglip":
-        stored = _split_attention(stored)
+        stored = _split_attention(stored, hidden=shape.hidden, source=folder)
+    if _POSITIONS in stored:
+        stored[_POSITIONS] = interpolated(stored[_POSITIONS], grid=shape.grid, tokens=int(shape.family == "clip"))
     whole = _CLIP if shape.family == "clip" else _SIGLIP
     if shape.projection:
         whole = whole | {"pool/project/kernel": "visual_projection.weight"}
-    arrays = hub_folder.arranged(
-        stored, once=whole, layer=_LAYER, prefix="encoder.layers.", layers=shape.layers, source=folder, relay=_relaid
-    )
-    arrays["embeddings/positions"] = interpolated(
-        arrays["embeddings/positions"], grid=shape.grid, tokens=int(shape.family == "clip")
-    )
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
+    arrays = hub_folder.arranged(
+        stored,
+        once=whole,
+        layer=_LAYER,
+        prefix="encoder.layers.",
+        shapes=shapes_of(abstract),
+        source=folder,
+        relay=_relaid,
+        unrelaid=functools.partial(_stored_shape, patch=shape.patch),
+    )
     return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
 
 
@@ -341,18 +347,26 @@ def _relaid(ours: str, array: np.ndarray) -> np.ndarray:
     return relaid(ours, array)
 
 
-def _split_attention(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """SigLIP's pooling keeps query, key and value in one tensor; here each has its own."""
-    stored = dict(stored)
+def _stored_shape(ours: str, shape: tuple[int, ...], *, patch: int) -> tuple[int, ...]:
+    """The shape in torch's layout of what `_relaid` gives this one."""
+    if ours == "embeddings/project/kernel":
+        return shape[1], 3, patch, patch
+    return (1, *shape) if ours == "pool/probe" else stored_shape(ours, shape)
+
+
+def _split_attention(stored: dict[str, np.ndarray], *, hidden: int, source: Path) -> dict[str, np.ndarray]:
+    """SigLIP's pooling keeps query, key and value in one tensor; here each has its own. Raises UserError."""
+    stored, joint = dict(stored), f"{_HEAD}attention.in_proj_"
+    check_shapes(stored, {f"{joint}weight": (3 * hidden, hidden), f"{joint}bias": (3 * hidden,)}, source=source)
     for part in ("weight", "bias"):
-        joined = stored.pop(f"{_HEAD}attention.in_proj_{part}", None)
+        joined = stored.pop(f"{joint}{part}", None)
         if joined is not None:
             names = (f"{_HEAD}attention.{name}_proj.{part}" for name in ("q", "k", "v"))
             stored |= dict(zip(names, np.split(joined, 3), strict=True))
     return stored
 
 
-_HEAD = "head."
+_HEAD, _POSITIONS = "head.", "embeddings.position_embedding.weight"
 _LAYER = {
     **norm("attention_norm", "layer_norm1"),
     **linear("query", "self_attn.q_proj"),
@@ -366,13 +380,13 @@ _LAYER = {
 _CLIP = {
     "embeddings/project/kernel": "embeddings.patch_embedding.weight",
     "embeddings/class_token": "embeddings.class_embedding",
-    "embeddings/positions": "embeddings.position_embedding.weight",
+    "embeddings/positions": _POSITIONS,
     **norm("embeddings/norm", "pre_layrnorm"),
     **norm("pool/norm", "post_layernorm"),
 }
 _SIGLIP = {
     **linear("embeddings/project", "embeddings.patch_embedding"),
-    "embeddings/positions": "embeddings.position_embedding.weight",
+    "embeddings/positions": _POSITIONS,
     **norm("pool/norm", "post_layernorm"),
     "pool/probe": f"{_HEAD}probe",
     **linear("pool/query", f"{_HEAD}attention.q_proj"),

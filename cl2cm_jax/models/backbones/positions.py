@@ -18,8 +18,10 @@ def interpolated(positions: np.ndarray, *, grid: int, tokens: int) -> np.ndarray
     Returns:
       (tokens + grid * grid, d) float32.
     """
+    if positions.ndim != 2 or len(positions) <= tokens:
+        return positions
     side = math.isqrt(len(positions) - tokens)
-    if positions.ndim != 2 or side == grid or tokens + side**2 != len(positions):
+    if side == grid or tokens + side**2 != len(positions):
         return positions
     weights = _bicubic(side, grid)
     cells = positions[tokens:].reshape(side, side, -1)

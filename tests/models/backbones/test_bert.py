@@ -102,7 +102,7 @@ def test_weights_in_several_files_and_in_half_precision(folder: Path) -> None:
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"num_attention_heads": 3}, "not divisible by num_attention_heads=3"),
         ({"vocab_size": None}, "no 'vocab_size'"),
-        ({"vocab_size": 51}, r"embeddings/word/embedding has shape \(50, 16\) instead of \(51, 16\)"),
+        ({"vocab_size": 51}, r"embeddings.word_embeddings.weight has shape \(50, 16\) instead of \(51, 16\)"),
         (
             {"num_hidden_layers": 4},
             "encoder.layer.3.attention.self.query.weight is missing",
@@ -125,8 +125,22 @@ def test_wrong_tensors_are_named_each(folder: Path) -> None:
     for part in (*(f"{name} is missing" for name in absent), "adapter.weight is not known to the model"):
         assert part in str(caught.value)
     save_file(good | {"embeddings.LayerNorm.bias": np.zeros(3, np.float32)}, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"embeddings/norm/bias has shape \(3,\) instead of \(16,\)"):
+    with pytest.raises(UserError, match=r"embeddings.LayerNorm.bias has shape \(3,\) instead of \(16,\)"):
         text_backbone("bert", folder)
+
+
+def test_layers_of_a_wrong_shape_are_named_each(folder: Path) -> None:
+    good = load_file(folder / "model.safetensors")
+    one, all_of_them = "encoder.layer.1.intermediate.dense.weight", "attention.self.query.bias"
+    changed = {name: np.zeros(3, np.float32) if all_of_them in name else array for name, array in good.items()}
+    save_file(changed | {one: np.zeros((5, 16), np.float32)}, folder / "model.safetensors")
+    with pytest.raises(UserError) as caught:
+        text_backbone("bert", folder)
+    rows = len(good[one])
+    assert f"{one} has shape (5, 16) instead of ({rows}, 16)" in str(caught.value)
+    for number in range(3):
+        assert f"encoder.layer.{number}.{all_of_them} has shape (3,) instead of (16,)" in str(caught.value)
+    assert "\n" not in str(caught.value) and "layer.0.intermediate" not in str(caught.value)
 
 
 def test_files_that_are_not_there_or_damaged(folder: Path, tmp_path: Path) -> None:

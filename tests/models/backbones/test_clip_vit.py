@@ -87,7 +87,7 @@ def test_clip_without_its_projection_yields_the_class_token(tmp_path: Path) -> N
         ("config.json", {"hidden_act": "silu"}, "hidden_act='silu' is not one of"),
         ("config.json", {"patch_size": "absent"}, "no 'patch_size' of the image tower"),
         ("config.json", {"num_hidden_layers": 3}, "encoder.layers.2.layer_norm1.weight is missing"),
-        ("config.json", {"image_size": 32}, "has (crop_)?size=|positions has shape"),
+        ("config.json", {"image_size": 32}, "has (crop_)?size=|position_embedding.weight has shape"),
         ("preprocessor_config.json", {"resample": 1}, "resample=1, which is not supported"),
         ("preprocessor_config.json", {"rescale_factor": 0.5}, "rescale_factor=0.5"),
         ("preprocessor_config.json", {"size": {"height": 9, "width": 9}, "crop_size": None}, "size="),
@@ -96,6 +96,43 @@ def test_clip_without_its_projection_yields_the_class_token(tmp_path: Path) -> N
 def test_a_folder_that_does_not_fit(folder: Path, file: str, entries: dict, message: str) -> None:
     _change(folder, file, **entries)
     with pytest.raises(UserError, match=message):
+        vision_backbone("clip_vit", folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("adapter.weight", np.zeros(3), "adapter.weight is not known to the model"),
+        (
+            "encoder.layers.1.self_attn.q_proj.weight",
+            np.zeros((16, 8)),
+            r"encoder.layers.1.self_attn.q_proj.weight has shape \(16, 8\) instead of \(16, 16\)",
+        ),
+        (
+            "embeddings.patch_embedding.weight",
+            np.zeros((16, 192)),
+            r"embeddings.patch_embedding.weight has shape \(16, 192\) instead of \(16, 3, 8, 8\)",
+        ),
+        ("embeddings.position_embedding.weight", np.zeros(()), r"position_embedding.weight has shape \(\) instead"),
+    ],
+)
+def test_a_tensor_too_many_or_of_a_wrong_shape_is_named(
+    folder: Path, name: str, array: np.ndarray, message: str
+) -> None:
+    stored = load_file(folder / "model.safetensors")
+    beginning = next((n for n in stored if n.endswith(name)), name).removesuffix(name)
+    save_file(stored | {f"{beginning}{name}": array.astype(np.float32)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=message) as caught:
+        vision_backbone("clip_vit", folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_siglips_joined_projection_of_a_wrong_shape_is_named_as_the_file_names_it(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(GOLDEN / "siglip", tmp_path / "siglip"))
+    stored = load_file(folder / "model.safetensors")
+    name = next(n for n in stored if n.endswith("head.attention.in_proj_bias"))
+    save_file(stored | {name: np.zeros(47, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"head.attention.in_proj_bias has shape \(47,\) instead of \(48,\)"):
         vision_backbone("clip_vit", folder)
 
 

@@ -1,0 +1,45 @@
+"""Lines `cap_id sentence` of the paper's sets, where cap_id is `media#tag#k`.
+
+The media id is what stands before the first "#", without .jpg or .mp4. The tag says the language and how the sentence
+came about; a caption and its translation share the media id and k and differ in the tag: they are partners.
+
+Source: siblings (the format).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+Key = tuple[str, str]  # media id and k
+
+_SUFFIX = re.compile(r"\.(jpg|mp4)$", re.IGNORECASE)
+
+
+class CapLine(NamedTuple):
+    """What a line says."""
+
+    cap_id: str  # as it stands there, with the ending of its picture
+    key: Key  # which a caption shares with its translation
+    tag: str
+    sentence: str  # "" where there is none
+
+
+def media_id(name: str) -> str:
+    """The id of a picture or video: "123.jpg#enc#0", "123.jpg" and "123" are one."""
+    return _SUFFIX.sub("", name.split("#", 1)[0])
+
+
+def cap_id_of(content: str) -> str:
+    """What stands before a line's first space, whether it is a cap_id or not."""
+    return content.strip(" \t\r").partition(" ")[0]
+
+
+def parse_line(content: str) -> CapLine | None:
+    """A line split once at its first space; None if it does not begin with a cap_id."""
+    cap_id, _, sentence = content.strip(" \t\r").partition(" ")
+    parts = cap_id.split("#")
+    if len(parts) != 3 or not all(parts) or len(cap_id.split()) != 1:
+        return None
+    _, tag, k = parts
+    return CapLine(cap_id, (media_id(cap_id), k), tag, sentence.strip())
