@@ -69,7 +69,7 @@ def test_every_config_opens_with_its_command_hardware_time_and_numbers() -> None
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_can_be_typed(line: str) -> None:
-    words = [word for word in shlex.split(line.replace("--mode=...", "")) if word != "..."]  # what was said before
+    words = shlex.split(line.replace("--mode=...", "").replace(" ... ", " --workdir=x "))  # "..." was said before
     words = [word.replace("...", "x") for word in words]
     if words[0] == "make":
         assert {word for word in words[1:] if "=" not in word} <= TARGETS
@@ -89,7 +89,7 @@ def check_flags(words: list[str]) -> None:
     flags = [word.removesuffix(",") for word in words if word.startswith("--")]
     rest, overrides = split_flags(flags)
     if rest:
-        check_options(main.parse(flags))
+        check_options(main.parse(["--workdir=x", *flags]))
         return
     for name, text in overrides.items():
         override(defaults(), name, text)
@@ -134,7 +134,7 @@ def check_benchmark(module: str, arguments: list[str]) -> None:
         "python -m cl2cm_jax.main --config=configs/emoji.py --config.train.batch=512",
         "python -m cl2cm_jax.search --workdir=runs/emoji --tops=5",
         "python -m cl2cm_jax.nothing",
-        "python -m benchmarks.train_step --batches=3",
+        "python -m benchmarks.train_step --nothing=3",
         "launch/local.sh --confg=configs/emoji.py",
         "make nothing",
         "--config.data.pictures=photos",

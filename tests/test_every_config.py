@@ -74,7 +74,7 @@ def test_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = check_run(one_step("emoji.py", tmp_path, "train.batch_size=16"), "emoji.py", tmp_path)
     test = [entry for entry in some if entry.split == "test"]
     assert results["protocol"]["images"] == sum(entry.group == "headline" for entry in test) < len(test)
-    assert "flags" in results["groups"]
+    assert "pictures flags" in results["groups"]
 
 
 def test_fluent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ SMALL = ("teacher.steps=2", "train.steps=2", "train.evaluate_every=1", "train.ch
 def example(document: str, workdir: str) -> tuple[list[str], list[str]]:
     """The arguments of `main` and of `search` in the block that trains into the workdir."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     (block,) = [block for block in blocks if f"--workdir={workdir} \\" in block and "cl2cm_jax.search" in block]
     lines = [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
     typed = {words[2]: words[3:] for words in lines if words[:2] == ["python", "-m"]}
