@@ -54,7 +54,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("document", "workdir", "changes", "targets"),
     [
         ("README.md", "runs/mine", (), {"de", "fr"}),
-        ("docs/data.md", "runs/mine-bert", ("student.text.trainable=layers 1-2",), {"de", "fr", "cs"}),
+        (
+            "docs/data.md",
+            "runs/mine-bert",
+            ("text.max_tokens=16", "student.text.trainable=layers 1-2"),
+            {"de", "fr", "cs"},
+        ),
     ],
 )
 def test_it_trains_evaluates_and_searches(
