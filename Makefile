@@ -42,7 +42,7 @@ demo: $(VENV)/.installed ## Train, evaluate and search on the emoji set (about 5
 test: $(VENV)/.installed-dev ## Run the test suite
 	$(RUN) -m pytest $(PYTEST)
 
-test-peers: $(VENV)/.installed-peers ## Compare with the reference implementations, which are installed (torch: about 1 GB)
+test-peers: $(VENV)/.installed-peers ## Compare with the reference implementations, which are installed (torch with CUDA on Linux: 2.7 GB to download)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/peers
 
 test-beam: $(BEAM)/.installed ## Test builds by Apache Beam in .venv-beam, its own environment (about 1 GB)

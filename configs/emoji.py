@@ -2,6 +2,8 @@
 
 Command:   python -m cl2cm_jax.main --config=configs/emoji.py --workdir=runs/emoji
 Hardware:  a laptop; nothing to download beyond the Python packages
+Time:      on two CPU cores: data and features 39 s, once; training 13 s
+Numbers:   README.md (the demo's test split), docs/ablation.md (five seeds, part by part)
 """
 
 from ml_collections import ConfigDict

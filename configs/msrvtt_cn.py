@@ -3,7 +3,7 @@
 Command:   python -m cl2cm_jax.main --config=configs/msrvtt_cn.py --workdir=runs/msrvtt_cn \
              --config.data.root=VisualSearch
 Argument:  lang = zh
-Hardware:  one accelerator (not tried on one yet); features pass through memory, at most 15 GB with 64 frames a video
+Hardware:  one accelerator (not tried on one yet)
 Time:      not measured
 Numbers:   SumR, zh, test:
              NRCCR (ResNeXt-101 and ResNet-152 features, mBERT)  308, printed in its authors' repository

@@ -2,7 +2,7 @@
 
 Command:   python -m cl2cm_jax.main --config=configs/vatex.py --workdir=runs/vatex --config.data.root=VisualSearch
 Argument:  lang = zh
-Hardware:  one accelerator (not tried on one yet); features pass through memory, at most 14 GB with 64 frames a video
+Hardware:  one accelerator (not tried on one yet)
 Time:      not measured
 Numbers:   SumR, zh, test (1,500 videos):
              NRCCR (I3D features, mBERT)  366.5, printed in its authors' repository

@@ -87,11 +87,12 @@ def test_multi30k_without_english_evaluation_captions(tmp_path: Path, bert: Path
     assert outcome.code == 2 and "learns from validation captions in 'en'" in outcome.err
 
 
-def test_mscoco(tmp_path: Path, bert: Path) -> None:
-    paper_trees.write_mscoco(tmp_path, language="ja")
-    outcome = one_step(tmp_path, bert, "mscoco.py:lang=ja")
+@pytest.mark.parametrize(("config", "language"), [("mscoco.py", "zh"), ("mscoco.py:lang=ja", "ja")])
+def test_mscoco(tmp_path: Path, bert: Path, config: str, language: str) -> None:
+    paper_trees.write_mscoco(tmp_path, language=language)
+    outcome = one_step(tmp_path, bert, config)
     assert outcome.code == 0, outcome.err
-    assert results(tmp_path)["protocol"]["captions"] == {"ja": 6}
+    assert results(tmp_path)["protocol"]["captions"] == {language: 6}
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def defaults() -> ConfigDict:
     c.student.hidden = 256  # width of the attention block
     c.student.heads = 4
     c.student.dropout = 0.0  # on the towers' inputs
-    c.student.text = ConfigDict()  # its own layers of the text backbone (paper: fine-tuned; which ones: siblings)
+    c.student.text = ConfigDict()  # its own layers of the text backbone (tuned, and which ones: siblings)
     c.student.text.trainable = ""  # "" (none) | "layers 3-11" (the rest frozen, run once, cached) | "all"
     c.student.text.dropout = 0.1  # behind attention and MLP of these layers
 
@@ -101,7 +101,7 @@ def defaults() -> ConfigDict:
     c.contrastive.block = 1024  # side of a tile of the blockwise form
 
     c.weights = ConfigDict()  # of the terms: a number, or a schedule "0:0 20%:1" (step or share : value)
-    c.weights.source = "1.0"  # contrastive(V, S)
+    c.weights.source = "1.0"  # contrastive(V, S) (siblings, as the next one)
     c.weights.target = "1.0"  # contrastive(V, T), alpha (siblings: 0.6)
     c.weights.sentence = "1.0"  # teacher: contrastive(S, T)
     c.weights.word = "0.0"  # teacher: word alignment by optimal transport

