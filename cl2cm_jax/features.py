@@ -36,7 +36,7 @@ from cl2cm_jax.data import builders, sets
 from cl2cm_jax.data.clips import decode_clip
 from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
 from cl2cm_jax.data.images import decode
-from cl2cm_jax.data.records import Record
+from cl2cm_jax.data.records import SPLITS, Record
 from cl2cm_jax.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.models.backbones import VisionBackbone, fingerprint
@@ -47,7 +47,6 @@ from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.storage import OnDisk, exclusive
 
 FORMAT = 4  # raise it when the files in a cache folder change
-SPLITS = builders.SPLITS
 VISION = "vision"  # the job of filling arrays with the features of pictures
 _ABANDONED = 7 * 86400.0  # seconds; features that nobody went on with for a week are removed
 

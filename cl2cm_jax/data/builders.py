@@ -18,7 +18,6 @@ import numpy as np
 
 from cl2cm_jax.data import quiet
 from cl2cm_jax.data.beam import beam_of
-from cl2cm_jax.data.records import SPLITS as SPLITS
 from cl2cm_jax.data.records import Caption, Record
 from cl2cm_jax.errors import UserError
 

@@ -155,7 +155,7 @@ def test_a_stamp_written_over_in_place_is_a_changed_input(root: Path, tmp_path: 
     (folder / "animals" / "bear.txt").write_text("A brown bear.\n")
     second = name()
     (folder / "animals" / "round").symlink_to(folder)
-    write(folder, "town/houses/lighthouse", "A lighthouse.\nde.utf8=Ein Leuchtturm.\n", picture=".png")
+    write_stamp(folder, "town/houses/lighthouse", "A lighthouse.\nde.utf8=Ein Leuchtturm.\n", picture=".png")
     assert len({first, second, name()}) == 3
 
 
