@@ -12,7 +12,9 @@ if [[ -n "${DEVICES:-}" ]]; then
   # they wait long for each other on few cores; XLA would end the process after 40 seconds
   export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$DEVICES"
   XLA_FLAGS+=" --xla_cpu_collective_call_terminate_timeout_seconds=600"
-  # one thread a device is too few: independent collectives would wait for each other's threads for ever
-  export NPROC=$((32 * DEVICES))
+  # collectives that do not depend on each other must come in one order on all devices, or they wait for ever;
+  # and one thread a device, XLA's choice, is too few to wait in
+  XLA_FLAGS+=" --xla_cpu_enable_concurrency_optimized_scheduler=false"
+  export NPROC=$((8 * DEVICES))
 fi
 exec .venv/bin/python -m cl2cm_jax.main "$@"

@@ -14,10 +14,11 @@ _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     # Eight pretended devices on few busy cores wait long for each other; XLA would end the process after 40 seconds.
     patience = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8 {patience}".strip()
-    # XLA makes one thread a device. Collectives that do not depend on each other would then take them all, each
-    # waiting for the threads of the other; NPROC is where XLA reads how many to make.
-    os.environ.setdefault("NPROC", "256")
+    # Two collectives that do not depend on each other must come in the same order on every device, or each waits for
+    # the other for ever; this scheduler keeps an order.
+    in_order = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8 {patience} {in_order}".strip()
+    os.environ.setdefault("NPROC", "64")  # where XLA reads how many threads to make; one a device is too few to wait
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # As environment variables, so that the processes which tests start inherit them.
