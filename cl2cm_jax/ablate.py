@@ -37,7 +37,7 @@ from cl2cm_jax.evaluation.report import Protocol, to_json
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics, save_ranks
 from cl2cm_jax.evaluation.rows import named_rows, run_folder
 from cl2cm_jax.features import Corpora, corpora
-from cl2cm_jax.run import SELECTION, build, claim
+from cl2cm_jax.run import SELECTION, build, check_workdir, claim
 from cl2cm_jax.runtime.metrics import read_rows
 from cl2cm_jax.runtime.start import start_jax
 
@@ -231,18 +231,17 @@ def _run_once(config: ConfigDict, data: Corpora, folder: Path, *, noise: float, 
 
     What is kept: config, metrics and the ranks on test.
     """
-    if (folder / finish.RANKS_FILE).exists():
-        claim(folder, variant(config, name, noise=noise, seed=seed))  # finished, but with this configuration?
-        return False
     changed = variant(config, name, noise=noise, seed=seed)
-    claim(folder, changed)
-    built = build(changed, data)
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+    if (folder / finish.RANKS_FILE).exists():
+        check_workdir(folder, changed)  # finished, but with this configuration?
+        return False
+    with claim(folder, changed), (folder / "log.txt").open("a", encoding="utf-8") as log:
+        built = build(changed, data)
         if train.train(built, folder, stream=log) is None:
             return None
-    selected = finish.select(built, folder)
-    save_ranks(folder / finish.RANKS_FILE, selected.ranks["test"])
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        selected = finish.select(built, folder)
+        save_ranks(folder / finish.RANKS_FILE, selected.ranks["test"])
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return True
 
 

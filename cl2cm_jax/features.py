@@ -196,7 +196,6 @@ def write_split(
     space = OnDisk(folder, told=told)
     text = encode_text([c.text for _, _, c in captions], space)
     _write_vision(space, vision, len(records))
-    space.flush()
     ragged = {"words": text.words} | ({} if text.states is None else {"states": text.states})
     parts = {"offsets": "_offsets", "is_word": "_real"}
     arrays = {
@@ -205,7 +204,8 @@ def write_split(
         "caption_language": np.array([language for _, language, _ in captions], np.int32),
     }
     for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
+        space.array(name, array.shape, array.dtype, job="what belongs to what")[...] = array
+    space.flush()
     table = {
         "image_ids": [record.image_id for record in records],
         "groups": [record.group for record in records],

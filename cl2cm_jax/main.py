@@ -58,12 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"finished before: {options.workdir}; --mode=evaluate evaluates again, another --workdir trains anew")
         return
     built = run.build(config)
-    if options.mode == "train":
-        run.claim(options.workdir, config)  # after everything that can be wrong with the inputs
-        if train.train(built, options.workdir) is None:
-            print(f"stopped and saved; resume with: {resume_command('main', arguments)}")
-            return
-    finished = finish.finish(built, options.workdir)
+    if options.mode == "evaluate":
+        finished = finish.finish(built, options.workdir)
+    else:
+        with run.claim(options.workdir, config):  # after everything that can be wrong with the inputs
+            if train.train(built, options.workdir) is None:
+                print(f"stopped and saved; resume with: {resume_command('main', arguments)}")
+                return
+            finished = finish.finish(built, options.workdir)
     print(finish.summary(finished, seconds=time.perf_counter() - start))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from cl2cm_jax.models.backbones import VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import VISION_TAIL, Networks
 from cl2cm_jax.models.trained_layers import text_layers, vision_layers
+from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import check_batch_size, make_mesh
 from cl2cm_jax.parallel.sharding import abstract
 from cl2cm_jax.runtime.checkpoint import Checkpoints
@@ -39,6 +41,7 @@ from cl2cm_jax.steps.embed_step import Embedder
 from cl2cm_jax.steps.optimizer import make_optimizers
 from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import TrainState, TrainStep, make_train_step
+from cl2cm_jax.storage import exclusive
 
 SELECTION = "SumR"  # mean over the target languages, validation split
 # fields that may change between the runs of one workdir: they change no number
@@ -198,14 +201,22 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         raise UserError(f"--workdir={workdir} was made with another configuration: {listed}; use another --workdir")
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json into the workdir, which must be new or of this configuration (`check_workdir`)."""
+@contextlib.contextmanager
+def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Holds a workdir, which must be new or of this configuration (`check_workdir`), and writes config.json into it.
+
+    Raises:
+      UserError: it is of another configuration, cannot be made, or another process is training in it.
+    """
     check_workdir(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}); name another folder") from error
-    write_text(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, ensure_ascii=False) + "\n")
+    busy = f"--workdir={workdir} is in use: another process trains there; wait for it, or use another --workdir"
+    with exclusive(workdir / ".lock", busy=busy) if hosts.is_host_zero() else contextlib.nullcontext():
+        write_text(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, ensure_ascii=False) + "\n")
+        yield
 
 
 def checkpoints(run: Run, workdir: Path) -> Checkpoints:

@@ -125,13 +125,23 @@ def _new(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Holds a lock file that one process at a time can hold; it is free again when its process ends, however."""
+def exclusive(path: Path, *, busy: str = "") -> Iterator[None]:
+    """Holds a lock file that one process at a time can hold; it is free again when its process ends, however.
+
+    Args:
+      path: the file; its folder is made.
+      busy: what is wrong where another process holds it; "" waits for that one.
+
+    Raises:
+      UserError: another process holds it and `busy` says so.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError as error:
+            if busy:
+                raise UserError(busy) from error
             logging.info("another process is at work on %s; waiting for it", path.with_suffix(""))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

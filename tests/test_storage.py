@@ -115,3 +115,9 @@ def test_an_error_frees_the_lock(tmp_path: Path) -> None:
         raise UserError("wrong input")
     with exclusive(tmp_path / ".lock"):
         pass
+
+
+def test_who_does_not_wait_is_told(tmp_path: Path) -> None:
+    with exclusive(tmp_path / ".lock"), pytest.raises(UserError, match="in use"):
+        with exclusive(tmp_path / ".lock", busy="in use"):
+            pytest.fail("two at once")

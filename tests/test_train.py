@@ -140,6 +140,14 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert ours["test"] == theirs["test"] and ours["validation"] == theirs["validation"]
 
 
+def test_one_process_at_a_time_trains_in_a_workdir(built: run.Run, home: Path, tmp_path: Path) -> None:
+    with run.claim(tmp_path, built.config):
+        outcome = training(home, tmp_path)
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith(f"error: --workdir={tmp_path} is in use"), outcome.err
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_seven_and_five_steps_equal_twelve(
     finished: tuple[Path, Outcome], built: run.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,11 +349,11 @@ def test_damaged_features_and_sets_are_named_and_made_anew(home: Path, tmp_path:
     shutil.copytree(home / "data", data)
     changed = f"data.dir={data}"
     assert training(home, tmp_path / "x", changed, mode="check").code == 0
-    for folder in (data / "features").iterdir():
+    for folder in (data / "features").glob("[!.]*"):
         (folder / "train" / "vision.npy").write_bytes(b"cut")
     outcome = training(home, tmp_path / "x", changed, mode="check")
     assert outcome.code == 2 and "is damaged" in outcome.err and "delete it, it is made anew" in outcome.err
-    for folder in (data / "features").iterdir():
+    for folder in (data / "features").glob("[!.]*"):
         (folder / "done.json").unlink()  # deleted in part
     assert training(home, tmp_path / "x", changed, mode="check").code == 0
     shutil.rmtree(data / "features")

@@ -154,15 +154,15 @@ def run_once(setting: Setting, name: str, *, seed: int) -> bool:
     config.seed = seed
     override_all(config, ROWS[name])
     folder = run_folder(setting.out, name, seed)
-    claim(folder, config)
-    if (folder / RESULTS_FILE).exists():
-        if _results(folder)["data"] != setting.data:
-            raise UserError(f"--out={setting.out} was made with other text than this; use another --out")
-        return False
-    built = build(config, setting.corpora)
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        taught = teach(built, note=lambda line: print(line, file=log, flush=True))
-    _measure(built, taught, setting, folder)
+    with claim(folder, config):
+        if (folder / RESULTS_FILE).exists():
+            if _results(folder)["data"] != setting.data:
+                raise UserError(f"--out={setting.out} was made with other text than this; use another --out")
+            return False
+        built = build(config, setting.corpora)
+        with (folder / "log.txt").open("a", encoding="utf-8") as log:
+            taught = teach(built, note=lambda line: print(line, file=log, flush=True))
+        _measure(built, taught, setting, folder)
     return True
 
 
