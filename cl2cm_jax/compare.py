@@ -89,9 +89,9 @@ def _read_rows(workdir: Path) -> list[Row]:
         raise UserError(
             f"--workdirs: {path} cannot be read ({error.strerror}); name the --workdir of a finished run"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
-            f"--workdirs: {path} is damaged ({type(error).__name__}: {error}); run --mode=evaluate on the workdir"
+            f"--workdirs: {path} is damaged ({error}); run --mode=evaluate on the workdir to write it anew"
         ) from error
 
 

@@ -21,6 +21,7 @@ _MENDABLE = {
     errno.EEXIST: "name another place",
     errno.ENOTDIR: "name another place",
     errno.EISDIR: "name another place",
+    errno.ELOOP: "name another place",
     errno.ENAMETOOLONG: "name another place",
 }
 

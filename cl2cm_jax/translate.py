@@ -13,6 +13,8 @@ what a stopped or killed run goes on from: run the same command again.
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import re
 import sys
 import time
@@ -94,8 +96,22 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(f"--engine={options.engine} needs --{name}; see python -m cl2cm_jax.translate --help")
     if options.out.suffix.lower() != options.captions.suffix.lower():
         raise UserError(f"--out={str(options.out)!r} must end in {options.captions.suffix}, as --captions does")
-    if options.out.resolve() == options.captions.resolve():
+    for path in (options.out, provenance_path(options.out)):
+        if _is_loop(path):
+            raise UserError(
+                f"--out={str(options.out)!r}: {path} is a symbolic link in a loop; remove it or name another"
+            )
+    # Not Path.resolve, which some versions of Python raise from on a loop.
+    if os.path.realpath(options.out) == os.path.realpath(options.captions):
         raise UserError(f"--out={str(options.out)!r} is --captions; name another file")
+
+
+def _is_loop(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

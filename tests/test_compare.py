@@ -59,6 +59,10 @@ def test_a_set_alone_prints_what_is_published() -> None:
         (["--workdirs={}/none"], "none/results.json cannot be read"),
         (["--workdirs={}/broken"], "broken/results.json is damaged"),
         (["--workdirs={}/other"], "other/results.json is damaged"),
+        (["--workdirs={}/list"], "list/results.json is damaged"),
+        (["--workdirs={}/deep"], "deep/results.json is damaged"),
+        (["--workdirs={}/long"], "long/results.json is damaged"),
+        (["--workdirs={}/empty"], "'test' has no language); run --mode=evaluate on the workdir to write it anew"),
         (["--workdirs={}/good", "--set=vatex"], "was run on the set 'multi30k', not on 'vatex'"),
         (["--set=multi3k"], "did you mean 'multi30k'"),
         ([], "nothing to print"),
@@ -66,8 +70,16 @@ def test_a_set_alone_prints_what_is_published() -> None:
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
-    write_run(tmp_path / "good")
-    for name, content in (("broken", "{"), ("other", json.dumps({"test": []}))):
+    written = json.loads((write_run(tmp_path / "good") / "results.json").read_text())
+    damaged = {
+        "broken": "{",
+        "other": json.dumps({"test": []}),
+        "list": "[1]",
+        "deep": "[" * 200_000,
+        "long": "9" * 5000,
+        "empty": json.dumps(written | {"test": {}}),
+    }
+    for name, content in damaged.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(content)
     outcome = call(compare.main, *(argument.format(tmp_path) for argument in arguments))

@@ -33,6 +33,14 @@ def test_a_full_disk_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "error: No space left on device: runs/x; make room\n"
 
 
+def test_a_link_in_a_loop_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(SystemExit) as end:
+        exit_cleanly(lambda: print((tmp_path / "loop").read_text()))
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and f"{tmp_path}/loop; name another place" in err and err.count("\n") == 1
+
+
 def test_an_unforeseen_error_of_the_machine_keeps_its_traceback() -> None:
     def fail() -> None:
         raise OSError(errno.EIO, "Input/output error")

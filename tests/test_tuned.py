@@ -95,6 +95,9 @@ def test_both_networks_learn_in_their_own_layers(home: Path, bert: Path):
     [
         ({"student__text__trainable": "layers 1-11"}, "layers 0-2, and the trained ones end with the last"),
         ({"student__text__trainable": "layer 3"}, "must be '' .none., 'all', or e.g. 'layers 3-11'"),
+        ({"student__text__trainable": "layers ٤-٥"}, "must be '' .none., 'all', or e.g. 'layers 3-11'"),
+        ({"student__text__trainable": f"layers {'9' * 5000}-1"}, "must be '' .none., 'all', or e.g. 'layers 3-11'"),
+        ({"student__text__trainable": f"layers 1-{'9' * 5000}"}, "must be '' .none., 'all', or e.g. 'layers 3-11'"),
         ({"teacher__text__trainable": "layers 2-2"}, "must begin with the same layer"),
         ({"teacher__folds": "2"}, "teacher.folds=2"),
         ({"teacher__head": "none", "weights__word": "0", "teacher__update": "frozen"}, "other than 'none'"),

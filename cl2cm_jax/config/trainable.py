@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.errors import UserError
 
-_PATTERN = re.compile(r"layers (\d+)-(\d+)")
+_PATTERN = re.compile("layers ([0-9]{1,4})-([0-9]{1,4})")
 
 
 def first_layer(trainable: str, *, field: str) -> int | None:
@@ -26,7 +26,7 @@ def first_layer(trainable: str, *, field: str) -> int | None:
         return -1 if trainable else None
     match = _PATTERN.fullmatch(trainable)
     if not match or int(match[1]) > int(match[2]):
-        raise UserError(f"config.{field}={trainable!r} must be '' (none), 'all', or e.g. 'layers 3-11'")
+        raise UserError(f"config.{field}={trainable[:40]!r} must be '' (none), 'all', or e.g. 'layers 3-11'")
     return int(match[1])
 
 

@@ -114,13 +114,14 @@ def _jsonl_cells(path: str, text: str) -> Iterator[tuple[int, Cells]]:
 def _json_row(line: str) -> Cells:
     try:
         cells = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return _BadRow("line", f"is not JSON ({error}); write one object a line")
     if not isinstance(cells, dict):
         return _BadRow("line", f"is a JSON {type(cells).__name__}; write one object a line")
     for field, value in cells.items():
         if not isinstance(value, str):
-            return _BadRow(field, f"is {json.dumps(value)}; write a string")
+            found = f"a JSON {type(value).__name__}" if isinstance(value, list | dict) else json.dumps(value)
+            return _BadRow(field, f"is {found}; write a string")
         if field not in REQUIRED + OPTIONAL:
             return _BadRow(field, f"is not known{_did_you_mean(field, REQUIRED + OPTIONAL)}")
     missing = [field for field in REQUIRED if field not in cells]

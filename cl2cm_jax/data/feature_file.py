@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
 from cl2cm_jax.data.text_lines import read_ids
 from cl2cm_jax.errors import UserError
+
+# What numpy's reader raises on headers that are none: it parses them as Python literals.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    SyntaxError,
+    TokenError,
+    MemoryError,
+    RecursionError,
+)
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_LONGEST_AXIS = 2**48  # bytes that no disk has
 
 
 @dataclass(frozen=True)
@@ -38,22 +57,46 @@ def read_feature_file(features: str, feature_ids: str, *, id_of: Callable[[str],
       id_of: makes the id of what a line holds.
 
     Raises:
-      UserError: no .npy of floats of two or three axes, an empty or duplicate id, or not as many ids as rows.
+      UserError: no .npy of floats of two or three axes, an axis of none, more or fewer bytes than the header says, an
+        empty or duplicate id, or not as many ids as rows.
     """
     try:
-        values = np.load(features, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = "Python objects, or no .npy file" if "allow_pickle" in str(error) else error
+        values = _mapped(features)
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"{features} cannot be read as a .npy array ({reason}); "
             'save it with np.save("features.npy", x.astype("float32"))'
         ) from error
-    if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or not np.issubdtype(values.dtype, np.floating):
-        found = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else "an archive"
-        raise UserError(f"{features} holds {found}; save floats (n, d) or (n, frames, d)")
     row_of = read_ids(Path(feature_ids), id_of=id_of)
     if len(row_of) != len(values):
         raise UserError(
             f"{feature_ids} has {len(row_of)} ids but {features} has {len(values)} rows; give each row its id"
         )
     return FeatureFile(values if values.ndim == 3 else values[:, None], row_of)
+
+
+def _mapped(features: str) -> np.ndarray:
+    """The array of the file, memory-mapped; raises a UserError, or one of `_UNREADABLE` where the header is none."""
+    with open(features, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"format version {version}")
+        shape, by_column, dtype = _HEADERS[version](file)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+    if dtype.hasobject:
+        raise ValueError("Python objects")
+    if any(type(axis) is not int or abs(axis) > _LONGEST_AXIS for axis in shape):
+        raise ValueError("the header has an axis that no file holds")
+    found = f"{str(dtype)[:40]} of shape {str(shape)[:60]}"
+    if len(shape) not in (2, 3) or not np.issubdtype(dtype, np.floating):
+        raise UserError(f"{features} holds {found}; save floats (n, d) or (n, frames, d)")
+    if min(shape) < 1:
+        raise UserError(f"{features} holds {found}; each axis must be 1 or more: save floats (n, d) or (n, frames, d)")
+    wanted = start + math.prod(shape) * dtype.itemsize
+    if size != wanted:
+        raise UserError(
+            f"{features} has {size:,} bytes, but its header says {found}, which is {wanted:,}; "
+            "save it anew with np.save, or get a fresh copy"
+        )
+    return np.memmap(features, dtype=dtype, mode="r", offset=start, shape=shape, order="F" if by_column else "C")

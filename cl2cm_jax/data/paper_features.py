@@ -8,6 +8,7 @@ text file. Source: siblings (the formats); ours: how long videos are thinned.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from cl2cm_jax.data.text_lines import read_entries, read_ids
 from cl2cm_jax.errors import UserError
 
 MAX_FRAMES = 64  # siblings: the most frames that a video has
+_SIZE = re.compile("[1-9][0-9]{0,8}")
 FRAME_FILES = ("shape.txt", "id.txt", "feature.bin", "video2frames.txt")
 
 
@@ -72,8 +74,10 @@ def read_frame_folder(folder: Path) -> FrameFolder:
 def read_shape(path: Path) -> tuple[int, int]:
     """Rows and columns that a shape.txt says; raises a UserError where it says something else."""
     words = _read(path, "iso-8859-1").split()
-    if len(words) != 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise UserError(f"{path} holds {' '.join(words)[:40]!r}; it must be two numbers, rows and columns")
+    if len(words) != 2 or not all(_SIZE.fullmatch(word) for word in words):
+        raise UserError(
+            f"{path} holds {' '.join(words)[:40]!r}; it must be two numbers from 1 to 999999999, rows and columns"
+        )
     return int(words[0]), int(words[1])
 
 

@@ -6,13 +6,15 @@ the rest of the protocol stands on each row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cl2cm_jax.evaluation.report import SHOWN, SHOWN_RANKS
 from cl2cm_jax.evaluation.table import Table
 
 UNKNOWN = "-"
+_LIMIT = 1e9  # no rank, recall or count comes near it
 
 
 class Row(NamedTuple):
@@ -47,38 +49,74 @@ def run_rows(name: str, results: Mapping[str, Any]) -> list[Row]:
       results: what results.json holds.
 
     Raises:
-      KeyError, TypeError: it is not what `report.write_results` writes.
+      ValueError: it is not what `report.write_results` writes; names the field.
     """
-    parts = [results, *results["groups"].values()]
-    main = results["protocol"]["query"]
+    if not _is_object(results):
+        raise ValueError(f"it holds {reprlib.repr(results)}, not a result")
+    config, groups = _field(results, "config", _is_object), _field(results, "groups", _is_object)
+    parts = [results, *(_field(groups, group, _is_object) for group in groups)]
+    main = _query(results)
     rows: dict[tuple[str, str], Row] = {}
     for part in parts:
-        if part is results or part["protocol"]["query"] != main:
-            for row in _rows(name, results["config"], part["protocol"], part["test"]):
+        if part is results or _query(part) != main:
+            for row in _rows(name, config, part):
                 rows.setdefault((row.language, row.query), row)  # the source is in both parts, and never fused
     return list(rows.values())
 
 
-def _rows(
-    name: str, config: Mapping[str, Any], protocol: Mapping[str, Any], test: Mapping[str, Mapping[str, float]]
-) -> list[Row]:
-    rows = []
-    for language, metrics in test.items():
-        fused = protocol["query"] == "fused" and language != config["data.source"]
-        sizes = f"{protocol['split']}, {protocol['images']:,} images, {protocol['captions'][language]:,} captions"
-        query = f"query=fused {protocol['fusion_weight']:g}" if fused else "query=target"
+def _rows(name: str, config: Mapping[str, Any], part: Mapping[str, Any]) -> list[Row]:
+    protocol = _field(part, "protocol", _is_object)
+    split, ties, kept = (_field(protocol, field, _is_text) for field in ("split", "ties", "captions_per_image"))
+    images, captions = _field(protocol, "images", _is_number), _field(protocol, "captions", _is_object)
+    source, name_of_set = _field(config, "data.source", _is_text), _field(config, "data.name", _is_text)
+    test, rows = _field(part, "test", _is_object), []
+    if not test:
+        raise ValueError("its field 'test' has no language")
+    for language in test:
+        metrics = _field(test, language, _is_object)
+        fused = _query(part) == "fused" and language != source
+        query = f"query=fused {_field(protocol, 'fusion_weight', _is_number):g}" if fused else "query=target"
+        sizes = f"{split}, {images:,} images, {_field(captions, language, _is_number):,} captions"
         rows.append(
             Row(
                 name=name,
-                set=config["data.name"],
+                set=name_of_set,
                 language=language,
                 query="fused" if fused else "target",
-                captions_per_image=protocol["captions_per_image"],
-                protocol=f"{sizes} ({protocol['captions_per_image']}), {query}, ties {protocol['ties']}",
-                metrics=metrics,
+                captions_per_image=kept,
+                protocol=f"{sizes} ({kept}), {query}, ties {ties}",
+                metrics={metric: _field(metrics, metric, _is_metric) for metric in metrics},
             )
         )
     return rows
+
+
+def _query(part: Mapping[str, Any]) -> str:
+    return _field(_field(part, "protocol", _is_object), "query", _is_text)
+
+
+def _field(fields: Mapping[str, Any], name: str, is_right: Callable[[Any], bool]) -> Any:
+    """What a field of a results.json holds, whose name and content a damaged file may have made anything."""
+    if name not in fields or not is_right(fields[name]) or not name.isprintable():
+        found = reprlib.repr(fields[name]) if name in fields else "missing"
+        raise ValueError(f"its field {reprlib.repr(name)} is {found}")
+    return fields[name]
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LIMIT
+
+
+def _is_metric(value: Any) -> bool:
+    return value is None or _is_number(value)
 
 
 def comparison_tables(rows: Iterable[Row], *, prefix: str = "") -> list[Table]:

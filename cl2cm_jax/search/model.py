@@ -56,7 +56,10 @@ def load_student(workdir: Path) -> tuple[Params, str]:
 
 def read_fields(path: Path) -> dict[str, object]:
     """The fields that a config.json holds; raises OSError or ValueError where it is missing or damaged."""
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(fields, dict):
         raise ValueError("it holds no fields")
     return fields

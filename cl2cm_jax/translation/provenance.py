@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from io import BufferedRandom
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,10 +58,13 @@ class Provenance:
         return {item: self._entries[key] for item, key in keys if key in self._entries}
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Adds entries; they are on the disk at return."""
+        """Adds entries; they are on the disk at return.
+
+        Raises:
+          UserError: the place takes no files, as /proc does not.
+        """
         data = "".join(map(_line, entries)).encode()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab+") as file:
+        with self._opened() as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a kill cut the last line short; it stays a line of its own
@@ -68,6 +72,13 @@ class Provenance:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
+    def _opened(self) -> BufferedRandom:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return self.path.open("ab+")
+        except FileNotFoundError as error:
+            raise UserError(f"{self.path} cannot be made ({error.strerror}); choose another --out") from error
 
 
 def check_same_engine(entries: Iterable[Entry], engine: Engine, *, path: Path) -> None:
@@ -100,7 +111,7 @@ def _read(path: Path) -> list[Entry]:
         try:
             cells = json.loads(line)
             entry = Entry(**cells)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
         if all(isinstance(value, str) for value in entry):
             entries.append(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import paper_trees
@@ -59,6 +60,9 @@ def test_ids_may_stand_on_many_lines_and_hold_other_letters(folder: Path) -> Non
         ("feature.bin", b"\0" * 2308, "has 2,308 bytes, longer than the 2,304"),
         ("shape.txt", b"96", "shape.txt holds '96'; it must be two numbers"),
         ("shape.txt", b"96 -6", "it must be two numbers"),
+        ("shape.txt", b"96 0", "it must be two numbers"),
+        ("shape.txt", b"9" * 5000 + b" 6", "it must be two numbers"),
+        ("shape.txt", b"999999999 6", "id.txt has 96 ids but shape.txt says 999999999 rows"),
         ("shape.txt", b"95 6", "id.txt has 96 ids but shape.txt says 95 rows"),
         ("id.txt", b"a b", "id.txt has 2 ids but shape.txt says 96 rows"),
         ("id.txt", b" ".join([b"a"] * 96), "duplicate id 'a'"),
@@ -131,6 +135,61 @@ def test_an_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Python objects"):
         read_image_features(tmp_path / "f.npy", tmp_path / "ids.txt")
     assert (tmp_path / "kept").is_dir()
+
+
+def npy(header: str, values: bytes = b"") -> bytes:
+    """A .npy file of this header, whatever it says."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + values
+
+
+def header(shape: str, dtype: str = "<f4") -> str:
+    return f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as a .npy array"),
+        (b"PK\x03\x04 junk", "cannot be read as a .npy array .the magic string is not correct"),
+        (b"\x93NUMPY\x03\x00\x04\x00\x00\x00{}  ", "format version .3, 0."),
+        (npy(header("(30, 8)")[:-4]), "cannot be read as a .npy array"),
+        (npy("(" * 9000), "cannot be read as a .npy array"),
+        (npy("{[]: 1}"), "cannot be read as a .npy array"),
+        (npy(" " * 20_000), "cannot be read as a .npy array .Header info length"),
+        (npy(header("(True, 8)"), b"0" * 32), "an axis that no file holds"),
+        (npy(header("(0x" + "f" * 9000 + ", 8)")), "an axis that no file holds"),
+        (npy(header(f"({10**30}, 8)")), "an axis that no file holds"),
+        (
+            npy(header(f"({2**40}, {2**40})")),
+            r"has \d\d bytes, but its header says float32 of shape .1099511627776, 10",
+        ),
+        (npy(header("(-30, 8)"), b"0" * 960), r"float32 of shape \(-30, 8\); each axis must be 1 or more"),
+        (npy(header("(30, 0)")), "each axis must be 1 or more"),
+        (npy(header("(30, 0, 16)")), "each axis must be 1 or more"),
+        (npy(header("(0, 16)")), "each axis must be 1 or more"),
+        (npy(header("(30, 8)"), b"0" * 4 * 30 * 16), r"has 1,9\d\d bytes, but its header says .*, which is 1,0\d\d"),
+        (npy(header("(30, 8)"), b"0" * 4 * 30 * 7), "bytes, but its header says"),
+        (npy(header("(30, 8)", "<i4"), b"0" * 960), "holds int32 of shape"),
+        (npy(header("(240,)"), b"0" * 960), "save floats"),
+    ],
+)
+def test_a_header_that_does_not_fit_its_file(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "f.npy").write_bytes(content)
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, range(30))))
+    with pytest.raises(UserError, match=rf"^{tmp_path}/f.npy .*{message}") as error:
+        read_image_features(tmp_path / "f.npy", tmp_path / "ids.txt")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_of_either_order_and_an_older_header(tmp_path: Path, order: Literal["C", "F"]) -> None:
+    values = np.asarray(np.arange(12, dtype=np.float64).reshape(2, 3, 2), order=order)
+    with (tmp_path / "f.npy").open("wb") as file:
+        np.lib.format.write_array(file, values, version=(2, 0))
+    (tmp_path / "ids.txt").write_text("7\n8\n")
+    found = read_image_features(tmp_path / "f.npy", tmp_path / "ids.txt")
+    assert found.shape == (3, 2) and isinstance(found.values, np.memmap)
+    np.testing.assert_array_equal(found.row("8"), values[1])
 
 
 def test_image_ids_and_files(tmp_path: Path) -> None:

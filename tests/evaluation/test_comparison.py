@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cl2cm_jax.evaluation.comparison import Row, comparison_tables, run_rows
@@ -48,6 +50,51 @@ def test_a_fused_run_also_has_the_rows_of_its_queries_alone() -> None:
         ("de", "target", 230),
     ]
     assert rows[1].protocol == "test, 1,000 images, 5,000 captions (all), query=fused 0.5, ties against us"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("test",), {}, "'test' has no language"),
+        (("test",), [1], r"'test' is \[1\]"),
+        (("test", "de"), 240.0, "'de' is 240.0"),
+        (("test", "de"), "240", "'de' is '240'"),
+        (("test", "de", "SumR"), "240", "'SumR' is '240'"),
+        (("test", "de", "SumR"), [240], r"'SumR' is \[240\]"),
+        (("test", "de", "SumR"), True, "'SumR' is True"),
+        (("test", "de", "SumR"), 10**400, "'SumR' is 1000"),
+        (("test", "de", "SumR"), float("inf"), "'SumR' is inf"),
+        (("test", "de", "SumR"), float("nan"), "'SumR' is nan"),
+        (("test", "d\ud800"), {}, "is {}"),
+        (("config",), None, "'config' is None"),
+        (("config", "data.name"), ["multi30k"], r"'data.name' is \['multi30k'\]"),
+        (("config", "data.name"), "multi\n30k", "'data.name' is"),
+        (("config", "data.source"), 1, "'data.source' is 1"),
+        (("groups",), [], r"'groups' is \[\]"),
+        (("groups", "pictures flags"), 1, "'pictures flags' is 1"),
+        (("protocol",), "all", "'protocol' is 'all'"),
+        (("protocol", "query"), 1, "'query' is 1"),
+        (("protocol", "fusion_weight"), None, "'fusion_weight' is None"),
+        (("protocol", "captions_per_image"), ["all"], r"'captions_per_image' is \['all'\]"),
+        (("protocol", "captions"), {"en": 5000}, "'de' is missing"),
+        (("protocol", "images"), "1000", "'images' is '1000'"),
+    ],
+)
+def test_a_damaged_field_is_named(place: tuple[str, ...], value: Any, message: str) -> None:
+    content = results("fused")
+    *above, last = place
+    fields = content
+    for name in above:
+        fields = fields[name]
+    fields[last] = value
+    with pytest.raises(ValueError, match=message):
+        run_rows("runs/a", content)
+
+
+def test_a_metric_may_be_unknown() -> None:
+    content = results()
+    content["test"]["de"]["SumR"] = None
+    assert run_rows("runs/a", content)[1].metrics["SumR"] is None
 
 
 def test_protocols_never_share_a_column() -> None:

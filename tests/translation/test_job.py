@@ -55,6 +55,12 @@ def entries(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def test_a_line_that_is_nested_too_deeply_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text("[" * 200_000 + "\n" + json.dumps({"image": 1}) + "\n")
+    assert run(path, Upper()).is_complete and path.read_text().count("\n") == 2 + len(ITEMS)
+
+
 def test_equal_sentences_are_translated_once_and_each_caption_has_its_provenance(tmp_path: Path) -> None:
     engine, path = Upper(), tmp_path / "p.jsonl"
     outcome = run(path, engine)

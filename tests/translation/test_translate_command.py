@@ -131,6 +131,28 @@ def test_a_wrong_option_is_one_line(folder: Path, options: dict[str, str], messa
     assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.csv.provenance.jsonl"])
+def test_a_symbolic_link_in_a_loop_is_refused_before_anything_is_translated(folder: Path, name: str) -> None:
+    (folder / name).symlink_to(folder / "other")
+    (folder / "other").symlink_to(folder / name)
+    outcome = run(folder, engine="file", translations=folder / "de.txt")
+    assert outcome.code == 2 and f"{name} is a symbolic link in a loop" in outcome.err
+    assert outcome.err.count("\n") == 1 and (folder / name).is_symlink()
+
+
+def test_captions_that_are_a_link_in_a_loop(folder: Path) -> None:
+    (folder / "loop.csv").symlink_to(folder / "loop.csv")
+    outcome = run(folder, engine="file", translations=folder / "de.txt", captions=folder / "loop.csv")
+    assert outcome.code == 2 and "loop.csv" in outcome.err and outcome.err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
+@pytest.mark.parametrize("out", ["/proc/x.csv", "/proc/x/y.csv"])
+def test_a_place_that_takes_no_files(folder: Path, out: str) -> None:
+    outcome = run(folder, engine="file", translations=folder / "de.txt", out=out)
+    assert outcome.code == 2 and "/proc/x" in outcome.err and outcome.err.count("\n") == 1
+
+
 def test_the_input_is_never_the_output(folder: Path) -> None:
     outcome = run(folder, engine="file", translations=folder / "de.txt", out=folder / "x" / ".." / "in.csv")
     assert outcome.code == 2 and "name another file" in outcome.err
