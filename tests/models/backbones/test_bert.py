@@ -115,6 +115,48 @@ def test_a_config_that_does_not_fit(folder: Path, entries: dict, message: str) -
         text_backbone("bert", folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_attention_heads", 0),
+        ("hidden_size", "384"),
+        ("hidden_size", 384.0),
+        ("hidden_size", 10**7),
+        ("hidden_act", ["gelu"]),
+        ("model_type", {"bert": 1}),
+        ("layer_norm_eps", "x"),
+        ("layer_norm_eps", [1]),
+        ("layer_norm_eps", float("nan")),
+        ("layer_norm_eps", float("inf")),
+        ("layer_norm_eps", 10**400),
+        ("layer_norm_eps", 0),
+        ("layer_norm_eps", True),
+        ("max_position_embeddings", 0),
+        ("type_vocab_size", 0),
+        ("type_vocab_size", True),
+        ("num_hidden_layers", -1),
+        ("num_hidden_layers", 10**9),
+        ("vocab_size", 10**8),
+        ("intermediate_size", [[[[[[[[1]]]]]]]]),
+    ],
+)
+def test_an_entry_of_no_use_is_named_before_anything_is_built(folder: Path, name: str, value: object) -> None:
+    _change(folder, **{name: value})
+    with pytest.raises(UserError, match=rf"config.json: {name}=.* (is no|is not one of) .*; ") as caught:
+        bert.read_shape(folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("value", [-1, 25, "1", 1.0])
+def test_the_padding_of_the_roberta_family_leaves_a_position(tmp_path: Path, value: object) -> None:
+    folder = Path(shutil.copytree(GOLDEN / "xlm-roberta", tmp_path / "model"))
+    _change(folder, pad_token_id=value)
+    with pytest.raises(UserError, match="config.json: pad_token_id=.* is no whole number from 0 to 24; "):
+        bert.read_shape(folder)
+    _change(folder, pad_token_id=24)
+    assert bert.read_shape(folder).max_tokens == 1
+
+
 def test_wrong_tensors_are_named_each(folder: Path) -> None:
     good = load_file(folder / "model.safetensors")
     absent = ("embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.bias")

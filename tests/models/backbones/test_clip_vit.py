@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from cl2cm_jax.data.images import scaled
 from cl2cm_jax.encoders import ImageEncoder
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.backbones import fingerprint, vision_backbone
+from cl2cm_jax.models.backbones import clip_vit, fingerprint, vision_backbone
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FAMILIES = ("clip", "siglip")
@@ -97,6 +97,41 @@ def test_a_folder_that_does_not_fit(folder: Path, file: str, entries: dict, mess
     _change(folder, file, **entries)
     with pytest.raises(UserError, match=message):
         vision_backbone("clip_vit", folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_type", ["clip"]),
+        ("vision_config", [1]),
+        ("hidden_act", ["gelu"]),
+        ("hidden_size", "16"),
+        ("hidden_size", 15),
+        ("hidden_size", 10**7),
+        ("num_attention_heads", 0),
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", True),
+        ("intermediate_size", 24.0),
+        ("image_size", 10**6),
+        ("patch_size", 0),
+        ("patch_size", 25),
+        ("layer_norm_eps", float("nan")),
+        ("layer_norm_eps", "x"),
+    ],
+)
+def test_an_entry_of_no_use_is_named_before_anything_is_built(folder: Path, name: str, value: object) -> None:
+    _change(folder, "config.json", **{name: value})
+    with pytest.raises(UserError, match=rf"config.json: {name}=.* is (no|not) .*; ") as caught:
+        clip_vit.read_shape(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "message"), [(0, "projection_dim=0 is no whole"), ("absent", "no 'projection_dim'")])
+def test_a_projection_needs_its_size(tmp_path: Path, value: object, message: str) -> None:
+    folder = Path(shutil.copytree(GOLDEN / "clip", tmp_path / "clip"))
+    _change(folder, "config.json", projection_dim=value)
+    with pytest.raises(UserError, match=message):
+        clip_vit.read_shape(folder)
 
 
 @pytest.mark.parametrize(
