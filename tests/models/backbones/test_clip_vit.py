@@ -91,6 +91,15 @@ def test_clip_without_its_projection_yields_the_class_token(tmp_path: Path) -> N
         ("preprocessor_config.json", {"resample": 1}, "resample=1, which is not supported"),
         ("preprocessor_config.json", {"rescale_factor": 0.5}, "rescale_factor=0.5"),
         ("preprocessor_config.json", {"size": {"height": 9, "width": 9}, "crop_size": None}, "size="),
+        ("preprocessor_config.json", {"resample": [3]}, r"resample=\[3\], which is not supported; correct it"),
+        ("preprocessor_config.json", {"rescale_factor": "x"}, "rescale_factor='x'"),
+        ("preprocessor_config.json", {"rescale_factor": float("nan")}, "rescale_factor=nan"),
+        ("preprocessor_config.json", {"size": {"height": 24}, "do_center_crop": False}, "size={'height': 24}"),
+        ("preprocessor_config.json", {"size": "24", "crop_size": 24, "do_center_crop": True}, "size='24'"),
+        ("preprocessor_config.json", {"size": 23, "crop_size": 24, "do_center_crop": True}, "size=23"),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5], "do_normalize": True}, r"image_mean=\[0.5, 0.5\]"),
+        ("preprocessor_config.json", {"image_mean": ["x"] * 3, "do_normalize": True}, "image_mean="),
+        ("preprocessor_config.json", {"image_std": [0.5, 0.5, 0], "do_normalize": True}, "image_std="),
     ],
 )
 def test_a_folder_that_does_not_fit(folder: Path, file: str, entries: dict, message: str) -> None:
