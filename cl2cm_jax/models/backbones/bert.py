@@ -277,9 +277,8 @@ def load(folder: Path, shape: BertShape) -> Params:
     Raises:
       UserError: tensors are missing, left over or of a wrong shape; names each.
     """
-    stored = {_plain_name(name): array for name, array in hub_folder.read_tensors(folder).items()}
-    unused = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
-    stored = {name: array for name, array in stored.items() if not name.startswith(unused)}
+    leave_out = tuple(f"{prefix}{name}" for prefix in ("", *_PREFIXES) for name in _UNUSED)
+    stored = {_plain_name(name): array for name, array in hub_folder.read_tensors(folder, leave_out=leave_out).items()}
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
     arrays = hub_folder.arranged(
         stored, once=EMBEDDINGS, layer=LAYER, prefix="encoder.layer.", shapes=shapes_of(abstract), source=folder
@@ -289,11 +288,13 @@ def load(folder: Path, shape: BertShape) -> Params:
 
 def _plain_name(name: str) -> str:
     """Without the prefix of a model with a head, and with today's names of a layer norm's parts."""
-    for prefix in ("bert.", "roberta."):
+    for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
+_PREFIXES = ("bert.", "roberta.")  # of a model with a head
+_UNUSED = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
 # our names -> torch's, of what is there once and of a layer
 EMBEDDINGS = {
     "embeddings/word/embedding": "embeddings.word_embeddings.weight",

@@ -301,9 +301,9 @@ def load(folder: Path, shape: VitShape) -> Params:
     Raises:
       UserError: tensors are missing, left over or of a wrong shape; names each.
     """
-    stored = hub_folder.read_tensors(folder, leave_out=("text_model.", "text_projection.", "logit_"))
+    stored = hub_folder.read_tensors(folder, leave_out=_UNUSED)
     # newer files of the tower alone have no prefix
-    stored = {name.removeprefix("vision_model."): a for name, a in stored.items() if not name.endswith("position_ids")}
+    stored = {name.removeprefix("vision_model."): array for name, array in stored.items()}
     if shape.family == "siglip":
         stored = _split_attention(stored, hidden=shape.hidden, source=folder)
     if _POSITIONS in stored:
@@ -353,6 +353,10 @@ def _split_attention(stored: dict[str, np.ndarray], *, hidden: int, source: Path
     return stored
 
 
+_UNUSED = ("text_model.", "text_projection.", "logit_") + (
+    "vision_model.embeddings.position_ids",
+    "embeddings.position_ids",
+)
 _HEAD, _POSITIONS = "head.", "embeddings.position_embedding.weight"
 _LAYER = {
     **norm("attention_norm", "layer_norm1"),

@@ -143,6 +143,18 @@ def test_a_projection_needs_its_size(tmp_path: Path, value: object, message: str
         clip_vit.read_shape(folder)
 
 
+def test_weights_that_are_not_finite_are_named_and_those_of_the_text_tower_are_not_read(folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    ids = {"vision_model.embeddings.position_ids": np.arange(9)[None], "text_model.x": np.full(2, np.nan, np.float32)}
+    save_file(stored | ids, folder / "model.safetensors")
+    vision_backbone("clip_vit", folder)
+    name = next(name for name in stored if name.endswith("mlp.fc1.bias"))
+    stored[name][2] = np.inf
+    save_file(stored, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"tensor {name} holds inf among its values"):
+        vision_backbone("clip_vit", folder)
+
+
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
