@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -22,6 +25,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _FILES = ("*.json", "*.safetensors", "1_Pooling/config.json")
+_LONGEST_NAME = 255  # bytes that file systems take
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -68,10 +72,10 @@ def read_json(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     """
     try:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last: nested too deeply
         raise UserError(f"model folder {folder}: {name} cannot be read ({error}); get a fresh copy") from error
     if not isinstance(content, dict):
-        raise UserError(f"model folder {folder}: {name} must be a JSON object")
+        raise UserError(f"model folder {folder}: {name} must be a JSON object; get a fresh copy")
     return content
 
 
@@ -85,22 +89,35 @@ def has_tensor(folder: Path, name: str) -> bool:
 
 
 def read_tensors(folder: Path, *, leave_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Reads the tensors of the folder, in one file or in several with an index; half precisions become float32.
+    """Reads the tensors of the folder, in one file or in several with an index, as float32.
 
     Args:
       folder: the model folder.
       leave_out: beginnings of names that are not read.
 
     Raises:
-      UserError: there are no safetensors, or a file is missing or damaged.
+      UserError: there are no safetensors, a file is missing or damaged, or a tensor holds integers, NaN or infinity.
     """
     tensors: dict[str, np.ndarray] = {}
     for stored in _opened(folder):
         for name in stored.keys():  # noqa: SIM118  (no dict: it has keys() and no iterator)
             if not name.startswith(leave_out):
-                array = stored.get_tensor(name)
-                tensors[name] = np.asarray(array, np.float32 if array.dtype.kind not in "iub" else array.dtype)
+                tensors[name] = _floats(stored.get_tensor(name), name=name, folder=folder)
     return tensors
+
+
+def _floats(array: jax.Array, *, name: str, folder: Path) -> np.ndarray:
+    """The tensor as float32; raises UserError where it is no tensor of floats, or not of finite ones."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise UserError(
+            f"model folder {folder}: tensor {name} holds {array.dtype}, not floats; get a copy that is not quantised"
+        )
+    values = np.asarray(array, np.float32)
+    finite = np.isfinite(values)
+    if not finite.all():
+        first = values[~finite][0]
+        raise UserError(f"model folder {folder}: tensor {name} holds {first} among its values; get a fresh copy")
+    return values
 
 
 def _opened(folder: Path) -> Iterator[Any]:
@@ -188,7 +205,32 @@ def _weights_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        return [folder / name for name in sorted(set(read_json(folder, INDEX).get("weight_map", {}).values()))]
+        return _shards(folder)
     pickles = [file.name for file in sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))]
     found = f"; {pickles[0]} is a pickle, which can run any program, and is not read" if pickles else ""
     raise UserError(f"model folder {folder} has no {WEIGHTS}{found}; save the model with safe_serialization=True")
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files that the index names; all of them are in the folder, and none is elsewhere."""
+    places = read_json(folder, INDEX).get("weight_map")
+    problem = f"model folder {folder}: {INDEX}"
+    if not isinstance(places, dict) or not places:
+        found = reprlib.repr(places)
+        raise UserError(f"{problem}: weight_map={found} is no object of tensor -> file; get a fresh copy")
+    for tensor, name in places.items():
+        if not _is_file_name(name):
+            found = f"{reprlib.repr(tensor)}: {reprlib.repr(name)}"
+            raise UserError(f"{problem}: weight_map has {found}, no name of a file in the folder; get a fresh copy")
+    files = [folder / name for name in sorted(set(places.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"{problem} names {missing[0]!r}, which is not there; put it there, or get a fresh copy")
+    return files
+
+
+def _is_file_name(name: Any) -> bool:
+    """Whether it is a plain name, no path; NUL and lone surrogates, which are not printable, name no file."""
+    if not isinstance(name, str) or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+        return False
+    return name not in ("", "..") and Path(name).name == name

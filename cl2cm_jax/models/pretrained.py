@@ -71,7 +71,9 @@ def weights_hash(path: str | Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"weights file {path} cannot be read: {error.strerror}") from error
+        raise UserError(
+            f"weights file {path} cannot be read: {error.strerror}; put it there, or name another one"
+        ) from error
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from cl2cm_jax.maths.masking import masked_mean
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, TextOutput, run_layers
+from cl2cm_jax.models.config_entries import MOST_LAYERS, MOST_VOCABULARY, Entries
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.hub_folder import linear, norm
 from cl2cm_jax.models.pretrained import assign, shapes_of
@@ -227,40 +228,26 @@ def read_shape(folder: Path) -> BertShape:
     """Reads config.json, and how sentence-transformers pools the states where the folder says it.
 
     Raises:
-      UserError: the model is of another family or has a part that is not supported; names the entry.
+      UserError: the model is of another family, has a part that is not supported, or an entry is missing or of no
+        use (a size that is no whole number, say); names the entry.
     """
-    c = hub_folder.read_json(folder)
-
-    def entry(name: str, default: Any = None) -> Any:
-        value = c.get(name, default)
-        if value is None:
-            raise UserError(f"model folder {folder}: config.json has no {name!r}; is it a BERT?")
-        return value
-
-    family = entry("model_type")
-    if family not in _FAMILIES:
-        raise UserError(f"model folder {folder}: model_type={family!r} is not one of {', '.join(_FAMILIES)}")
-    if c.get("position_embedding_type", "absolute") != "absolute":
-        raise UserError(
-            f"model folder {folder}: position_embedding_type={c['position_embedding_type']!r} is not supported"
-        )
-    activation = entry("hidden_act")
-    if activation not in _ACTIVATIONS:
-        raise UserError(f"model folder {folder}: hidden_act={activation!r} is not one of {', '.join(_ACTIVATIONS)}")
-    hidden, heads = entry("hidden_size"), entry("num_attention_heads")
-    if hidden % heads:
-        raise UserError(f"model folder {folder}: hidden_size={hidden} is not divisible by num_attention_heads={heads}")
+    c = Entries(content=hub_folder.read_json(folder), folder=folder, missing="; get a fresh copy, of a BERT")
+    family = c.one_of("model_type", _FAMILIES)
+    c.one_of("position_embedding_type", ("absolute",), default="absolute")
+    hidden, heads = c.width_and_heads()
+    behind_padding = family != "bert"
+    positions = c.whole("max_position_embeddings", least=1 + behind_padding)
     return BertShape(
-        vocabulary=entry("vocab_size"),
+        vocabulary=c.whole("vocab_size", most=MOST_VOCABULARY),
         hidden=hidden,
-        layers=entry("num_hidden_layers"),
+        layers=c.whole("num_hidden_layers", most=MOST_LAYERS),
         heads=heads,
-        intermediate=entry("intermediate_size"),
-        positions=entry("max_position_embeddings"),
-        first_position=0 if family == "bert" else entry("pad_token_id", 1) + 1,
-        types=entry("type_vocab_size"),
-        epsilon=entry("layer_norm_eps", 1e-12),
-        activation=activation,
+        intermediate=c.whole("intermediate_size"),
+        positions=positions,
+        first_position=c.whole("pad_token_id", least=0, most=positions - 2, default=1) + 1 if behind_padding else 0,
+        types=c.whole("type_vocab_size"),
+        epsilon=c.epsilon("layer_norm_eps", default=1e-12),
+        activation=c.one_of("hidden_act", _ACTIVATIONS),
         pool=_read_pool(folder),
     )
 
@@ -290,9 +277,8 @@ def load(folder: Path, shape: BertShape) -> Params:
     Raises:
       UserError: tensors are missing, left over or of a wrong shape; names each.
     """
-    stored = {_plain_name(name): array for name, array in hub_folder.read_tensors(folder).items()}
-    unused = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
-    stored = {name: array for name, array in stored.items() if not name.startswith(unused)}
+    leave_out = tuple(f"{prefix}{name}" for prefix in ("", *_PREFIXES) for name in _UNUSED)
+    stored = {_plain_name(name): array for name, array in hub_folder.read_tensors(folder, leave_out=leave_out).items()}
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
     arrays = hub_folder.arranged(
         stored, once=EMBEDDINGS, layer=LAYER, prefix="encoder.layer.", shapes=shapes_of(abstract), source=folder
@@ -302,11 +288,13 @@ def load(folder: Path, shape: BertShape) -> Params:
 
 def _plain_name(name: str) -> str:
     """Without the prefix of a model with a head, and with today's names of a layer norm's parts."""
-    for prefix in ("bert.", "roberta."):
+    for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
+_PREFIXES = ("bert.", "roberta.")  # of a model with a head
+_UNUSED = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
 # our names -> torch's, of what is there once and of a layer
 EMBEDDINGS = {
     "embeddings/word/embedding": "embeddings.word_embeddings.weight",

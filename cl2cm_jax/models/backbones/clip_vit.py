@@ -24,6 +24,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, VisionOutput, run_layers
 from cl2cm_jax.models.backbones.positions import interpolated
+from cl2cm_jax.models.config_entries import MOST_LAYERS, MOST_PIXELS, Entries
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.hub_folder import linear, norm, relaid, stored_shape
 from cl2cm_jax.models.pretrained import assign, check_shapes, shapes_of
@@ -268,41 +269,27 @@ def read_shape(folder: Path) -> VitShape:
     """Reads config.json: of the image tower alone, or of a model with both towers.
 
     Raises:
-      UserError: the model is of another family, or an entry is missing; names it.
+      UserError: the model is of another family, or an entry is missing or of no use; names it.
     """
-    both = hub_folder.read_json(folder)
-    family = _FAMILIES.get(both.get("model_type", ""))
-    if family is None:
-        found = both.get("model_type")
-        raise UserError(f"model folder {folder}: model_type={found!r} is not one of {', '.join(_FAMILIES)}")
-    tower = both.get("vision_config", both)
-    defaults = {"hidden_act": "quick_gelu" if family == "clip" else "gelu_pytorch_tanh"}
-    defaults |= {"layer_norm_eps": 1e-5 if family == "clip" else 1e-6}
-
-    def entry(name: str) -> Any:
-        value = tower.get(name, defaults.get(name))
-        if value is None:
-            raise UserError(f"model folder {folder}: config.json has no {name!r} of the image tower")
-        return value
-
-    if entry("hidden_act") not in _ACTIVATIONS:
-        raise UserError(
-            f"model folder {folder}: hidden_act={entry('hidden_act')!r} is not one of {', '.join(_ACTIVATIONS)}"
-        )
-    if tower.get("vision_use_head", True) is False:
-        raise UserError(f"model folder {folder}: vision_use_head=false, a tower without a global vector")
-    projection = both.get("projection_dim", tower.get("projection_dim", 0)) if family == "clip" else 0
+    both = Entries(content=hub_folder.read_json(folder), folder=folder, missing=" of the image tower; get a fresh copy")
+    family = _FAMILIES[both.one_of("model_type", _FAMILIES)]
+    tower, clip = both.within("vision_config"), family == "clip"
+    if tower.content.get("vision_use_head", True) is False:
+        raise UserError(f"model folder {folder}: vision_use_head=false, no global vector; use another model")
+    image_size = tower.whole("image_size", most=MOST_PIXELS)
+    hidden, heads = tower.width_and_heads()
+    projects = clip and hub_folder.has_tensor(folder, "visual_projection.weight")
     return VitShape(
         family=family,
-        image_size=entry("image_size"),
-        patch=entry("patch_size"),
-        hidden=entry("hidden_size"),
-        layers=entry("num_hidden_layers"),
-        heads=entry("num_attention_heads"),
-        intermediate=entry("intermediate_size"),
-        epsilon=entry("layer_norm_eps"),
-        activation=entry("hidden_act"),
-        projection=projection if hub_folder.has_tensor(folder, "visual_projection.weight") else 0,
+        image_size=image_size,
+        patch=tower.whole("patch_size", most=image_size),
+        hidden=hidden,
+        layers=tower.whole("num_hidden_layers", most=MOST_LAYERS),
+        heads=heads,
+        intermediate=tower.whole("intermediate_size"),
+        epsilon=tower.epsilon("layer_norm_eps", default=1e-5 if clip else 1e-6),
+        activation=tower.one_of("hidden_act", _ACTIVATIONS, default="quick_gelu" if clip else "gelu_pytorch_tanh"),
+        projection=(both if "projection_dim" in both.content else tower).whole("projection_dim") if projects else 0,
     )
 
 
@@ -314,9 +301,9 @@ def load(folder: Path, shape: VitShape) -> Params:
     Raises:
       UserError: tensors are missing, left over or of a wrong shape; names each.
     """
-    stored = hub_folder.read_tensors(folder, leave_out=("text_model.", "text_projection.", "logit_"))
+    stored = hub_folder.read_tensors(folder, leave_out=_UNUSED)
     # newer files of the tower alone have no prefix
-    stored = {name.removeprefix("vision_model."): a for name, a in stored.items() if not name.endswith("position_ids")}
+    stored = {name.removeprefix("vision_model."): array for name, array in stored.items()}
     if shape.family == "siglip":
         stored = _split_attention(stored, hidden=shape.hidden, source=folder)
     if _POSITIONS in stored:
@@ -366,6 +353,10 @@ def _split_attention(stored: dict[str, np.ndarray], *, hidden: int, source: Path
     return stored
 
 
+_UNUSED = ("text_model.", "text_projection.", "logit_") + (
+    "vision_model.embeddings.position_ids",
+    "embeddings.position_ids",
+)
 _HEAD, _POSITIONS = "head.", "embeddings.position_embedding.weight"
 _LAYER = {
     **norm("attention_norm", "layer_norm1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -11,6 +12,7 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.config_entries import MOST_PIXELS
 
 A = TypeVar("A", np.ndarray, jax.Array)
 
@@ -55,42 +57,55 @@ def read_preprocess(folder: Path, *, image_size: int) -> Preprocess:
     c = hub_folder.read_json(folder, _FILE)
 
     def refuse(name: str) -> UserError:
-        return UserError(f"model folder {folder}: {_FILE} has {name}={c.get(name)!r}, which is not supported")
+        found = reprlib.repr(c.get(name))  # it may be of any size and depth
+        return UserError(f"model folder {folder}: {_FILE} has {name}={found}, which is not supported; correct it")
 
-    if c.get("resample", 3) not in _FILTERS:
+    resample, factor = c.get("resample", 3), c.get("rescale_factor", 1 / 255)
+    if not isinstance(resample, int) or resample not in _FILTERS:
         raise refuse("resample")
-    if abs(c.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6 or c.get("do_rescale", True) is False:
+    if not _is_number(factor) or abs(factor * 255 - 1) > 1e-6 or c.get("do_rescale", True) is False:
         raise refuse("rescale_factor")
     size, crop = _sides(c.get("size")), _sides(c.get("crop_size"))
     crops = c.get("do_center_crop", crop is not None)
-    final = crop if crops else size
-    shorter = _shorter_side(c.get("size"))
-    if (crops and shorter is None) or final != (image_size, image_size):
+    if (crop if crops else size) != (image_size, image_size):
         raise refuse("crop_size" if crops else "size")
-    normalises = c.get("do_normalize", True)
-    mean, scale = (c.get(name) if normalises else None for name in ("image_mean", "image_std"))
+    shorter = _shorter_side(c.get("size"))
+    if crops and (not isinstance(shorter, int) or not image_size <= shorter <= MOST_PIXELS):
+        raise refuse("size")
+
+    def channels(name: str, default: float) -> tuple[float, float, float]:
+        values = c.get(name) if c.get("do_normalize", True) else None
+        if values is None:
+            values = [default] * 3
+        if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
+            raise refuse(name)
+        red, green, blue = (255.0 * value for value in values)
+        return red, green, blue
+
+    scale = channels("image_std", 1.0)
+    if min(scale) <= 0:
+        raise refuse("image_std")
     return Preprocess(
         image_size=image_size,
         shorter_side=shorter if crops else None,
-        filter=_FILTERS[c.get("resample", 3)],
-        mean=_channels(mean or (0.0,) * 3, 255.0),
-        scale=_channels(scale or (1.0,) * 3, 255.0),
+        filter=_FILTERS[resample],
+        mean=channels("image_mean", 0.0),
+        scale=scale,
     )
 
 
-def _sides(value: Any) -> tuple[int, int] | None:
-    """(height, width) of 224 or {"height": 224, "width": 224}; None of anything else."""
+def _is_number(value: Any) -> bool:
+    """Whether it is a number of moderate size: not NaN, nor what overflows in 8-bit values."""
+    return isinstance(value, int | float) and abs(value) < 1e6
+
+
+def _sides(value: Any) -> tuple[Any, Any] | None:
+    """(height, width) of 224 or {"height": 224, "width": 224}, unchecked; None of anything else."""
     if isinstance(value, int):
         return value, value
-    return (value["height"], value["width"]) if isinstance(value, dict) and "height" in value else None
+    return (value["height"], value.get("width")) if isinstance(value, dict) and "height" in value else None
 
 
-def _shorter_side(value: Any) -> int | None:
-    if isinstance(value, int):
-        return value
-    return value.get("shortest_edge") if isinstance(value, dict) else None
-
-
-def _channels(values: Any, factor: float) -> tuple[float, float, float]:
-    red, green, blue = (factor * float(value) for value in values)
-    return red, green, blue
+def _shorter_side(value: Any) -> Any:
+    """224 of 224 or {"shortest_edge": 224}, unchecked; None of anything else."""
+    return value.get("shortest_edge") if isinstance(value, dict) else value

@@ -115,6 +115,117 @@ def test_a_config_that_does_not_fit(folder: Path, entries: dict, message: str) -
         text_backbone("bert", folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_attention_heads", 0),
+        ("hidden_size", "384"),
+        ("hidden_size", 384.0),
+        ("hidden_size", 10**7),
+        ("hidden_act", ["gelu"]),
+        ("model_type", {"bert": 1}),
+        ("layer_norm_eps", "x"),
+        ("layer_norm_eps", [1]),
+        ("layer_norm_eps", float("nan")),
+        ("layer_norm_eps", float("inf")),
+        ("layer_norm_eps", 10**400),
+        ("layer_norm_eps", 0),
+        ("layer_norm_eps", True),
+        ("max_position_embeddings", 0),
+        ("type_vocab_size", 0),
+        ("type_vocab_size", True),
+        ("num_hidden_layers", -1),
+        ("num_hidden_layers", 10**9),
+        ("vocab_size", 10**8),
+        ("intermediate_size", [[[[[[[[1]]]]]]]]),
+    ],
+)
+def test_an_entry_of_no_use_is_named_before_anything_is_built(folder: Path, name: str, value: object) -> None:
+    _change(folder, **{name: value})
+    with pytest.raises(UserError, match=rf"config.json: {name}=.* (is no|is not one of) .*; ") as caught:
+        bert.read_shape(folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("value", [-1, 25, "1", 1.0])
+def test_the_padding_of_the_roberta_family_leaves_a_position(tmp_path: Path, value: object) -> None:
+    folder = Path(shutil.copytree(GOLDEN / "xlm-roberta", tmp_path / "model"))
+    _change(folder, pad_token_id=value)
+    with pytest.raises(UserError, match="config.json: pad_token_id=.* is no whole number from 0 to 24; "):
+        bert.read_shape(folder)
+    _change(folder, pad_token_id=24)
+    assert bert.read_shape(folder).max_tokens == 1
+
+
+def test_json_that_is_nested_too_deeply_is_damaged(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match="config.json cannot be read .*; get a fresh copy"):
+        bert.read_shape(folder)
+
+
+@pytest.mark.parametrize(
+    "weight_map",
+    [
+        None,
+        [],
+        {},
+        ["a.safetensors"],
+        {"x": 1},
+        {"x": ["a.safetensors"]},
+        {"x": ""},
+        {"x": ".."},
+        {"x": "../a.safetensors"},
+        {"x": "/a.safetensors"},
+        {"x": "sub/a.safetensors"},
+        {"x": "a\0.safetensors"},
+        {"x": "\ud800.safetensors"},
+        {"x": "a" * 300},
+    ],
+)
+def test_an_index_names_files_of_the_folder_only(folder: Path, weight_map: object) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "a.safetensors")
+    _change(folder, hub_folder.INDEX, weight_map=weight_map)
+    for read in (lambda: text_backbone("bert", folder), lambda: fingerprint("text", "bert", folder)):
+        with pytest.raises(UserError, match=rf"{hub_folder.INDEX}: weight_map.*; get a fresh copy") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_shard_is_named_with_what_to_do(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    _change(folder, hub_folder.INDEX, weight_map={"x": "a.safetensors", "y": "b.safetensors"})
+    for read in (lambda: text_backbone("bert", folder), lambda: fingerprint("text", "bert", folder)):
+        with pytest.raises(UserError, match="names 'b.safetensors', which is not there; put it there, or get"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (np.nan, np.float32, "holds nan among its values; get a fresh copy"),
+        (-np.inf, np.float16, "holds -inf among its values; get a fresh copy"),
+        (1, np.int8, "holds int8, not floats; get a copy that is not quantised"),
+        (1, np.int64, "holds int.*, not floats"),
+        (1, bool, "holds bool, not floats"),
+        (1, np.complex64, "holds complex64, not floats"),
+    ],
+)
+def test_weights_that_are_no_finite_floats_are_named(folder: Path, value: float, dtype: type, message: str) -> None:
+    stored = load_file(folder / "model.safetensors")
+    name = "encoder.layer.1.output.dense.weight"
+    array = stored[name].astype(dtype)
+    array[3, 2] = value
+    save_file(stored | {name: array}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"tensor {name} {message}"):
+        text_backbone("bert", folder)
+
+
+def test_what_is_not_used_may_hold_anything(folder: Path) -> None:
+    unused = {"pooler.dense.bias": np.full(16, np.nan, np.float32), "bert.cls.seq": np.zeros(2, np.int64)}
+    save_file(load_file(folder / "model.safetensors") | unused, folder / "model.safetensors")
+    text_backbone("bert", folder)
+
+
 def test_wrong_tensors_are_named_each(folder: Path) -> None:
     good = load_file(folder / "model.safetensors")
     absent = ("embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.bias")

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from cl2cm_jax.data.images import scaled
 from cl2cm_jax.encoders import ImageEncoder
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.backbones import fingerprint, vision_backbone
+from cl2cm_jax.models.backbones import clip_vit, fingerprint, vision_backbone
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FAMILIES = ("clip", "siglip")
@@ -91,11 +91,67 @@ def test_clip_without_its_projection_yields_the_class_token(tmp_path: Path) -> N
         ("preprocessor_config.json", {"resample": 1}, "resample=1, which is not supported"),
         ("preprocessor_config.json", {"rescale_factor": 0.5}, "rescale_factor=0.5"),
         ("preprocessor_config.json", {"size": {"height": 9, "width": 9}, "crop_size": None}, "size="),
+        ("preprocessor_config.json", {"resample": [3]}, r"resample=\[3\], which is not supported; correct it"),
+        ("preprocessor_config.json", {"rescale_factor": "x"}, "rescale_factor='x'"),
+        ("preprocessor_config.json", {"rescale_factor": float("nan")}, "rescale_factor=nan"),
+        ("preprocessor_config.json", {"size": {"height": 24}, "do_center_crop": False}, "size={'height': 24}"),
+        ("preprocessor_config.json", {"size": "24", "crop_size": 24, "do_center_crop": True}, "size='24'"),
+        ("preprocessor_config.json", {"size": 23, "crop_size": 24, "do_center_crop": True}, "size=23"),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5], "do_normalize": True}, r"image_mean=\[0.5, 0.5\]"),
+        ("preprocessor_config.json", {"image_mean": ["x"] * 3, "do_normalize": True}, "image_mean="),
+        ("preprocessor_config.json", {"image_std": [0.5, 0.5, 0], "do_normalize": True}, "image_std="),
     ],
 )
 def test_a_folder_that_does_not_fit(folder: Path, file: str, entries: dict, message: str) -> None:
     _change(folder, file, **entries)
     with pytest.raises(UserError, match=message):
+        vision_backbone("clip_vit", folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_type", ["clip"]),
+        ("vision_config", [1]),
+        ("hidden_act", ["gelu"]),
+        ("hidden_size", "16"),
+        ("hidden_size", 15),
+        ("hidden_size", 10**7),
+        ("num_attention_heads", 0),
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", True),
+        ("intermediate_size", 24.0),
+        ("image_size", 10**6),
+        ("patch_size", 0),
+        ("patch_size", 25),
+        ("layer_norm_eps", float("nan")),
+        ("layer_norm_eps", "x"),
+    ],
+)
+def test_an_entry_of_no_use_is_named_before_anything_is_built(folder: Path, name: str, value: object) -> None:
+    _change(folder, "config.json", **{name: value})
+    with pytest.raises(UserError, match=rf"config.json: {name}=.* is (no|not) .*; ") as caught:
+        clip_vit.read_shape(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "message"), [(0, "projection_dim=0 is no whole"), ("absent", "no 'projection_dim'")])
+def test_a_projection_needs_its_size(tmp_path: Path, value: object, message: str) -> None:
+    folder = Path(shutil.copytree(GOLDEN / "clip", tmp_path / "clip"))
+    _change(folder, "config.json", projection_dim=value)
+    with pytest.raises(UserError, match=message):
+        clip_vit.read_shape(folder)
+
+
+def test_weights_that_are_not_finite_are_named_and_those_of_the_text_tower_are_not_read(folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    ids = {"vision_model.embeddings.position_ids": np.arange(9)[None], "text_model.x": np.full(2, np.nan, np.float32)}
+    save_file(stored | ids, folder / "model.safetensors")
+    vision_backbone("clip_vit", folder)
+    name = next(name for name in stored if name.endswith("mlp.fc1.bias"))
+    stored[name][2] = np.inf
+    save_file(stored, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"tensor {name} holds inf among its values"):
         vision_backbone("clip_vit", folder)
 
 
