@@ -138,8 +138,8 @@ class TextEncoder:
         """
         space = InMemory() if space is None else space
         tokens = self._tokenize([without_case_and_accents(text) for text in texts] if self._lowercase else texts)
-        out = self._arrays(space, tokens.mask.sum(1))
-        order = np.argsort(tokens.mask.sum(1), kind="stable")
+        lengths = tokens.mask.sum(1)
+        out, order = self._arrays(space, lengths), np.argsort(lengths, kind="stable")
         rows_a_batch = self._spread.rows
         for start in range(space.done(CAPTIONS), len(order), rows_a_batch):
             rows = order[start : start + rows_a_batch]
