@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax import config as configs
 from cl2cm_jax.data.corpus import CaptionFeatures, Ragged, padded_length, text_inputs
+from cl2cm_jax.data.packing import pack
 from cl2cm_jax.maths.confidence import Calibration, uncalibrated
 from cl2cm_jax.models.backbones import Tunable, bert
 from cl2cm_jax.models.functional import Params
@@ -221,7 +222,9 @@ def batch_of(text: CaptionFeatures, captions: Captions, rows: np.ndarray, *, tok
     source = text_inputs(text, rows, length=length, with_words=False)
     target = text_inputs(text, count + rows, length=length, with_words=False)
     size = len(rows)
+    tokens_of = np.stack([source["tokens"], target["tokens"]], axis=1).sum(-1)
     return {
+        "packing": pack(tokens_of, length=length, groups=1),
         "vision": {"features": captions.vision[rows][:, None], "mask": np.ones((size, 1), bool)},
         "source": source,
         "target": {name: array[:, None] for name, array in target.items()},

@@ -19,6 +19,7 @@ from cl2cm_jax.config import flatten
 from cl2cm_jax.data.pipeline import batches
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
+from cl2cm_jax.parallel.mesh import batch_shards
 from cl2cm_jax.parallel.sharding import put_batch
 from cl2cm_jax.run import SELECTION, Run, abstract_state, check_data, checkpoints, evaluated_student
 from cl2cm_jax.runtime.metrics import MetricWriter
@@ -138,6 +139,7 @@ class FiniteTerms:
 def training_batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
     """Batches of the training split from step `start` on, as the configuration asks."""
     c = run.config
+    packs = c.text.pack and run.corpora.train.states is not None
     return batches(
         run.corpora.train,
         batch_size=c.train.batch_size,
@@ -149,6 +151,7 @@ def training_batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
         with_words=run.networks.reads_words,
         max_words=c.text.max_tokens,
         length_multiple=c.text.length_multiple,
+        groups=batch_shards(run.mesh) * c.train.accumulation if packs else 0,
         crops=run.crops,
     )
 

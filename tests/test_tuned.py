@@ -90,6 +90,36 @@ def test_both_networks_learn_in_their_own_layers(home: Path, bert: Path):
     assert np.isfinite(float(terms["word"]))
 
 
+@pytest.mark.parametrize("trainable", ["layers 1-2", "all"])
+@pytest.mark.parametrize(
+    "changes", [{"mesh__fsdp": "2", "mesh__tensor": "2"}, {"mesh__tensor": "2", "train__accumulation": "2"}]
+)
+def test_captions_that_share_rows_train_as_those_that_do_not(
+    home: Path, bert: Path, changes: dict[str, str], trainable: str
+):
+    """The rows are 8 long and the captions 4; with dropout, whose masks belong to the tokens."""
+    changes |= {"student__text__trainable": trainable, "teacher__text__trainable": trainable}
+    changes |= {"text__length_multiple": "0", "student__dropout": "0", "optimizer__learning_rate": "1e-3"}
+
+    def after_two_steps(pack: str):
+        run = build(tuned(home, bert, text__pack=pack, **changes))
+        state, terms, data = run.step.init(), {}, training_batches(run, 0)
+        for number in range(2):
+            batch = next(data)
+            assert ("packing" in batch) == (pack == "True")
+            if pack == "True":
+                groups, rows, _ = batch["packing"]["take"].shape
+                captions = batch["target_is_valid"].size + len(batch["is_valid"])
+                assert 0 < groups * rows <= 0.75 * captions
+            state, terms = run.step.step(state, put_batch(batch, run.mesh), number)
+        return jax.device_get((state["params"], terms))
+
+    (packed, packed_terms), (plain, plain_terms) = after_two_steps("True"), after_two_steps("False")
+    for name, value in plain_terms.items():
+        np.testing.assert_allclose(packed_terms[name], value, rtol=2e-4, atol=1e-5, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), packed, plain)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -44,6 +44,7 @@ def defaults() -> ConfigDict:
     c.text.max_tokens = 32  # longer captions are cut
     c.text.lowercase = False  # lower-case and strip accents, even for a cased model; to compare with the siblings
     c.text.length_multiple = 8  # words are padded to a multiple of it; 0: always to max_tokens
+    c.text.pack = True  # trained layers: short captions share rows, which changes no result; False: one a row (ours)
     c.text.remat = False  # trained layers: compute activations again in the backward pass, to save memory
     c.text.scan = True  # trained layers: one compiled layer in a loop; False compiles longer and may run faster
 

@@ -16,6 +16,7 @@ from cl2cm_jax.data import quiet
 from cl2cm_jax.data.corpus import Corpus, padded_length, text_inputs
 from cl2cm_jax.data.crops import NUMBERS, Crops, cropped
 from cl2cm_jax.data.images import THREADS, decode
+from cl2cm_jax.data.packing import pack
 from cl2cm_jax.data.position import position
 from cl2cm_jax.errors import UserError
 
@@ -99,6 +100,7 @@ def batches(
     with_words: bool,
     max_words: int,
     length_multiple: int = 0,
+    groups: int = 0,
     crops: Crops | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Endless training batches from `start_step` on, prefetched by tf.data; the last of an epoch is never partial.
@@ -114,6 +116,8 @@ def batches(
       with_words: adds "words" and "mask" to both sides.
       max_words: longer captions are cut.
       length_multiple: L of a batch is its longest caption's, rounded up to a multiple of it; 0: `max_words`.
+      groups: plans rows that captions share in the trained layers, a plan for each of so many runs of images, one a
+        device and micro-batch; 0: none.
       crops: reads the pictures' files in place of their features. A crop is a function of (seed, epoch, image).
 
     Yields:
@@ -121,6 +125,8 @@ def batches(
       "source": {"sentence" (B, dt) float32 [, "words" (B, L, dt) float32, "mask" (B, L) bool]}, and what
         `corpus.text_inputs` adds where the networks have layers of the backbone of their own,
       "target": the same with (B, K, ...), zero where there is no target,
+      "packing": {"take" (G, R, L) int32, "put" (B, 1 + K, L) int32} of groups, see `packing.pack`; caption 0 of an
+        image is its source,
       "target_language" (B, K) int32 index into `corpus.languages`, "target_is_valid" (B, K) bool,
       "source_caption" (B,) int32 and "target_caption" (B, K) int32: rows of the corpus, -1 where there is no target,
       "image_id" (B,) int32: row of the image, "is_valid" (B,) bool.
@@ -131,7 +137,7 @@ def batches(
     check(corpus, batch_size=batch_size, source=source, targets=targets, targets_per_image=targets_per_image)
     images = trainable_images(corpus, source=source)
     draw = _drawer(corpus, seed=seed, source=source, targets=targets, targets_per_image=targets_per_image)
-    words = {"with_words": with_words, "max_words": max_words, "length_multiple": length_multiple}
+    words = {"with_words": with_words, "max_words": max_words, "length_multiple": length_multiple, "groups": groups}
     see = _features(corpus) if crops is None else _pixels(corpus, crops, seed=seed)
     failures: list[UserError] = []
 
@@ -145,7 +151,7 @@ def batches(
         return [batch[path] for path in paths]
 
     # Drawn once here to know the names and types of the arrays that come out of tf.data.
-    first = _gather(corpus, draw(0, images[:1]), **words) | see(0, images[:1])
+    first = _gather(corpus, draw(0, images[:1]), **(words | {"groups": min(groups, 1)})) | see(0, images[:1])
     paths = list(first)
     types = [array.dtype for array in first.values()]
     indices = _index_dataset(len(images), batch_size=batch_size, seed=seed, start_step=start_step)
@@ -235,7 +241,7 @@ def _captions_by_image(corpus: Corpus) -> _Captions:
 
 
 def _gather(
-    corpus: Corpus, draw: _Draw, *, with_words: bool, max_words: int, length_multiple: int
+    corpus: Corpus, draw: _Draw, *, with_words: bool, max_words: int, length_multiple: int, groups: int
 ) -> dict[str, np.ndarray]:
     """The arrays of a batch by the paths of their names, but for its pictures."""
     is_target = draw.target_caption >= 0
@@ -243,10 +249,18 @@ def _gather(
     rows = np.concatenate([draw.source_caption, target_rows])
     length = padded_length(corpus.text, rows, max_length=max_words, multiple=length_multiple)
     source = text_inputs(corpus.text, draw.source_caption, length=length, with_words=with_words)
-    target = text_inputs(corpus.text, target_rows, length=length, with_words=with_words)
+    target = {
+        name: _zero_absent(array, is_target)
+        for name, array in text_inputs(corpus.text, target_rows, length=length, with_words=with_words).items()
+    }
+    packing = {}
+    if groups:
+        tokens = np.concatenate([source["tokens"][:, None], target["tokens"]], axis=1)
+        packing = pack(tokens.sum(-1), length=length, groups=groups)
     return {
         **{f"source/{name}": array for name, array in source.items()},
-        **{f"target/{name}": _zero_absent(array, is_target) for name, array in target.items()},
+        **{f"target/{name}": array for name, array in target.items()},
+        **{f"packing/{name}": array for name, array in packing.items()},
         "target_language": draw.target_language,
         "target_is_valid": is_target,
         "source_caption": draw.source_caption,

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config import reads_words, student_first, teacher_first
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.backbones import TailOptions, Tunable, VisionBackbone
+from cl2cm_jax.models.backbones.rows import Packing
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.towers import Text, TextTower, VisionTower
 
@@ -226,7 +227,13 @@ class Networks:
         return jax.vmap(by_one)(heads)
 
     def read(
-        self, network: Literal["student", "teacher"], params: Params, text: Text, *, key: jax.Array | None = None
+        self,
+        network: Literal["student", "teacher"],
+        params: Params,
+        text: Text,
+        *,
+        packing: Packing | None = None,
+        key: jax.Array | None = None,
     ) -> Text:
         """Runs a network's own layers of the text backbone, if it has any; all else passes through.
 
@@ -234,6 +241,7 @@ class Networks:
           network: "student" or "teacher".
           params: of this network.
           text: captions (..., L, d) of any leading axes.
+          packing: rows that the captions share in these layers; None: one caption a row.
           key: turns dropout on.
 
         Returns:
@@ -243,7 +251,8 @@ class Networks:
             return text._replace(states=None, tokens=None)
         assert self._tunable is not None and text.states is not None and text.tokens is not None
         states, tokens = (x.reshape(-1, *x.shape[text.tokens.ndim - 1 :]) for x in (text.states, text.tokens))
-        output = self._tunable.tail(params[TAIL], states, tokens, key=key, options=self._options[network])
+        options = self._options[network]
+        output = self._tunable.tail(params[TAIL], states, tokens, packing=packing, key=key, options=options)
         leading = text.tokens.shape[:-1]
         sentence, words, mask = (
             x.reshape(*leading, *x.shape[1:]) for x in (output.sentence, output.words, output.mask)

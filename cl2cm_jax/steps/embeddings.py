@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cl2cm_jax.models.backbones.rows import Packing
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, Networks
 from cl2cm_jax.models.towers import Text
@@ -70,7 +71,8 @@ def _read(
         flat = jax.tree.map(merge_two, target)
         return networks.read(network, params, source), networks.read(network, params, flat)
     joined = jax.tree.map(lambda s, t: jnp.concatenate([s[:, None], t], axis=1), source, target)
-    read = networks.read(network, params, joined, key=key)
+    packing = Packing(**batch["packing"]) if "packing" in batch and batch["packing"]["take"].size else None
+    read = networks.read(network, params, joined, packing=packing, key=key)
     return jax.tree.map(lambda x: x[:, 0], read), jax.tree.map(lambda x: merge_two(x[:, 1:]), read)
 
 

@@ -88,8 +88,8 @@ class Tunable:
       layers: their number.
       cut: (params, first) -> (params below layer `first`, params from it on); -1: everything is above.
       prefix: (params below, token_ids (B, L), token_mask (B, L)) -> states (B, L, d); pure.
-      tail: (params above, states (B, L, d), or ids (B, L, 1) if first is -1, token_mask (B, L), key=, options=)
-        -> TextOutput; pure.
+      tail: (params above, states (B, L, d), or ids (B, L, 1) if first is -1, token_mask (B, L), packing=, key=,
+        options=) -> TextOutput; pure.
     """
 
     layers: int

@@ -24,6 +24,7 @@ from cl2cm_jax.maths.masking import masked_mean
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, TextOutput, run_layers
+from cl2cm_jax.models.backbones.rows import Packing, Rows, one_a_row, pack, packed_rows, unpack
 from cl2cm_jax.models.config_entries import MOST_LAYERS, MOST_VOCABULARY, Entries
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.hub_folder import linear, norm
@@ -74,7 +75,7 @@ class BertShape(NamedTuple):
 
 
 class Embeddings(nnx.Module):
-    """Ids (B, L) -> states (B, L, d)."""
+    """Ids (R, W) and their positions (R, W) -> states (R, W, d)."""
 
     def __init__(self, shape: BertShape, *, rngs: nnx.Rngs):
         self.word = nnx.Embed(shape.vocabulary, shape.hidden, rngs=rngs)
@@ -83,8 +84,8 @@ class Embeddings(nnx.Module):
         self.norm = _layer_norm(shape, rngs)
         self.first_position = shape.first_position
 
-    def __call__(self, token_ids: jax.Array) -> jax.Array:
-        places = self.first_position + jnp.arange(token_ids.shape[1])  # padding may lie beyond the table: its last row
+    def __call__(self, token_ids: jax.Array, positions: jax.Array) -> jax.Array:
+        places = self.first_position + positions  # padding may lie beyond the table: its last row
         position = self.position(jnp.minimum(places, self.position.num_embeddings - 1))
         return self.norm(self.word(token_ids) + position + self.type.embedding[...][0])
 
@@ -103,22 +104,26 @@ class Layer(nnx.Module):
         self.down = nnx.Linear(shape.intermediate, hidden, dtype=dtype, rngs=rngs)
         self.mlp_norm = _layer_norm(shape, rngs, dtype)
 
-    def __call__(
-        self, x: jax.Array, mask: jax.Array, *, dropout: float = 0.0, key: jax.Array | None = None
-    ) -> jax.Array:
-        """Maps x (B, L, d) under mask (B, L) to (B, L, d); `key` turns dropout on, behind both parts."""
+    def __call__(self, x: jax.Array, rows: Rows, *, dropout: float = 0.0, key: jax.Array | None = None) -> jax.Array:
+        """Maps x (R, W, d) to (R, W, d); `key` turns dropout on, behind both parts."""
+        drop = functools.partial(_drop, rate=dropout, token=rows.token)
         keys = (None, None) if key is None else jax.random.split(key)
         split = (*x.shape[:2], self.heads, x.shape[2] // self.heads)
         q, k, v = (project(x).reshape(split) for project in (self.query, self.key, self.value))
-        attended = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
-        x = self.attention_norm(x + _drop(self.attended(attended.reshape(x.shape)), dropout, keys[0]))
-        return self.mlp_norm(x + _drop(self.down(_ACTIVATIONS[self.activation](self.up(x))), dropout, keys[1]))
+        attended = jax.nn.dot_product_attention(q, k, v, mask=rows.visible)
+        x = self.attention_norm(x + drop(self.attended(attended.reshape(x.shape)), key=keys[0]))
+        return self.mlp_norm(x + drop(self.down(_ACTIVATIONS[self.activation](self.up(x))), key=keys[1]))
 
 
-def _drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def _drop(x: jax.Array, *, rate: float, token: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Dropout of x (R, W, d) whose mask belongs to a token (R, W): it is the same in whichever row that lies."""
     if key is None or rate == 0.0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+
+    def keep(token: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, token), 1 - rate, x.shape[-1:])
+
+    return jnp.where(jax.vmap(jax.vmap(keep))(token), x / (1 - rate), 0)
 
 
 def _layer_norm(shape: BertShape, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32) -> nnx.LayerNorm:
@@ -168,8 +173,9 @@ def cut(params: Params, first: int) -> tuple[Params, Params]:
 
 def prefix(params: Params, token_ids: jax.Array, token_mask: jax.Array, *, shape: BertShape) -> jax.Array:
     """The states that layer `first` reads, (B, L, d) float32: runs what `cut` has put below. Pure."""
-    states = _functionals(shape)[0].bind(params["embeddings"])(token_ids)
-    return _layers(params["layers"], states, token_mask, shape=shape)
+    rows = one_a_row(token_mask)
+    states = _functionals(shape)[0].bind(params["embeddings"])(token_ids, rows.position)
+    return _layers(params["layers"], states, rows, shape=shape)
 
 
 def tail(
@@ -178,6 +184,7 @@ def tail(
     token_mask: jax.Array,
     *,
     shape: BertShape,
+    packing: Packing | None = None,
     key: jax.Array | None = None,
     options: TailOptions = AS_STORED,
 ) -> TextOutput:
@@ -188,15 +195,19 @@ def tail(
       states: (B, L, d) from `prefix`; token ids (B, L, 1) for the whole model.
       token_mask: (B, L) bool, False at padding only, which is at the end.
       shape: from `read_shape`.
+      packing: rows that the captions share in the layers; None: one caption a row.
       key: turns dropout on.
       options: how the layers are run.
 
     Returns:
       See `apply`.
     """
+    rows = one_a_row(token_mask) if packing is None else packed_rows(packing)
+    states = states if packing is None else pack(states, packing)
     if "embeddings" in params:
-        states = _functionals(shape)[0].bind(params["embeddings"])(states[..., 0])
-    states = _layers(params["layers"], states, token_mask, shape=shape, key=key, options=options).astype(jnp.float32)
+        states = _functionals(shape)[0].bind(params["embeddings"])(states[..., 0], rows.position)
+    states = _layers(params["layers"], states, rows, shape=shape, key=key, options=options).astype(jnp.float32)
+    states = states if packing is None else unpack(states, packing, token_mask)
     pooled = states[:, 0] if shape.pool == "cls" else masked_mean(states, token_mask)
     place, length = jnp.arange(token_mask.shape[1]), token_mask.sum(axis=1, keepdims=True)
     is_mark = (place == 0) | (place == length - 1)
@@ -207,19 +218,18 @@ def tail(
 def _layers(
     params: Params,
     states: jax.Array,
-    token_mask: jax.Array,
+    rows: Rows,
     *,
     shape: BertShape,
     key: jax.Array | None = None,
     options: TailOptions = AS_STORED,
 ) -> jax.Array:
     layer = _functionals(shape, options.dtype)[1]
-    visible = token_mask | ~token_mask.any(axis=1, keepdims=True)  # a row that is all padding stays finite
     count = len(jax.tree.leaves(params)[0])
     keys = None if key is None or not options.dropout else jax.random.split(key, count)
 
     def run(one: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        return layer.bind(one)(x, visible, dropout=options.dropout, key=key)
+        return layer.bind(one)(x, rows, dropout=options.dropout, key=key)
 
     return run_layers(run, params, states, keys=keys, options=options)
 

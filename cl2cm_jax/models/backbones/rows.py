@@ -1,0 +1,73 @@
+"""How captions lie in the rows that a transformer's layers see: one a row, or packed, several of them.
+
+Source: ours; which caption lies where is planned by `data.packing`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Packing(NamedTuple):
+    """A plan of rows for N captions of L places in G groups, from `data.packing.pack`.
+
+    Attributes:
+      take: (G, R, L) int32, the place among its group's captions that lies there; -1: nothing.
+      put: (..., L) int32 with N = product of the leading axes, the place among its group's rows.
+    """
+
+    take: jax.Array
+    put: jax.Array
+
+
+class Rows(NamedTuple):
+    """What the layers know of the R rows of W places.
+
+    Attributes:
+      visible: (R, 1, 1 or W, W) bool, what attends to what.
+      token: (R, W) int32, the number n * L + l of token l of caption n; that of a place without one is of no use.
+      position: (R, W) int32, l.
+    """
+
+    visible: jax.Array
+    token: jax.Array
+    position: jax.Array
+
+
+def one_a_row(tokens: jax.Array) -> Rows:
+    """Rows of captions with mask (N, L), one each."""
+    visible = tokens | ~tokens.any(axis=1, keepdims=True)  # a row that is all padding stays finite
+    number = jnp.arange(tokens.size, dtype=jnp.int32).reshape(tokens.shape)
+    return Rows(visible[:, None, None, :], number, number % tokens.shape[1])
+
+
+def packed_rows(packing: Packing) -> Rows:
+    """Rows of several captions each; a place where nothing lies attends to others like it."""
+    take, length = packing.take, packing.take.shape[-1]
+    group = jnp.arange(len(take), dtype=jnp.int32)[:, None, None] * (packing.put.size // len(take))
+    caption = (take // length).reshape(-1, length)
+    token = (jnp.maximum(take, 0) + group).reshape(-1, length)
+    return Rows((caption[:, :, None] == caption[:, None, :])[:, None], token, token % length)
+
+
+def pack(x: jax.Array, packing: Packing) -> jax.Array:
+    """Captions (N, L, d) -> rows (G * R, L, d), 0 where nothing lies."""
+    groups, _, length = packing.take.shape
+    flat = _pick(x.reshape(groups, -1, x.shape[-1]), packing.take.reshape(groups, -1))
+    return flat.reshape(-1, length, x.shape[-1])
+
+
+def unpack(x: jax.Array, packing: Packing, tokens: jax.Array) -> jax.Array:
+    """Rows (G * R, L, d) -> captions (N, L, d), 0 where the mask (N, L) has no token."""
+    groups = len(packing.take)
+    place = jnp.where(tokens, packing.put.reshape(tokens.shape), -1)
+    return _pick(x.reshape(groups, -1, x.shape[-1]), place.reshape(groups, -1)).reshape(*tokens.shape, x.shape[-1])
+
+
+def _pick(x: jax.Array, place: jax.Array) -> jax.Array:
+    """Takes x (G, n, d) at place (G, m) of each group, 0 at -1; no group reads another, so devices keep their own."""
+    picked = jax.vmap(lambda rows, at: rows[at])(x, jnp.maximum(place, 0))
+    return jnp.where(place[..., None] >= 0, picked, jnp.zeros((), x.dtype))

@@ -1,0 +1,72 @@
+"""Captions that share rows come out as those that have one each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cl2cm_jax.data.packing import pack
+from cl2cm_jax.models.backbones import TailOptions, bert
+from cl2cm_jax.models.backbones.rows import Packing
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+LENGTH = 12
+
+
+def captions() -> tuple[np.ndarray, np.ndarray]:
+    """Ids (16, L) and mask of captions of 0 to L tokens."""
+    random = np.random.default_rng(0)
+    mask = np.arange(LENGTH) < np.array([12, 11, 0, *random.integers(2, 9, 13)])[:, None]
+    return np.where(mask, random.integers(4, 50, mask.shape), 0).astype(np.int32), mask
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls"])
+@pytest.mark.parametrize("first", [-1, 0, 1])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
+def test_values_and_gradients(family: str, groups: int, first: int, pool: str) -> None:
+    shape = bert.read_shape(GOLDEN / family)._replace(pool=pool)
+    below, above = bert.cut(bert.load(GOLDEN / family, shape), first)
+    ids, mask = captions()
+    states = jnp.asarray(ids[..., None]) if first < 0 else bert.prefix(below, ids, mask, shape=shape)
+    packing = Packing(**pack(mask.sum(1).reshape(8, 2), length=LENGTH, groups=groups))
+    assert packing.take.shape[1] < len(ids) // groups
+    weights = jax.random.normal(jax.random.key(1), (*mask.shape, shape.hidden))
+    real = mask.any(1)
+    options = TailOptions(dropout=0.3)
+
+    @jax.jit
+    def run(above, packing):
+        def loss(above):
+            output = bert.tail(
+                above, states, mask, shape=shape, packing=packing, key=jax.random.key(2), options=options
+            )
+            return (output.words * weights).sum() + (output.sentence * weights[:, 0])[real].sum(), output
+
+        return jax.value_and_grad(loss, has_aux=True)(above)
+
+    (_, alone), expected = run(above, None)
+    (_, packed), gradients = run(above, packing)
+    np.testing.assert_array_equal(packed.mask, alone.mask)
+    np.testing.assert_allclose(packed.words, alone.words, atol=1e-5)
+    np.testing.assert_allclose(packed.sentence[real], alone.sentence[real], atol=1e-5)
+    assert np.isfinite(packed.sentence).all() and not np.asarray(packed.words)[~mask].any()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), gradients, expected)
+
+
+def test_dropout_belongs_to_tokens() -> None:
+    """With one key each token has a mask of its own, and about the asked share is dropped."""
+    shape = bert.read_shape(GOLDEN / "bert")
+    _, above = bert.cut(bert.load(GOLDEN / "bert", shape), 0)
+    mask = np.ones((32, LENGTH), bool)
+    states = jnp.ones((*mask.shape, shape.hidden))
+    plain, dropped = (
+        bert.tail(above, states, mask, shape=shape, key=key, options=TailOptions(dropout=0.5)).words
+        for key in (None, jax.random.key(0))
+    )
+    assert np.ptp(plain, axis=(0, 1)).max() < 1e-5, "all tokens are alike without dropout"
+    assert len(np.unique(np.asarray(dropped).reshape(-1, shape.hidden)[:, 0])) > 0.95 * mask.size
