@@ -10,8 +10,8 @@ whole step      token ids in, all captions `--tokens` long, the frozen layers ru
 cached prefix   the same from the cached states of the frozen layers, which is how the trainer runs
 forward, forward + losses, + backward   (--parts) the step's parts, one inside the other: where the time goes
 real captions   end to end over captions of a folder with train.en.gz and train.de.gz (Multi30K): our way is cached
-                states, padded to the batch's longest caption; the peer's is ids padded to `--tokens`, or (longest) to
-                the batch's longest caption
+                states in rows that short captions share; the peer's is ids padded to `--tokens`, or (longest) to the
+                batch's longest caption
 
 Each measurement is one step; ours and the peer's alternate. Printed is the median over `--repeats`.
 """
