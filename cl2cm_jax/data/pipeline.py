@@ -137,21 +137,21 @@ def batches(
     check(corpus, batch_size=batch_size, source=source, targets=targets, targets_per_image=targets_per_image)
     images = trainable_images(corpus, source=source)
     draw = _drawer(corpus, seed=seed, source=source, targets=targets, targets_per_image=targets_per_image)
-    words = {"with_words": with_words, "max_words": max_words, "length_multiple": length_multiple, "groups": groups}
+    words = {"with_words": with_words, "max_words": max_words, "length_multiple": length_multiple}
     see = _features(corpus) if crops is None else _pixels(corpus, crops, seed=seed)
     failures: list[UserError] = []
 
     def gather(step: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
         epoch = position(int(step), images=len(images), batch_size=batch_size).epoch
         try:
-            batch = _gather(corpus, draw(epoch, images[order]), **words) | see(epoch, images[order])
+            batch = _gather(corpus, draw(epoch, images[order]), groups=groups, **words) | see(epoch, images[order])
         except UserError as error:
             failures.append(error)  # what comes out of tf.data is an error of its own
             raise
         return [batch[path] for path in paths]
 
     # Drawn once here to know the names and types of the arrays that come out of tf.data.
-    first = _gather(corpus, draw(0, images[:1]), **(words | {"groups": min(groups, 1)})) | see(0, images[:1])
+    first = _gather(corpus, draw(0, images[:1]), groups=min(groups, 1), **words) | see(0, images[:1])
     paths = list(first)
     types = [array.dtype for array in first.values()]
     indices = _index_dataset(len(images), batch_size=batch_size, seed=seed, start_step=start_step)
