@@ -15,10 +15,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cl2cm_jax.errors import EXIT_USER_ERROR, UserError
+from cl2cm_jax.errors import UserError
 
 AUTOMATIC = "auto"
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
+EXIT_LOST = (
+    75  # EX_TEMPFAIL of sysexits.h: the same command may go well the next time, which a mistake's 2 does not say
+)
 _LONGEST = 4096  # bytes of a message to all processes
 # what the runtime says where a process that it talks to has ended
 _LOST = re.compile(
@@ -156,7 +159,7 @@ def together() -> Iterator[None]:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(EXIT_USER_ERROR)  # the runtime would wait for the lost one for minutes
+        os._exit(EXIT_LOST)  # the runtime would wait for the lost one for minutes
 
 
 def _initialize(**arguments: Any) -> None:
