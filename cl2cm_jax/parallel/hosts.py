@@ -19,9 +19,7 @@ from cl2cm_jax.errors import UserError
 
 AUTOMATIC = "auto"
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
-EXIT_LOST = (
-    75  # EX_TEMPFAIL of sysexits.h: the same command may go well the next time, which a mistake's 2 does not say
-)
+EXIT_LOST = 75  # EX_TEMPFAIL of sysexits.h: unlike after a mistake, the same command may go well again
 _LONGEST = 4096  # bytes of a message to all processes
 # what the runtime says where a process that it talks to has ended
 _LOST = re.compile(
