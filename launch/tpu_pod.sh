@@ -36,7 +36,7 @@ esac
 read -ra create <<< "${CREATE:-}" || :
 needs gcloud "install the Google Cloud CLI (cloud.google.com/sdk/docs/install), then: gcloud auth login"
 needs git "install it (apt install git on Debian and Ubuntu)"
-dry || git rev-parse --verify --quiet HEAD > /dev/null || mistake "$PWD is not a git clone with a commit; workers get the last commit: git commit"
+dry || git rev-parse --verify --quiet HEAD > /dev/null 2>&1 || mistake "$PWD is not a git clone with a commit; workers get the last commit: git commit"
 dry || git diff --quiet HEAD || say "uncommitted changes stay here; the workers get the last commit"
 
 where=("--zone=$ZONE")
@@ -133,10 +133,12 @@ prepare() {
 # A run that is still there, as after a lost connection, would hold the chips: it saves and ends first.
 # shellcheck disable=SC2016 # the workers expand it
 end_old='pid=$(cat cl2cm.pid 2> /dev/null) || exit 0
-case $(ps -p "$pid" -o args= 2> /dev/null) in *cl2cm_jax.main*) ;; *) exit 0 ;; esac
-kill -TERM "$pid"
-for second in $(seq 120); do kill -0 "$pid" 2> /dev/null || exit 0; sleep 1; done
-kill -KILL "$pid"'
+case $(ps -p "$pid" -o args= 2> /dev/null) in *cl2cm_jax.main*)
+  kill -TERM "$pid"
+  for second in $(seq 120); do kill -0 "$pid" 2> /dev/null || break; sleep 1; done
+  kill -KILL "$pid" 2> /dev/null ;;
+esac
+rm -f cl2cm.pid'
 # One process a worker; they find each other. `exec`: the shell that ssh starts would not outlive a SIGTERM for all.
 train="cd cl2cm && exec env JAX_COORDINATOR_ADDRESS=auto WORKER_PID=../cl2cm.pid bash launch/worker.sh"
 train+=" .venv/bin/python -m cl2cm_jax.main $(quoted "$@")"

@@ -1,7 +1,8 @@
 """A clone with the launch scripts, and stand-ins for gcloud, ssh, srun and make that record what they were given.
 
 The stand-in of gcloud runs the commands of `tpu-vm ssh` on two "workers", folders of this machine, through that of ssh;
-srun runs two tasks. What the program does there is the text `program`, a piece of bash with WORKER_NUMBER and START (from 1).
+srun runs two tasks. What the program does there is the text `program`, a piece of bash with WORKER_NUMBER and START,
+the number of the start from 1.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ export WORKER_NUMBER=${2##*.} HOME="$FAKE/home-${2##*.}"
 cd "$HOME" && shift 3 && exec bash -c "$*"
 """
 HOSTNAME = '#!/bin/sh\necho "t1v-n-0a1b-w-$WORKER_NUMBER"\n'
+# /mnt is a mounted disk, which these tests have not.
+MKDIR = '#!/bin/sh\nfor last; do :; done\ncase $last in /mnt/*) ;; *) command -p mkdir "$@" ;; esac\n'
 DF = '#!/bin/sh\necho "Type Mounted on"; cat "$FAKE/df"\n'
 SRUN = """
 while [[ $1 == --* ]]; do shift; done
@@ -108,7 +111,10 @@ class Clone:
 
     def launch(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         running = self.start(script, *(arguments or ARGUMENTS), **variables)
-        out, err = running.communicate(timeout=120)
+        try:
+            out, err = running.communicate(timeout=100)
+        finally:
+            running.terminate()
         return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
     def calls(self, name: str = "") -> list[list[str]]:
@@ -132,7 +138,7 @@ def make_clone(tmp_path: Path) -> Clone:
         (clone.fake / f"home-{number}").mkdir()
     for name, text in STAND_INS.items():
         (clone.fake / "bin" / name).write_text(RECORDED + text)
-    for name, text in {"hostname": HOSTNAME, "df": DF, "python3.11": "#!/bin/sh\n"}.items():
+    for name, text in {"hostname": HOSTNAME, "mkdir": MKDIR, "df": DF, "python3.11": "#!/bin/sh\n"}.items():
         (clone.fake / "bin" / name).write_text(text)
     for path in (clone.fake / "bin").iterdir():
         path.chmod(0o755)

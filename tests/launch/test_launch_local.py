@@ -15,7 +15,7 @@ from launch_stand_ins import ARGUMENTS, ROOT, SCRIPTS, Clone, clone, files, one_
 
 __all__ = ["clone"]
 
-# Through the real jax.distributed: adds over both processes, then number 1 dies while number 0 waits for it in a second sum.
+# Through the real jax.distributed: adds over both processes; then number 1 dies while number 0 waits for it.
 _TINY = """
 import os, sys
 import jax
@@ -32,7 +32,7 @@ if "--die" in sys.argv:
 
 
 def real_python(clone: Clone) -> None:
-    """Lets the clone's python be the real one, and the program the tiny one; what it imports is that of this project."""
+    """Lets the clone's python be the real one, and the program the tiny one, which imports this project's package."""
     python = clone.folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True, exist_ok=True)
     (clone.fake / "tiny.py").write_text(_TINY)
