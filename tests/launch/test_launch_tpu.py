@@ -133,7 +133,7 @@ def test_a_run_that_somebody_stopped_is_not_started_again(pod: Clone) -> None:
 
 
 def test_a_workdir_on_the_workers_own_disk_is_refused(pod: Clone) -> None:
-    for workdir in ("runs/mine", "/home/me/run", "~/run", "gs://bucket/run"):
+    for workdir in ("runs/mine", "/var/mine", "~/run", "gs://bucket/run"):
         assert f"--workdir={workdir} is " in one_line(pod.launch(POD, f"--workdir={workdir}"))
     assert pod.calls() == []
     for mounted in ("ext4 /\n", "tmpfs /mnt/shared\n"):
