@@ -55,14 +55,18 @@ workdir_of() {
   printf '%s\n' "$found"
 }
 
-# outcome CODE LOG: what a run of all workers came to, from the exit code of who ran them and from their lines.
+# outcome CODE LOG: what a run of all workers came to, from the exit code of who ran them, and from what worker.sh or srun says
+# of each: who ran them tells only one code, that of another worker perhaps, which was ended because of the first.
 #   finished   the program is through
 #   mistake    one worker's exit code was 2: the same line would end the same way
 #   stopped    it was asked to stop: it saved (exit code 0), or had nothing to save yet (SIGTERM's 143 from all that ended badly)
 #   failed     anything else
 outcome() {
   local codes
-  codes=$(sed -n 's/^\[.*\] ended with exit code \([0-9]*\)$/\1/p' "$2" | sort -u)
+  codes=$(
+    sed -n -e 's/^\[.*\] ended with exit code \([0-9]*\)$/\1/p' \
+      -e '/^srun: error: .*: tasks\{0,1\} [0-9,-]*: /{ s///; s/^Exited with exit code //; s/^Terminated$/143/; p; }' "$2" | sort -u
+  )
   case $'\n'$codes$'\n' in *$'\n2\n'*)
     echo mistake
     return

@@ -44,7 +44,8 @@ run make .venv/.installed
 run .venv/bin/python -m pip install --quiet --constraint requirements.txt --editable ".[cuda]" --no-build-isolation
 
 # Every process sees all GPUs of its node and takes the one of its local rank: bind none, or rank 1 looks for a second GPU among one.
-step=(srun --kill-on-bad-exit=1 --gpu-bind=none bash launch/worker.sh .venv/bin/python -m cl2cm_jax.main "$@")
+# Python itself is the task: Slurm signals no other process. --label puts the number of the task before each line.
+step=(srun --label --kill-on-bad-exit=1 --gpu-bind=none .venv/bin/python -m cl2cm_jax.main "$@")
 if dry; then
   quoted "${step[@]}"
   exit

@@ -4,14 +4,12 @@
 #
 #   WORKER=name launch/worker.sh command [argument ...]
 #
-# Without WORKER the name is the Slurm task's, or the host's. WORKER_PID=file gets the number of the command's process, and while
-# that one runs no second one is started.
+# Without WORKER the name is the host's. WORKER_PID=file gets the number of the command's process, and while that one runs no
+# second one is started. Not for Slurm, which signals only the process that it has started itself: this one.
 set -uo pipefail
 
 if [[ -n ${WORKER:-} ]]; then
   name=$WORKER
-elif [[ -n ${SLURM_PROCID:-} ]]; then
-  name="task-$SLURM_PROCID ${SLURMD_NODENAME:-$(hostname)}"
 else
   name=$(hostname)
   [[ $name != *-w-* ]] || name=worker-${name##*-w-} # the hosts of a TPU slice: t1v-n-...-w-3

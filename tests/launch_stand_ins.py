@@ -61,12 +61,17 @@ SRUN = """
 while [[ $1 == --* ]]; do shift; done
 worst=0
 for task in 0 1; do
-  SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=1 \\
-    SLURM_STEP_NODELIST=localhost SLURMD_NODENAME=node1 "$@" & ids[task]=$!
+  (SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=1 \\
+    SLURM_STEP_NODELIST=localhost "$@" 2>&1 | sed "s/^/$task: /"; exit "${PIPESTATUS[0]}") & ids[task]=$!
 done
 for task in 0 1; do
   code=0; wait "${ids[task]}" || code=$?
   ((code <= worst)) || worst=$code
+  case $code in
+    0) continue ;; 143) said=Terminated ;; 137) said=Killed ;; 134) said="Aborted (core dumped)" ;;
+    *) said="Exited with exit code $code" ;;
+  esac
+  echo "srun: error: node1: task $task: $said" >&2
 done
 exit "$worst"
 """

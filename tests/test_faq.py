@@ -1,4 +1,4 @@
-"""Every error that docs/faq.md and launch/README.md list is one that the program has: it is looked for in the source."""
+"""Every error that docs/faq.md and launch/README.md list is one that the program has, somewhere in its source."""
 
 from __future__ import annotations
 

@@ -26,17 +26,17 @@ def test_one_step_with_the_arguments(job: Clone) -> None:
     done = job.launch(SUBMIT)
     assert done.returncode == 0, done.stderr
     (step,) = job.calls("srun")
-    assert step[1:5] == ["--kill-on-bad-exit=1", "--gpu-bind=none", "bash", "launch/worker.sh"]
-    assert step[5:] == [".venv/bin/python", "-m", "cl2cm_jax.main", *ARGUMENTS]
+    assert step[1:4] == ["--label", "--kill-on-bad-exit=1", "--gpu-bind=none"]
+    assert step[4:] == [".venv/bin/python", "-m", "cl2cm_jax.main", *ARGUMENTS]  # Slurm signals this process alone
     assert job.runs() == [ARGUMENTS] * 2
-    assert sorted(done.stdout.splitlines()) == ["[task-0 node1] of 2", "[task-1 node1] of 2"]
+    assert sorted(done.stdout.splitlines()) == ["0: of 2", "1: of 2"]
 
 
 def test_it_starts_again_after_a_failure(job: Clone) -> None:
     job.program("[[ $WORKER_NUMBER-$START != 1-1 ]] || exit 3")
     done = job.launch(SUBMIT)
     assert done.returncode == 0 and len(job.calls("srun")) == 2
-    assert "[task-1 node1] ended with exit code 3" in done.stdout
+    assert "srun: error: node1: task 1: Exited with exit code 3" in done.stdout
     assert "the program failed with exit code 3; starts again in 0 s (1 of 3)" in done.stderr
 
 
@@ -53,7 +53,7 @@ def test_a_mistake_is_not_tried_again(job: Clone) -> None:
     job.program('[[ $WORKER_NUMBER == 1 ]] || kill -KILL $$; echo "error: config.x is no field" >&2; exit 2')
     done = job.launch(SUBMIT)
     assert done.returncode == 2 and len(job.calls("srun")) == 1 and not job.calls("scontrol")
-    assert "[task-1 node1] error: config.x is no field" in done.stdout
+    assert "1: error: config.x is no field" in done.stdout
     assert done.stderr.splitlines()[-1].startswith("error: the program stopped at a mistake")
 
 
@@ -95,15 +95,13 @@ def test_slurm_would_not_queue_it(job: Clone) -> None:
 
 def test_the_tasks_find_each_other_through_slurm(job: Clone) -> None:
     """The real jax.distributed reads the job's number and nodes from Slurm's variables."""
-    sum_up = "from cl2cm_jax.parallel import hosts; hosts.start(); import jax; print(hosts.collect(jax.numpy.ones(1)))"
-    tiny = f"{sum_up}; print(jax.process_index(), 'of', jax.process_count())"
+    look = "from cl2cm_jax.parallel import hosts; hosts.start(); import jax; print(hosts.collect(jax.numpy.ones(1)))"
+    tiny = f"{look}; print(jax.process_index(), 'of', jax.process_count())"
     job.program(f'PYTHONPATH="{ROOT}" exec "{sys.executable}" -c "{tiny}"')
     done = job.launch(SUBMIT, JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stdout
     for number in (0, 1):
-        assert (
-            f"[task-{number} node1] sum [1. 1.]" in done.stdout and f"[task-{number} node1] {number} 2" in done.stdout
-        )
+        assert f"{number}: [1. 1.]" in done.stdout and f"{number}: {number} of 2" in done.stdout
 
 
 def test_dry_run_needs_no_slurm_and_touches_nothing(clone: Clone) -> None:
