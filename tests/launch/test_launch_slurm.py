@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from launch_stand_ins import ARGUMENTS, ROOT, Clone, clone, files, one_line, paste
@@ -10,6 +12,7 @@ from launch_stand_ins import ARGUMENTS, ROOT, Clone, clone, files, one_line, pas
 __all__ = ["clone"]
 
 SUBMIT = "gpu_slurm.sh"
+SRUN = "srun: error: node1: "
 # What main prints when SIGTERM has let it save.
 STOPPED = 'echo "stopped and saved; resume with: python -m cl2cm_jax.main"'
 
@@ -127,3 +130,33 @@ def test_what_cannot_run_is_refused(clone: Clone) -> None:
     (clone.fake / "bin" / "srun").unlink()
     assert "srun was not found; Slurm is not on this machine" in one_line(clone.launch(SUBMIT))
     assert clone.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "outcome"),
+    [
+        (0, "[w] through", "finished"),
+        (0, "3: stopped and saved; resume with: python -m cl2cm_jax.main", "stopped"),
+        (143, "[w] ended with exit code 143", "stopped"),
+        (143, f"{SRUN}tasks 0-3,5: Terminated", "stopped"),
+        (143, f"{SRUN}task 1: Terminated\n{SRUN}task 0: Exited with exit code 1", "failed"),
+        (137, f"{SRUN}task 1: Killed", "failed"),
+        (1, f"{SRUN}tasks 0-7: Exited with exit code 1", "failed"),
+        (255, "no word of any worker", "failed"),
+        (137, f"srun: error: node[1-2]: tasks 0-7: Exited with exit code 2\n{SRUN}task 9: Killed", "mistake"),
+        (134, "[w 0] ended with exit code 134\n[w 1] ended with exit code 2", "mistake"),
+        (1, "3: the child ended with exit code 2\n[w] ended with exit code 22", "failed"),
+    ],
+)
+def test_what_a_run_came_to(tmp_path: Path, code: int, lines: str, outcome: str) -> None:
+    (tmp_path / "log").write_text(f"3: step 7\n{lines}\n")
+    script = f'source "{ROOT}/launch/commands.sh"; outcome {code} "{tmp_path}/log"'
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{outcome}\n"
+
+
+def test_the_program_says_what_the_scripts_look_for() -> None:
+    said = "stopped and saved; resume with:"
+    assert (
+        said in (ROOT / "launch" / "commands.sh").read_text() and said in (ROOT / "cl2cm_jax" / "main.py").read_text()
+    )
