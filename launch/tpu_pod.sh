@@ -59,7 +59,7 @@ trap '[[ -z $own ]] || rm -rf "$own"' EXIT
 state() {
   if gcloud compute tpus tpu-vm describe "$TPU" "${where[@]}" "--format=value(state)" 2> "$own/describe"; then
     return
-  elif grep -q -i -e NOT_FOUND -e 'was not found' "$own/describe"; then
+  elif grep -q ' NOT_FOUND:' "$own/describe"; then
     echo ABSENT
   else
     echo UNKNOWN
@@ -93,19 +93,24 @@ be_ready() {
       "try another zone or type, or later, or allow more with CREATIONS=..."
     creations=$((creations + 1)) looks=$((looks + 1))
     say "TPU '$TPU' is $now ($creations of $CREATIONS)"
-    ((looks == 1)) || sleep "$PAUSE"
+    case $looks-$now in
+      1-ABSENT | 1-PREEMPTED | 1-TERMINATED) ;; # nothing has been tried yet
+      *) sleep "$PAUSE" ;;
+    esac
     case $now in
       PREEMPTED | TERMINATED) # its disk is gone, only the name is still taken
         if tpu delete --quiet; then create_it; fi
         ;;
       ABSENT) create_it ;;
-      *) sleep "$PAUSE" ;;
     esac
   done
 }
 create_it() {
+  local code=0
   fresh=1
-  tpu create "${create[@]}" || say "it could not be created, as gcloud says above; tries again in $PAUSE s"
+  tpu create "${create[@]}" || code=$?
+  ((code != 2)) || mistake "gcloud does not take the flags in CREATE, as it says above; see gcloud compute tpus tpu-vm create --help"
+  ((code == 0)) || say "it could not be created, as gcloud says above; tries again in $PAUSE s"
 }
 
 # The committed tree and nothing else, Python 3.11 (the TPU images bring 3.10), the pinned packages, jax for TPUs.

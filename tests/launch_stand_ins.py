@@ -41,6 +41,7 @@ case $4-$state in
   describe-ABSENT) echo "ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource is not here" >&2; exit 1 ;;
   describe-DENIED) echo "ERROR: (gcloud.compute.tpus.tpu-vm.describe) no active account" >&2; exit 1 ;;
   describe-*) echo "$state" ;;
+  create-*) [[ " $* " != *" --nonsense "* ]] || exit 2 ;;
   scp-*) for worker in 0 1; do cp "$5" "$FAKE/home-$worker/${6#*:}"; done ;;
   ssh-*)
     for word in "$@"; do [[ $word != --command=* ]] || command=${word#--command=}; done

@@ -97,6 +97,7 @@ def test_a_tpu_that_is_not_there_is_created_until_there_is_room(pod: Clone) -> N
     assert pod.launch(POD, CREATE=CREATE).returncode == 0
     assert verbs(pod)[:5] == ["describe", "create", "describe", "create", "describe"]
     pod.states("ABSENT")
+    assert "does not take the flags in CREATE" in pod.launch(POD, CREATE=f"{CREATE} --nonsense").stderr.splitlines()[-1]
     done = pod.launch(POD, CREATE=CREATE, CREATIONS="3")
     assert done.returncode == 2
     assert "is ABSENT after 3 times of creating and waiting for it" in done.stderr.splitlines()[-1]
