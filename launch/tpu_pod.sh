@@ -144,7 +144,8 @@ case $(ps -p "$pid" -o args= 2> /dev/null) in *cl2cm_jax.main*)
   kill -KILL "$pid" 2> /dev/null ;;
 esac
 rm -f cl2cm.pid'
-# One process a worker; they find each other. `exec`: the shell that ssh starts would not outlive a SIGTERM for all.
+# One process a worker; they find each other. `exec`: when the TPU is taken away everything gets SIGTERM, and
+# the shell that ssh starts would end before the program has saved; worker.sh waits for it.
 train="cd cl2cm && exec env JAX_COORDINATOR_ADDRESS=auto WORKER_PID=../cl2cm.pid bash launch/worker.sh"
 train+=" .venv/bin/python -m cl2cm_jax.main $(quoted "$@")"
 

@@ -91,6 +91,14 @@ def test_a_dead_process_ends_those_that_do_not_listen(clone: Clone) -> None:
     assert "process 2 ended with exit code 137 (killed: is there enough memory?)" in line
 
 
+def test_those_that_listen_have_time_to_end(clone: Clone) -> None:
+    clone.program("""
+        [[ $WORKER_NUMBER == 0 ]] || { until [[ -e $FAKE/up ]]; do sleep 0.1; done; exit 3; }
+        trap 'sleep 0.5; echo ended; exit' TERM; touch "$FAKE/up"; for i in {1..300}; do sleep 0.1; done""")
+    done = clone.launch("local.sh", PROCESSES="2", GRACE="60")
+    assert done.returncode == 3 and "[process-0] ended\n" in done.stdout
+
+
 def test_a_signal_is_passed_on_once_and_the_processes_save(clone: Clone) -> None:
     clone.program("""
         trap 'echo TERM' TERM; trap 'echo INT' INT
