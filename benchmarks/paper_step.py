@@ -18,7 +18,7 @@ from cl2cm_jax.maths.confidence import Calibration, uncalibrated
 from cl2cm_jax.models.backbones import Tunable, bert
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import FeatureShape, Networks
-from cl2cm_jax.parallel.mesh import make_mesh
+from cl2cm_jax.parallel.mesh import batch_shards, make_mesh
 from cl2cm_jax.parallel.sharding import put_batch
 from cl2cm_jax.steps.embeddings import embed
 from cl2cm_jax.steps.objective import Objective
@@ -224,7 +224,7 @@ def batch_of(text: CaptionFeatures, captions: Captions, rows: np.ndarray, *, tok
     size = len(rows)
     tokens_of = np.stack([source["tokens"], target["tokens"]], axis=1).sum(-1)
     return {
-        "packing": pack(tokens_of, length=length, groups=1),
+        "packing": pack(tokens_of, length=length, groups=batch_shards(make_mesh())),
         "vision": {"features": captions.vision[rows][:, None], "mask": np.ones((size, 1), bool)},
         "source": source,
         "target": {name: array[:, None] for name, array in target.items()},
