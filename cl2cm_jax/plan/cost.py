@@ -126,21 +126,22 @@ class _Reader:
         self._flops: dict[str, tuple[int, int]] = {}
         self._users: dict[str, dict[str, list[Instruction]]] = {}
 
-    def schedule(self, name: str) -> tuple[Event, ...]:
-        open_channels: set[str] = set()
+    def schedule(self, name: str, running: set[str] | None = None) -> tuple[Event, ...]:
+        """The events of a computation; `running` are the channels of what began before it and goes on beside it."""
+        channels = set() if running is None else running
         computation = self.module.computations[name]
-        return tuple(self._event(name, computation, one, open_channels) for one in computation.values())
+        return tuple(self._event(name, computation, one, channels) for one in computation.values())
 
     def _event(self, name: str, computation: Computation, one: Instruction, running: set[str]) -> Event:
         if one.opcode == "while":
             count = trip_count(self.module, name, one)
-            body = self.schedule(one.calls("body")[0])
+            body = self.schedule(one.calls("body")[0], running)
             return Event(times=1 if count is None else count, body=body, unknown=count is None)
         if one.opcode == "call":
-            return Event(body=self.schedule(one.calls("to_apply", "calls")[0]))
+            return Event(body=self.schedule(one.calls("to_apply", "calls")[0], running))
         if one.opcode == "conditional":
             names = one.calls("branch_computations", "true_computation", "false_computation")
-            branches = [self.schedule(branch) for branch in names]
+            branches = [self.schedule(branch, set(running)) for branch in names]
             return Event(body=max(branches, key=lambda branch: total(branch)[1:3], default=()))
         begins, ends = self._exchanges(computation, one, running)
         return Event(self._work(computation, one), begins=tuple(begins), ends=tuple(ends))

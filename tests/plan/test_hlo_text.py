@@ -260,6 +260,20 @@ def test_exchanges_are_counted_once_with_group_and_overlap():
     assert begun == {channel for event in schedule for channel in event.ends}
 
 
+def test_an_exchange_goes_on_beside_a_loop():
+    loop = LOOP.replace("HloModule made_up, is_scheduled=true, num_partitions=4\n", "").replace("ENTRY %main", "%runs")
+    loop = loop.replace("%x = f32[8,16]{1,0} get-tuple-element(%state.1), index=1", "%x = f32[8,16]{1,0} " + BESIDE)
+    text = EXCHANGES.replace("ENTRY %e", loop + "\nENTRY %e").replace(
+        "%two = f32[4,16] fusion(%a, %w), kind=kCustom, calls=%beside",
+        "%two = f32[4,16] call(%a, %w), to_apply=%runs",
+    )
+    found = cost.collectives(of(text))
+    assert [times for times, one in found if one.kind == "all-gather" and one.overlaps] == [1]
+
+
+BESIDE = "fusion(%state.1, %state.1), kind=kCustom, calls=%beside"
+
+
 def test_the_readers_names_are_xlas():
     assert set(cost.KINDS) == {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"}
     assert hlo.Array("token", (), 0).size == 0 and hlo.Array("s4", (3,), 0).size == 2
