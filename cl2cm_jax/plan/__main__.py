@@ -39,6 +39,7 @@ from cl2cm_jax.plan.hlo import parse as parse_hlo
 from cl2cm_jax.plan.largest import largest
 from cl2cm_jax.plan.models import Models, models
 
+_MANY = 8192  # images, from where matrices of all pairs take GiB
 UNIT = 8  # images a chip, to which the largest batch is found
 
 
@@ -169,6 +170,8 @@ def refusal(config: ConfigDict, full: program.OutOfMemory, *, images: int, chips
         ways.append("--config.vision.remat=True")
     if config.train.compute == "float32":
         ways.append("--config.train.compute=bfloat16")
+    if config.contrastive.form == "dense" and images >= _MANY:
+        ways.append("--config.contrastive.form=blockwise")
     ways.append(f"--config.train.accumulation={2 * config.train.accumulation}")
     if config.mesh.fsdp == 1 and chips > 1:
         ways.append(f"--config.mesh.fsdp={chips}")
