@@ -17,6 +17,7 @@ from cl2cm_jax.evaluation.picture import draw_retrieval, hit_share, query_rows
 from cl2cm_jax.evaluation.report import Results, text_report, write_results
 from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
 from cl2cm_jax.models.functional import Params
+from cl2cm_jax.parallel import hosts
 from cl2cm_jax.run import Run, abstract_state, check_data, checkpoints, evaluated_student
 from cl2cm_jax.search.gallery import GALLERY_FILE, Gallery, save_gallery
 from cl2cm_jax.search.model import save_student
@@ -91,11 +92,17 @@ def finish(run: Run, workdir: Path) -> Finished:
         seconds={name: round(value, 2) for name, value in seconds.items()},
         groups=apart,
     )
-    save_ranks(workdir / RANKS_FILE, test[1])
-    weights = save_student(workdir, selected.student)
-    save_gallery(workdir / GALLERY_FILE, _gallery(run, selected.student, weights))
-    _draw(test[0], config, workdir)
-    write_results(workdir, results)  # last: it marks the workdir as finished
+    pictures = np.concatenate([run.embedder.pictures(selected.student, corpus) for corpus in run.corpora])
+    student = hosts.collect(selected.student)
+
+    def write() -> None:
+        save_ranks(workdir / RANKS_FILE, test[1])
+        weights = save_student(workdir, student)
+        save_gallery(workdir / GALLERY_FILE, _gallery(run, pictures, weights))
+        _draw(test[0], config, workdir)
+        write_results(workdir, results)  # last: it marks the workdir as finished
+
+    hosts.on_host_zero(write)
     return Finished(results, workdir)
 
 
@@ -125,15 +132,14 @@ def _selected_student(run: Run, workdir: Path) -> tuple[Params, int, float]:
     return evaluated_student(run, restored.state), restored.step, newest.metadata["clock"]["seconds"]
 
 
-def _gallery(run: Run, student: Params, weights: str) -> Gallery:
+def _gallery(run: Run, vectors: np.ndarray, weights: str) -> Gallery:
     """All pictures of the data set, each with its first source caption."""
-    ids, captions, paths, vectors = [], [], [], []
+    ids, captions, paths = [], [], []
     for corpus in run.corpora:
         ids += [str(image_id) for image_id in corpus.image_ids]
         captions += _first_captions(corpus, run.config.data.source)
         paths += corpus.paths
-        vectors.append(run.embedder.pictures(student, corpus))
-    return Gallery(np.concatenate(vectors), tuple(ids), tuple(captions), tuple(paths), weights)
+    return Gallery(vectors, tuple(ids), tuple(captions), tuple(paths), weights)
 
 
 def _first_captions(corpus: Corpus, language: str) -> list[str]:

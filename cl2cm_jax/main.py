@@ -22,6 +22,7 @@ from cl2cm_jax import finish, run, train
 from cl2cm_jax.command_line import Arguments, resume_command, split_flags
 from cl2cm_jax.config import override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.parallel import hosts
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.search.model import read_config
 
@@ -49,24 +50,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(arguments)
     config = _config(options, overrides)
     start_jax(Path(config.data.dir))
+    if not hosts.is_host_zero():
+        logging.getLogger().setLevel(logging.WARNING)
+    with hosts.together():
+        said = _run(options, config, resume=resume_command("main", arguments), start=start)
+    if hosts.is_host_zero():
+        print(said)
+
+
+def _run(options: argparse.Namespace, config: ConfigDict, *, resume: str, start: float) -> str:
+    """Runs one mode and returns what there is to say at its end."""
+    workdir = options.workdir
     if options.mode == "check":
-        print(run.check(run.build(config)))
-        return
-    run.check_workdir(options.workdir, config)
-    if options.mode == "train" and finish.is_finished(options.workdir):
-        print((options.workdir / "results.md").read_text(encoding="utf-8"))
-        print(f"finished before: {options.workdir}; --mode=evaluate evaluates again, another --workdir trains anew")
-        return
+        return run.check(run.build(config))
+    run.check_workdir(workdir, config)
+    if options.mode == "train" and finish.is_finished(workdir):
+        table = (workdir / "results.md").read_text(encoding="utf-8")
+        return f"{table}\nfinished before: {workdir}; --mode=evaluate evaluates again, another --workdir trains anew"
     built = run.build(config)
     if options.mode == "evaluate":
-        finished = finish.finish(built, options.workdir)
+        finished = finish.finish(built, workdir)
     else:
-        with run.claim(options.workdir, config):  # after everything that can be wrong with the inputs
-            if train.train(built, options.workdir) is None:
-                print(f"stopped and saved; resume with: {resume_command('main', arguments)}")
-                return
-            finished = finish.finish(built, options.workdir)
-    print(finish.summary(finished, seconds=time.perf_counter() - start))
+        with run.claim(workdir, config):  # after everything that can be wrong with the inputs
+            if train.train(built, workdir) is None:
+                return f"stopped and saved; resume with: {resume}"
+            finished = finish.finish(built, workdir)
+    return finish.summary(finished, seconds=time.perf_counter() - start)
 
 
 def _config(options: argparse.Namespace, overrides: dict[str, str]) -> ConfigDict:

@@ -123,25 +123,29 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     step = make_train_step(
         config, networks, optimizers, mesh=mesh, stages=stages, languages=languages, tail=tail, vision=layers
     )
-    embedder, crops = _embedder(config, networks, vision, step.frozen), _crops(config, vision)
+    embedder, crops = _embedder(config, networks, mesh, vision, step.frozen), _crops(config, vision)
     validation = headline(corpora.validation)
     seconds = time.perf_counter() - start
     return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, crops, seconds)
 
 
-def _embedder(config: ConfigDict, networks: Networks, vision: VisionBackbone | None, frozen: Params) -> Embedder:
+def _embedder(
+    config: ConfigDict, networks: Networks, mesh: Mesh, vision: VisionBackbone | None, frozen: Params
+) -> Embedder:
     """Both networks over whole corpora; pictures are read from their files if the student has layers for them."""
     encoder = None if vision is None else ImageEncoder(vision, pool=config.vision.pool)
 
     def see(student: Params, images: Iterable[np.ndarray]) -> np.ndarray:
         assert encoder is not None
-        return encoder(images, params={"frozen": frozen, "own": student[VISION_TAIL]})
+        params = {"frozen": frozen, "own": student[VISION_TAIL]}
+        return encoder(images, params=params if jax.process_count() == 1 else hosts.collect(params))
 
     return Embedder(
         networks,
         batch_size=config.evaluation.batch_size,
         max_words=config.text.max_tokens,
         length_multiple=config.text.length_multiple,
+        mesh=mesh,
         see=None if encoder is None else see,
     )
 
@@ -208,14 +212,21 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
     Raises:
       UserError: it is of another configuration, cannot be made, or another process is training in it.
     """
-    check_workdir(workdir, config)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}); name another folder") from error
     busy = f"--workdir={workdir} is in use: another process trains there; wait for it, or use another --workdir"
-    with exclusive(workdir / ".lock", busy=busy) if hosts.is_host_zero() else contextlib.nullcontext():
-        write_text(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, ensure_ascii=False) + "\n")
+    with contextlib.ExitStack() as held:
+
+        def take() -> None:
+            check_workdir(workdir, config)
+            try:
+                workdir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"--workdir={workdir} cannot be made ({error.strerror}); name another folder"
+                ) from error
+            held.enter_context(exclusive(workdir / ".lock", busy=busy))
+            write_text(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, ensure_ascii=False) + "\n")
+
+        hosts.on_host_zero(take)
         yield
 
 

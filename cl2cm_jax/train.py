@@ -6,10 +6,12 @@ so a run that goes on from a checkpoint does exactly what it would have done wit
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -19,6 +21,7 @@ from cl2cm_jax.config import flatten
 from cl2cm_jax.data.pipeline import batches
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
+from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import batch_shards
 from cl2cm_jax.parallel.sharding import put_batch
 from cl2cm_jax.run import SELECTION, Run, abstract_state, check_data, checkpoints, evaluated_student
@@ -42,7 +45,8 @@ class Clock(NamedTuple):
 def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainState | None:
     """Trains to the end, going on from the newest readable checkpoint; None if a signal asked to stop before.
 
-    Progress goes to `stream`, stderr without one.
+    Progress goes to `stream`, stderr without one. Of several processes the first writes metrics and progress; a signal
+    to one of them stops all at the same step.
 
     Raises:
       UserError: a term is not finite, or a checkpoint can be neither read nor written.
@@ -61,13 +65,14 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
             logging.info("going on from step %d of %d", start, total)
         began = time.perf_counter() - clock.seconds
         data = training_batches(run, start)
-        checker = FiniteTerms()
+        checker, vote, stop = FiniteTerms(), hosts.Vote(), False
         with (
-            MetricWriter(workdir, resume_step=start) as writer,
-            ProgressReport(total=total, start=start, batch_size=c.batch_size, stream=stream) as progress,
-            Watchdog(seconds=c.watchdog_seconds, path=workdir / "stalls.txt") as watchdog,
+            _writer(workdir, start) as write,
+            _progress(stream, total=total, start=start, batch_size=c.batch_size) as progress,
+            Watchdog(seconds=c.watchdog_seconds, path=workdir / hosts.own_name("stalls.txt")) as watchdog,
         ):
             for step in range(start, total + 1):
+                stop = vote(preemption.requested)
                 # 1. the state as it is: calibrate, evaluate, save
                 state = _calibrate(run, state, step)
                 measured = {}
@@ -75,18 +80,16 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
                     checker.check()  # embeddings that are not finite have a term to blame
                     measured = _validate(run, state, step)
                     clock = _advance(clock, measured[SELECTION])
-                    writer.write(step, {f"validation/{name}": value for name, value in measured.items()})
+                    write(step, {f"validation/{name}": value for name, value in measured.items()})
                     progress.note(f"step {step} validation mean target SumR {measured[SELECTION]:.1f}")
                 stopping = c.early_stop and clock.evaluations_since_best >= c.early_stop
                 last = step == total or stopping
-                if step > start and (
-                    measured or last or preemption.requested or step % run.every["checkpoint_every"] == 0
-                ):
+                if step > start and (measured or last or stop or step % run.every["checkpoint_every"] == 0):
                     checker.check()  # a state that is not finite never becomes the newest checkpoint
                     clock = clock._replace(seconds=time.perf_counter() - began)
                     about = {"config": flatten(run.config), "clock": clock._asdict(), "data": run.data}
                     saved.save(step, state, metadata=about, metrics=measured)
-                if last or preemption.requested:
+                if last or stop:
                     break
                 # 2. change it: next batch, step, log
                 asked = time.perf_counter()
@@ -97,11 +100,29 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
                 if (step + 1) % run.every["log_every"] == 0 or step + 1 == total:
                     values = checker.check()
                     rates = progress.update(step + 1, loss=values["total"])
-                    writer.write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
+                    write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
                 watchdog.beat()
                 saved.check()
-    interrupted = preemption.requested and not last
-    return None if interrupted else state
+    return None if stop and not last else state
+
+
+@contextlib.contextmanager
+def _writer(workdir: Path, step: int) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
+    """What takes the metrics of a run that goes on from `step`; only the first process keeps them."""
+    if hosts.is_host_zero():
+        with MetricWriter(workdir, resume_step=step) as writer:
+            yield writer.write
+    else:
+        yield lambda step, values: None
+
+
+@contextlib.contextmanager
+def _progress(stream: TextIO | None, *, total: int, start: int, batch_size: int) -> Iterator[ProgressReport]:
+    """The progress of a run, which all but the first process keep to themselves."""
+    with contextlib.ExitStack() as opened:
+        if not hosts.is_host_zero():
+            stream = opened.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+        yield opened.enter_context(ProgressReport(total=total, start=start, batch_size=batch_size, stream=stream))
 
 
 class FiniteTerms:
@@ -164,7 +185,7 @@ def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
     if c.confidence.kind != "posterior" or not due:
         return state
     train, validation = run.corpora.train, run.corpora.validation
-    teacher = jax.device_get(state["params"]["teacher"])
+    teacher = state["params"]["teacher"]
     fitted = calibration(
         run.embedder, teacher, train=train, validation=validation, source=c.data.source, heads=run.networks.folds
     )

@@ -1,4 +1,4 @@
-"""Every error that docs/faq.md lists is one that the program has: what it says is looked for in the source."""
+"""Every error that docs/faq.md and launch/README.md list is one that the program has, somewhere in its source."""
 
 from __future__ import annotations
 
@@ -13,13 +13,24 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ANY = "\0"  # stands for anything: a name or number, "..." in the FAQ and {...} or %s in the source
 ENOUGH = 0.7  # of a phrase's letters must be there as letters; the others may be within a {...}
-OF_OTHERS = ("ensurepip is not available", "RESOURCE_EXHAUSTED")  # Python's and JAX's own words
+DOCUMENTS = (ROOT / "docs" / "faq.md", ROOT / "launch" / "README.md")
+OF_OTHERS = (  # Python's, JAX's and the system's own words
+    "ensurepip is not available",
+    "RESOURCE_EXHAUSTED",
+    "RESOURCE_EXHAUSTED: Out of memory",
+    "JAX distributed service detected fatal errors",
+    "DEADLINE_EXCEEDED",
+    "ended with exit code 137",
+    "The TPU is already in use by process",
+    "Unable to initialize backend 'cuda'",
+    "No space left on device",
+)
 
 
 def phrases() -> list[str]:
-    """The code spans of the first column of each table."""
-    rows = [line for line in (ROOT / "docs" / "faq.md").read_text(encoding="utf-8").splitlines() if line[:2] == "| "]
-    return [phrase for row in rows for phrase in re.findall("`([^`]+)`", row.split("|")[1])]
+    """The code spans of the first column of each table of errors."""
+    rows = [line for path in DOCUMENTS for line in path.read_text(encoding="utf-8").splitlines() if line[:2] == "| "]
+    return list(dict.fromkeys(phrase for row in rows for phrase in re.findall("`([^`]+)`", row.split("|")[1])))
 
 
 Known = dict[str, list[ast.expr]]  # what a variable or constant may be, and what a function may return

@@ -1,17 +1,30 @@
-"""Several processes as one run: start, who writes files, waiting for each other, collecting rows."""
+"""Several processes as one run: start, who writes files, waiting for each other, collecting rows, agreeing."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cl2cm_jax.errors import UserError
 
 AUTOMATIC = "auto"
+HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
+EXIT_LOST = 75  # EX_TEMPFAIL of sysexits.h: unlike after a mistake, the same command may go well again
+_LONGEST = 4096  # bytes of a message to all processes
+# what the runtime says where a process that it talks to has ended
+_LOST = re.compile(
+    r"gloo|connection (reset|closed|refused)|heartbeat|coordination|peer|broken pipe|socket", re.IGNORECASE
+)
 # Set by the launcher of a job step: the number of processes that it started.
 _LAUNCHER_SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
@@ -51,6 +64,12 @@ def is_host_zero() -> bool:
     return jax.process_index() == 0
 
 
+def own_name(name: str) -> str:
+    """The name of a file that every process has for itself: "stalls.txt", "stalls-1.txt"."""
+    stem, dot, ending = name.rpartition(".")
+    return name if is_host_zero() else f"{stem}-{jax.process_index()}{dot}{ending}"
+
+
 def barrier(name: str) -> None:
     """Waits until every process has come to the barrier of this name."""
     if jax.process_count() > 1:
@@ -64,9 +83,86 @@ def collect(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def on_host_zero(act: Callable[[], Any]) -> None:
+    """Runs `act` on process 0 while the others wait for it.
+
+    Raises:
+        UserError: `act` raised it; on all processes, so that all of them end with its message.
+    """
+    if jax.process_count() == 1:
+        act()
+        return
+    message = ""
+    if is_host_zero():
+        try:
+            act()
+        except UserError as error:
+            message = str(error)
+    if message := from_host_zero(message):
+        raise UserError(message)
+
+
+def from_host_zero(text: str) -> str:
+    """What process 0 says, on every process."""
+    if jax.process_count() == 1:
+        return text
+    letter = np.zeros(_LONGEST, np.uint8)
+    spelt = np.frombuffer(text.encode()[:_LONGEST], np.uint8)
+    letter[: len(spelt)] = spelt
+    told = np.asarray(multihost_utils.broadcast_one_to_all(letter), np.uint8)
+    return told.tobytes().rstrip(b"\0").decode(errors="ignore")
+
+
+class Vote:
+    """Whether one of the processes wants something, known to all at the same call, without waiting for each other.
+
+    The answer is that to the call before, for the devices add up the votes behind the work that they have; with one
+    process it is the vote.
+    """
+
+    def __init__(self) -> None:
+        self._before: jax.Array | None = None
+        if jax.process_count() > 1:
+            mesh = Mesh(np.array(jax.devices()), ("all",))
+            self._split = NamedSharding(mesh, PartitionSpec("all"))
+            self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def __call__(self, wanted: bool) -> bool:
+        """Casts this process's vote and returns what all agree on; every process must call it equally often."""
+        if jax.process_count() == 1:
+            return wanted
+        before = self._before is not None and bool(self._before)
+        own = np.full(jax.local_device_count(), wanted)
+        self._before = self._any(jax.make_array_from_process_local_data(self._split, own))
+        return before
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Ends this process with one line, and at once, where the runtime says that another one was lost.
+
+    What it raises otherwise is passed on; so is everything where there is one process.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if jax.process_count() == 1 or not _LOST.search(str(error)):
+            raise
+        reason = (str(error).splitlines() or [""])[0][:160]
+        print(
+            f"error: another process of this run ended ({reason}); see its log, then start all of them again: they go "
+            "on from the newest checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_LOST)  # the runtime would wait for the lost one for minutes
+
+
 def _initialize(**arguments: Any) -> None:
     try:
-        jax.distributed.initialize(**arguments)
+        jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -197,7 +197,8 @@ class Checkpoints:
         for position, step in enumerate(steps):
             try:
                 with _quiet():
-                    verify_checksums(self.directory / str(step))
+                    if damage := hosts.from_host_zero(self._damage(step)):  # all processes pass over the same ones
+                        raise ValueError(damage)
                     return read(step)
             except UserError:
                 raise
@@ -212,6 +213,14 @@ class Checkpoints:
             fix = f"ask for one of {others}" if others else "restore its files, or start again with another workdir"
             raise UserError(f"no checkpoint in {self.directory} is readable ({'; '.join(reasons)}); {fix}.")
         return None
+
+    def _damage(self, step: int) -> str:
+        """What is wrong with a checkpoint's files, as far as one can see without reading its arrays; "" if nothing."""
+        try:
+            verify_checksums(self.directory / str(step))
+        except Exception as error:
+            return _reason(error) or type(error).__name__
+        return ""
 
     def _order(self, which: Which | None) -> list[int]:
         steps = self.steps()

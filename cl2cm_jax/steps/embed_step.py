@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, by_length, padded_length, text_inputs
 from cl2cm_jax.data.images import decoded
@@ -13,6 +15,8 @@ from cl2cm_jax.data.pipeline import evaluation_batches
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.models.towers import Text
+from cl2cm_jax.parallel.mesh import batch_shards
+from cl2cm_jax.parallel.sharding import put_batch, replicated
 
 
 class Embedder:
@@ -20,9 +24,10 @@ class Embedder:
 
     Args:
       networks: student and teacher.
-      batch_size: rows a call.
+      batch_size: rows a call; rounded up to a multiple of the devices that share a batch.
       max_words: longest caption.
       length_multiple: captions are padded to a multiple of it; 0: to `max_words`.
+      mesh: whose devices share a batch; the parameters that are given live there. None: one device.
       see: (student, pictures) -> features (n, F, d), where the student has layers of the vision backbone.
     """
 
@@ -33,12 +38,16 @@ class Embedder:
         batch_size: int,
         max_words: int,
         length_multiple: int,
+        mesh: Mesh | None = None,
         see: Callable[[Params, Iterable[np.ndarray]], np.ndarray] | None = None,
     ):
-        self.batch_size, self._see = batch_size, see
+        shards = 1 if mesh is None else batch_shards(mesh)
+        self.batch_size, self._see = -(-batch_size // shards) * shards, see
+        self._put = (lambda batch: batch) if mesh is None else functools.partial(put_batch, mesh=mesh)
+        jit = functools.partial(jax.jit, out_shardings=None if mesh is None else replicated(mesh))
         self._with_words = networks.reads_words
         self._lengths = {"max_length": max_words, "multiple": length_multiple}
-        self._vision = jax.jit(networks.encode_vision)
+        self._vision = jit(networks.encode_vision)
 
         def text(student: Params, text: Text) -> jax.Array:
             return networks.encode_text(student, networks.read("student", student, text))
@@ -46,12 +55,12 @@ class Embedder:
         def taught(teacher: Params, text: Text) -> jax.Array:
             return networks.teach(teacher, networks.read("teacher", teacher, text)).sentence.swapaxes(0, 1)
 
-        self._text, self._teacher = jax.jit(text), jax.jit(taught)
+        self._text, self._teacher = jit(text), jit(taught)
 
     def vision(self, student: Params, features: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Student vectors (n, D) of pictures with features (n, F, d) and mask (n, F)."""
         batches = evaluation_batches(len(features), batch_size=self.batch_size)
-        parts = [(self._vision(student, features[b.rows], mask[b.rows]), b.is_valid) for b in batches]
+        parts = [(self._vision(student, *self._put((features[b.rows], mask[b.rows]))), b.is_valid) for b in batches]
         return np.concatenate([np.asarray(vectors)[is_valid] for vectors, is_valid in parts])
 
     def pictures(self, student: Params, corpus: Corpus) -> np.ndarray:
@@ -84,7 +93,7 @@ class Embedder:
             place = order[batch.rows]
             length = padded_length(text, rows[place], **self._lengths)
             inputs = text_inputs(text, rows[place], length=length, with_words=self._with_words)
-            parts.append(np.asarray(embed(Text(**inputs)))[batch.is_valid])
+            parts.append(np.asarray(embed(self._put(Text(**inputs))))[batch.is_valid])
             places.append(place[batch.is_valid])
         joined = np.concatenate(parts)
         vectors = np.empty_like(joined)
