@@ -47,6 +47,23 @@ class TrainStep(NamedTuple):
     frozen: Params
 
 
+class Program(NamedTuple):
+    """The step of one configuration before there is an array of it: what `TrainStep` runs and `plan` compiles.
+
+    Attributes:
+      init: (seed () uint32, tail, own) -> TrainState.
+      step: (state, batch, frozen, seed, first: static) -> (state, terms); jitted, the state is donated.
+      state: shapes of the state.
+      state_shardings, frozen_shardings: where each leaf lives.
+    """
+
+    init: Callable[..., TrainState]
+    step: Any
+    state: Any
+    state_shardings: Any
+    frozen_shardings: Any
+
+
 def make_train_step(
     config: ConfigDict,
     networks: Networks,
@@ -63,7 +80,38 @@ def make_train_step(
     `tail` are the pretrained parameters of the text backbone's layers that the networks train, `vision` those of the
     vision backbone: {"frozen", "own"}, see `trained_layers.vision_layers`.
     """
-    frozen, own = (vision["frozen"], vision["own"]) if vision is not None else ({}, None)
+    program = train_program(
+        config, networks, optimizers, mesh=mesh, stages=stages, languages=languages, tail=tail, vision=vision
+    )
+    frozen, own = _two_parts(vision)
+    frozen = jax.device_put(frozen, program.frozen_shardings)
+    seed, shardings = jnp.asarray(config.seed, jnp.uint32), program.state_shardings
+    return TrainStep(
+        init=lambda: jax.jit(program.init, out_shardings=shardings)(seed, tail, own),
+        step=lambda state, batch, number: program.step(state, batch, frozen, seed, number < stages.teacher),
+        state_shardings=shardings,
+        frozen=frozen,
+    )
+
+
+def _two_parts(vision: Params | None) -> tuple[Params, Params | None]:
+    """What is frozen of the vision backbone and run in the step, and what the student trains."""
+    return ({}, None) if vision is None else (vision["frozen"], vision["own"])
+
+
+def train_program(
+    config: ConfigDict,
+    networks: Networks,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    mesh: Mesh,
+    stages: Stages,
+    languages: int,
+    tail: Params | None = None,
+    vision: Params | None = None,
+) -> Program:
+    """Builds the jitted step; of `tail` and `vision` (see `make_train_step`) shapes are enough."""
+    frozen, own = _two_parts(vision)
     objective = Objective(config, networks, mesh)
     weights = term_weights(config, stages)
     joint = config.teacher["update"] == "joint"
@@ -102,8 +150,8 @@ def make_train_step(
         terms["gradient_norm"] = optax.tree.norm({name: gradients[name] for name in learning})
         return {**state, "step": state["step"] + 1, "params": params, "opt": opt, "ema": ema}, terms
 
-    seed = jnp.asarray(config.seed, jnp.uint32)
-    shardings, below = (tree_shardings(tree, mesh) for tree in (jax.eval_shape(init, seed, tail, own), frozen))
+    state = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32), tail, own)
+    shardings, below = (tree_shardings(tree, mesh) for tree in (state, frozen))
     place, everywhere = batch_sharding(mesh), replicated(mesh)
     jitted = jax.jit(
         step,
@@ -112,13 +160,7 @@ def make_train_step(
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
     )
-    frozen = jax.device_put(frozen, below)
-    return TrainStep(
-        init=lambda: jax.jit(init, out_shardings=shardings)(seed, tail, own),
-        step=lambda state, batch, number: jitted(state, batch, frozen, seed, number < stages.teacher),
-        state_shardings=shardings,
-        frozen=frozen,
-    )
+    return Program(init, jitted, state, shardings, below)
 
 
 def gradient(

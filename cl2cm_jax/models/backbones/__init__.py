@@ -38,7 +38,9 @@ __all__ = [
     "VisionTunable",
     "fingerprint",
     "text_backbone",
+    "text_tunable",
     "vision_backbone",
+    "vit_backbone",
 ]
 
 B = TypeVar("B")
@@ -219,12 +221,17 @@ def _bert(path: str | Path | None) -> TextBackbone:
         tokenizer_path=folder,
         vocabulary=shape.vocabulary,
         max_tokens=shape.max_tokens,
-        tunable=Tunable(
-            layers=shape.layers,
-            cut=bert.cut,
-            prefix=functools.partial(bert.prefix, shape=shape),
-            tail=functools.partial(bert.tail, shape=shape),
-        ),
+        tunable=text_tunable(shape),
+    )
+
+
+def text_tunable(shape: bert.BertShape) -> Tunable:
+    """How a BERT of this shape is trained, whatever its parameters."""
+    return Tunable(
+        layers=shape.layers,
+        cut=bert.cut,
+        prefix=functools.partial(bert.prefix, shape=shape),
+        tail=functools.partial(bert.tail, shape=shape),
     )
 
 
@@ -255,12 +262,17 @@ def _clip_vit(path: str | Path | None, *, image_size: int = 0) -> VisionBackbone
         if image_size % shape.patch:
             raise UserError(f"config.vision.image_size={image_size} is no multiple of the model's patch, {shape.patch}")
         shape, preprocess = shape._replace(image_size=image_size), preprocess.at(image_size)
+    return vit_backbone(shape, preprocess, params=clip_vit.load(folder, shape))
+
+
+def vit_backbone(shape: clip_vit.VitShape, preprocess: Preprocess, *, params: dict[str, Any]) -> VisionBackbone:
+    """The image tower of a CLIP or SigLIP of this shape, with its parameters or {} in their place."""
     return VisionBackbone(
         name="clip_vit",
         frames=shape.grid**2,
         dim=shape.hidden,
         pooled=shape.pooled,
-        params=clip_vit.load(folder, shape),
+        params=params,
         apply=functools.partial(clip_vit.apply, shape=shape),
         preprocess=preprocess,
         batch_size=8 if jax.default_backend() == "cpu" else 256,
