@@ -23,9 +23,7 @@ from cl2cm_jax.parallel.sharding import path_name
 
 STEPS = 20
 EXACT = 1e-5
-# Logged beside the terms: a mean, next to nothing, of standard scores. They divide what fp32 knows of two captions'
-# cosine by the spread of the cosines, which is a few hundredths for networks as small as these.
-NEAR = {"train/pair_score": 1e-4}
+NEAR = {"train/pair_score": EXACT}  # logged beside the terms: a mean of standard scores, which may be next to nothing
 # every term: both contrastive ones, sentence, word, transfer, and confidence
 EVERY_TERM = {
     "teacher.update": "joint",
