@@ -25,7 +25,7 @@ from cl2cm_jax.maths.pair_reduction import Block, Tree, reduce_pairs
 from cl2cm_jax.maths.pair_statistics import ArgMax, LogSumExp, Moments, SoftMean, Sum
 from cl2cm_jax.maths.similarity import scores
 
-BLOCK = 1024
+BLOCK = 512
 
 
 def infonce(

@@ -190,23 +190,27 @@ def _backward(plan: _Plan, rows: Tree, seen: Block, said: Tree, scalars: Tree) -
     columns = seen, *plan.gather(said)
     row_blocks, column_blocks = _blocked(rows, plan.block[0]), _blocked(columns, plan.block[1])
 
-    def over_columns(row: Tree, sums: tuple[Tree, Tree], state: tuple[Tree, Tree]) -> tuple[tuple[Tree, Tree], Tree]:
-        (row_block, *row_totals), (column, by_column) = row, state
-        column_block, *column_totals = column
+    def over_columns(row: Tree, sums: tuple[Tree, Tree, Tree], column: tuple[Array, Tree]) -> tuple[Tree, None]:
+        (row_block, *row_totals), (by_row, by_columns, by_scalars) = row, sums
+        place, (column_block, *column_totals) = column
 
         def tile(row_moving: Tree, column_moving: Tree, scalars: Tree) -> tuple[Tree, Tree]:
             return plan.tile(Block(row_moving, row_block.fixed), Block(column_moving, column_block.fixed), scalars)
 
         (of_rows, of_columns), pull = jax.vjp(tile, row_block.moving, column_block.moving, scalars)
         row_totals = jax.tree.map(lambda a: a[..., None], row_totals)
-        new_row, new_column, new_scalars = pull((_pull(of_rows, *row_totals), _pull(of_columns, *column_totals)))
-        return _add(sums, (new_row, new_scalars)), _add(by_column, new_column)
+        more = pull((_pull(of_rows, *row_totals), _pull(of_columns, *column_totals)))
+        by_columns = jax.tree.map(lambda a, new: a.at[place].add(new), by_columns, more[1])  # in place: they are many
+        return (_add(by_row, more[0]), by_columns, _add(by_scalars, more[2])), None
 
     def sweep(columns: Tree, by_rows: Tree, by_scalars: Tree) -> tuple[Tree, Tree, Tree]:
+        places = jnp.arange(_length(columns))
+
         def over_rows(state: tuple[Tree, Tree], row: tuple[Tree, Tree]) -> tuple[tuple[Tree, Tree], Tree]:
             (by_columns, by_scalars), (row, by_row) = state, row
-            sums, by_columns = jax.lax.scan(partial(over_columns, row), (by_row, by_scalars), (columns, by_columns))
-            return (by_columns, sums[1]), sums[0]
+            sums = by_row, by_columns, by_scalars
+            (by_row, *state), _ = jax.lax.scan(partial(over_columns, row), sums, (places, columns))
+            return tuple(state), by_row
 
         (by_columns, by_scalars), by_rows = jax.lax.scan(over_rows, (nothing, by_scalars), (row_blocks, by_rows))
         return by_rows, by_columns, by_scalars
