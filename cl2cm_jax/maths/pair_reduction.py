@@ -73,6 +73,19 @@ class _Plan(NamedTuple):
         """The parts of all devices."""
         return jax.tree.map(lambda a: jax.lax.all_gather(a, self.axis, tiled=True), tree) if self.gathers else tree
 
+    def sum_home(self, parts: Array) -> Array:
+        """This device's part (n/devices, ...) of the sum of all devices' (n, ...).
+
+        In two rounds: sums over all devices the TPU's compiler may join with those of scalars, and bring home whole.
+        """
+        n = self.devices
+        inner = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
+        far = [[a * inner + b for a in range(n // inner)] for b in range(inner)]
+        near = [[a * inner + b for b in range(inner)] for a in range(n // inner)]
+        for groups in (far, near):
+            parts = jax.lax.psum_scatter(parts, self.axis, axis_index_groups=groups, tiled=True)
+        return parts
+
     def home(self, stats: Tree) -> Tree:
         """This device's part (n/devices, ...) of statistics (n, ...) that each device has of its own rows alone."""
         parts = jax.tree.map(lambda a: a.reshape(self.devices, -1, *a.shape[1:]), stats)
@@ -225,7 +238,7 @@ def _backward(plan: _Plan, rows: Tree, seen: Block, said: Tree, scalars: Tree) -
     if plan.gathers:
         by_rows, by_columns, by_scalars = sweep(column_blocks, *zeros)
         by_columns = _unblocked(by_columns, _length(columns))
-        by_columns = jax.tree.map(lambda a: jax.lax.psum_scatter(a, plan.axis, tiled=True), by_columns)
+        by_columns = jax.tree.map(plan.sum_home, by_columns)
     else:
         state = column_blocks, zeros[0], nothing, zeros[1]
         (_, by_rows, by_columns, by_scalars), _ = jax.lax.scan(hop, state, length=plan.devices)
