@@ -222,8 +222,8 @@ def _backward(plan: _Plan, rows: Tree, seen: Block, said: Tree, scalars: Tree) -
         def over_rows(state: tuple[Tree, Tree], row: tuple[Tree, Tree]) -> tuple[tuple[Tree, Tree], Tree]:
             (by_columns, by_scalars), (row, by_row) = state, row
             sums = by_row, by_columns, by_scalars
-            (by_row, *state), _ = jax.lax.scan(partial(over_columns, row), sums, (places, columns))
-            return tuple(state), by_row
+            (by_row, by_columns, by_scalars), _ = jax.lax.scan(partial(over_columns, row), sums, (places, columns))
+            return (by_columns, by_scalars), by_row
 
         (by_columns, by_scalars), by_rows = jax.lax.scan(over_rows, (nothing, by_scalars), (row_blocks, by_rows))
         return by_rows, by_columns, by_scalars
