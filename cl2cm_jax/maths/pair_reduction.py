@@ -213,7 +213,7 @@ def _backward(plan: _Plan, rows: Tree, seen: Block, said: Tree, scalars: Tree) -
         (of_rows, of_columns), pull = jax.vjp(tile, row_block.moving, column_block.moving, scalars)
         row_totals = jax.tree.map(lambda a: a[..., None], row_totals)
         more = pull((_pull(of_rows, *row_totals), _pull(of_columns, *column_totals)))
-        by_columns = jax.tree.map(lambda a, new: a.at[place].add(new), by_columns, more[1])  # in place: they are many
+        by_columns = jax.tree.map(partial(_add_at, place), by_columns, more[1])
         return (_add(by_row, more[0]), by_columns, _add(by_scalars, more[2])), None
 
     def sweep(columns: Tree, by_rows: Tree, by_scalars: Tree) -> tuple[Tree, Tree, Tree]:
@@ -313,6 +313,11 @@ def _pull(pairs: Tree, totals: Tree, gradients: Tree) -> Tree:
 
 def _add(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(jnp.add, a, b)
+
+
+def _add_at(place: Array, a: Array, new: Array) -> Array:
+    """Adds to one block in place: not a scatter, which a TPU's compiler runs over all of `a`, and they are many."""
+    return jax.lax.dynamic_update_index_in_dim(a, a[place] + new, place, 0)
 
 
 def _zeros(tree: Tree) -> Tree:
