@@ -74,7 +74,11 @@ class Store:
     def __init__(self, uri: str, *, token: str = "", collection: str = COLLECTION):
         self.uri, self._collection = uri, collection
         self._client: Any = _connected(uri, token)
-        self.manifest = self._read_manifest()
+        try:
+            self.manifest = self._read_manifest()
+        except UserError:
+            self.close()
+            raise
 
     def __enter__(self) -> Store:
         return self
@@ -89,6 +93,10 @@ class Store:
     def close(self) -> None:
         """Ends the connection; another process can open the file."""
         self._client.close()
+        if is_local(self.uri):
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(self.uri)  # which listens on a port of this machine until then
 
     def create(self, manifest: Manifest) -> None:
         """Makes the empty collection."""

@@ -94,7 +94,9 @@ def application(options: argparse.Namespace, token: str) -> App:
     root = str(options.images.resolve()) if options.images else store.manifest.images
     hosts = frozenset() if token else frozenset({*LOOPBACK_NAMES, options.host.lower()})
     limits = Limits(hosts=hosts, token=token, per_minute=options.requests_per_minute)
-    return create_app(Service(index, model, detector(model.languages)), Pictures(root), limits)
+    service = Service(index, model, detector(model.languages))
+    service.warm()
+    return create_app(service, Pictures(root), limits)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -24,7 +24,12 @@ from cl2cm_jax.serve.pictures import LARGE, THUMBNAIL, Pictures
 from cl2cm_jax.serve.service import Service
 
 MAX_QUERY, MAX_TOP = 500, 100
-PAGE = {"/": ("index.html", "text/html"), "/app.js": ("app.js", "text/javascript"), "/style.css": ("style.css", "text/css")}
+PAGE = {
+    "/": ("index.html", "text/html"),
+    "/app.js": ("app.js", "text/javascript"),
+    "/style.css": ("style.css", "text/css"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
 
 Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="as search gives it")]
 

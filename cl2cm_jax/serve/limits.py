@@ -23,7 +23,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "cl2cm_session"
-OPEN_PATHS = frozenset({"/", "/app.js", "/style.css", "/api/login"})  # what a page needs to ask for the token
+OPEN_PATHS = frozenset({"/", "/app.js", "/style.css", "/icon.svg", "/api/login"})  # what a page needs to ask for the token
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -103,6 +103,8 @@ class Guard:
         if self._limits.hosts and _host(headers.get("host", "")) not in self._limits.hosts:
             raise Refused(421, "this service is not called by that name; use the address that it printed")
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and path != "/":
+            raise Refused(403, "requests of other sites' pages are refused")
+        if "origin" in headers and headers["origin"].partition("://")[2] != headers.get("host", ""):
             raise Refused(403, "requests of other sites' pages are refused")
         wait = self._rates["all"].wait(client) or (path == "/api/login" and self._rates["login"].wait(client))
         if wait:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -9,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from cl2cm_jax.errors import UserError
 from cl2cm_jax.data.images import decode
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.index.entry import Entry, Filters, Found
 from cl2cm_jax.index.model import Model
 
@@ -43,6 +44,12 @@ class Service:
         self.index, self.model, self.detect = index, model, detect
         self._encoding, self._decoding = threading.Lock(), threading.Semaphore(2)
         self._text = lru_cache(_KEPT)(self._encode_text)
+
+    def warm(self) -> None:
+        """Compiles what the first query and the first picture need, so that nobody waits for it."""
+        self._text("a")
+        with self._encoding, contextlib.suppress(UserError):  # a model of features on disk reads no pictures
+            self.model.encoder.images([[np.zeros((32, 32, 3), np.uint8)]])
 
     def by_text(self, query: str, *, top: int, filters: Filters) -> list[Found]:
         """The best entries for a text."""
