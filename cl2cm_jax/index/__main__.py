@@ -107,21 +107,23 @@ def _build(options: argparse.Namespace) -> None:
     from cl2cm_jax.search.gallery import training_gallery
 
     start = time.perf_counter()
-    if options.images is None and options.captions is not None:
+    images: Path | None = options.images
+    if images is None and options.captions is not None:
         raise UserError("--captions needs --images; the pictures of the training run have theirs")
+    if images is not None and not images.is_dir():
+        raise UserError(f"--images={images}: no such folder; give a folder of pictures")
     captions = read_captions(options.captions) if options.captions else None
-    gallery = None if options.images else training_gallery(options.model)
-    root = root_of(gallery) if gallery else str(options.images.resolve())
-    if options.images is not None and not options.images.is_dir():
-        raise UserError(f"--images={options.images}: no such folder; give a folder of pictures")
+    gallery = training_gallery(options.model) if images is None else None
+    root = root_of(gallery) if gallery is not None else str((images or Path()).resolve())
     with _open(options, must_be=False) as store:
         model = open_model(options.model)
         _claim(store, model, root, moved=options.moved)
         if gallery is not None:
             outcome = from_gallery(store, gallery, root, source=model.languages[0])
         else:
+            assert images is not None
             with CountReport("embedded") as told:
-                outcome = update(store, model.encoder, options.images, captions=captions, told=told)
+                outcome = update(store, model.encoder, images, captions=captions, told=told)
         _print(store, outcome, seconds=time.perf_counter() - start, measure=options.recall)
 
 
@@ -223,7 +225,9 @@ def _import(options: argparse.Namespace) -> None:
         root = str(options.images.resolve()) if options.images else theirs.images if theirs else ""
         for entries, vectors in itertools.chain([first], shards):
             if vectors.shape[1] != dim:
-                raise UserError(f"--vectors={options.vectors} has vectors of {vectors.shape[1]} numbers, the model {dim}")
+                raise UserError(
+                    f"--vectors={options.vectors} has vectors of {vectors.shape[1]} numbers, the model {dim}"
+                )
             if store.manifest is None or entries is first[0]:
                 _claim(store, model, root, moved=False)
             store.put(entries, vectors)

@@ -113,7 +113,9 @@ def _read_metadata(path: Path, count: int) -> list[Entry]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}); it belongs to the vectors beside it") from error
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}); it belongs to the vectors beside it"
+        ) from error
     if table.num_rows != count:
         raise UserError(f"{path} has {table.num_rows} rows for {count} vectors; write both anew")
     if "image_path" not in table.column_names:
@@ -129,9 +131,9 @@ def _entry(row: dict[str, Any], source: Path) -> Entry:
     if not captions and isinstance(row.get("caption"), str) and row["caption"]:
         captions = {"und": (row["caption"],)}  # "undetermined", by ISO 639-2
     numbers = {name: row[name] for name in ("size", "mtime", "date") if isinstance(row.get(name), int)}
-    hash = row.get("hash")
-    is_hash = isinstance(hash, str) and re.fullmatch("[0-9a-f]{64}", hash)
-    return Entry(id=id_of(path), path=path, hash=hash if is_hash else "", captions=captions, **numbers)
+    hash = str(row.get("hash") or "")
+    hash = hash if re.fullmatch("[0-9a-f]{64}", hash) else ""
+    return Entry(id=id_of(path), path=path, hash=hash, captions=captions, **numbers)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -194,9 +194,7 @@ class Store:
     def _rows(self, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
         if self.manifest is None:
             return
-        found = self._client.query_iterator(
-            self._collection, filter="", batch_size=AT_ONCE, output_fields=list(fields)
-        )
+        found = self._client.query_iterator(self._collection, filter="", batch_size=AT_ONCE, output_fields=list(fields))
         try:
             while batch := found.next():
                 yield from batch

@@ -33,14 +33,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; raises a UserError where it makes no sense."""
     parser = Arguments(prog="python -m cl2cm_jax.serve", description="Serves an index as a web page and a JSON API.")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="the model that made the index")
-    parser.add_argument("--index", required=True, metavar="URI", help="a .db file, or http://host:19530 of a Milvus server")
+    parser.add_argument(
+        "--index", required=True, metavar="URI", help="a .db file, or http://host:19530 of a Milvus server"
+    )
     parser.add_argument("--collection", default="pictures", help="its name in the database (default: %(default)s)")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are, if not where they were indexed")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="where the pictures are, if not where they were indexed"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
     parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s)")
-    parser.add_argument(
-        "--requests_per_minute", type=int, default=3000, help="of one address (default: %(default)s)"
-    )
+    parser.add_argument("--requests_per_minute", type=int, default=3000, help="of one address (default: %(default)s)")
     options = parser.parse_args(arguments)
     if not 0 <= options.port <= 65_535:
         raise UserError(f"--port={options.port} is no port; use 1024 to 65535")
@@ -52,7 +54,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def check_token(host: str, token: str) -> None:
     """Refuses to listen beyond this machine without a good token."""
     if token and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
-        raise UserError(f"{TOKEN} must have {SHORTEST_TOKEN} or more printable ASCII characters; try: openssl rand -hex 16")
+        raise UserError(
+            f"{TOKEN} must have {SHORTEST_TOKEN} or more printable ASCII characters; try: openssl rand -hex 16"
+        )
     if not token and not is_loopback(host):
         raise UserError(f"--host={host} can be reached from other machines; set {TOKEN}=$(openssl rand -hex 16) first")
 
@@ -83,7 +87,9 @@ def application(options: argparse.Namespace, token: str) -> App:
         raise UserError(f"--images={options.images}: no such folder; give the folder of the pictures")
     store = Store(options.index, token=os.environ.get("MILVUS_TOKEN", ""), collection=options.collection)
     if store.manifest is None:
-        raise UserError(f"--index={options.index} has no collection {options.collection!r}; see python -m cl2cm_jax.index")
+        raise UserError(
+            f"--index={options.index} has no collection {options.collection!r}; see python -m cl2cm_jax.index"
+        )
     model = open_model(options.model)
     store.manifest.check(weights=model.encoder.weights, model=model.name, uri=options.index)
     index = store
@@ -138,7 +144,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
     except OSError as error:
-        raise UserError(f"--host={host} --port={port} cannot be listened on ({error.strerror}); try another port") from error
+        raise UserError(
+            f"--host={host} --port={port} cannot be listened on ({error.strerror}); try another port"
+        ) from error
     return listening
 
 

@@ -9,7 +9,7 @@ import asyncio
 import time
 from functools import partial
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -77,14 +77,14 @@ class Fault(BaseModel):
 
 def create_app(service: Service, pictures: Pictures, limits: Limits) -> App:
     """The whole service as an ASGI application."""
-    faults = {status: {"model": Fault} for status in (401, 404, 413, 422, 429)}
+    faults: dict[int | str, dict[str, Any]] = {status: {"model": Fault} for status in (401, 404, 413, 422, 429)}
     api = FastAPI(
         title="cl2cm-jax search",
         version=__version__,
         docs_url=None,  # both fetch scripts from elsewhere
         redoc_url=None,
         openapi_url="/api/openapi.json",
-        responses=faults,  # pyright: ignore[reportArgumentType]
+        responses=faults,
     )
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(UserError, _mendable)
@@ -123,7 +123,9 @@ def _add_search(api: FastAPI, service: Service) -> None:
         found = service.by_text(q, top=narrowed[0], filters=narrowed[1])
         return _answer(found, query=q, language=language, start=start, prefer=(language, service.model.languages[0]))
 
-    @api.post("/api/search/picture", summary="Pictures like the one in the body", openapi_extra={"requestBody": picture})
+    @api.post(
+        "/api/search/picture", summary="Pictures like the one in the body", openapi_extra={"requestBody": picture}
+    )
     async def search_picture(request: Request, narrowed: Narrowed) -> Answer:
         start, content = time.perf_counter(), await request.body()
         by_picture = partial(service.by_picture, content, top=narrowed[0], filters=narrowed[1])
@@ -151,7 +153,7 @@ def _add_pictures(api: FastAPI, service: Service, pictures: Pictures) -> None:
             raise HTTPException(404, "the picture's file is not there, or cannot be read")
         return Response(content, media_type="image/webp", headers={"cache-control": "private, max-age=300"})
 
-    webp = {200: {"content": {"image/webp": {}}}}
+    webp: dict[int | str, dict[str, Any]] = {200: {"content": {"image/webp": {}}}}
 
     @api.get("/api/pictures/{id}", summary="What is known of a picture")
     def one(id: Id) -> Result:
@@ -170,7 +172,9 @@ def _add_access(api: FastAPI, service: Service, limits: Limits) -> None:
     @api.get("/api/about", summary="What is searched, and by what")
     def about() -> About:
         model = service.model
-        return About(model=model.name, languages=list(model.languages), pictures=len(service.index), version=__version__)
+        return About(
+            model=model.name, languages=list(model.languages), pictures=len(service.index), version=__version__
+        )
 
     @api.post("/api/login", status_code=204, summary="The token for a cookie, for the page")
     def login(given: Annotated[Token, Body()]) -> Response:
@@ -181,7 +185,9 @@ def _add_access(api: FastAPI, service: Service, limits: Limits) -> None:
         return response
 
 
-def _answer(found: list[Found], *, start: float, prefer: tuple[str, ...], query: str = "", language: str = "") -> Answer:
+def _answer(
+    found: list[Found], *, start: float, prefer: tuple[str, ...], query: str = "", language: str = ""
+) -> Answer:
     results = [_result(one, prefer) for one in found]
     elapsed = round(1000 * (time.perf_counter() - start), 1)
     return Answer(query=query, language=language, milliseconds=elapsed, results=results)

@@ -27,7 +27,7 @@ _SCRIPTS = {  # the languages that are written in a script, by how Unicode's nam
 def detector(languages: Sequence[str]) -> Callable[[str], str]:
     """A function from a query to one of `languages`, "" where it cannot be told.
 
-    The script decides where it leaves one language; else py3langid, which knows 139 languages, chooses among those left.
+    The script decides where it leaves one language; else py3langid, which knows 139, chooses among those left.
     """
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 

@@ -23,7 +23,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "cl2cm_session"
-OPEN_PATHS = frozenset({"/", "/app.js", "/style.css", "/icon.svg", "/api/login"})  # what a page needs to ask for the token
+OPEN_PATHS = frozenset(
+    {"/", "/app.js", "/style.css", "/icon.svg", "/api/login"}
+)  # what a page needs to ask for the token
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",

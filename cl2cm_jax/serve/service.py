@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import lru_cache
 from typing import Protocol
 
@@ -17,6 +19,7 @@ from cl2cm_jax.index.model import Model
 
 MAX_UPLOAD_PIXELS = 50_000_000
 _KEPT = 1024  # vectors of queries
+AT_ONCE = 16  # queries a call of the encoder
 
 
 class Index(Protocol):
@@ -43,6 +46,7 @@ class Service:
     def __init__(self, index: Index, model: Model, detect: Callable[[str], str]):
         self.index, self.model, self.detect = index, model, detect
         self._encoding, self._decoding = threading.Lock(), threading.Semaphore(2)
+        self._waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
         self._text = lru_cache(_KEPT)(self._encode_text)
 
     def warm(self) -> None:
@@ -79,5 +83,20 @@ class Service:
         return [one for one in found if one.entry.id != id][:top]
 
     def _encode_text(self, query: str) -> np.ndarray:
+        """(D,) float32. Whoever gets at the encoder takes along all that wait: a batch costs no more than one query."""
+        mine: Future[np.ndarray] = Future()
+        self._waiting.append((query, mine))
         with self._encoding:
-            return self.model.encoder.text([query])[0]
+            while not mine.done():
+                self._settle([self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))])
+        return mine.result()
+
+    def _settle(self, batch: list[tuple[str, Future[np.ndarray]]]) -> None:
+        try:
+            vectors = self.model.encoder.text([query for query, _ in batch])
+        except Exception as error:  # noqa: BLE001  # it belongs to each that waits
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for (_, future), vector in zip(batch, vectors, strict=True):
+            future.set_result(vector)

@@ -27,7 +27,9 @@ def fill(store: Store, count: int = 40) -> tuple[list[Entry], np.ndarray]:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     languages: list[dict] = [{}, {"de": ("Hund",)}, {"de": ("Katze",), "zh-TW": ("貓", "貓咪")}]
     entries = [
-        Entry(id=id_of(name), path=name, size=number, mtime=number, hash="ab", date=number, captions=languages[number % 3])
+        Entry(
+            id=id_of(name), path=name, size=number, mtime=number, hash="ab", date=number, captions=languages[number % 3]
+        )
         for number, name in enumerate(names)
     ]
     store.put(entries, vectors)
@@ -91,7 +93,9 @@ def test_recall_sees_what_an_index_misses(store) -> None:
 def test_another_model_is_refused_by_name() -> None:
     manifest = Manifest(weights="abc", model="emoji", dim=3)
     manifest.check(weights="abc", model="renamed", uri="x.db")
-    with pytest.raises(UserError, match=r"x.db holds vectors of the model 'emoji' \(abc\), but --model is 'mine' \(def\)"):
+    with pytest.raises(
+        UserError, match=r"x.db holds vectors of the model 'emoji' \(abc\), but --model is 'mine' \(def\)"
+    ):
         manifest.check(weights="def", model="mine", uri="x.db")
 
 

@@ -6,6 +6,7 @@ from colour_encoder import ColourEncoder
 
 from cl2cm_jax.search.gallery import GALLERY_FILE, Gallery, save_gallery
 
+
 @pytest.fixture
 def colours() -> ColourEncoder:
     return ColourEncoder()

@@ -107,7 +107,9 @@ def test_whatever_is_asked(server, q, top, narrowed) -> None:
     sent = {name: str(value).encode("utf-8", "replace") for name, value in {"q": q, "top": top, **narrowed}.items()}
     reply = server.ask(f"/api/search?{urllib.parse.urlencode(sent)}")
     assert reply.status in (200, 422)
-    assert set(reply.json()) == ({"detail"} if reply.status == 422 else {"query", "language", "milliseconds", "results"})
+    assert set(reply.json()) == (
+        {"detail"} if reply.status == 422 else {"query", "language", "milliseconds", "results"}
+    )
     assert reply.status == 422 or len(q) <= 500
     assert all(reply.headers[name] == value for name, value in HEADERS.items())
     assert "\n" not in str(reply.json().get("detail", ""))

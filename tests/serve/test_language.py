@@ -9,10 +9,19 @@ LANGUAGES = ("en", "ar", "de", "es", "fr", "it", "ja", "ko", "pt", "ru", "tr", "
 
 @pytest.mark.parametrize(
     ("query", "language"),
-    [("zwei Hunde laufen am Meer", "de"), ("un gato sonriente en la mesa", "es"), ("赤いりんご", "ja"), ("빨간 사과", "ko"),
-     ("تفاحة حمراء", "ar"), ("красное яблоко", "ru"), ("les enfants jouent dans la rue", "fr"), ("12 + 3", ""), ("🍎", ""),
-     ("γάτα", "")],
-)  # fmt: skip
+    [
+        ("zwei Hunde laufen am Meer", "de"),
+        ("un gato sonriente en la mesa", "es"),
+        ("赤いりんご", "ja"),
+        ("빨간 사과", "ko"),
+        ("تفاحة حمراء", "ar"),
+        ("красное яблоко", "ru"),
+        ("les enfants jouent dans la rue", "fr"),
+        ("12 + 3", ""),
+        ("🍎", ""),
+        ("γάτα", ""),
+    ],
+)
 def test_languages_of_queries(query, language) -> None:
     assert detector(LANGUAGES)(query) == language
 

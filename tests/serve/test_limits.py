@@ -92,7 +92,9 @@ def test_a_body_that_grows_is_cut_off(server) -> None:
 
 
 def test_an_endless_head_is_cut_off(server) -> None:
-    assert not talk(server.port, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000).startswith(b"HTTP/1.1 200")
+    assert not talk(server.port, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000).startswith(
+        b"HTTP/1.1 200"
+    )
 
 
 def test_slow_clients_time_out(tmp_path, monkeypatch) -> None:
