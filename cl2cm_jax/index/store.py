@@ -194,7 +194,9 @@ class Store:
     def _rows(self, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
         if self.manifest is None:
             return
-        found = self._client.query_iterator(self._collection, filter="", batch_size=AT_ONCE, output_fields=list(fields))
+        # Milvus Lite looks at every row for each request: few large ones, of 16 MB
+        rows = min(8000, 1 + 4_000_000 // self.manifest.dim) if "vector" in fields else 8000
+        found = self._client.query_iterator(self._collection, filter="", batch_size=rows, output_fields=list(fields))
         try:
             while batch := found.next():
                 yield from batch
