@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cl2cm_jax"
 # From top to bottom. Units of one line do not import each other.
 LAYERS = (
     ("noise_curve",),
-    ("main", "ablate", "compare", "plan", "stamps", "translate", "word_level"),
-    ("train", "finish"),
+    ("main", "ablate", "compare", "plan", "serve", "stamps", "translate", "word_level"),
+    ("train", "finish", "index"),
     ("run",),
     ("evaluation", "search", "translation"),
     ("features",),

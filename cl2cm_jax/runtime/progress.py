@@ -81,6 +81,49 @@ class ProgressReport:
             print(text, file=self._stream, flush=True)
 
 
+class CountReport:
+    """Shows how many of a known number are done: a bar on a terminal, else a line now and then.
+
+    Args:
+        what: is counted, as in "embedded".
+        stream: where to; stderr if None.
+        seconds: between two lines where the stream is no terminal.
+
+    Source: ours.
+    """
+
+    def __init__(self, what: str, *, stream: TextIO | None = None, seconds: float = 10.0):
+        self._what, self._seconds = what, seconds
+        self._stream = sys.stderr if stream is None else stream
+        self._began = self._last = time.monotonic()
+        self._bar: Progress | None = None
+        if self._stream.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn())
+            self._bar = Progress(*columns, console=Console(file=self._stream))
+            self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> CountReport:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows that `done` of `total` are done; lines come no more often than every `seconds`, the last one always."""
+        now = time.monotonic()
+        rate = done / max(now - self._began, 1e-9)
+        left = clock((total - done) / rate) if done else "?"
+        text = f"{self._what} {done:,} of {total:,}, {rate:,.0f} a second, {left} left"
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total, description=text)
+        elif done == total or now - self._last >= self._seconds:
+            self._last = now
+            print(text, file=self._stream, flush=True)
+
+
 def clock(seconds: float) -> str:
     """Seconds as "0:42" or "1:02:03"."""
     minutes, rest = divmod(max(round(seconds), 0), 60)

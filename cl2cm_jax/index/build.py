@@ -1,0 +1,317 @@
+"""Brings an index up to date with a folder: what is new or changed is embedded, what is gone leaves.
+
+Each batch is written before the next is embedded, under ids that paths alone decide. A killed run therefore loses no
+more than a batch, and the same command again goes on where it was.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cl2cm_jax.data.caption_file import read_caption_file
+from cl2cm_jax.data.clips import MAX_BYTES, decode_clip, taken_files
+from cl2cm_jax.data.images import ImageError
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.index.entry import Captions, Entry, id_of
+from cl2cm_jax.index.store import AT_ONCE, MAX_PATH, Store
+from cl2cm_jax.search.encoder import Encoder
+from cl2cm_jax.search.folder import entries as folder_entries
+from cl2cm_jax.search.gallery import Gallery
+
+BATCH, BATCH_BYTES = 32, 256_000_000  # pictures between two writes, and how much of their files is held
+_EXIF, _TAKEN = 0x8769, 0x9003  # the block, and DateTimeOriginal in it
+
+log = logging.getLogger(__name__)
+Told = Callable[[int, int], None]
+
+
+@dataclass
+class Outcome:
+    """What an update did, in pictures; `skipped` has the paths of those that cannot be read, with the reason."""
+
+    unchanged: int = 0
+    embedded: int = 0
+    moved: int = 0  # found under another name, or touched: the vector is kept
+    recaptioned: int = 0
+    removed: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Present:
+    """A picture of the folder: its place in it, its files, their size in bytes and their newest time in ns."""
+
+    path: str
+    files: tuple[Path, ...]
+    size: int
+    mtime: int
+
+
+def read_captions(path: Path) -> dict[str, Captions]:
+    """The captions of a CSV, TSV or JSONL file, by picture; see docs/data.md for its form.
+
+    Raises:
+      UserError: no such file, wrong columns, or a row is wrong (the first such row is named).
+    """
+    try:
+        content = read_caption_file(str(path), image_is_path=True)
+    except UserError as error:
+        raise UserError(str(error).replace("config.data.captions=", "--captions=")) from error
+    if content.problems:
+        raise UserError(f"--captions={path}: {content.problems[0]}; {len(content.problems)} such rows in all")
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in content.rows:
+        found.setdefault(row.image, {}).setdefault(row.language, []).append(row.caption)
+    return {image: {code: tuple(texts) for code, texts in one.items()} for image, one in found.items()}
+
+
+def present(folder: Path, *, frames: int, skipped: dict[str, str]) -> list[Present]:
+    """The pictures of a folder; those that may not be indexed go to `skipped`.
+
+    A link to a file outside the folder is one of them: the service would hand out what nobody put there.
+
+    Raises:
+      UserError: no such folder, or no picture in it.
+    """
+    root, found = folder.resolve(), []
+    for place, files in folder_entries(folder, frames=frames).items():
+        path = place.relative_to(folder).as_posix()
+        reason = _unfit(path, place, files, root)
+        if reason:
+            skipped[path] = reason
+            continue
+        try:
+            taken = tuple(taken_files(place, most=frames)) if place.is_dir() else (place,)
+            stats = [file.stat() for file in taken]
+        except (ImageError, OSError) as error:
+            skipped[path] = str(error)
+            continue
+        size = sum(stat.st_size for stat in stats)
+        if size > MAX_BYTES:
+            skipped[path] = f"it has {size:,} bytes, over the limit of {MAX_BYTES:,}"
+            continue
+        found.append(Present(path, taken, size, max(stat.st_mtime_ns for stat in stats)))
+    return found
+
+
+def _unfit(path: str, place: Path, files: Sequence[Path], root: Path) -> str:
+    if any(not file.resolve().is_relative_to(root) for file in (place, *files)):
+        return "it is a link to a place outside the folder, and such are not followed"
+    try:
+        length = len(path.encode())
+    except UnicodeEncodeError:
+        return "its name is no UTF-8; rename it"
+    return f"its path has more than {MAX_PATH} bytes" if length > MAX_PATH else ""
+
+
+def update(
+    store: Store,
+    encoder: Encoder,
+    folder: Path,
+    *,
+    captions: Mapping[str, Captions] | None = None,
+    told: Told = lambda done, total: None,
+) -> Outcome:
+    """Makes the index what the folder is now.
+
+    Args:
+      store: an index with its manifest.
+      encoder: the model that it was made with.
+      folder: of the pictures.
+      captions: by path inside the folder; None leaves those that are there.
+      told: is called with the number of pictures dealt with, and of all new or changed ones.
+
+    Raises:
+      UserError: no such folder, no picture in it, or the disk is full.
+    """
+    outcome = Outcome()
+    found = present(folder, frames=encoder.frames, skipped=outcome.skipped)
+    known = {entry.id: entry for entry in store.entries()}
+    todo: list[Present] = []
+    recaptioned: list[Entry] = []
+    for one in found:
+        entry = known.get(id_of(one.path))
+        if entry is None or (entry.size, entry.mtime) != (one.size, one.mtime):
+            todo.append(one)
+            continue
+        wanted = entry.captions if captions is None else captions.get(one.path, {})
+        if wanted != entry.captions:
+            recaptioned.append(replace(entry, captions=wanted))
+        else:
+            outcome.unchanged += 1
+    work = _Work(store, encoder, captions, known, outcome)
+    done = 0
+    for batch in _batches(todo):
+        work.batch(batch)
+        done += len(batch)
+        told(done, len(todo))
+    work.recaption(recaptioned)
+    here = {id_of(one.path) for one in found} - {id_of(path) for path in outcome.skipped}
+    gone = [id for id in known if id not in here]
+    store.remove(gone)
+    outcome.removed = len(gone)
+    for path, reason in sorted(outcome.skipped.items()):
+        log.warning("skipped: %s: %s", path, reason)
+    if captions is not None:
+        _warn_of_strangers(captions, here)
+    store.flush()
+    return outcome
+
+
+def _batches(todo: Sequence[Present]) -> Iterator[list[Present]]:
+    """At most `BATCH` pictures, and no more than `BATCH_BYTES` unless one alone has more."""
+    batch: list[Present] = []
+    for one in todo:
+        if batch and (len(batch) == BATCH or sum(other.size for other in batch) + one.size > BATCH_BYTES):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+def _warn_of_strangers(captions: Mapping[str, Captions], here: set[str]) -> None:
+    strangers = [path for path in captions if id_of(path) not in here]
+    if strangers:
+        log.warning("%d captioned pictures are not in the folder, the first is %s", len(strangers), strangers[0])
+
+
+@dataclass
+class _Work:
+    """What the batches of one update share."""
+
+    store: Store
+    encoder: Encoder
+    captions: Mapping[str, Captions] | None
+    known: dict[str, Entry]
+    outcome: Outcome
+
+    def __post_init__(self) -> None:
+        self._by_hash = {entry.hash: entry.id for entry in self.known.values() if entry.hash}
+
+    def batch(self, batch: Sequence[Present]) -> None:
+        """Reads, embeds and writes some pictures."""
+        contents = {one: content for one in batch if (content := self._read(one)) is not None}
+        entries = {one: self._entry(one, content) for one, content in contents.items()}
+        same = {one: self._by_hash[e.hash] for one, e in entries.items() if e.hash in self._by_hash}
+        vectors = self.store.vectors(sorted(set(same.values())))
+        kept = {one: vectors[id] for one, id in same.items() if id in vectors}
+        new = [one for one in entries if one not in kept]
+        made = self._embed(new, contents)
+        rows = kept | made
+        if rows:
+            self.store.put([entries[one] for one in rows], np.stack(list(rows.values())))
+        self._by_hash |= {entries[one].hash: entries[one].id for one in rows}
+        self.outcome.moved += len(kept)
+        self.outcome.embedded += len(made)
+
+    def recaption(self, entries: Sequence[Entry]) -> None:
+        """Writes entries whose captions alone have changed."""
+        for start in range(0, len(entries), AT_ONCE):
+            vectors = self.store.vectors([entry.id for entry in entries[start : start + AT_ONCE]])
+            part = [entry for entry in entries[start : start + AT_ONCE] if entry.id in vectors]
+            self.store.put(part, np.stack([vectors[entry.id] for entry in part]))
+            self.outcome.recaptioned += len(part)
+
+    def _read(self, one: Present) -> list[bytes] | None:
+        try:
+            return [file.read_bytes() for file in one.files]
+        except OSError as error:
+            self.outcome.skipped[one.path] = f"it cannot be read ({error.strerror})"
+            return None
+
+    def _entry(self, one: Present, content: Sequence[bytes]) -> Entry:
+        id = id_of(one.path)
+        before = self.known[id].captions if id in self.known else {}
+        return Entry(
+            id=id,
+            path=one.path,
+            size=one.size,
+            mtime=one.mtime,
+            hash=_hash(content),
+            date=_taken(content[0]) or one.mtime // 10**9,
+            captions=before if self.captions is None else self.captions.get(one.path, {}),
+        )
+
+    def _embed(self, pictures: Sequence[Present], contents: Mapping[Present, list[bytes]]) -> dict[Present, np.ndarray]:
+        if not pictures:
+            return {}
+        unread: set[Present] = set()
+
+        def frames(one: Present) -> Iterator[np.ndarray]:
+            try:
+                yield from decode_clip(contents[one], most=self.encoder.frames)
+            except ImageError as error:
+                self.outcome.skipped[one.path] = str(error)
+                unread.add(one)
+
+        vectors = self.encoder.images(frames(one) for one in pictures)
+        made = {one: vector for one, vector in zip(pictures, vectors, strict=True) if one not in unread}
+        if not all(np.isfinite(vector).all() for vector in made.values()):
+            raise UserError("the model gives vectors that are not finite; train it anew, or give another --model")
+        return made
+
+
+def _hash(content: Sequence[bytes]) -> str:
+    """SHA-256 of a picture; of a clip, that of its frames' hashes."""
+    hashes = [hashlib.sha256(one).hexdigest() for one in content]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _taken(content: bytes) -> int:
+    """When a picture was taken, by its EXIF block, as if the camera's clock was UTC; 0 where that is not said."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as image:
+                text = str(image.getexif().get_ifd(_EXIF).get(_TAKEN, ""))
+        taken = datetime.datetime.strptime(text.strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=datetime.UTC)
+        return max(int(taken.timestamp()), 0)
+    except Exception:  # noqa: BLE001  # Pillow raises nearly anything on a broken block; the picture counts, not it
+        return 0
+
+
+def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str) -> Outcome:
+    """Makes the index the gallery of a training run; nothing is embedded.
+
+    Args:
+      store: an index with its manifest.
+      gallery: with captions in the language `source`.
+      root: the folder that holds the gallery's pictures; "" where it has none.
+      source: language of its captions.
+    """
+    outcome, known = Outcome(), {entry.id: entry for entry in store.entries()}
+    entries: list[Entry] = []
+    for id, caption, path in zip(gallery.ids, gallery.captions, gallery.paths, strict=True):
+        name = os.path.relpath(path, root).replace(os.sep, "/") if root else id
+        date = int(os.path.getmtime(path)) if root and os.path.exists(path) else 0
+        captions = {source: (caption,)} if caption else {}
+        entries.append(Entry(id=id_of(name), path=name, date=date, captions=captions))
+    new = [row for row, entry in enumerate(entries) if known.get(entry.id) != entry]
+    store.put([entries[row] for row in new], gallery.embeddings[new])
+    here = {entry.id for entry in entries}
+    gone = [id for id in known if id not in here]
+    store.remove(gone)
+    store.flush()
+    outcome.unchanged, outcome.moved, outcome.removed = len(entries) - len(new), len(new), len(gone)
+    return outcome
+
+
+def root_of(gallery: Gallery) -> str:
+    """The folder that holds all pictures of a gallery; "" if one has none."""
+    if not gallery.paths or not all(gallery.paths):
+        return ""
+    return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in gallery.paths])

@@ -1,0 +1,51 @@
+"""A trained model for the index and the service: a workdir or an exported bundle, seen alike.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.search.encoder import Encoder
+from cl2cm_jax.search.model import CONFIG_FILE, load_encoder, read_config
+
+BUNDLE_FILE = "cl2cm_config.json"  # what an exported bundle has and a workdir has not
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model in use.
+
+    Attributes:
+      encoder: its two functions.
+      name: for people; the folder's.
+      languages: that it was trained in, the source first.
+    """
+
+    encoder: Encoder
+    name: str
+    languages: tuple[str, ...]
+
+
+def open_model(path: Path) -> Model:
+    """Loads a model.
+
+    Args:
+      path: the workdir of a finished run, or a bundle that `python -m cl2cm_jax.export` has written.
+
+    Raises:
+      UserError: it is neither, or damaged.
+    """
+    name = path.resolve().name
+    if (path / BUNDLE_FILE).is_file():
+        import cl2cm_jax
+
+        bundle = cl2cm_jax.from_pretrained(path)  # pyright: ignore[reportAttributeAccessIssue]
+        return Model(bundle.encoder, name, tuple(bundle.languages))
+    if not (path / CONFIG_FILE).is_file():
+        raise UserError(f"--model={path} is no model; give the --workdir of a finished run, or an exported bundle")
+    data = read_config(path).data
+    return Model(load_encoder(path), name, (data.source, *data.targets, *data.reported))

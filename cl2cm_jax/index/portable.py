@@ -1,0 +1,147 @@
+"""Vectors out of an index and into one, in the layout of clip-retrieval: .npy shards with parquet beside them.
+
+    img_emb/img_emb_0.npy            (n, D) float16 or float32
+    metadata/metadata_0.parquet      a row a vector: image_path, caption, and what we add
+
+Source: the layout is clip-retrieval's (its inference writes it, its index reads it); the code is ours.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cl2cm_jax.atomic import replacing, write_text
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.index.entry import Entry, captions_from_text, captions_to_text, id_of
+from cl2cm_jax.index.store import MAX_PATH, Manifest, Store
+
+SHARD = 100_000  # vectors a file
+MANIFEST_FILE = "cl2cm_index.json"
+_NAME = re.compile(r"img_emb_(\d+)\.npy")
+
+
+def write_portable(store: Store, out: Path, *, shard: int = SHARD) -> int:
+    """Writes all entries with their vectors; returns how many.
+
+    Raises:
+      UserError: `out` has vectors of something else in it.
+    """
+    assert store.manifest is not None
+    if (out / "img_emb").exists() and not (out / MANIFEST_FILE).exists():
+        raise UserError(f"--out={out} holds vectors that are not ours; name a new folder")
+    for old in [*out.glob("img_emb/img_emb_*.npy"), *out.glob("metadata/metadata_*.parquet")]:
+        old.unlink()
+    total, number = 0, 0
+    for entries, vectors in _shards(store, shard):
+        with replacing(out / "img_emb" / f"img_emb_{number}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, vectors)
+        _write_metadata(out / "metadata" / f"metadata_{number}.parquet", entries)
+        total, number = total + len(entries), number + 1
+    write_text(out / MANIFEST_FILE, json.dumps(asdict(store.manifest), indent=2, ensure_ascii=False))
+    return total
+
+
+def _shards(store: Store, size: int) -> Iterator[tuple[list[Entry], np.ndarray]]:
+    entries: list[Entry] = []
+    vectors: list[np.ndarray] = []
+    for part, rows in store.everything():
+        for place in range(0, len(part), size):
+            entries += part[place : place + size]
+            vectors.append(rows[place : place + size])
+            if len(entries) >= size:
+                joined = np.concatenate(vectors)
+                yield entries[:size], joined[:size]
+                entries, vectors = entries[size:], [joined[size:]]
+    if entries:
+        yield entries, np.concatenate(vectors)
+
+
+def _write_metadata(path: Path, entries: list[Entry]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {
+        "image_path": [entry.path for entry in entries],
+        "caption": [entry.caption()[1] for entry in entries],
+        "captions": [captions_to_text(entry.captions, most=10**9) for entry in entries],
+        **{name: [getattr(entry, name) for entry in entries] for name in ("id", "hash", "size", "mtime", "date")},
+    }
+    with replacing(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+
+
+def read_portable(folder: Path) -> Iterator[tuple[list[Entry], np.ndarray]]:
+    """Reads entries with unit vectors (n, D) float32, shard by shard; other programs' are as good as ours.
+
+    Raises:
+      UserError: the folder has not that layout, a file is damaged, holds a pickle, or the two do not fit.
+    """
+    found = {int(m[1]): path for path in folder.glob("img_emb/img_emb_*.npy") if (m := _NAME.fullmatch(path.name))}
+    if not found:
+        raise UserError(f"--vectors={folder} has no img_emb/img_emb_0.npy; give a folder in clip-retrieval's layout")
+    for number, path in sorted(found.items()):
+        vectors = _read_vectors(path)
+        entries = _read_metadata(folder / "metadata" / f"metadata_{number}.parquet", len(vectors))
+        yield entries, vectors
+
+
+def _read_vectors(path: Path) -> np.ndarray:
+    try:
+        vectors = np.load(path, allow_pickle=False, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is no array that can be read ({error}); write it anew") from error
+    if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32, np.float64):
+        raise UserError(f"{path} has shape {vectors.shape} of {vectors.dtype}; it must be (n, D) of floats")
+    vectors = np.asarray(vectors, np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not np.isfinite(vectors).all() or not (lengths > 0).all():
+        raise UserError(f"{path} has a vector that is not finite, or zero; remove its row from both files")
+    return vectors / lengths
+
+
+def _read_metadata(path: Path, count: int) -> list[Entry]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}); it belongs to the vectors beside it"
+        ) from error
+    if table.num_rows != count:
+        raise UserError(f"{path} has {table.num_rows} rows for {count} vectors; write both anew")
+    if "image_path" not in table.column_names:
+        raise UserError(f"{path} has no column image_path; it has {', '.join(table.column_names)}")
+    return [_entry(row, path) for row in table.to_pylist()]
+
+
+def _entry(row: dict[str, Any], source: Path) -> Entry:
+    path = row["image_path"]
+    if not isinstance(path, str) or not path or len(path.encode(errors="replace")) > MAX_PATH:
+        raise UserError(f"{source} has the image_path {str(path)[:80]!r}; it must be text of 1 to {MAX_PATH} bytes")
+    captions = captions_from_text(row["captions"]) if isinstance(row.get("captions"), str) else {}
+    if not captions and isinstance(row.get("caption"), str) and row["caption"]:
+        captions = {"und": (row["caption"],)}  # "undetermined", by ISO 639-2
+    numbers = {name: row[name] for name in ("size", "mtime", "date") if isinstance(row.get(name), int)}
+    hash = str(row.get("hash") or "")
+    hash = hash if re.fullmatch("[0-9a-f]{64}", hash) else ""
+    return Entry(id=id_of(path), path=path, hash=hash, captions=captions, **numbers)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of vectors that we wrote; None of others'."""
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        return None
+    try:
+        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}); write the vectors anew") from error

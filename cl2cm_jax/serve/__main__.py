@@ -1,0 +1,154 @@
+"""Serves an index as a web page and a JSON API.
+
+python -m cl2cm_jax.serve --model=runs/emoji --index=runs/emoji.db [--port=8080]
+
+It listens on this machine alone. To be reached from others it must be given a token:
+
+CL2CM_TOKEN=... python -m cl2cm_jax.serve --model=runs/emoji --index=runs/emoji.db --host=0.0.0.0
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cl2cm_jax.command_line import Arguments
+from cl2cm_jax.errors import UserError, exit_cleanly
+
+if TYPE_CHECKING:
+    from cl2cm_jax.serve.limits import App
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+TOKEN = "CL2CM_TOKEN"  # the environment variable, since other users of a machine can read command lines
+SHORTEST_TOKEN = 16
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; raises a UserError where it makes no sense."""
+    parser = Arguments(prog="python -m cl2cm_jax.serve", description="Serves an index as a web page and a JSON API.")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="the model that made the index")
+    parser.add_argument(
+        "--index", required=True, metavar="URI", help="a .db file, or http://host:19530 of a Milvus server"
+    )
+    parser.add_argument("--collection", default="pictures", help="its name in the database (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="where the pictures are, if not where they were indexed"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
+    parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s)")
+    parser.add_argument("--requests_per_minute", type=int, default=3000, help="of one address (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if not 0 <= options.port <= 65_535:
+        raise UserError(f"--port={options.port} is no port; use 1024 to 65535")
+    if options.requests_per_minute < 1:
+        raise UserError(f"--requests_per_minute={options.requests_per_minute} answers nobody; use 1 or more")
+    return options
+
+
+def check_token(host: str, token: str) -> None:
+    """Refuses to listen beyond this machine without a good token."""
+    if token and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
+        raise UserError(
+            f"{TOKEN} must have {SHORTEST_TOKEN} or more printable ASCII characters; try: openssl rand -hex 16"
+        )
+    if not token and not is_loopback(host):
+        raise UserError(f"--host={host} can be reached from other machines; set {TOKEN}=$(openssl rand -hex 16) first")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address; names other than localhost may mean anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def application(options: argparse.Namespace, token: str) -> App:
+    """Loads model and index, and makes the service of them."""
+    from cl2cm_jax.index.model import open_model
+    from cl2cm_jax.index.resident import load
+    from cl2cm_jax.index.store import Store, is_local
+    from cl2cm_jax.runtime.progress import CountReport
+    from cl2cm_jax.serve.app import create_app
+    from cl2cm_jax.serve.language import detector
+    from cl2cm_jax.serve.limits import Limits
+    from cl2cm_jax.serve.pictures import Pictures
+    from cl2cm_jax.serve.service import Service
+
+    if is_local(options.index) and not Path(options.index).exists():
+        raise UserError(f"--index={options.index} is not there; make it with python -m cl2cm_jax.index")
+    if options.images is not None and not options.images.is_dir():
+        raise UserError(f"--images={options.images}: no such folder; give the folder of the pictures")
+    store = Store(options.index, token=os.environ.get("MILVUS_TOKEN", ""), collection=options.collection)
+    if store.manifest is None:
+        raise UserError(
+            f"--index={options.index} has no collection {options.collection!r}; see python -m cl2cm_jax.index"
+        )
+    model = open_model(options.model)
+    store.manifest.check(weights=model.encoder.weights, model=model.name, uri=options.index)
+    index = store
+    if is_local(options.index):
+        with CountReport("read") as told:
+            index = load(store, told=told)
+        store.close()  # so that the index can be brought up to date while it is served
+    root = str(options.images.resolve()) if options.images else store.manifest.images
+    hosts = frozenset() if token else frozenset({*LOOPBACK_NAMES, options.host.lower()})
+    limits = Limits(hosts=hosts, token=token, per_minute=options.requests_per_minute)
+    service = Service(index, model, detector(model.languages))
+    service.warm()
+    return create_app(service, Pictures(root), limits)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serves until it is stopped."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    options, token = parse(arguments), os.environ.get(TOKEN, "")
+    check_token(options.host, token)
+    try:
+        import uvicorn
+
+        from cl2cm_jax.serve.connection import Connection
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed; pip install 'cl2cm-jax[index,serve]'") from error
+    listening = _listen(options.host, options.port)  # before the model is loaded: a port in use is said at once
+    config = uvicorn.Config(
+        application(options, token),
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,  # queries are nobody else's business
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=256,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=16_384,
+    )
+    host, port = listening.getsockname()[:2]
+    name = "localhost" if is_loopback(options.host) else host
+    print(f"Search:  http://{name}:{port}/   API: http://{name}:{port}/api/openapi.json   (Ctrl-C ends it)", flush=True)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        raise UserError(
+            f"--host={host} --port={port} cannot be listened on ({error.strerror}); try another port"
+        ) from error
+    return listening
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

@@ -1,0 +1,221 @@
+"""The JSON API, with its description in OpenAPI, and the files of the page.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import Body, Depends, FastAPI, HTTPException, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from cl2cm_jax import __version__
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.index.entry import Entry, Filters, Found, day
+from cl2cm_jax.serve.limits import COOKIE, App, Guard, Limits, same
+from cl2cm_jax.serve.pictures import LARGE, THUMBNAIL, Pictures
+from cl2cm_jax.serve.service import Service
+
+MAX_QUERY, MAX_TOP = 500, 100
+PAGE = {
+    "/": ("index.html", "text/html"),
+    "/app.js": ("app.js", "text/javascript"),
+    "/style.css": ("style.css", "text/css"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="as search gives it")]
+
+
+class Result(BaseModel):
+    """A picture that was found."""
+
+    id: str
+    score: float
+    caption: str
+    caption_language: str
+    path: str
+    date: int
+
+
+class Answer(BaseModel):
+    """Pictures, best first; `language` is that of the query, "" where it cannot be told."""
+
+    query: str
+    language: str
+    milliseconds: float
+    results: list[Result]
+
+
+class About(BaseModel):
+    """What is searched, and by what."""
+
+    model: str
+    languages: list[str]
+    pictures: int
+    version: str
+
+
+class Token(BaseModel):
+    """The token that the service was started with."""
+
+    token: str
+
+
+class Fault(BaseModel):
+    """What was wrong, in a line."""
+
+    detail: str
+
+
+def create_app(service: Service, pictures: Pictures, limits: Limits) -> App:
+    """The whole service as an ASGI application."""
+    faults: dict[int | str, dict[str, Any]] = {status: {"model": Fault} for status in (401, 404, 413, 422, 429)}
+    api = FastAPI(
+        title="cl2cm-jax search",
+        version=__version__,
+        docs_url=None,  # both fetch scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        responses=faults,
+    )
+    api.add_exception_handler(RequestValidationError, _invalid)
+    api.add_exception_handler(UserError, _mendable)
+    _add_search(api, service)
+    _add_pictures(api, service, pictures)
+    _add_access(api, service, limits)
+    for path, (name, kind) in PAGE.items():
+        content = (files("cl2cm_jax.serve") / "static" / name).read_bytes()
+        api.add_api_route(path, partial(_file, content, kind), methods=["GET"], include_in_schema=False)
+    return Guard(api, limits)
+
+
+def narrowed(
+    top: Annotated[int, Query(ge=1, le=MAX_TOP)] = 24,
+    language: Annotated[str, Query(max_length=32, description="only pictures with a caption in it, as in de")] = "",
+    path: Annotated[str, Query(max_length=1000, description="only pictures whose path begins so")] = "",
+    since: Annotated[str, Query(max_length=10, description="2024, 2024-05 or 2024-05-31")] = "",
+    until: Annotated[str, Query(max_length=10, description="that day included")] = "",
+) -> tuple[int, Filters]:
+    """The parameters that all searches have."""
+    first, last = day(since, name="since"), day(until, name="until", after=True)
+    return top, Filters(language=language, path=path, since=first, until=last)
+
+
+Narrowed = Annotated[tuple[int, Filters], Depends(narrowed)]
+
+
+def _add_search(api: FastAPI, service: Service) -> None:
+    picture = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
+
+    @api.get("/api/search", summary="Pictures for a text in any language")
+    def search(q: Annotated[str, Query(min_length=1, max_length=MAX_QUERY)], narrowed: Narrowed) -> Answer:
+        if not q.strip() or any("\ud800" <= char <= "\udfff" for char in q):
+            raise HTTPException(422, "q is empty, or no Unicode text")
+        start, language = time.perf_counter(), service.detect(q)
+        found = service.by_text(q, top=narrowed[0], filters=narrowed[1])
+        return _answer(found, query=q, language=language, start=start, prefer=(language, service.model.languages[0]))
+
+    @api.post(
+        "/api/search/picture", summary="Pictures like the one in the body", openapi_extra={"requestBody": picture}
+    )
+    async def search_picture(request: Request, narrowed: Narrowed) -> Answer:
+        start, content = time.perf_counter(), await request.body()
+        by_picture = partial(service.by_picture, content, top=narrowed[0], filters=narrowed[1])
+        return _answer(await asyncio.to_thread(by_picture), start=start, prefer=(service.model.languages[0],))
+
+    @api.get("/api/pictures/{id}/similar", summary="Pictures like one of the index")
+    def similar(id: Id, narrowed: Narrowed) -> Answer:
+        start = time.perf_counter()
+        found = service.similar(id, top=narrowed[0], filters=narrowed[1])
+        if found is None:
+            raise HTTPException(404, "no picture has that id")
+        return _answer(found, start=start, prefer=(service.model.languages[0],))
+
+
+def _add_pictures(api: FastAPI, service: Service, pictures: Pictures) -> None:
+    def entry(id: str) -> Entry:
+        found = service.index.entry(id)
+        if found is None:
+            raise HTTPException(404, "no picture has that id")
+        return found
+
+    def drawn(id: str, size: int) -> Response:
+        content = pictures.webp(entry(id).path, size=size)
+        if content is None:
+            raise HTTPException(404, "the picture's file is not there, or cannot be read")
+        return Response(content, media_type="image/webp", headers={"cache-control": "private, max-age=300"})
+
+    webp: dict[int | str, dict[str, Any]] = {200: {"content": {"image/webp": {}}}}
+
+    @api.get("/api/pictures/{id}", summary="What is known of a picture")
+    def one(id: Id) -> Result:
+        return _result(Found(entry(id), 1.0), (service.model.languages[0],))
+
+    @api.get("/api/pictures/{id}/thumbnail", response_class=Response, responses=webp)
+    def thumbnail(id: Id) -> Response:
+        return drawn(id, THUMBNAIL)
+
+    @api.get("/api/pictures/{id}/large", response_class=Response, responses=webp)
+    def large(id: Id) -> Response:
+        return drawn(id, LARGE)
+
+
+def _add_access(api: FastAPI, service: Service, limits: Limits) -> None:
+    @api.get("/api/about", summary="What is searched, and by what")
+    def about() -> About:
+        model = service.model
+        return About(
+            model=model.name, languages=list(model.languages), pictures=len(service.index), version=__version__
+        )
+
+    @api.post("/api/login", status_code=204, summary="The token for a cookie, for the page")
+    def login(given: Annotated[Token, Body()]) -> Response:
+        if not limits.token or not same(given.token, limits.token):
+            raise HTTPException(401, "that is not the token")
+        response = Response(status_code=204)
+        response.set_cookie(COOKIE, limits.session(), httponly=True, samesite="strict", max_age=30 * 86400)
+        return response
+
+
+def _answer(
+    found: list[Found], *, start: float, prefer: tuple[str, ...], query: str = "", language: str = ""
+) -> Answer:
+    results = [_result(one, prefer) for one in found]
+    elapsed = round(1000 * (time.perf_counter() - start), 1)
+    return Answer(query=query, language=language, milliseconds=elapsed, results=results)
+
+
+def _result(found: Found, prefer: tuple[str, ...]) -> Result:
+    entry = found.entry
+    language, caption = entry.caption(*prefer)
+    return Result(
+        id=entry.id,
+        score=round(found.score, 4),
+        caption=caption,
+        caption_language=language,
+        path=entry.path,
+        date=entry.date,
+    )
+
+
+def _file(content: bytes, kind: str) -> Response:
+    return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """Which field is wrong and why; what was sent is not sent back."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+
+
+async def _mendable(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 422)

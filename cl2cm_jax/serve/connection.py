@@ -1,0 +1,56 @@
+"""An HTTP connection that does not wait for ever for a request's head, as uvicorn's own does.
+
+Source: ours; uvicorn limits the time between requests only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 10.0  # from a connection, or the end of the request before, to the end of a request's head
+
+
+class Connection(H11Protocol):
+    """Closes the connection of a client that does not send a whole head in time."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Called by uvicorn after each answer."""
+        super().on_response_complete()
+        self._wait()
+
+    def _wait(self) -> None:
+        """Starts the clock if a head is awaited and it is not running; stops it if none is."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop()
+        elif self._patience is None:
+            self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _stop(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        self._patience = None
+        if not self.transport.is_closing():
+            self.transport.abort()

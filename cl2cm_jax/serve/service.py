@@ -1,0 +1,102 @@
+"""What the service does, without HTTP: queries onto an index, behind one model."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from cl2cm_jax.data.images import decode
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.index.entry import Entry, Filters, Found
+from cl2cm_jax.index.model import Model
+
+MAX_UPLOAD_PIXELS = 50_000_000
+_KEPT = 1024  # vectors of queries
+AT_ONCE = 16  # queries a call of the encoder
+
+
+class Index(Protocol):
+    """What is searched: `Store` or `Resident`."""
+
+    def __len__(self) -> int: ...
+
+    def entry(self, id: str) -> Entry | None: ...
+
+    def vectors(self, ids: Sequence[str]) -> dict[str, np.ndarray]: ...
+
+    def search(self, queries: np.ndarray, *, top: int, filters: Filters | None = None) -> list[list[Found]]: ...
+
+
+class Service:
+    """Answers queries from many threads.
+
+    Args:
+      index: made by `model`.
+      model: encodes queries, one at a time.
+      detect: tells a query's language.
+    """
+
+    def __init__(self, index: Index, model: Model, detect: Callable[[str], str]):
+        self.index, self.model, self.detect = index, model, detect
+        self._encoding, self._decoding = threading.Lock(), threading.Semaphore(2)
+        self._waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
+        self._text = lru_cache(_KEPT)(self._encode_text)
+
+    def warm(self) -> None:
+        """Compiles what the first query and the first picture need, so that nobody waits for it."""
+        self._text("a")
+        with self._encoding, contextlib.suppress(UserError):  # a model of features on disk reads no pictures
+            self.model.encoder.images([[np.zeros((32, 32, 3), np.uint8)]])
+
+    def by_text(self, query: str, *, top: int, filters: Filters) -> list[Found]:
+        """The best entries for a text."""
+        return self.index.search(self._text(query)[None], top=top, filters=filters)[0]
+
+    def by_picture(self, content: bytes, *, top: int, filters: Filters) -> list[Found]:
+        """The best entries for the bytes of a picture.
+
+        Raises:
+          ImageError: it is none, is damaged, or has more than `MAX_UPLOAD_PIXELS`.
+          UserError: the model reads no pictures.
+        """
+        with self._decoding:
+            pixels = decode(content, max_pixels=MAX_UPLOAD_PIXELS)
+        with self._encoding:
+            vector = self.model.encoder.images([[pixels]])[0]
+        if not np.isfinite(vector).all():
+            raise UserError("the model gives this picture no finite vector")
+        return self.index.search(vector[None], top=top, filters=filters)[0]
+
+    def similar(self, id: str, *, top: int, filters: Filters) -> list[Found] | None:
+        """The best entries beside the one of an id, which is left out; None where there is none of that id."""
+        vector = self.index.vectors([id]).get(id)
+        if vector is None:
+            return None
+        found = self.index.search(vector[None], top=top + 1, filters=filters)[0]
+        return [one for one in found if one.entry.id != id][:top]
+
+    def _encode_text(self, query: str) -> np.ndarray:
+        """(D,) float32. Whoever gets at the encoder takes along all that wait: a batch costs no more than one query."""
+        mine: Future[np.ndarray] = Future()
+        self._waiting.append((query, mine))
+        with self._encoding:
+            while not mine.done():
+                self._settle([self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))])
+        return mine.result()
+
+    def _settle(self, batch: list[tuple[str, Future[np.ndarray]]]) -> None:
+        try:
+            vectors = self.model.encoder.text([query for query, _ in batch])
+        except Exception as error:  # noqa: BLE001  # it belongs to each that waits
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for (_, future), vector in zip(batch, vectors, strict=True):
+            future.set_result(vector)

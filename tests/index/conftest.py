@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from colour_encoder import ColourEncoder, paint
+
+from cl2cm_jax.index.store import Manifest, Store
+
+
+@pytest.fixture
+def colours() -> ColourEncoder:
+    return ColourEncoder()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    paint(root / "red.png", "red")
+    paint(root / "b%_ch" / 'li"me.png', "lime")
+    paint(root / "b%_ch" / "blue.png", "blue")
+    return root
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with Store(str(tmp_path / "index.db")) as opened:
+        opened.create(Manifest(weights="step 10", model="colours", dim=3, images=str(tmp_path / "photos")))
+        yield opened

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.index import __main__ as command
+from cl2cm_jax.index.model import Model, open_model
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, colours, photos, tmp_path):
+    """Runs the command with a model of colours; returns what it prints."""
+    models = {"model": colours, "other": type(colours)(weights="step 20")}
+    made = {name: Model(model.encoder, name, ("en", "de")) for name, model in models.items()}
+    monkeypatch.setattr("cl2cm_jax.index.model.open_model", lambda path: made[path.name])
+
+    def main(*arguments: str, model: str = "model", index: str = "i.db") -> str:
+        capsys.readouterr()
+        named = [] if "export" in arguments else [f"--model={model}"]
+        command.main([*arguments, *named, f"--index={tmp_path / index}"])
+        return capsys.readouterr().out
+
+    return main
+
+
+def test_from_a_folder_to_an_answer(run, photos, tmp_path, colours) -> None:
+    (tmp_path / "c.csv").write_text("image,language,caption\nred.png,de,ein [roter] Apfel\nred.png,en,an apple\n")
+    out = run(f"--images={photos}", f"--captions={tmp_path / 'c.csv'}")
+    assert "3 pictures; 3 embedded" in out and "recall@3 against exact search: 1.000 (3 queries)" in out
+    assert "0 embedded" in run(f"--images={photos}") and colours.seen == 3
+
+    answers = json.loads(run("search", "rot", "赤", "--top=1", "--json"))
+    assert [answer["query"] for answer in answers] == ["rot", "赤"]
+    assert answers[0]["results"] == [
+        {"rank": 1, "id": "red.png", "score": 1.0, "caption": "an apple", "path": str(photos / "red.png")}
+    ]
+    narrowed = json.loads(run("search", "blau", "--language=de", "--json"))[0]["results"]
+    assert [(one["id"], one["caption"]) for one in narrowed] == [("red.png", "ein [roter] Apfel")]
+    table = run("search", "blau", "--path=b%_", "--since=2000", "--until=2999")
+    assert "blue.png" in table and "red.png" not in table and "1 query over 3 pictures" in table
+
+
+def test_vectors_out_and_into_another_index(run, photos, tmp_path) -> None:
+    run(f"--images={photos}")
+    assert "3 vectors" in run("export", f"--out={tmp_path / 'v'}")
+    assert "3 pictures" in run("import", f"--vectors={tmp_path / 'v'}", index="j.db")
+    assert "blue.png" in run("search", "blau", "--top=1", index="j.db")
+    with pytest.raises(UserError, match="the model 'model' .step 10., but --model is 'other' .step 20."):
+        run("import", f"--vectors={tmp_path / 'v'}", index="k.db", model="other")
+
+
+def test_a_gallery_of_another_model_or_folder_is_refused(run, photos, tmp_path) -> None:
+    run(f"--images={photos}")
+    for arguments in ((f"--images={photos}",), ("search", "rot")):
+        with pytest.raises(UserError, match="the model 'model' .step 10., but --model is 'other' .step 20."):
+            run(*arguments, model="other")
+    moved = photos.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="is of the folder .*photos, not of .*moved.*--moved"):
+        run(f"--images={moved}")
+    assert "3 unchanged" in run(f"--images={moved}", "--moved")
+    assert json.loads(run("search", "rot", "--json", "--top=1"))[0]["results"][0]["path"] == str(moved / "red.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "rot"], "is not there; make it with"),
+        (["search"], "no query"),
+        (["search", "rot", "--top=0"], "--top=0"),
+        (["search", "rot", "--top=100000"], "more than an index gives"),
+        (["search", "rot", "--since=May"], "--since='May' is no date"),
+        (["--images=nowhere"], "--images=nowhere: no such folder"),
+        (["--captions=x.csv"], "--captions needs --images"),
+        (["--imagse=x"], "unrecognized arguments: --imagse=x"),
+        (["export", "--out=x"], "is not there; make it with"),
+    ],
+)
+def test_mistakes(run, arguments, message) -> None:
+    with pytest.raises(UserError, match=message):
+        run(*arguments)
+
+
+def test_what_is_no_model(tmp_path) -> None:
+    with pytest.raises(UserError, match="is no model; give the --workdir of a finished run, or an exported bundle"):
+        open_model(tmp_path)

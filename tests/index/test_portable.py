@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.index.build import update
+from cl2cm_jax.index.portable import read_manifest, read_portable, write_portable
+
+
+def test_out_and_in_again(store, photos, colours, tmp_path) -> None:
+    update(store, colours.encoder, photos, captions={"red.png": {"de": ("rot",), "en": ("red",)}})
+    assert write_portable(store, tmp_path / "out", shard=2) == 3
+    shards = list(read_portable(tmp_path / "out"))
+    assert [len(entries) for entries, _ in shards] == [2, 1]
+    assert sorted((e for part, _ in shards for e in part), key=lambda e: e.id) == sorted(
+        store.entries(), key=lambda e: e.id
+    )
+    for entries, vectors in shards:
+        kept = store.vectors([entry.id for entry in entries])
+        np.testing.assert_allclose(vectors, [kept[entry.id] for entry in entries], atol=1e-6)
+    assert read_manifest(tmp_path / "out") == store.manifest
+    # as clip-retrieval reads it: a float array, and columns beside it in the same order
+    array = np.load(tmp_path / "out" / "img_emb" / "img_emb_0.npy", allow_pickle=False)
+    table = pyarrow.parquet.read_table(tmp_path / "out" / "metadata" / "metadata_0.parquet").to_pydict()
+    assert array.dtype == np.float32 and len(table["image_path"]) == len(table["caption"]) == len(array)
+    write_portable(store, tmp_path / "out")
+    assert [len(entries) for entries, _ in read_portable(tmp_path / "out")] == [3]  # no shard of before is left
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    (tmp_path / "img_emb").mkdir()
+    (tmp_path / "metadata").mkdir()
+    np.save(tmp_path / "img_emb" / "img_emb_0.npy", np.array([[3, 4], [0, 2]], np.float16))
+    table = pyarrow.table({"image_path": ["a.jpg", "b.jpg"], "caption": ["a dog", None], "key": ["0", "1"]})
+    pyarrow.parquet.write_table(table, tmp_path / "metadata" / "metadata_0.parquet")
+    return tmp_path
+
+
+def test_what_clip_retrieval_writes(theirs) -> None:
+    ((entries, vectors),) = read_portable(theirs)
+    np.testing.assert_allclose(vectors, [[0.6, 0.8], [0, 1]], atol=1e-3)
+    assert [entry.path for entry in entries] == ["a.jpg", "b.jpg"]
+    assert entries[0].caption() == ("und", "a dog") and read_manifest(theirs) is None
+
+
+class Payload:
+    def __reduce__(self):
+        return (open, ("ran", "w"))
+
+
+def test_a_pickle_is_not_run(theirs, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save(theirs / "img_emb" / "img_emb_0.npy", np.array([Payload()], object), allow_pickle=True)
+    with pytest.raises(UserError, match="no array that can be read"):
+        list(read_portable(theirs))
+    (theirs / "img_emb" / "img_emb_0.npy").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(UserError, match="no array that can be read"):
+        list(read_portable(theirs))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "columns", "message"),
+    [
+        (np.zeros((2, 2), np.float32), None, "not finite, or zero"),
+        (np.full((2, 2), np.nan, np.float32), None, "not finite, or zero"),
+        (np.ones((2, 2), np.int64), None, "must be .n, D. of floats"),
+        (np.ones((3, 2), np.float32), None, "2 rows for 3 vectors"),
+        (np.ones((2, 2), np.float32), {"url": ["a", "b"]}, "no column image_path; it has url"),
+        (np.ones((2, 2), np.float32), {"image_path": ["a", ""]}, "has the image_path ''"),
+    ],
+)
+def test_what_does_not_fit(theirs, array, columns, message) -> None:
+    np.save(theirs / "img_emb" / "img_emb_0.npy", array)
+    if columns:
+        pyarrow.parquet.write_table(pyarrow.table(columns), theirs / "metadata" / "metadata_0.parquet")
+    with pytest.raises(UserError, match=message):
+        list(read_portable(theirs))
+
+
+def test_a_folder_without_vectors_or_with_others(store, theirs, tmp_path) -> None:
+    with pytest.raises(UserError, match="has no img_emb"):
+        list(read_portable(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="vectors that are not ours"):
+        write_portable(store, theirs)

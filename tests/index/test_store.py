@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.index.entry import Entry, Filters, captions_from_text, captions_to_text, day, id_of
+from cl2cm_jax.index.recall import recall
+from cl2cm_jax.index.resident import load
+from cl2cm_jax.index.store import Manifest, Store
+
+ODD = ['a"b.png', "a\\b.png", "a%b_c.png", 'x" or id != "', "日本/犬.jpg", "emoji/🍎.png", "a\U0010fffd.png", "A.png"]
+
+
+def fill(store: Store, count: int = 40) -> tuple[list[Entry], np.ndarray]:
+    names = [*ODD, *(f"n/{number:03}.jpg" for number in range(count - len(ODD)))]
+    vectors = np.random.default_rng(3).standard_normal((count, 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    languages: list[dict] = [{}, {"de": ("Hund",)}, {"de": ("Katze",), "zh-TW": ("貓", "貓咪")}]
+    entries = [
+        Entry(
+            id=id_of(name), path=name, size=number, mtime=number, hash="ab", date=number, captions=languages[number % 3]
+        )
+        for number, name in enumerate(names)
+    ]
+    store.put(entries, vectors)
+    return entries, vectors
+
+
+def test_memory_and_milvus_answer_alike(store) -> None:
+    """The same hits for every filter, against a sort in plain Python."""
+    entries, vectors = fill(store)
+    resident = load(store)
+    assert len(resident) == len(store) == 40
+    query = np.array([0.6, 0.0, 0.8], np.float32)
+    tried = [Filters(), Filters(language="de"), Filters(language="zh-TW"), Filters(language="fr"), Filters(path="n/00"),
+             Filters(since=10, until=20), Filters(language="de", path="n/", since=12)]  # fmt: skip
+    for filters in [*tried, *(Filters(path=name) for name in ODD), *(Filters(path=name[:-3]) for name in ODD)]:
+        scored = [(-float(v @ query), e.path) for e, v in zip(entries, vectors, strict=True) if filters.admits(e)]
+        right = [path for _, path in sorted(scored)[:5]]
+        for index in (store, resident):
+            found = index.search(query[None], top=5, filters=filters)[0]
+            assert [one.entry.path for one in found] == right, filters
+            np.testing.assert_allclose([one.score for one in found], [-s for s, _ in sorted(scored)[:5]], atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(path=st.text(max_size=30))
+def test_no_path_ends_its_quotes(store, path) -> None:
+    if not len(store):
+        fill(store)
+    try:
+        filters = Filters(path=path)
+    except UserError:
+        return
+    found = store.search(np.eye(3, dtype=np.float32)[:1], top=40, filters=filters)[0]
+    assert all(one.entry.path.startswith(path) for one in found)
+
+
+@pytest.mark.parametrize("language", ['de") or ARRAY_CONTAINS(languages, "fr', "d", "de\n", "de fr", "-"])
+def test_a_language_is_a_code(language) -> None:
+    with pytest.raises(UserError, match="no code of a language"):
+        Filters(language=language)
+
+
+def test_entries_come_back_as_they_went(store) -> None:
+    entries, vectors = fill(store)
+    assert sorted(store.entries(), key=lambda e: e.size) == entries
+    found = store.vectors([entry.id for entry in entries] + ["0" * 32])
+    np.testing.assert_array_equal(np.stack([found[entry.id] for entry in entries]), vectors)
+    assert store.entry(entries[4].id) == entries[4] and store.entry("0" * 32) is None
+    store.remove([entries[4].id])
+    assert store.entry(entries[4].id) is None and len(store) == 39
+
+
+def test_recall_sees_what_an_index_misses(store) -> None:
+    fill(store)
+    assert recall(store) == 1.0
+    answers = store.search
+    store.search = lambda queries, *, top: [found[: top // 2] for found in answers(queries, top=top)]
+    assert recall(store) == 0.5
+
+
+def test_another_model_is_refused_by_name() -> None:
+    manifest = Manifest(weights="abc", model="emoji", dim=3)
+    manifest.check(weights="abc", model="renamed", uri="x.db")
+    with pytest.raises(
+        UserError, match=r"x.db holds vectors of the model 'emoji' \(abc\), but --model is 'mine' \(def\)"
+    ):
+        manifest.check(weights="def", model="mine", uri="x.db")
+
+
+def test_the_manifest_is_kept(store, tmp_path) -> None:
+    store.close()
+    with Store(str(tmp_path / "index.db")) as again:
+        assert again.manifest == store.manifest
+        again.remember(Manifest(weights="w", model="m", dim=3, images="/ü"))
+    with Store(str(tmp_path / "index.db")) as again:
+        assert again.manifest == Manifest(weights="w", model="m", dim=3, images="/ü")
+
+
+def test_a_file_is_open_in_one_process_only(store, tmp_path) -> None:
+    code = f"from cl2cm_jax.index.store import Store; Store({str(tmp_path / 'index.db')!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "cannot be opened" in done.stderr and "in one process only" in done.stderr
+    store.close()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_places_that_cannot_be_an_index(tmp_path) -> None:
+    (tmp_path / "x.db").write_text("something else")
+    with pytest.raises(UserError, match="a file of another program"):
+        Store(str(tmp_path / "x.db"))
+    with pytest.raises(UserError, match="must end in .db"):
+        Store(str(tmp_path / "x"))
+    with pytest.raises(UserError, match="has a collection 'pictures' that is no index of ours"):
+        from pymilvus import MilvusClient
+
+        client = MilvusClient(str(tmp_path / "y.db"))
+        client.create_collection("pictures", dimension=3)
+        client.insert("pictures", [{"id": 1, "vector": [1.0, 0.0, 0.0]}])
+        client.close()
+        Store(str(tmp_path / "y.db"))
+
+
+def test_the_same_code_talks_to_a_server(tmp_path) -> None:
+    """Milvus Lite's own server stands for a cluster: another transport, the same client."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(tmp_path / "data"), "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    try:
+        for _ in range(150):
+            with socket.socket() as attempt:
+                if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.2)
+        with Store(f"http://127.0.0.1:{port}") as store:
+            store.create(Manifest(weights="w", model="m", dim=3))
+            _, vectors = fill(store)
+            assert store.search(vectors[:1], top=1)[0][0].score == pytest.approx(1, abs=1e-5)
+        with Store(f"http://127.0.0.1:{port}") as store:
+            assert len(store) == 40 and store.manifest == Manifest(weights="w", model="m", dim=3)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_captions_too_long_for_a_field_lose_their_last_ones() -> None:
+    captions = {"de": ("kurz",), "fr": ("é" * 50, "è" * 50)}
+    text = captions_to_text(captions, most=160)
+    assert captions_from_text(text) == {"de": ("kurz",), "fr": ("é" * 50,)} and len(text.encode()) <= 160
+    assert json.loads(captions_to_text(captions, most=10**6))["fr"][1] == "è" * 50
+    assert captions_from_text("[1]") == captions_from_text('{"a": 1}') == captions_from_text("{") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "begin", "end"),
+    [("2024", 1704067200, 1735689600), ("2024-02", 1706745600, 1709251200), ("2024-12", 1733011200, 1735689600),
+     ("2024-02-29", 1709164800, 1709251200)],
+)  # fmt: skip
+def test_dates(text, begin, end) -> None:
+    assert (day(text, name="since"), day(text, name="until", after=True)) == (begin, end)
+    assert day("", name="since") is None
+
+
+@pytest.mark.parametrize("text", ["2024-13", "2023-02-29", "24", "yesterday", "2024-1-1", "9999"])
+def test_what_is_no_date(text) -> None:
+    with pytest.raises(UserError, match="is no date"):
+        day(text, name="since", after=True)

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from cl2cm_jax.serve.language import detector
+
+LANGUAGES = ("en", "ar", "de", "es", "fr", "it", "ja", "ko", "pt", "ru", "tr", "zh-TW")
+
+
+@pytest.mark.parametrize(
+    ("query", "language"),
+    [
+        ("zwei Hunde laufen am Meer", "de"),
+        ("un gato sonriente en la mesa", "es"),
+        ("赤いりんご", "ja"),
+        ("빨간 사과", "ko"),
+        ("تفاحة حمراء", "ar"),
+        ("красное яблоко", "ru"),
+        ("les enfants jouent dans la rue", "fr"),
+        ("12 + 3", ""),
+        ("🍎", ""),
+        ("γάτα", ""),
+    ],
+)
+def test_languages_of_queries(query, language) -> None:
+    assert detector(LANGUAGES)(query) == language
+
+
+def test_only_what_the_model_knows() -> None:
+    assert detector(("en", "de"))("赤い") == "" and detector(("zh",))("一只鸟") == "zh"

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.serve import __main__ as command
+from cl2cm_jax.serve import connection
+from cl2cm_jax.serve.limits import COOKIE, Limits, Rate
+
+from .conftest import LOOPBACK, application, serving
+
+TOKEN = "correct-horse-battery"
+
+
+def talk(port: int, *parts: bytes, pause: float = 0.0) -> bytes:
+    """Sends bytes and reads until the other side closes, 10 seconds at most."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        for part in parts:
+            client.sendall(part)
+            time.sleep(pause)
+        received = b""
+        try:
+            while more := client.recv(65536):
+                received += more
+        except ConnectionResetError:
+            pass
+        return received
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    limits = Limits(token=TOKEN, logins=3)
+    with serving(application(tmp_path_factory.mktemp("guarded") / "photos", limits)) as running:
+        yield running
+
+
+def test_nothing_without_the_token(guarded) -> None:
+    for path in ("/api/search?q=rot", "/api/about", "/api/openapi.json", f"/api/pictures/{'0' * 32}/thumbnail"):
+        assert guarded.ask(path).status == 401
+        assert guarded.ask(path, headers={"Authorization": f"Bearer {TOKEN}x"}).status == 401
+        assert guarded.ask(path, headers={"Authorization": "Bearer \u00e9"}).status == 401
+        assert guarded.ask(path, headers={"Cookie": f"{COOKIE}={TOKEN}"}).status == 401
+    assert guarded.ask("/api/search?q=rot", headers={"Authorization": f"Bearer {TOKEN}"}).status == 200
+    assert guarded.ask("/").status == 200  # the page asks for it
+
+
+def test_a_login_is_a_cookie_and_is_not_guessed_often(guarded) -> None:
+    def login(token: str):
+        body = f'{{"token": "{token}"}}'
+        return guarded.ask("/api/login", method="POST", body=body, headers={"Content-Type": "application/json"})
+
+    reply = login(TOKEN)
+    cookie = reply.headers["set-cookie"]
+    assert reply.status == 204 and "HttpOnly" in cookie and "SameSite=strict" in cookie and TOKEN not in cookie
+    assert guarded.ask("/api/about", headers={"Cookie": cookie.split(";")[0]}).status == 200
+    assert [login("wrong").status for _ in range(3)] == [401, 401, 429]
+    assert login(TOKEN).status == 429
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "evil.example:80@localhost"}, 421),
+        ({"Host": "LOCALHOST:1"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+    ],
+)
+def test_pages_of_other_sites_cannot_ask(server, headers, status) -> None:
+    assert server.ask("/api/about", headers=headers).status == status
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "status"),
+    [("/api/login", 16_385, 413), ("/api/search/picture", 20_000_001, 413), ("/api/login", -1, 400)],
+)
+def test_a_body_that_is_too_large_is_not_read(server, path, size, status) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
+    assert talk(server.port, head.encode()).startswith(f"HTTP/1.1 {status}".encode())
+
+
+def test_a_body_that_grows_is_cut_off(server) -> None:
+    head = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    reply = talk(server.port, head, *[b"1000\r\n" + b"a" * 4096 + b"\r\n"] * 5, pause=0.02)
+    assert reply.startswith(b"HTTP/1.1 413") and reply.count(b"HTTP/1.1") == 1
+
+
+def test_an_endless_head_is_cut_off(server) -> None:
+    assert not talk(server.port, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000).startswith(
+        b"HTTP/1.1 200"
+    )
+
+
+def test_slow_clients_time_out(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
+    with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK, seconds=0.3))) as running:
+        start = time.monotonic()
+        assert talk(running.port) == b""  # says nothing
+        assert talk(running.port, b"GET / HTTP/1.1\r\nHo") == b""  # says half
+        whole = b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        assert talk(running.port, whole + b"GET / HT").count(b"HTTP/1.1 200") == 1  # says half a second time
+        body = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+        assert talk(running.port, body).startswith(b"HTTP/1.1 408")
+        assert time.monotonic() - start < 9
+        assert running.ask("/api/about").status == 200
+
+
+def test_too_many_requests_are_told_when_to_come_back(tmp_path) -> None:
+    with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK, per_minute=5))) as running:
+        replies = [running.ask("/api/about") for _ in range(7)]
+    assert [reply.status for reply in replies] == [200] * 5 + [429] * 2
+    assert 1 <= int(replies[-1].headers["retry-after"]) <= 13
+
+
+def test_a_rate_is_earned_back() -> None:
+    now = 0.0
+    rate = Rate(60, clock=lambda: now)
+    assert [rate.wait("a") for _ in range(61)] == [0.0] * 60 + [1.0] and rate.wait("b") == 0
+    now = 2.0
+    assert [rate.wait("a") for _ in range(3)] == [0.0, 0.0, 1.0]
+    assert [rate.wait(f"2001:db8::{number:x}") for number in range(61)][-1] > 0  # one household
+
+
+def test_other_machines_need_a_token() -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
+        with pytest.raises(UserError, match=rf"--host={host} can be reached from other machines; set CL2CM_TOKEN"):
+            command.check_token(host, "")
+        command.check_token(host, TOKEN)
+    for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
+        command.check_token(host, "")
+    with pytest.raises(UserError, match="16 or more printable ASCII"):
+        command.check_token("127.0.0.1", "short")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=m", "--index=nowhere.db", "--port=99999"], "--port=99999 is no port"),
+        (["--model=m", "--index=nowhere.db", "--requests_per_minute=0"], "answers nobody"),
+        (["--model=m", "--index=nowhere.db", "--port=0"], "--index=nowhere.db is not there"),
+        (["--index=nowhere.db"], "the following arguments are required: --model"),
+    ],
+)
+def test_mistakes(arguments, message, monkeypatch) -> None:
+    monkeypatch.delenv("CL2CM_TOKEN", raising=False)
+    with pytest.raises(UserError, match=message):
+        command.main(arguments)
+
+
+def test_a_port_in_use_is_said_at_once(server) -> None:
+    with pytest.raises(UserError, match=f"--port={server.port} cannot be listened on"):
+        command._listen("127.0.0.1", server.port)
