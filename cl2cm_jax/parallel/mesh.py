@@ -23,7 +23,8 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequen
         fsdp: devices that share the batch and also the parameters.
         tensor: devices that share single matrix products.
         devices: the `jax.Device`s to arrange; all devices of all processes if None.
-        At most one of the three sizes may be -1: what the others leave.
+
+    At most one of the three sizes may be -1: what the others leave.
 
     Returns:
         A mesh with Auto axis types (the compiler propagates shardings from the inputs).
