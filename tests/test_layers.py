@@ -14,7 +14,7 @@ LAYERS = (
     ("noise_curve",),
     ("main", "ablate", "compare", "plan", "stamps", "translate", "word_level"),
     ("train", "finish"),
-    ("run",),
+    ("run", "export"),
     ("evaluation", "search", "translation"),
     ("features",),
     ("encoders",),

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from jax.typing import DTypeLike
 
 from cl2cm_jax.errors import UserError
@@ -156,7 +157,7 @@ class SiglipPool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         grid = self.norm(x)
-        probe = jnp.broadcast_to(self.probe[...], (len(x), *self.probe.shape))
+        probe = jnp.broadcast_to(self.probe[...], (x.shape[0], *self.probe.shape))
         h = self.attended(_attend(self.query(probe), self.key(grid), self.value(grid), heads=self.heads))
         return grid, (h + self.mlp(self.mlp_norm(h)))[:, 0]
 
@@ -278,7 +279,7 @@ def read_shape(folder: Path) -> VitShape:
         raise UserError(f"model folder {folder}: vision_use_head=false, no global vector; use another model")
     image_size = tower.whole("image_size", most=MOST_PIXELS)
     hidden, heads = tower.width_and_heads()
-    projects = clip and hub_folder.has_tensor(folder, "visual_projection.weight")
+    projects = clip and hub_folder.has_tensor(folder, _PROJECTION)
     return VitShape(
         family=family,
         image_size=image_size,
@@ -301,20 +302,17 @@ def load(folder: Path, shape: VitShape) -> Params:
     Raises:
       UserError: tensors are missing, left over or of a wrong shape; names each.
     """
-    stored = hub_folder.read_tensors(folder, leave_out=_UNUSED)
+    tensors = hub_folder.read_tensors(folder, leave_out=_UNUSED)
     # newer files of the tower alone have no prefix
-    stored = {name.removeprefix("vision_model."): array for name, array in stored.items()}
+    tensors = {name.removeprefix("vision_model."): array for name, array in tensors.items()}
     if shape.family == "siglip":
-        stored = _split_attention(stored, hidden=shape.hidden, source=folder)
-    if _POSITIONS in stored:
-        stored[_POSITIONS] = interpolated(stored[_POSITIONS], grid=shape.grid, tokens=int(shape.family == "clip"))
-    whole = _CLIP if shape.family == "clip" else _SIGLIP
-    if shape.projection:
-        whole = whole | {"pool/project/kernel": "visual_projection.weight"}
+        tensors = _split_attention(tensors, hidden=shape.hidden, source=folder)
+    if _POSITIONS in tensors:
+        tensors[_POSITIONS] = interpolated(tensors[_POSITIONS], grid=shape.grid, tokens=int(shape.family == "clip"))
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
     arrays = hub_folder.arranged(
-        stored,
-        once=whole,
+        tensors,
+        once=_once(shape),
         layer=_LAYER,
         prefix="encoder.layers.",
         shapes=shapes_of(abstract),
@@ -323,6 +321,44 @@ def load(folder: Path, shape: VitShape) -> Params:
         unrelaid=functools.partial(_stored_shape, patch=shape.patch),
     )
     return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
+
+
+def joined(below: Params, above: Params, *, whole: Params) -> Params:
+    """The whole model from the two parts that `cut` makes of it; what is in neither is taken from `whole`."""
+    pool = whole["pool"] | above.get("pool", {})
+    if not below:
+        return above | {"pool": pool}
+    layers = jax.tree.map(lambda *parts: jnp.concatenate(parts), below["layers"], above["layers"])
+    return {"embeddings": below["embeddings"], "layers": layers, "pool": pool}
+
+
+def stored(params: Params, shape: VitShape) -> dict[str, np.ndarray]:
+    """The tensors of the whole model by the names and in the layout of transformers.
+
+    Of CLIP those of `CLIPVisionModelWithProjection`, of SigLIP those of `SiglipVisionModel`.
+    """
+    arrays = {name: np.asarray(array) for name, array in flatten_dict(params, sep="/").items()}
+    unrelay = functools.partial(_unrelaid, patch=shape.patch)
+    tensors = hub_folder.unarranged(arrays, once=_once(shape), layer=_LAYER, prefix="encoder.layers.", unrelay=unrelay)
+    for part in ("weight", "bias") if shape.family == "siglip" else ():
+        parts = [tensors.pop(f"{_HEAD}attention.{name}_proj.{part}") for name in ("q", "k", "v")]
+        tensors[f"{_HEAD}attention.in_proj_{part}"] = np.concatenate(parts)
+    return {name if name == _PROJECTION else f"vision_model.{name}": array for name, array in tensors.items()}
+
+
+def _once(shape: VitShape) -> dict[str, str]:
+    """Our names -> torch's, of what is there once."""
+    projection = {"pool/project/kernel": _PROJECTION} if shape.projection else {}
+    return (_CLIP if shape.family == "clip" else _SIGLIP) | projection
+
+
+def _unrelaid(ours: str, array: np.ndarray, *, patch: int) -> np.ndarray:
+    """The inverse of `_relaid`."""
+    if ours == "embeddings/project/kernel":
+        return array.reshape(patch, patch, 3, -1).transpose(3, 2, 0, 1)
+    if ours == "pool/probe":
+        return array[None]
+    return relaid(ours, array)
 
 
 def _relaid(ours: str, array: np.ndarray) -> np.ndarray:
@@ -357,7 +393,7 @@ _UNUSED = ("text_model.", "text_projection.", "logit_") + (
     "vision_model.embeddings.position_ids",
     "embeddings.position_ids",
 )
-_HEAD, _POSITIONS = "head.", "embeddings.position_embedding.weight"
+_HEAD, _POSITIONS, _PROJECTION = "head.", "embeddings.position_embedding.weight", "visual_projection.weight"
 _LAYER = {
     **norm("attention_norm", "layer_norm1"),
     **linear("query", "self_attn.q_proj"),

@@ -20,7 +20,7 @@ from flax import nnx
 
 from cl2cm_jax.models.backbones.outputs import VisionOutput
 from cl2cm_jax.models.functional import Functional
-from cl2cm_jax.models.pretrained import PackageFile, assign, read_torch_pickle, take
+from cl2cm_jax.models.pretrained import PackageFile, assign, read_safetensors, read_torch_pickle, take
 
 DIM, IMAGE_SIZE, GRID = 1280, 224, 7
 WEIGHTS = PackageFile(
@@ -183,12 +183,16 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
     """Reads the weights into nested float32 parameters, with batch normalisation folded in.
 
     Args:
-      path: the package's .pth file; None finds and checks it in the installed package.
+      path: the package's .pth file, or a .safetensors file with the parameters by their names here; None finds and
+        checks the package's.
 
     Raises:
       UserError: the package or file is missing, damaged or another architecture's.
     """
     path = WEIGHTS.locate() if path is None else path
+    abstract = jax.eval_shape(functional().init, jax.random.key(0))
+    if Path(path).suffix == ".safetensors":
+        return jax.tree.map(jnp.asarray, assign(abstract, read_safetensors(path), source=path))
     stored = read_torch_pickle(path)
     for name in [n for n in stored if n.endswith("num_batches_tracked") or n.startswith("_fc.")]:
         del stored[name]  # counters, and the ImageNet classifier that retrieval does not need
@@ -207,7 +211,6 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
         ]
         kernel, bias = _fold(*(take(stored, name, source=path) for name in names))
         arrays |= {f"{ours}/kernel": kernel, f"{ours}/bias": bias}
-    abstract = jax.eval_shape(functional().init, jax.random.key(0))
     return jax.tree.map(jnp.asarray, assign(abstract, arrays | stored, source=path))
 
 
