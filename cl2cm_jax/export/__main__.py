@@ -66,12 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from cl2cm_jax.export.bundle import check_place, read_trained, write_bundle
+    from cl2cm_jax.export.bundle import Addition, check_place, read_trained, write_bundle
+    from cl2cm_jax.export.conversions import add_onnx, add_stablehlo
 
     start = time.perf_counter()
     check_place(options.out)
-    additions = []
     trained = read_trained(options.workdir)
+    additions: list[Addition] = [add_onnx(trained)] if options.onnx else []
+    additions += [add_stablehlo(trained)] if options.stablehlo else []
     manifest = write_bundle(trained, options.out, licence=options.license, additions=additions)
     files = [file for file in options.out.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)

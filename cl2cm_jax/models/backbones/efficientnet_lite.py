@@ -99,7 +99,8 @@ class Convolution(nnx.Module):
         """Convolves (B, H, W, in) with SAME padding."""
         kernel = self.kernel[...]
         if kernel.shape[:2] == (1, 1) and stride == 1:  # a matrix product, faster on a CPU than the same convolution
-            return x @ kernel[0, 0] + self.bias[...]
+            flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]  # of two axes: what converters know as a product
+            return flat.reshape(*x.shape[:-1], -1) + self.bias[...]
         return _convolution(x, kernel, stride=stride) + self.bias[...]
 
     def depthwise(self, x: jax.Array, *, stride: int, form: Depthwise) -> jax.Array:

@@ -54,8 +54,8 @@ class QuantisedEmbedding(nnx.Module):
     def __call__(self, token_ids: jax.Array) -> jax.Array:
         """Maps ids (B, L) to vectors (B, L, 512) float32."""
         chunk = token_ids - _CHUNKS * jax.lax.div(token_ids, _CHUNKS)  # ids are positive; converters know no remainder
-        codes = self.codes[...][token_ids].astype(jnp.float32)
-        return codes * self.scale[...][chunk][..., None] + self.offset[...][chunk][..., None]
+        codes, scale, offset = (jnp.asarray(x[...]) for x in (self.codes, self.scale, self.offset))
+        return codes[token_ids].astype(jnp.float32) * scale[chunk][..., None] + offset[chunk][..., None]
 
 
 class NGramBranch(nnx.Module):
