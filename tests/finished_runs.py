@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cl2cm_jax.config import cut_layer, defaults, flatten, from_flat, student_first, vision_first
+from cl2cm_jax.config import cut_layer, defaults, flatten, from_flat, vision_first
 from cl2cm_jax.evaluation.report import Protocol, Results, to_json, write_results
 from cl2cm_jax.models.backbones import text_backbone, vision_backbone
 from cl2cm_jax.models.networks import FeatureShape, Networks
@@ -16,6 +16,7 @@ from cl2cm_jax.models.trained_layers import vision_layers
 from cl2cm_jax.search.model import CONFIG_FILE, save_student
 
 GOLDEN = Path(__file__).parent / "golden"
+TEXTS = ["red car", "rotes Auto blau weiß noir rouge dog dog dog dog", "", "grün Haus"]
 METRICS = {"SumR": 260.0, "mR": 43.3} | {
     f"{direction}/{name}": 40.0
     for direction in ("text_to_vision", "vision_to_text")
@@ -43,7 +44,7 @@ def write_finished_run(workdir: Path, *, seed: int = 0, **fields: Any) -> Path:
     layers = vision_layers(config)[1] if vision_first(config) is not None else None
     networks = Networks(config, shape, tunable=text.tunable)
     own = None if layers is None else layers["own"]
-    student = networks.init(jax.random.key(seed), tail=tail if student_first(config) is not None else None, vision=own)
+    student = networks.init(jax.random.key(seed), tail=tail, vision=own)
     keys = iter(jax.random.split(jax.random.key(seed + 1), 1000))
     student = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape), student["student"])
     workdir.mkdir(parents=True)

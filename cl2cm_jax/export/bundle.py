@@ -42,7 +42,8 @@ from cl2cm_jax.search.model import feature_shape, load_student, read_config, stu
 from cl2cm_jax.storage import exclusive
 
 AGREES = 1e-6  # the bundle's vectors differ by no more from the run's
-PROBES = ("a red apple", "zwei Hunde am Strand", "犬", "")
+_UNIT = 1e-4
+PROBES = ("a red apple", "zwei Hunde am Strand", "犬")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +177,7 @@ def check_agreement(trained: Trained, parts: Parts) -> None:
     """Compares the bundle with the run, text and pictures.
 
     Raises:
-      UserError: their vectors differ by more than `AGREES`.
+      UserError: their vectors differ by more than `AGREES`, or have not length 1.
     """
     b = trained.backbones
     theirs = student_encoder(trained.config, trained.student, weights=trained.weights, text=b.text, vision=b.vision)
@@ -186,6 +187,12 @@ def check_agreement(trained: Trained, parts: Parts) -> None:
         pictures = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 96, 3), np.uint8)
         pairs.append(("vision", theirs.images(pictures), ours.images(pictures)))
     for tower, expected, found in pairs:
+        lengths = np.linalg.norm(found, axis=1)
+        if not np.abs(lengths - 1).max() <= _UNIT:  # not finite, the vectors come out as 0
+            raise UserError(
+                f"the {tower} vectors of the run have lengths from {lengths.min():.3g} to {lengths.max():.3g} in place of 1: "
+                "its parameters are not finite; train again, with a lower config.optimizer.learning_rate"
+            )
         worst = float(np.abs(expected - found).max())
         if not worst <= AGREES:
             raise UserError(

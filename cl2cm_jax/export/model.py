@@ -65,7 +65,7 @@ class RetrievalModel:
           language: only checked: one set of weights reads every language.
 
         Returns:
-          (N, D) float32 unit vectors.
+          (N, D) float32 unit vectors; 0 of a text without words, if the model reads words alone.
 
         Raises:
           UserError: a bare string, something else than a string, or a language that the model was not trained in.
