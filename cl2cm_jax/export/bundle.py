@@ -169,8 +169,8 @@ def _heads(trained: Trained, shape: FeatureShape) -> dict[str, np.ndarray]:
     """The student without its layers of the backbones; a workdir's file has its scalars as arrays of one number."""
     networks = Networks(trained.config, shape, tunable=trained.backbones.text.tunable)
     shapes = shapes_of(jax.eval_shape(networks.student.init, jax.random.key(0)))
-    heads = flatten_dict(heads_of(trained.student), sep="/")
-    return {name: np.asarray(array).reshape(shapes.get(name, array.shape)) for name, array in heads.items()}
+    heads = {name: np.asarray(array) for name, array in flatten_dict(heads_of(trained.student), sep="/").items()}
+    return {name: array.reshape(shapes.get(name, array.shape)) for name, array in heads.items()}
 
 
 def check_agreement(trained: Trained, parts: Parts) -> None:
@@ -190,8 +190,8 @@ def check_agreement(trained: Trained, parts: Parts) -> None:
         lengths = np.linalg.norm(found, axis=1)
         if not np.abs(lengths - 1).max() <= _UNIT:  # not finite, the vectors come out as 0
             raise UserError(
-                f"the {tower} vectors of the run have lengths from {lengths.min():.3g} to {lengths.max():.3g} in place of 1: "
-                "its parameters are not finite; train again, with a lower config.optimizer.learning_rate"
+                f"the {tower} vectors of the run have lengths from {lengths.min():.3g} to {lengths.max():.3g} in place "
+                "of 1: its parameters are not finite; train again, with a lower config.optimizer.learning_rate"
             )
         worst = float(np.abs(expected - found).max())
         if not worst <= AGREES:

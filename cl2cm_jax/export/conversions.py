@@ -61,7 +61,7 @@ def _example(tower: Tower, parts: Parts, split: quality.TestSplit | None) -> dic
     """Inputs to compare on: captions and pictures of the test split, made-up ones where it is not here."""
     random = np.random.default_rng(0)
     if tower.name == "text":
-        texts = list(PROBES)
+        texts: list[str] = [*PROBES]
         if split is not None:
             texts += split.corpus.caption_text[:_EXAMPLES]
         return text_inputs(parts, texts)
@@ -87,18 +87,24 @@ def _note(folder: Path, parts: Parts, worst: dict[str, float], measured: list[st
     lines = [
         "## ONNX",
         "",
-        f"Opset {OPSET}. `text`: `input_ids`, `attention_mask` (B, L) int32 -> `sentence_embedding` (B, D) fp32, L up to",
-        f"{parts.config.text.max_tokens}. `vision`: {_inputs_of_vision(parts)} -> `image_embedding` (B, D) fp32.",
+        f"Opset {OPSET}. `text`: `input_ids`, `attention_mask` (B, L) int64 -> `sentence_embedding` (B, D) fp32, L",
+        f"up to {parts.config.text.max_tokens}. `vision`: {_inputs_of_vision(parts)} -> `image_embedding` (B, D) fp32.",
         "Vectors have length 1. Batch and text length are free.",
         "",
         "| file | weights | size |",
         "|---|---|---:|",
         *rows,
         "",
-        f"Largest difference of the fp32 graphs in onnxruntime from JAX: {same}. int8: onnxruntime's dynamic quantisation.",
+        f"Largest difference of the fp32 graphs in onnxruntime from JAX: {same}.",
+        "int8: onnxruntime's dynamic quantisation of matrix products and tables.",
     ]
     if measured:
-        lines += ["", "What int8 costs on the test split, by the protocol of the first table, query=target:", "", *measured]
+        lines += [
+            "",
+            "What int8 costs on the test split, by the protocol of the first table, query=target:",
+            "",
+            *measured,
+        ]
     else:
         lines += ["", "What int8 costs was not measured: the test split was not at hand."]
     return "\n".join(lines)
@@ -106,13 +112,12 @@ def _note(folder: Path, parts: Parts, worst: dict[str, float], measured: list[st
 
 def _inputs_of_vision(parts: Parts) -> str:
     if parts.vision is None:
-        return "`features` (B, F, d) fp32, `frame_mask` (B, F) int32"
+        return "`features` (B, F, d) fp32, `frame_mask` (B, F) int64"
     size = parts.vision.preprocess.image_size
     if parts.config.data.frames > 1:
-        return f"`pixel_values` (B, F, 3, {size}, {size}) fp32, `frame_mask` (B, F) int32"
+        return f"`pixel_values` (B, F, 3, {size}, {size}) fp32, `frame_mask` (B, F) int64"
     p = parts.vision.preprocess
     mean, scale = (", ".join(f"{value:.4g}" for value in values) for values in (p.mean, p.scale))
-    return (
-        f"`pixel_values` (B, 3, {size}, {size}) fp32, RGB, (8-bit value - ({mean})) / ({scale}), {p.filter}, "
-        + ("squashed" if p.shorter_side is None else f"shorter side {p.shorter_side}, centre cut out")
+    return f"`pixel_values` (B, 3, {size}, {size}) fp32, RGB, (8-bit value - ({mean})) / ({scale}), {p.filter}, " + (
+        "squashed" if p.shorter_side is None else f"shorter side {p.shorter_side}, centre cut out"
     )

@@ -98,7 +98,7 @@ def write_licences(out: Path, config: ConfigDict, parts: Sequence[Component]) ->
     lines = [
         "# Third-party notices",
         "",
-        f"The code that made this bundle, cl2cm_jax, is under the Apache License 2.0 (`{CODE_LICENCE}`). The bundle holds the",
+        f"The code that made this bundle, cl2cm_jax, is under the Apache License 2.0 (`{CODE_LICENCE}`). It holds the",
         "weights of pretrained encoders, with layers that were trained further where the card says so:",
         "",
         "| What | Licence | Whose | Text |",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
@@ -121,7 +122,7 @@ class RetrievalModel:
         for name, vectors in (("queries", queries), ("gallery", gallery)):
             if np.ndim(vectors) != 2 or np.shape(vectors)[1] != self.dim:
                 raise UserError(f"{name} has shape {np.shape(vectors)}; give vectors of this model, (n, {self.dim})")
-        return np.asarray(scores(np.asarray(queries), np.asarray(gallery)))
+        return np.asarray(scores(jnp.asarray(queries), jnp.asarray(gallery)))
 
     def _in_parts(self, encode: Any, items: Sequence[Any], size: int) -> np.ndarray:
         parts = [encode(items[start : start + size]) for start in range(0, len(items), size)]

@@ -66,12 +66,15 @@ def write_onnx(folder: Path, tower: Tower, example: dict[str, np.ndarray]) -> fl
         output_names=[tower.output],
     )
     _as_products(model)
+    _wide_integers(model)
     path.write_bytes(model.SerializeToString())
     inputs = [example[name] for name in tower.inputs]
     expected = np.asarray(jax.jit(tower.apply)(tower.params, *inputs))
     worst = float(np.abs(Session(path)(example) - expected).max())
     if not worst <= AGREES:
-        raise UserError(f"--onnx: the {tower.name} tower differs from JAX by {worst:.1e}, more than {AGREES:.0e}; report it")
+        raise UserError(
+            f"--onnx: the {tower.name} tower differs from JAX by {worst:.1e}, more than {AGREES:.0e}; report it"
+        )
     _quantise(path, onnx_file(folder, tower.name, int8=True))
     return worst
 
@@ -84,6 +87,20 @@ def _as_products(model: Any) -> None:
         if node.op_type == "Gemm" and not adds and not options.get("transA") and not options.get("transB"):
             del node.input[2:], node.attribute[:]
             node.op_type = "MatMul"
+
+
+def _wide_integers(model: Any) -> None:
+    """Integer inputs become int64, which is what the clients of other encoders give."""
+    import onnx
+
+    for given in model.graph.input:
+        if given.type.tensor_type.elem_type == onnx.TensorProto.INT32:
+            narrow = f"{given.name}_int32"
+            for node in model.graph.node:
+                node.input[:] = [narrow if name == given.name else name for name in node.input]
+            given.type.tensor_type.elem_type = onnx.TensorProto.INT64
+            cast = onnx.helper.make_node("Cast", [given.name], [narrow], to=onnx.TensorProto.INT32)
+            model.graph.node.insert(0, cast)
 
 
 class Session:
@@ -99,8 +116,11 @@ class Session:
     def __call__(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """Vectors (N, D) of inputs by name, (N, ...) each, in batches."""
         count = len(next(iter(inputs.values())))
+        inputs = {name: x.astype(np.int64) if np.issubdtype(x.dtype, np.integer) else x for name, x in inputs.items()}
         starts = range(0, count, _BATCH)
-        parts = [self._session.run(None, {n: x[start : start + _BATCH] for n, x in inputs.items()})[0] for start in starts]
+        parts = [
+            self._session.run(None, {n: x[start : start + _BATCH] for n, x in inputs.items()})[0] for start in starts
+        ]
         return np.concatenate([np.asarray(part) for part in parts])
 
 
@@ -112,7 +132,11 @@ def _quantise(source: Path, target: Path) -> None:
     root.setLevel(logging.ERROR)  # it warns of a preparation that is none of ours
     try:
         quantize_dynamic(
-            str(source), str(target), weight_type=QuantType.QInt8, op_types_to_quantize=list(QUANTISED), per_channel=False
+            str(source),
+            str(target),
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=list(QUANTISED),
+            per_channel=False,
         )
     finally:
         root.setLevel(level)
@@ -125,4 +149,3 @@ def _converter() -> Any:
     from jax2onnx import to_onnx
 
     return to_onnx
-

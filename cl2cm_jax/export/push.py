@@ -59,9 +59,7 @@ def _upload(bundle: Path, files: list[Path], *, repo: str, revision: str, privat
     try:
         from huggingface_hub import CommitOperationAdd, HfApi
     except ImportError as error:
-        raise UserError(
-            "package huggingface_hub is not installed; run: pip install huggingface_hub"
-        ) from error
+        raise UserError("package huggingface_hub is not installed; run: pip install huggingface_hub") from error
     api = HfApi()
     operations = [CommitOperationAdd(file.relative_to(bundle).as_posix(), str(file)) for file in files]
     try:

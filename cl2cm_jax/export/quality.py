@@ -59,7 +59,9 @@ def read_test_split(config: ConfigDict, parts: Parts) -> TestSplit | None:
     return TestSplit(corpus=corpus, texts=texts)
 
 
-def sum_recalls(split: TestSplit, parts: Parts, config: ConfigDict, *, text: Encode, vision: Encode) -> dict[str, float]:
+def sum_recalls(
+    split: TestSplit, parts: Parts, config: ConfigDict, *, text: Encode, vision: Encode
+) -> dict[str, float]:
     """SumR by language, of queries in their own language, with these towers."""
     paths = split.corpus.paths
     pictures = [

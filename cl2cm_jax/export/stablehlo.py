@@ -55,7 +55,9 @@ def write_stablehlo(folder: Path, tower: Tower, example: dict[str, np.ndarray]) 
     found = jax.export.deserialize(bytearray(path.read_bytes())).call(*inputs)
     worst = float(np.abs(np.asarray(found) - np.asarray(jax.jit(tower.apply)(tower.params, *inputs))).max())
     if not worst <= AGREES:
-        raise UserError(f"--stablehlo: the {tower.name} tower differs by {worst:.1e}, more than {AGREES:.0e}; report it")
+        raise UserError(
+            f"--stablehlo: the {tower.name} tower differs by {worst:.1e}, more than {AGREES:.0e}; report it"
+        )
     return worst
 
 
@@ -73,8 +75,8 @@ def note(parts: Parts, worst: dict[str, float]) -> str:
         [
             "## StableHLO",
             "",
-            f"Serialized by jax.export of JAX {jax.__version__} for {', '.join(PLATFORMS)}, fp32, weights inside; batch and text",
-            "length are free. It runs without cl2cm_jax:",
+            f"Serialized by jax.export of JAX {jax.__version__} for {', '.join(PLATFORMS)}, fp32, weights",
+            "inside; batch and text length are free. It runs without cl2cm_jax:",
             "",
             "```python",
             "import jax.export",

@@ -93,9 +93,7 @@ def vision_tower(parts: Parts) -> Tower:
         def of_features(params: dict, features: jax.Array, frame_mask: jax.Array) -> jax.Array:
             return networks.encode_vision(params["student"], features, frame_mask.astype(bool))
 
-        return Tower(
-            name="vision", apply=of_features, params=params, inputs=inputs, output="image_embedding", most={}
-        )
+        return Tower(name="vision", apply=of_features, params=params, inputs=inputs, output="image_embedding", most={})
     see, params["backbone"] = _seeing(parts)
     size, clips, shape = vision.preprocess.image_size, config.data.frames > 1, parts.manifest.shape
 

@@ -214,7 +214,9 @@ def unarranged(
 
     Args:
       arrays: by our names, those of the layers stacked under "layers/".
-      once, layer, prefix: see `arranged`.
+      once: see `arranged`.
+      layer: see there.
+      prefix: see there.
       unrelay: (our name, tensor in our layout) -> the tensor in torch's.
     """
     stored = {theirs: unrelay(ours, arrays[ours]) for ours, theirs in once.items()}

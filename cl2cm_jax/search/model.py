@@ -104,7 +104,8 @@ def student_encoder(
       config: what it was trained with.
       student: its parameters, with its own layers of the backbones.
       weights: names them, see `Encoder`.
-      text, vision: the backbones as they were before training; no vision where it was trained on features on disk.
+      text: the backbone as it was before training.
+      vision: the same; None where the student was trained on features on disk.
       batch_size: queries or pictures a call of the student's heads.
 
     Raises:

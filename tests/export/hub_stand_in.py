@@ -75,7 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif "/commit/" in path:
             name = path.removeprefix("/api/models/").partition("/commit/")[0]
             self._commit(name, [json.loads(line) for line in body.splitlines()])
-            self._json({"success": True, "commitOid": COMMIT, "commitUrl": f"{self.server.address}/{name}/commit/{COMMIT}"})
+            self._json(
+                {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.server.address}/{name}/commit/{COMMIT}"}
+            )
         else:
             self._json({"error": path}, status=404)
 

@@ -76,7 +76,8 @@ def test_it_stands_alone_and_needs_no_tensorflow(bundle: Path, bert: Path, tmp_p
     assert str(bert.parent) not in told + (alone / "README.md").read_text()
     assert [file for file in alone.rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".pkl", ".npz")] == []
     code = (
-        f"import sys, cl2cm_jax; m = cl2cm_jax.from_pretrained({str(alone)!r}); print(m.encode_text(['red car']).shape);"
+        f"import sys, cl2cm_jax; m = cl2cm_jax.from_pretrained({str(alone)!r});"
+        "print(m.encode_text(['red car']).shape);"
         "print([name for name in ('tensorflow', 'torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -166,7 +167,10 @@ DAMAGE = {
         lambda b: told(b, shape={"text": 17, "vision": 12, "max_words": 8, "max_frames": 1}),
         r"its text backbone yields 16 features, and .* says shape.text=17",
     ),
-    "file outside": (lambda b: told(b, files={HEADS: "0", "../x": "0"}), r"'\.\./x', which is outside|damaged or changed"),
+    "file outside": (
+        lambda b: told(b, files={HEADS: "0", "../x": "0"}),
+        r"'\.\./x', which is outside|damaged or changed",
+    ),
     "no heads listed": (lambda b: told(b, files={}), f"does not list {HEADS}"),
     "file gone": (lambda b: (b / "tokenizer.json").unlink(), "has no tokenizer.json"),
     "file changed": (lambda b: (b / "tokenizer.json").write_text("{}"), "tokenizer.json is damaged or changed"),

@@ -96,6 +96,7 @@ def test_onnx_equals_jax(written: tuple[Path, Any], pictures: list[Image.Image])
     for texts, some in ((TEXTS, pictures), (TEXTS[:1], pictures[:1])):
         expected = {"text": model.encode_text(texts), "vision": model.encode_image(some)}
         for name, inputs in inputs_of(folder / "onnx", texts, some).items():
+            inputs = {key: x.astype(np.int64) if x.dtype == np.int32 else x for key, x in inputs.items()}
             session = runtime.InferenceSession(str(folder / "onnx" / "onnx" / f"{name}.onnx"))
             (found,) = session.run(None, inputs)
             np.testing.assert_allclose(found, expected[name], atol=1e-3 if name == "text" else 1e-4)
@@ -107,9 +108,7 @@ def test_onnx_equals_jax(written: tuple[Path, Any], pictures: list[Image.Image])
     assert "Opset 21" in (folder / "onnx" / "README.md").read_text()
 
 
-def test_onnx_without_its_packages_is_one_line(
-    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_onnx_without_its_packages_is_one_line(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     outcome = call(export.main, f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--onnx")
     assert outcome.code == 2 and "--onnx: package jax2onnx is not installed; run: pip install" in outcome.err

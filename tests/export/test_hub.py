@@ -46,7 +46,9 @@ def test_up_and_down_again(bundle: Path, tmp_path: Path) -> None:
         done = run(hub, tmp_path, *push, "--yes")
         assert done.returncode == 0 and f"uploaded: {hub.address}/org/name/commit/" in done.stdout, done.stderr
         sent = {file.relative_to(bundle).as_posix(): file.read_bytes() for file in bundle.rglob("*") if file.is_file()}
-        assert {name: content for name, content in hub.repositories["org/name"].items() if name != ".gitattributes"} == sent
+        assert {
+            name: content for name, content in hub.repositories["org/name"].items() if name != ".gitattributes"
+        } == sent
         hub.repositories["org/name"]["onnx/text.onnx"] = b"not needed"
         code = (
             "import sys, numpy, cl2cm_jax; m = cl2cm_jax.from_pretrained('org/name', revision='main');"

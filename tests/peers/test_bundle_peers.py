@@ -70,7 +70,9 @@ def test_transformers_sees_the_same_pictures(tiny: Path) -> None:
     head = parts.student["vision"]
     centred = theirs - theirs.mean(axis=1, keepdims=True)
     normed = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-6)
-    vector = (normed * head["norm"]["scale"] + head["norm"]["bias"]) @ head["project"]["kernel"] + head["project"]["bias"]
+    vector = (normed * head["norm"]["scale"] + head["norm"]["bias"]) @ head["project"]["kernel"] + head["project"][
+        "bias"
+    ]
     vector /= np.linalg.norm(vector, axis=1, keepdims=True)
     np.testing.assert_allclose(cl2cm_jax.from_pretrained(tiny).encode_image([picture]), vector, atol=1e-5)
 
@@ -83,7 +85,9 @@ def test_a_real_model_loads_in_sentence_transformers(minilm: Path, tmp_path: Pat
 
 
 def test_fastembed_reads_the_text_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fastembed = pytest.importorskip("fastembed", reason="fastembed needs huggingface_hub below 2: an environment of its own")
+    fastembed = pytest.importorskip(
+        "fastembed", reason="fastembed needs huggingface_hub below 2: an environment of its own"
+    )
     pytest.importorskip("jax2onnx", reason="jax2onnx is not installed (docs/export.md)")
     from fastembed.common.model_description import ModelSource, PoolingType
 

@@ -308,7 +308,7 @@ def joined(below: Params, above: Params) -> Params:
 
 
 def stored(params: Params) -> dict[str, np.ndarray]:
-    """The tensors of the whole model by the names and in the layout of transformers' `BertModel`, without its pooler."""
+    """The tensors of the whole model as transformers' `BertModel` names and lays them out, without its pooler."""
     arrays = {name: np.asarray(array) for name, array in flatten_dict(params, sep="/").items()}
     return hub_folder.unarranged(arrays, once=EMBEDDINGS, layer=LAYER, prefix="encoder.layer.", unrelay=relaid)
 
