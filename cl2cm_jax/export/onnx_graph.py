@@ -34,7 +34,7 @@ def check_installed() -> None:
     """Refuses to begin without the converter; raises UserError with what to install."""
     try:
         _converter()
-        import onnxruntime  # noqa: F401
+        import onnxruntime  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"--onnx: package {error.name} is not installed; run: {_NEEDED}") from error
 
@@ -91,7 +91,7 @@ def _as_products(model: Any) -> None:
 
 def _wide_integers(model: Any) -> None:
     """Integer inputs become int64, which is what the clients of other encoders give."""
-    import onnx
+    import onnx  # pyright: ignore[reportMissingImports]
 
     for given in model.graph.input:
         if given.type.tensor_type.elem_type == onnx.TensorProto.INT32:
@@ -107,7 +107,7 @@ class Session:
     """A graph in onnxruntime, on the CPU."""
 
     def __init__(self, path: Path):
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -125,7 +125,10 @@ class Session:
 
 
 def _quantise(source: Path, target: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import (  # pyright: ignore[reportMissingImports]
+        QuantType,
+        quantize_dynamic,
+    )
 
     root = logging.getLogger()
     level = root.level
@@ -146,6 +149,6 @@ def _converter() -> Any:
     """jax2onnx's function; its own examples are imported with it, and those that lack a package complain."""
     for noisy in ("jax2onnx", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    from jax2onnx import to_onnx
+    from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 
     return to_onnx

@@ -26,6 +26,7 @@ from cl2cm_jax.models.towers import Text
 from cl2cm_jax.models.trained_layers import in_two_parts
 
 Shape = tuple[int | str, ...]  # a name stands for any number
+Inputs = dict[str, tuple[Shape, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Tower:
     name: str
     apply: Callable[..., jax.Array]
     params: dict
-    inputs: dict[str, tuple[Shape, str]]
+    inputs: Inputs
     output: str
     most: dict[str, int]
 
@@ -88,12 +89,12 @@ def vision_tower(parts: Parts) -> Tower:
     params = {"student": heads_of(parts.student)}
     if vision is None:
         frames, dim = parts.manifest.shape.max_frames, parts.manifest.shape.vision
-        inputs = {"features": (("B", frames, dim), "float32"), "frame_mask": (("B", frames), "int32")}
+        given: Inputs = {"features": (("B", frames, dim), "float32"), "frame_mask": (("B", frames), "int32")}
 
         def of_features(params: dict, features: jax.Array, frame_mask: jax.Array) -> jax.Array:
             return networks.encode_vision(params["student"], features, frame_mask.astype(bool))
 
-        return Tower(name="vision", apply=of_features, params=params, inputs=inputs, output="image_embedding", most={})
+        return Tower(name="vision", apply=of_features, params=params, inputs=given, output="image_embedding", most={})
     see, params["backbone"] = _seeing(parts)
     size, clips, shape = vision.preprocess.image_size, config.data.frames > 1, parts.manifest.shape
 
@@ -107,7 +108,7 @@ def vision_tower(parts: Parts) -> Tower:
         return networks.encode_vision(params["student"], features, frame_mask.astype(bool))
 
     picture: tuple[Shape, str] = (("B", 3, size, size), "float32")
-    inputs = {"pixel_values": picture}
+    inputs: Inputs = {"pixel_values": picture}
     if clips:
         inputs = {
             "pixel_values": (("B", shape.max_frames, 3, size, size), "float32"),

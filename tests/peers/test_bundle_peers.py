@@ -89,7 +89,10 @@ def test_fastembed_reads_the_text_tower(tmp_path: Path, monkeypatch: pytest.Monk
         "fastembed", reason="fastembed needs huggingface_hub below 2: an environment of its own"
     )
     pytest.importorskip("jax2onnx", reason="jax2onnx is not installed (docs/export.md)")
-    from fastembed.common.model_description import ModelSource, PoolingType
+    from fastembed.common.model_description import (  # pyright: ignore[reportMissingImports]
+        ModelSource,
+        PoolingType,
+    )
 
     from cl2cm_jax.export.conversions import add_onnx
 
