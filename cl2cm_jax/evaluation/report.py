@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from cl2cm_jax.atomic import write_text
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import RULE, Table
 
@@ -148,10 +149,14 @@ def text_report(results: Results) -> str:
     return "\n\n".join(table.text() for table in report_tables(results))
 
 
+def markdown_report(results: Results) -> str:
+    """All tables, of recalls and of ranks, as Markdown."""
+    return "\n\n".join(table.markdown() for table in (*report_tables(results), *rank_tables(results))) + "\n"
+
+
 def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
     """Writes results.md, then results.json into `directory`, each whole or not at all; returns (json, md) paths."""
-    tables = [*report_tables(results), *rank_tables(results)]
-    markdown = "\n\n".join(table.markdown() for table in tables) + "\n"
+    markdown = markdown_report(results)
     summary = summarise(results.test, source=results.source, targets=results.targets)
     content = {
         "protocol": results.protocol.as_dict(),
@@ -170,6 +175,41 @@ def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
     write_text(paths[1], markdown)
     write_text(paths[0], to_json(content))  # last: a workdir with results.json is a finished one
     return paths
+
+
+def read_results(directory: Path) -> Results:
+    """Reads the results.json that `write_results` wrote.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = directory / "results.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        groups = {
+            name: Group(group["test"], _read_protocol(group["protocol"])) for name, group in content["groups"].items()
+        }
+        config = content["config"]
+        return Results(
+            source=config["data.source"],
+            targets=tuple(config["data.targets"]),
+            protocol=_read_protocol(content["protocol"]),
+            groups=groups,
+            **{name: content[name] for name in ("test", "validation", "config", "seconds")},
+        )
+    except FileNotFoundError as error:
+        raise UserError(
+            f"--workdir={directory} holds no results.json; finish its training, with the command that began it"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); write it anew with --mode=evaluate"
+        ) from error
+
+
+def _read_protocol(content: Mapping[str, Any]) -> Protocol:
+    names = ("split", "images", "captions", "captions_per_image", "query", "fusion_weight")
+    return Protocol(**{name: content[name] for name in names})
 
 
 def to_json(content: Any) -> str:

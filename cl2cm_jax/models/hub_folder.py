@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,21 @@ from cl2cm_jax.models.pretrained import check_names, check_shapes, weights_hash
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_FILES = ("*.json", "*.safetensors", "1_Pooling/config.json")
+_FILES = ("*.json", "*.safetensors", "1_Pooling/config.json", "README.md", "LICENSE*", "NOTICE*")
 _LONGEST_NAME = 255  # bytes that file systems take
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
-def locate(path: str | Path | None, *, field: str) -> Path:
+def locate(
+    path: str | Path | None, *, field: str, files: Sequence[str] = _FILES, holds: str = f"{CONFIG} and {WEIGHTS}"
+) -> Path:
     """Returns the folder that `path` names: one on disk as it is, a hub id ("owner/name[@revision]") downloaded.
 
     Args:
       path: a folder or a hub id.
       field: the configuration field, for messages.
+      files: patterns of the files that are downloaded.
+      holds: what makes it one, for messages.
 
     Raises:
       UserError: nothing is named, it is neither a folder nor a hub id, or the download fails.
@@ -45,11 +49,16 @@ def locate(path: str | Path | None, *, field: str) -> Path:
     if folder.is_dir():
         return folder
     if not _HUB_ID.fullmatch(str(path)) or folder.is_file():
-        raise UserError(f"{field}={str(path)!r} is no folder; name one with config.json and model.safetensors in it")
-    return _download(str(path), field=field)
+        raise UserError(f"{field}={str(path)!r} is no folder; name one with {holds} in it")
+    return _download(str(path), field=field, files=files)
 
 
-def _download(hub_id: str, *, field: str) -> Path:
+def is_hub_id(path: str) -> bool:
+    """Whether it names a model of the hub, and nothing on disk."""
+    return _HUB_ID.fullmatch(path) is not None and not Path(path).exists()
+
+
+def _download(hub_id: str, *, field: str, files: Sequence[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -58,7 +67,7 @@ def _download(hub_id: str, *, field: str) -> Path:
         ) from error
     name, _, revision = hub_id.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
     except Exception as error:  # no network, no such model, no access: each client version has its own exceptions
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{field}={hub_id!r} is no folder, and the hub did not give it ({first})") from error
@@ -88,12 +97,15 @@ def has_tensor(folder: Path, name: str) -> bool:
     return any(name in stored.keys() for stored in _opened(folder))  # noqa: SIM118
 
 
-def read_tensors(folder: Path, *, leave_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+def read_tensors(
+    folder: Path, *, leave_out: tuple[str, ...] = (), only: tuple[str, ...] = ("",)
+) -> dict[str, np.ndarray]:
     """Reads the tensors of the folder, in one file or in several with an index, as float32.
 
     Args:
       folder: the model folder.
       leave_out: beginnings of names that are not read.
+      only: beginnings of those that are.
 
     Raises:
       UserError: there are no safetensors, a file is missing or damaged, or a tensor holds integers, NaN or infinity.
@@ -101,7 +113,7 @@ def read_tensors(folder: Path, *, leave_out: tuple[str, ...] = ()) -> dict[str, 
     tensors: dict[str, np.ndarray] = {}
     for stored in _opened(folder):
         for name in stored.keys():  # noqa: SIM118  (no dict: it has keys() and no iterator)
-            if not name.startswith(leave_out):
+            if name.startswith(only) and not name.startswith(leave_out):
                 tensors[name] = _floats(stored.get_tensor(name), name=name, folder=folder)
     return tensors
 
@@ -211,6 +223,29 @@ def arranged(
     for ours, theirs in layer.items():
         arrays[f"layers/{ours}"] = np.stack([relay(ours, stored[f"{prefix}{i}.{theirs}"]) for i in range(layers)])
     return arrays
+
+
+def unarranged(
+    arrays: Mapping[str, np.ndarray],
+    *,
+    once: Mapping[str, str],
+    layer: Mapping[str, str],
+    prefix: str,
+    unrelay: Callable[[str, np.ndarray], np.ndarray],
+) -> dict[str, np.ndarray]:
+    """The tensors of a transformer by torch's names: the inverse of `arranged`.
+
+    Args:
+      arrays: by our names, those of the layers stacked under "layers/".
+      once: see `arranged`.
+      layer: see there.
+      prefix: see there.
+      unrelay: (our name, tensor in our layout) -> the tensor in torch's.
+    """
+    stored = {theirs: unrelay(ours, arrays[ours]) for ours, theirs in once.items()}
+    for ours, name in layer.items():
+        stored |= {f"{prefix}{i}.{name}": unrelay(ours, one) for i, one in enumerate(arrays[f"layers/{ours}"])}
+    return stored
 
 
 def fingerprint(folder: Path) -> str:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from cl2cm_jax.errors import UserError
 
@@ -90,6 +92,18 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged archive fails in zipfile, in zlib or in numpy
         raise UserError(f"weights file {path} is no readable .npz archive ({error}); get a fresh copy of it") from error
+
+
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads every tensor of a safetensors file, with its dtype.
+
+    Raises:
+      UserError: the file is missing, damaged or of another format.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"weights file {path} is no readable safetensors file ({error}); get a fresh copy") from error
 
 
 def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:

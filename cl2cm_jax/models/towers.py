@@ -73,8 +73,10 @@ class SequenceEncoder(nnx.Module):
         self.block = AttentionBlock(hidden, heads, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        h = self.project(self.norm(x))
-        return self.block(h + self.positions[...][: x.shape[1]].astype(h.dtype), mask)
+        h, table = self.project(self.norm(x)), jnp.asarray(self.positions[...])
+        known = isinstance(x.shape[1], int)  # else exported for any length, which cannot be sliced
+        positions = table[: x.shape[1]] if known else table[jax.lax.broadcasted_iota(jnp.int32, x.shape[:2], 1)]
+        return self.block(h + positions.astype(h.dtype), mask)
 
 
 class TextTower(nnx.Module):

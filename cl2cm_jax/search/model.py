@@ -17,6 +17,7 @@ from cl2cm_jax.atomic import replacing
 from cl2cm_jax.config import from_flat
 from cl2cm_jax.encoders import ImageEncoder, padded_frames, text_encoder
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import VISION_TAIL, FeatureShape, Networks, vision_size
@@ -82,14 +83,39 @@ def load_encoder(workdir: Path) -> Encoder:
     """The student of a finished run behind its backbones. TensorFlow is not needed."""
     config = read_config(workdir)
     student, weights = load_student(workdir)
-    text, vision = configured_text(config), configured_vision(config)
+    backbones = {"text": configured_text(config), "vision": configured_vision(config)}
+    encoder = student_encoder(config, student, weights=weights, **backbones)
+    encoder.text([" "])  # compiles now what every query needs
+    return encoder
+
+
+def student_encoder(
+    config: ConfigDict,
+    student: Params,
+    *,
+    weights: str,
+    text: TextBackbone,
+    vision: VisionBackbone | None,
+    batch_size: int = BATCH,
+) -> Encoder:
+    """A student behind its backbones.
+
+    Args:
+      config: what it was trained with.
+      student: its parameters, with its own layers of the backbones.
+      weights: names them, see `Encoder`.
+      text: the backbone as it was before training.
+      vision: the same; None where the student was trained on features on disk.
+      batch_size: queries or pictures a call of the student's heads.
+
+    Raises:
+      UserError: the backbone has not the layers that the configuration names, or takes no captions of that length.
+    """
     vision = vision and in_two_parts(config, vision, own=student.get(VISION_TAIL))
     text_features = text_encoder(config, text)
     image_features = ImageEncoder(vision, pool=config.vision.pool) if vision is not None else None
-    dim, frames = vision_size(student)
-    shape = FeatureShape(text=text.dim, vision=dim, max_words=config.text.max_tokens, max_frames=frames)
-    networks = Networks(config, shape, tunable=text.tunable)
-    embedder = Embedder(networks, batch_size=BATCH, max_words=config.text.max_tokens, length_multiple=0)
+    networks = Networks(config, feature_shape(config, student, text), tunable=text.tunable)
+    embedder = Embedder(networks, batch_size=batch_size, max_words=config.text.max_tokens, length_multiple=0)
 
     def texts(queries: Sequence[str]) -> np.ndarray:
         return embedder.text(student, text_features(queries), np.arange(len(queries)))
@@ -97,11 +123,16 @@ def load_encoder(workdir: Path) -> Encoder:
     def images(clips: Iterable[Iterable[np.ndarray]]) -> np.ndarray:
         if image_features is None:
             raise UserError(
-                "--images: the model was trained on features on disk (config.vision.backbone='precomputed') and "
-                "cannot read pictures; search its gallery instead"
+                "pictures: the model was trained on features on disk (config.vision.backbone='precomputed') and "
+                "cannot read pictures; search the gallery of its training run instead"
             )
         features, frames = padded_frames(list(image_features.clips(clips)), least=config.data.frames)
         return embedder.vision(student, features, np.arange(features.shape[1]) < frames[:, None])
 
-    texts([" "])  # compiles now what every query needs
     return Encoder(text=texts, images=images, weights=weights, frames=config.data.frames)
+
+
+def feature_shape(config: ConfigDict, student: Params, text: TextBackbone) -> FeatureShape:
+    """Sizes of what a student reads, off its parameters."""
+    dim, frames = vision_size(student)
+    return FeatureShape(text=text.dim, vision=dim, max_words=config.text.max_tokens, max_frames=frames)

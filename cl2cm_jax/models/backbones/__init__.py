@@ -68,6 +68,7 @@ class TextBackbone:
       vocabulary: ids that it may give.
       max_tokens: the longest row that the encoder takes; None where there is no limit.
       tunable: how it is trained; None where it cannot be.
+      pool: how its sentence vector comes about: "mean" or "cls" of the states, or a network of its "own".
     """
 
     name: str
@@ -80,6 +81,7 @@ class TextBackbone:
     vocabulary: int
     max_tokens: int | None = None
     tunable: Tunable | None = None
+    pool: Literal["mean", "cls", "own"] = "own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +152,8 @@ def text_backbone(name: str, path: str | Path | None = None) -> TextBackbone:
 
     Args:
       name: its name.
-      path: use_multilingual: a weights file, None takes the installed pip package's. bert: a model folder or a hub id.
+      path: use_multilingual: a weights file, with its sp.model beside it if it is not the package's; None takes the
+        installed pip package's. bert: a model folder or a hub id.
 
     Raises:
       UserError: the name is unknown, or the weights are missing or damaged.
@@ -197,6 +200,7 @@ def _named(registry: Mapping[str, _Entry[B]], name: str, kind: str) -> _Entry[B]
 
 
 def _use_multilingual(path: str | Path | None) -> TextBackbone:
+    pieces = None if path is None else Path(path).with_name(use_multilingual.PIECES_FILE)
     return TextBackbone(
         name="use_multilingual",
         dim=use_multilingual.DIM,
@@ -204,6 +208,7 @@ def _use_multilingual(path: str | Path | None) -> TextBackbone:
         constants=("embedding",),
         apply=use_multilingual.apply,
         tokenizer="use_multilingual",
+        tokenizer_path=pieces if pieces is not None and pieces.is_file() else None,
         vocabulary=use_multilingual.PIECES,
     )
 
@@ -222,6 +227,7 @@ def _bert(path: str | Path | None) -> TextBackbone:
         vocabulary=shape.vocabulary,
         max_tokens=shape.max_tokens,
         tunable=text_tunable(shape),
+        pool=shape.pool,
     )
 
 

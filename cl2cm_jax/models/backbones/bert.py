@@ -16,7 +16,9 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from jax.typing import DTypeLike
 
 from cl2cm_jax.errors import UserError
@@ -27,7 +29,7 @@ from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, TextOutpu
 from cl2cm_jax.models.backbones.rows import Packing, Rows, one_a_row, pack, packed_rows, unpack
 from cl2cm_jax.models.config_entries import MOST_LAYERS, MOST_VOCABULARY, Entries
 from cl2cm_jax.models.functional import Functional, Params
-from cl2cm_jax.models.hub_folder import linear, norm
+from cl2cm_jax.models.hub_folder import linear, norm, relaid
 from cl2cm_jax.models.pretrained import assign, shapes_of
 
 _FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
@@ -209,7 +211,8 @@ def tail(
     states = _layers(params["layers"], states, rows, shape=shape, key=key, options=options).astype(jnp.float32)
     states = states if packing is None else unpack(states, packing, token_mask)
     pooled = states[:, 0] if shape.pool == "cls" else masked_mean(states, token_mask)
-    place, length = jnp.arange(token_mask.shape[1]), token_mask.sum(axis=1, keepdims=True)
+    place = jax.lax.broadcasted_iota(jnp.int32, token_mask.shape, 1)
+    length = token_mask.sum(axis=1, keepdims=True)
     is_mark = (place == 0) | (place == length - 1)
     words = states * token_mask[..., None]
     return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=normalize(pooled))
@@ -291,10 +294,11 @@ def load(folder: Path, shape: BertShape) -> Params:
       UserError: tensors are missing, left over or of a wrong shape; names each.
     """
     leave_out = tuple(f"{prefix}{name}" for prefix in ("", *_PREFIXES) for name in _UNUSED)
-    stored, named = hub_folder.renamed(hub_folder.read_tensors(folder, leave_out=leave_out), _plain_name, source=folder)
+    found = hub_folder.read_tensors(folder, leave_out=leave_out)
+    tensors, named = hub_folder.renamed(found, _plain_name, source=folder)
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
     arrays = hub_folder.arranged(
-        stored,
+        tensors,
         once=EMBEDDINGS,
         layer=LAYER,
         prefix="encoder.layer.",
@@ -303,6 +307,26 @@ def load(folder: Path, shape: BertShape) -> Params:
         named=named,
     )
     return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
+
+
+def joined(below: Params, above: Params) -> Params:
+    """The whole model from the two parts that `cut` makes of it."""
+    if not below:
+        return above
+    layers = jax.tree.map(lambda *parts: jnp.concatenate(parts), below["layers"], above["layers"])
+    return {"embeddings": below["embeddings"], "layers": layers}
+
+
+def stored(params: Params) -> dict[str, np.ndarray]:
+    """The tensors of the whole model as transformers' `BertModel` names and lays them out, without its pooler."""
+    arrays = {name: np.asarray(array) for name, array in flatten_dict(params, sep="/").items()}
+    return hub_folder.unarranged(arrays, once=EMBEDDINGS, layer=LAYER, prefix="encoder.layer.", unrelay=relaid)
+
+
+def read_pooler(folder: Path) -> dict[str, np.ndarray]:
+    """The tensors of the folder's pooler, {} without one: nothing here reads them, and transformers misses them."""
+    names = tuple(f"{prefix}pooler." for prefix in ("", *_PREFIXES))
+    return {_plain_name(name): array for name, array in hub_folder.read_tensors(folder, only=names).items()}
 
 
 def _plain_name(name: str) -> str:

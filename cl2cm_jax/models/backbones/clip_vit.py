@@ -22,12 +22,12 @@ from jax.typing import DTypeLike
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.backbones import vit_tensors
 from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, VisionOutput, run_layers
 from cl2cm_jax.models.backbones.positions import interpolated
 from cl2cm_jax.models.config_entries import MOST_LAYERS, MOST_PIXELS, Entries
 from cl2cm_jax.models.functional import Functional, Params
-from cl2cm_jax.models.hub_folder import linear, norm, relaid, stored_shape
-from cl2cm_jax.models.pretrained import assign, check_shapes, shapes_of
+from cl2cm_jax.models.pretrained import assign, shapes_of
 
 _FAMILIES = {"clip": "clip", "clip_vision_model": "clip", "siglip": "siglip", "siglip_vision_model": "siglip"}
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -156,7 +156,7 @@ class SiglipPool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         grid = self.norm(x)
-        probe = jnp.broadcast_to(self.probe[...], (len(x), *self.probe.shape))
+        probe = jnp.broadcast_to(self.probe[...], (x.shape[0], *self.probe.shape))
         h = self.attended(_attend(self.query(probe), self.key(grid), self.value(grid), heads=self.heads))
         return grid, (h + self.mlp(self.mlp_norm(h)))[:, 0]
 
@@ -278,7 +278,7 @@ def read_shape(folder: Path) -> VitShape:
         raise UserError(f"model folder {folder}: vision_use_head=false, no global vector; use another model")
     image_size = tower.whole("image_size", most=MOST_PIXELS)
     hidden, heads = tower.width_and_heads()
-    projects = clip and hub_folder.has_tensor(folder, "visual_projection.weight")
+    projects = clip and hub_folder.has_tensor(folder, vit_tensors.PROJECTION)
     return VitShape(
         family=family,
         image_size=image_size,
@@ -301,91 +301,43 @@ def load(folder: Path, shape: VitShape) -> Params:
     Raises:
       UserError: tensors are missing, left over or of a wrong shape; names each.
     """
-    tensors = hub_folder.read_tensors(folder, leave_out=_UNUSED)
+    found = hub_folder.read_tensors(folder, leave_out=vit_tensors.UNUSED)
     # newer files of the tower alone have no prefix
-    stored, named = hub_folder.renamed(tensors, lambda name: name.removeprefix("vision_model."), source=folder)
+    tensors, named = hub_folder.renamed(found, lambda name: name.removeprefix("vision_model."), source=folder)
     if shape.family == "siglip":
-        stored = _split_attention(stored, hidden=shape.hidden, source=folder)
-    if _POSITIONS in stored:
-        stored[_POSITIONS] = interpolated(stored[_POSITIONS], grid=shape.grid, tokens=int(shape.family == "clip"))
-    whole = _CLIP if shape.family == "clip" else _SIGLIP
-    if shape.projection:
-        whole = whole | {"pool/project/kernel": "visual_projection.weight"}
+        tensors = vit_tensors.split_attention(tensors, hidden=shape.hidden, source=folder)
+    if vit_tensors.POSITIONS in tensors:
+        tensors[vit_tensors.POSITIONS] = interpolated(
+            tensors[vit_tensors.POSITIONS], grid=shape.grid, tokens=int(shape.family == "clip")
+        )
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
     arrays = hub_folder.arranged(
-        stored,
-        once=whole,
-        layer=_LAYER,
+        tensors,
+        once=vit_tensors.once(shape.family, projects=shape.projection > 0),
+        layer=vit_tensors.LAYER,
         prefix="encoder.layers.",
         shapes=shapes_of(abstract),
         source=folder,
         named=named,
-        relay=_relaid,
-        unrelaid=functools.partial(_stored_shape, patch=shape.patch),
+        relay=vit_tensors.relaid,
+        unrelaid=functools.partial(vit_tensors.stored_shape, patch=shape.patch),
     )
     return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
 
 
-def _relaid(ours: str, array: np.ndarray) -> np.ndarray:
-    """From torch's layout: linear (out, in), convolution (out, in, k, k) as a map of patches, probe (1, 1, d)."""
-    if ours == "embeddings/project/kernel":
-        return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
-    if ours == "pool/probe":
-        return array[0]
-    return relaid(ours, array)
+def joined(below: Params, above: Params, *, whole: Params) -> Params:
+    """The whole model from the two parts that `cut` makes of it; what is in neither is taken from `whole`."""
+    pool = whole["pool"] | above.get("pool", {})
+    if not below:
+        return above | {"pool": pool}
+    layers = jax.tree.map(lambda *parts: jnp.concatenate(parts), below["layers"], above["layers"])
+    return {"embeddings": below["embeddings"], "layers": layers, "pool": pool}
 
 
-def _stored_shape(ours: str, shape: tuple[int, ...], *, patch: int) -> tuple[int, ...]:
-    """The shape in torch's layout of what `_relaid` gives this one."""
-    if ours == "embeddings/project/kernel":
-        return shape[1], 3, patch, patch
-    return (1, *shape) if ours == "pool/probe" else stored_shape(ours, shape)
+def stored(params: Params, shape: VitShape) -> dict[str, np.ndarray]:
+    """The tensors of the whole model by the names and in the layout of transformers.
 
-
-def _split_attention(stored: dict[str, np.ndarray], *, hidden: int, source: Path) -> dict[str, np.ndarray]:
-    """SigLIP's pooling keeps query, key and value in one tensor; here each has its own. Raises UserError."""
-    stored, joint = dict(stored), f"{_HEAD}attention.in_proj_"
-    check_shapes(stored, {f"{joint}weight": (3 * hidden, hidden), f"{joint}bias": (3 * hidden,)}, source=source)
-    for part in ("weight", "bias"):
-        joined = stored.pop(f"{joint}{part}", None)
-        if joined is not None:
-            names = (f"{_HEAD}attention.{name}_proj.{part}" for name in ("q", "k", "v"))
-            stored |= dict(zip(names, np.split(joined, 3), strict=True))
-    return stored
-
-
-_UNUSED = ("text_model.", "text_projection.", "logit_") + (
-    "vision_model.embeddings.position_ids",
-    "embeddings.position_ids",
-)
-_HEAD, _POSITIONS = "head.", "embeddings.position_embedding.weight"
-_LAYER = {
-    **norm("attention_norm", "layer_norm1"),
-    **linear("query", "self_attn.q_proj"),
-    **linear("key", "self_attn.k_proj"),
-    **linear("value", "self_attn.v_proj"),
-    **linear("attended", "self_attn.out_proj"),
-    **norm("mlp_norm", "layer_norm2"),
-    **linear("mlp/up", "mlp.fc1"),
-    **linear("mlp/down", "mlp.fc2"),
-}
-_CLIP = {
-    "embeddings/project/kernel": "embeddings.patch_embedding.weight",
-    "embeddings/class_token": "embeddings.class_embedding",
-    "embeddings/positions": _POSITIONS,
-    **norm("embeddings/norm", "pre_layrnorm"),
-    **norm("pool/norm", "post_layernorm"),
-}
-_SIGLIP = {
-    **linear("embeddings/project", "embeddings.patch_embedding"),
-    "embeddings/positions": _POSITIONS,
-    **norm("pool/norm", "post_layernorm"),
-    "pool/probe": f"{_HEAD}probe",
-    **linear("pool/query", f"{_HEAD}attention.q_proj"),
-    **linear("pool/key", f"{_HEAD}attention.k_proj"),
-    **linear("pool/value", f"{_HEAD}attention.v_proj"),
-    **linear("pool/attended", f"{_HEAD}attention.out_proj"),
-    **norm("pool/mlp_norm", f"{_HEAD}layernorm"),
-    **linear("pool/mlp/up", f"{_HEAD}mlp.fc1"),
-    **linear("pool/mlp/down", f"{_HEAD}mlp.fc2"),
-}
+    Of CLIP those of `CLIPVisionModelWithProjection`, of SigLIP those of `SiglipVisionModel`.
+    """
+    once = vit_tensors.once(shape.family, projects=shape.projection > 0)
+    return vit_tensors.stored(params, once, family=shape.family, patch=shape.patch)

@@ -20,7 +20,7 @@ from flax import nnx
 
 from cl2cm_jax.models.backbones.outputs import VisionOutput
 from cl2cm_jax.models.functional import Functional
-from cl2cm_jax.models.pretrained import PackageFile, assign, read_torch_pickle, take
+from cl2cm_jax.models.pretrained import PackageFile, assign, read_safetensors, read_torch_pickle, take
 
 DIM, IMAGE_SIZE, GRID = 1280, 224, 7
 WEIGHTS = PackageFile(
@@ -99,7 +99,8 @@ class Convolution(nnx.Module):
         """Convolves (B, H, W, in) with SAME padding."""
         kernel = self.kernel[...]
         if kernel.shape[:2] == (1, 1) and stride == 1:  # a matrix product, faster on a CPU than the same convolution
-            return x @ kernel[0, 0] + self.bias[...]
+            flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]  # of two axes: what converters know as a product
+            return flat.reshape(*x.shape[:-1], -1) + self.bias[...]
         return _convolution(x, kernel, stride=stride) + self.bias[...]
 
     def depthwise(self, x: jax.Array, *, stride: int, form: Depthwise) -> jax.Array:
@@ -183,12 +184,16 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
     """Reads the weights into nested float32 parameters, with batch normalisation folded in.
 
     Args:
-      path: the package's .pth file; None finds and checks it in the installed package.
+      path: the package's .pth file, or a .safetensors file with the parameters by their names here; None finds and
+        checks the package's.
 
     Raises:
       UserError: the package or file is missing, damaged or another architecture's.
     """
     path = WEIGHTS.locate() if path is None else path
+    abstract = jax.eval_shape(functional().init, jax.random.key(0))
+    if Path(path).suffix == ".safetensors":
+        return jax.tree.map(jnp.asarray, assign(abstract, read_safetensors(path), source=path))
     stored = read_torch_pickle(path)
     for name in [n for n in stored if n.endswith("num_batches_tracked") or n.startswith("_fc.")]:
         del stored[name]  # counters, and the ImageNet classifier that retrieval does not need
@@ -207,7 +212,6 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
         ]
         kernel, bias = _fold(*(take(stored, name, source=path) for name in names))
         arrays |= {f"{ours}/kernel": kernel, f"{ours}/bias": bias}
-    abstract = jax.eval_shape(functional().init, jax.random.key(0))
     return jax.tree.map(jnp.asarray, assign(abstract, arrays | stored, source=path))
 
 

@@ -40,8 +40,8 @@ class Rows(NamedTuple):
 def one_a_row(tokens: jax.Array) -> Rows:
     """Rows of captions with mask (N, L), one each."""
     visible = tokens | ~tokens.any(axis=1, keepdims=True)  # a row that is all padding stays finite
-    number = jnp.arange(tokens.size, dtype=jnp.int32).reshape(tokens.shape)
-    return Rows(visible[:, None, None, :], number, number % tokens.shape[1])
+    caption, position = (jax.lax.broadcasted_iota(jnp.int32, tokens.shape, axis) for axis in (0, 1))
+    return Rows(visible[:, None, None, :], caption * tokens.shape[1] + position, position)
 
 
 def packed_rows(packing: Packing) -> Rows:

@@ -19,7 +19,7 @@ from flax import nnx
 
 from cl2cm_jax.models.backbones.outputs import TextOutput
 from cl2cm_jax.models.functional import Functional
-from cl2cm_jax.models.pretrained import PackageFile, assign, read_npz, take
+from cl2cm_jax.models.pretrained import PackageFile, assign, read_npz, read_safetensors, take
 
 DIM = 512
 BEGIN_ID, END_ID = 1, 2
@@ -32,6 +32,7 @@ WEIGHTS = PackageFile(
 )
 
 PIECES = 128_010
+PIECES_FILE = "sp.model"  # the SentencePiece model
 _CHUNKS = 17  # the table was quantised in 17 chunks; piece i lies in chunk i % 17, row i // 17
 _BRANCH_DIM = 256
 _BRANCHES = ((2, 0), (3, 1), (5, 2))  # pieces that a branch sees, and how many of them stand on the left
@@ -52,9 +53,9 @@ class QuantisedEmbedding(nnx.Module):
 
     def __call__(self, token_ids: jax.Array) -> jax.Array:
         """Maps ids (B, L) to vectors (B, L, 512) float32."""
-        chunk = token_ids % _CHUNKS
-        codes = self.codes[...][token_ids].astype(jnp.float32)
-        return codes * self.scale[...][chunk][..., None] + self.offset[...][chunk][..., None]
+        chunk = token_ids - _CHUNKS * jax.lax.div(token_ids, _CHUNKS)  # ids are positive; converters know no remainder
+        codes, scale, offset = (jnp.asarray(x[...]) for x in (self.codes, self.scale, self.offset))
+        return codes[token_ids].astype(jnp.float32) * scale[chunk][..., None] + offset[chunk][..., None]
 
 
 class NGramBranch(nnx.Module):
@@ -142,12 +143,16 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
     """Reads the weights into nested parameters; "embedding" is constant, the rest is trainable float32.
 
     Args:
-      path: the package's weights.npz; None finds and checks it in the installed package.
+      path: the package's weights.npz, or a .safetensors file with the parameters by their names here; None finds and
+        checks the package's.
 
     Raises:
       UserError: the package or file is missing, damaged or another architecture's.
     """
     path = WEIGHTS.locate() if path is None else path
+    abstract = jax.eval_shape(FUNCTIONAL.init, jax.random.key(0))
+    if Path(path).suffix == ".safetensors":
+        return jax.tree.map(jnp.asarray, assign(abstract, read_safetensors(path), source=path))
     stored = read_npz(path)
     stored.pop("bits", None)  # bits a code had before it was stored as a byte
     stored.pop("eps", None)  # _EPSILON
@@ -172,5 +177,4 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
         arrays[ours] = np.concatenate(parts, axis=-1)
     chunks = [take(stored, f"q{i + 1}", source=path) for i in range(_CHUNKS)]
     arrays["embedding/codes"] = np.stack(chunks, axis=1).reshape(-1, DIM)
-    abstract = jax.eval_shape(FUNCTIONAL.init, jax.random.key(0))
     return jax.tree.map(jnp.asarray, assign(abstract, arrays | stored, source=path))

@@ -1,0 +1,87 @@
+"""Writes the model of a finished run as a folder that stands alone, or uploads such a folder to the hub.
+
+python -m cl2cm_jax.export --workdir=runs/emoji --out=bundle [--onnx] [--stablehlo] [--license=NAME]
+python -m cl2cm_jax.export push --bundle=bundle --repo=org/name [--private] [--yes]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cl2cm_jax.command_line import Arguments
+from cl2cm_jax.errors import exit_cleanly
+
+PROGRAM = "python -m cl2cm_jax.export"
+EPILOG = f"""\
+{PROGRAM} push --help tells how the folder is uploaded to the Hugging Face hub.
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Reads the command line; raises a UserError where it makes no sense."""
+    if list(arguments[:1]) == ["push"]:
+        return _parse_push(arguments[1:])
+    parser = Arguments(
+        prog=PROGRAM, description="Writes the model of a finished run as a folder that stands alone.", epilog=EPILOG
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="the --workdir of a finished training run")
+    parser.add_argument("--out", type=Path, required=True, help="the folder: new, empty, or a bundle to replace")
+    parser.add_argument("--onnx", action="store_true", help="also each tower in ONNX, fp32 and int8")
+    parser.add_argument("--stablehlo", action="store_true", help="also each tower as serialized StableHLO (jax.export)")
+    parser.add_argument("--license", default="", help="for the card, by the hub's names: apache-2.0, cc-by-sa-4.0, ...")
+    return parser.parse_args(arguments)
+
+
+def _parse_push(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Arguments(
+        prog=f"{PROGRAM} push", description="Shows what would be uploaded to the Hugging Face hub; --yes uploads it."
+    )
+    parser.add_argument("--bundle", type=Path, required=True, help="the folder to upload")
+    parser.add_argument("--repo", required=True, help="org/name; made if it is not there")
+    parser.add_argument("--private", action="store_true", help="make it a private repository, if it is made")
+    parser.add_argument("--revision", default="main", help="branch to write to (default: %(default)s)")
+    parser.add_argument("--yes", action="store_true", help="upload; without it nothing leaves the machine")
+    options = parser.parse_args(arguments)
+    options.push = True
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes or uploads a bundle, as the command line says."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing here is worth an accelerator
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    if hasattr(options, "push"):
+        from cl2cm_jax.export.push import push
+
+        push(options.bundle, repo=options.repo, revision=options.revision, private=options.private, yes=options.yes)
+        return
+    _export(options)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from cl2cm_jax.export.bundle import Addition, check_place, read_trained, write_bundle
+    from cl2cm_jax.export.conversions import add_onnx, add_stablehlo
+
+    start = time.perf_counter()
+    check_place(options.out)
+    trained = read_trained(options.workdir)
+    additions: list[Addition] = [add_onnx(trained)] if options.onnx else []
+    additions += [add_stablehlo(trained)] if options.stablehlo else []
+    manifest = write_bundle(trained, options.out, licence=options.license, additions=additions)
+    files = [file for file in options.out.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    print(f"bundle:    {options.out}/ ({len(files)} files, {size / 1e6:.1f} MB), weights {manifest.weights}")
+    print(f'load it:   cl2cm_jax.from_pretrained("{options.out}")')
+    print(f"upload it: {PROGRAM} push --bundle={options.out} --repo=org/name")
+    print(f"seconds:   {time.perf_counter() - start:.0f}")
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

@@ -1,0 +1,76 @@
+"""A bundle onto the Hugging Face hub; nothing is sent unless it is asked for.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.export.layout import CARD, MANIFEST, read_manifest
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def push(bundle: Path, *, repo: str, revision: str, private: bool, yes: bool) -> None:
+    """Prints the files of a bundle with their sizes and, with `yes`, uploads them in one commit.
+
+    Args:
+      bundle: the folder.
+      repo: "org/name"; made if it is not there.
+      revision: branch to write to; made if it is not there.
+      private: whether a repository that is made is a private one.
+      yes: upload.
+
+    Raises:
+      UserError: the folder is no whole bundle, `repo` is no such name, or the hub refuses.
+    """
+    if not _REPO.fullmatch(repo):
+        raise UserError(f"--repo={repo!r} is no name of a repository; write org/name")
+    manifest = read_manifest(bundle)  # what is sent is whole
+    files = _files(bundle)
+    for file in files:
+        print(f"{file.stat().st_size:>13,}  {file.relative_to(bundle).as_posix()}")
+    size = sum(file.stat().st_size for file in files)
+    print(f"{size:>13,}  bytes in {len(files)} files, weights {manifest.weights}, for {repo} ({revision})")
+    if not yes:
+        print("nothing was uploaded; read README.md once more, then add --yes")
+        return
+    print(f"uploaded: {_upload(bundle, files, repo=repo, revision=revision, private=private)}")
+
+
+def _files(bundle: Path) -> list[Path]:
+    """Everything in the bundle but hidden files; refuses links, which may lead anywhere."""
+    files = []
+    for path in sorted(bundle.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(bundle).parts):
+            continue
+        if path.is_symlink():
+            raise UserError(f"--bundle={bundle}: {path.name} is a link; put the file itself there")
+        files += [path] if path.is_file() else []
+    if not (bundle / CARD).is_file():
+        raise UserError(f"--bundle={bundle} has no {CARD}; export the run again, or write the card")
+    return files
+
+
+def _upload(bundle: Path, files: list[Path], *, repo: str, revision: str, private: bool) -> str:
+    try:
+        from huggingface_hub import CommitOperationAdd, HfApi
+    except ImportError as error:
+        raise UserError("package huggingface_hub is not installed; run: pip install huggingface_hub") from error
+    api = HfApi()
+    operations = [CommitOperationAdd(file.relative_to(bundle).as_posix(), str(file)) for file in files]
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision != "main":
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        message = f"A bundle of cl2cm_jax ({MANIFEST} names its files)"
+        return str(api.create_commit(repo, operations, commit_message=message, revision=revision).commit_url)
+    except Exception as error:  # no network, no token, no right to write: each client version has its own exceptions
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise UserError(
+            f"--repo={repo}: the hub refused ({lines[0].strip()}); log in with: hf auth login, and see that you may "
+            "write there"
+        ) from error

@@ -1,0 +1,86 @@
+"""What a conversion costs: the recalls of the run's own test split with the converted towers.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cl2cm_jax import features
+from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.data.images import decode
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation import evaluate
+from cl2cm_jax.evaluation.picture import Queries
+from cl2cm_jax.evaluation.report import Results
+from cl2cm_jax.export.model import Parts
+from cl2cm_jax.export.towers import picture_inputs, text_inputs
+
+Encode = Callable[[dict[str, np.ndarray]], np.ndarray]
+_PICTURES = 64  # decoded at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSplit:
+    """The headline of a run's test split as the towers' inputs.
+
+    Attributes:
+      corpus: pictures and captions.
+      texts: by language, the inputs of its captions and the rows of their pictures.
+    """
+
+    corpus: Corpus
+    texts: dict[str, tuple[dict[str, np.ndarray], np.ndarray]]
+
+
+def read_test_split(config: ConfigDict, parts: Parts) -> TestSplit | None:
+    """The test split, where its data are here and its pictures are files; else None, and why is logged."""
+    try:
+        corpus = evaluate.headline(features.corpora(config).test)
+    except (UserError, ImportError) as error:
+        logging.warning("the loss of quality is not measured: the data are not here (%s)", error)
+        return None
+    if parts.vision is None or config.data.frames > 1 or not all(Path(path).is_file() for path in corpus.paths):
+        logging.warning("the loss of quality is not measured: the test pictures are no files of single pictures")
+        return None
+    texts = {}
+    for language in (config.data.source, *config.data.targets):
+        rows = corpus.captions_of(language)
+        if len(rows):
+            inputs = text_inputs(parts, [corpus.caption_text[row] for row in rows])
+            texts[language] = (inputs, corpus.caption_image[rows])
+    return TestSplit(corpus=corpus, texts=texts)
+
+
+def sum_recalls(
+    split: TestSplit, parts: Parts, config: ConfigDict, *, text: Encode, vision: Encode
+) -> dict[str, float]:
+    """SumR by language, of queries in their own language, with these towers."""
+    paths = split.corpus.paths
+    pictures = [
+        vision(picture_inputs(parts, [decode(path) for path in paths[start : start + _PICTURES]]))
+        for start in range(0, len(paths), _PICTURES)
+    ]
+    queries = {language: Queries([], text(inputs), images) for language, (inputs, images) in split.texts.items()}
+    embedded = evaluate.Embedded(split.corpus, np.concatenate(pictures), queries, {})
+    ranks = evaluate.rank_all(embedded, config, query="target")
+    return {language: metrics["SumR"] for language, metrics in evaluate.measure(ranks, list(queries)).items()}
+
+
+def table(results: Results, columns: dict[str, dict[str, float]]) -> list[str]:
+    """Rows of Markdown: SumR by language, JAX's as the run measured it and the `columns`', and means over targets."""
+    targets = [target for target in results.targets if target in results.test]
+    run = {language: metrics["SumR"] for language, metrics in results.test.items()}
+    columns = {"JAX": run} | columns
+    rows = [[language, *(f"{column[language]:.1f}" for column in columns.values())] for language in run]
+    means = (sum(column[target] for target in targets) / len(targets) for column in columns.values())
+    rows.append([f"mean of {len(targets)} targets", *(f"{mean:.1f}" for mean in means)])
+    lines = [["SumR", *columns], ["---", *("---:" for _ in columns)], *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]

@@ -1,0 +1,115 @@
+"""Each tower in ONNX and as StableHLO gives JAX's vectors, for any batch and length, without this package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command import call
+from finished_runs import GOLDEN, TEXTS, write_finished_run
+from PIL import Image
+
+import cl2cm_jax
+from cl2cm_jax.export import __main__ as export
+from cl2cm_jax.export.bundle import read_trained, write_bundle
+from cl2cm_jax.export.conversions import add_onnx, add_stablehlo
+from cl2cm_jax.export.model import Parts
+from cl2cm_jax.export.towers import picture_inputs, text_inputs
+
+WORDS = {
+    "student__text_tower": "attention",
+    "student__text_pool": "mean",
+    "student__vision_tower": "attention",
+    "vision__pool": "tokens",
+    "student__heads": 2,
+    "student__hidden": 8,
+}
+VARIANTS = {
+    "stock": {},
+    "words and tokens": WORDS,
+    "tuned, siglip": {
+        "student__text__trainable": "layers 1-2",
+        "vision__path": str(GOLDEN / "siglip"),
+        "student__vision__trainable": "layers 1-1",
+    },
+}
+ALONE = """
+import sys, json, numpy, jax.export
+folder, inputs = sys.argv[1:]
+for name in ("text", "vision"):
+    tower = jax.export.deserialize(bytearray(open(f"{folder}/stablehlo/{name}.stablehlo", "rb").read()))
+    given = numpy.load(f"{inputs}/{name}.npz")
+    numpy.save(f"{inputs}/{name}.npy", tower.call(*(given[key] for key in given.files)))
+print([name for name in sys.modules if name.startswith("cl2cm")])
+"""
+
+
+def inputs_of(folder: Path, texts: list[str], pictures: list[Image.Image]) -> dict[str, dict[str, np.ndarray]]:
+    parts = Parts(folder)
+    pixels = [np.asarray(picture) for picture in pictures]
+    return {"text": text_inputs(parts, texts), "vision": picture_inputs(parts, pixels)}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def written(
+    request: pytest.FixtureRequest, fields: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("variant")
+    trained = read_trained(write_finished_run(folder / "run", **fields | VARIANTS[request.param]))
+    return folder, trained
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These runs have no test split; without this the emoji set would be built."""
+    monkeypatch.setattr("cl2cm_jax.export.quality.read_test_split", lambda *_: None)
+
+
+def test_stablehlo_runs_without_this_package(
+    written: tuple[Path, Any], pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    folder, trained = written
+    write_bundle(trained, folder / "hlo", additions=[add_stablehlo(trained)])
+    model = cl2cm_jax.from_pretrained(folder / "hlo")
+    for texts, some in ((TEXTS, pictures), (TEXTS[:1], pictures[:1])):
+        for name, inputs in inputs_of(folder / "hlo", texts, some).items():
+            np.savez(tmp_path / f"{name}.npz", **inputs)
+        command = [sys.executable, "-c", ALONE, str(folder / "hlo"), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == "[]", done.stderr
+        # upper layers that are trained read states that were rounded to float16
+        np.testing.assert_allclose(np.load(tmp_path / "text.npy"), model.encode_text(texts), atol=1e-3)
+        np.testing.assert_allclose(np.load(tmp_path / "vision.npy"), model.encode_image(some), atol=1e-5)
+    assert "stablehlo/text.stablehlo" in (folder / "hlo" / "README.md").read_text()
+
+
+def test_onnx_equals_jax(written: tuple[Path, Any], pictures: list[Image.Image]) -> None:
+    pytest.importorskip("jax2onnx", reason="jax2onnx is not installed (docs/export.md)")
+    runtime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+    folder, trained = written
+    write_bundle(trained, folder / "onnx", additions=[add_onnx(trained)])
+    model = cl2cm_jax.from_pretrained(folder / "onnx")
+    for texts, some in ((TEXTS, pictures), (TEXTS[:1], pictures[:1])):
+        expected = {"text": model.encode_text(texts), "vision": model.encode_image(some)}
+        for name, inputs in inputs_of(folder / "onnx", texts, some).items():
+            inputs = {key: x.astype(np.int64) if x.dtype == np.int32 else x for key, x in inputs.items()}
+            session = runtime.InferenceSession(str(folder / "onnx" / "onnx" / f"{name}.onnx"))
+            (found,) = session.run(None, inputs)
+            np.testing.assert_allclose(found, expected[name], atol=1e-3 if name == "text" else 1e-4)
+            session = runtime.InferenceSession(str(folder / "onnx" / "onnx" / f"{name}_int8.onnx"))
+            (rough,) = session.run(None, inputs)
+            assert 1e-7 < np.abs(rough - found).max() < 0.1
+    graph = onnx.load(folder / "onnx" / "onnx" / "text_int8.onnx").graph
+    assert sum(node.op_type == "MatMulInteger" for node in graph.node) >= 3 * 6  # those of three layers
+    assert "Opset 21" in (folder / "onnx" / "README.md").read_text()
+
+
+def test_onnx_without_its_packages_is_one_line(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    outcome = call(export.main, f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--onnx")
+    assert outcome.code == 2 and "--onnx: package jax2onnx is not installed; run: pip install" in outcome.err
+    assert list(tmp_path.iterdir()) == []
