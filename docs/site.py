@@ -1,4 +1,4 @@
-"""What the documentation site has beside docs/*.md: pages that lie elsewhere in the tree, and the API's. A MkDocs hook."""
+"""The documentation site beside docs/*.md: pages that lie elsewhere in the tree, and the API. A MkDocs hook."""
 
 from __future__ import annotations
 
