@@ -254,7 +254,8 @@ class _Reader:
         """Bytes of a result that are new: of an update in place, the update."""
         while result.opcode in _VIEWS:
             result = inside[result.operands[0]]
-        if result.opcode == "parameter":
+        # an exchange that goes on beside several fusions is a result of each; its start counts it
+        if result.opcode in ("parameter", *KINDS) or "AsyncCollectiveDone" in result.attributes:
             return 0
         if result.opcode == "dynamic-update-slice":
             return inside[result.operands[1]].arrays[0].size

@@ -260,6 +260,19 @@ def test_exchanges_are_counted_once_with_group_and_overlap():
     assert begun == {channel for event in schedule for channel in event.ends}
 
 
+def test_what_an_exchange_brings_is_written_once():
+    """It is a result of every fusion that it goes on beside."""
+    carried = EXCHANGES.replace("w: f32[16,16]) -> f32[4,16] {", "w: f32[16,16]) -> (f32[4,16], f32[32,16]) {")
+    carried = carried.replace("ROOT %d = f32[4,16] dot", "%d = f32[4,16] dot")
+    root = "ROOT %t = (f32[4,16], f32[32,16]) tuple(%d, %g.1)"
+    carried = carried.replace("rhs_contracting_dims={0}\n}", f"rhs_contracting_dims={{0}}\n  {root}\n}}")
+    carried = carried.replace("%two = f32[4,16] fusion", "%two = (f32[4,16], f32[32,16]) fusion")
+    carried = carried.replace("  %six", "  %first = f32[4,16] get-tuple-element(%two), index=0\n  %six")
+    carried = carried.replace("dot(%two, %w)", "dot(%first, %w)")
+    assert carried.count("tuple(%d, %g.1)") == 1
+    assert cost.total(of(carried)).size == cost.total(of(EXCHANGES)).size
+
+
 def test_an_exchange_goes_on_beside_a_loop():
     loop = LOOP.replace("HloModule made_up, is_scheduled=true, num_partitions=4\n", "").replace("ENTRY %main", "%runs")
     loop = loop.replace("%x = f32[8,16]{1,0} get-tuple-element(%state.1), index=1", "%x = f32[8,16]{1,0} " + BESIDE)
