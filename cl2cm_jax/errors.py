@@ -15,6 +15,7 @@ EXIT_CLOSED_PIPE = 128 + 13  # what a shell reports of a process that SIGPIPE en
 _MENDABLE = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
+    errno.EFBIG: "allow larger files (ulimit -f), or name another place",
     errno.EACCES: "allow it, or name another place",
     errno.EPERM: "allow it, or name another place",
     errno.EROFS: "name another place",
@@ -45,11 +46,19 @@ def exit_cleanly(command: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
         sys.exit(EXIT_CLOSED_PIPE)
-    except OSError as error:
-        if error.errno not in _MENDABLE:
+    except (OSError, UserError) as error:
+        if not told(error):
             raise
-        print(f"error: {error.strerror}: {error.filename or 'a file'}; {_MENDABLE[error.errno]}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+
+
+def told(error: BaseException) -> bool:
+    """Prints the one line of an error that a user can mend; False, and nothing printed, for any other."""
+    if isinstance(error, UserError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.errno in _MENDABLE:
+        text = f"{error.strerror}: {error.filename or 'a file'}; {_MENDABLE[error.errno]}"
+    else:
+        return False
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    return True

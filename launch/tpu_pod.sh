@@ -138,7 +138,7 @@ prepare() {
 # A run that is still there, as after a lost connection, would hold the chips: it saves and ends first.
 # shellcheck disable=SC2016 # the workers expand it
 end_old='pid=$(cat cl2cm.pid 2> /dev/null) || exit 0
-case $(ps -p "$pid" -o args= 2> /dev/null) in *cl2cm_jax.main*)
+case $(ps -ww -p "$pid" -o args= 2> /dev/null) in *cl2cm_jax.main*)
   kill -TERM "$pid"
   for second in $(seq 120); do kill -0 "$pid" 2> /dev/null || break; sleep 1; done
   kill -KILL "$pid" 2> /dev/null ;;

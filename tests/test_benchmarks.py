@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import paper_step, start, train_step
+from benchmarks import losses, paper_step, start, train_step
 
 
 def test_the_step_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -37,6 +37,19 @@ def test_products_are_counted_once_a_multiplication_and_an_addition():
     layer, tower = 4 * 100 + 2 * 200 + 2 * 5 * 10, 100 + 800 + 2 * 5 * 10 + 10 * 1024
     assert sizes.flops(5, with_prefix=False) == 2 * 4 * 5 * 3 * (layer + tower)
     assert sizes.flops(5, with_prefix=True) == 2 * 4 * 5 * (3 * (layer + tower) + layer)
+
+
+def test_all_forms_of_the_losses_agree_and_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    flags = ["--batches=64,128", "--timed=64", "--dim=16", "--block=4", "--repeats=1", f"--json={tmp_path / 'rows'}"]
+    monkeypatch.setattr(sys, "argv", ["losses", *flags])
+    monkeypatch.setattr(losses, "_process", lambda devices: losses.measure(losses.parse()))  # which compares the values
+    losses.main()
+    made = json.loads((tmp_path / "rows").read_text())
+    assert [row["form"] for row in made["rows"][:4]] == list(losses.FORMS)
+    assert all((row["seconds"] > 0) == (row["batch"] == 64) and row["temporary_mb"] > 0 for row in made["rows"])
+    assert made["about"]["jax"] and "MB a device" in capsys.readouterr().out
 
 
 def test_starts_share_a_cache_of_their_own_and_leave_the_users_alone(

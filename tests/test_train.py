@@ -15,10 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import pytest
 from command import Outcome, call
+from run_ends import assert_same_end, last_state
 from tiny_set import PLANTED
 
 pytest.importorskip("tensorflow")
@@ -70,24 +69,6 @@ def at_call(number: int, act: Callable[[], object]) -> Callable[[Any, Any], Any]
 @pytest.fixture(scope="session")
 def built(home: Path) -> run.Run:
     return run.build(configuration.read(str(home / "config.py")))
-
-
-def last_state(built: run.Run, workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
-    """Step and every array of the newest checkpoint."""
-    with run.checkpoints(built, workdir) as saved:
-        restored = saved.restore(run.abstract_state(built))
-    assert restored is not None
-    leaves = jax.tree_util.tree_flatten_with_path(restored.state)[0]
-    return restored.step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def assert_same_end(built: run.Run, one: Path, other: Path) -> None:
-    """Parameters, optimiser state, averages and calibration, bit for bit."""
-    (step, left), (other_step, right) = last_state(built, one), last_state(built, other)
-    assert step == other_step == STEPS
-    assert left.keys() == right.keys() and any("'opt'" in name for name in left)
-    for name, array in left.items():
-        assert array.tobytes() == right[name].tobytes(), name
 
 
 def test_a_run_leaves_everything_behind(finished: tuple[Path, Outcome]) -> None:

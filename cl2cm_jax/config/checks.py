@@ -31,6 +31,7 @@ CHOICES = {
     "contrastive.reduction": ("mean", "sum"),
     "contrastive.labels": ("uniform", "soft"),
     "contrastive.form": ("dense", "blockwise"),
+    "contrastive.exchange": ("ring", "gather"),
     "word.loss": ("transport", "self_labelled"),
     "word.solver": ("ipot", "sinkhorn"),
     "word.marginals": ("uniform", "norm"),

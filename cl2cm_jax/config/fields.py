@@ -98,8 +98,10 @@ def defaults() -> ConfigDict:
     c.contrastive.margin = 0.2  # triplet (siblings)
     c.contrastive.reduction = "mean"  # "mean" | "sum" over the batch (siblings sum the triplet loss)
     c.contrastive.labels = "uniform"  # positives of an image: "uniform" | "soft" (by teacher confidence; ours)
-    c.contrastive.form = "dense"  # "dense" | "blockwise" (never holds the B x B matrix; sharded over the mesh)
-    c.contrastive.block = 1024  # side of a tile of the blockwise form
+    # of every term that couples all pairs: "dense" | "blockwise" (no B x B matrix exists; sharded over the mesh)
+    c.contrastive.form = "dense"
+    c.contrastive.block = 512  # side of a tile of the blockwise form
+    c.contrastive.exchange = "ring"  # how its devices share images: "ring" (least memory) | "gather" (for pods)
 
     c.weights = ConfigDict()  # of the terms: a number, or a schedule "0:0 20%:1" (step or share : value)
     c.weights.source = "1.0"  # contrastive(V, S) (siblings, as the next one)

@@ -27,15 +27,15 @@ def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     if not os.path.isfile(file):
         raise UserError(f"--config={path}: no such file; see configs/ for those that exist")
     try:
-        get_config = runpy.run_path(file)["get_config"]
+        get_config = runpy.run_path(file).get("get_config")
+        if get_config is None:
+            raise UserError(f"--config={path}: the file has no get_config(); name one such as those in configs/")
         config: ConfigDict = get_config(argument) if argument else get_config()
     except UserError:
         raise
-    except KeyError as error:
-        raise UserError(f"--config={path}: the file has no {error}") from error
     except Exception as error:
         line = str(error).splitlines()[0] if str(error) else ""
-        raise UserError(f"--config={path}: {type(error).__name__}: {line}") from error
+        raise UserError(f"--config={path} cannot be run ({type(error).__name__}: {line}); mend it") from error
     return override_all(config, overrides or {})
 
 

@@ -45,7 +45,8 @@ class FeatureFile:
 
     def row(self, image_id: str) -> np.ndarray:
         """(frames, d) float32."""
-        return np.asarray(self.values[self.row_of[image_id]], np.float32)
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity, which the checks name
+            return np.asarray(self.values[self.row_of[image_id]], np.float32)
 
 
 def read_feature_file(features: str, feature_ids: str, *, id_of: Callable[[str], str] = str) -> FeatureFile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -146,10 +147,10 @@ def _in_our_words(name: str, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name} has {pixels:,} pixels, over the limit of {max_pixels:,}; scale it down") from error
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist; add the file or remove its row") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise ImageError(f"{name} cannot be read ({error.strerror}); replace it or remove its row") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
-        # Pillow's decoders raise all of these on broken files.
+        # Pillow's decoders raise all of these on broken files, the system's own errors have a text.
+        if isinstance(error, OSError) and error.strerror:
+            raise ImageError(f"{name} cannot be read ({error.strerror}); replace it or remove its row") from error
         raise ImageError(f"{name} is truncated or damaged ({error}); replace it or remove its row") from error
 
 
@@ -198,6 +199,8 @@ def scaled(
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
+    if stat.S_ISFIFO(os.stat(path).st_mode):  # it would be waited on for ever
+        raise ImageError(f"{os.fspath(path)} is a pipe; replace it or remove its row")
     with open(path, "rb") as file:
         return file.read()
 

@@ -35,6 +35,11 @@ class CaptionLines(NamedTuple):
     lines: dict[Key, Line]
     problems: list[Problem]
 
+    @property
+    def tag(self) -> str:
+        """The tag that its lines have."""
+        return next((line.tag for line in self.lines.values()), self.tags[0])
+
 
 class _BadLine(Exception):
     pass
@@ -100,7 +105,7 @@ def _alone(one: CaptionLines, other: CaptionLines) -> list[Problem]:
     for (media, k), line in one.lines.items():
         if (media, k) not in other.lines:
             reason = (
-                f"{media}#{line.tag}#{k} has no partner {media}#{other.tags[0]}#{k} in {other.path.name}; "
+                f"{media}#{line.tag}#{k} has no partner {media}#{other.tag}#{k} in {other.path.name}; "
                 "add it or remove this line"
             )
             problems.append(Problem(str(one.path), line.number, "cap_id", reason))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,8 @@ def _map_features(path: Path, number: int, dim: int) -> np.ndarray:
 def _read_frames(path: Path, row_of: dict[str, int]) -> dict[str, np.ndarray]:
     """The dict literal, parsed and never run, as rows of each video's frames."""
     try:
-        found = ast.literal_eval(_read(path, "utf-8-sig").strip())
+        with warnings.catch_warnings(action="ignore"):  # of odd escapes in names
+            found = ast.literal_eval(_read(path, "utf-8-sig").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(
             f"{path} is no dict literal {{'video': ['frame', ...]}} ({type(error).__name__}); it is read, never run"
@@ -148,7 +150,12 @@ def _read_frames(path: Path, row_of: dict[str, int]) -> dict[str, np.ndarray]:
         isinstance(video, str) and isinstance(frames, list | tuple) for video, frames in found.items()
     ):
         raise UserError(f"{path} must be a dict literal {{'video': ['frame', ...]}} of names and lists")
-    return {media_id(video): _rows(path, video, frames, row_of) for video, frames in found.items()}
+    rows: dict[str, np.ndarray] = {}
+    for video, frames in found.items():
+        if media_id(video) in rows:
+            raise UserError(f"{path} has {media_id(video)!r} twice, with an ending and without; remove one")
+        rows[media_id(video)] = _rows(path, video, frames, row_of)
+    return rows
 
 
 def _rows(path: Path, video: str, frames: Sequence[object], row_of: dict[str, int]) -> np.ndarray:

@@ -177,11 +177,10 @@ class Search:
         """Raises a UserError that lists what is missing, where it was looked for and who publishes it."""
         if not self._missing:
             return
-        shown = self._missing[:6]
-        more = f", and {len(self._missing) - len(shown)} more" if len(self._missing) > len(shown) else ""
+        lacking = dict.fromkeys(missing.what for missing in self._missing)
         places = dict.fromkeys(str(place) for missing in self._missing for place in missing.places)
         raise UserError(
-            f"config.data.root={self._given!r}: {self.name} lacks {', '.join(m.what for m in shown)}{more}; "
+            f"config.data.root={self._given!r}: {self.name} lacks {', '.join(lacking)}; "
             f"looked in {', '.join(places)}; published at {PAPER_SETS[self.name].published}"
         )
 

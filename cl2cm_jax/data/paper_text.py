@@ -93,7 +93,7 @@ def _is_unread(role: Role) -> bool:
 def _gaps(lines: CaptionLines, keys: Sequence[Key]) -> list[Problem]:
     """A note where a file that nothing reads lacks captions or has some of none."""
     wanted = set(keys)
-    lacking = [f"{media}#{lines.tags[0]}#{k}" for media, k in keys if (media, k) not in lines.lines]
+    lacking = [f"{media}#{lines.tag}#{k}" for media, k in keys if (media, k) not in lines.lines]
     others = [f"{media}#{line.tag}#{k}" for (media, k), line in lines.lines.items() if (media, k) not in wanted]
     reasons = []
     if lacking:

@@ -85,8 +85,8 @@ def bad_pictures(
 
 
 def _reason_against_file(image: str, *, images: str, frames: int) -> tuple[str, bool]:
-    if os.path.isabs(image) or image == ".." or image.startswith("../"):
-        return f"is {image!r}, which is outside config.data.images; copy the picture into it", False
+    if os.path.isabs(image) or image in (".", "..") or image.startswith("../"):
+        return f"is {image!r}, which is not within config.data.images; copy the picture into it", False
     return reason_against(os.path.join(images, image), frames)
 
 
@@ -99,7 +99,7 @@ def bad_features(
         if image not in features.row_of:
             reason = f"{image!r} is not in {feature_ids}; add it or remove its rows"
         elif not np.isfinite(features.row(image)).all():
-            reason = f"{image!r} has NaN or infinite values in {path}; compute them anew"
+            reason = f"{image!r} has NaN or infinite values in {path} (as float32); compute them anew"
         else:
             continue
         problems.append((image, Problem(captions, rows[0].line, "image", reason)))

@@ -109,6 +109,11 @@ class HubTokenizer:
             raise UserError(
                 f"{file} gives ids up to {highest}, but the model has {vocabulary} word pieces; are they a pair?"
             )
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        if unknown is not None and self._tokenizer.token_to_id(unknown) is None:
+            raise UserError(
+                f"{file} names {unknown!r} for what it does not know, and has no id for it; get a fresh copy"
+            )
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
         self._check_marks(file)

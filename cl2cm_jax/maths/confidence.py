@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cl2cm_jax.maths.similarity import scores as similarities
+
 GRID = np.linspace(-4.0, 12.0, 129, dtype=np.float32)  # scores, in standard deviations of mismatched pairs
 
 
@@ -41,24 +43,29 @@ def standard_scores(source: jax.Array, target: jax.Array, *, is_valid: jax.Array
     Returns:
       (B,) fp32: the mean of the score within the row and within the column; about 0 for wrong pairs.
     """
-    similarity = source @ target.T
+    similarity = similarities(source, target)
     pair = jnp.diagonal(similarity)
     others = is_valid[:, None] & is_valid[None, :] & ~jnp.eye(len(pair), dtype=bool)
-    count = jnp.maximum(others.sum(1), 1)  # symmetric in rows and columns
+    count = others.sum(1)  # symmetric in rows and columns
 
     def against(axis: int) -> jax.Array:
-        mean = jnp.where(others, similarity, 0.0).sum(axis) / count
+        mean = jnp.where(others, similarity, 0.0).sum(axis) / jnp.maximum(count, 1)
         centred = similarity - jnp.expand_dims(mean, axis)
-        spread = jnp.sqrt(jnp.where(others, centred**2, 0.0).sum(axis) / count)
-        return (pair - mean) / jnp.maximum(spread, 1e-6)
+        return standardised(pair, count, mean, jnp.where(others, centred**2, 0.0).sum(axis))
 
     return 0.5 * (against(0) + against(1))
 
 
+def standardised(pair: jax.Array, count: jax.Array, mean: jax.Array, squares: jax.Array) -> jax.Array:
+    """Scores (N,) in standard deviations, from count, mean and sum of squared deviations (N,) of the others."""
+    spread = jnp.sqrt(squares / jnp.maximum(count, 1))
+    return (pair - mean) / jnp.maximum(spread, 1e-6)
+
+
 def softmax_confidence(source: jax.Array, target: jax.Array, *, temperature: float, is_valid: jax.Array) -> jax.Array:
     """Teacher's probability p_ii of the pair among the batch, mean of both directions: (B,) in [0, 1]."""
-    logits = jnp.where(is_valid[:, None] & is_valid[None, :], source @ target.T / temperature, -jnp.inf)
-    logits = jnp.where(jnp.eye(len(logits), dtype=bool), source @ target.T / temperature, logits)
+    counts = is_valid[:, None] & is_valid[None, :] | jnp.eye(len(is_valid), dtype=bool)
+    logits = jnp.where(counts, similarities(source, target) / temperature, -jnp.inf)
     rows, columns = jax.nn.softmax(logits, axis=1), jax.nn.softmax(logits, axis=0)
     return 0.5 * (jnp.diagonal(rows) + jnp.diagonal(columns))
 

@@ -34,8 +34,12 @@ def divide(numerator: Array, denominator: Array) -> Array:
 
 
 def zero_invalid(x: Array, is_valid: Array) -> Array:
-    """Rows x (N, d) in fp32, the invalid ones (is_valid (N,) False) set to 0, so that not even a NaN spreads."""
-    return jnp.where(is_valid[:, None], x, 0).astype(jnp.float32)
+    """Rows x (N, ...) in fp32, the invalid ones (is_valid (N,) False) set to 0, so that not even a NaN spreads.
+
+    N may be several dimensions.
+    """
+    mask = is_valid.reshape(is_valid.shape + (1,) * (x.ndim - is_valid.ndim))
+    return jnp.where(mask, x, 0).astype(jnp.float32)
 
 
 def masked_mean(x: Array, mask: Array) -> Array:

@@ -106,6 +106,27 @@ def read_tensors(folder: Path, *, leave_out: tuple[str, ...] = ()) -> dict[str, 
     return tensors
 
 
+def renamed(
+    tensors: Mapping[str, np.ndarray], plain: Callable[[str], str], *, source: Path
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors by their plain names, and the names in the file by these.
+
+    Args:
+      tensors: by the names in the file.
+      plain: of a name in the file.
+      source: the folder, for messages.
+
+    Raises:
+      UserError: two tensors have one plain name.
+    """
+    named: dict[str, str] = {}
+    for name in tensors:
+        if named.setdefault(plain(name), name) != name:
+            both = f"{named[plain(name)]} and {name}"
+            raise UserError(f"weights {source}: {both} are one tensor of the model; get a fresh copy")
+    return {short: tensors[name] for short, name in named.items()}, named
+
+
 def _floats(array: jax.Array, *, name: str, folder: Path) -> np.ndarray:
     """The tensor as float32; raises UserError where it is no tensor of floats, or not of finite ones."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -159,6 +180,7 @@ def arranged(
     prefix: str,
     shapes: Mapping[str, tuple[int, ...]],
     source: Path,
+    named: Mapping[str, str],
     relay: Callable[[str, np.ndarray], np.ndarray] = relaid,
     unrelaid: Callable[[str, tuple[int, ...]], tuple[int, ...]] = stored_shape,
 ) -> dict[str, np.ndarray]:
@@ -171,19 +193,20 @@ def arranged(
       prefix: e.g. "encoder.layer.".
       shapes: our name -> the shape that the model has, of the layers with their number in front.
       source: the folder, for messages.
+      named: torch's name -> the file's, for messages; see `renamed`.
       relay: (our name, tensor) -> the tensor in our layout.
       unrelaid: (our name, shape in our layout) -> the shape that torch stores.
 
     Raises:
-      UserError: tensors are missing, left over or of a wrong shape; names each as torch does.
+      UserError: tensors are missing, left over or of a wrong shape; names each as the file does.
     """
     layers = next(shapes[f"layers/{ours}"][0] for ours in layer)
     in_layers = {f"{prefix}{i}.{name}": ours for i in range(layers) for ours, name in layer.items()}
-    check_names(stored, [*once.values(), *in_layers], source=source)
+    check_names(stored, [*once.values(), *in_layers], source=source, named=named)
     # before any is laid out anew or stacked: numpy would fail on some of them, and without their names
     expected = {theirs: unrelaid(ours, shapes[ours]) for ours, theirs in once.items()}
     expected |= {theirs: unrelaid(ours, shapes[f"layers/{ours}"][1:]) for theirs, ours in in_layers.items()}
-    check_shapes(stored, expected, source=source)
+    check_shapes(stored, expected, source=source, named=named)
     arrays = {ours: relay(ours, stored[theirs]) for ours, theirs in once.items()}
     for ours, theirs in layer.items():
         arrays[f"layers/{ours}"] = np.stack([relay(ours, stored[f"{prefix}{i}.{theirs}"]) for i in range(layers)])

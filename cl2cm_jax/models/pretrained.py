@@ -156,28 +156,41 @@ def assign(abstract: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, sou
     return fill(abstract, "")
 
 
-def check_names(arrays: Mapping[str, np.ndarray], expected: Sequence[str], *, source: str | Path) -> None:
+def check_names(
+    arrays: Mapping[str, np.ndarray],
+    expected: Sequence[str],
+    *,
+    source: str | Path,
+    named: Mapping[str, str] | None = None,
+) -> None:
     """Refuses arrays that are not exactly the `expected` ones, naming what is missing and what is left over.
+
+    `named` says how the file names an array, where that is another name.
 
     Raises:
       UserError: there are any.
     """
     missing = [f"{name} is missing" for name in expected if name not in arrays]
-    _refuse(
-        missing + [f"{name} is not known to the model" for name in sorted(set(arrays) - set(expected))], source=source
-    )
+    unknown = sorted((named or {}).get(name, name) for name in set(arrays) - set(expected))
+    _refuse(missing + [f"{name} is not known to the model" for name in unknown], source=source)
 
 
 def check_shapes(
-    arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], *, source: str | Path
+    arrays: Mapping[str, np.ndarray],
+    expected: Mapping[str, tuple[int, ...]],
+    *,
+    source: str | Path,
+    named: Mapping[str, str] | None = None,
 ) -> None:
     """Refuses arrays of another shape than the `expected` one, naming each; names that are not there are passed over.
+
+    `named` says how the file names an array, where that is another name.
 
     Raises:
       UserError: there are any.
     """
     wrong = [
-        f"{name} has shape {arrays[name].shape} instead of {shape}"
+        f"{(named or {}).get(name, name)} has shape {arrays[name].shape} instead of {shape}"
         for name, shape in expected.items()
         if name in arrays and arrays[name].shape != shape
     ]

@@ -6,8 +6,10 @@ import contextlib
 import os
 import re
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +17,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import EXIT_USER_ERROR, UserError, told
 
 AUTOMATIC = "auto"
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
 EXIT_LOST = 75  # EX_TEMPFAIL of sysexits.h: unlike after a mistake, the same command may go well again
+EXIT_INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
+PARTING = 5.0  # seconds that a process with an error waits for the others to have it too
 _LONGEST = 4096  # bytes of a message to all processes
 # what the runtime says where a process that it talks to has ended
 _LOST = re.compile(
@@ -139,28 +143,51 @@ class Vote:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends this process with one line, and at once, where the runtime says that another one was lost.
+    """Ends this process at once where a run of several cannot go on: none waits long for one that has ended.
 
-    What it raises otherwise is passed on; so is everything where there is one process.
+    A process that lost another one says so in one line, code `EXIT_LOST`. One with an error of its own says that, with
+    the code that it has alone, and the others lose it. What is raised where there is one process passes.
     """
     try:
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        if jax.process_count() == 1 or not _LOST.search(str(error)):
+    except (Exception, KeyboardInterrupt) as error:
+        if jax.process_count() == 1:
             raise
-        reason = (str(error).splitlines() or [""])[0][:160]
-        print(
-            f"error: another process of this run ended ({reason}); see its log, then start all of them again: they go "
-            "on from the newest checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(EXIT_LOST)  # the runtime would wait for the lost one for minutes
+        if isinstance(error, Exception) and not isinstance(error, UserError) and _LOST.search(str(error)):
+            reason = (str(error).splitlines() or [""])[0][:160]
+            print(
+                f"error: another process of this run ended ({reason}); see its log, then start all of them again: they "
+                "go on from the newest checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(EXIT_LOST)  # the runtime would wait for the lost one for minutes
+        _part(_told_code(error))
+
+
+def _told_code(error: BaseException) -> int:
+    """Says what ends this process, and how a shell would know it."""
+    if told(error):
+        return EXIT_USER_ERROR
+    traceback.print_exception(error)
+    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _part(code: int) -> NoReturn:
+    """Ends this process when all others end too, or after `PARTING` seconds.
+
+    At its exit jax waits five minutes for all of them, while they wait in a collective for this one, which still lives.
+    """
+    shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    shutdown.start()
+    shutdown.join(PARTING)
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _initialize(**arguments: Any) -> None:
+    # jax's own service would catch SIGTERM, and nothing would come of it before `runtime.preemption` takes over
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:

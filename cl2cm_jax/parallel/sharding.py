@@ -20,7 +20,7 @@ Rule = tuple[str, PartitionSpec]
 # end a block the other way round, so that the activations between the two stay split.
 DEFAULT_RULES: tuple[Rule, ...] = (
     (r"embedding$", PartitionSpec("tensor", "fsdp")),
-    (r"(^|/)(out|output|down)/kernel$", PartitionSpec("tensor", "fsdp")),
+    (r"(^|/)(out|output|attended|down)/kernel$", PartitionSpec("tensor", "fsdp")),
     (r"kernel$", PartitionSpec("fsdp", "tensor")),
 )
 
@@ -35,7 +35,8 @@ def partition_spec(
 ) -> PartitionSpec:
     """The spec for one array: the first rule whose pattern is found in `path`, replicated without one.
 
-    A dimension that its mesh axes do not divide stays whole, and so does an array with fewer dimensions than its rule
+    Axes that do not divide their dimension are given to another one of the rule's that they divide, mBERT's odd
+    vocabulary to the width, say; else that dimension stays whole. So does an array with fewer dimensions than its rule
     names (factored optimiser moments, scalars).
 
     Source: ours.
@@ -44,11 +45,27 @@ def partition_spec(
     leading = len(shape) - len(spec)
     if leading < 0:
         return PartitionSpec()
-    fitted = []
-    for size, axes in zip(shape[leading:], spec, strict=True):
-        names = (axes,) if isinstance(axes, str) else tuple(axes or ())
-        fitted.append(axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None)
-    return PartitionSpec(*(None,) * leading, *fitted) if any(fitted) else PartitionSpec()
+    wanted = [(axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in spec]
+    sizes = shape[leading:]
+
+    def divides(axes: tuple[str, ...], size: int) -> bool:
+        return size % math.prod(mesh.shape[name] for name in axes) == 0
+
+    fitted: list[tuple[str, ...]] = [
+        axes if divides(axes, size) else () for axes, size in zip(wanted, sizes, strict=True)
+    ]
+    for axes in (axes for axes, kept in zip(wanted, fitted, strict=True) if axes and not kept):
+        place = next((n for n, size in enumerate(sizes) if divides((*fitted[n], *axes), size)), None)
+        if place is not None:
+            fitted[place] = (*fitted[place], *axes)
+    if not any(fitted):
+        return PartitionSpec()
+    return PartitionSpec(*(None,) * leading, *(_entry(axes) for axes in fitted))
+
+
+def _entry(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    """What a spec says of one dimension."""
+    return axes[0] if len(axes) == 1 else axes or None
 
 
 def tree_shardings(tree: Any, mesh: Mesh, *, rules: Sequence[Rule] = DEFAULT_RULES) -> Any:

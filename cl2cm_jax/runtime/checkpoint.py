@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,8 @@ from cl2cm_jax.runtime.checksums import verify_checksums, write_checksums
 Which = int | Literal["latest", "best"]
 T = TypeVar("T")
 
+# what the writer of arrays says where the system refused it
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+):")
 _UNREADABLE, _DELETED = ".unreadable", ".deleted"
 _UNFINISHED = ("*.orbax-checkpoint-tmp*", f"*{_DELETED}")  # what a killed process leaves behind
 
@@ -103,6 +106,7 @@ class Checkpoints:
             return False
         about = json.loads(json.dumps({"step": step, "metadata": metadata, "metrics": metrics or {}}))
         folder = self.directory / str(step)
+        logging.getLogger("absl").addFilter(_says_what_we_do_not)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
@@ -274,8 +278,10 @@ class Checkpoints:
         self._remove_unfinished()
         latest = self.latest_step()
         left = "there is no earlier one" if latest is None else f"step {latest} is the newest complete one"
+        system = _SYSTEM_ERROR.search(str(error))
+        reason = os.strerror(int(system[1] or system[2])) if system else _reason(error)
         return UserError(
-            f"checkpoint {self.directory / str(step)} was not written ({_reason(error)}): {left}; "
+            f"checkpoint {self.directory / str(step)} was not written ({reason}): {left}; "
             "mend the disk (space, permissions) and start the same command again."
         )
 
@@ -316,6 +322,11 @@ def _reason(error: Exception) -> str:
         return "No space left on device"
     lines: Sequence[str] = text.splitlines() or [type(error).__name__]
     return lines[0][:160]
+
+
+def _says_what_we_do_not(record: logging.LogRecord) -> bool:
+    """False for a traceback of Orbax's writing threads, which each log the failure that `result` raises."""
+    return "orbax/checkpoint/_src/futures/" not in Path(record.pathname).as_posix()
 
 
 @contextmanager

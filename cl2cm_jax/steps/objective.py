@@ -10,27 +10,28 @@ and hyperparameters are config fields (config/fields.py).
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cl2cm_jax.maths import blockwise, contrastive, distillation, word_alignment
+from cl2cm_jax.maths import blockwise, confidence, word_alignment
 from cl2cm_jax.maths import optimal_transport as transport
-from cl2cm_jax.maths.confidence import Calibration, posterior, softmax_confidence, standard_scores
-from cl2cm_jax.maths.contrastive import Side
+from cl2cm_jax.maths.confidence import Calibration
 from cl2cm_jax.maths.masking import Term
 from cl2cm_jax.maths.similarity import cosine_cost
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks, Teacher, heads_of
 from cl2cm_jax.models.towers import Text
-from cl2cm_jax.parallel.mesh import BATCH_AXES
+from cl2cm_jax.steps.coupled import Coupled, Scalars, intra_relations, term_by_term, tiles_of
 from cl2cm_jax.steps.embeddings import Batch, Embeddings, merge_two
+from cl2cm_jax.steps.one_sweep import in_one_sweep
+from cl2cm_jax.steps.rows import HeldOut, Rows
 
-Scalars = dict[str, jax.Array]
+TERMS = ("source", "target", "sentence", "word", "transfer")
+RELATIONS = ("cross", "intra_target", "intra_vision")  # of the transfer, which is their mean
 
 
 class Objective(NamedTuple):
@@ -52,169 +53,75 @@ class Objective(NamedTuple):
           weights: of the terms at this step, by name; a term without one is not computed.
           calibration: pair scores -> confidence, by language.
         """
-        rows = Rows.of(batch)
+        rows, names = Rows.of(batch), frozenset(weights)
         teacher = HeldOut.of(embeddings, rows)
-        terms: Scalars = {}
-        logged: Scalars = {}
-        if "source" in weights:
-            terms["source"] = source_term(self, embeddings, params["student"], rows)
-        if "target" in weights:
-            trusted = jnp.ones(rows.pair.shape)
-            if self.config.confidence.kind != "none":
-                trusted, scores = pair_confidence(self.config, teacher, batch, calibration)
-                logged["confidence"] = _mean_over(trusted, rows.target_is_valid)
-                logged["pair_score"] = _mean_over(scores, rows.target_is_valid)
-            terms["target"] = target_term(self, embeddings, params["student"], rows, trusted)
-        if "sentence" in weights or "word" in weights:
-            terms |= teacher_terms(self, embeddings, heads_of(params["teacher"]), rows, batch, names=frozenset(weights))
-        if "transfer" in weights:
-            terms["transfer"] = transfer_term(self, embeddings, teacher, rows)
+        trusted, logged = jnp.ones(rows.pair.shape), {}
+        if "target" in names and self.config.confidence.kind != "none":
+            trusted, scores = pair_confidence(self, teacher, batch, calibration)
+            logged["confidence"] = _mean_over(trusted, rows.target_is_valid)
+            logged["pair_score"] = _mean_over(scores, rows.target_is_valid)
+        relations = self.config.transfer.relations if "transfer" in names else ()
+        coupled = Coupled(
+            config=self.config,
+            mesh=self.mesh,
+            heads=self.networks.folds,
+            embeddings=embeddings,
+            rows=rows,
+            teacher=teacher,
+            trusted=trusted,
+            student=params["student"],
+            names=names.union(relations),
+        )
+        form = term_by_term if self.config.contrastive.form == "dense" else in_one_sweep
+        found = form(coupled) | intra_relations(coupled)
+        if "word" in names:
+            found["word"] = word_mean(self, embeddings, heads_of(params["teacher"]), coupled, batch)
+        if relations:
+            found["transfer"] = jnp.stack([found[name] for name in RELATIONS if name in relations]).mean()
+        terms = {name: found[name] for name in TERMS if name in names}
         total = sum((weights[name] * value for name, value in terms.items()), jnp.zeros(()))
         return total, {"total": total, **terms, **logged, "temperature": jnp.exp(params["student"]["log_temperature"])}
 
-    def form(self, dense: ModuleType) -> tuple[ModuleType, dict[str, Any]]:
-        """The module of the batch-level losses, `dense` or `blockwise`, and what else its functions need."""
-        c = self.config.contrastive
-        if c.form == "dense":
-            return dense, {}
-        return blockwise, {"block": c.block, "mesh": self.mesh, "axis": BATCH_AXES}
-
-
-class Rows(NamedTuple):
-    """Identity and validity of the batch's B images and of their B*K target captions, image by image.
-
-    Attributes:
-      image_id, is_valid: (B,).
-      target_image_id, target_is_valid: (B*K,).
-      pair: (B*K,) position of each target caption's image in the batch.
-    """
-
-    image_id: jax.Array
-    is_valid: jax.Array
-    target_image_id: jax.Array
-    target_is_valid: jax.Array
-    pair: jax.Array
-
-    @classmethod
-    def of(cls, batch: Batch) -> Rows:
-        images, captions = batch["target_is_valid"].shape
-        pair = jnp.repeat(jnp.arange(images), captions)
-        valid = (batch["target_is_valid"] & batch["is_valid"][:, None]).reshape(-1)
-        return cls(batch["image_id"], batch["is_valid"], batch["image_id"][pair], valid, pair)
-
-
-class HeldOut(NamedTuple):
-    """The teacher's vectors, arranged so that a dot product compares a row under the head of the row's own fold.
-
-    With F heads a row is its held-out head's vector in the slot of that head, zeros elsewhere, and a column is all
-    heads' vectors side by side. With one head both are that head's vectors. No gradient passes.
-
-    Attributes:
-      source_rows, source_columns: (B, F*D); target_rows, target_columns: (B*K, F*D).
-    """
-
-    source_rows: jax.Array
-    source_columns: jax.Array
-    target_rows: jax.Array
-    target_columns: jax.Array
-
-    @classmethod
-    def of(cls, embeddings: Embeddings, rows: Rows) -> HeldOut:
-        source = jax.lax.stop_gradient(embeddings.teacher_source.sentence)
-        target = jax.lax.stop_gradient(jax.vmap(merge_two)(embeddings.teacher_target.sentence))
-        heads = len(source)
-
-        def arrange(vectors: jax.Array, image_id: jax.Array) -> tuple[jax.Array, jax.Array]:
-            columns = jnp.moveaxis(vectors, 0, 1)  # (N, F, D)
-            own = jax.nn.one_hot(image_id % heads, heads)[..., None]
-            return (columns * own).reshape(len(columns), -1), columns.reshape(len(columns), -1)
-
-        return cls(*arrange(source, rows.image_id), *arrange(target, rows.target_image_id))
-
 
 def pair_confidence(
-    config: ConfigDict, teacher: HeldOut, batch: Batch, calibration: Calibration
+    objective: Objective, teacher: HeldOut, batch: Batch, calibration: Calibration
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the weight of every pair in contrastive(V, T) and its standard score, both (B*K,)."""
-    captions = batch["target_is_valid"].shape[1]
+    config, captions = objective.config, batch["target_is_valid"].shape[1]
     per_language = teacher.target_columns.reshape(-1, captions, teacher.target_columns.shape[-1])
     valid = batch["target_is_valid"] & batch["is_valid"][:, None]
+    form, tiles = confidence, {}
+    if config.contrastive.form == "blockwise":
+        form, tiles = blockwise, tiles_of(config, objective.mesh)
+        tiles["block"] = max(1, tiles["block"] // captions)  # languages side by side
 
     def of_one(columns: jax.Array, valid: jax.Array, language: jax.Array) -> tuple[jax.Array, jax.Array]:
-        scores = standard_scores(teacher.source_rows, columns, is_valid=valid)
+        scores = form.standard_scores(teacher.source_rows, columns, is_valid=valid, **tiles)
         if config.confidence.kind == "posterior":
-            return posterior(scores, language, calibration), scores
+            return confidence.posterior(scores, language, calibration), scores
         temperature = config.transfer.temperature
-        return softmax_confidence(teacher.source_rows, columns, temperature=temperature, is_valid=valid), scores
+        return form.softmax_confidence(
+            teacher.source_rows, columns, temperature=temperature, is_valid=valid, **tiles
+        ), scores
 
     trusted, scores = jax.vmap(of_one, in_axes=1, out_axes=1)(per_language, valid, batch["target_language"])
     return trusted.reshape(-1), scores.reshape(-1)
 
 
-def source_term(objective: Objective, embeddings: Embeddings, student: Params, rows: Rows) -> jax.Array:
-    """contrastive(V, S)."""
-    vision = Side(embeddings.vision, rows.image_id, rows.is_valid, jnp.ones(rows.is_valid.shape))
-    return aligned(objective, vision, vision._replace(vectors=embeddings.source), student)
-
-
-def target_term(
-    objective: Objective, embeddings: Embeddings, student: Params, rows: Rows, trusted: jax.Array
+def word_mean(
+    objective: Objective, embeddings: Embeddings, params: Params, coupled: Coupled, batch: Batch
 ) -> jax.Array:
-    """contrastive(V, T), weighted by the confidence of each pair (B*K,); an image weighs as its pairs do on average."""
-    target = Side(merge_two(embeddings.target), rows.target_image_id, rows.target_is_valid, trusted)
-    captions = len(rows.pair) // len(rows.image_id)
-    valid = rows.target_is_valid.reshape(-1, captions)
-    per_image = (trusted.reshape(-1, captions) * valid).sum(1) / jnp.maximum(valid.sum(1), 1)
-    vision = Side(embeddings.vision, rows.image_id, rows.is_valid, per_image)
-    labels = trusted if objective.config.contrastive.labels == "soft" else None
-    return aligned(objective, vision, target, student, labels)
+    """Word alignment, mean over heads; a head skips the images of its fold."""
+    rows = coupled.rows
 
+    def of_head(head: jax.Array, params: Params, source: Text, target: Text) -> jax.Array:
+        target_valid = rows.target_is_valid & coupled.learns(head, rows.target_image_id)
+        paired = jax.tree.map(lambda a: a[rows.pair], source)
+        teacher, target = objective.networks.teacher.bind(params), jax.tree.map(merge_two, target)
+        return word_term(objective.config, teacher, paired, target, batch, rows.pair, target_valid).mean
 
-def aligned(
-    objective: Objective, x: Side, y: Side, student: Params, positive_weight: jax.Array | None = None
-) -> jax.Array:
-    """The student's contrastive loss of two sides, in the configured form and reduction."""
-    c = objective.config.contrastive
-    temperature = jnp.exp(student["log_temperature"])
-    if not c.learn_temperature:
-        temperature = jax.lax.stop_gradient(temperature)
-    losses, tiles = objective.form(contrastive)
-    if c.loss == "infonce":
-        term = losses.infonce(x, y, temperature=temperature, positive_weight=positive_weight, **tiles)
-    elif c.loss == "triplet":
-        term = losses.triplet(x, y, margin=c.margin, **tiles)
-    else:
-        term = losses.sigmoid(x, y, scale=1.0 / temperature, bias=student["sigmoid_bias"], **tiles)
-    return term.sum if c.reduction == "sum" else term.mean
-
-
-def teacher_terms(
-    objective: Objective, embeddings: Embeddings, params: Params, rows: Rows, batch: Batch, *, names: frozenset[str]
-) -> Scalars:
-    """Those of "sentence" and "word" alignment that are in `names`, each the mean over heads.
-
-    Head f skips the images of fold f (cross-fitting).
-    """
-    heads = objective.networks.folds
-
-    def of_head(head: jax.Array, params: Params, source: Text, target: Text) -> Scalars:
-        mine = (heads == 1) | (rows.image_id % heads != head)
-        source_valid, target_valid = rows.is_valid & mine, rows.target_is_valid & mine[rows.pair]
-        target = jax.tree.map(merge_two, target)
-        x = Side(source.sentence, rows.image_id, source_valid, jnp.ones(source_valid.shape))
-        y = Side(target.sentence, rows.target_image_id, target_valid, jnp.ones(target_valid.shape))
-        terms = {}
-        if "sentence" in names:
-            temperature = jnp.asarray(objective.config.teacher.temperature)
-            terms["sentence"] = contrastive.infonce(x, y, temperature=temperature).mean
-        if "word" in names:
-            paired = jax.tree.map(lambda a: a[rows.pair], source)
-            teacher = objective.networks.teacher.bind(params)
-            terms["word"] = word_term(objective.config, teacher, paired, target, batch, rows.pair, target_valid).mean
-        return terms
-
-    over_heads = jax.vmap(of_head)(jnp.arange(heads), params, embeddings.teacher_source, embeddings.teacher_target)
-    return jax.tree.map(lambda x: x.mean(), over_heads)
+    heads = jnp.arange(coupled.heads)
+    return jax.vmap(of_head)(heads, params, embeddings.teacher_source, embeddings.teacher_target).mean()
 
 
 def word_term(
@@ -256,45 +163,6 @@ def transport_plan(
     if c.solver == "ipot":
         return transport.ipot(cost, beta=c.beta, iterations=c.iterations, **marginals)
     return transport.sinkhorn(cost, epsilon=c.epsilon, iterations=c.iterations, **marginals)
-
-
-def transfer_term(objective: Objective, embeddings: Embeddings, teacher: HeldOut, rows: Rows) -> jax.Array:
-    """Relational distillation, mean over the configured relations; gradient into the student only.
-
-    "cross" gives the S-T relation of the teacher to the V-T relation of the student, in both directions;
-    "intra_target" gives T-T to T-T and "intra_vision" S-S to V-V, without their diagonals.
-    """
-    c = objective.config.transfer
-    losses, tiles = objective.form(distillation)
-    vision, target = embeddings.vision, merge_two(embeddings.target)
-
-    def relation(t_rows, t_columns, s_rows, s_columns, row_valid, column_valid, **options) -> jax.Array:  # noqa: ANN001
-        return losses.relational_kl(
-            teacher_rows=t_rows,
-            teacher_columns=t_columns,
-            student_rows=s_rows,
-            student_columns=s_columns,
-            row_is_valid=row_valid,
-            column_is_valid=column_valid,
-            temperature=c.temperature,
-            student_temperature=c.student_temperature,
-            **options,
-            **tiles,
-        ).mean
-
-    valid, target_valid = rows.is_valid, rows.target_is_valid
-    values = []
-    if "cross" in c.relations:
-        forward = relation(teacher.source_rows, teacher.target_columns, vision, target, valid, target_valid)
-        backward = relation(teacher.target_rows, teacher.source_columns, target, vision, target_valid, valid)
-        values.append(0.5 * (forward + backward))
-    if "intra_target" in c.relations:
-        sides = (teacher.target_rows, teacher.target_columns, target, target, target_valid, target_valid)
-        values.append(relation(*sides, exclude_diagonal=True))
-    if "intra_vision" in c.relations:
-        sides = (teacher.source_rows, teacher.source_columns, vision, vision, valid, valid)
-        values.append(relation(*sides, exclude_diagonal=True))
-    return jnp.stack(values).mean()
 
 
 def _mean_over(x: jax.Array, mask: jax.Array) -> jax.Array:

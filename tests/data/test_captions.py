@@ -85,7 +85,7 @@ def test_stop_names_the_first_problem_and_lists_all(pictures: Path) -> None:
         "\t22\tcaption",
         "broken.png is truncated",
         "none.png does not exist",
-        "'../secret.png', which is outside",
+        "'../secret.png', which is not within",
     ):
         assert part in text
     assert len(text.splitlines()) == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cl2cm_jax.data.images import ImageError, decode, scaled
+from cl2cm_jax.data.images import ImageError, decode, decode_frames, scaled
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
@@ -130,6 +131,13 @@ def test_a_bombs_pixels_are_named() -> None:
 def test_a_folder_is_no_picture(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"cannot be read \(Is a directory\)"):
         decode(tmp_path)
+
+
+def test_a_pipe_is_not_waited_on(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.gif")
+    for read in (decode, lambda path: list(decode_frames(path, most=4))):
+        with pytest.raises(ImageError, match="p.gif is a pipe; replace it"):
+            read(tmp_path / "p.gif")
 
 
 def test_limit_can_be_lowered() -> None:

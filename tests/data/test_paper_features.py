@@ -74,6 +74,7 @@ def test_ids_may_stand_on_many_lines_and_hold_other_letters(folder: Path) -> Non
         ("video2frames.txt", b"{'v': 'v_0'}", "must be a dict literal"),
         ("video2frames.txt", b"{'v': ['other_0']}", "video 'v' has the frame 'other_0', which is not in id.txt"),
         ("video2frames.txt", b"{'v': [['a']]}", "which is not in id.txt"),
+        ("video2frames.txt", b"{'v': [], 'v.mp4': []}", "has 'v' twice, with an ending and without"),
     ],
 )
 def test_damaged_frame_features(folder: Path, file: str, content: bytes, message: str) -> None:

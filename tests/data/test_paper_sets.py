@@ -192,6 +192,10 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
     ):
         assert part in message
     assert "\n" not in message
+    with pytest.raises(UserError, match=r"multi30k lacks (.*?); looked in") as error:
+        builder("multi30k", tmp_path, targets=("de", "fr", "cs"))
+    lacking = str(error.value).split(" lacks ")[1].split("; looked in")[0].split(", ")
+    assert len(lacking) == len(set(lacking)) > 6
     with pytest.raises(UserError, match="lacks .*train-vgg-avgpool.npy, val-vgg-avgpool.npy"):
         builder("multi30k", tmp_path, features="vgg")
     (tmp_path / "VATEX").mkdir()

@@ -43,6 +43,13 @@ def test_a_model_folders_mistakes(folder, tmp_path):
     assert HubTokenizer(path=folder, max_tokens=8, vocabulary=12)(["red"]).ids.tolist() == [[1, 4, 2]]
     fails("max_tokens=2", max_tokens=2)
     fails("no tokenizer.json", path=tmp_path / "none")
+    import tokenizers
+
+    words = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for kind in (tokenizers.models.WordLevel, tokenizers.models.WordPiece):
+        words.model = kind(vocab=words.get_vocab(), unk_token="[NOPE]")
+        words.save(str(folder / "tokenizer.json"))
+        fails(r"tokenizer\.json names '\[NOPE\]' for what it does not know, and has no id for it")
     (folder / "tokenizer.json").write_text("{}")
     fails("tokenizer.json cannot be read")
 

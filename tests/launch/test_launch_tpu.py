@@ -161,19 +161,28 @@ def test_an_installation_that_fails_is_tried_again(pod: Clone) -> None:
 def test_the_run_of_before_saves_and_ends_first(pod: Clone) -> None:
     saved = pod.fake / "saved"
     text = f'trap \'touch "{saved}"; exit\' TERM; touch "{saved}.up"; while :; do sleep 0.1; done'
-    with subprocess.Popen(["bash", "-c", text, "cl2cm_jax.main"]) as before:
+    before = subprocess.Popen(["bash", "-c", text, "cl2cm_jax.main"])
+    try:
         (pod.fake / "home-1" / "cl2cm.pid").write_text(f"{before.pid}\n")
+        until = time.monotonic() + 30
         while not Path(f"{saved}.up").exists():
+            assert time.monotonic() < until
             time.sleep(0.05)
-        threading.Thread(target=before.wait).start()  # who has ended is gone only when its parent has looked
+        # who has ended is gone only when its parent has looked
+        threading.Thread(target=before.wait, daemon=True).start()
         pod.program('[[ -e "$FAKE/saved" ]]')
-        assert pod.launch(POD, RESTARTS="0").returncode == 0
+        # a narrow terminal must not hide what the process is
+        assert pod.launch(POD, RESTARTS="0", COLUMNS="80").returncode == 0
         assert before.wait(timeout=10) == 0
-    with subprocess.Popen(["sleep", "30"]) as other:  # the number may be another program's by now
+    finally:
+        before.kill()  # so that a failure above is told instead of waited on
+    other = subprocess.Popen(["sleep", "30"])  # the number may be another program's by now
+    try:
         (pod.fake / "home-1" / "cl2cm.pid").write_text(f"{other.pid}\n")
         (pod.fake / "starts-1").unlink()
         done = pod.launch(POD, RESTARTS="0")
         assert other.poll() is None
+    finally:
         other.kill()
     assert done.returncode == 0, done.stdout
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cl2cm_jax.maths import blockwise, contrastive, distillation
+from cl2cm_jax.maths import blockwise, confidence, contrastive, distillation
 from cl2cm_jax.maths.contrastive import Side
 from cl2cm_jax.maths.masking import Term
 from cl2cm_jax.maths.similarity import normalize
@@ -128,23 +128,41 @@ def test_blocks_on_one_device_equal_the_dense_form(name, block, data, dense):
     assert_same(got, dense[name])
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize(("shape", "exchange"), [((8, 1, 1), "ring"), ((2, 2, 2), "gather")])
 @pytest.mark.parametrize("name", LOSSES)
-def test_eight_devices_equal_one(name, shape, data, dense):
+def test_eight_devices_equal_one(name, shape, exchange, data, dense):
     mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     axis = ("data", "fsdp")
     split = NamedSharding(mesh, PartitionSpec(axis))
     placed = {k: jax.device_put(v, split) if v.ndim else v for k, v in data.items()}
-    assert_same(
-        value_and_gradients(partial(LOSSES[name], blockwise, block=2, mesh=mesh, axis=axis), placed), dense[name]
-    )
+    loss = partial(LOSSES[name], blockwise, block=2, mesh=mesh, axis=axis, exchange=exchange)
+    assert_same(value_and_gradients(loss, placed), dense[name])
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(("devices", "exchange"), [(1, "ring"), (8, "ring"), (8, "gather")])
+def test_confidence_by_blocks_is_the_dense_one(devices, exchange):
+    """Teachers' vectors crowd together: squares that are summed before the mean is known would cancel."""
+    random = np.random.default_rng(0)
+    x = normalize(jnp.asarray(1 + 0.4 * random.normal(size=(40, 16)), jnp.float32))
+    y = normalize(x + jnp.asarray(0.1 * random.normal(size=(40, 16)), jnp.float32))
+    valid = jnp.arange(40) % 7 != 3
+    x, y = (jnp.where(valid[:, None], side, jnp.nan) for side in (x, y))
+    tiles: dict[str, Any] = {"block": 3, "exchange": exchange}
+    if devices > 1:
+        tiles["mesh"] = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+    for name, more in (("standard_scores", {}), ("softmax_confidence", {"temperature": 0.05})):
+        want, got = (
+            jax.jit(partial(getattr(module, name), is_valid=valid, **more, **given))(x, y)
+            for module, given in ((confidence, {}), (blockwise, tiles))
+        )
+        np.testing.assert_allclose(got[valid], want[valid], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("devices", "exchange"), [(1, "ring"), (8, "ring"), (8, "gather")])
 @pytest.mark.parametrize("name", LOSSES)
-def test_no_matrix_of_all_pairs_is_ever_compiled(name, devices):
+def test_no_matrix_of_all_pairs_is_ever_compiled(name, devices, exchange):
     a = arrays(512, 512) | {"scale": jnp.float32(0.3), "bias": jnp.float32(-1.0)}
-    tiles: dict[str, Any] = dict(block=64)
+    tiles: dict[str, Any] = dict(block=64, exchange=exchange)
     if devices > 1:
         mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
         a = {k: jax.device_put(v, NamedSharding(mesh, PartitionSpec("data"))) if v.ndim else v for k, v in a.items()}
@@ -189,3 +207,8 @@ def test_rows_that_the_devices_cannot_share_are_an_error(data):
     short = {k: v[:20] if k.startswith(("x", "teacher_x")) else v for k, v in data.items()}
     with pytest.raises(ValueError, match="20 rows are not divisible by the 8 devices"):
         infonce(blockwise, short, mesh=mesh)
+
+
+def test_an_unknown_exchange_is_an_error(data):
+    with pytest.raises(ValueError, match="exchange='post' is none of ring, gather"):
+        infonce(blockwise, data, exchange="post")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -52,7 +54,8 @@ def test_a_process_number_out_of_range_is_refused():
         hosts.start(coordinator="127.0.0.1:1", processes=2, process=2)
 
 
-def test_two_processes_share_one_batch():
+def ended(program: str) -> list[tuple[int, str, str]]:
+    """Code, output and errors of two processes that run a program, each with two devices."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -64,7 +67,7 @@ def test_two_processes_share_one_batch():
     }
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", _PROCESS],
+            [sys.executable, "-c", program],
             env={**common, "JAX_PROCESS_ID": str(process)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -74,10 +77,51 @@ def test_two_processes_share_one_batch():
         for process in range(2)
     ]
     try:
-        for process, running in enumerate(started):
-            out, err = running.communicate(timeout=120)
-            assert running.returncode == 0, err
-            assert out.splitlines()[-1] == f"4 (8, 1) {list(range(8))} {process == 0}"
+        said = [running.communicate(timeout=120) for running in started]
     finally:
         for running in started:
             running.kill()
+    return [(running.returncode, *texts) for running, texts in zip(started, said, strict=True)]
+
+
+def test_two_processes_share_one_batch():
+    for process, (code, out, err) in enumerate(ended(_PROCESS)):
+        assert code == 0, err
+        assert out.splitlines()[-1] == f"4 (8, 1) {list(range(8))} {process == 0}"
+
+
+_ALONE = """
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.parallel import hosts
+hosts.start()
+hosts.PARTING = 1.0
+with hosts.together():
+    hosts.barrier("both are there")
+    if not hosts.is_host_zero():
+        %s
+    hosts.barrier("one comes here")
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        ("raise UserError('a mistake')", 2, "error: a mistake\n"),
+        ("raise ZeroDivisionError('a bug')", 1, "ZeroDivisionError: a bug\n"),
+    ],
+)
+def test_one_that_ends_alone_is_not_waited_for(fault: str, code: int, said: str):
+    """Without `together` jax would wait five minutes at the end of the one, and the other for the one."""
+    (left_code, _, left_err), (own_code, _, own_err) = ended(_ALONE % fault)
+    assert own_code == code and own_err.endswith(said), own_err
+    # by the closed connection, or where none was open by the heartbeat
+    assert left_code in (hosts.EXIT_LOST, -signal.SIGABRT), left_err
+    assert re.search("another process of this run ended|another task died", left_err), left_err
+
+
+def test_sigterm_before_training_ends_a_process():
+    """Jax's own service would catch it, and nothing would come of it."""
+    program = (
+        "import os, signal; from cl2cm_jax.parallel import hosts; hosts.start(); os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    assert [code for code, _, _ in ended(program)] == [-signal.SIGTERM] * 2

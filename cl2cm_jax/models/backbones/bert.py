@@ -269,15 +269,18 @@ def _read_pool(folder: Path) -> Literal["mean", "cls"]:
     if not (folder / "1_Pooling" / "config.json").is_file():
         return "mean"
     pooling = hub_folder.read_json(folder, "1_Pooling/config.json")
-    chosen = sorted(
-        name.removeprefix("pooling_mode_") for name, on in pooling.items() if name.startswith("pooling_mode_") and on
-    )
-    if chosen == ["mean_tokens"]:
+    chosen = pooling.get("pooling_mode")  # as sentence-transformers 6 writes it; before, a flag for each mode
+    if chosen is None:
+        flags = (name.removeprefix("pooling_mode_") for name, on in pooling.items() if on)
+        chosen = sorted(_POOLINGS.get(name, name) for name in flags if f"pooling_mode_{name}" in pooling)
+    modes = chosen if isinstance(chosen, list) else [chosen]
+    if modes == ["mean"]:
         return "mean"
-    if chosen == ["cls_token"]:
+    if modes == ["cls"]:
         return "cls"
+    named = " and ".join(map(str, modes)) or "none"
     raise UserError(
-        f"model folder {folder}: pooling {', '.join(chosen) or 'none'} is not supported; mean_tokens and cls_token are"
+        f"model folder {folder}: 1_Pooling/config.json pools by {named}, which is not supported; mean and cls are"
     )
 
 
@@ -288,10 +291,16 @@ def load(folder: Path, shape: BertShape) -> Params:
       UserError: tensors are missing, left over or of a wrong shape; names each.
     """
     leave_out = tuple(f"{prefix}{name}" for prefix in ("", *_PREFIXES) for name in _UNUSED)
-    stored = {_plain_name(name): array for name, array in hub_folder.read_tensors(folder, leave_out=leave_out).items()}
+    stored, named = hub_folder.renamed(hub_folder.read_tensors(folder, leave_out=leave_out), _plain_name, source=folder)
     abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
     arrays = hub_folder.arranged(
-        stored, once=EMBEDDINGS, layer=LAYER, prefix="encoder.layer.", shapes=shapes_of(abstract), source=folder
+        stored,
+        once=EMBEDDINGS,
+        layer=LAYER,
+        prefix="encoder.layer.",
+        shapes=shapes_of(abstract),
+        source=folder,
+        named=named,
     )
     return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
 
@@ -304,6 +313,7 @@ def _plain_name(name: str) -> str:
 
 
 _PREFIXES = ("bert.", "roberta.")  # of a model with a head
+_POOLINGS = {"mean_tokens": "mean", "cls_token": "cls"}
 _UNUSED = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
 # our names -> torch's, of what is there once and of a layer
 EMBEDDINGS = {

@@ -301,9 +301,9 @@ def load(folder: Path, shape: VitShape) -> Params:
     Raises:
       UserError: tensors are missing, left over or of a wrong shape; names each.
     """
-    stored = hub_folder.read_tensors(folder, leave_out=_UNUSED)
+    tensors = hub_folder.read_tensors(folder, leave_out=_UNUSED)
     # newer files of the tower alone have no prefix
-    stored = {name.removeprefix("vision_model."): array for name, array in stored.items()}
+    stored, named = hub_folder.renamed(tensors, lambda name: name.removeprefix("vision_model."), source=folder)
     if shape.family == "siglip":
         stored = _split_attention(stored, hidden=shape.hidden, source=folder)
     if _POSITIONS in stored:
@@ -319,6 +319,7 @@ def load(folder: Path, shape: VitShape) -> Params:
         prefix="encoder.layers.",
         shapes=shapes_of(abstract),
         source=folder,
+        named=named,
         relay=_relaid,
         unrelaid=functools.partial(_stored_shape, patch=shape.patch),
     )

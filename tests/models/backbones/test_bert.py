@@ -70,6 +70,21 @@ def test_cls_pooling_where_the_folder_asks_for_it(folder: Path) -> None:
     np.testing.assert_allclose(output.sentence, first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("written", "pool"), [("cls", "cls"), (["mean"], "mean"), ("max", None), (["cls", "mean"], None), (3, None)]
+)
+def test_pooling_as_sentence_transformers_6_writes_it(folder: Path, written: object, pool: str | None) -> None:
+    (folder / "1_Pooling").mkdir()
+    _change(folder, "1_Pooling/config.json", embedding_dimension=16, pooling_mode=written, include_prompt=True)
+    if pool:
+        assert bert.read_shape(folder).pool == pool
+        return
+    with pytest.raises(
+        UserError, match=r"1_Pooling/config\.json pools by (max|cls and mean|3), which is not supported"
+    ):
+        bert.read_shape(folder)
+
+
 def test_names_of_old_files_and_of_models_with_a_head(folder: Path) -> None:
     arrays = load_file(folder / "model.safetensors")
     renamed = {f"bert.{n}".replace("LayerNorm.weight", "LayerNorm.gamma"): a for n, a in arrays.items()}
@@ -240,6 +255,31 @@ def test_wrong_tensors_are_named_each(folder: Path) -> None:
         text_backbone("bert", folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "twice"),
+    [
+        ("embeddings.word_embeddings.weight", "roberta.embeddings.word_embeddings.weight"),
+        ("embeddings.LayerNorm.weight", "embeddings.LayerNorm.gamma"),
+    ],
+)
+def test_a_tensor_that_is_there_twice_is_refused(folder: Path, name: str, twice: str) -> None:
+    good = load_file(folder / "model.safetensors")
+    save_file(good | {twice: np.zeros_like(good[name])}, folder / "model.safetensors")
+    with pytest.raises(UserError) as caught:
+        text_backbone("bert", folder)
+    assert all(part in str(caught.value) for part in (name, twice, "are one tensor of the model"))
+
+
+def test_tensors_are_named_as_the_file_names_them(folder: Path) -> None:
+    good = {f"bert.{name}": array for name, array in load_file(folder / "model.safetensors").items()}
+    save_file(good | {"bert.adapter": np.zeros(3, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r": bert\.adapter is not known to the model"):
+        text_backbone("bert", folder)
+    save_file(good | {"bert.embeddings.LayerNorm.bias": np.zeros(3, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"bert\.embeddings\.LayerNorm\.bias has shape \(3,\) instead of \(16,\)"):
+        text_backbone("bert", folder)
+
+
 def test_layers_of_a_wrong_shape_are_named_each(folder: Path) -> None:
     good = load_file(folder / "model.safetensors")
     one, all_of_them = "encoder.layer.1.intermediate.dense.weight", "attention.self.query.bias"
@@ -279,7 +319,7 @@ def test_files_that_are_not_there_or_damaged(folder: Path, tmp_path: Path) -> No
 def test_other_poolings_are_refused(folder: Path, pooling: dict) -> None:
     (folder / "1_Pooling").mkdir()
     _change(folder, "1_Pooling/config.json", **pooling)
-    with pytest.raises(UserError, match="pooling .* is not supported"):
+    with pytest.raises(UserError, match=r"pools by .*, which is not supported; mean and cls are"):
         text_backbone("bert", folder)
     (folder / "2_Dense").mkdir()
     with pytest.raises(UserError, match="2_Dense"):

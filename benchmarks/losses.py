@@ -1,0 +1,209 @@
+"""Time and memory of the batch-level losses: value and gradient of the whole set of terms, in each of their forms.
+
+python -m benchmarks.losses [--batches=4096,8192,16384,32768,65536] [--devices=1,8] [--timed=16384] [--json=FILE] [...]
+
+The terms: contrastive (InfoNCE) V-S, V-T and the teacher's S-T, and transfer in both directions. The forms:
+
+dense     `contrastive.form=dense`, the compiler splits the matrices over the devices
+gathered  what trainers usually do: every device gathers the vectors of all and scores its rows against them
+ring      `contrastive.form=blockwise`, columns passed around
+gather    `contrastive.form=blockwise`, columns gathered once
+
+Memory is what the compiler says that a device needs beside arguments and results. The forms of one batch alternate and
+the median of `--repeats` is printed; above `--timed` images nothing is run. Devices are pretended ones of one CPU, in a
+process of their own, so their times say nothing of links. Needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import logsumexp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from cl2cm_jax import config as configs
+from cl2cm_jax.maths.similarity import normalize, scores
+from cl2cm_jax.models.towers import Text
+from cl2cm_jax.parallel.mesh import make_mesh
+from cl2cm_jax.parallel.sharding import batch_sharding
+from cl2cm_jax.steps.coupled import Coupled, term_by_term
+from cl2cm_jax.steps.embeddings import Embeddings
+from cl2cm_jax.steps.one_sweep import in_one_sweep
+from cl2cm_jax.steps.rows import HeldOut, Rows
+
+FORMS = ("dense", "gathered", "ring", "gather")
+NAMES = frozenset({"source", "target", "sentence", "cross"})
+VECTORS = ("vision", "source", "target", "taught_source", "taught_target")
+# Eight pretended devices on few cores wait long for each other; collectives must keep one order (tests/conftest.py).
+XLA_FLAGS = (
+    "--xla_force_host_platform_device_count={} --xla_cpu_collective_call_terminate_timeout_seconds=600 "
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+)
+
+Row = dict[str, Any]
+Vectors = dict[str, jax.Array]
+
+
+def main() -> None:
+    """Measures in a process a number of devices, and prints."""
+    options = parse()
+    if options.here:
+        for row in measure(options):
+            print(json.dumps(row), flush=True)
+        return
+    print(f"{'devices':>7}{'batch':>8}  {'form':10}{'seconds':>9}{'of dense':>10}{'MB a device':>13}")
+    rows = []
+    for devices in numbers(options.devices):
+        for row in _process(devices):
+            rows.append(row)
+            taken = f"{row['seconds']:9.2f}{row['of_dense']:10.2f}" if row["seconds"] else f"{'-':>9}{'-':>10}"
+            print(f"{devices:7}{row['batch']:8}  {row['form']:10}{taken}{row['temporary_mb']:13.1f}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({"about": about(options), "rows": rows}, indent=1))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", default="4096,8192,16384,32768,65536")
+    parser.add_argument("--devices", default="1,8")
+    parser.add_argument("--forms", default=",".join(FORMS))
+    parser.add_argument("--timed", type=int, default=16384, help="the largest batch that is run")
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--block", type=int, default=configs.defaults().contrastive.block)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def numbers(text: str) -> list[int]:
+    """Reads "1,8"."""
+    return [int(part) for part in text.split(",")]
+
+
+def about(options: argparse.Namespace) -> Row:
+    """Machine, versions, commit and options."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    found = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "jax": jax.__version__}
+    return found | {"commit": commit} | {name: str(value) for name, value in vars(options).items()}
+
+
+def _process(devices: int) -> Any:
+    """The rows of a process that sees so many devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS.format(devices)}".strip()
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "NPROC": str(8 * devices)}
+    command = [sys.executable, "-m", "benchmarks.losses", *sys.argv[1:], "--here"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        yield from map(json.loads, running.stdout)
+    if running.returncode:
+        sys.exit(running.returncode)
+
+
+def measure(options: argparse.Namespace) -> Any:
+    """Rows of all batches and forms on the devices of this process."""
+    mesh = make_mesh()
+    for batch in numbers(options.batches):
+        vectors = {name: jax.ShapeDtypeStruct((batch, options.dim), jnp.float32) for name in VECTORS}
+        split = batch_sharding(mesh)
+        forms = {}
+        for form in options.forms.split(","):
+            step = jax.jit(jax.value_and_grad(partial(total, form, mesh, options.block)), in_shardings=split)
+            forms[form] = step.lower(vectors).compile()
+        seconds = {form: 0.0 for form in forms}
+        if batch <= options.timed:
+            made = jax.jit(partial(random, vectors), out_shardings=split)()
+            seconds = timed(forms, made, options.repeats)
+        for form, compiled in forms.items():
+            memory = compiled.memory_analysis().temp_size_in_bytes / 1e6
+            row = {"devices": mesh.size, "batch": batch, "form": form, "seconds": seconds[form]}
+            yield row | {"of_dense": seconds[form] / (seconds.get("dense") or 1), "temporary_mb": memory}
+
+
+def random(shapes: Any) -> Vectors:
+    """Unit vectors of these shapes."""
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return {name: normalize(jax.random.normal(k, a.shape)) for (name, a), k in zip(shapes.items(), keys, strict=True)}
+
+
+def timed(forms: dict[str, Any], vectors: Vectors, repeats: int) -> dict[str, float]:
+    """Median seconds of each; they must agree in value."""
+    taken: dict[str, list[float]] = {form: [] for form in forms}
+    values = {}
+    for _ in range(repeats):
+        for form, compiled in forms.items():
+            began = time.perf_counter()
+            values[form] = jax.block_until_ready(compiled(vectors))[0]
+            taken[form].append(time.perf_counter() - began)
+    first = next(iter(values.values()))
+    assert all(abs(value - first) < 1e-4 * abs(first) for value in values.values()), values
+    return {form: statistics.median(times) for form, times in taken.items()}
+
+
+def total(form: str, mesh: Mesh, block: int, vectors: Vectors) -> jax.Array:
+    """The sum of all terms of one of `FORMS`."""
+    if form == "gathered":
+        return _gathered(mesh, vectors)
+    exchange = {} if form == "dense" else {"contrastive.form": "blockwise", "contrastive.exchange": form}
+    config = configs.override_all(configs.defaults(), {"contrastive.block": str(block), **exchange})
+    count = len(vectors["vision"])
+    images, valid = jnp.arange(count), jnp.ones(count, bool)
+    rows = Rows(images, valid, images, valid, images)
+    taught_source, taught_target = Text(vectors["taught_source"][None]), Text(vectors["taught_target"][None, :, None])
+    embeddings = Embeddings(
+        vectors["vision"], vectors["source"], vectors["target"][:, None], taught_source, taught_target
+    )
+    student = {"log_temperature": jnp.log(0.07)}
+    teacher = HeldOut.of(embeddings, rows)
+    coupled = Coupled(config, mesh, 1, embeddings, rows, teacher, jnp.ones(count), student, NAMES)
+    terms = (term_by_term if form == "dense" else in_one_sweep)(coupled)
+    return sum(terms.values(), jnp.zeros(()))
+
+
+def _gathered(mesh: Mesh, vectors: Vectors) -> jax.Array:
+    """Rows of a device against all columns, both ways, the mean over devices."""
+    axis = ("data", "fsdp")
+
+    def local(mine: Vectors) -> jax.Array:
+        others = {name: jax.lax.all_gather(a, axis, tiled=True) for name, a in mine.items()}
+        count, own = len(mine["vision"]), jnp.arange(len(mine["vision"]))
+
+        def both(loss: Callable[..., jax.Array], x: str, y: str, *more: Any) -> jax.Array:
+            return (loss(x, y, *more) + loss(y, x, *(pair[::-1] for pair in more))) / 2
+
+        def contrast(x: str, y: str) -> jax.Array:
+            logits = scores(mine[x], others[y]) / temperature[x, y]
+            diagonal = logits[own, jax.lax.axis_index(axis) * count + own]
+            return jnp.mean(logsumexp(logits, axis=1) - diagonal)
+
+        def transfer(x: str, y: str, taught: tuple[str, str]) -> jax.Array:
+            teacher = jax.lax.stop_gradient(scores(mine[taught[0]], others[taught[1]]))
+            log_p, log_q = (jax.nn.log_softmax(s / 0.05, axis=1) for s in (teacher, scores(mine[x], others[y])))
+            return jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=1))
+
+        pairs = {("vision", "source"): 0.07, ("vision", "target"): 0.07, ("taught_source", "taught_target"): 0.05}
+        temperature = pairs | {names[::-1]: tau for names, tau in pairs.items()}
+        terms = [both(contrast, *names) for names in pairs]
+        terms.append(both(transfer, "vision", "target", ("taught_source", "taught_target")))
+        return jax.lax.pmean(sum(terms, jnp.zeros(())), axis)
+
+    return jax.shard_map(local, mesh=mesh, in_specs=P(axis), out_specs=P(), check_vma=False)(vectors)
+
+
+if __name__ == "__main__":
+    main()
