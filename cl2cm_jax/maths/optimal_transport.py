@@ -53,14 +53,19 @@ def ipot(
     real = _real(mu, nu)
     kernel = jnp.where(real, jnp.exp(-cost / beta), 0)
 
-    def iterate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        plan, sigma = state
-        q = kernel * plan
+    def scalings(q: Array, sigma: Array) -> tuple[Array, Array]:
         delta = divide(mu, jnp.einsum("bmn,bn->bm", q, sigma))
-        sigma = divide(nu, jnp.einsum("bmn,bm->bn", q, delta))
-        return delta[:, :, None] * q * sigma[:, None, :], sigma
+        return delta, divide(nu, jnp.einsum("bmn,bm->bn", q, delta))
 
-    return jax.lax.fori_loop(0, iterations, iterate, (real.astype(kernel.dtype), nu))[0]
+    def iterate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        q, sigma = state
+        delta, sigma = scalings(q, sigma)
+        # kernel * plan at once: the plan itself is wanted at the end only, and passes over memory are what takes time
+        return kernel * (delta[:, :, None] * q * sigma[:, None, :]), sigma
+
+    q, sigma = jax.lax.fori_loop(0, iterations - 1, iterate, (kernel, nu))
+    delta, sigma = scalings(q, sigma)
+    return delta[:, :, None] * q * sigma[:, None, :]
 
 
 def sinkhorn(

@@ -85,7 +85,7 @@ def competitors_both_ways(
     if lonely.size:
         raise ValueError(f"{lonely.size} queries have no positive in the gallery, the first is row {lonely[0]}")
     row_scores, item_scores = _positive_scores(rows, items, row_range, item_range)
-    counts = [np.zeros(score.shape, np.int64) for score in (row_scores, item_scores)]
+    counts: list[NDArray[np.int64]] = [np.zeros(score.shape, np.int64) for score in (row_scores, item_scores)]
     for column, tile in items.tiles():
         for row, queries_here in rows.tiles():
             of_rows, of_items = _count(
