@@ -137,7 +137,7 @@ def agreement(ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.
     (score, index), (their_score, their_index) = ours, theirs
     apart = float(np.abs(score - their_score).max())
     differ = index != their_index
-    # Another id at a place is right where the score is as good as a neighbour's; behind the last place nothing is known.
+    # Another id is right where the score is as good as a neighbour's; behind the last place nothing is known.
     before = np.abs(np.diff(their_score, axis=1, prepend=np.inf))
     after = np.abs(np.diff(their_score, axis=1, append=their_score[:, -1:]))
     near = np.minimum(before, after) < NEAR
