@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record
@@ -104,7 +105,16 @@ def use_attention(options: argparse.Namespace) -> None:
         return
     if options.dtype != "bfloat16" or jax.default_backend() != "gpu":
         sys.exit("error: --attention=cudnn needs --dtype=bfloat16 and an NVIDIA GPU")
-    jax.nn.dot_product_attention = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    jax.nn.dot_product_attention = functools.partial(cudnn_attention, jax.nn.dot_product_attention)
+
+
+def cudnn_attention(attend: Callable[..., Any], q: Any, k: Any, v: Any, *, mask: Any = None) -> Any:
+    """Attention by cuDNN, which takes half precision only and masks of the full (B, 1, L, L); else as JAX has it."""
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        return attend(q, k, v, mask=mask)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (len(q), 1, q.shape[1], k.shape[1]))
+    return attend(q, k, v, mask=mask, implementation="cudnn")
 
 
 def _peer(options: argparse.Namespace, step: Step) -> Any:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -142,3 +143,15 @@ def test_answers_agree_where_only_near_scores_change_places():
     assert "33.33%" in ranks.agreement((score, np.array([[4, 7, 2]])), (score, index))
     with pytest.raises(SystemExit, match="ids at 1 places"):
         ranks.agreement((score, np.array([[5, 2, 7]])), (score, index))
+
+
+def test_cudnn_gets_half_precision_and_whole_masks():
+    calls = []
+
+    def attend(q, k, v, *, mask, implementation="xla"):
+        calls.append((implementation, mask.shape))
+
+    for dtype in (jnp.bfloat16, jnp.float32):
+        q = jnp.zeros((2, 6, 1, 8), dtype)
+        train_step.cudnn_attention(attend, q, q, q, mask=jnp.ones((2, 1, 1, 6), bool))
+    assert calls == [("cudnn", (2, 1, 6, 6)), ("xla", (2, 1, 1, 6))]
