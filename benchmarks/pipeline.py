@@ -1,6 +1,6 @@
 """How fast the tf.data pipeline feeds, beside what the training step takes.
 
-python -m benchmarks.pipeline [--config=configs/emoji.py] [--batches=100] [--config.data.dir=...]
+python -m benchmarks.pipeline [--config=configs/emoji.py] [--batches=100] [--json=FILE] [--config.data.dir=...]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 
+from benchmarks import record
 from cl2cm_jax.command_line import split_flags
 from cl2cm_jax.config import read
 from cl2cm_jax.parallel.sharding import put_batch
@@ -27,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/emoji.py")
     parser.add_argument("--batches", type=int, default=100)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args(rest)
     config = read(options.config, overrides)
     start_jax(Path(config.data.dir))
@@ -50,6 +52,8 @@ def main() -> None:
     print(f"pipeline {size / feeding:10,.0f} examples/s ({1e3 * feeding:.2f} ms a batch, mean of {options.batches})")
     print(f"step     {size / stepping:10,.0f} examples/s ({1e3 * stepping:.2f} ms, median of {len(taken) - 2})")
     print(f"the pipeline feeds {stepping / feeding:.1f} times what the step consumes")
+    row = {"what": f"{Path(options.config).stem}, batch {size}", "pipeline": size / feeding, "step": size / stepping}
+    record.write(options.json, [row | {"ratio": stepping / feeding}])
 
 
 if __name__ == "__main__":

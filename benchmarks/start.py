@@ -1,6 +1,6 @@
 """What the compilation cache saves: seconds from the command to the end of its second step, first and second time.
 
-python -m benchmarks.start [--config=configs/emoji.py] [--config.data.dir=...]
+python -m benchmarks.start [--config=configs/emoji.py] [--json=FILE] [--config.data.dir=...]
 
 Data and features are there in both cases (they are made before the clock starts); the programs are compiled the first
 time, into a temporary folder, and read from there the second; the cache of the data folder is left alone. Each start is
@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import record
 from cl2cm_jax.command_line import split_flags
 from cl2cm_jax.config import read
 
@@ -28,6 +29,7 @@ def main() -> None:
     rest, overrides = split_flags(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/emoji.py")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args(rest)
     read(options.config, overrides)  # so that a mistake is said before minutes have gone by
     flags = [f"--config.{name}={value}" for name, value in overrides.items()]
@@ -40,6 +42,8 @@ def main() -> None:
             for name in ("first", "second")
         )
     print(f"{options.config}: first start {first:.1f} s, second {second:.1f} s, {second / first:.2f} of the first")
+    row = {"what": Path(options.config).stem, "first": first, "second": second, "ratio": second / first}
+    record.write(options.json, [row])
 
 
 def _run(command: list[str], *, cache: Path) -> float:

@@ -1,6 +1,7 @@
 """Times the paper's training step, and the same step in PyTorch.
 
 python -m benchmarks.train_step [--batch=128 --tokens=48] [--dtype=float32] [--peer=torch] [--captions=FOLDER] [...]
+python -m benchmarks.train_step --dtype=bfloat16 --attention=cudnn    # on an NVIDIA GPU
 
 The step: two mBERT-base text towers (student and teacher, layers 3-11 trained in each), one source and one target
 caption an image, CLIP features, every term of the objective, AdamW. Needs neither TensorFlow nor any data. Rows:
@@ -19,11 +20,10 @@ Each measurement is one step; ours and the peer's alternate. Printed is the medi
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
-import json
 import os
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -31,8 +31,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import record
 from benchmarks.paper_step import VISION, Captions, Sizes, Step, batch_of, cached, made_up, make_step
 
 # Products a second of one chip in bf16 (dense), by a part of JAX's name for it.
@@ -59,12 +61,14 @@ class Row(NamedTuple):
     seconds: float
     examples: float  # a second
     flops: float  # a second
+    share: float | None = None  # of the chip's peak in bf16, where it is known
     note: str = ""
 
 
 def main() -> None:
     """Measures and prints."""
     options = parse()
+    use_attention(options)
     sizes = Sizes(options.batch, options.tokens, options.layers, options.first, vocabulary=options.vocabulary)
     step = make_step(sizes, dtype=options.dtype, remat=options.remat, scan=not options.unroll)
     peer = _peer(options, step)
@@ -83,6 +87,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=3, help="first trained layer")
     parser.add_argument("--vocabulary", type=int, default=119547)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="cudnn: bfloat16, NVIDIA GPU")
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--unroll", action="store_true", help="no scan over layers")
     parser.add_argument("--parts", action="store_true", help="time the step's parts too")
@@ -92,6 +97,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, default=4, help="batches of real captions")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
+
+
+def use_attention(options: argparse.Namespace) -> None:
+    """Has every attention of this process done by cuDNN if asked to; the models leave the choice to JAX."""
+    if options.attention == "xla":
+        return
+    if options.dtype != "bfloat16" or jax.default_backend() != "gpu":
+        sys.exit("error: --attention=cudnn needs --dtype=bfloat16 and an NVIDIA GPU")
+    jax.nn.dot_product_attention = functools.partial(cudnn_attention, jax.nn.dot_product_attention)
+
+
+def cudnn_attention(attend: Callable[..., Any], q: Any, k: Any, v: Any, *, mask: Any = None) -> Any:
+    """Attention by cuDNN, which takes half precision only and masks of the full (B, 1, L, L); else as JAX has it."""
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        return attend(q, k, v, mask=mask)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (len(q), 1, q.shape[1], k.shape[1]))
+    return attend(q, k, v, mask=mask, implementation="cudnn")
 
 
 def _peer(options: argparse.Namespace, step: Step) -> Any:
@@ -136,7 +159,7 @@ def whole_step(options: argparse.Namespace, step: Step, peer: Any) -> list[Row]:
         if abs(theirs - loss) > 1e-3 * abs(loss):
             sys.exit("error: the peer computes something else")
         runs["whole step, torch"] = lambda: peer(captions.ids, captions.mask, captions.vision)
-    times = alternate(runs, options.repeats)
+    times = _seconds(runs, options.repeats)
     flops = {name: sizes.flops(sizes.tokens, with_prefix=name.startswith("whole")) for name in runs}
     flops |= dict.fromkeys(["forward", "forward + losses"], flops["cached prefix"] / 3)
     table = [
@@ -178,7 +201,7 @@ def real_captions(options: argparse.Namespace, step: Step, peer: Any) -> list[Ro
     if peer is not None:
         runs["real captions, torch"] = lambda: theirs(lambda _: sizes.tokens)
         runs["real captions, torch (longest)"] = lambda: theirs(lambda rows: int(lengths[:, rows].max()))
-    times = alternate(runs, max(1, options.repeats // 2))
+    times = _seconds(runs, max(1, options.repeats // 2))
     count = options.batch * options.batches
     table = [Row(name, options.dtype, "real", t / options.batches, count / t, 0.0) for name, t in times.items()]
     note = f"cached once: {caching / count * 1000:.1f} ms an image"
@@ -206,15 +229,8 @@ def read_captions(folder: Path, sizes: Sizes, *, count: int) -> Captions:
     return Captions(ids, mask.astype(bool), vision)
 
 
-def alternate(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each; they take turns, so that a busy moment of the machine meets all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def _seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    return {name: taken.seconds for name, taken in record.alternate(runs, repeats).items()}
 
 
 def peak_memory() -> float:
@@ -231,18 +247,18 @@ def report(options: argparse.Namespace, rows: list[Row]) -> None:
     """Prints the table and writes it as JSON if asked to."""
     device = jax.local_devices()[0]
     peak = next((value for name, value in PEAKS.items() if name in device.device_kind), None)
+    if peak:
+        rows = [row._replace(share=row.flops / peak if row.dtype == "bfloat16" and row.flops else None) for row in rows]
     sizes = f"batch {options.batch}, {options.layers} x 768, layers {options.first}-{options.layers - 1} trained"
     print(f"{device.device_kind} ({platform.machine()}, {os.cpu_count()} cores), jax {jax.__version__}; {sizes}")
     print(f"{'':32}{'dtype':>9}{'tokens':>8}{'s/step':>9}{'examples/s':>12}{'GFLOP/s':>10}  share of peak")
     for row in rows:
-        share = f"{row.flops / peak:.1%}" if peak and row.dtype == "bfloat16" and row.flops else "-"
+        share = f"{row.share:.1%}" if row.share else "-"
         rate = f"{row.flops / 1e9:10.0f}" if row.flops else f"{'-':>10}"
         numbers = f"{row.dtype:>9}{row.tokens:>8}{row.seconds:9.2f}{row.examples:12.2f}{rate}"
         print(f"{row.what:32}{numbers}  {share:<8}{row.note}")
-    if options.json:
-        about = {"device": device.device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
-        about |= {name: str(value) for name, value in vars(options).items()}
-        options.json.write_text(json.dumps({"about": about, "rows": [row._asdict() for row in rows]}, indent=1))
+    about = {"device": device.device_kind, "options": {name: str(value) for name, value in vars(options).items()}}
+    record.write(options.json, [row._asdict() for row in rows], **about)
 
 
 if __name__ == "__main__":

@@ -75,12 +75,10 @@ def retrieval_ranks(
         rows = first_captions(text_image)
         text, text_image = text[rows], text_image[rows]
     vision_image = np.unique(text_image)
-    to_vision = ranking.competitors(
+    to_vision, to_text = ranking.competitors_both_ways(
         text, vision, query_image=text_image, gallery_image=np.arange(len(vision)), block=block
     )
-    to_text = ranking.competitors(
-        vision[vision_image], text, query_image=vision_image, gallery_image=text_image, block=block
-    )
+    to_text = to_text[vision_image]
     return Ranks(
         text_to_vision=ranking.ranks_of(to_vision),
         vision_to_text=ranking.ranks_of(to_text),

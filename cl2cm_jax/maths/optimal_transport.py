@@ -6,6 +6,7 @@ through a plan. Source: paper for word alignment by optimal transport; ours for 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -14,6 +15,10 @@ from jax import Array
 from jax.nn import logsumexp
 
 from cl2cm_jax.maths.masking import MASKED, divide
+
+_SAFE_RANGE = 41.0
+"""Largest r = (highest - lowest cost) / epsilon of Sinkhorn's product form: the iterations move the logarithms of the
+scalings nowhere beyond 2 r, which is 82, and fp32 ends at exp(87) on either side."""
 
 
 def marginals(words: Array, mask: Array, *, kind: Literal["uniform", "norm"] = "uniform") -> Array:
@@ -48,26 +53,59 @@ def ipot(
     real = _real(mu, nu)
     kernel = jnp.where(real, jnp.exp(-cost / beta), 0)
 
-    def iterate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        plan, sigma = state
-        q = kernel * plan
+    def scalings(q: Array, sigma: Array) -> tuple[Array, Array]:
         delta = divide(mu, jnp.einsum("bmn,bn->bm", q, sigma))
-        sigma = divide(nu, jnp.einsum("bmn,bm->bn", q, delta))
-        return delta[:, :, None] * q * sigma[:, None, :], sigma
+        return delta, divide(nu, jnp.einsum("bmn,bm->bn", q, delta))
 
-    return jax.lax.fori_loop(0, iterations, iterate, (real.astype(kernel.dtype), nu))[0]
+    def iterate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        q, sigma = state
+        delta, sigma = scalings(q, sigma)
+        # kernel * plan at once: the plan itself is wanted at the end only, and passes over memory are what takes time
+        return kernel * (delta[:, :, None] * q * sigma[:, None, :]), sigma
+
+    q, sigma = jax.lax.fori_loop(0, iterations - 1, iterate, (kernel, nu))
+    delta, sigma = scalings(q, sigma)
+    return delta[:, :, None] * q * sigma[:, None, :]
 
 
 def sinkhorn(
     cost: Array, *, source_marginal: Array, target_marginal: Array, epsilon: float = 0.05, iterations: int = 50
 ) -> Array:
-    """Plan (B, M, N) of entropy-regularised transport (Cuturi 2013), in the log domain, so any epsilon is safe.
+    """Plan (B, M, N) of entropy-regularised transport (Cuturi 2013); any epsilon is safe.
+
+    The same iterations in one of two forms: products with exp(-cost / epsilon), a tenth of the time, where fp32 holds
+    all of them, as it does for cosine costs from epsilon 0.05 on; sums of exponentials in the log domain elsewhere.
 
     Arguments as for `ipot`; epsilon weighs the entropy: smaller is nearer to the optimum and needs more iterations.
     """
     cost, mu, nu = jax.lax.stop_gradient((cost, source_marginal, target_marginal))
     real = _real(mu, nu)
-    log_kernel = jnp.where(real, -cost / epsilon, MASKED)
+    exponent = cost / epsilon
+    lowest = jnp.min(jnp.where(real, exponent, jnp.inf))
+    highest = jnp.max(jnp.where(real, exponent, -jnp.inf))
+    exponent = jnp.where(real, exponent - jnp.where(real.any(), lowest, 0), 0)  # a constant changes no plan
+    return jax.lax.cond(
+        highest - lowest <= _SAFE_RANGE,
+        partial(_sinkhorn_scaling, iterations=iterations),
+        partial(_sinkhorn_log, iterations=iterations),
+        *(exponent, mu, nu, real),
+    )
+
+
+def _sinkhorn_scaling(exponent: Array, mu: Array, nu: Array, real: Array, *, iterations: int) -> Array:
+    kernel = jnp.where(real, jnp.exp(-exponent), 0)
+
+    def iterate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        v = state[1]
+        u = divide(mu, jnp.einsum("bmn,bn->bm", kernel, v))
+        return u, divide(nu, jnp.einsum("bmn,bm->bn", kernel, u))
+
+    u, v = jax.lax.fori_loop(0, iterations, iterate, (jnp.ones_like(mu), jnp.ones_like(nu)))
+    return u[:, :, None] * kernel * v[:, None, :]
+
+
+def _sinkhorn_log(exponent: Array, mu: Array, nu: Array, real: Array, *, iterations: int) -> Array:
+    log_kernel = jnp.where(real, -exponent, MASKED)
     log_mu, log_nu = _log(mu), _log(nu)
 
     def iterate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -1,12 +1,14 @@
-"""Exact ranks of a retrieval, by blocks: no (M, N) matrix exists. Source: ours.
+"""Exact ranks and nearest items of a retrieval, by tiles: no (M, N) matrix exists. Source: ours.
 
 Tie rule: a non-positive item that scores the same as a positive is counted as higher, so ties never flatter. All
-scores come from one block product of one shape, so equal vectors score equal.
+scores come from products of one shape, so equal vectors score equal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from cl2cm_jax.maths.similarity import scores
 
 ABSENT = np.iinfo(np.int32).max
 """Fills `competitors` where a query has fewer positives than the widest."""
+_GROUP = 16  # neighbouring items of which `top` looks at the best one first
 
 
 def ranks(
@@ -55,7 +58,7 @@ def competitors(
         gallery: (N, D).
         query_image: (M,) int; a gallery item with the query's id is a positive.
         gallery_image: (N,) int.
-        block: rows and columns of the largest score block.
+        block: rows and columns of the largest score tile.
 
     Returns:
         (M, P), each row ascending, P the largest number of positives; ABSENT after the query's last positive.
@@ -63,80 +66,197 @@ def competitors(
     Raises:
         ValueError: no vectors, a vector that is not finite, or a query without a positive.
     """
-    queries, gallery = _finite(queries, "query"), _finite(gallery, "gallery")
-    query_image, gallery_image = np.asarray(query_image), np.asarray(gallery_image)
-    positive = _positives(query_image, gallery_image)
-    tiles = _blocks(gallery, min(block, len(gallery)))
-    tile_images = _blocks(gallery_image, tiles.shape[1])
-    counts = [
-        _count(rows, row_images, row_positive, tiles, tile_images, items=len(gallery))
-        for rows, row_images, row_positive in zip(
-            *(_blocks(a, min(block, len(queries))) for a in (queries, query_image, positive)), strict=True
-        )
-    ]
-    counts = np.concatenate(counts)[: len(queries)].astype(np.int64)
-    return np.sort(np.where(positive >= 0, counts, ABSENT), axis=1)
+    return competitors_both_ways(queries, gallery, query_image=query_image, gallery_image=gallery_image, block=block)[0]
+
+
+def competitors_both_ways(
+    queries: ArrayLike, gallery: ArrayLike, *, query_image: ArrayLike, gallery_image: ArrayLike, block: int = 1024
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`competitors` of the queries (M, P) in the gallery and of the gallery's items (N, Q) among the queries.
+
+    The two directions read the same scores, which are computed once, but for the tiles that hold a positive: those
+    come first, since a positive's score must be known before others are compared with it. Sorted by image, they lie
+    along the diagonal. Arguments and errors as for `competitors`; an item that no query belongs to has ABSENT alone.
+    """
+    rows = _Side.of(_finite(queries, "query"), np.asarray(query_image), block)
+    items = _Side.of(_finite(gallery, "gallery"), np.asarray(gallery_image), block)
+    row_range, item_range = rows.positives_in(items), items.positives_in(rows)
+    lonely = np.sort(rows.order[row_range[0] == row_range[1]])
+    if lonely.size:
+        raise ValueError(f"{lonely.size} queries have no positive in the gallery, the first is row {lonely[0]}")
+    row_scores, item_scores = _positive_scores(rows, items, row_range, item_range)
+    counts: list[NDArray[np.int64]] = [np.zeros(score.shape, np.int64) for score in (row_scores, item_scores)]
+    for column, tile in items.tiles():
+        for row, queries_here in rows.tiles():
+            of_rows, of_items = _count(
+                *queries_here, _part(row_scores, row, rows.size), *tile, _part(item_scores, column, items.size)
+            )
+            for total, start, found in zip(counts, (row, column), (of_rows, of_items), strict=True):
+                total[start : start + len(found)] += np.asarray(found)[: len(total) - start]
+    of_rows, of_items = (
+        side.unsorted(np.sort(np.where(np.arange(count.shape[1]) < (last - first)[:, None], count, ABSENT), axis=1))
+        for side, (first, last), count in zip((rows, items), (row_range, item_range), counts, strict=True)
+    )
+    return of_rows, of_items
 
 
 def top(queries: ArrayLike, gallery: ArrayLike, k: int, block: int = 1024) -> tuple[NDArray, NDArray]:
     """The k best gallery items of each query: scores (M, k) fp32 falling, indices (M, k) int32; ties by lower index.
 
-    queries (M, D), gallery (N, D); k is at most N. Raises ValueError for a vector that is not finite.
+    Args:
+        queries: (M, D).
+        gallery: (N, D).
+        k: at most N are found.
+        block: rows of the largest score tile, which is four times as wide.
+
+    Raises:
+        ValueError: no vectors, or one that is not finite.
     """
     queries, gallery = _finite(queries, "query"), _finite(gallery, "gallery")
     k = min(k, len(gallery))
-    tiles = _blocks(gallery, min(block, len(gallery)))
-    found = [_top(rows, tiles, items=len(gallery), k=k) for rows in _blocks(queries, min(block, len(queries)))]
+    width = -(-_even(len(gallery), 4 * block) // _GROUP) * _GROUP
+    found = []
+    for _, rows in _tiles(queries, _even(len(queries), block)):
+        best = (jnp.full((len(rows), k), -jnp.inf), jnp.full((len(rows), k), -1))
+        for start, items in _tiles(gallery, width):
+            best = _merge(best, rows, items, start, items_in_all=len(gallery))
+            jax.block_until_ready(best)  # else tiles in flight would hold a copy each
+        found.append(jax.device_get(best))
     best, index = (np.concatenate(part)[: len(queries)] for part in zip(*found, strict=True))
     return best, index
 
 
-@partial(jax.jit, static_argnames="items")
-def _count(rows: Array, row_images: Array, positive: Array, tiles: Array, tile_images: Array, *, items: int) -> Array:
-    """Competitors (b, P) of one block of queries rows (b, D) with positives (b, P) among tiles (n, c, D)."""
-    width = tiles.shape[1]
-    starts = jnp.arange(len(tiles)) * width
+class _Side(NamedTuple):
+    """Queries or gallery, in the order of their image ids.
 
-    def find(found: Array, tile: tuple[Array, Array]) -> tuple[Array, None]:
-        items_here, start = tile
-        column = positive - start
-        here = (column >= 0) & (column < width)
-        score = jnp.take_along_axis(scores(rows, items_here), jnp.clip(column, 0, width - 1), axis=1)
-        return jnp.where(here, score, found), None
+    Attributes:
+      vectors: (N, D) fp32, in the order that they were given.
+      order: (N,) their rows in the order of the ids.
+      image: (N,) the ids, ascending.
+      size: vectors of a tile.
+    """
 
-    positive_score, _ = jax.lax.scan(find, jnp.full(positive.shape, jnp.inf), (tiles, starts))
+    vectors: NDArray[np.float32]
+    order: NDArray
+    image: NDArray
+    size: int
 
-    def count(total: Array, tile: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        items_here, images, start = tile
-        competes = (row_images[:, None] != images) & (start + jnp.arange(width) < items)
-        score = jnp.where(competes, scores(rows, items_here), -jnp.inf)
-        return total + jnp.sum(score[:, None, :] >= positive_score[:, :, None], axis=2, dtype=jnp.int32), None
+    @classmethod
+    def of(cls, vectors: NDArray[np.float32], image: NDArray, block: int) -> _Side:
+        order = np.argsort(image, kind="stable")
+        return cls(vectors, order, image[order], _even(len(vectors), block))
 
-    return jax.lax.scan(count, jnp.zeros(positive.shape, jnp.int32), (tiles, tile_images, starts))[0]
+    def tile(self, start: int) -> tuple[NDArray, NDArray]:
+        """Vectors (size, D) and ids (size,) from a place on; after the last, zeros."""
+        here = slice(start, start + self.size)
+        return _padded(self.vectors[self.order[here]], self.size), _padded(self.image[here], self.size)
+
+    def tiles(self) -> Iterator[tuple[int, tuple[NDArray, NDArray, int]]]:
+        """Every tile with its start and the number of vectors in it that are no padding."""
+        for start in range(0, len(self.image), self.size):
+            yield start, (*self.tile(start), min(self.size, len(self.image) - start))
+
+    def positives_in(self, other: _Side) -> tuple[NDArray, NDArray]:
+        """First place and one past the last, (N,) each, of each one's positives on the other side."""
+        first, last = (np.searchsorted(other.image, self.image, side) for side in ("left", "right"))
+        return first, last
+
+    def unsorted(self, values: NDArray) -> NDArray:
+        """Values (N, ...) in the order that the vectors were given."""
+        back = np.empty_like(values)
+        back[self.order] = values
+        return back
 
 
-@partial(jax.jit, static_argnames=("items", "k"))
-def _top(rows: Array, tiles: Array, *, items: int, k: int) -> tuple[Array, Array]:
-    """Best k of one block of queries rows (b, D) among tiles (n, c, D)."""
-    width = tiles.shape[1]
+def _positive_scores(
+    rows: _Side, items: _Side, row_range: tuple[NDArray, NDArray], item_range: tuple[NDArray, NDArray]
+) -> tuple[NDArray, NDArray]:
+    """Scores of the positives of each row (M, P) and of each item (N, Q), infinity after the last one."""
+    (first, last), (item_first, _) = row_range, item_range
+    of_rows, of_items = (
+        np.full((len(low), max(1, (high - low).max())), np.inf, np.float32) for low, high in (row_range, item_range)
+    )
+    row = np.repeat(np.arange(len(first)), last - first)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
+    column = first[row] + place
+    tile_of = (row // rows.size) * -(-len(item_first) // items.size) + column // items.size
+    by_tile = np.argsort(tile_of, kind="stable")
+    for pairs in np.split(by_tile, np.flatnonzero(np.diff(tile_of[by_tile])) + 1):
+        r, c = row[pairs], column[pairs]
+        row_start, column_start = (int(i[0]) // side.size * side.size for i, side in ((r, rows), (c, items)))
+        tile = np.asarray(_scores(rows.tile(row_start)[0], items.tile(column_start)[0]))
+        of_rows[r, place[pairs]] = of_items[c, r - item_first[c]] = tile[r - row_start, c - column_start]
+    return of_rows, of_items
 
-    def merge(best: tuple[Array, Array], tile: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        items_here, start = tile
-        index = jnp.broadcast_to(start + jnp.arange(width), (len(rows), width))
-        score = jnp.where(index < items, scores(rows, items_here), -jnp.inf)
-        # Earlier items stand first and top_k keeps the first of equals, so ties go to the lower index.
-        score, index = (jnp.concatenate(both, axis=1) for both in zip(best, (score, index), strict=True))
-        score, place = jax.lax.top_k(score, k)
-        return (score, jnp.take_along_axis(index, place, axis=1)), None
 
-    start = (jnp.full((len(rows), k), -jnp.inf), jnp.full((len(rows), k), -1))
-    return jax.lax.scan(merge, start, (tiles, jnp.arange(len(tiles)) * width))[0]
+_scores = jax.jit(scores)
 
 
-def _blocks(a: NDArray, size: int) -> NDArray:
-    """Array a (N, ...) as (ceil(N / size), size, ...), padded with zeros."""
-    padding = [(0, -len(a) % size)] + [(0, 0)] * (a.ndim - 1)
-    return np.pad(a, padding).reshape(-1, size, *a.shape[1:])
+@jax.jit
+def _count(
+    rows: Array, row_image: Array, row_count: int, row_positive: Array,
+    items: Array, item_image: Array, item_count: int, item_positive: Array,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Competitors in one tile: of the positives of rows (b, D), (b, P), and of those of items (c, D), (c, Q)."""
+    is_row, is_item = jnp.arange(len(rows)) < row_count, jnp.arange(len(items)) < item_count
+    competes = (row_image[:, None] != item_image) & is_row[:, None] & is_item
+    score = jnp.where(competes, scores(rows, items), -jnp.inf)
+    of_rows = jnp.sum(score[:, None, :] >= row_positive[:, :, None], axis=2, dtype=jnp.int32)
+    # Items along the last axis, so that the comparison runs over neighbours.
+    of_items = jnp.sum(score[:, None, :] >= item_positive.T, axis=0, dtype=jnp.int32)
+    return of_rows, of_items.T
+
+
+@partial(jax.jit, static_argnames="items_in_all")
+def _merge(
+    best: tuple[Array, Array], rows: Array, items: Array, start: Array | int, *, items_in_all: int
+) -> tuple[Array, Array]:
+    """Best k of rows (b, D) so far, scores and indices (b, k), with those of one tile of items (c, D)."""
+    k = best[0].shape[1]
+    index = start + jnp.arange(len(items))
+    score = jnp.where(index < items_in_all, scores(rows, items), -jnp.inf)
+    score, index = _narrowed(score, jnp.broadcast_to(index, score.shape), k)
+    # Earlier items stand first and top_k keeps the first of equals, so ties go to the lower index.
+    score, index = (jnp.concatenate(both, axis=1) for both in zip(best, (score, index), strict=True))
+    score, place = jax.lax.top_k(score, k)
+    return score, jnp.take_along_axis(index, place, axis=1)
+
+
+def _narrowed(score: Array, index: Array, k: int) -> tuple[Array, Array]:
+    """Scores (b, c) and indices with only the k groups of neighbours that hold the best k: top_k is slow on a CPU.
+
+    An item outside them has k before it that score higher, or the same with a lower index.
+    """
+    groups = score.shape[1] // _GROUP
+    if groups <= k:
+        return score, index
+    score, index = (x.reshape(len(x), groups, _GROUP) for x in (score, index))
+    chosen = jnp.sort(jax.lax.top_k(score.max(axis=2), k)[1], axis=1)[:, :, None]
+    score, index = (jnp.take_along_axis(x, chosen, axis=1).reshape(len(x), -1) for x in (score, index))
+    return score, index
+
+
+def _even(count: int, block: int) -> int:
+    """Size of the tiles that `count` vectors fill evenly, `block` at most."""
+    return -(-count // -(-count // block))
+
+
+def _tiles(vectors: NDArray, size: int) -> Iterator[tuple[int, NDArray]]:
+    """Start and vectors (size, D) of each tile, the last with zeros behind; the others are views."""
+    for start in range(0, len(vectors), size):
+        yield start, _padded(vectors[start : start + size], size)
+
+
+def _part(a: NDArray, start: int, size: int) -> NDArray:
+    """Scores of the positives of one tile; no score reaches those of the padding."""
+    return _padded(a[start : start + size], size, np.inf)
+
+
+def _padded(a: NDArray, size: int, value: float = 0) -> NDArray:
+    """Array a (n, ...) as (size, ...)."""
+    if len(a) == size:
+        return a
+    return np.pad(a, [(0, size - len(a))] + [(0, 0)] * (a.ndim - 1), constant_values=value)
 
 
 def _finite(vectors: ArrayLike, name: str) -> NDArray[np.float32]:
@@ -144,19 +264,9 @@ def _finite(vectors: ArrayLike, name: str) -> NDArray[np.float32]:
     vectors = np.asarray(vectors, np.float32)
     if not len(vectors):
         raise ValueError(f"there are no {name} vectors")
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    starts = range(0, len(vectors), 4096)  # so that no array of booleans is as long as a large gallery
+    bad = [start + np.flatnonzero(~np.isfinite(vectors[start : start + 4096]).all(axis=1)) for start in starts]
+    bad = np.concatenate(bad)
     if bad.size:
         raise ValueError(f"{bad.size} {name} vectors hold NaN or infinity, the first in row {bad[0]}")
     return vectors
-
-
-def _positives(query_image: NDArray, gallery_image: NDArray) -> NDArray[np.int32]:
-    """Gallery rows (M, P) of each query's positives, -1 after the last."""
-    order = np.argsort(gallery_image, kind="stable")
-    ordered = gallery_image[order]
-    first, last = (np.searchsorted(ordered, query_image, side) for side in ("left", "right"))
-    lonely = np.flatnonzero(first == last)
-    if lonely.size:
-        raise ValueError(f"{lonely.size} queries have no positive in the gallery, the first is row {lonely[0]}")
-    place = first[:, None] + np.arange((last - first).max())
-    return np.where(place < last[:, None], order[np.minimum(place, len(order) - 1)], -1).astype(np.int32)

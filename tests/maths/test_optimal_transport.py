@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from cl2cm_jax.maths.optimal_transport import ipot, marginals, sinkhorn
+from cl2cm_jax.maths.optimal_transport import _sinkhorn_log, _sinkhorn_scaling, ipot, marginals, sinkhorn
 from cl2cm_jax.maths.similarity import cosine_cost
 
 SIZES = [(9, 11), (12, 16), (20, 28)]
@@ -124,3 +124,25 @@ def test_marginals_put_mass_on_real_words_only():
     np.testing.assert_allclose(marginals(words, mask, kind="norm"), [[0.25, 0.75, 0], [0, 0, 0]])
     with pytest.raises(ValueError, match="norms"):
         marginals(words, mask, kind="norms")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("spread", [2.0, 40.0])
+def test_sinkhorn_is_the_same_in_products_and_in_the_log_domain(spread):
+    random = np.random.default_rng(0)
+    real = np.arange(16) < random.integers(1, 17, (7, 1))
+    cost = random.uniform(0, spread, (7, 12, 16))
+    cost[0, 0, 0], cost[0, 1, 0] = 0, spread
+    mu, nu = marginals(jnp.zeros((7, 12, 1)), jnp.ones((7, 12), bool)), marginals(jnp.zeros((7, 16, 1)), real)
+    cell = jnp.asarray(np.broadcast_to(real[:, None], cost.shape))
+    arguments = (jnp.asarray(cost, jnp.float32), mu, nu, cell)
+    products, logs = (solve(*arguments, iterations=200) for solve in (_sinkhorn_scaling, _sinkhorn_log))
+    np.testing.assert_allclose(products, logs, rtol=2e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("shift", [-300.0, 300.0])
+@pytest.mark.parametrize("epsilon", [1e-3, 1.0])
+def test_sinkhorn_is_finite_whatever_the_costs_are(shift, epsilon):
+    cost, mu, nu = problem(9, 11)
+    plan = sinkhorn(cost + shift, source_marginal=mu, target_marginal=nu, epsilon=epsilon)
+    np.testing.assert_allclose(plan.sum(1), nu, atol=1e-5)
+    assert np.isfinite(plan).all() and plan.min() >= 0

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cl2cm_jax.maths.ranking import average_precision_of, competitors, ranks, top
+from cl2cm_jax.maths.ranking import ABSENT, average_precision_of, competitors, competitors_both_ways, ranks, top
 
 # Three queries against three gallery items with these scores; the other direction has other ranks.
 SCORES = np.array([[0.9, 0.8, 0.7], [0.6, 0.5, 0.1], [0.3, 0.4, 0.2]], np.float32)
@@ -122,3 +122,41 @@ def test_top_of_a_small_gallery_gives_all_of_it():
     score, index = top(-np.eye(3), np.eye(3), k=10, block=2)
     assert score.shape == (3, 3)
     np.testing.assert_array_equal(index, [[1, 2, 0], [0, 2, 1], [0, 1, 2]])
+
+
+@pytest.mark.parametrize("block", [4, 7, 1024])
+def test_one_sweep_counts_for_both_directions_what_two_count(block):
+    queries, gallery, query_image, gallery_image = random_case(23, 41, 7)
+    queries, gallery = np.round(queries), np.round(gallery)  # often equal
+    images = {"query_image": query_image, "gallery_image": gallery_image}
+    of_queries, of_items = competitors_both_ways(queries, gallery, **images, block=block)
+    np.testing.assert_array_equal(of_queries, competitors(queries, gallery, **images))
+    asked = np.isin(gallery_image, query_image)
+    back = competitors(gallery[asked], queries, query_image=gallery_image[asked], gallery_image=query_image)
+    np.testing.assert_array_equal(of_items[asked], back)
+    np.testing.assert_array_equal(of_items[~asked], ABSENT)
+
+
+def many(queries: int, items: int, *, tied: bool) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(1)
+    draw = (lambda n: random.integers(-1, 2, (n, 6))) if tied else (lambda n: random.normal(size=(n, 6)))
+    return draw(queries).astype(np.float32), draw(items).astype(np.float32)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("items", "k"), [(1000, 1), (1000, 10), (997, 10), (64, 10), (1000, 400)])
+def test_top_equals_a_stable_sort_over_several_tiles(items, k, tied):
+    queries, gallery = many(9, items, tied=tied)
+    score = queries @ gallery.T
+    want = np.argsort(-score, axis=1, kind="stable")[:, :k]
+    found, index = top(queries, gallery, k, block=64)  # tiles of up to 256 items, so of 16 groups
+    np.testing.assert_array_equal(index, want[:, : min(k, items)])
+    np.testing.assert_allclose(found, np.take_along_axis(score, want, axis=1), rtol=1e-5)
+
+
+def test_top_finds_the_best_wherever_they_stand_in_a_tile():
+    gallery = np.full((512, 1), -5, np.float32)
+    for place in (0, 15, 16, 255, 256, 511):
+        gallery[:] = -5
+        gallery[place] = -1
+        assert top(np.ones((1, 1)), gallery, 1, block=128)[1].item() == place

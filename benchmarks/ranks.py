@@ -1,0 +1,164 @@
+"""Times and weighs exact evaluation and exact search on unit vectors, beside faiss's exact index.
+
+python -m benchmarks.ranks [--captions=25000 --images=5000] [--gallery=1000000 --queries=1000 --top=10] [...]
+
+evaluation   all metrics of both directions, `--captions` of `--images`; memory is what the process grows by in the
+             first call, compilation included, and in those after it
+search       the best `--top` of `--gallery` vectors for each of `--queries`; ours and faiss (IndexFlatIP, all cores)
+             take turns, and must find the same: equal scores to 1e-5, and the same ids where no scores are that near
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import record
+from cl2cm_jax.evaluation.retrieval import metrics, retrieval_ranks
+from cl2cm_jax.maths.ranking import top
+
+SECONDS_BAR, MB_BAR = 2.0, 200.0  # of an evaluation, on two cores
+NEAR = 1e-5  # scores that fp32 sums of 512 products cannot tell apart
+
+
+def main() -> None:
+    """Measures and prints."""
+    options = parse()
+    rows = evaluation(options) + search(options)
+    for row in rows:
+        print("  ".join(f"{name} {_shown(value)}" for name, value in row.items() if value != ""))
+    record.write(options.json, rows)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--captions", type=int, default=25_000)
+    parser.add_argument("--images", type=int, default=5_000)
+    parser.add_argument("--gallery", type=int, default=1_000_000)
+    parser.add_argument("--queries", type=int, default=1_000)
+    parser.add_argument("--top", type=int, default=10)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def unit_vectors(count: int, dim: int, *, seed: int) -> np.ndarray:
+    """Random unit vectors (count, dim) fp32, with no more than a block of them held twice."""
+    random, vectors = np.random.default_rng(seed), np.empty((count, dim), np.float32)
+    for start in range(0, count, 65_536):
+        block = random.standard_normal((min(65_536, count - start), dim), np.float32)
+        vectors[start : start + len(block)] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    return vectors
+
+
+def evaluation(options: argparse.Namespace) -> list[record.Row]:
+    """Time and memory of one language's evaluation."""
+    vision = unit_vectors(options.images, options.dim, seed=0)
+    image = np.random.default_rng(1).permutation(np.arange(options.captions) % options.images)
+    text = unit_vectors(options.captions, options.dim, seed=2)
+    text += 0.2 * vision[image]  # ranks between the first and the last
+
+    def evaluate() -> dict[str, float]:
+        return metrics(retrieval_ranks(text, vision, text_image=image))
+
+    retrieval_ranks(vision[:8], vision[:8], text_image=np.arange(len(vision[:8])))  # JAX starts
+    first, found = growth(evaluate)
+    again, _ = growth(evaluate)
+    taken = record.alternate({"evaluation": evaluate}, options.repeats)["evaluation"]
+    row = {
+        "what": f"evaluation, {options.captions:,} captions x {options.images:,} images",
+        "seconds": taken.seconds,
+        "cpu_seconds": taken.cpu_seconds,
+        "memory_mb": max(first, again),
+        "note": f"SumR {found['SumR']:.2f}; calls after the first grow by {again:.0f} MB",
+        "bar": f"{SECONDS_BAR:g} s; {MB_BAR:g} MB",
+    }
+    in_time, small = taken.seconds <= SECONDS_BAR, row["memory_mb"] <= MB_BAR
+    return [row | {"verdict": f"{record.verdict(in_time)}; {record.verdict(small)}"}]
+
+
+def growth(run: Callable[[], Any]) -> tuple[float, Any]:
+    """MB by which the process's memory peaks above what it holds at the start, and the answer."""
+    before = _memory_mb("VmRSS")
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+    except OSError:
+        before = _memory_mb("VmHWM")
+    found = run()
+    return max(0.0, _memory_mb("VmHWM") - before), found
+
+
+def _memory_mb(field: str) -> float:
+    """A line of /proc/self/status; elsewhere the peak since the process started."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1e3
+    except (OSError, StopIteration):
+        unit = 1e6 if sys.platform == "darwin" else 1e3
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def search(options: argparse.Namespace) -> list[record.Row]:
+    """Ours beside faiss."""
+    gallery = unit_vectors(options.gallery, options.dim, seed=3)
+    queries = unit_vectors(options.queries, options.dim, seed=4)
+    runs: dict[str, Callable[[], Any]] = {"ours": partial(top, queries, gallery, options.top)}
+    index = _faiss(gallery)
+    if index is not None:
+        runs["faiss"] = partial(index.search, queries, options.top)
+    found = {name: run() for name, run in runs.items()}
+    note = agreement(found["ours"], found["faiss"]) if index is not None else ""
+    taken = record.alternate(runs, options.repeats)
+    what = f"top {options.top} of {options.gallery:,} for {options.queries:,} queries"
+    names = {"ours": "ours", "faiss": "faiss, IndexFlatIP"}
+    rows: list[record.Row] = [
+        {"what": f"{what}: {names[name]}", "seconds": t.seconds, "cpu_seconds": t.cpu_seconds, "note": ""}
+        | {"queries_per_second": options.queries / t.seconds}
+        for name, t in taken.items()
+    ]
+    if index is None:
+        return [*rows, {"what": f"{what}: {names['faiss']}", "verdict": record.missing("faiss-cpu")}]
+    rate = taken["faiss"].seconds / taken["ours"].seconds
+    rows[0] |= {"note": note, "bar": "1 x faiss", "verdict": f"{rate:.2f} x: {record.verdict(rate >= 1)}"}
+    return rows
+
+
+def agreement(ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]) -> str:
+    """Says how far two answers (scores, ids) agree; exits where they differ in more than the order of near scores."""
+    (score, index), (their_score, their_index) = ours, theirs
+    apart = float(np.abs(score - their_score).max())
+    differ = index != their_index
+    # Another id is right where the score is as good as a neighbour's; behind the last place nothing is known.
+    before = np.abs(np.diff(their_score, axis=1, prepend=np.inf))
+    after = np.abs(np.diff(their_score, axis=1, append=their_score[:, -1:]))
+    near = np.minimum(before, after) < NEAR
+    if apart > NEAR or (differ & ~near).any():
+        sys.exit(f"error: ours and faiss differ: scores by {apart:.1e}, ids at {int((differ & ~near).sum())} places")
+    return f"ids as faiss's at {1 - differ.mean():.2%} of places, the rest scores within {NEAR:g}"
+
+
+def _faiss(gallery: np.ndarray) -> Any:
+    try:
+        import faiss  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    index = faiss.IndexFlatIP(gallery.shape[1])
+    index.add(gallery)
+    return index
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
