@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from jax.nn import logsumexp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from benchmarks import record
 from cl2cm_jax import config as configs
 from cl2cm_jax.maths.similarity import normalize, scores
 from cl2cm_jax.models.towers import Text
@@ -72,8 +72,7 @@ def main() -> None:
             rows.append(row)
             taken = f"{row['seconds']:9.2f}{row['of_dense']:10.2f}" if row["seconds"] else f"{'-':>9}{'-':>10}"
             print(f"{devices:7}{row['batch']:8}  {row['form']:10}{taken}{row['temporary_mb']:13.1f}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({"about": about(options), "rows": rows}, indent=1))
+    record.write(options.json, rows)
 
 
 def parse() -> argparse.Namespace:
@@ -94,13 +93,6 @@ def parse() -> argparse.Namespace:
 def numbers(text: str) -> list[int]:
     """Reads "1,8"."""
     return [int(part) for part in text.split(",")]
-
-
-def about(options: argparse.Namespace) -> Row:
-    """Machine, versions, commit and options."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    found = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "jax": jax.__version__}
-    return found | {"commit": commit} | {name: str(value) for name, value in vars(options).items()}
 
 
 def _process(devices: int) -> Any:

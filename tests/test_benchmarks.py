@@ -51,7 +51,7 @@ def test_all_forms_of_the_losses_agree_and_are_timed(
     made = json.loads((tmp_path / "rows").read_text())
     assert [row["form"] for row in made["rows"][:4]] == list(losses.FORMS)
     assert all((row["seconds"] > 0) == (row["batch"] == 64) and row["temporary_mb"] > 0 for row in made["rows"])
-    assert made["about"]["jax"] and "MB a device" in capsys.readouterr().out
+    assert made["about"]["versions"]["jax"] and "MB a device" in capsys.readouterr().out
 
 
 def test_starts_share_a_cache_of_their_own_and_leave_the_users_alone(
