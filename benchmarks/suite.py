@@ -203,6 +203,8 @@ def render(results: Path) -> str:
         parts.append(f"## {benchmark.title}")
         found = [content for path, content in kept.items() if path.stem == benchmark.name]
         parts += [_section(benchmark, content) for content in found]
+        if not found:
+            parts.append(f"Not run yet. `python {' '.join(benchmark.command(gpu=False, quick=False))}`")
         on_gpu = any(NVIDIA.search(content["about"]["machine"]["accelerator"]) for content in found)
         if benchmark.gpu_flags is not None and not on_gpu:
             command = " ".join(["python", *benchmark.command(gpu=True, quick=False)])

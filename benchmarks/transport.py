@@ -140,7 +140,7 @@ def _rows(p: Problem, plans: dict[str, Any], taken: dict[str, record.Taken], our
         if bars.get(name) in taken:
             times = taken[bars[name]].seconds / time.seconds
             row["bar"] = f"{POT_BAR:g} x {bars[name]}"
-            row["verdict"] = f"{times:.0f} x: {record.verdict(times >= POT_BAR)}"
+            row["verdict"] = f"{times:.1f} x: {record.verdict(times >= POT_BAR)}"
         if name == "sinkhorn" and fastest:
             times = taken[fastest].seconds / time.seconds
             row["bar"] = "; ".join(filter(None, [row["bar"], "1 x ott-jax"]))

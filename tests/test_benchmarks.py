@@ -155,3 +155,14 @@ def test_cudnn_gets_half_precision_and_whole_masks():
         q = jnp.zeros((2, 6, 1, 8), dtype)
         train_step.cudnn_attention(attend, q, q, q, mask=jnp.ones((2, 1, 1, 6), bool))
     assert calls == [("cudnn", (2, 1, 6, 6)), ("xla", (2, 1, 1, 6))]
+
+
+def test_a_busy_machine_does_not_decide_what_its_cpu_time_is_within(monkeypatch: pytest.MonkeyPatch):
+    for load, taken, want in (
+        (9.0, (3.0, 2.1), "not decided, load 9.0 (2.1 s of CPU time)"),
+        (9.0, (3.0, 4.1), "missed"),
+        (9.0, (1.9, 2.1), "reached"),
+        (0.5, (3.0, 2.1), "missed"),
+    ):
+        monkeypatch.setattr(record, "machine", lambda load=load: {"load": load, "cores": 2})
+        assert ranks.in_time(record.Taken(*taken)) == want
