@@ -1,6 +1,6 @@
 """Each tower of a bundle as one pure function of arrays: what the converters take.
 
-All in float32. (Training keeps the words and states of a frozen backbone as float16: docs/export.md, "Other libraries".)
+All in float32. (Training keeps words and states of a frozen backbone as float16; see docs/export.md.)
 
 Source: ours.
 """
