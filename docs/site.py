@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     "README.md": "index.md",
     "launch/README.md": "launch.md",
+    "benchmarks/RESULTS.md": "results.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
@@ -37,7 +38,10 @@ API = {
         "Metrics, their intervals, and their protocol.",
         ["evaluation.retrieval", "evaluation.bootstrap", "evaluation.report"],
     ),
-    "search": ("Queries against a gallery.", ["search.model", "search.gallery", "search.query"]),
+    "search": (
+        "Queries against a gallery, and models that stand alone.",
+        ["export.model", "search.model", "search.gallery", "search.query"],
+    ),
     "config": ("Every field and what it may hold.", ["config.fields", "config.checks"]),
 }
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
