@@ -230,6 +230,7 @@ def _section(benchmark: Benchmark, content: dict[str, Any]) -> str:
 
 def _cells(benchmark: Benchmark, row: record.Row) -> list[str]:
     row = {"note": "", "gflops": (row.get("flops") or 0) / 1e9 or None} | row
+    row |= {name: None for name in ("seconds", "of_dense") if not row.get(name)}  # was not run
     bar, verdict = row.get("bar"), row.get("verdict")
     judged = benchmark.judge(row) if verdict is None else None
     if judged:
