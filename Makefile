@@ -15,6 +15,7 @@ PIP  := $(RUN) -m pip --disable-pip-version-check install
 COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate
 LOCK := $(COMPILE) --extra demo
 BEAM := .venv-beam
+LIBTPU := .cache/libtpu
 
 export PYTHONUTF8 := 1
 
@@ -25,7 +26,7 @@ STAMPS      := data/stamps-source
 TRANSLATED  := data/stamps
 APERTIUM    := apertium apertium-eng-spa apertium-eng-cat apertium-es-pt apertium-spa-ita apertium-fra-cat apertium-en-gl
 
-.PHONY: help demo site fluent test test-peers test-beam lint bench ablation stamps stamps-source lock clean
+.PHONY: help demo site fluent test test-peers test-plan test-beam lint bench ablation stamps stamps-source lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +45,9 @@ test: $(VENV)/.installed-dev ## Run the test suite
 
 test-peers: $(VENV)/.installed-peers ## Compare with the reference implementations, which are installed (torch with CUDA on Linux: 2.7 GB to download)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/peers
+
+test-plan: $(LIBTPU)/.installed ## Compile a small training step for TPUs that are not there (Linux; libtpu: 190 MB to download)
+	PYTHONPATH=$(LIBTPU) $(RUN) -m pytest tests/plan
 
 test-beam: $(BEAM)/.installed ## Test builds by Apache Beam in .venv-beam, its own environment (about 1 GB)
 	$(BEAM)/bin/python -m pytest tests/beam
@@ -143,6 +147,11 @@ $(BEAM)/.installed: requirements-beam.txt pyproject.toml
 
 $(VENV)/.installed-peers: $(VENV)/.installed-dev
 	$(PIP) -e ".[peers]"
+	@touch $@
+
+# Apart from .venv, where JAX would look for a TPU at every start; the version is the one that jax asks for.
+$(LIBTPU)/.installed: $(VENV)/.installed-dev
+	$(PIP) --quiet --upgrade --no-deps --target $(LIBTPU) "$$($(RUN) -c 'import importlib.metadata as m; print(*(line.split(";")[0] for line in m.requires("jax") if line.startswith("libtpu")))')"
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
