@@ -17,6 +17,14 @@ from cl2cm_jax.search.model import CONFIG_FILE, save_student
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXTS = ["red car", "rotes Auto blau weiß noir rouge dog dog dog dog", "", "grün Haus"]
+WORDS = {  # fields of a student that reads words and patches
+    "student__text_tower": "attention",
+    "student__text_pool": "mean",
+    "student__vision_tower": "attention",
+    "vision__pool": "tokens",
+    "student__heads": 2,
+    "student__hidden": 8,
+}
 METRICS = {"SumR": 260.0, "mR": 43.3} | {
     f"{direction}/{name}": 40.0
     for direction in ("text_to_vision", "vision_to_text")

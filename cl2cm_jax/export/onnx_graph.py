@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.export.towers import Tower
+from cl2cm_jax.export.towers import Tower, check_agrees
 
 FOLDER = "onnx"
 OPSET = 21  # of onnxruntime 1.20 (2024) and newer
@@ -68,13 +68,7 @@ def write_onnx(folder: Path, tower: Tower, example: dict[str, np.ndarray]) -> fl
     _as_products(model)
     _wide_integers(model)
     path.write_bytes(model.SerializeToString())
-    inputs = [example[name] for name in tower.inputs]
-    expected = np.asarray(jax.jit(tower.apply)(tower.params, *inputs))
-    worst = float(np.abs(Session(path)(example) - expected).max())
-    if not worst <= AGREES:
-        raise UserError(
-            f"--onnx: the {tower.name} tower differs from JAX by {worst:.1e}, more than {AGREES:.0e}; report it"
-        )
+    worst = check_agrees(tower, example, Session(path)(example), most=AGREES, flag="--onnx")
     _quantise(path, onnx_file(folder, tower.name, int8=True))
     return worst
 

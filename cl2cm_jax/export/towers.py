@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config import cut_layer, student_first
 from cl2cm_jax.data.images import scaled
 from cl2cm_jax.data.tokenise import tokenizer, without_case_and_accents
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.export.model import Parts
 from cl2cm_jax.models.backbones import TailOptions, TextOutput, VisionOutput, efficientnet_lite
 from cl2cm_jax.models.networks import Networks, heads_of
@@ -48,6 +49,28 @@ class Tower:
     inputs: Inputs
     output: str
     most: dict[str, int]
+
+
+def check_agrees(tower: Tower, example: dict[str, np.ndarray], found: np.ndarray, *, most: float, flag: str) -> float:
+    """The largest difference of a converted tower's vectors from the tower's own.
+
+    Args:
+      tower: what was converted.
+      example: inputs by name.
+      found: the converted tower's vectors of them.
+      most: that they may differ by.
+      flag: that asked for the conversion, for messages.
+
+    Raises:
+      UserError: they differ by more.
+    """
+    expected = np.asarray(jax.jit(tower.apply)(tower.params, *(example[name] for name in tower.inputs)))
+    worst = float(np.abs(found - expected).max())
+    if not worst <= most:
+        raise UserError(
+            f"{flag}: the {tower.name} tower differs from JAX by {worst:.1e}, more than {most:.0e}; report it"
+        )
+    return worst
 
 
 def text_tower(parts: Parts) -> Tower:

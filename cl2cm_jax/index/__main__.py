@@ -133,8 +133,7 @@ def _claim(store: Store, model: Model, root: str, *, moved: bool) -> None:
 
     weights, old = model.encoder.weights, store.manifest
     if old is None:
-        dim = model.encoder.text(["a"]).shape[1]
-        store.create(Manifest(weights=weights, model=model.name, dim=dim, images=root))
+        store.create(Manifest(weights=weights, model=model.name, dim=model.dim, images=root))
         return
     old.check(weights=weights, model=model.name, uri=store.uri)
     if old.images != root and not moved and old.images:
@@ -221,12 +220,11 @@ def _import(options: argparse.Namespace) -> None:
         model = open_model(options.model)
         if theirs is not None:
             theirs.check(weights=model.encoder.weights, model=model.name, uri=str(options.vectors))
-        dim = model.encoder.text(["a"]).shape[1]
         root = str(options.images.resolve()) if options.images else theirs.images if theirs else ""
         for entries, vectors in itertools.chain([first], shards):
-            if vectors.shape[1] != dim:
+            if vectors.shape[1] != model.dim:
                 raise UserError(
-                    f"--vectors={options.vectors} has vectors of {vectors.shape[1]} numbers, the model {dim}"
+                    f"--vectors={options.vectors} has vectors of {vectors.shape[1]} numbers, the model {model.dim}"
                 )
             if store.manifest is None or entries is first[0]:
                 _claim(store, model, root, moved=False)

@@ -6,13 +6,14 @@ Source: ours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.export.layout import MANIFEST
+from cl2cm_jax.export.model import from_pretrained
 from cl2cm_jax.search.encoder import Encoder
 from cl2cm_jax.search.model import CONFIG_FILE, load_encoder, read_config
-
-BUNDLE_FILE = "cl2cm_config.json"  # what an exported bundle has and a workdir has not
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Model:
     name: str
     languages: tuple[str, ...]
 
+    @cached_property
+    def dim(self) -> int:
+        """D, of the vectors."""
+        return self.encoder.text(["a"]).shape[1]
+
 
 def open_model(path: Path) -> Model:
     """Loads a model.
@@ -40,11 +46,9 @@ def open_model(path: Path) -> Model:
       UserError: it is neither, or damaged.
     """
     name = path.resolve().name
-    if (path / BUNDLE_FILE).is_file():
-        import cl2cm_jax
-
-        bundle = cl2cm_jax.from_pretrained(path)  # pyright: ignore[reportAttributeAccessIssue]
-        return Model(bundle.encoder, name, tuple(bundle.languages))
+    if (path / MANIFEST).is_file():
+        bundle = from_pretrained(path)
+        return Model(bundle.encoder, name, bundle.languages)
     if not (path / CONFIG_FILE).is_file():
         raise UserError(f"--model={path} is no model; give the --workdir of a finished run, or an exported bundle")
     data = read_config(path).data

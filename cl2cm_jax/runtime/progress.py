@@ -4,13 +4,40 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from typing import Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 
-class ProgressReport:
+class _Report:
+    """A bar on a terminal, else lines.
+
+    Args:
+        stream: where to; stderr if None.
+        total: what the bar ends at, None if that is told later.
+        start: what of it was done before.
+    """
+
+    def __init__(self, stream: TextIO | None, *, total: int | None, start: int = 0):
+        self._stream = sys.stderr if stream is None else stream
+        self._bar: Progress | None = None
+        if self._stream.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn())
+            self._bar = Progress(*columns, console=Console(file=self._stream))
+            self._task = self._bar.add_task("", total=total, completed=start)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+class ProgressReport(_Report):
     """Shows step, loss, examples a second, share of time spent waiting for data, and time left.
 
     Args:
@@ -25,25 +52,11 @@ class ProgressReport:
     """
 
     def __init__(self, *, total: int, batch_size: int, start: int = 0, stream: TextIO | None = None):
+        super().__init__(stream, total=total, start=start)
         self._total, self._batch_size, self._start = total, batch_size, start
-        self._stream = sys.stderr if stream is None else stream
         self._began = self._last_time = time.monotonic()
         self._last_step = start
         self._waited = 0.0
-        self._bar: Progress | None = None
-        if self._stream.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn())
-            self._bar = Progress(*columns, console=Console(file=self._stream))
-            self._task = self._bar.add_task("", total=total, completed=start)
-
-    def __enter__(self) -> ProgressReport:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
 
     def waited(self, seconds: float) -> None:
         """Adds time that the loop spent waiting for its next batch."""
@@ -81,7 +94,7 @@ class ProgressReport:
             print(text, file=self._stream, flush=True)
 
 
-class CountReport:
+class CountReport(_Report):
     """Shows how many of a known number are done: a bar on a terminal, else a line now and then.
 
     Args:
@@ -93,23 +106,9 @@ class CountReport:
     """
 
     def __init__(self, what: str, *, stream: TextIO | None = None, seconds: float = 10.0):
+        super().__init__(stream, total=None)
         self._what, self._seconds = what, seconds
-        self._stream = sys.stderr if stream is None else stream
         self._began = self._last = time.monotonic()
-        self._bar: Progress | None = None
-        if self._stream.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn())
-            self._bar = Progress(*columns, console=Console(file=self._stream))
-            self._task = self._bar.add_task("", total=None)
-
-    def __enter__(self) -> CountReport:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
         """Shows that `done` of `total` are done; lines come no more often than every `seconds`, the last one always."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import call
-from finished_runs import GOLDEN, TEXTS, write_finished_run
+from finished_runs import GOLDEN, TEXTS, WORDS, write_finished_run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -35,14 +35,7 @@ VARIANTS = {
         "teacher__head": "linear",
         "student__text_pool": "both",
     },
-    "attention and tokens": {
-        "student__text_tower": "attention",
-        "student__text_pool": "mean",
-        "student__vision_tower": "attention",
-        "vision__pool": "tokens",
-        "student__heads": 2,
-        "student__hidden": 8,
-    },
+    "attention and tokens": WORDS,
     "siglip tuned, no case": {
         "vision__path": str(GOLDEN / "siglip"),
         "student__vision__trainable": "all",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import call
-from finished_runs import GOLDEN, TEXTS, write_finished_run
+from finished_runs import GOLDEN, TEXTS, WORDS, write_finished_run
 from PIL import Image
 
 import cl2cm_jax
@@ -20,14 +20,6 @@ from cl2cm_jax.export.conversions import add_onnx, add_stablehlo
 from cl2cm_jax.export.model import Parts
 from cl2cm_jax.export.towers import picture_inputs, text_inputs
 
-WORDS = {
-    "student__text_tower": "attention",
-    "student__text_pool": "mean",
-    "student__vision_tower": "attention",
-    "vision__pool": "tokens",
-    "student__heads": 2,
-    "student__hidden": 8,
-}
 VARIANTS = {
     "stock": {},
     "words and tokens": WORDS,
