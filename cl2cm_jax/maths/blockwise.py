@@ -218,7 +218,7 @@ def softmax_confidence(
 def _aligned(source: Array, target: Array, is_valid: Array) -> tuple[Block, Block, Array]:
     """Rows, columns, and the scores of the aligned pairs (B,)."""
     source, target = (jax.lax.stop_gradient(side).astype(jnp.float32) for side in (source, target))
-    index = jnp.arange(len(source))
+    index = 1 + jnp.arange(len(source))  # 0 is that of the padding of a last tile, which is no pair of anything
     pair = jnp.einsum("nd,nd->n", source, target, precision=jax.lax.Precision.HIGHEST)
     return Block((), (source, is_valid, index)), Block((), (target, is_valid, index)), pair
 

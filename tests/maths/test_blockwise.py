@@ -150,7 +150,9 @@ def test_confidence_by_blocks_is_the_dense_one(devices, exchange):
     tiles: dict[str, Any] = {"block": 3, "exchange": exchange}
     if devices > 1:
         tiles["mesh"] = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
-    for name, more in (("standard_scores", {}), ("softmax_confidence", {"temperature": 0.05})):
+    # at the higher temperature what a ragged last tile is padded with would count
+    cases = ("standard_scores", {}), *(("softmax_confidence", {"temperature": t}) for t in (0.05, 0.5))
+    for name, more in cases:
         want, got = (
             jax.jit(partial(getattr(module, name), is_valid=valid, **more, **given))(x, y)
             for module, given in ((confidence, {}), (blockwise, tiles))
