@@ -17,6 +17,7 @@ process of their own, so their times say nothing of links. Needs no TensorFlow.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -36,6 +37,8 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import record
 from cl2cm_jax import config as configs
+from cl2cm_jax.command_line import Arguments, positive
+from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.maths.similarity import normalize, scores
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.parallel.mesh import make_mesh
@@ -67,7 +70,7 @@ def main() -> None:
         return
     print(f"{'devices':>7}{'batch':>8}  {'form':10}{'seconds':>9}{'of dense':>10}{'MB a device':>13}")
     rows = []
-    for devices in numbers(options.devices):
+    for devices in options.devices:
         for row in _process(devices):
             rows.append(row)
             taken = f"{row['seconds']:9.2f}{row['of_dense']:10.2f}" if row["seconds"] else f"{'-':>9}{'-':>10}"
@@ -77,22 +80,35 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", default="4096,8192,16384,32768,65536")
-    parser.add_argument("--devices", default="1,8")
-    parser.add_argument("--forms", default=",".join(FORMS))
+    parser = Arguments(description=__doc__)
+    parser.add_argument("--batches", type=numbers, default="4096,8192,16384,32768,65536")
+    parser.add_argument("--devices", type=numbers, default="1,8")
+    parser.add_argument("--forms", type=form_names, default=",".join(FORMS))
     parser.add_argument("--timed", type=int, default=16384, help="the largest batch that is run")
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--block", type=int, default=configs.defaults().contrastive.block)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dim", type=positive, default=512)
+    parser.add_argument("--block", type=positive, default=configs.defaults().contrastive.block)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    for batch, devices in itertools.product(options.batches, options.devices):
+        if batch % devices:
+            raise UserError(f"--batches: {batch} images are not divisible by {devices} of --devices; take others")
+    return options
 
 
 def numbers(text: str) -> list[int]:
     """Reads "1,8"."""
-    return [int(part) for part in text.split(",")]
+    return [positive(part) for part in text.split(",")]
+
+
+def form_names(text: str) -> list[str]:
+    """Reads "dense,ring"."""
+    found = text.split(",")
+    unknown = [form for form in found if form not in FORMS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(FORMS)}")
+    return found
 
 
 def _process(devices: int) -> Any:
@@ -110,11 +126,11 @@ def _process(devices: int) -> Any:
 def measure(options: argparse.Namespace) -> Any:
     """Rows of all batches and forms on the devices of this process."""
     mesh = make_mesh()
-    for batch in numbers(options.batches):
+    for batch in options.batches:
         vectors = {name: jax.ShapeDtypeStruct((batch, options.dim), jnp.float32) for name in VECTORS}
         split = batch_sharding(mesh)
         forms = {}
-        for form in options.forms.split(","):
+        for form in options.forms:
             step = jax.jit(jax.value_and_grad(partial(total, form, mesh, options.block)), in_shardings=split)
             forms[form] = step.lower(vectors).compile()
         seconds = {form: 0.0 for form in forms}
@@ -198,4 +214,4 @@ def _gathered(mesh: Mesh, vectors: Vectors) -> jax.Array:
 
 
 if __name__ == "__main__":
-    main()
+    exit_cleanly(main)

@@ -5,7 +5,6 @@ python -m benchmarks.pipeline [--config=configs/emoji.py] [--batches=100] [--jso
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -14,8 +13,9 @@ from pathlib import Path
 import jax
 
 from benchmarks import record
-from cl2cm_jax.command_line import split_flags
+from cl2cm_jax.command_line import Arguments, positive, split_flags
 from cl2cm_jax.config import read
+from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.parallel.sharding import put_batch
 from cl2cm_jax.run import build
 from cl2cm_jax.runtime.start import start_jax
@@ -25,9 +25,9 @@ from cl2cm_jax.train import training_batches
 def main() -> None:
     """Builds the run, drains its pipeline alone, then repeats its step on one batch."""
     rest, overrides = split_flags(sys.argv[1:])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__)
     parser.add_argument("--config", default="configs/emoji.py")
-    parser.add_argument("--batches", type=int, default=100)
+    parser.add_argument("--batches", type=positive, default=100)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(rest)
     config = read(options.config, overrides)
@@ -57,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_cleanly(main)

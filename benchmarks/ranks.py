@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
+from cl2cm_jax.command_line import Arguments, positive
+from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.retrieval import metrics, retrieval_ranks
 from cl2cm_jax.maths.ranking import top
 
@@ -39,16 +41,21 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captions", type=int, default=25_000)
-    parser.add_argument("--images", type=int, default=5_000)
-    parser.add_argument("--gallery", type=int, default=1_000_000)
-    parser.add_argument("--queries", type=int, default=1_000)
-    parser.add_argument("--top", type=int, default=10)
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = Arguments(description=__doc__)
+    parser.add_argument("--captions", type=positive, default=25_000)
+    parser.add_argument("--images", type=positive, default=5_000)
+    parser.add_argument("--gallery", type=positive, default=1_000_000)
+    parser.add_argument("--queries", type=positive, default=1_000)
+    parser.add_argument("--top", type=positive, default=10)
+    parser.add_argument("--dim", type=positive, default=512)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.images > options.captions:
+        raise UserError(f"--captions={options.captions} are fewer than --images={options.images}; each needs one")
+    if options.top > options.gallery:
+        raise UserError(f"--top={options.top} is more than --gallery={options.gallery} has; take less")
+    return options
 
 
 def unit_vectors(count: int, dim: int, *, seed: int) -> np.ndarray:
@@ -169,4 +176,4 @@ def _shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    exit_cleanly(main)

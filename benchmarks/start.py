@@ -9,7 +9,6 @@ a process of its own.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,8 +17,9 @@ import time
 from pathlib import Path
 
 from benchmarks import record
-from cl2cm_jax.command_line import split_flags
+from cl2cm_jax.command_line import Arguments, split_flags
 from cl2cm_jax.config import read
+from cl2cm_jax.errors import exit_cleanly
 
 SHORT = ("train.steps=2", "train.evaluate_every=1", "train.checkpoint_every=2", "train.log_every=1", "teacher.steps=2")
 
@@ -27,7 +27,7 @@ SHORT = ("train.steps=2", "train.evaluate_every=1", "train.checkpoint_every=2", 
 def main() -> None:
     """Starts the same short training twice."""
     rest, overrides = split_flags(sys.argv[1:])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__)
     parser.add_argument("--config", default="configs/emoji.py")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(rest)
@@ -61,4 +61,4 @@ def _run(command: list[str], *, cache: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    exit_cleanly(main)

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 from benchmarks import record
 from cl2cm_jax.atomic import write_text
+from cl2cm_jax.command_line import Arguments
+from cl2cm_jax.errors import exit_cleanly
 
 HERE = Path(__file__).parent
 NVIDIA = re.compile(r"NVIDIA|[AHB]\d00")
@@ -144,7 +146,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", default=",".join(benchmark.name for benchmark in SUITE))
     parser.add_argument("--results", type=Path, help="folder of the results; RESULTS.md stands beside it")
@@ -259,4 +261,4 @@ def _line(cells: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    exit_cleanly(main)

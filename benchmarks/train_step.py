@@ -36,6 +36,8 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.paper_step import VISION, Captions, Sizes, Step, batch_of, cached, made_up, make_step
+from cl2cm_jax.command_line import Arguments, positive
+from cl2cm_jax.errors import exit_cleanly
 
 # Products a second of one chip in bf16 (dense), by a part of JAX's name for it.
 # Sources: NVIDIA's data sheets of A100, H100 SXM and H200; Google's of TPU v4, v5e, v5p and v6e.
@@ -80,21 +82,21 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--layers", type=int, default=12)
+    parser = Arguments(description=__doc__)
+    parser.add_argument("--batch", type=positive, default=128)
+    parser.add_argument("--tokens", type=positive, default=48)
+    parser.add_argument("--layers", type=positive, default=12)
     parser.add_argument("--first", type=int, default=3, help="first trained layer")
-    parser.add_argument("--vocabulary", type=int, default=119547)
+    parser.add_argument("--vocabulary", type=positive, default=119547)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="cudnn: bfloat16, NVIDIA GPU")
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--unroll", action="store_true", help="no scan over layers")
     parser.add_argument("--parts", action="store_true", help="time the step's parts too")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--peer", choices=("torch",))
     parser.add_argument("--captions", type=Path, help="folder with train.en.gz and train.de.gz")
-    parser.add_argument("--batches", type=int, default=4, help="batches of real captions")
+    parser.add_argument("--batches", type=positive, default=4, help="batches of real captions")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -262,4 +264,4 @@ def report(options: argparse.Namespace, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_cleanly(main)

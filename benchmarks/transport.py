@@ -28,6 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record
+from cl2cm_jax.command_line import Arguments, positive
+from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.maths.optimal_transport import ipot, marginals, sinkhorn
 from cl2cm_jax.maths.similarity import cosine_cost
 
@@ -53,8 +55,7 @@ def main() -> None:
     """Measures every shape and prints."""
     options = parse()
     rows = []
-    for shape in options.shapes.split(","):
-        pairs, words = map(int, shape.split("x"))
+    for pairs, words in options.shapes:
         for row in measure(problem(pairs, words), options):
             rows.append({"shape": f"{pairs} x {words} x {words}"} | row)
             print("  ".join(f"{name} {_shown(value)}" for name, value in rows[-1].items() if value != ""), flush=True)
@@ -63,13 +64,32 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="128x32,1024x48")
-    parser.add_argument("--epsilon", type=float, default=0.05)
-    parser.add_argument("--iterations", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = Arguments(description=__doc__)
+    parser.add_argument("--shapes", type=shapes, default="128x32,1024x48")
+    parser.add_argument("--epsilon", type=weight, default=0.05)
+    parser.add_argument("--iterations", type=positive, default=50)
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
+
+
+def shapes(text: str) -> list[tuple[int, int]]:
+    """Reads "128x32,1024x48": pairs and words of each."""
+    found = [tuple(positive(size) for size in shape.split("x")) for shape in text.split(",")]
+    if any(len(shape) != 2 for shape in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 128x32,1024x48")
+    return [(pairs, words) for pairs, words in found]
+
+
+def weight(text: str) -> float:
+    """Reads a number above 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return found
 
 
 def problem(pairs: int, words: int, *, seed: int = 0) -> Problem:
@@ -199,4 +219,4 @@ def _shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    exit_cleanly(main)

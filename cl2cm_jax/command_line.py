@@ -21,6 +21,13 @@ class Arguments(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+def positive(text: str) -> int:
+    """The `type` of an argument that is a whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
 def resume_command(module: str, arguments: Sequence[str]) -> str:
     """The command line that goes on with a stopped run: the same one."""
     return shlex.join(["python", "-m", f"cl2cm_jax.{module}", *arguments])

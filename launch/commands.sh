@@ -32,10 +32,10 @@ run() {
   if dry; then quoted "$@"; else "$@"; fi
 }
 
-# whole NAME LEAST: the variable of this name holds a whole number of at least LEAST.
+# whole NAME LEAST [MOST]: the variable of this name holds a whole number of at least LEAST, and at most MOST.
 whole() {
-  if [[ ! ${!1} =~ ^[0-9]{1,6}$ ]] || ((10#${!1} < $2)); then
-    mistake "$1='${!1}' in the environment is not a whole number of at least $2; set it to one or unset it"
+  if [[ ! ${!1} =~ ^[0-9]{1,6}$ ]] || ((10#${!1} < $2 || 10#${!1} > ${3:-999999})); then
+    mistake "$1='${!1}' in the environment is not a whole number of at least $2${3:+ and at most $3}; set it to one or unset it"
   fi
 }
 

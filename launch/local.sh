@@ -24,7 +24,7 @@ if [[ -n ${DEVICES:-} ]]; then
   # collectives that do not depend on each other must come in one order on all devices, or they wait for ever;
   # and one thread a device, XLA's choice, is too few to wait in
   flags+=" --xla_cpu_enable_concurrency_optimized_scheduler=false"
-  environment+=(JAX_PLATFORMS=cpu "XLA_FLAGS=$flags" "NPROC=$((8 * DEVICES))")
+  environment+=(JAX_PLATFORMS=cpu "XLA_FLAGS=$flags" "NPROC=$((8 * 10#$DEVICES))")
 fi
 program=(.venv/bin/python -m cl2cm_jax.main "$@")
 
@@ -47,7 +47,7 @@ free_port() {
   echo "$port"
 }
 PORT=${PORT:-$(free_port)}
-whole PORT 1
+whole PORT 1 65535
 GRACE=${GRACE:-5} # seconds between asking the others to end and ending them
 whole GRACE 0
 
@@ -71,10 +71,11 @@ fi
 
 signal_all() {
   local id
-  for id in "${running[@]}"; do
+  for id in "${running[@]}" "$failed_group"; do
     [[ -z $id ]] || kill "-$1" -- "-$id" 2> /dev/null || :
   done
 }
+failed_group="" # of the first that failed: what is left of it, where its worker.sh alone was killed
 asked=0 # how often a signal asked to end
 # shellcheck disable=SC2329 # the trap calls it
 ask() {
@@ -97,12 +98,16 @@ while ((left > 0)); do
     running[number]="" left=$((left - 1)) ended=0
     wait "$id" || ended=$?
     if ((ended != 0)) && [[ -z $failed ]]; then
-      failed=$number code=$ended patience=$((SECONDS + GRACE))
+      failed=$number failed_group=$id code=$ended patience=$((SECONDS + GRACE))
       signal_all TERM
     fi
   done
   if [[ -n $patience ]] && ((SECONDS >= patience)); then signal_all KILL; fi
   sleep 0.2 || : # a signal may end it
+done
+while [[ -n $failed_group ]] && kill -0 -- "-$failed_group" 2> /dev/null; do
+  if ((SECONDS >= patience)); then signal_all KILL; fi
+  sleep 0.2 || :
 done
 exec 2>&3
 

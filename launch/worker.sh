@@ -37,5 +37,9 @@ trap : TERM INT HUP
 exec 2> /dev/null # bash would tell of a killed command in its own words
 "$@" 2>&1 < /dev/null | named
 code=${PIPESTATUS[0]}
+if ((code == 134)); then # jax aborts where it loses process 0, and its own words are a stack trace
+  echo "[$name] error: the process was aborted, as jax does where the first process of a run has ended; look for the first" \
+    "error among the workers' lines, then start all of them again: they go on from the newest checkpoint"
+fi
 ((code == 0)) || echo "[$name] ended with exit code $code"
 exit "$code"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import losses, paper_step, ranks, record, start, suite, train_step, transport
+from cl2cm_jax.errors import UserError
 
 
 def test_the_step_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -166,3 +168,29 @@ def test_a_busy_machine_does_not_decide_what_its_cpu_time_is_within(monkeypatch:
     ):
         monkeypatch.setattr(record, "machine", lambda load=load: {"load": load, "cores": 2})
         assert ranks.in_time(record.Taken(*taken)) == want
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "flags", "says"),
+    [
+        (losses, ["--batches=foo"], "--batches: 'foo' is no whole number of 1 or more"),
+        (losses, ["--batches=10", "--devices=8"], "10 images are not divisible by 8 of --devices"),
+        (losses, ["--devices=0"], "--devices: '0' is no whole number"),
+        (losses, ["--forms=dens"], "--forms: 'dens' is none of dense, gathered, ring, gather"),
+        (losses, ["--batchs=64"], "unrecognized arguments: --batchs=64"),
+        (transport, ["--shapes=8x"], "--shapes: '' is no whole number"),
+        (transport, ["--shapes=8"], "'8' is no list such as 128x32,1024x48"),
+        (transport, ["--epsilon=-1"], "--epsilon: '-1' is no number above 0"),
+        (ranks, ["--captions=0"], "--captions: '0' is no whole number"),
+        (ranks, ["--captions=5", "--images=6"], "--captions=5 are fewer than --images=6"),
+        (ranks, ["--gallery=50", "--top=100"], "--top=100 is more than --gallery=50 has"),
+        (suite, ["--only=loses"], "no benchmark is called loses"),
+    ],
+)
+def test_a_mistake_in_a_command_line(
+    benchmark: ModuleType, flags: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *flags])
+    with pytest.raises(UserError) as caught:
+        benchmark.main()
+    assert says in str(caught.value) and "\n" not in str(caught.value)

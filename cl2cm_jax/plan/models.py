@@ -88,6 +88,11 @@ def _text(config: ConfigDict, given: Mapping[str, int]) -> tuple[int, Tunable | 
     shape = (bert.read_shape(folder) if is_there else MBERT)._replace(**given)
     if shape.hidden % shape.heads:
         raise UserError(f"--text: hidden={shape.hidden} is not divisible by heads={shape.heads}; give others")
+    if config.text.max_tokens > shape.max_tokens:
+        raise UserError(
+            f"--text: {shape.positions} positions hold {shape.max_tokens} tokens, fewer than "
+            f"config.text.max_tokens={config.text.max_tokens}; give more positions"
+        )
     note = f"text: {_origin(config.text.path, is_there, 'mBERT-base')}, {_listed(shape, TEXT_SIZES)}"
     first = cut_layer(config)
     if first is None:
@@ -116,6 +121,10 @@ def _vision(config: ConfigDict, given: Mapping[str, int]) -> tuple[int, int, Vis
     is_there = bool(v.path) and folder.is_dir()
     shape = clip_vit.read_shape(folder) if is_there else CLIP_B32
     shape = shape._replace(**({"image_size": v.image_size} if v.image_size else {}) | dict(given))
+    if shape.hidden % shape.heads:
+        raise UserError(f"--vision: hidden={shape.hidden} is not divisible by heads={shape.heads}; give others")
+    if shape.image_size % shape.patch:
+        raise UserError(f"--vision: image_size={shape.image_size} is not divisible by patch={shape.patch}; give others")
     note = f"vision: {_origin(v.path, is_there, 'CLIP ViT-B/32')}, {_listed(shape, VISION_SIZES)}"
     half = 127.5, 127.5, 127.5
     plain = Preprocess(image_size=shape.image_size, shorter_side=None, filter="bicubic", mean=half, scale=half)

@@ -59,17 +59,19 @@ def topology(name: str) -> Topology:
     Raises:
       UserError: libtpu is not installed, or does not know the topology.
     """
+    sides = name.partition(":")[2].split("x")
+    if not all(side.isdecimal() and int(side) for side in sides):
+        raise UserError(f"--topology={name!r} is no chip with its sides; name one such as v5e:4x4 or v5p:2x2x1")
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("the TPU's compiler, libtpu, is not installed; run: pip install -e '.[tpu]'")
     for variable, value in _NO_HOST.items():
         os.environ.setdefault(variable, value)
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name)
-        sides = tuple(int(side) for side in name.partition(":")[2].split("x"))
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--topology={name} is not known ({reason}); name one such as v5e:4x4 or v5p:2x2x1") from error
-    return Topology(name, sides, tuple(found.devices))
+    return Topology(name, tuple(map(int, sides)), tuple(found.devices))
 
 
 class OutOfMemory(Exception):

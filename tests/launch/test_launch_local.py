@@ -66,6 +66,7 @@ def test_one_process_gets_the_arguments(clone: Clone) -> None:
     assert [call[:2] for call in clone.calls()] == [["make", ".venv/.installed"], ["python", "-m"]]
     assert clone.runs() == [ARGUMENTS]
     assert "--xla_force_host_platform_device_count=8 " in done.stdout and done.stdout.endswith(" 64 cpu\n")
+    assert clone.launch("local.sh", DEVICES="08").stdout.endswith(" 64 cpu\n")
 
 
 def test_two_processes_join_and_one_that_dies_ends_the_other(clone: Clone) -> None:
@@ -89,6 +90,16 @@ def test_a_dead_process_ends_those_that_do_not_listen(clone: Clone) -> None:
     assert done.returncode == 137 and time.monotonic() - began < 15
     (line,) = done.stderr.splitlines()
     assert "process 2 ended with exit code 137 (killed: is there enough memory?)" in line
+
+
+def test_what_a_killed_worker_leaves_behind_is_ended(clone: Clone) -> None:
+    clone.program("""
+        echo $$ > "$FAKE/pid-$WORKER_NUMBER"
+        [[ $WORKER_NUMBER == 0 ]] || { until [[ -e $FAKE/pid-0 ]]; do sleep 0.1; done; kill -KILL $PPID; }
+        trap "" TERM; while :; do sleep 0.1; done""")
+    assert clone.launch("local.sh", PROCESSES="2", GRACE="1").returncode == 137
+    for number in (0, 1):
+        assert not Path(f"/proc/{(clone.fake / f'pid-{number}').read_text().strip()}").exists()
 
 
 def test_those_that_listen_have_time_to_end(clone: Clone) -> None:
@@ -147,6 +158,7 @@ def test_dry_run_prints_what_can_be_pasted_and_touches_nothing(clone: Clone) -> 
         {"PROCESSES": "two"},
         {"DEVICES": "-1"},
         {"PROCESSES": "2", "PORT": "high"},
+        {"PROCESSES": "2", "PORT": "65536"},
         {"PROCESSES": "2", "GRACE": "1s", "DRY_RUN": "1"},
     ],
 )
@@ -172,6 +184,10 @@ def test_every_line_has_the_name_of_its_worker() -> None:
         ["[w 1]   a\\b  %s", "[w 1] two", "[w 1] end", "[w 1] ended with exit code 3"]
     )
     assert done.returncode == 3
+    aborted = worker("exit 134", WORKER="w").stdout.splitlines()
+    assert aborted[0].startswith("[w] error: the process was aborted") and aborted[1:] == [
+        "[w] ended with exit code 134"
+    ]
     assert worker("echo a", WORKER="").stdout == f"[{socket.gethostname()}] a\n"
 
 

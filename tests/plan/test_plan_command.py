@@ -10,6 +10,7 @@ from command import call
 from tiny_models import write_tiny_bert
 
 from cl2cm_jax import config as configs
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.models.trained_layers import vision_layers
 from cl2cm_jax.plan import __main__ as command
@@ -21,6 +22,7 @@ from cl2cm_jax.steps.train_step import train_program
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIP = ROOT / "tests" / "golden" / "clip"
+CLIP_VIT = ("--config.vision.backbone=clip_vit", "--config.data.features=", "--config.data.feature_ids=")
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install -e '.[tpu]'"
 )
@@ -125,6 +127,9 @@ def test_the_text_and_the_largest_batch(home: Path, pretended: None, monkeypatch
         (["--text=layers=3"], "--text: 'layers' is no size of the configured backbone"),
         (["--text=layers"], "'layers' is no size; write e.g."),
         (["--vision=heads=3"], "it has dim, frames"),
+        (["--config.text.backbone=bert", "--text=positions=10"], "10 positions hold 10 tokens, fewer than"),
+        ([*CLIP_VIT, "--vision=patch=500"], "image_size=224 is not divisible by patch=500"),
+        ([*CLIP_VIT, "--vision=heads=7"], "hidden=768 is not divisible by heads=7"),
         (["--topology=v9:2x4"], "no figures of this chip; one of v5e"),
         (["--config.teacher.head=none", "--config.confidence.kind=none", "--stage=teacher"], "no stage of its own"),
     ],
@@ -132,6 +137,12 @@ def test_the_text_and_the_largest_batch(home: Path, pretended: None, monkeypatch
 def test_mistakes_are_one_line(home: Path, pretended: None, flags: list[str], message: str):
     outcome = planned(home, *flags)
     assert outcome.code == 2 and message in outcome.err and len(outcome.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["", "v5e", "v5e:axb", "v5e:2x0"])
+def test_a_topology_without_its_sides(name: str):
+    with pytest.raises(UserError, match=f"--topology='{name}' is no chip with its sides; name one such as v5e:4x4"):
+        program.topology(name)
 
 
 def test_libtpu_that_is_not_there_is_named(home: Path, monkeypatch: pytest.MonkeyPatch):

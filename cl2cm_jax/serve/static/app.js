@@ -46,10 +46,20 @@ function state(name, text) {
   status.textContent = text;
 }
 
-async function show(request, describe) {
-  const mine = ++latest;
+function busy() {
   if (document.body.dataset.state === "start") state("busy", "");
   document.body.dataset.state = "busy";
+}
+
+// At once, since the browser tells of its new address only later.
+function visit(hash) {
+  busy();
+  location.hash = hash;
+}
+
+async function show(request, describe) {
+  const mine = ++latest;
+  busy();
   try {
     const answer = await request();
     if (mine !== latest) return;
@@ -128,7 +138,7 @@ function open(result) {
 function similar(result) {
   viewer.close();
   query.value = "";
-  location.hash = new URLSearchParams({ similar: result.id });
+  visit(new URLSearchParams({ similar: result.id }));
 }
 
 function go() {
@@ -157,7 +167,7 @@ function search() {
   const text = query.value.trim();
   const hash = text ? new URLSearchParams({ q: text }).toString() : "";
   if (location.hash.slice(1) === hash) go();
-  else location.hash = hash;
+  else visit(hash);
 }
 
 function withPicture(file) {
@@ -165,8 +175,7 @@ function withPicture(file) {
   if (!file.type.startsWith("image/")) { results.replaceChildren(); subject(""); state("error", "That is no picture."); return; }
   picture = file;
   query.value = "";
-  const hash = `picture=${Date.now()}`;
-  location.hash = hash;
+  visit(`picture=${Date.now()}`);
 }
 
 form.onsubmit = (event) => { event.preventDefault(); search(); query.blur(); };
