@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks import record
@@ -126,8 +127,9 @@ def search(options: argparse.Namespace) -> list[record.Row]:
     """Ours beside faiss."""
     gallery = unit_vectors(options.gallery, options.dim, seed=3)
     queries = unit_vectors(options.queries, options.dim, seed=4)
-    runs: dict[str, Callable[[], Any]] = {"ours": partial(top, queries, gallery, options.top)}
     index = _faiss(gallery)
+    gallery = jax.device_put(gallery)  # as faiss's index does, it holds its gallery before the clock starts
+    runs: dict[str, Callable[[], Any]] = {"ours": partial(top, queries, gallery, options.top)}
     if index is not None:
         runs["faiss"] = partial(index.search, queries, options.top)
     found = {name: run() for name, run in runs.items()}

@@ -105,7 +105,7 @@ def top(queries: ArrayLike, gallery: ArrayLike, k: int, block: int = 1024) -> tu
 
     Args:
         queries: (M, D).
-        gallery: (N, D).
+        gallery: (N, D); a JAX array that lies on the CPU is read where it is, of others each tile is copied.
         k: at most N are found.
         block: rows of the largest score tile, which is four times as wide.
 
@@ -117,9 +117,9 @@ def top(queries: ArrayLike, gallery: ArrayLike, k: int, block: int = 1024) -> tu
     width = -(-_even(len(gallery), 4 * block) // _GROUP) * _GROUP
     found = []
     for _, rows in _tiles(queries, _even(len(queries), block)):
-        best = (jnp.full((len(rows), k), -jnp.inf), jnp.full((len(rows), k), -1))
+        rows, best = jnp.asarray(rows), (jnp.full((len(rows), k), -jnp.inf), jnp.full((len(rows), k), -1))
         for start, items in _tiles(gallery, width):
-            best = _merge(best, rows, items, start, items_in_all=len(gallery))
+            best = _merge(best, rows, items, start, count=min(width, len(gallery) - start))
             jax.block_until_ready(best)  # else tiles in flight would hold a copy each
         found.append(jax.device_get(best))
     best, index = (np.concatenate(part)[: len(queries)] for part in zip(*found, strict=True))
@@ -207,33 +207,44 @@ def _count(
     return of_rows, of_items.T
 
 
-@partial(jax.jit, static_argnames="items_in_all")
+@partial(jax.jit, static_argnames="count")
 def _merge(
-    best: tuple[Array, Array], rows: Array, items: Array, start: Array | int, *, items_in_all: int
+    best: tuple[Array, Array], rows: Array, items: Array, start: Array | int, *, count: int
 ) -> tuple[Array, Array]:
-    """Best k of rows (b, D) so far, scores and indices (b, k), with those of one tile of items (c, D)."""
+    """Best k of rows (b, D) so far, scores and indices (b, k), with those of one tile of items (c, D).
+
+    After the first tiles few rows find anything better in the next, and only those are merged: top_k is slow on a CPU.
+    The first `count` items are no padding.
+    """
+    score = scores(rows, items)
+    if count < len(items):
+        score = jnp.where(jnp.arange(len(items)) < count, score, -jnp.inf)
+    groups = score.reshape(len(rows), -1, _GROUP)
+    high = groups.max(axis=2)
+    better = (high > best[0][:, -1:]).any(axis=1)
+    few = -(-len(rows) // 4)
+
+    def merge_few() -> tuple[Array, Array]:
+        row = jnp.nonzero(better, size=few, fill_value=len(rows))[0]
+        merged = _best((best[0][row], best[1][row]), groups[row], high[row], start)
+        return jax.tree.map(lambda all_rows, these: all_rows.at[row].set(these, mode="drop"), best, merged)
+
+    return jax.lax.cond(better.sum() <= few, merge_few, lambda: _best(best, groups, high, start))
+
+
+def _best(best: tuple[Array, Array], groups: Array, high: Array, start: Array | int) -> tuple[Array, Array]:
+    """Best k so far (b, k) with those of a tile: scores (b, groups, neighbours), the highest of each group (b, groups).
+
+    An item outside the k best groups has k before it that score higher, or the same with a lower index.
+    """
     k = best[0].shape[1]
-    index = start + jnp.arange(len(items))
-    score = jnp.where(index < items_in_all, scores(rows, items), -jnp.inf)
-    score, index = _narrowed(score, jnp.broadcast_to(index, score.shape), k)
     # Earlier items stand first and top_k keeps the first of equals, so ties go to the lower index.
-    score, index = (jnp.concatenate(both, axis=1) for both in zip(best, (score, index), strict=True))
+    chosen = jnp.sort(jax.lax.top_k(high, min(k, high.shape[1]))[1], axis=1)[:, :, None]
+    index = start + chosen * _GROUP + jnp.arange(_GROUP)
+    new = jnp.take_along_axis(groups, chosen, axis=1), index
+    score, index = (jnp.concatenate([b, n.reshape(len(n), -1)], axis=1) for b, n in zip(best, new, strict=True))
     score, place = jax.lax.top_k(score, k)
     return score, jnp.take_along_axis(index, place, axis=1)
-
-
-def _narrowed(score: Array, index: Array, k: int) -> tuple[Array, Array]:
-    """Scores (b, c) and indices with only the k groups of neighbours that hold the best k: top_k is slow on a CPU.
-
-    An item outside them has k before it that score higher, or the same with a lower index.
-    """
-    groups = score.shape[1] // _GROUP
-    if groups <= k:
-        return score, index
-    score, index = (x.reshape(len(x), groups, _GROUP) for x in (score, index))
-    chosen = jnp.sort(jax.lax.top_k(score.max(axis=2), k)[1], axis=1)[:, :, None]
-    score, index = (jnp.take_along_axis(x, chosen, axis=1).reshape(len(x), -1) for x in (score, index))
-    return score, index
 
 
 def _even(count: int, block: int) -> int:

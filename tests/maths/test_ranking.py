@@ -160,3 +160,21 @@ def test_top_finds_the_best_wherever_they_stand_in_a_tile():
         gallery[:] = -5
         gallery[place] = -1
         assert top(np.ones((1, 1)), gallery, 1, block=128)[1].item() == place
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_top_when_few_rows_find_better_in_a_later_tile(tied):
+    """Most rows have their best in the first tile, where the others are not looked at again."""
+    queries, gallery = many(64, 2000, tied=tied)
+    gallery[256:] /= 4
+    gallery[1500:1510] = 8 * queries[:10]
+    score = queries @ gallery.T
+    np.testing.assert_array_equal(
+        top(queries, gallery, 7, block=64)[1], np.argsort(-score, axis=1, kind="stable")[:, :7]
+    )
+
+
+def test_top_takes_no_padding_for_items_however_low_the_scores():
+    gallery = -np.arange(1, 301, dtype=np.float32)[:, None]  # a second tile of 106 places with no item behind 44
+    index = top(np.ones((5, 1)), gallery, 300, block=64)[1]
+    np.testing.assert_array_equal(index, np.tile(np.arange(300), (5, 1)))
