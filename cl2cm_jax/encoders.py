@@ -39,6 +39,7 @@ class ImageEncoder:
         tokens = pool == "tokens" or not backbone.pooled
         self.frames, self._dim = (backbone.frames, backbone.dim) if tokens else (1, backbone.pooled)
         self._spread = spread(backbone.batch_size)
+        self.batch = self._spread.rows
         self._params = self._spread.whole(backbone.params)
 
         def forward(params: Params, batch: jax.Array) -> jax.Array:
@@ -57,9 +58,13 @@ class ImageEncoder:
         params = self._params if params is None else self._spread.whole(params)
         p = self._prepare
         pictures = (scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter) for image in images)
+        computing: Sequence[jax.Array] = ()  # one batch, while the pictures of the next are read
         while waiting := list(itertools.islice(pictures, self._spread.rows)):
             filled = np.stack(waiting + waiting[-1:] * (self._spread.rows - len(waiting)))
-            yield from np.asarray(self._forward(params, self._spread.split(p(filled))))[: len(waiting)]
+            features = self._forward(params, self._spread.split(p(filled)))[: len(waiting)]
+            yield from np.asarray(computing)
+            computing = features
+        yield from np.asarray(computing)
 
     def clips(self, clips: Iterable[Iterable[np.ndarray]]) -> Iterator[np.ndarray]:
         """Maps clips of pictures as above, read one after the other, to their features (F_i, d) float32."""

@@ -31,7 +31,7 @@ from cl2cm_jax.search.encoder import Encoder
 from cl2cm_jax.search.folder import entries as folder_entries
 from cl2cm_jax.search.gallery import Gallery
 
-BATCH, BATCH_BYTES = 32, 256_000_000  # pictures between two writes, and how much of their files is held
+BATCH, BATCH_BYTES = 32, 256_000_000  # least pictures between two writes, and how much of their files is held
 _EXIF, _TAKEN = 0x8769, 0x9003  # the block, and DateTimeOriginal in it
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,8 @@ def update(
             outcome.unchanged += 1
     work = _Work(store, encoder, captions, known, outcome)
     done = 0
-    for batch in _batches(todo):
+    most = max(BATCH, 4 * encoder.batch)  # the pictures of one batch are read while the one before is computed
+    for batch in _batches(todo, most=most):
         work.batch(batch)
         done += len(batch)
         told(done, len(todo))
@@ -171,11 +172,11 @@ def update(
     return outcome
 
 
-def _batches(todo: Sequence[Present]) -> Iterator[list[Present]]:
-    """At most `BATCH` pictures, and no more than `BATCH_BYTES` unless one alone has more."""
+def _batches(todo: Sequence[Present], *, most: int) -> Iterator[list[Present]]:
+    """At most `most` pictures, and no more than `BATCH_BYTES` unless one alone has more."""
     batch: list[Present] = []
     for one in todo:
-        if batch and (len(batch) == BATCH or sum(other.size for other in batch) + one.size > BATCH_BYTES):
+        if batch and (len(batch) == most or sum(other.size for other in batch) + one.size > BATCH_BYTES):
             yield batch
             batch = []
         batch.append(one)

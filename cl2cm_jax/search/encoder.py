@@ -19,9 +19,11 @@ class Encoder:
         weights: names the weights, and changes whenever they do (the step with a hash, say); vectors of different
             weights are never compared.
         frames: most frames that `images` takes of a clip; 1: it was trained on pictures.
+        batch: frames that its devices compute at a time; fewer take as long.
     """
 
     text: Callable[[Sequence[str]], np.ndarray]
     images: Callable[[Iterable[Iterable[np.ndarray]]], np.ndarray]
     weights: str
     frames: int = 1
+    batch: int = 1

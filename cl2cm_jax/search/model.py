@@ -129,7 +129,8 @@ def student_encoder(
         features, frames = padded_frames(list(image_features.clips(clips)), least=config.data.frames)
         return embedder.vision(student, features, np.arange(features.shape[1]) < frames[:, None])
 
-    return Encoder(text=texts, images=images, weights=weights, frames=config.data.frames)
+    batch = image_features.batch if image_features is not None else 1
+    return Encoder(text=texts, images=images, weights=weights, frames=config.data.frames, batch=batch)
 
 
 def feature_shape(config: ConfigDict, student: Params, text: TextBackbone) -> FeatureShape:

@@ -1,0 +1,81 @@
+"""How fast a folder becomes an index, beside the model alone on pictures that are decoded already.
+
+python -m benchmarks.index_pictures --model=runs/emoji [--pictures=640] [--repeats=3]
+
+The pictures are JPEGs of 640 x 480 with random blots. "index" reads, hashes, decodes, embeds and writes them to Milvus
+Lite; "model" embeds them. Both take turns, and the medians are printed, as JSON.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import record
+from cl2cm_jax.command_line import Arguments, positive
+from cl2cm_jax.data.images import decode
+from cl2cm_jax.errors import exit_cleanly
+from cl2cm_jax.index.build import update
+from cl2cm_jax.index.model import Model, open_model
+from cl2cm_jax.index.store import Manifest, Store
+
+
+def paint(folder: Path, count: int) -> list[Path]:
+    """Writes pictures that differ, so that none is taken for another."""
+    random = np.random.default_rng(0)
+    paths = [folder / f"{number}.jpg" for number in range(count)]
+    for path in paths:
+        blots = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8))
+        blots.resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=90)
+    return paths
+
+
+def index(model: Model, photos: Path, place: Path) -> None:
+    """Makes an index of a folder where there is none."""
+    with Store(str(place)) as store:
+        store.create(Manifest(weights=model.encoder.weights, model=model.name, dim=model.dim, images=str(photos)))
+        update(store, model.encoder, photos)
+
+
+def main() -> None:
+    """Prints the figures."""
+    parser = Arguments(prog="python -m benchmarks.index_pictures", description="Times the making of an index.")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--pictures", type=positive, default=640)
+    parser.add_argument("--repeats", type=positive, default=3)
+    options = parser.parse_args()
+    model = open_model(options.model)
+    with tempfile.TemporaryDirectory() as name:
+        folder, numbers = Path(name), itertools.count()
+        (folder / "photos").mkdir()
+        frames = [[decode(path)] for path in paint(folder / "photos", options.pictures)]
+        model.encoder.images(frames[:64])  # compiles
+        runs = {
+            "index": lambda: index(model, folder / "photos", folder / f"{next(numbers)}.db"),
+            "model": partial(model.encoder.images, frames),
+        }
+        taken = record.alternate(runs, options.repeats)
+    rates = {f"{name}_pictures_per_second": round(options.pictures / t.seconds, 1) for name, t in taken.items()}
+    share = {"index_over_model": round(taken["model"].seconds / taken["index"].seconds, 3)}
+    print(
+        json.dumps(
+            {
+                "pictures": options.pictures,
+                "cores": os.cpu_count(),
+                **rates,
+                **share,
+                "load_average": os.getloadavg()[0],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
