@@ -50,6 +50,9 @@ def open_model(path: Path) -> Model:
         bundle = from_pretrained(path)
         return Model(bundle.encoder, name, bundle.languages)
     if not (path / CONFIG_FILE).is_file():
-        raise UserError(f"--model={path} is no model; give the --workdir of a finished run, or an exported bundle")
+        raise UserError(
+            f"--model={path} is no model; give the --workdir of a finished run, or an exported bundle "
+            "(`hf download org/name --local-dir=bundle` fetches one)"
+        )
     data = read_config(path).data
     return Model(load_encoder(path), name, (data.source, *data.targets, *data.reported))
