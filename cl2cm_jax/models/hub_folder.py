@@ -71,8 +71,8 @@ def _download(hub_id: str, *, field: str, files: Sequence[str]) -> Path:
     except Exception as error:  # no network, no such model, no access: each client version has its own exceptions
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{field}={hub_id!r} is no folder, and the hub did not give it ({first.rstrip('.')}); check the name and the "
-            "network, log in with `hf auth login` if it is private, or name a folder on disk"
+            f"{field}={hub_id!r} is no folder, and the hub did not give it ({first.rstrip('.')}); check the name and "
+            "the network, log in with `hf auth login` if it is private, or name a folder on disk"
         ) from error
 
 
