@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cl2cm_jax.atomic import write_text
@@ -28,7 +28,7 @@ from cl2cm_jax.data.records import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.preemption import Preemption
 from cl2cm_jax.translation.apertium import Apertium
-from cl2cm_jax.translation.documents import Document, Written, read_document
+from cl2cm_jax.translation.documents import EVALUATED, Document, Written, read_document
 from cl2cm_jax.translation.elsewhere import TranslatedFile
 from cl2cm_jax.translation.engine import Engine
 from cl2cm_jax.translation.job import Outcome, translate_items
@@ -192,12 +192,25 @@ def _summary(options: argparse.Namespace, document: Document, outcome: Outcome, 
         f"equal to another translation of their image, left out: {written.alike:,}": written.alike,
     }
     lines += [f"captions {note}" for note, count in notes.items() if count]
-    judged = sorted({item.split for item in document.chosen} & {"validation", "test"})
-    if judged and not options.queries:
-        lines.append(
-            f"note: {' and '.join(judged)} hold machine translations now; scores on them say little (--splits)"
-        )
+    lines += [f"note: {note}" for note in _notes(options, document, written)]
     return "\n".join(lines)
+
+
+def _notes(options: argparse.Namespace, document: Document, written: Written) -> Iterator[str]:
+    """What the captions that were written mean for the training that they are for."""
+    splits = {item.split for item in document.chosen}
+    judged = [split for split in EVALUATED if split in splits]
+    if options.queries or options.captions.suffix.lower() == ".txt":
+        return
+    if "" in splits:
+        yield "without a column split, validation and test will hold machine translations; scores on them say little"
+    if judged:
+        yield f"{' and '.join(judged)} hold machine translations now; scores on them say little (--splits)"
+    if written.lacking:
+        yield (
+            f"no caption in {document.language}: {', '.join(written.lacking)}; training needs some there, written by "
+            f"people: add them to {options.captions} as rows of that split, and type the same command again"
+        )
 
 
 if __name__ == "__main__":

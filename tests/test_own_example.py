@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import re
-import shlex
 from pathlib import Path
 
 import paper_trees
 import pytest
 from command import call
+from documented import ROOT, commands
 from PIL import Image
 
 pytest.importorskip("tensorflow")
@@ -19,18 +18,13 @@ pytest.importorskip("tokenizers")
 from cl2cm_jax import main
 from cl2cm_jax.search import __main__ as search
 
-ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("en", "de", "fr", "cs")
 SMALL = ("teacher.steps=2", "train.steps=2", "train.evaluate_every=1", "train.checkpoint_every=1", "student.dim=16")
 
 
 def example(document: str, workdir: str) -> tuple[list[str], list[str]]:
     """The arguments of `main` and of `search` in the block that trains into the workdir."""
-    text = (ROOT / document).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    (block,) = [block for block in blocks if f"--workdir={workdir} \\" in block and "cl2cm_jax.search" in block]
-    lines = [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
-    typed = {words[2]: words[3:] for words in lines if words[:2] == ["python", "-m"]}
+    typed = dict(commands(document, f"--workdir={workdir} \\", "cl2cm_jax.search"))
     return typed["cl2cm_jax.main"], typed["cl2cm_jax.search"]
 
 

@@ -33,12 +33,17 @@ TYPEFACES = (
         frozenset({"LATIN", "ARABIC"}),
     ),
     Typeface(
+        "fontpkg_noto_sans_thai",
+        "files/NotoSansThai[wdth,wght].ttf",
+        frozenset({"LATIN", "THAI"}),
+    ),
+    Typeface(
         "noto_cjk_sans_jp_regular",
         "NotoSansCJKjp-Regular.otf",
         frozenset({"LATIN", "CYRILLIC", "CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"}),
     ),
 )
-SHAPED = frozenset({"ARABIC", "DEVANAGARI"})  # without Pillow's raqm they come out unjoined or in the wrong order
+SHAPED = frozenset({"ARABIC", "DEVANAGARI", "THAI"})  # without Pillow's raqm unjoined, or marks astray
 SYSTEM_FONT = "DejaVuSans.ttf"  # most Linux desktops have it
 SYSTEM_SCRIPTS = frozenset({"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "GEORGIAN", "ARABIC"})
 

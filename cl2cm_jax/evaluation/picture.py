@@ -1,4 +1,4 @@
-"""retrieval.png: queries in several languages beside the pictures that the search puts first."""
+"""Queries in several languages beside the pictures that the search puts first: retrieval.png, docs/languages.png."""
 
 from __future__ import annotations
 
@@ -47,13 +47,18 @@ class Found(NamedTuple):
 
 
 class QueryRow(NamedTuple):
-    """One line of the picture. `missed` is the query's own picture where it is not among the `found`."""
+    """One line of the picture.
+
+    `missed` is the query's own picture where it is not among the `found`; a query that has no own picture has neither
+    that nor a right one. `remark` stands below the name of the language.
+    """
 
     text: str
     language: str
     gloss: str
     found: tuple[Found, ...]
-    missed: Found | None
+    missed: Found | None = None
+    remark: str = ""
 
 
 def query_rows(
@@ -113,11 +118,17 @@ def _next_query(image: np.ndarray, hit: np.ndarray, *, start: int, kind: bool) -
 
 
 def draw_retrieval(path: Path, rows: Sequence[QueryRow], *, title: str, note: str, source: str = "en") -> None:
-    """Draws one line a query: its text, then its first pictures, the right one framed green; writes a PNG.
+    """Writes `retrieval_picture` as the PNG `path`, whole or not at all."""
+    picture = retrieval_picture(rows, title=title, note=note, source=source)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG", optimize=True)
+
+
+def retrieval_picture(rows: Sequence[QueryRow], *, title: str, note: str, source: str = "en") -> Image.Image:
+    """Draws one line a query: its text, then its first pictures, the right one framed green.
 
     Args:
-        path: the PNG, written whole or not at all.
-        rows: from `query_rows`.
+        rows: from `query_rows`, or of queries that have no own picture.
         title: what the picture shows.
         note: one line below it: which split and gallery.
         source: language of the glosses; its own queries get none.
@@ -136,8 +147,7 @@ def draw_retrieval(path: Path, rows: Sequence[QueryRow], *, title: str, note: st
             _tile(canvas, draw, found, (_column(place), top + 17), colour=GREEN if found.is_right else None)
         if row.missed:
             _tile(canvas, draw, row.missed, (_column(columns) + GAP, top + 17), colour=AMBER)
-    with replacing(path) as temporary:
-        canvas.save(temporary, format="PNG", optimize=True)
+    return canvas
 
 
 def _column(place: int) -> int:
@@ -161,14 +171,23 @@ def _query(draw: ImageDraw.ImageDraw, row: QueryRow, top: int, *, source: str) -
     if font_for(text, size=10) is None:
         text = f"({name}: no font for its script)"
     lines = _wrap(draw, text, size=24, lines=2)
-    small = [*([gloss] if gloss else []), f"{name} ({row.language})" if name != row.language else name]
+    label = f"{name} ({row.language})" if name != row.language else name
+    small = [(gloss, SOFT)] if gloss else []
+    small.append((label, _label_colour(row)))
+    small += [(row.remark, SOFT)] if row.remark else []
     y = top + (ROW - 34 * len(lines) - 22 * len(small)) // 2
     for line in lines:
         _write(draw, (MARGIN, y + 25), line, size=24, fill=INK, language=row.language)
         y += 34
-    for line, fill in zip(small, [SOFT] * (len(small) - 1) + [GREEN if not row.missed else AMBER], strict=True):
+    for line, fill in small:
         _write(draw, (MARGIN, y + 16), _wrap(draw, line, size=16, lines=1)[0], size=16, fill=fill)
         y += 22
+
+
+def _label_colour(row: QueryRow) -> str:
+    if row.missed:
+        return AMBER
+    return GREEN if any(found.is_right for found in row.found) else SOFT
 
 
 def _tile(

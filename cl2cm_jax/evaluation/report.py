@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -82,10 +82,20 @@ class Results:
 
 
 class Summary(TypedDict):
-    """Means over the target languages, and English SumR minus mean target SumR (None without source captions)."""
+    """What the targets come to.
+
+    `mean_target` has the means over them, `language_gap` source SumR minus mean target SumR (None without source
+    captions), `weakest_target` the target with the least SumR.
+    """
 
     mean_target: dict[str, float]
     language_gap: float | None
+    weakest_target: str
+
+
+def weakest(per_language: PerLanguage, languages: Iterable[str]) -> str:
+    """The language with the least SumR, the first of them where several have it."""
+    return min(languages, key=lambda language: per_language[language]["SumR"])
 
 
 def summarise(per_language: PerLanguage, *, source: str, targets: Sequence[str]) -> Summary:
@@ -97,25 +107,35 @@ def summarise(per_language: PerLanguage, *, source: str, targets: Sequence[str])
     names = per_language[targets[0]]
     mean = {name: math.fsum(per_language[target][name] for target in targets) / len(targets) for name in names}
     gap = per_language[source]["SumR"] - mean["SumR"] if source in per_language else None
-    return Summary(mean_target=mean, language_gap=gap)
+    return Summary(mean_target=mean, language_gap=gap, weakest_target=weakest(per_language, targets))
 
 
 def language_table(
     per_language: PerLanguage, *, source: str, targets: Sequence[str], protocol: Protocol, title: str
 ) -> Table:
-    """The headline: one row a language, the mean over the targets, the language gap and the protocol below."""
+    """The headline: one row a language, the mean over the targets; below the gap, the weakest and the protocol."""
     summary = summarise(per_language, source=source, targets=targets)
     rows = _language_rows(per_language, summary, SHOWN, source=source, targets=targets)
-    notes = [protocol.line]
+    notes = []
     if summary["language_gap"] is not None:
-        notes.insert(0, f"language gap ({source} SumR - mean target SumR): {summary['language_gap']:.1f}")
-    return Table(title, ("language", *SHOWN.values()), rows, tuple(notes))
+        notes.append(f"language gap ({source} SumR - mean target SumR): {summary['language_gap']:.1f}")
+    notes += _weakest_note(per_language, targets, of="targets")
+    return Table(title, ("language", *SHOWN.values()), rows, (*notes, protocol.line))
+
+
+def _weakest_note(per_language: PerLanguage, languages: Collection[str], *, of: str) -> list[str]:
+    """One line that names the weakest of several languages; none for a single one."""
+    if len(languages) < 2:
+        return []
+    language = weakest(per_language, languages)
+    return [f"weakest of {len(languages)} {of}: {language}, SumR {per_language[language]['SumR']:.1f}"]
 
 
 def group_table(group: Group, *, title: str, shown: Mapping[str, str] = SHOWN) -> Table:
     """One row a language and the group's own protocol; nothing is averaged. `shown`: metric -> head of its column."""
     rows = tuple(_row(language, metrics, shown) for language, metrics in group.per_language.items())
-    return Table(title, ("language", *shown.values()), rows, (group.protocol.line,))
+    notes = _weakest_note(group.per_language, group.per_language, of="languages") if "SumR" in shown else []
+    return Table(title, ("language", *shown.values()), rows, (*notes, group.protocol.line))
 
 
 def report_tables(results: Results) -> list[Table]:
@@ -164,6 +184,7 @@ def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
         "validation": results.validation,
         "mean_target": summary["mean_target"],
         "language_gap": summary["language_gap"],
+        "weakest_target": summary["weakest_target"],
         "groups": {
             name: {"protocol": group.protocol.as_dict(), "test": group.per_language}
             for name, group in results.groups.items()

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cl2cm_jax import __version__
-from cl2cm_jax.evaluation.report import RANKS, SHOWN, Results, report_tables, summarise
+from cl2cm_jax.evaluation.report import RANKS, SHOWN, Results, report_tables, summarise, weakest
 from cl2cm_jax.export.layout import stock_obstacles
 from cl2cm_jax.export.licences import NOTICES, UNKNOWN, Component, common_licence, data_licence
 
@@ -212,9 +212,9 @@ def _data(facts: Facts) -> str:
 
 def _limits(facts: Facts) -> str:
     c, r = facts.config, facts.results
-    weakest = min((t for t in r.targets if t in r.test), key=lambda t: r.test[t]["SumR"])
+    last = weakest(r.test, (target for target in r.targets if target in r.test))
     lines = [
-        f"- Weakest target language by SumR: `{weakest}`, {r.test[weakest]['SumR']:.1f} of 600. Other languages than",
+        f"- Weakest target language by SumR: `{last}`, {r.test[last]['SumR']:.1f} of 600. Other languages than",
         "  the ones above were not measured, whatever the text backbone may know of them.",
         f"- Texts are cut at {c.text.max_tokens} word pieces, begin and end included.",
         f"- It has seen {c.data.name} alone: on other pictures expect less, and measure.",

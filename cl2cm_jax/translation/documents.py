@@ -23,6 +23,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.translation.cap_lines import tag_of, translated_cap_id
 from cl2cm_jax.translation.engine import Item
 
+EVALUATED = ("validation", "test")  # the splits whose captions people should have written
 _ROWS = (".csv", ".tsv", ".jsonl")
 
 
@@ -33,6 +34,7 @@ class Written(NamedTuple):
     added: int
     empty: int  # captions without a translation
     alike: int  # translations that the image has already
+    lacking: tuple[str, ...] = ()  # evaluation splits without any caption in the language of the translations
 
 
 class Document(Protocol):
@@ -108,8 +110,12 @@ class _Rows:
                 row = Row(0, item.name, self.language, text, item.split, "machine")
                 added.setdefault(item if self._are_queries else (item.name, text), row)
         empty = sum(not text for text in translations.values())
-        text = _formatted([*self._rows, *added.values()], self._path.suffix.lower())
-        return Written(text, len(added), empty, len(translations) - empty - len(added))
+        rows = [*self._rows, *added.values()]
+        text = _formatted(rows, self._path.suffix.lower())
+        there = {row.split for row in rows if row.language == self.language}
+        lacking = tuple(split for split in EVALUATED if split in {row.split for row in rows} - there)
+        alike = len(translations) - empty - len(added)
+        return Written(text, len(added), empty, alike, () if self._are_queries else lacking)
 
 
 def _formatted(rows: Sequence[Row], ending: str) -> str:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cl2cm_jax.evaluation import fonts
-from cl2cm_jax.evaluation.picture import GREEN, Queries, draw_retrieval, hit_share, query_rows
+from cl2cm_jax.evaluation.picture import AMBER, GREEN, Queries, draw_retrieval, hit_share, query_rows, retrieval_picture
 
 CAPTIONS = {"en": "a red apple", "de": "ein roter Apfel", "ru": "красное яблоко", "ar": "تفاحة حمراء", "ja": "りんご",
             "zh": "红苹果", "ko": "빨간 사과", "th": "แอปเปิ้ลสีแดง"}  # fmt: skip
@@ -73,6 +73,18 @@ def test_picture_frames_the_right_ones_green(rows, tmp_path, monkeypatch, packag
     assert [file.name for file in path.parent.iterdir()] == ["retrieval.png"]
 
 
+def test_a_query_without_a_picture_of_its_own_is_neither_right_nor_missed(rows) -> None:
+    free = [
+        row._replace(found=tuple(one._replace(is_right=False) for one in row.found), missed=None, remark="not trained")
+        for row in rows
+    ]
+    picture = np.asarray(retrieval_picture(free, title="Test", note="")).reshape(-1, 3)
+    for colour in (GREEN, AMBER):
+        assert not (picture == tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))).all(axis=1).any()
+    without = np.asarray(retrieval_picture([row._replace(remark="") for row in free], title="Test", note=""))
+    assert without.size == picture.size and not np.array_equal(without.reshape(-1, 3), picture)  # the remark is there
+
+
 def test_a_broken_picture_becomes_a_labelled_tile(rows, tmp_path) -> None:
     (tmp_path / "0.png").write_bytes(b"broken")
     draw_retrieval(tmp_path / "retrieval.png", rows, title="Test", note="")
@@ -96,9 +108,9 @@ def test_packaged_fonts_cover_the_languages_of_the_demo() -> None:
         pytest.importorskip(typeface.package)
     for language in ("en", "de", "ru", "ja", "zh", "ko"):
         assert fonts.font_for(CAPTIONS[language], size=20) is not None, language
-    assert fonts.font_for(CAPTIONS["th"], size=20) is None
+    assert fonts.font_for("תפוח אדום", size=20) is None
     # A glyph that a font lacks is drawn as a box, the same for every such character.
-    for text in ("사과", "红苹", "яб", "ığ", "ان"):
+    for text in ("사과", "红苹", "яб", "ığ", "ان", "ลส"):
         font = fonts.font_for(text, size=40)
         if font is not None:  # Arabic needs Pillow's raqm
             assert bytes(font.getmask(text[0])) != bytes(font.getmask(text[1]))

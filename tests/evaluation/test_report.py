@@ -17,6 +17,7 @@ from cl2cm_jax.evaluation.report import (
     summarise,
     text_report,
     to_json,
+    weakest,
     write_results,
 )
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS
@@ -51,6 +52,16 @@ def test_mean_and_gap() -> None:
     assert summary["mean_target"]["SumR"] == 6 * 25 + 15
     assert summary["language_gap"] == 6 * 50 + 15 - (6 * 25 + 15)
     assert summarise({"de": values(1)}, source="en", targets=("de",))["language_gap"] is None
+
+
+def test_the_weakest_language_is_named_beside_its_number_and_its_protocol() -> None:
+    assert summarise(TEST, source="en", targets=("de", "zh"))["weakest_target"] == "zh"
+    assert weakest({"de": values(3), "fr": values(3)}, ("fr", "de")) == "fr"  # the first of equals
+    headline, alone, flags = report_tables(results())
+    assert headline.notes[1:] == ("weakest of 2 targets: zh, SumR 135.0", PROTOCOL.line)
+    assert flags.notes[0] == "weakest of 2 languages: de, SumR 45.0"
+    assert len(alone.notes) == 1  # one language is not the weakest of any
+    assert not any("weakest" in note for table in rank_tables(results()) for note in table.notes)
 
 
 def test_protocol_is_named_in_full() -> None:
@@ -117,6 +128,7 @@ def test_results_have_the_agreed_layout(tmp_path) -> None:
     content = json.loads(json_path.read_text(encoding="utf-8"))
     assert {"protocol", "test", "validation", "mean_target", "language_gap", "config", "seconds"} <= set(content)
     assert content["test"]["zh"]["SumR"] == 135
+    assert content["weakest_target"] == "zh"
     assert content["protocol"]["ties"] == "against us"
     assert content["config"]["train"]["rate"] == 0.5
     assert content["groups"]["flags"]["test"]["de"]["text_to_vision/R@1"] == 5

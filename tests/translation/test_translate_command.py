@@ -57,6 +57,25 @@ def test_a_file_translated_elsewhere_comes_in(folder: Path) -> None:
     assert {entry["engine"] for entry in provenance(folder / "out.csv")} == {"file"}
 
 
+def test_a_language_that_cannot_be_trained_in_yet_is_said_before_training_says_it(folder: Path) -> None:
+    options = {"engine": "file", "translations": folder / "de.txt"}
+    outcome = run(folder, splits="train", **options)
+    assert (
+        f"note: no caption in de: test; training needs some there, written by people: add them to {folder}"
+        in outcome.out
+    )
+    assert "machine translations now" not in outcome.out
+    (folder / "in.csv").write_text(ROWS + "c.png,de,ein Hund,test\n", encoding="utf-8")
+    assert "note" not in run(folder, splits="train", **options).out
+
+
+def test_a_file_without_splits_will_be_judged_on_machine_translations(folder: Path) -> None:
+    (folder / "in.csv").write_text("image,language,caption\na.png,en,a dog\n", encoding="utf-8")
+    (folder / "de.txt").write_text("ein Hund\n", encoding="utf-8")
+    outcome = run(folder, engine="file", translations=folder / "de.txt")
+    assert "note: without a column split" in outcome.out and outcome.out.count("note:") == 1
+
+
 def test_a_second_run_changes_nothing(folder: Path) -> None:
     run(folder, engine="file", translations=folder / "de.txt")
     before = (folder / "out.csv").read_bytes(), provenance(folder / "out.csv")
