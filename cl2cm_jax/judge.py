@@ -3,7 +3,7 @@
 python -m cl2cm_jax.judge --model=bundle --captions=captions.csv --images=photos
 python -m cl2cm_jax.judge --model=bundle --workdir=runs/emoji [--judges=mteb] [--languages=en,de] [--markdown]
 
-Prints our numbers beside theirs. Exit code 0 says that they agree wherever the protocol is the same, 1 that they do not.
+Prints our numbers beside theirs. Exit code 0: they agree wherever the protocol is the same; 1: they do not.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 JUDGES = ("mteb", "clip_benchmark")
 EXIT_APART = 1
+ENVIRONMENT = {  # read when the judges are imported: nothing is asked of a hub, and no progress is drawn
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -59,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table; exits with code 1 where a judge's number is another."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ["HF_HUB_OFFLINE"] = "1"  # before mteb is imported: nothing is asked of a hub
+    os.environ |= ENVIRONMENT
     options = parse(sys.argv[1:] if arguments is None else arguments)
 
     from cl2cm_jax.evaluation.adapters.agreement import judged, table

@@ -134,6 +134,7 @@ def table(results: Sequence[Judged]) -> Table:
     apart = [one for one in compared if not one.agrees]
     verdict = f"{len(compared)} scores of one protocol compared in {', '.join(languages)}: "
     verdict += f"{len(apart)} differ by more than {AGREES} point" if apart else f"all within {AGREES} point"
+    named = [f"{one.judge}, {one.language}: {_short(one.name)} {one.theirs:.2f}, ours {one.ours:.2f}" for one in apart]
     return Table(
         title="Our numbers and the judges'",
         columns=("judge", "ours", "ours %", "theirs", "theirs %", "ties", "largest difference", "protocol"),
@@ -141,6 +142,7 @@ def table(results: Sequence[Judged]) -> Table:
         rows=tuple(_row(group) for group in groups.values()),
         notes=(
             verdict,
+            *named,
             "means over the languages, in percent; ties: points that scores within 1e-6 of each other could move; "
             "largest difference: of a language, beyond ties",
         ),
@@ -155,7 +157,9 @@ def _row(group: Sequence[Judged]) -> tuple[str, ...]:
     odd = list(dict.fromkeys(one.protocol for one in group if one.protocol != SAME))
     compared = [one for one in group if one.protocol == SAME]
     worst = max(compared, key=lambda one: one.difference, default=None)
-    largest = "-" if worst is None else f"{worst.difference:.2f}" + (f" ({worst.language})" if worst.difference else "")
+    largest = "-" if worst is None else f"{worst.difference:.2f}"
+    if worst is not None and float(largest):
+        largest += f" ({worst.language})"
     ties = f"{_mean(group, 'best') - _mean(group, 'worst'):.2f}"
     ours = f"{_mean(group, 'ours'):.2f}"
     name = _short(first.name)
