@@ -45,6 +45,11 @@ def write_pictures(folder: Path) -> list[Row]:
     return [Row(number, *caption, "", "human") for number, caption in enumerate(captions, 2)]
 
 
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "ENVIRONMENT", {})  # it would stay in what tests of this process import
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Captioned:
     return from_rows(write_pictures(tmp_path), images=tmp_path, split="test")
