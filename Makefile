@@ -146,7 +146,8 @@ $(BEAM)/.installed: requirements-beam.txt pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-peers: $(VENV)/.installed-dev
-	$(PIP) -e ".[peers]"
+	$(PIP) -e ".[judges,peers]"
+	$(PIP) --no-deps clip-benchmark==1.6.2 # its retrieval metric alone, without the torchvision that its data sets ask for
 	@touch $@
 
 # Apart from .venv, where JAX would look for a TPU at every start; the version is the one that jax asks for.

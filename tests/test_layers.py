@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cl2cm_jax"
 # From top to bottom. Units of one line do not import each other.
 LAYERS = (
     ("noise_curve",),
-    ("main", "ablate", "compare", "plan", "serve", "show", "stamps", "translate", "word_level"),
+    ("main", "ablate", "compare", "judge", "plan", "serve", "show", "stamps", "translate", "word_level"),
     ("train", "finish", "index"),
     ("run", "export"),
     ("evaluation", "search", "translation"),

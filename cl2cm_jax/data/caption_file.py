@@ -91,6 +91,25 @@ def read_caption_file(path: str, *, image_is_path: bool) -> CaptionFile:
     return CaptionFile(rows, problems)
 
 
+def read_rows(path: str, *, flag: str) -> list[Row]:
+    """The rows of a caption file of pictures, for a command that reads it by a flag of its own.
+
+    Args:
+      path: of the caption file.
+      flag: such as "--captions", for the errors.
+
+    Raises:
+      UserError: see `read_caption_file`, or a row is wrong (the first such row is named).
+    """
+    try:
+        content = read_caption_file(path, image_is_path=True)
+    except UserError as error:
+        raise UserError(str(error).replace("config.data.captions=", f"{flag}=")) from error
+    if content.problems:
+        raise UserError(f"{flag}={path}: {content.problems[0]}; {len(content.problems)} such rows in all")
+    return content.rows
+
+
 Cells = dict[str, str] | _BadRow
 
 

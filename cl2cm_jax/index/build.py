@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cl2cm_jax.data.caption_file import read_caption_file
+from cl2cm_jax.data.caption_file import read_rows
 from cl2cm_jax.data.clips import MAX_BYTES, decode_clip, taken_files
 from cl2cm_jax.data.images import ImageError
 from cl2cm_jax.errors import UserError
@@ -66,14 +66,8 @@ def read_captions(path: Path) -> dict[str, Captions]:
     Raises:
       UserError: no such file, wrong columns, or a row is wrong (the first such row is named).
     """
-    try:
-        content = read_caption_file(str(path), image_is_path=True)
-    except UserError as error:
-        raise UserError(str(error).replace("config.data.captions=", "--captions=")) from error
-    if content.problems:
-        raise UserError(f"--captions={path}: {content.problems[0]}; {len(content.problems)} such rows in all")
     found: dict[str, dict[str, list[str]]] = {}
-    for row in content.rows:
+    for row in read_rows(str(path), flag="--captions"):
         found.setdefault(row.image, {}).setdefault(row.language, []).append(row.caption)
     return {image: {code: tuple(texts) for code, texts in one.items()} for image, one in found.items()}
 

@@ -1,0 +1,22 @@
+"""The packages of the judges: imported when they are asked, since each brings torch along."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from cl2cm_jax.errors import UserError
+
+INSTALL = "pip install 'cl2cm-jax[judges]', then pip install --no-deps clip-benchmark"
+
+
+def package(name: str) -> Any:
+    """A module of a judge.
+
+    Raises:
+      UserError: it, or what it needs, is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed; run: {INSTALL}") from error
