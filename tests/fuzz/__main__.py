@@ -1,0 +1,100 @@
+"""Lets atheris look for inputs that a reader mistakes.
+
+make fuzz [SECONDS=60] [TARGET=npy]              all targets that begin so, that many seconds together
+make fuzz TARGET=npy INPUT=build/fuzz/npy/...    an input again, with its traceback
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+FOUND = Path("build/fuzz")
+LONGEST = 100_000  # bytes of an input
+MEMORY_MB, SLOWEST = 4096, 20  # where libFuzzer ends a run that our own bounds could not
+
+# What the mutation of single bytes does not come upon.
+WORDS = [
+    b"../", b"/etc/passwd", b"\x00", b"\r\n", b"\\ud800", b"\xed\xa0\x80", b"NaN", b"1e999", b"-1", b"9" * 5000,
+    b"[" * 3000, b"{\"a\":" * 1500, b"(" * 150, b"-" * 3000, b"\xff" * 8, b"\xff\xff\xff\x7f", b"\xef\xbb\xbf",
+    b"\x93NUMPY", b"PK\x03\x04", b"cos\nsystem\n", b"|O", b"%0d%0aX: y",
+]  # fmt: skip
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=60, help="of all targets together")
+    parser.add_argument("--target", default="", help="those whose name begins so")
+    parser.add_argument("--input", type=Path, help="a file that is read once, by one target")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Fuzzes the chosen targets one after the other, each in a process of its own; 1 where something was found."""
+    options = parse()
+    if options.input is None:
+        import atheris
+
+        with atheris.instrument_imports(include=["cl2cm_jax"], enable_loader_override=False):
+            from fuzz.targets import targets
+    else:
+        from fuzz.targets import targets
+    chosen = {name: target for name, target in targets().items() if name.startswith(options.target)}
+    if not chosen:
+        print(f"error: TARGET={options.target}: no such target; there are {', '.join(targets())}", file=sys.stderr)
+        return 2
+    if options.input is not None:
+        from fuzz.attempt import attempt
+
+        name = options.target if options.target in chosen else next(iter(chosen))
+        print(f"{name}: {'taken' if attempt(chosen[name], options.input.read_bytes()) else 'refused'}")
+        return 0
+    seconds = max(1, options.seconds // len(chosen))
+    failed = [name for name in chosen if not search(name, seconds)]
+    print(f"{len(chosen)} targets, {seconds} s each: " + (f"finds in {', '.join(failed)}" if failed else "no find"))
+    return int(bool(failed))
+
+
+def search(name: str, seconds: int) -> bool:
+    """Whether nothing is found; what is, is kept in build/fuzz and shown with the command that reads it again."""
+    found = FOUND / name
+    known = set(found.glob("*-*"))
+    found.mkdir(parents=True, exist_ok=True)
+    process = os.fork()
+    if not process:
+        _fuzz(name, seconds, found)
+    _, status = os.waitpid(process, 0)
+    for path in sorted(set(found.glob("*-*")) - known):
+        print(f"find: {path}; again: make fuzz TARGET={shlex.quote(name)} INPUT={shlex.quote(str(path))}", flush=True)
+    return status == 0
+
+
+def _fuzz(name: str, seconds: int, found: Path) -> None:
+    """Runs libFuzzer in this process, which it ends."""
+    import atheris
+    from fuzz.attempt import attempt
+    from fuzz.targets import targets
+
+    target = targets()[name]
+    corpus = found / "corpus"
+    corpus.mkdir(exist_ok=True)
+    for number, seed in enumerate(target.seeds()):
+        (corpus / f"seed{number}").write_bytes(seed)
+    words = found / "words"
+    words.write_text("".join(f'"{"".join(f"\\x{byte:02x}" for byte in word)}"\n' for word in WORDS))
+    print(f"--- {name}: {seconds} s", flush=True)
+    atheris.Setup(
+        [sys.argv[0], f"-max_total_time={seconds}", f"-max_len={LONGEST}", f"-rss_limit_mb={MEMORY_MB}",
+         f"-timeout={SLOWEST}", f"-artifact_prefix={found}/", f"-dict={words}", "-verbosity=0", str(corpus)],
+        lambda data: attempt(target, data),
+    )  # fmt: skip
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

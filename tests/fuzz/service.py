@@ -1,0 +1,123 @@
+"""The search service, spoken to without a socket: the bytes of a request in, those of the answers out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fuzz.attempt import Find
+from serve.conftest import LOOPBACK, application
+from uvicorn.server import ServerState
+
+from cl2cm_jax.serve import connection
+from cl2cm_jax.serve.limits import HEADERS, Limits
+
+ANSWERS = {200, 204, 307, 400, 401, 403, 404, 405, 408, 413, 421, 422, 429}
+NAMES = {
+    *HEADERS, "allow", "cache-control", "connection", "content-length", "content-type", "date", "location",
+    "retry-after", "transfer-encoding", "www-authenticate",
+}  # fmt: skip
+SECONDS = 5.0  # for an answer
+_STATUS = re.compile(rb"(?:^|\n)HTTP/1\.1 (\d{3})[ \r]")
+
+
+def raw_request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
+    """A request as a client sends it."""
+    named = {"Host": "localhost", **headers, **({"Content-Length": str(len(body))} if body else {})}
+    head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+def upload(content: bytes) -> bytes:
+    """The request that searches by a picture."""
+    return raw_request("POST", "/api/search/picture", content)
+
+
+def spoken(sent: bytes) -> bytes:
+    """What the service answers; raises a Find where that is none of `ANSWERS`, has a header more, or was a fault."""
+    runner, config, faults = _service()
+    faults.clear()
+    received = runner.run(_talk(config, sent))
+    if faults:
+        raise Find(f"the service has logged a fault: {faults[0]}")
+    statuses = {int(status) for status in _STATUS.findall(received)}
+    if not statuses <= ANSWERS:
+        raise Find(f"the service answered {sorted(statuses - ANSWERS)}")
+    head = received.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    names = {line.partition(b":")[0].decode("latin-1").lower() for line in head}
+    if not names <= NAMES:
+        raise Find(f"the answer has the headers {sorted(names - NAMES)}")
+    return received
+
+
+class _Wire(asyncio.Transport):
+    """The client's end."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 50_000), "sockname": ("127.0.0.1", 8080)})
+        self.received, self._closing = bytearray(), False
+
+    def write(self, data: Any) -> None:
+        self.received += data
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        self._closing = True
+
+    def abort(self) -> None:
+        self._closing = True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+class _Faults(logging.Handler):
+    """Keeps what is logged as an error."""
+
+    def __init__(self, kept: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self.kept = kept
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept.append(repr(record.exc_info[1]) if record.exc_info else record.getMessage())
+
+
+@cache
+def _service() -> tuple[asyncio.Runner, uvicorn.Config, list[str]]:
+    app = application(Path(tempfile.mkdtemp()) / "photos", Limits(hosts=LOOPBACK, per_minute=10**9, logins=10**9))
+    config = uvicorn.Config(
+        app, http=connection.Connection, ws="none", lifespan="off", access_log=False, log_config=None,
+        h11_max_incomplete_event_size=16_384,
+    )  # fmt: skip
+    config.load()
+    faults: list[str] = []
+    logger = logging.getLogger("uvicorn.error")
+    logger.addHandler(_Faults(faults))
+    logger.propagate = False
+    return asyncio.Runner(), config, faults
+
+
+async def _talk(config: uvicorn.Config, sent: bytes) -> bytes:
+    wire, state = _Wire(), ServerState()
+    talking = connection.Connection(config, state, {})
+    talking.connection_made(wire)
+    talking.data_received(sent)
+    async with asyncio.timeout(SECONDS):
+        while state.tasks:
+            lacks = talking.cycle is not None and talking.cycle.more_body
+            _, running = await asyncio.wait(state.tasks, timeout=0.05 if lacks else SECONDS)
+            if lacks and running:  # the rest of the body never comes
+                talking.connection_lost(None)
+    talking.connection_lost(None)
+    return bytes(wire.received)

@@ -1,0 +1,305 @@
+"""The readers, each as a function of bytes with some valid inputs. A reader that takes a folder has a target a file."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fuzz.attempt import Target
+from fuzz.service import raw_request, spoken, upload
+from PIL import Image
+from safetensors.numpy import save
+from tar_shards import files_of, write_shard
+from tiny_models import write_tiny_bert
+
+from cl2cm_jax.data.caption_file import read_caption_file
+from cl2cm_jax.data.feature_file import read_feature_file
+from cl2cm_jax.data.images import decode, decode_frames
+from cl2cm_jax.data.paper_captions import read_caption_lines
+from cl2cm_jax.data.paper_features import read_frame_folder
+from cl2cm_jax.data.shards import read_shard
+from cl2cm_jax.data.text_lines import read_ids, read_lines
+from cl2cm_jax.data.tokenise import HubTokenizer
+from cl2cm_jax.evaluation.report import Protocol, read_results
+from cl2cm_jax.export.layout import FORMAT, HEADS, MANIFEST, read_manifest
+from cl2cm_jax.index import portable
+from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.backbones import text_backbone, vision_backbone
+from cl2cm_jax.models.pretrained import read_npz, read_safetensors, read_torch_pickle, weights_hash
+from cl2cm_jax.search.gallery import Gallery, load_gallery, save_gallery
+from cl2cm_jax.search.model import read_config
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+PIXELS = 4_000_000  # of one picture or animation: the limit is tested, not this machine's memory
+Files = Mapping[str, bytes]
+
+
+def of_file(name: str, read: Callable[[Path], object], *seeds: bytes) -> Target:
+    """A reader of one file, which has a name because its ending counts."""
+    return of_folder({name: b""}, name, lambda folder: read(folder / name), *seeds)
+
+
+def of_folder(files: Files, name: str, read: Callable[[Path], object], *seeds: bytes) -> Target:
+    """A reader of a folder of `files`, one of which is the input."""
+
+    def reads(data: bytes, folder: Path) -> object:
+        for place, content in {**files, name: data}.items():
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            (folder / place).write_bytes(content)
+        return read(folder)
+
+    return Target(read=reads, seeds=lambda: seeds or (files[name],))
+
+
+def each_file(prefix: str, files: Files, read: Callable[[Path], object]) -> dict[str, Target]:
+    """A target for each file of a folder, the others as they should be."""
+    return {f"{prefix}/{name}": of_folder(files, name, read) for name in files}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """What lies below a folder, by its path there."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def written(write: Callable[[Path], object]) -> dict[str, bytes]:
+    """The files that `write` makes in the folder which it is given."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "it")
+        return content(Path(folder) / "it") if (Path(folder) / "it").is_dir() else content(Path(folder))
+
+
+def as_bytes(save_to: Callable[[io.BytesIO], object]) -> bytes:
+    out = io.BytesIO()
+    save_to(out)
+    return out.getvalue()
+
+
+# --- captions, features, shards ---
+
+ROWS = [("a.jpg", "en", "a dog"), ("a.jpg", "de", "ein Hund"), ("b/c.png", "zh-TW", "\u72d7, \u201cok\u201d")]
+
+
+def captions(separator: str) -> bytes:
+    lines = [("image", "language", "caption", "split", "origin"), *((*row, "val", "human") for row in ROWS)]
+    return "\n".join(separator.join(f'"{cell}"' if "," in cell else cell for cell in line) for line in lines).encode()
+
+
+def caption_targets() -> dict[str, Target]:
+    objects = "\n".join(json.dumps(dict(zip(("image", "language", "caption"), row, strict=True))) for row in ROWS)
+    of = {"csv": captions(","), "tsv": captions("\t"), "jsonl": objects.encode()}
+    return {
+        f"captions/{ending}": of_file(
+            f"it.{ending}", lambda path: read_caption_file(str(path), image_is_path=True), seed
+        )
+        for ending, seed in of.items()
+    } | {
+        "captions/paper": of_file(
+            "it.txt",
+            lambda path: read_caption_lines(path, tags=("enc",)),
+            "1.jpg#enc#0 a dog\n1.jpg#enc#1 \u72d7\n".encode(),
+        ),
+        "lines": of_file("it.txt", read_ids, b"one\ntwo\n"),
+        "lines/gz": of_file("it.gz", read_lines, gzip.compress(b"one\ntwo\n" * 9)),
+    }
+
+
+FRAMES = {
+    "shape.txt": b"3 2",
+    "id.txt": b"a_1 a_2 b_1",
+    "feature.bin": np.arange(6, dtype="<f4").tobytes(),
+    "video2frames.txt": b"{'a.avi': ['a_1', 'a_2'], 'b': ['b_1'], 'c': []}",
+}
+
+
+def read_frames(folder: Path) -> object:
+    frames = read_frame_folder(folder)
+    return [frames.row(video) for video in frames.row_of]
+
+
+def npy(array: np.ndarray) -> bytes:
+    return as_bytes(lambda out: np.save(out, array))
+
+
+def read_npy(folder: Path) -> object:
+    features = read_feature_file(str(folder / "it.npy"), str(folder / "ids.txt"))
+    return [features.row(name) for name in features.row_of]
+
+
+def npy_targets() -> dict[str, Target]:
+    arrays = (np.ones((2, 3), np.float32), np.ones((2, 2, 3), np.float16, order="F"), np.ones((2, 3), ">f8"))
+    return {"npy": of_folder({"ids.txt": b"a\nb\n", "it.npy": b""}, "it.npy", read_npy, *map(npy, arrays))}
+
+
+def shard() -> bytes:
+    files = {**files_of(1, captions={"de": "Hund"}), **files_of(2)}
+    return written(lambda path: write_shard(path / "it.tar", files))["it.tar"]
+
+
+# --- weights and models ---
+
+
+class _Storage:
+    """Pickled as a torch storage: by a persistent id."""
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, obj: Any) -> Any:
+        return ("storage", "torch FloatStorage", "0", "cpu", 6, None) if isinstance(obj, _Storage) else None
+
+
+def torch_file() -> bytes:
+    """A state dict as torch wrote it before 1.6; torch is not needed."""
+    parts = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, None, ["0"]]
+    # {"w": _rebuild_tensor_v2(storage, 0, (2, 3), (3, 1), False, OrderedDict())}, written by hand
+    state = (
+        b"\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+        b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06NtQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n"
+        b")RtRs."
+    )
+    pickled = [state if part is None else pickle.dumps(part, protocol=2) for part in parts]
+    return b"".join(pickled) + (6).to_bytes(8, "little") + np.arange(6, dtype="<f4").tobytes()
+
+
+ARRAYS = {"a/kernel": np.ones((2, 3), np.float32), "b": np.arange(3), "c": np.zeros((), np.float16)}
+
+
+def weight_targets() -> dict[str, Target]:
+    zipped = (as_bytes(lambda out: np.savez(out, **ARRAYS)), as_bytes(lambda out: np.savez_compressed(out, **ARRAYS)))
+    return {
+        "torch": of_file("it.pth", read_torch_pickle, torch_file()),
+        "npz": of_file("it.npz", read_npz, *zipped),
+        "safetensors": of_file("it.safetensors", read_safetensors, save(ARRAYS)),
+    }
+
+
+def read_bert(folder: Path) -> object:
+    backbone = text_backbone("bert", folder)
+    return HubTokenizer(path=folder, max_tokens=9, vocabulary=backbone.vocabulary)(["a dog", "\ud800"])
+
+
+def model_targets() -> dict[str, Target]:
+    bert = {name: data for name, data in written(write_tiny_bert).items() if name != "outputs.npz"}
+    bert["1_Pooling/config.json"] = json.dumps({"pooling_mode_mean_tokens": True}).encode()
+    clip = {name: data for name, data in content(GOLDEN / "clip").items() if name != "outputs.npz"}
+    tensors = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}
+    index = json.dumps({"metadata": {}, "weight_map": dict.fromkeys(tensors, "part-1.safetensors")}).encode()
+    split = {"model.safetensors.index.json": index, "part-1.safetensors": save(tensors)}
+    run = json.dumps({"data.source": "en", "train.batch_size": 4}).encode()
+    return {
+        **each_file("bert", bert, read_bert),
+        **each_file("clip", clip, partial(vision_backbone, "clip_vit")),
+        **each_file("split", split, hub_folder.read_tensors),
+        "run": of_folder({"config.json": run}, "config.json", read_config),
+    }
+
+
+def bundle() -> dict[str, bytes]:
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        (folder / HEADS).write_bytes(save(ARRAYS))
+        shape = {"text": 4, "vision": 4, "max_words": 3, "max_frames": 1}
+        about = {"weights": "ab", "config": {}, "library": "0.1", "files": {HEADS: weights_hash(folder / HEADS)}}
+        (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "shape": shape, **about}))
+
+    return written(write)
+
+
+# --- search ---
+
+
+def gallery() -> bytes:
+    made = Gallery(np.eye(2, dtype=np.float32), ("a", "b"), ("a dog", ""), ("a.png", "b.png"), "step 1")
+    return written(lambda path: save_gallery(path, made))["it"]
+
+
+def vectors() -> dict[str, bytes]:
+    """A folder of exported vectors: shard, metadata, manifest."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = {"image_path": ["a.png", "b.png"], "caption": ["a dog", ""], "captions": ['{"de": ["Hund"]}', "{}"]}
+    table = pyarrow.table({**rows, "size": [1, 2], "hash": ["0" * 64, None]})
+    return {
+        "img_emb/img_emb_0.npy": npy(np.eye(2, dtype=np.float32)),
+        "metadata/metadata_0.parquet": as_bytes(lambda out: pyarrow.parquet.write_table(table, out)),
+        portable.MANIFEST_FILE: b'{"weights": "ab", "model": "m", "dim": 2, "images": "", "format": 1}',
+    }
+
+
+def read_vectors(folder: Path) -> object:
+    return portable.read_manifest(folder), list(portable.read_portable(folder))
+
+
+def results() -> bytes:
+    protocol = Protocol("test", 2, {"de": 2}).as_dict()
+    whole = {"config": {"data.source": "en", "data.targets": ["de"]}, "protocol": protocol, "groups": {}}
+    return json.dumps({**whole, "test": {}, "validation": {}, "seconds": {}}).encode()
+
+
+# --- pictures and the service ---
+
+
+def pictures() -> Iterator[bytes]:
+    """One of each format and of its odder kinds, and two animations."""
+    noise = Image.effect_noise((12, 9), 60)
+    colour = Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds: list[tuple[Image.Image, str, dict[str, Any]]] = [
+        (colour, "JPEG", {"progressive": True, "exif": exif}),
+        (colour, "JPEG", {}),
+        (colour.convert("P"), "PNG", {"transparency": 3}),
+        (noise.convert("I;16"), "PNG", {}),
+        (colour, "WEBP", {"exif": exif}),
+        (colour, "TIFF", {"compression": "tiff_lzw"}),
+        (noise.convert("F"), "TIFF", {}),
+        (colour, "BMP", {}),
+        *((colour, kind, {"save_all": True, "append_images": [colour.rotate(180)]}) for kind in ("GIF", "PNG", "WEBP")),
+    ]
+    for image, kind, options in kinds:
+        yield as_bytes(partial(image.save, format=kind, **options))
+
+
+def read_picture(data: bytes, _: Path) -> object:
+    frames = decode_frames(data, most=3, max_pixels=PIXELS, max_frames=100, max_animation_pixels=PIXELS)
+    return decode(data, max_pixels=PIXELS), list(frames)
+
+
+def requests() -> Iterator[bytes]:
+    """One of each kind of request."""
+    yield raw_request("GET", "/api/search?q=ein+roter%20Apfel&top=3&language=de&path=sea/&since=2024-05&until=2025")
+    yield raw_request("GET", f"/api/pictures/{'0' * 32}/similar?top=2", Cookie='cl2cm_session="a"; b=c')
+    yield raw_request("GET", f"/api/pictures/{'0' * 32}/thumbnail", Authorization="Bearer abc")
+    yield raw_request("POST", "/api/login", b'{"token": "a"}', **{"Content-Type": "application/json"})
+    yield raw_request("POST", "/api/search/picture?top=1", b"GIF89a")
+    yield raw_request("GET", "/", Origin="http://localhost", **{"Sec-Fetch-Site": "same-origin"})
+    yield b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{\"a\"\r\n0\r\n\r\n"
+    yield raw_request("OPTIONS", "/api/about") + raw_request("GET", "/api/about")
+
+
+@cache
+def targets() -> dict[str, Target]:
+    """All readers by name."""
+    return {
+        **caption_targets(),
+        **each_file("frames", FRAMES, read_frames),
+        **npy_targets(),
+        "shard": of_file("it.tar", lambda path: read_shard(str(path), source="en", frames=2), shard()),
+        **weight_targets(),
+        **model_targets(),
+        "bundle": of_folder(bundle(), MANIFEST, read_manifest),
+        "gallery": of_file("it.npz", load_gallery, gallery()),
+        **each_file("vectors", vectors(), read_vectors),
+        "results": of_folder({"results.json": results()}, "results.json", read_results),
+        "picture": Target(read=read_picture, seeds=pictures),
+        "upload": Target(read=lambda data, _: spoken(upload(data)), seeds=pictures),
+        "http": Target(read=lambda data, _: spoken(data), seeds=requests),
+    }
