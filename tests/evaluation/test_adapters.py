@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 from command import call
+from PIL import Image
 
 from cl2cm_jax import judge
 from cl2cm_jax.data.caption_file import Row
 from cl2cm_jax.data.corpus import Corpus, Ragged
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.adapters import agreement, packages
-from cl2cm_jax.evaluation.adapters.captioned import Captioned, extremes, from_corpus, from_rows, own_metrics
+from cl2cm_jax.evaluation.adapters.captioned import (
+    Captioned,
+    Remembering,
+    extremes,
+    from_corpus,
+    from_rows,
+    own_metrics,
+)
 from cl2cm_jax.evaluation.retrieval import metrics, retrieval_ranks
 
 
@@ -111,6 +119,24 @@ def test_our_numbers_are_those_of_the_evaluation(data: Captioned) -> None:
     # Only the third caption has a tie: it scores 0.7 with the first picture and with its own.
     assert own["en"].best["text_to_vision/R@1"] - own["en"].ours["text_to_vision/R@1"] == 25
     assert own["de"].best == own["de"].ours
+
+
+def test_a_picture_is_encoded_once(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    class Counting(Coordinates):
+        def encode_image(self, images: Any) -> np.ndarray:
+            seen.extend(images)
+            return np.array([[len(seen) + row, 0, 0] for row in range(len(images))], np.float32)
+
+    red, green = (Image.new("P", (2, 3)) for _ in range(2))
+    red.putpalette([255, 0, 0])
+    green.putpalette([0, 255, 0])  # the same indices in another palette
+    model = Remembering(Counting())
+    first = model.encode_image([red, "a.png", green, Path("a.png")])
+    assert len(seen) == 3 and first[:, 0].tolist() == [3, 4, 5, 4]
+    np.testing.assert_array_equal(model.encode_image([green.convert("RGB"), red]), first[[2, 0]])
+    assert len(seen) == 3 and model.encode_image([]).shape == (0, 3)
 
 
 @pytest.mark.parametrize("seed", range(5))

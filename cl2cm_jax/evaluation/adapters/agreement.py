@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cl2cm_jax.evaluation.adapters import clip_benchmark_retrieval, mteb_retrieval
-from cl2cm_jax.evaluation.adapters.captioned import Captioned, Extremes, TwoTowers, own_metrics
+from cl2cm_jax.evaluation.adapters.captioned import Captioned, Extremes, Remembering, TwoTowers, own_metrics
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import Table
 
@@ -85,7 +85,8 @@ def judged(model: TwoTowers, data: Captioned, judges: Sequence[str]) -> list[Jud
     Raises:
       UserError: a judge is not installed, or a picture cannot be read.
     """
-    scores = {judge: JUDGES[judge].evaluate(model, data) for judge in judges}  # first: what is missing shows at once
+    # judges first: what is not installed shows at once
+    scores = {judge: JUDGES[judge].evaluate(Remembering(model), data) for judge in judges}
     own = own_metrics(model, data)
     return [
         _beside(judge, language, name, by_language[language][name], own[language], data)
