@@ -218,6 +218,10 @@ def test_mistakes_are_one_line(arguments: str, message: str) -> None:
     assert told.code == 2 and message in told.err and told.err.count("\n") == 1
 
 
+def test_the_command_knows_every_judge() -> None:
+    assert judge.JUDGES == tuple(agreement.JUDGES)
+
+
 def test_a_judge_that_is_not_installed_is_named() -> None:
     with pytest.raises(UserError, match=r"no_such_judge is not installed; run: pip install 'cl2cm-jax\[judges\]'"):
         packages.package("no_such_judge")
