@@ -17,6 +17,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.adapters import agreement, packages
 from cl2cm_jax.evaluation.adapters.captioned import (
     Captioned,
+    Captions,
     Remembering,
     extremes,
     from_corpus,
@@ -186,6 +187,23 @@ def test_a_rule_for_ties_is_no_disagreement(data: Captioned, monkeypatch: pytest
     for points, agrees in ((25, True), (12.5, True), (25.2, False), (-0.2, False)):
         monkeypatch.setitem(agreement.JUDGES, "mteb", judge_that_adds(points))
         assert agreement.judged(Coordinates(), data.of(["en"]), ["mteb"])[0].agrees == agrees, points
+
+
+def test_what_another_protocol_counts_is_not_compared(
+    tmp_path: Path, data: Captioned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(model: Any, data: Captioned) -> dict[str, dict[str, float]]:
+        return {language: dict.fromkeys(agreement.JUDGES["mteb"].ours, 0.0) for language in data.captions}
+
+    monkeypatch.setitem(agreement.JUDGES, "mteb", agreement.JUDGES["mteb"]._replace(evaluate=evaluate))
+    texts = [*data.captions["en"].texts, *["0 0 0.1"] * 997]
+    many = Captioned(data.pictures, {"en": Captions(texts, np.r_[data.captions["en"].picture, np.zeros(997, int)])})
+    found = {one.name: one for one in agreement.judged(Coordinates(), many, ["mteb"])}
+    assert found["vision_to_text/map_at_1000"].protocol == "theirs ends at 1000"
+    assert found["text_to_vision/map_at_1000"].protocol == agreement.SAME
+    assert found["vision_to_text/map_at_1000"].agrees and not found["text_to_vision/map_at_1000"].agrees
+    row = next(row for row in agreement.table(list(found.values())).rows if "v2t map_at_1000" in row)
+    assert row[-2:] == ("-", "theirs ends at 1000")
 
 
 @pytest.mark.parametrize(("points", "code"), [(0.0, 0), (0.2, 1)])
