@@ -35,8 +35,15 @@ API = {
         ["steps.objective", "steps.train_step", "steps.schedule", "parallel.mesh", "parallel.sharding"],
     ),
     "evaluation": (
-        "Metrics, their intervals, and their protocol.",
-        ["evaluation.retrieval", "evaluation.bootstrap", "evaluation.report"],
+        "Metrics, their intervals, their protocol, and the judges'.",
+        [
+            "evaluation.retrieval",
+            "evaluation.bootstrap",
+            "evaluation.report",
+            "evaluation.adapters.captioned",
+            "evaluation.adapters.mteb_retrieval",
+            "evaluation.adapters.clip_benchmark_retrieval",
+        ],
     ),
     "search": (
         "Queries against a gallery, and models that stand alone.",

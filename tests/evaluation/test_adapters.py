@@ -8,13 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 from command import call
+from PIL import Image
 
 from cl2cm_jax import judge
 from cl2cm_jax.data.caption_file import Row
 from cl2cm_jax.data.corpus import Corpus, Ragged
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.adapters import agreement, packages
-from cl2cm_jax.evaluation.adapters.captioned import Captioned, extremes, from_corpus, from_rows, own_metrics
+from cl2cm_jax.evaluation.adapters.captioned import (
+    Captioned,
+    Captions,
+    Remembering,
+    extremes,
+    from_corpus,
+    from_rows,
+    own_metrics,
+)
 from cl2cm_jax.evaluation.retrieval import metrics, retrieval_ranks
 
 
@@ -113,6 +122,24 @@ def test_our_numbers_are_those_of_the_evaluation(data: Captioned) -> None:
     assert own["de"].best == own["de"].ours
 
 
+def test_a_picture_is_encoded_once(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    class Counting(Coordinates):
+        def encode_image(self, images: Any) -> np.ndarray:
+            seen.extend(images)
+            return np.array([[len(seen) + row, 0, 0] for row in range(len(images))], np.float32)
+
+    red, green = (Image.new("P", (2, 3)) for _ in range(2))
+    red.putpalette([255, 0, 0])
+    green.putpalette([0, 255, 0])  # the same indices in another palette
+    model = Remembering(Counting())
+    first = model.encode_image([red, "a.png", green, Path("a.png")])
+    assert len(seen) == 3 and first[:, 0].tolist() == [3, 4, 5, 4]
+    np.testing.assert_array_equal(model.encode_image([green.convert("RGB"), red]), first[[2, 0]])
+    assert len(seen) == 3 and model.encode_image([]).shape == (0, 3)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_ties_move_the_metrics_from_worst_to_best(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -162,6 +189,23 @@ def test_a_rule_for_ties_is_no_disagreement(data: Captioned, monkeypatch: pytest
         assert agreement.judged(Coordinates(), data.of(["en"]), ["mteb"])[0].agrees == agrees, points
 
 
+def test_what_another_protocol_counts_is_not_compared(
+    tmp_path: Path, data: Captioned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(model: Any, data: Captioned) -> dict[str, dict[str, float]]:
+        return {language: dict.fromkeys(agreement.JUDGES["mteb"].ours, 0.0) for language in data.captions}
+
+    monkeypatch.setitem(agreement.JUDGES, "mteb", agreement.JUDGES["mteb"]._replace(evaluate=evaluate))
+    texts = [*data.captions["en"].texts, *["0 0 0.1"] * 997]
+    many = Captioned(data.pictures, {"en": Captions(texts, np.r_[data.captions["en"].picture, np.zeros(997, int)])})
+    found = {one.name: one for one in agreement.judged(Coordinates(), many, ["mteb"])}
+    assert found["vision_to_text/map_at_1000"].protocol == "theirs ends at 1000"
+    assert found["text_to_vision/map_at_1000"].protocol == agreement.SAME
+    assert found["vision_to_text/map_at_1000"].agrees and not found["text_to_vision/map_at_1000"].agrees
+    row = next(row for row in agreement.table(list(found.values())).rows if "v2t map_at_1000" in row)
+    assert row[-2:] == ("-", "theirs ends at 1000")
+
+
 @pytest.mark.parametrize(("points", "code"), [(0.0, 0), (0.2, 1)])
 def test_command(points: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = write_pictures(tmp_path)
@@ -190,6 +234,10 @@ def test_command(points: float, code: int, tmp_path: Path, monkeypatch: pytest.M
 def test_mistakes_are_one_line(arguments: str, message: str) -> None:
     told = call(judge.main, "--model=bundle", *arguments.split())
     assert told.code == 2 and message in told.err and told.err.count("\n") == 1
+
+
+def test_the_command_knows_every_judge() -> None:
+    assert judge.JUDGES == tuple(agreement.JUDGES)
 
 
 def test_a_judge_that_is_not_installed_is_named() -> None:

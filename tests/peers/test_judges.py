@@ -174,7 +174,7 @@ def test_a_small_gallery_leaves_out_what_clip_benchmark_cannot_count(model: Retr
     pytest.importorskip("clip_benchmark")
     few = Captioned(data.pictures[:6], {"en": Captions(["red car", "blue dog"] * 3, np.arange(6))})
     assert list(clip_benchmark_retrieval.evaluate(model, few)["en"]) == [
-        f"{kind}_retrieval_recall@{k}" for k in (1, 5) for kind in ("image", "text")
+        f"{kind}_retrieval_recall@{k}" for kind in ("image", "text") for k in (1, 5)
     ]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cl2cm_jax.evaluation.adapters import clip_benchmark_retrieval, mteb_retrieval
-from cl2cm_jax.evaluation.adapters.captioned import Captioned, Extremes, TwoTowers, own_metrics
+from cl2cm_jax.evaluation.adapters.captioned import Captioned, Extremes, Remembering, TwoTowers, own_metrics
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import Table
 
@@ -27,17 +27,17 @@ class Judge(NamedTuple):
 
 
 def _mteb_names() -> dict[str, str]:
-    names = {}
-    for direction in DIRECTIONS:
-        names |= {f"{direction}/hit_rate_at_{k}": f"{direction}/R@{k}" for k in RECALL_AT}
-        names[f"{direction}/map_at_{mteb_retrieval.DEPTH}"] = f"{direction}/mAP"
-        names |= {f"{direction}/{name}": "" for name in ("recall_at_10", "ndcg_at_10")}
-    return names
+    ours = {f"hit_rate_at_{k}": f"R@{k}" for k in RECALL_AT} | {f"map_at_{mteb_retrieval.DEPTH}": "mAP"}
+    return {
+        f"{direction}/{name}": f"{direction}/{ours[name]}" if name in ours else ""
+        for direction in DIRECTIONS
+        for name in mteb_retrieval.SCORES
+    }
 
 
 def _clip_benchmark_names() -> dict[str, str]:
-    kinds = {"image_retrieval_recall": "text_to_vision", "text_retrieval_recall": "vision_to_text"}
-    return {f"{theirs}@{k}": f"{ours}/R@{k}" for theirs, ours in kinds.items() for k in RECALL_AT}
+    kinds = zip(clip_benchmark_retrieval.SCORES, DIRECTIONS, strict=True)  # what is retrieved, and from what to what
+    return {f"{theirs}@{k}": f"{ours}/R@{k}" for theirs, ours in kinds for k in RECALL_AT}
 
 
 JUDGES = {
@@ -85,14 +85,15 @@ def judged(model: TwoTowers, data: Captioned, judges: Sequence[str]) -> list[Jud
     Raises:
       UserError: a judge is not installed, or a picture cannot be read.
     """
-    scores = {judge: JUDGES[judge].evaluate(model, data) for judge in judges}  # first: what is missing shows at once
+    # judges first: what is not installed shows at once
+    scores = {judge: JUDGES[judge].evaluate(Remembering(model), data) for judge in judges}
     own = own_metrics(model, data)
     return [
         _beside(judge, language, name, by_language[language][name], own[language], data)
         for judge, by_language in scores.items()
         for language in data.captions
         for name in JUDGES[judge].ours
-        if name in by_language[language]
+        if name in by_language[language]  # all are, but for a k beyond the gallery
     ]
 
 

@@ -5,6 +5,7 @@ Source: ours.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +13,20 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from PIL import Image
 
 from cl2cm_jax.data.caption_file import Row
 from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.data.images import as_rgb
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import Ranks, metrics, retrieval_ranks
 from cl2cm_jax.maths.ranking import ABSENT, average_precision_of, ranks_of
 
 TIED = 1e-6  # scores no further apart are one: a vector differs by about 1e-7 with the batch that it was computed in
 _BLOCK = 1024  # queries whose scores are held at once
+
+
+Picture = Image.Image | str | os.PathLike[str]  # an open one, or a path
 
 
 class TwoTowers(Protocol):
@@ -33,9 +39,34 @@ class TwoTowers(Protocol):
         """Unit vectors (N, D) float32 of N texts."""
         ...
 
-    def encode_image(self, images: Sequence[str | os.PathLike[str]]) -> np.ndarray:
-        """Unit vectors (N, D) float32 of N pictures: paths, or open ones (Pillow)."""
+    def encode_image(self, images: Sequence[Picture]) -> np.ndarray:
+        """Unit vectors (N, D) float32 of N pictures."""
         ...
+
+
+class Remembering:
+    """A model that encodes a picture once: judges ask for all of them again in every language and direction."""
+
+    def __init__(self, model: TwoTowers):
+        self._model, self._vectors = model, {}
+        self.weights, self.dim = model.weights, model.dim
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        return self._model.encode_text(texts)
+
+    def encode_image(self, images: Sequence[Picture]) -> np.ndarray:
+        keys = [_key(image) for image in images]
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._vectors}
+        self._vectors |= dict(zip(new, self._model.encode_image(list(new.values())), strict=True))
+        return np.array([self._vectors[key] for key in keys], np.float32).reshape(-1, self.dim)
+
+
+def _key(picture: Picture) -> str | tuple[tuple[int, ...], bytes]:
+    """The path of a file; of an open picture what a model sees, its size and its pixels."""
+    if not isinstance(picture, Image.Image):
+        return os.fspath(picture)
+    pixels = as_rgb(picture)
+    return pixels.shape, hashlib.sha256(pixels.tobytes()).digest()
 
 
 class Captions(NamedTuple):

@@ -17,6 +17,7 @@ from cl2cm_jax.evaluation.adapters.captioned import Captioned, TwoTowers
 from cl2cm_jax.evaluation.adapters.packages import package
 from cl2cm_jax.evaluation.retrieval import RECALL_AT
 
+SCORES = ("image_retrieval_recall", "text_retrieval_recall")
 _BATCH = 64
 _DEVICE = "cpu"  # of its own arithmetic; the model runs where JAX does
 
@@ -79,15 +80,16 @@ def evaluate(model: TwoTowers, data: Captioned) -> dict[str, dict[str, float]]:
     found = {}
     for language, captions in data.captions.items():
         most = min(len(data.pictures), len(captions.texts))
+        counted = [k for k in RECALL_AT if k <= most]
         scores = metric.evaluate(
             ClipModel(model),
             loader(data, language),
             as_batch,
             _DEVICE,
             amp=False,
-            recall_k_list=[k for k in RECALL_AT if k <= most],
+            recall_k_list=counted,
         )
-        found[language] = {name: 100 * value for name, value in scores.items()}
+        found[language] = {f"{name}@{k}": 100 * scores[f"{name}@{k}"] for name in SCORES for k in counted}
     return found
 
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from cl2cm_jax.evaluation.adapters.captioned import Captioned, TwoTowers
 from cl2cm_jax.evaluation.adapters.packages import package
-from cl2cm_jax.evaluation.retrieval import DIRECTIONS
+from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 
 DEPTH = 1000  # where mteb ends a list of answers
+SCORES = (*(f"hit_rate_at_{k}" for k in RECALL_AT), f"map_at_{DEPTH}", "recall_at_10", "ndcg_at_10")
 _SPLIT = "test"
 _BATCH = 64
 
@@ -81,7 +82,7 @@ def retrieval_task(data: Captioned, *, direction: str) -> Any:
 
 
 def evaluate(model: TwoTowers, data: Captioned) -> dict[str, dict[str, float]]:
-    """By language, mteb's scores in percent, named as "text_to_vision/hit_rate_at_1"."""
+    """By language, the `SCORES` of mteb in percent, named as "text_to_vision/hit_rate_at_1"."""
     found: dict[str, dict[str, float]] = {language: {} for language in data.captions}
     for direction in DIRECTIONS:
         results = package("mteb").evaluate(
@@ -92,9 +93,9 @@ def evaluate(model: TwoTowers, data: Captioned) -> dict[str, dict[str, float]]:
             encode_kwargs={"batch_size": _BATCH, "show_progress_bar": False},
             show_progress_bar=False,
         )
-        for scores in results.task_results[0].scores[_SPLIT]:
-            own = {name: 100 * value for name, value in scores.items() if "_at_" in name}
-            found[scores["hf_subset"]] |= {f"{direction}/{name}": value for name, value in own.items()}
+        subsets = {scores["hf_subset"]: scores for scores in results.task_results[0].scores[_SPLIT]}
+        for language, own in found.items():
+            own |= {f"{direction}/{name}": 100 * subsets[language][name] for name in SCORES}
     return found
 
 
