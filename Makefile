@@ -30,7 +30,7 @@ STAMPS      := data/stamps-source
 TRANSLATED  := data/stamps
 APERTIUM    := apertium apertium-eng-spa apertium-eng-cat apertium-es-pt apertium-spa-ita apertium-fra-cat apertium-en-gl
 
-.PHONY: help demo site fluent test test-peers test-plan test-beam lint bench ablation stamps stamps-source lock clean
+.PHONY: help demo site notebooks fluent test test-peers test-plan test-beam lint bench ablation stamps stamps-source lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,9 @@ lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
 
 site: $(VENV)/.installed-dev ## Build the documentation as pages in build/site
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+notebooks: $(VENV)/.installed-dev ## Execute notebooks/ and write their outputs into them (about 2 minutes on 2 cores)
+	$(RUN) -m notebooks.execute
 
 bench: $(VENV)/.installed ## Time steps, losses, transport, ranks, the pipeline and the start (about 15 minutes on 2 cores; QUICK=1)
 	$(RUN) -m benchmarks.suite $(if $(QUICK),--quick --results=$(or $(TMPDIR),/tmp)/cl2cm-bench/results)

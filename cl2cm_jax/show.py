@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -60,12 +60,23 @@ def read_queries(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def query_row(asked: dict[str, str], answer: Answer, *, languages: Sequence[str]) -> QueryRow:
-    """An answer as a line of the picture; `languages` are those that the model was trained in."""
-    found = tuple(Found(result.rank, result.path or None, result.id, False) for result in answer.results)
-    trained = "trained" if asked["language"] in languages else "not trained"
-    remark = ", ".join(filter(None, (trained, asked["remark"])))
-    return QueryRow(asked["query"], asked["language"], asked["meaning"], found, remark=remark)
+def query_rows(
+    asked: Sequence[Mapping[str, str]], answers: Sequence[Answer], *, languages: Sequence[str]
+) -> list[QueryRow]:
+    """Answers as lines of a picture (`evaluation.picture.retrieval_picture`).
+
+    Args:
+        asked: `language` of each query and, if there is one, its `meaning` and `remark`.
+        answers: to these queries, in their order.
+        languages: those that the model was trained in; each line says whether its own is among them.
+    """
+    rows = []
+    for row, answer in zip(asked, answers, strict=True):
+        found = tuple(Found(result.rank, result.path or None, result.id, False) for result in answer.results)
+        trained = "trained" if row["language"] in languages else "not trained"
+        remark = ", ".join(filter(None, (trained, row.get("remark", ""))))
+        rows.append(QueryRow(answer.query, row["language"], row.get("meaning", ""), found, remark=remark))
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -80,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         gallery = folder_gallery(options.images, encoder, cache=options.workdir / "cache")
     answers = search([row["query"] for row in asked], gallery, encoder, top=options.top)
     languages = (config.data.source, *config.data.targets, *config.data.reported)
-    rows = [query_row(row, answer, languages=languages) for row, answer in zip(asked, answers, strict=True)]
+    rows = query_rows(asked, answers, languages=languages)
     number = len({row["language"] for row in asked})
     title = f"Queries in {number} language{'s' * (number != 1)}"
     draw_retrieval(options.out, rows, title=title, note=_note(config, options.images, len(gallery)), source="")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -16,6 +19,8 @@ PAGES = {
     "benchmarks/RESULTS.md": "results.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "notebooks/quick_start.ipynb": "notebook_quick_start.md",
+    "notebooks/your_own_pictures.ipynb": "notebook_your_own_pictures.md",
 }
 API = {
     "losses": (
@@ -57,11 +62,35 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are not in docs/."""
     for source, page in PAGES.items():
-        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+        content = (ROOT / source).read_text(encoding="utf-8")
+        if source.endswith(".ipynb"):
+            content, pictures = notebook_page(json.loads(content), name=page.removesuffix(".md"))
+            for name, picture in pictures.items():
+                files.append(File.generated(config, name, content=picture))
+        files.append(File.generated(config, page, content=content))
     for name, (title, modules) in API.items():
         blocks = "".join(f"\n::: cl2cm_jax.{module}\n" for module in modules)
         files.append(File.generated(config, f"api/{name}.md", content=f"# {title.rstrip('.')}\n{blocks}"))
     return files
+
+
+def notebook_page(notebook: dict[str, Any], *, name: str) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown, and its pictures by the names that it shows them under, which begin with `name`."""
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if "image/png" in data:
+                picture = f"{name}_{len(pictures)}.png"
+                pictures[picture] = base64.b64decode("".join(data["image/png"]))
+                parts.append(f'<img alt="What the cell shows" src="{picture}">')
+            else:
+                text = "".join(output.get("text", data.get("text/plain", ()))).strip("\n")
+                parts.append(f"```text\n{text}\n```")
+    return "\n\n".join(parts) + "\n", pictures
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cl2cm_jax"
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc", "manager"}
-TEXT = {".py", ".md", ".toml", ".sh", ".txt", ".yaml", ".cff", ".json", ""}
+TEXT = {".py", ".md", ".toml", ".sh", ".txt", ".yaml", ".cff", ".csv", ".ipynb", ".json", ""}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -43,7 +43,10 @@ def relative(path: Path) -> str:
 
 
 def project_files() -> list[Path]:
-    folders = [PACKAGE, *(ROOT / name for name in ("benchmarks", "configs", "docs", "launch", "tests", ".ci"))]
+    folders = [
+        PACKAGE,
+        *(ROOT / name for name in ("benchmarks", "configs", "docs", "launch", "notebooks", "tests", ".ci")),
+    ]
     files = [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
     return [path for path in files if path.is_file() and "__pycache__" not in path.parts]
 

@@ -64,11 +64,11 @@ def test_a_folder_of_pictures(workdir, tmp_path) -> None:
 
 def test_a_row_says_whether_its_language_was_trained_and_never_that_a_picture_is_right() -> None:
     answer = Answer("สุนัข", (Result(1, "1F415", 0.5, "dog", ""),))
-    asked = {"language": "th", "query": "สุนัข", "meaning": "dog", "remark": "known to the encoder"}
-    row = show.query_row(asked, answer, languages=("en", "de"))
-    assert row.remark == "not trained, known to the encoder" and row.gloss == "dog"
+    asked = {"language": "th", "meaning": "dog", "remark": "known to the encoder"}
+    (row,) = show.query_rows([asked], [answer], languages=("en", "de"))
+    assert row.text == "สุนัข" and row.gloss == "dog" and row.remark == "not trained, known to the encoder"
     assert [(found.is_right, found.path) for found in row.found] == [(False, None)] and row.missed is None
-    assert show.query_row(asked | {"remark": ""}, answer, languages=("en", "th")).remark == "trained"
+    assert show.query_rows([{"language": "th"}], [answer], languages=("en", "th"))[0].remark == "trained"
 
 
 @pytest.mark.parametrize(
