@@ -155,5 +155,5 @@ def captions_from_text(text: str) -> Captions:
     try:
         found: Any = json.loads(text or "{}")
         return {str(language): tuple(map(str, texts)) for language, texts in found.items()}
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return {}

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from cl2cm_jax.atomic import replacing, write_text
+from cl2cm_jax.data.feature_file import map_floats
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.index.entry import Entry, captions_from_text, captions_to_text, id_of
 from cl2cm_jax.index.store import MAX_PATH, Manifest, Store
@@ -93,13 +94,9 @@ def read_portable(folder: Path) -> Iterator[tuple[list[Entry], np.ndarray]]:
 
 
 def _read_vectors(path: Path) -> np.ndarray:
-    try:
-        vectors = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is no array that can be read ({error}); write it anew") from error
-    if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32, np.float64):
-        raise UserError(f"{path} has shape {vectors.shape} of {vectors.dtype}; it must be (n, D) of floats")
-    vectors = np.asarray(vectors, np.float32)
+    mapped = map_floats(path, shape="(n, D)", axes=(2,))
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity, which is named below
+        vectors = np.asarray(mapped, np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(vectors).all() or not (lengths > 0).all():
         raise UserError(f"{path} has a vector that is not finite, or zero; remove its row from both files")
@@ -143,5 +140,5 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         return Manifest(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}); write the vectors anew") from error

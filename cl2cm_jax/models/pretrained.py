@@ -22,9 +22,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, one_line
 
 _LISTED = 20  # wrong tensors that one message names
+_MOST_PACKED, _ALWAYS_UNPACKED = 100, 100_000_000  # an .npz archive unpacks to so many times its size, or so many bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +83,19 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Reads every array of an .npz archive; arrays of Python objects (pickles) are refused.
 
     Raises:
-      UserError: the file is missing, truncated or no .npz archive.
+      UserError: the file is missing, truncated or no .npz archive, or unpacks to far more than it is.
     """
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is a single array")
         with archive:
+            size = sum(member.file_size for member in archive.zip.infolist())  # no more than that is unpacked
+            if size > max(_ALWAYS_UNPACKED, _MOST_PACKED * Path(path).stat().st_size):
+                raise ValueError(f"it unpacks to {size:,} bytes, more than {_MOST_PACKED} times its size")
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged archive fails in zipfile, in zlib or in numpy
-        raise UserError(f"weights file {path} is no readable .npz archive ({error}); get a fresh copy of it") from error
+        raise UserError(f"{path} is no readable .npz archive ({one_line(error)}); get a fresh copy of it") from error
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -103,7 +107,9 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"weights file {path} is no readable safetensors file ({error}); get a fresh copy") from error
+        raise UserError(
+            f"weights file {path} is no readable safetensors file ({one_line(error)}); get a fresh copy"
+        ) from error
 
 
 def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:
@@ -125,9 +131,8 @@ def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:
     except UserError as error:
         raise UserError(f"weights file {path}: {error}") from error
     except Exception as error:  # a damaged pickle fails with nearly any exception
-        raise UserError(
-            f"weights file {path} is no readable legacy torch file ({type(error).__name__}: {error}); get a fresh copy"
-        ) from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"weights file {path} is no readable legacy torch file ({reason}); get a fresh copy") from error
 
 
 def take(arrays: dict[str, np.ndarray], name: str, *, source: str | Path) -> np.ndarray:

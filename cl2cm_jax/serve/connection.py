@@ -1,6 +1,6 @@
-"""An HTTP connection that does not wait for ever for a request's head, as uvicorn's own does.
+"""An HTTP connection that does not wait for ever for a request's head, and does not stumble over half a request.
 
-Source: ours; uvicorn limits the time between requests only.
+Source: ours; uvicorn limits the time between requests only, and answers twice what begins well and is no HTTP then.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0  # from a connection, or the end of the request before, to the end of a request's head
@@ -37,6 +38,16 @@ class Connection(H11Protocol):
         """Called by uvicorn after each answer."""
         super().on_response_complete()
         self._wait()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn on bytes that are no HTTP; what the application says to their beginning is not sent."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # an answer has begun
+            self.transport.close()
 
     def _wait(self) -> None:
         """Starts the clock if a head is awaited and it is not running; stops it if none is."""

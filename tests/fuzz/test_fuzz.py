@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fuzz.attempt import Find, Target, attempt
-from fuzz.targets import targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cl2cm_jax.errors import UserError
+from fuzz.attempt import Find, Target, attempt
+from fuzz.targets import targets
 
 FOUND = sorted(path for path in (Path(__file__).parent / "found").rglob("*") if path.is_file())
 FEW = settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
