@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import math
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,9 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is a single array")
         with archive:
-            size = sum(member.file_size for member in archive.zip.infolist())  # no more than that is unpacked
+            size = sum(
+                member.file_size for member in (archive.zip.infolist() if archive.zip else ())
+            )  # no more than that is unpacked
             if size > max(_ALWAYS_UNPACKED, _MOST_PACKED * Path(path).stat().st_size):
                 raise ValueError(f"it unpacks to {size:,} bytes, more than {_MOST_PACKED} times its size")
             return {name: archive[name] for name in archive.files}
@@ -239,6 +242,8 @@ def _leaves(abstract: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_PICKLE_PROTOCOL = 2
+_MEMOISED = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -316,6 +321,17 @@ class _AllowListUnpickler(pickle.Unpickler):
         return _Storage(key, dtype, count)
 
 
+def _check_opcodes(file: BinaryIO) -> None:
+    """Refuses what makes the unpickler take memory that the file does not fill: later protocols, and a memo of gaps."""
+    start = file.tell()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.proto > _PICKLE_PROTOCOL:
+            raise UserError(f"its pickle has {opcode.name}, which torch did not write then; get a fresh copy of it")
+        if opcode.name in _MEMOISED and not 0 <= int(argument) <= number:  # pyright: ignore[reportArgumentType]
+            raise UserError(f"its pickle memoises {argument} things and has {number}; get a fresh copy of it")
+    file.seek(start)
+
+
 def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
     if file.read(4) == b"PK\x03\x04":
         raise UserError(
@@ -324,6 +340,7 @@ def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
     file.seek(0)
 
     def load() -> Any:
+        _check_opcodes(file)
         return _AllowListUnpickler(file).load()
 
     if load() != _MAGIC or load() != _PROTOCOL or load().get("little_endian") is not True:

@@ -43,7 +43,7 @@ def main() -> int:
         import atheris
 
         with contextlib.redirect_stderr(io.StringIO()):  # a line a module
-            with atheris.instrument_imports(include=["cl2cm_jax", "PIL"], enable_loader_override=False):
+            with atheris.instrument_imports(include=["cl2cm_jax", "PIL"], enable_loader_override=False):  # pyright: ignore[reportAttributeAccessIssue]
                 from fuzz.targets import targets
     else:
         from fuzz.targets import targets

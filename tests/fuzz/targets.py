@@ -29,6 +29,7 @@ from cl2cm_jax.data.tokenise import HubTokenizer
 from cl2cm_jax.evaluation.report import Protocol, read_results
 from cl2cm_jax.export.layout import FORMAT, HEADS, MANIFEST, read_manifest
 from cl2cm_jax.index import portable
+from cl2cm_jax.index.entry import captions_to_text
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones import text_backbone, vision_backbone
 from cl2cm_jax.models.pretrained import read_npz, read_safetensors, read_torch_pickle, weights_hash
@@ -235,7 +236,8 @@ def vectors() -> dict[str, bytes]:
 
 
 def read_vectors(folder: Path) -> object:
-    return portable.read_manifest(folder), list(portable.read_portable(folder))
+    entries = [entry for part, _ in portable.read_portable(folder) for entry in part]
+    return portable.read_manifest(folder), [captions_to_text(entry.captions, most=1000).encode() for entry in entries]
 
 
 def results() -> bytes:
