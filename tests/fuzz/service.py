@@ -81,6 +81,9 @@ class _Wire(asyncio.Transport):
     def abort(self) -> None:
         self.close()
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
     def pause_reading(self) -> None:
         pass
 
