@@ -7,6 +7,7 @@ NOISE   ?= 0,0.4
 SETTING ?= tuned
 CURVE   ?= 0,0.1,0.2,0.3,0.4,0.5,0.6
 PYTEST  ?= -n 2 --dist loadfile
+SECONDS ?= 60
 
 FLUENT := data/fluent-source
 VENV := .venv
@@ -30,7 +31,7 @@ STAMPS      := data/stamps-source
 TRANSLATED  := data/stamps
 APERTIUM    := apertium apertium-eng-spa apertium-eng-cat apertium-es-pt apertium-spa-ita apertium-fra-cat apertium-en-gl
 
-.PHONY: help demo site notebooks fluent test test-peers test-plan test-beam lint bench ablation stamps stamps-source lock clean
+.PHONY: help demo site notebooks fluent test test-peers test-plan test-beam fuzz lint bench ablation stamps stamps-source lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +56,9 @@ test-plan: $(LIBTPU)/.installed ## Compile a small training step for TPUs that a
 
 test-beam: $(BEAM)/.installed ## Test builds by Apache Beam in .venv-beam, its own environment (about 1 GB)
 	$(BEAM)/bin/python -m pytest tests/beam
+
+fuzz: $(VENV)/.installed-dev ## Give the readers what atheris makes of valid files (Linux on x86-64; SECONDS=60 TARGET=npy INPUT=file)
+	PYTHONPATH=.:tests $(RUN) -m fuzz --seconds=$(SECONDS) $(if $(TARGET),--target=$(TARGET)) $(if $(INPUT),--input=$(INPUT))
 
 lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
 	$(VENV)/bin/ruff check

@@ -35,6 +35,11 @@ class UserError(Exception):
     """
 
 
+def one_line(error: BaseException, *, most: int = 200) -> str:
+    """What another library's error says, in one line of at most `most` characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def exit_cleanly(command: Callable[[], None]) -> None:
     """Runs `command`; what a user can mend becomes one line on stderr and exit code 2, a closed pipe silence.
 

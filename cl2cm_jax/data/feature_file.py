@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -12,7 +12,7 @@ from tokenize import TokenError
 import numpy as np
 
 from cl2cm_jax.data.text_lines import read_ids
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, one_line
 
 # What numpy's reader raises on headers that are none: it parses them as Python literals.
 _UNREADABLE = (
@@ -61,14 +61,7 @@ def read_feature_file(features: str, feature_ids: str, *, id_of: Callable[[str],
       UserError: no .npy of floats of two or three axes, an axis of none, more or fewer bytes than the header says, an
         empty or duplicate id, or not as many ids as rows.
     """
-    try:
-        values = _mapped(features)
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"{features} cannot be read as a .npy array ({reason}); "
-            'save it with np.save("features.npy", x.astype("float32"))'
-        ) from error
+    values = map_floats(features, shape="(n, d) or (n, frames, d)", axes=(2, 3))
     row_of = read_ids(Path(feature_ids), id_of=id_of)
     if len(row_of) != len(values):
         raise UserError(
@@ -77,8 +70,28 @@ def read_feature_file(features: str, feature_ids: str, *, id_of: Callable[[str],
     return FeatureFile(values if values.ndim == 3 else values[:, None], row_of)
 
 
-def _mapped(features: str) -> np.ndarray:
-    """The array of the file, memory-mapped; raises a UserError, or one of `_UNREADABLE` where the header is none."""
+def map_floats(path: str | os.PathLike[str], *, shape: str, axes: Sequence[int]) -> np.ndarray:
+    """Maps a .npy array of floats; nothing of it is read but the header, and nothing of it is run.
+
+    Args:
+      path: the file.
+      shape: that it must have, for messages.
+      axes: how many axes it may have, each of 1 or more.
+
+    Raises:
+      UserError: it is none of these, or has more or fewer bytes than its header says.
+    """
+    try:
+        return _mapped(os.fspath(path), shape, axes)
+    except _UNREADABLE as error:
+        raise UserError(
+            f"{path} cannot be read as a .npy array ({one_line(error)}); "
+            'save it with np.save("features.npy", x.astype("float32"))'
+        ) from error
+
+
+def _mapped(features: str, wished: str, axes: Sequence[int]) -> np.ndarray:
+    """Raises a UserError, or one of `_UNREADABLE` where the header is none."""
     with open(features, "rb") as file:
         version = np.lib.format.read_magic(file)
         if version not in _HEADERS:
@@ -90,10 +103,10 @@ def _mapped(features: str) -> np.ndarray:
     if any(type(axis) is not int or abs(axis) > _LONGEST_AXIS for axis in shape):
         raise ValueError("the header has an axis that no file holds")
     found = f"{str(dtype)[:40]} of shape {str(shape)[:60]}"
-    if len(shape) not in (2, 3) or not np.issubdtype(dtype, np.floating):
-        raise UserError(f"{features} holds {found}; save floats (n, d) or (n, frames, d)")
+    if len(shape) not in axes or not np.issubdtype(dtype, np.floating):
+        raise UserError(f"{features} holds {found}; save floats {wished}")
     if min(shape) < 1:
-        raise UserError(f"{features} holds {found}; each axis must be 1 or more: save floats (n, d) or (n, frames, d)")
+        raise UserError(f"{features} holds {found}; each axis must be 1 or more: save floats {wished}")
     wanted = start + math.prod(shape) * dtype.itemsize
     if size != wanted:
         raise UserError(

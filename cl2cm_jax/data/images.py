@@ -20,16 +20,21 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, one_line
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # of pictures in folders
 MAX_PIXELS = 100_000_000  # of one picture; 300 MB once decoded
 MAX_FRAMES = 10_000  # of one animation, taken or not: a frame is decoded from the ones before it
 MAX_ANIMATION_PIXELS = 4_000_000_000  # of all its frames; a minute or so of decoding, one frame in memory at a time
+# Only these of Pillow's readers are asked (JPEG's reads MPO too); of the others, EPS starts another program.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_SCANS = 100  # of a JPEG; each of them goes over the whole picture once more, however few bytes it has
 ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF and MPO are pages and views
 THREADS = min(8, os.cpu_count() or 1)  # that decode pictures
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WHITE = (255, 255, 255, 255)
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")  # of a JPEG's segment, which says its length
+_SCAN, _END = 0xDA, 0xD9
 
 
 class ImageError(UserError):
@@ -139,7 +144,10 @@ def _opened(source: bytes | str | os.PathLike[str]) -> Image.Image:
     content = source if isinstance(source, bytes) else _read(source)
     if not content:
         raise ImageError(f"{_name(source)} is empty (0 bytes); replace it or remove its row")
-    return Image.open(io.BytesIO(content))
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    if image.format in ("JPEG", "MPO") and (scans := _scans(content)) > MAX_SCANS:
+        raise ImageError(f"{_name(source)} has {scans:,} scans, over the limit of {MAX_SCANS}; save it anew")
+    return image
 
 
 @contextmanager
@@ -152,17 +160,17 @@ def _in_our_words(name: str, max_pixels: int) -> Iterator[None]:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not an image of a known format; replace it or remove its row") from error
+        known = ", ".join(FORMATS)
+        raise ImageError(f"{name} is not an image of a known format ({known}); replace it or remove its row") from error
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", str(error))[0])  # Pillow refuses very large ones before we see the header
         raise ImageError(f"{name} has {pixels:,} pixels, over the limit of {max_pixels:,}; scale it down") from error
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist; add the file or remove its row") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
-        # Pillow's decoders raise all of these on broken files, the system's own errors have a text.
+    except Exception as error:  # Pillow's decoders raise nearly any on broken files; the system's own have a text
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(f"{name} cannot be read ({error.strerror}); replace it or remove its row") from error
-        raise ImageError(f"{name} is truncated or damaged ({error}); replace it or remove its row") from error
+        raise ImageError(f"{name} is truncated or damaged ({one_line(error)}); replace it or remove its row") from error
 
 
 def decoded(paths: Sequence[str]) -> Iterator[np.ndarray]:
@@ -170,6 +178,15 @@ def decoded(paths: Sequence[str]) -> Iterator[np.ndarray]:
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(paths), 2 * THREADS):
             yield from pool.map(decode, paths[start : start + 2 * THREADS])
+
+
+def _scans(jpeg: bytes) -> int:
+    """How often a JPEG goes over its pixels, up to the picture's end: what follows that is another's."""
+    scans, place = 0, 0
+    while (found := _MARKER.search(jpeg, place)) and found[0][1] != _END:
+        scans += found[0][1] == _SCAN
+        place = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
+    return scans
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from cl2cm_jax.errors import UserError
 
+MAX_UNPACKED = 1_000_000_000  # bytes of a gzipped file once it is unpacked
+
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file, of a gzipped one if its name ends in .gz; the last may lack its newline.
@@ -17,9 +19,7 @@ def read_lines(path: Path) -> list[str]:
       UserError: it cannot be read, or is no UTF-8.
     """
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-        text = content.decode("utf-8-sig")
+        text = (_unpacked(path) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); get a fresh copy"
@@ -29,6 +29,14 @@ def read_lines(path: Path) -> list[str]:
             f"{path} is not valid UTF-8 (byte {error.start}); save it as UTF-8 or get a fresh copy"
         ) from error
     return text.removesuffix("\n").split("\n")  # not splitlines: U+2028 ends no line here
+
+
+def _unpacked(path: Path) -> bytes:
+    with gzip.open(path) as file:
+        content = file.read(MAX_UNPACKED + 1)
+    if len(content) > MAX_UNPACKED:
+        raise UserError(f"{path} unpacks to more than {MAX_UNPACKED:,} bytes; unpack it yourself, or get a fresh copy")
+    return content
 
 
 def read_entries(path: Path) -> list[str]:

@@ -154,6 +154,8 @@ def captions_from_text(text: str) -> Captions:
     """Reads what `captions_to_text` wrote; damaged text is no caption."""
     try:
         found: Any = json.loads(text or "{}")
-        return {str(language): tuple(map(str, texts)) for language, texts in found.items()}
-    except (ValueError, AttributeError, TypeError):
+        captions = {str(language): tuple(map(str, texts)) for language, texts in found.items()}
+        json.dumps(captions, ensure_ascii=False).encode()  # half a character (a lone surrogate) cannot be written
+        return captions
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return {}

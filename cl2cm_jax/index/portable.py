@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from cl2cm_jax.atomic import replacing, write_text
+from cl2cm_jax.data.feature_file import map_floats
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.index.entry import Entry, captions_from_text, captions_to_text, id_of
 from cl2cm_jax.index.store import MAX_PATH, Manifest, Store
 
 SHARD = 100_000  # vectors a file
 MANIFEST_FILE = "cl2cm_index.json"
+_COLUMNS = ("image_path", "caption", "captions", "id", "hash", "size", "mtime", "date")
 _NAME = re.compile(r"img_emb_(\d+)\.npy")
 
 
@@ -93,15 +95,11 @@ def read_portable(folder: Path) -> Iterator[tuple[list[Entry], np.ndarray]]:
 
 
 def _read_vectors(path: Path) -> np.ndarray:
-    try:
-        vectors = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is no array that can be read ({error}); write it anew") from error
-    if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32, np.float64):
-        raise UserError(f"{path} has shape {vectors.shape} of {vectors.dtype}; it must be (n, D) of floats")
-    vectors = np.asarray(vectors, np.float32)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not np.isfinite(vectors).all() or not (lengths > 0).all():
+    mapped = map_floats(path, shape="(n, D)", axes=(2,))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float32 becomes infinity, which is named below
+        vectors = np.asarray(mapped, np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or not (lengths > 0).all():
         raise UserError(f"{path} has a vector that is not finite, or zero; remove its row from both files")
     return vectors / lengths
 
@@ -111,16 +109,18 @@ def _read_metadata(path: Path, count: int) -> list[Entry]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows, columns = file.metadata.num_rows, file.schema_arrow.names
+            if rows != count:  # before they are read: a few bytes can stand for any number of them
+                raise UserError(f"{path} has {rows} rows for {count} vectors; write both anew")
+            if "image_path" not in columns:
+                raise UserError(f"{path} has no column image_path; it has {', '.join(columns)}")
+            table = file.read([name for name in _COLUMNS if name in columns]).to_pylist()
+    except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); it belongs to the vectors beside it"
         ) from error
-    if table.num_rows != count:
-        raise UserError(f"{path} has {table.num_rows} rows for {count} vectors; write both anew")
-    if "image_path" not in table.column_names:
-        raise UserError(f"{path} has no column image_path; it has {', '.join(table.column_names)}")
-    return [_entry(row, path) for row in table.to_pylist()]
+    return [_entry(row, path) for row in table]
 
 
 def _entry(row: dict[str, Any], source: Path) -> Entry:
@@ -130,10 +130,14 @@ def _entry(row: dict[str, Any], source: Path) -> Entry:
     captions = captions_from_text(row["captions"]) if isinstance(row.get("captions"), str) else {}
     if not captions and isinstance(row.get("caption"), str) and row["caption"]:
         captions = {"und": (row["caption"],)}  # "undetermined", by ISO 639-2
-    numbers = {name: row[name] for name in ("size", "mtime", "date") if isinstance(row.get(name), int)}
+    numbers = {name: row[name] for name in ("size", "mtime", "date") if _is_int64(row.get(name))}
     hash = str(row.get("hash") or "")
     hash = hash if re.fullmatch("[0-9a-f]{64}", hash) else ""
     return Entry(id=id_of(path), path=path, hash=hash, captions=captions, **numbers)
+
+
+def _is_int64(value: Any) -> bool:
+    return isinstance(value, int) and -(2**63) <= value < 2**63
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -143,5 +147,5 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         return Manifest(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}); write the vectors anew") from error

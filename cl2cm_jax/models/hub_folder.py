@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.pretrained import check_names, check_shapes, weights_hash
 
 CONFIG = "config.json"
@@ -163,7 +163,7 @@ def _opened(folder: Path) -> Iterator[Any]:
                 yield stored
         except (OSError, SafetensorError) as error:
             raise UserError(
-                f"weights file {file} is no readable safetensors file ({error}); get a fresh copy"
+                f"weights file {file} is no readable safetensors file ({one_line(error)}); get a fresh copy"
             ) from error
 
 

@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import math
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, one_line
 
 _LISTED = 20  # wrong tensors that one message names
+_MOST_PACKED, _ALWAYS_UNPACKED = 100, 100_000_000  # an .npz archive unpacks to so many times its size, or so many bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +84,21 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Reads every array of an .npz archive; arrays of Python objects (pickles) are refused.
 
     Raises:
-      UserError: the file is missing, truncated or no .npz archive.
+      UserError: the file is missing, truncated or no .npz archive, or unpacks to far more than it is.
     """
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is a single array")
         with archive:
+            size = sum(
+                member.file_size for member in (archive.zip.infolist() if archive.zip else ())
+            )  # no more than that is unpacked
+            if size > max(_ALWAYS_UNPACKED, _MOST_PACKED * Path(path).stat().st_size):
+                raise ValueError(f"it unpacks to {size:,} bytes, more than {_MOST_PACKED} times its size")
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged archive fails in zipfile, in zlib or in numpy
-        raise UserError(f"weights file {path} is no readable .npz archive ({error}); get a fresh copy of it") from error
+        raise UserError(f"{path} is no readable .npz archive ({one_line(error)}); get a fresh copy of it") from error
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -103,7 +110,9 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"weights file {path} is no readable safetensors file ({error}); get a fresh copy") from error
+        raise UserError(
+            f"weights file {path} is no readable safetensors file ({one_line(error)}); get a fresh copy"
+        ) from error
 
 
 def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:
@@ -125,9 +134,8 @@ def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:
     except UserError as error:
         raise UserError(f"weights file {path}: {error}") from error
     except Exception as error:  # a damaged pickle fails with nearly any exception
-        raise UserError(
-            f"weights file {path} is no readable legacy torch file ({type(error).__name__}: {error}); get a fresh copy"
-        ) from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"weights file {path} is no readable legacy torch file ({reason}); get a fresh copy") from error
 
 
 def take(arrays: dict[str, np.ndarray], name: str, *, source: str | Path) -> np.ndarray:
@@ -234,6 +242,8 @@ def _leaves(abstract: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_PICKLE_PROTOCOL = 2
+_MEMOISED = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -311,6 +321,17 @@ class _AllowListUnpickler(pickle.Unpickler):
         return _Storage(key, dtype, count)
 
 
+def _check_opcodes(file: BinaryIO) -> None:
+    """Refuses what makes the unpickler take memory that the file does not fill: later protocols, and a memo of gaps."""
+    start = file.tell()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.proto > _PICKLE_PROTOCOL:
+            raise UserError(f"its pickle has {opcode.name}, which torch did not write then; get a fresh copy of it")
+        if opcode.name in _MEMOISED and not 0 <= int(argument) <= number:  # pyright: ignore[reportArgumentType]
+            raise UserError(f"its pickle memoises {argument} things and has {number}; get a fresh copy of it")
+    file.seek(start)
+
+
 def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
     if file.read(4) == b"PK\x03\x04":
         raise UserError(
@@ -319,6 +340,7 @@ def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
     file.seek(0)
 
     def load() -> Any:
+        _check_opcodes(file)
         return _AllowListUnpickler(file).load()
 
     if load() != _MAGIC or load() != _PROTOCOL or load().get("little_endian") is not True:

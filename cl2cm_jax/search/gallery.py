@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from cl2cm_jax.atomic import replacing
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.pretrained import read_npz
 
 GALLERY_FILE = "gallery.npz"
 
@@ -48,12 +48,19 @@ def load_gallery(path: Path) -> Gallery:
     Raises:
         UserError: the file is damaged.
     """
+    arrays = read_npz(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            texts = json.loads(arrays["texts"].tobytes())
-            columns = {name: tuple(texts[name]) for name in ("ids", "captions", "paths")}
-            return Gallery(embeddings=arrays["embeddings"], weights=texts["weights"], **columns)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        texts = json.loads(arrays["texts"].tobytes())
+        columns = {name: tuple(texts[name]) for name in ("ids", "captions", "paths")}
+        if not all(
+            isinstance(text, str) for text in (texts["weights"], *(t for column in columns.values() for t in column))
+        ):
+            raise TypeError("a text is none")
+        embeddings = arrays["embeddings"]
+        if embeddings.ndim != 2 or embeddings.dtype != np.float32:
+            raise ValueError(f"embeddings of shape {embeddings.shape} and type {embeddings.dtype}")
+        return Gallery(embeddings=embeddings, weights=texts["weights"], **columns)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__})") from error
 
 

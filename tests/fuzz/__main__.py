@@ -7,6 +7,8 @@ make fuzz TARGET=npy INPUT=build/fuzz/npy/...    an input again, with its traceb
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import shlex
 import sys
@@ -40,8 +42,9 @@ def main() -> int:
     if options.input is None:
         import atheris
 
-        with atheris.instrument_imports(include=["cl2cm_jax"], enable_loader_override=False):
-            from fuzz.targets import targets
+        with contextlib.redirect_stderr(io.StringIO()):  # a line a module
+            with atheris.instrument_imports(include=["cl2cm_jax", "PIL"], enable_loader_override=False):  # pyright: ignore[reportAttributeAccessIssue]
+                from fuzz.targets import targets
     else:
         from fuzz.targets import targets
     chosen = {name: target for name, target in targets().items() if name.startswith(options.target)}
@@ -77,6 +80,7 @@ def search(name: str, seconds: int) -> bool:
 def _fuzz(name: str, seconds: int, found: Path) -> None:
     """Runs libFuzzer in this process, which it ends."""
     import atheris
+
     from fuzz.attempt import attempt
     from fuzz.targets import targets
 
@@ -86,7 +90,7 @@ def _fuzz(name: str, seconds: int, found: Path) -> None:
     for number, seed in enumerate(target.seeds()):
         (corpus / f"seed{number}").write_bytes(seed)
     words = found / "words"
-    words.write_text("".join(f'"{"".join(f"\\x{byte:02x}" for byte in word)}"\n' for word in WORDS))
+    words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS))
     print(f"--- {name}: {seconds} s", flush=True)
     atheris.Setup(
         [sys.argv[0], f"-max_total_time={seconds}", f"-max_len={LONGEST}", f"-rss_limit_mb={MEMORY_MB}",

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fuzz.attempt import Find
 from serve.conftest import LOOPBACK, application
 from uvicorn.server import ServerState
 
 from cl2cm_jax.serve import connection
 from cl2cm_jax.serve.limits import HEADERS, Limits
+from fuzz.attempt import Find
 
 ANSWERS = {200, 204, 307, 400, 401, 403, 404, 405, 408, 413, 421, 422, 429}
 NAMES = {
@@ -62,6 +62,10 @@ class _Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 50_000), "sockname": ("127.0.0.1", 8080)})
         self.received, self._closing = bytearray(), False
+        self._protocol: asyncio.BaseProtocol | None = None
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
 
     def write(self, data: Any) -> None:
         self.received += data
@@ -70,10 +74,15 @@ class _Wire(asyncio.Transport):
         return self._closing
 
     def close(self) -> None:
+        if not self._closing and isinstance(self._protocol, asyncio.Protocol):
+            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
         self._closing = True
 
     def abort(self) -> None:
-        self._closing = True
+        self.close()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
 
     def pause_reading(self) -> None:
         pass
@@ -111,13 +120,16 @@ def _service() -> tuple[asyncio.Runner, uvicorn.Config, list[str]]:
 async def _talk(config: uvicorn.Config, sent: bytes) -> bytes:
     wire, state = _Wire(), ServerState()
     talking = connection.Connection(config, state, {})
+    wire.set_protocol(talking)
     talking.connection_made(wire)
-    talking.data_received(sent)
+    if sent:  # as asyncio does
+        talking.data_received(sent)
     async with asyncio.timeout(SECONDS):
         while state.tasks:
             lacks = talking.cycle is not None and talking.cycle.more_body
             _, running = await asyncio.wait(state.tasks, timeout=0.05 if lacks else SECONDS)
             if lacks and running:  # the rest of the body never comes
-                talking.connection_lost(None)
-    talking.connection_lost(None)
+                wire.close()
+    wire.close()
+    await asyncio.sleep(0)
     return bytes(wire.received)

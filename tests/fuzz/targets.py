@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz.attempt import Target
-from fuzz.service import raw_request, spoken, upload
 from PIL import Image
 from safetensors.numpy import save
 from tar_shards import files_of, write_shard
@@ -31,11 +29,14 @@ from cl2cm_jax.data.tokenise import HubTokenizer
 from cl2cm_jax.evaluation.report import Protocol, read_results
 from cl2cm_jax.export.layout import FORMAT, HEADS, MANIFEST, read_manifest
 from cl2cm_jax.index import portable
+from cl2cm_jax.index.entry import captions_to_text
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones import text_backbone, vision_backbone
 from cl2cm_jax.models.pretrained import read_npz, read_safetensors, read_torch_pickle, weights_hash
 from cl2cm_jax.search.gallery import Gallery, load_gallery, save_gallery
 from cl2cm_jax.search.model import read_config
+from fuzz.attempt import Target
+from fuzz.service import raw_request, spoken, upload
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 PIXELS = 4_000_000  # of one picture or animation: the limit is tested, not this machine's memory
@@ -235,7 +236,8 @@ def vectors() -> dict[str, bytes]:
 
 
 def read_vectors(folder: Path) -> object:
-    return portable.read_manifest(folder), list(portable.read_portable(folder))
+    entries = [entry for part, _ in portable.read_portable(folder) for entry in part]
+    return portable.read_manifest(folder), [captions_to_text(entry.captions, most=1000).encode() for entry in entries]
 
 
 def results() -> bytes:
@@ -281,7 +283,7 @@ def requests() -> Iterator[bytes]:
     yield raw_request("POST", "/api/login", b'{"token": "a"}', **{"Content-Type": "application/json"})
     yield raw_request("POST", "/api/search/picture?top=1", b"GIF89a")
     yield raw_request("GET", "/", Origin="http://localhost", **{"Sec-Fetch-Site": "same-origin"})
-    yield b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{\"a\"\r\n0\r\n\r\n"
+    yield b'POST /api/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{"a"\r\n0\r\n\r\n'
     yield raw_request("OPTIONS", "/api/about") + raw_request("GET", "/api/about")
 
 

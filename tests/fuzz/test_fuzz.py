@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fuzz.attempt import Find, Target, attempt
-from fuzz.targets import targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cl2cm_jax.errors import UserError
+from fuzz.attempt import Find, Target, attempt
+from fuzz.targets import targets
 
 FOUND = sorted(path for path in (Path(__file__).parent / "found").rglob("*") if path.is_file())
 FEW = settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -48,10 +48,10 @@ def test_mutated_files_are_read_or_refused(name) -> None:
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.name)
-def test_what_was_found_is_refused(path) -> None:
+def test_what_was_found_stays_mended(path) -> None:
     """The folders below found/ are named as the targets, with _ for a slash."""
     target = next(target for name, target in targets().items() if name.replace("/", "_") == path.parent.name)
-    assert not attempt(target, path.read_bytes())
+    attempt(target, path.read_bytes())
 
 
 def test_what_is_no_outcome_is_a_find() -> None:

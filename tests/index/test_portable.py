@@ -57,10 +57,10 @@ class Payload:
 def test_a_pickle_is_not_run(theirs, monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     np.save(theirs / "img_emb" / "img_emb_0.npy", np.array([Payload()], object), allow_pickle=True)
-    with pytest.raises(UserError, match="no array that can be read"):
+    with pytest.raises(UserError, match="Python objects"):
         list(read_portable(theirs))
     (theirs / "img_emb" / "img_emb_0.npy").write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(UserError, match="no array that can be read"):
+    with pytest.raises(UserError, match="magic string"):
         list(read_portable(theirs))
     assert not (tmp_path / "ran").exists()
 
@@ -70,7 +70,7 @@ def test_a_pickle_is_not_run(theirs, monkeypatch, tmp_path) -> None:
     [
         (np.zeros((2, 2), np.float32), None, "not finite, or zero"),
         (np.full((2, 2), np.nan, np.float32), None, "not finite, or zero"),
-        (np.ones((2, 2), np.int64), None, "must be .n, D. of floats"),
+        (np.ones((2, 2), np.int64), None, "save floats .n, D."),
         (np.ones((3, 2), np.float32), None, "2 rows for 3 vectors"),
         (np.ones((2, 2), np.float32), {"url": ["a", "b"]}, "no column image_path; it has url"),
         (np.ones((2, 2), np.float32), {"image_path": ["a", ""]}, "has the image_path ''"),

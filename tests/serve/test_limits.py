@@ -111,6 +111,42 @@ def test_slow_clients_time_out(tmp_path, monkeypatch) -> None:
         assert running.ask("/api/about").status == 200
 
 
+def test_a_head_in_drops_times_out(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
+    with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK))) as running:
+        start = time.monotonic()
+        with socket.create_connection(("127.0.0.1", running.port), timeout=10) as client:
+            with pytest.raises(OSError):  # noqa: PT011  # of which kind is the system's choice
+                for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100:
+                    client.sendall(bytes([byte]))
+                    time.sleep(0.05)
+        assert time.monotonic() - start < 3
+
+
+def test_who_does_not_take_answers_is_left(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.3)
+    limits = Limits(hosts=LOOPBACK, per_minute=1_000_000)
+    with serving(application(tmp_path / "photos", limits)) as running, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", running.port))
+        with pytest.raises(ConnectionError):
+            for _ in range(200):  # answers of megabytes, of which none is read
+                client.sendall(b"GET /app.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
+                time.sleep(0.02)
+            time.sleep(1)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
+        assert running.ask("/api/about").status == 200
+
+
+def test_half_of_a_request_is_answered_once(server, caplog) -> None:
+    """A chunk that is none, behind a head that is refused: the refusal does not follow the 400."""
+    head = b"POST /api/login HTTP/1.1\r\nHost: evil.example\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{no chunk\r\n"
+    assert talk(server.port, head).count(b"HTTP/1.1") == 1
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_too_many_requests_are_told_when_to_come_back(tmp_path) -> None:
     with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK, per_minute=5))) as running:
         replies = [running.ask("/api/about") for _ in range(7)]
@@ -134,8 +170,9 @@ def test_other_machines_need_a_token() -> None:
         command.check_token(host, TOKEN)
     for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
         command.check_token(host, "")
-    with pytest.raises(UserError, match="16 or more printable ASCII"):
-        command.check_token("127.0.0.1", "short")
+    for token in ("short", "a long enough one\r\nX: y", "a long enough \u00e9"):
+        with pytest.raises(UserError, match="16 or more printable ASCII"):
+            command.check_token("127.0.0.1", token)
 
 
 @pytest.mark.parametrize(
