@@ -112,20 +112,28 @@ def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]],
     encode_text = text_encoder(config, configured_text(config))
     see = _sight(config)
 
+    read = {split: _without_pictures(builder, split) for split in SPLITS}
+    for split in SPLITS:  # a missing language is found before any picture is encoded
+        builders.check_languages(read[split][0], split, languages[split])
+
     def write(split: str, place: Path) -> None:
-        records, frames = [], see.frames
-        # twice: pictures are never held, and a missing language is found before they are encoded
-        for record in builders.read_records(builder, split):
-            frames = max(frames, 0 if record.feature is None else len(record.feature))
-            records.append(replace(record, image=None, feature=None, frames=()))
-        builders.check_languages(records, split, languages[split])
+        records, frames = read[split]
 
         def seen(start: int) -> Iterator[np.ndarray]:
             return see.each(itertools.islice(builders.read_records(builder, split), start, None))
 
-        write_split(place, records, languages[split], Vision(seen, frames), encode_text)
+        write_split(place, records, languages[split], Vision(seen, max(see.frames, frames)), encode_text)
 
     write_cache(folder, write, about={"languages": languages})
+
+
+def _without_pictures(builder, split: str) -> tuple[list[Record], int]:  # noqa: ANN001
+    """The records of a split, whose pictures are read again one by one, and the most frames of a feature (0: none)."""
+    records, frames = [], 0
+    for record in builders.read_records(builder, split):
+        frames = max(frames, 0 if record.feature is None else len(record.feature))
+        records.append(replace(record, image=None, feature=None, frames=()))
+    return records, frames
 
 
 def write_cache(folder: Path, write: Callable[[str, Path], None], *, about: dict[str, Any]) -> None:

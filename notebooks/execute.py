@@ -2,12 +2,14 @@
 
 python -m notebooks.execute [notebooks/quick_start.ipynb ...]
 
-What is kept is what a reader wants to see: standard error (progress, logs), times and the machine's versions are not.
+The run of `make demo` must be there. What is kept is what a reader wants to see: standard error (progress, logs), times
+and the machine's versions are not.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +17,11 @@ import nbformat
 from nbclient import NotebookClient
 
 from cl2cm_jax.atomic import write_text
+from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.finish import is_finished
 
 FOLDER = Path(__file__).parent
+DEMO = Path("runs/emoji")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -56,13 +61,19 @@ def _kept(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNod
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Executes the named notebooks, or all, in their own folders."""
+    """Executes the named notebooks, or all, in an empty folder beside the configurations and the demo's run."""
     names = sys.argv[1:] if arguments is None else arguments
+    if not is_finished(DEMO):
+        raise UserError(f"{DEMO} holds no finished run, which the notebooks show; run: make demo")
     for path in [Path(name) for name in names] or sorted(FOLDER.glob("*.ipynb")):
-        notebook = executed(path, folder=path.parent)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "runs").mkdir()
+            (Path(folder) / "configs").symlink_to(FOLDER.parent / "configs")
+            (Path(folder) / DEMO).symlink_to(DEMO.resolve())
+            notebook = executed(path, folder=Path(folder))
         write_text(path, nbformat.writes(notebook) + "\n")
         print(f"{path}: {len(notebook.cells)} cells, {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
-    main()
+    exit_cleanly(main)

@@ -7,6 +7,16 @@ import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALL = tuple(  # what makes a documented training short
+    f"--config.{field}"
+    for field in (
+        "teacher.steps=2",
+        "train.steps=2",
+        "train.evaluate_every=1",
+        "train.checkpoint_every=1",
+        "student.dim=16",
+    )
+)
 
 
 def commands(document: str, *parts: str) -> list[tuple[str, list[str]]]:

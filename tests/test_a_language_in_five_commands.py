@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import Outcome, call
-from documented import ROOT, commands
+from documented import ROOT, SMALL, commands
 from PIL import Image
 
 pytest.importorskip("tensorflow")
@@ -20,7 +20,6 @@ from cl2cm_jax import main
 from cl2cm_jax.data.caption_file import read_caption_file
 
 FIVE = commands("docs/languages.md", "cl2cm_jax.translate", "cl2cm_jax.export")
-SMALL = ("teacher.steps=2", "train.steps=2", "train.evaluate_every=1", "train.checkpoint_every=1", "student.dim=16")
 SPLITS = ["train"] * 32 + ["validation"] * 8 + ["test"] * 8
 WORDS = {"en": "a picture of number", "de": "ein Bild von Nummer", "fr": "une image du nombre", "es": "una foto del"}
 
@@ -39,12 +38,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             writer.writerows([f"{number}.jpg", name, f"{WORDS[name]} {number}", split] for name in languages)
     monkeypatch.chdir(tmp_path)
     before = dict(commands("README.md", "--workdir=runs/mine \\"))["cl2cm_jax.main"]
-    assert call(main.main, *before, *small()).code == 0
+    assert call(main.main, *before, *SMALL).code == 0
     return tmp_path
-
-
-def small() -> list[str]:
-    return [f"--config.{field}" for field in SMALL]
 
 
 def typed(module: str, arguments: list[str]) -> Outcome:
@@ -55,7 +50,7 @@ def typed(module: str, arguments: list[str]) -> Outcome:
         arguments = [word for word in arguments if not word.startswith("--engine")]
         arguments += ["--engine=file", "--translations=es.txt"]
     if any(word.startswith("--config=") for word in arguments):
-        arguments = [*arguments, *small()]
+        arguments = [*arguments, *SMALL]
     name = f"{module}.__main__" if module == "cl2cm_jax.export" else module
     return call(import_module(name).main, *arguments)
 

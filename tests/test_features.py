@@ -83,3 +83,13 @@ def test_a_wrong_config_is_one_line() -> None:
     outcome = call(features.main, "--config=configs/emoji.py", "--config.vision.pool=nothing")
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1 and "config.vision.pool" in outcome.err
+
+
+def test_a_language_that_a_later_split_lacks_is_found_before_anything_is_encoded(tmp_path: Path) -> None:
+    config = place(tmp_path / "set")
+    captions = config.parent / "captions.csv"
+    rows = captions.read_text(encoding="utf-8").splitlines(keepends=True)
+    captions.write_text("".join(row for row in rows if ",fr," not in row or ",test" not in row), encoding="utf-8")
+    outcome = call(features.main, f"--config={config}")
+    assert outcome.code == 2 and "the test split has no caption in 'fr'; it has de, en" in outcome.err
+    assert not list((config.parent / "data" / "features").rglob("*.npy"))

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 from command import call
-from documented import ROOT
+from documented import ROOT, SMALL
 
-nbformat = pytest.importorskip("nbformat")
-for package in ("nbclient", "ipykernel", "tensorflow", "resvg_py"):
-    pytest.importorskip(package)
+pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+pytest.importorskip("tensorflow")
+pytest.importorskip("resvg_py")
 sys.path.insert(0, str(ROOT))
+
+import nbformat
 
 from cl2cm_jax import main
 from cl2cm_jax.config import read
@@ -22,7 +26,6 @@ from notebooks.execute import executed
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LARGEST = 250_000  # bytes of a notebook with its outputs
-SMALL = ("teacher.steps=2", "train.steps=2", "train.evaluate_every=1", "train.checkpoint_every=1", "student.dim=16")
 
 
 @pytest.fixture
@@ -32,6 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("XLA_FLAGS", "")  # of the kernels: one device, as their readers have
     return tmp_path
 
 
@@ -52,11 +56,9 @@ def train_a_small_demo(folder: Path) -> None:
         f"data.source={demo.source}",
         f"data.targets={','.join(demo.targets)}",
         f"data.reported={','.join(demo.reported)}",
-        *SMALL,
     ]
-    outcome = call(
-        main.main, "--config=configs/captions.py", "--workdir=runs/emoji", *(f"--config.{field}" for field in fields)
-    )
+    flags = ["--config=configs/captions.py", "--workdir=runs/emoji", *(f"--config.{field}" for field in fields)]
+    outcome = call(main.main, *flags, *SMALL)
     assert outcome.code == 0, outcome.err
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import paper_trees
 import pytest
 from command import call
-from documented import ROOT, commands
+from documented import ROOT, SMALL, commands
 from PIL import Image
 
 pytest.importorskip("tensorflow")
@@ -19,7 +19,6 @@ from cl2cm_jax import main
 from cl2cm_jax.search import __main__ as search
 
 LANGUAGES = ("en", "de", "fr", "cs")
-SMALL = ("teacher.steps=2", "train.steps=2", "train.evaluate_every=1", "train.checkpoint_every=1", "student.dim=16")
 
 
 def example(document: str, workdir: str) -> tuple[list[str], list[str]]:
@@ -60,7 +59,7 @@ def test_it_trains_evaluates_and_searches(
     place: Path, document: str, workdir: str, changes: tuple[str, ...], targets: set[str]
 ) -> None:
     training, searching = example(document, workdir)
-    outcome = call(main.main, *training, *(f"--config.{field}" for field in (*SMALL, *changes)))
+    outcome = call(main.main, *training, *SMALL, *(f"--config.{field}" for field in changes))
     assert outcome.code == 0, outcome.err
     results = json.loads((place / workdir / "results.json").read_text())
     assert set(results["test"]) == {"en", *targets}
