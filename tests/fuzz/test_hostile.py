@@ -220,7 +220,8 @@ def test_a_bundle_lists_no_file_elsewhere(name, tmp_path) -> None:
         raw_request("POST", "/api/login", b'{"token": "a\\r\\nX-Bad: 1"}', **{"Content-Type": "application/json"}),
         b"GET /api/about\r\nX-Bad: 1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /api/about HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na",
-        b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"0\r\n\r\n",
     ],
 )
 def test_no_value_becomes_a_header(sent) -> None:
