@@ -48,7 +48,8 @@ def told(packages: Iterable[dict[str, Any]]) -> int:
     skipped = {name: package["skip_reason"] for (name, _), package in once.items() if "skip_reason" in package}
     print(*found, sep="\n", end="\n" if found else "")
     looked_up = f"{len(once) - len(skipped)} of {len(once)} packages were looked up"
-    print(looked_up + ("" if found else ", none of them has a known vulnerability"))
+    none = not found and len(skipped) < len(once)
+    print(looked_up + (", none of them has a known vulnerability" if none else ""))
     if skipped:
         name, reason = next(iter(skipped.items()))
         print(f"warning: {len(skipped)} could not be looked up from here ({name}: {reason})", file=sys.stderr)

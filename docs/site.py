@@ -15,6 +15,7 @@ PAGES = {
     "launch/README.md": "launch.md",
     "benchmarks/RESULTS.md": "results.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
 }
 API = {
