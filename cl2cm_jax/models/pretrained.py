@@ -13,6 +13,7 @@ import importlib.util
 import math
 import pickle
 import pickletools
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -340,8 +341,9 @@ def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
     file.seek(0)
 
     def load() -> Any:
-        _check_opcodes(file)
-        return _AllowListUnpickler(file).load()
+        with warnings.catch_warnings(action="ignore"):  # of odd escapes in texts
+            _check_opcodes(file)
+            return _AllowListUnpickler(file).load()
 
     if load() != _MAGIC or load() != _PROTOCOL or load().get("little_endian") is not True:
         raise UserError("it is no legacy torch file of a little-endian machine; get a fresh copy of it")
