@@ -31,7 +31,7 @@ STAMPS      := data/stamps-source
 TRANSLATED  := data/stamps
 APERTIUM    := apertium apertium-eng-spa apertium-eng-cat apertium-es-pt apertium-spa-ita apertium-fra-cat apertium-en-gl
 
-.PHONY: help demo site notebooks fluent test test-peers test-plan test-beam fuzz lint bench ablation stamps stamps-source lock clean
+.PHONY: help demo site notebooks fluent test test-peers test-plan test-beam fuzz lint audit sbom bench ablation stamps stamps-source lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -71,6 +71,13 @@ site: $(VENV)/.installed-dev ## Build the documentation as pages in build/site
 notebooks: $(VENV)/.installed-dev ## Execute notebooks/ and write their outputs into them (about 2 minutes on 2 cores)
 	$(RUN) -m notebooks.execute
 
+audit: $(AUDIT)/.installed ## Look the locked packages up among known vulnerabilities (pip-audit; needs the network)
+	$(AUDIT)/bin/python .ci/audit.py
+
+sbom: $(AUDIT)/.installed ## List what is installed with its hashes, as CycloneDX in build/sbom.cdx.json; a release has it beside it
+	@mkdir -p build
+	$(AUDIT)/bin/python -W ignore -m cyclonedx_py requirements --pyproject=pyproject.toml --output-reproducible --output-file=build/sbom.cdx.json requirements.txt
+
 bench: $(VENV)/.installed ## Time steps, losses, transport, ranks, the pipeline and the start (about 15 minutes on 2 cores; QUICK=1)
 	$(RUN) -m benchmarks.suite $(if $(QUICK),--quick --results=$(or $(TMPDIR),/tmp)/cl2cm-bench/results)
 
@@ -95,7 +102,7 @@ lock: ## Resolve requirements*.txt again from pyproject.toml, with hashes (needs
 	$(COMPILE) --group audit -o requirements-audit.txt
 
 clean: ## Remove .venv and caches (runs/ and data/ stay)
-	rm -rf $(VENV) $(BEAM) .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(BEAM) $(AUDIT) .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/.fetched:
@@ -156,6 +163,12 @@ $(BEAM)/.installed: requirements-beam.txt pyproject.toml
 	$(PYTHON) -m venv $(BEAM)
 	$(BEAM)/bin/python -m pip --disable-pip-version-check install --no-compile -r requirements-beam.txt
 	$(BEAM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(AUDIT)/.installed: requirements-audit.txt
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip --disable-pip-version-check install --quiet -r requirements-audit.txt
 	@touch $@
 
 $(VENV)/.installed-peers: $(VENV)/.installed-dev

@@ -18,6 +18,7 @@ PAGES = {
     "launch/README.md": "launch.md",
     "benchmarks/RESULTS.md": "results.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "notebooks/quick_start.ipynb": "notebook_quick_start.md",
     "notebooks/your_own_pictures.ipynb": "notebook_your_own_pictures.md",

@@ -20,7 +20,7 @@ from cl2cm_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "launch/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

@@ -13,6 +13,7 @@ import importlib.util
 import math
 import pickle
 import pickletools
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -244,6 +245,9 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _PICKLE_PROTOCOL = 2
 _MEMOISED = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_RECALLED = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_TUPLES = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
+_NEVER_WRITTEN = frozenset({"DUP", "POP", "POP_MARK"})
 _STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -292,6 +296,8 @@ class _RebuildTensor:
     def __call__(self, storage: object, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
         if not isinstance(storage, _Storage):
             raise UserError("one of its tensors has no storage; get a fresh copy of the file")
+        if not all(type(number) is int for number in (offset, *shape, *strides)):
+            raise UserError("one of its tensors has a shape that is not of numbers; get a fresh copy of the file")
         return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -316,19 +322,31 @@ class _AllowListUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any, /) -> _Storage:
         kind, dtype, key, _, count, *view = pid
+        if not isinstance(key, str) or type(count) is not int:
+            raise UserError("its pickle holds a storage without a name or a size; get a fresh copy of the file")
         if kind != "storage" or dtype not in _STORAGE_DTYPES.values() or any(view):
             raise UserError("its pickle holds a storage of an unknown kind; save it again as a plain state dict")
         return _Storage(key, dtype, count)
 
 
 def _check_opcodes(file: BinaryIO) -> None:
-    """Refuses what makes the unpickler take memory that the file does not fill: later protocols, and a memo of gaps."""
-    start = file.tell()
+    """Refuses what takes memory that the file does not fill, or time: later protocols, a memo of gaps, shared tuples.
+
+    A tuple of a tuple twice, of a tuple twice ... is small, and its hash, as a key, takes for ever.
+    """
+    start, tuples, is_tuple = file.tell(), set[int](), False
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if opcode.proto > _PICKLE_PROTOCOL:
+        if opcode.proto > _PICKLE_PROTOCOL or opcode.name in _NEVER_WRITTEN:
             raise UserError(f"its pickle has {opcode.name}, which torch did not write then; get a fresh copy of it")
-        if opcode.name in _MEMOISED and not 0 <= int(argument) <= number:  # pyright: ignore[reportArgumentType]
-            raise UserError(f"its pickle memoises {argument} things and has {number}; get a fresh copy of it")
+        place = int(argument) if opcode.name in _MEMOISED | _RECALLED else 0  # pyright: ignore[reportArgumentType]
+        if opcode.name in _MEMOISED:
+            if not 0 <= place <= number:
+                raise UserError(f"its pickle memoises {place} things and has {number}; get a fresh copy of it")
+            (tuples.add if is_tuple else tuples.discard)(place)
+            continue
+        if opcode.name in _RECALLED and place in tuples:
+            raise UserError("its pickle has one tuple in two places, which torch did not write; get a fresh copy of it")
+        is_tuple = opcode.name in _TUPLES
     file.seek(start)
 
 
@@ -340,8 +358,9 @@ def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
     file.seek(0)
 
     def load() -> Any:
-        _check_opcodes(file)
-        return _AllowListUnpickler(file).load()
+        with warnings.catch_warnings(action="ignore"):  # of odd escapes in texts
+            _check_opcodes(file)
+            return _AllowListUnpickler(file).load()
 
     if load() != _MAGIC or load() != _PROTOCOL or load().get("little_endian") is not True:
         raise UserError("it is no legacy torch file of a little-endian machine; get a fresh copy of it")

@@ -28,7 +28,7 @@ def verify_checksums(folder: Path) -> None:
         return
     try:
         checksums = dict(json.loads((folder / LIST_NAME).read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ValueError(f"{LIST_NAME} is damaged") from None
     for name, expected in checksums.items():
         if not (folder / name).is_file():

@@ -15,6 +15,7 @@ from fastapi import Body, Depends, FastAPI, HTTPException, Path, Query, Request,
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from cl2cm_jax import __version__
 from cl2cm_jax.errors import UserError
@@ -77,7 +78,7 @@ class Fault(BaseModel):
 
 def create_app(service: Service, pictures: Pictures, limits: Limits) -> App:
     """The whole service as an ASGI application."""
-    faults: dict[int | str, dict[str, Any]] = {status: {"model": Fault} for status in (401, 404, 413, 422, 429)}
+    faults: dict[int | str, dict[str, Any]] = {status: {"model": Fault} for status in (400, 401, 404, 413, 422, 429)}
     api = FastAPI(
         title="cl2cm-jax search",
         version=__version__,
@@ -127,7 +128,7 @@ def _add_search(api: FastAPI, service: Service) -> None:
         "/api/search/picture", summary="Pictures like the one in the body", openapi_extra={"requestBody": picture}
     )
     async def search_picture(request: Request, narrowed: Narrowed) -> Answer:
-        start, content = time.perf_counter(), await request.body()
+        start, content = time.perf_counter(), await _body(request)
         by_picture = partial(service.by_picture, content, top=narrowed[0], filters=narrowed[1])
         return _answer(await asyncio.to_thread(by_picture), start=start, prefer=(service.model.languages[0],))
 
@@ -204,6 +205,13 @@ def _result(found: Found, prefer: tuple[str, ...]) -> Result:
         path=entry.path,
         date=entry.date,
     )
+
+
+async def _body(request: Request) -> bytes:
+    try:
+        return await request.body()
+    except ClientDisconnect:  # nobody is there to read this, but it is no fault of the service's
+        raise HTTPException(400, "the body is shorter than its head says") from None
 
 
 def _file(content: bytes, kind: str) -> Response:

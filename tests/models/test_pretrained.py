@@ -121,6 +121,22 @@ def test_a_pickle_cannot_write_to_the_readers_own_code(tmp_path, state):
 
 
 @pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"\x80\x02}" + b")" + b"2\x86" * 60 + b"K\x01s.", "DUP"),
+        (b"\x80\x02})\x85" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(60)) + b"K\x01s.", "tuple in two places"),
+        (b"\x80\x02Nr\xff\xff\xff\x7f.", "memoises 2147483647 things and has 2"),
+        (b"\x80\x05\x96\xff\xff\xff\xff\x00\x00\x00\x00.", "PROTO|BYTEARRAY8|not enough|expected"),
+    ],
+)
+def test_a_small_pickle_takes_little_time_and_memory(tmp_path, pickled, message):
+    """Unpickled as it is, each of these takes hours or gigabytes."""
+    (tmp_path / "w.pth").write_bytes(pickled)
+    with pytest.raises(UserError, match=message):
+        read_torch_pickle(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
     ("offset", "shape", "strides"),
     [(0, (13,), (1,)), (3, (10,), (1,)), (-1, (2,), (1,)), (0, (2, 2), (100, 1)), (0, (1000, 1000), (0, 0))],
 )

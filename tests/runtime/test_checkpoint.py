@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ from cl2cm_jax.parallel.mesh import make_mesh
 from cl2cm_jax.parallel.sharding import abstract, tree_shardings
 from cl2cm_jax.runtime import checkpoint
 from cl2cm_jax.runtime.checkpoint import Checkpoints
+from cl2cm_jax.runtime.checksums import LIST_NAME, write_checksums
 
 _METADATA = {"config": {"train": {"batch_size": 8}}, "clock": 1.5}
 
@@ -337,6 +339,7 @@ def test_a_really_full_disk(tmp_path):
 _KILLED = """
 import sys, jax.numpy as jnp, numpy as np
 from cl2cm_jax.runtime.checkpoint import Checkpoints
+from cl2cm_jax.runtime.checksums import LIST_NAME, write_checksums
 with Checkpoints(sys.argv[1], keep_last=2) as checkpoints:
     for step in range(1, 1000):
         values = np.random.default_rng(step).integers(0, 2**31, 1_000_000, dtype=np.int32)
@@ -375,6 +378,7 @@ from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import make_mesh
 from cl2cm_jax.parallel.sharding import abstract, tree_shardings
 from cl2cm_jax.runtime.checkpoint import Checkpoints
+from cl2cm_jax.runtime.checksums import LIST_NAME, write_checksums
 hosts.start()
 values = np.arange(32, dtype=np.float32).reshape(4, 8)
 places = tree_shardings({"kernel": values}, make_mesh(fsdp=4))
@@ -423,3 +427,32 @@ def test_two_processes_save_set_aside_and_restore_together(tmp_path):
     finally:
         for running in started:
             running.kill()
+
+
+class _Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_pickle_in_place_of_a_file_is_not_run(tmp_path):
+    """Whichever file it is, and with checksums that hold."""
+    marker = tmp_path / "ran"
+    _save(tmp_path / "whole", 3)
+    files = [path for path in (tmp_path / "whole" / "3").rglob("*") if path.is_file() and path.name != LIST_NAME]
+    assert len(files) > 3
+    for number, file in enumerate(files):
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(tmp_path / "whole", copy)
+        (copy / file.relative_to(tmp_path / "whole")).write_bytes(pickle.dumps(_Payload(marker)))
+        (copy / "3" / LIST_NAME).unlink()
+        write_checksums(copy / "3")
+        try:
+            Checkpoints(copy).restore(_abstract())
+        except UserError as error:
+            assert "\n" not in str(error)
+        assert not marker.exists()

@@ -140,13 +140,6 @@ def test_who_does_not_take_answers_is_left(tmp_path, monkeypatch) -> None:
         assert running.ask("/api/about").status == 200
 
 
-def test_half_of_a_request_is_answered_once(server, caplog) -> None:
-    """A chunk that is none, behind a head that is refused: the refusal does not follow the 400."""
-    head = b"POST /api/login HTTP/1.1\r\nHost: evil.example\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{no chunk\r\n"
-    assert talk(server.port, head).count(b"HTTP/1.1") == 1
-    assert not [record for record in caplog.records if record.exc_info]
-
-
 def test_too_many_requests_are_told_when_to_come_back(tmp_path) -> None:
     with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK, per_minute=5))) as running:
         replies = [running.ask("/api/about") for _ in range(7)]
