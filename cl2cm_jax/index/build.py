@@ -32,7 +32,7 @@ from cl2cm_jax.search.folder import entries as folder_entries
 from cl2cm_jax.search.gallery import Gallery
 
 BATCH, BATCH_BYTES = 32, 256_000_000  # least pictures between two writes, and how much of their files is held
-_EXIF, _TAKEN = 0x8769, 0x9003  # the block, and DateTimeOriginal in it
+_EXIF, _DATE_TIME_ORIGINAL = 0x8769, 0x9003  # the block, and a field in it
 
 log = logging.getLogger(__name__)
 Told = Callable[[int, int], None]
@@ -52,10 +52,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Present:
-    """A picture of the folder: its place in it, its files, their size in bytes and their newest time in ns."""
+    """A picture or clip of the folder.
+
+    Attributes:
+      path: inside the folder, with slashes.
+      sources: the files that it is read from: itself, or the frames that are taken of a clip.
+      size: of them all, in bytes.
+      mtime: of the newest, in nanoseconds since 1970.
+    """
 
     path: str
-    files: tuple[Path, ...]
+    sources: tuple[Path, ...]
     size: int
     mtime: int
 
@@ -88,8 +95,8 @@ def present(folder: Path, *, frames: int, skipped: dict[str, str]) -> list[Prese
             skipped[path] = reason
             continue
         try:
-            taken = tuple(taken_files(place, most=frames)) if place.is_dir() else (place,)
-            stats = [file.stat() for file in taken]
+            sources = tuple(taken_files(place, most=frames)) if place.is_dir() else (place,)
+            stats = [file.stat() for file in sources]
         except (ImageError, OSError) as error:
             skipped[path] = str(error)
             continue
@@ -97,7 +104,7 @@ def present(folder: Path, *, frames: int, skipped: dict[str, str]) -> list[Prese
         if size > MAX_BYTES:
             skipped[path] = f"it has {size:,} bytes, over the limit of {MAX_BYTES:,}"
             continue
-        found.append(Present(path, taken, size, max(stat.st_mtime_ns for stat in stats)))
+        found.append(Present(path, sources, size, max(stat.st_mtime_ns for stat in stats)))
     return found
 
 
@@ -223,7 +230,7 @@ class _Work:
 
     def _read(self, one: Present) -> list[bytes] | None:
         try:
-            return [file.read_bytes() for file in one.files]
+            return [file.read_bytes() for file in one.sources]
         except OSError as error:
             self.outcome.skipped[one.path] = f"it cannot be read ({error.strerror})"
             return None
@@ -237,7 +244,7 @@ class _Work:
             size=one.size,
             mtime=one.mtime,
             hash=_hash(content),
-            date=_taken(content[0]) or one.mtime // 10**9,
+            date=_exif_date(content[0]) or one.mtime // 10**9,
             captions=before if self.captions is None else self.captions.get(one.path, {}),
         )
 
@@ -266,15 +273,15 @@ def _hash(content: Sequence[bytes]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def _taken(content: bytes) -> int:
-    """When a picture was taken, by its EXIF block, as if the camera's clock was UTC; 0 where that is not said."""
+def _exif_date(content: bytes) -> int:
+    """When a photograph was made, in seconds since 1970, as if the camera's clock was UTC; 0 where that is not said."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content)) as image:
-                text = str(image.getexif().get_ifd(_EXIF).get(_TAKEN, ""))
-        taken = datetime.datetime.strptime(text.strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=datetime.UTC)
-        return max(int(taken.timestamp()), 0)
+                text = str(image.getexif().get_ifd(_EXIF).get(_DATE_TIME_ORIGINAL, ""))
+        date = datetime.datetime.strptime(text.strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=datetime.UTC)
+        return max(int(date.timestamp()), 0)
     except Exception:  # noqa: BLE001  # Pillow raises nearly anything on a broken block; the picture counts, not it
         return 0
 
