@@ -16,7 +16,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -28,7 +29,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.index.entry import Captions, Entry, id_of
 from cl2cm_jax.index.store import AT_ONCE, MAX_PATH, Store
 from cl2cm_jax.search.encoder import Encoder
-from cl2cm_jax.search.folder import entries as folder_entries
+from cl2cm_jax.search.folder import OUTSIDE, list_folder
 from cl2cm_jax.search.gallery import Gallery
 
 BATCH, BATCH_BYTES = 32, 256_000_000  # least pictures between two writes, and how much of their files is held
@@ -79,38 +80,66 @@ def read_captions(path: Path) -> dict[str, Captions]:
     return {image: {code: tuple(texts) for code, texts in one.items()} for image, one in found.items()}
 
 
-def present(folder: Path, *, frames: int, skipped: dict[str, str]) -> list[Present]:
-    """The pictures of a folder; those that may not be indexed go to `skipped`.
+@dataclass
+class Scan:
+    """A folder as it is now.
 
-    A link to a file outside the folder is one of them: the service would hand out what nobody put there.
+    Attributes:
+      present: its pictures.
+      skipped: the paths of what may not or cannot be indexed, with the reason.
+      unseen: those of `skipped` that the system says nothing of: what is there, or below, may be what it was.
+    """
+
+    present: list[Present] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    unseen: set[str] = field(default_factory=set)
+
+    def hides(self, path: str) -> bool:
+        """Whether nobody can say if the picture or clip at `path` is still there."""
+        if not self.unseen:
+            return False
+        place = PurePosixPath(path)
+        return any(str(one) in self.unseen for one in (place, *place.parents)) or path in self._clips
+
+    @cached_property
+    def _clips(self) -> set[str]:
+        return {str(PurePosixPath(path).parent) for path in self.unseen}  # such a file may be a frame
+
+
+def scan(folder: Path, *, frames: int) -> Scan:
+    """Looks at every picture of a folder without reading any.
+
+    A link to a place outside the folder is skipped: the service would hand out what nobody put there.
 
     Raises:
       UserError: no such folder, or no picture in it.
     """
-    root, found = folder.resolve(), []
-    for place, files in folder_entries(folder, frames=frames).items():
+    root, listing, found = folder.resolve(), list_folder(folder), Scan()
+    found.skipped = {path.relative_to(folder).as_posix(): reason for path, reason in listing.skipped.items()}
+    found.unseen = {path.relative_to(folder).as_posix() for path in listing.unseen}
+    for place, files in listing.entries(frames=frames).items():
         path = place.relative_to(folder).as_posix()
         reason = _unfit(path, place, files, root)
         if reason:
-            skipped[path] = reason
+            found.skipped[path] = reason
             continue
         try:
             sources = tuple(taken_files(place, most=frames)) if place.is_dir() else (place,)
             stats = [file.stat() for file in sources]
         except (ImageError, OSError) as error:
-            skipped[path] = str(error)
+            found.skipped[path] = str(error)
             continue
         size = sum(stat.st_size for stat in stats)
         if size > MAX_BYTES:
-            skipped[path] = f"it has {size:,} bytes, over the limit of {MAX_BYTES:,}"
+            found.skipped[path] = f"it has {size:,} bytes, over the limit of {MAX_BYTES:,}"
             continue
-        found.append(Present(path, sources, size, max(stat.st_mtime_ns for stat in stats)))
+        found.present.append(Present(path, sources, size, max(stat.st_mtime_ns for stat in stats)))
     return found
 
 
 def _unfit(path: str, place: Path, files: Sequence[Path], root: Path) -> str:
     if any(not file.resolve().is_relative_to(root) for file in (place, *files)):
-        return "it is a link to a place outside the folder, and such are not followed"
+        return OUTSIDE
     try:
         length = len(path.encode())
     except UnicodeEncodeError:
@@ -138,12 +167,12 @@ def update(
     Raises:
       UserError: no such folder, no picture in it, or the disk is full.
     """
-    outcome = Outcome()
-    found = present(folder, frames=encoder.frames, skipped=outcome.skipped)
+    found = scan(folder, frames=encoder.frames)
+    outcome = Outcome(skipped=found.skipped)
     known = {entry.id: entry for entry in store.entries()}
     todo: list[Present] = []
     recaptioned: list[Entry] = []
-    for one in found:
+    for one in found.present:
         entry = known.get(id_of(one.path))
         if entry is None or (entry.size, entry.mtime) != (one.size, one.mtime):
             todo.append(one)
@@ -161,7 +190,8 @@ def update(
         done += len(batch)
         told(done, len(todo))
     work.recaption(recaptioned)
-    here = {id_of(one.path) for one in found} - {id_of(path) for path in outcome.skipped}
+    here = {id_of(one.path) for one in found.present} - {id_of(path) for path in outcome.skipped}
+    here |= {id for id, entry in known.items() if found.hides(entry.path)}
     gone = [id for id in known if id not in here]
     store.remove(gone)
     outcome.removed = len(gone)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,49 +21,99 @@ from cl2cm_jax.search.encoder import Encoder
 from cl2cm_jax.search.gallery import Gallery, load_gallery, save_gallery
 
 AT_ONCE = 16  # pictures or clips a call of the encoder
+OUTSIDE = "it is a link to a place outside the folder, and such are not followed"
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # nothing is there, or a link that leads nowhere
 
 log = logging.getLogger(__name__)
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """All files below `folder` with one of `SUFFIXES`, sorted; names that begin with a dot are left out.
+@dataclass(frozen=True)
+class Listing:
+    """What there is below a folder.
+
+    Attributes:
+      folder: as it was given.
+      pictures: all files with one of `SUFFIXES`, sorted; names that begin with a dot are left out.
+      skipped: what is left out, with the reason.
+      unseen: those of `skipped` of which the system does not tell whether they are there, or what is in them.
+    """
+
+    folder: Path
+    pictures: list[Path]
+    skipped: dict[Path, str]
+    unseen: frozenset[Path]
+
+    def entries(self, *, frames: int) -> dict[Path, list[Path]]:
+        """The clips and pictures, sorted, and the files of each.
+
+        Where clips are read (`frames` > 1), a sub-folder whose first picture is a still one is a clip, with the
+        pictures in it as frames. Every other file is a clip or picture for itself.
+        """
+        if frames == 1:
+            return {file: [file] for file in self.pictures}
+        inside: dict[Path, list[Path]] = {}
+        for file in self.pictures:
+            inside.setdefault(file.parent, []).append(file)
+        clips = {parent: files for parent, files in inside.items() if parent != self.folder and is_clip(parent)}
+        single = {file: [file] for file in self.pictures if file.parent not in clips}
+        return dict(sorted((single | clips).items()))
+
+
+def list_folder(folder: Path) -> Listing:
+    """Looks for pictures in a folder and its subfolders; links to folders are not followed.
 
     Raises:
-        UserError: no such folder, or no picture in it.
+      UserError: no such folder, it cannot be listed, or there is no picture in it.
     """
     if not folder.is_dir():
         raise UserError(f"--images={folder}: no such folder; give a folder of pictures")
-    found = []
-    for parent, folders, names in os.walk(folder):
+    pictures: list[Path] = []
+    skipped: dict[Path, str] = {}
+    unseen: set[Path] = set()
+
+    def unlisted(error: OSError) -> None:
+        if error.errno not in _GONE:
+            unseen.add(Path(error.filename))
+            skipped[Path(error.filename)] = f"what is in it cannot be listed ({error.strerror})"
+
+    for parent, folders, names in os.walk(folder, onerror=unlisted):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, n) for n in names if Path(n).suffix.lower() in SUFFIXES and not n.startswith(".")]
-    gone = [path for path in found if not path.is_file()]
-    for path in gone:
-        log.warning("skipped: %s is no file, or a link to one that is gone", path)
-    found = [path for path in found if path not in gone]
-    if not found:
-        raise UserError(f"--images={folder} holds no picture; it needs files ending in {', '.join(sorted(SUFFIXES))}")
-    return sorted(found)
+        skipped |= {place: OUTSIDE for name in folders if _leads_out(place := Path(parent, name), folder)}
+        for file in (Path(parent, n) for n in names if Path(n).suffix.lower() in SUFFIXES and not n.startswith(".")):
+            try:
+                if _is_file(file):
+                    pictures.append(file)
+                else:
+                    skipped[file] = "it is no file, or a link to one that is gone"
+            except OSError as error:
+                unseen.add(file)
+                skipped[file] = f"it cannot be looked at ({error.strerror})"
+    if not pictures:
+        raise UserError(_no_picture(folder, skipped))
+    return Listing(folder, sorted(pictures), skipped, frozenset(unseen))
 
 
-def entries(folder: Path, *, frames: int) -> dict[Path, list[Path]]:
-    """What a folder holds, sorted, and the files of each.
+def _is_file(path: Path) -> bool:
+    """Whether there is a file, perhaps by a link; an OSError where the system does not tell."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        if error.errno in _GONE:
+            return False
+        raise
 
-    Where clips are read (`frames` > 1), a sub-folder whose first picture is a still one is a clip, with the pictures in
-    it as frames. Every other file is a clip or picture for itself.
 
-    Raises:
-        UserError: see `picture_files`.
-    """
-    files = picture_files(folder)
-    if frames == 1:
-        return {file: [file] for file in files}
-    inside: dict[Path, list[Path]] = {}
-    for file in files:
-        inside.setdefault(file.parent, []).append(file)
-    clips = {parent: frames for parent, frames in inside.items() if parent != folder and is_clip(parent)}
-    single = {file: [file] for file in files if file.parent not in clips}
-    return dict(sorted((single | clips).items()))
+def _leads_out(place: Path, folder: Path) -> bool:
+    return os.path.islink(place) and not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(folder))
+
+
+def _no_picture(folder: Path, skipped: dict[Path, str]) -> str:
+    if not skipped:
+        return f"--images={folder} holds no picture; it needs files ending in {', '.join(sorted(SUFFIXES))}"
+    first = min(skipped)
+    return (
+        f"--images={folder} holds no picture that can be read; of {len(skipped)} the first is {first}: {skipped[first]}"
+    )
 
 
 def folder_gallery(folder: Path, encoder: Encoder, *, cache: Path) -> Gallery:
@@ -75,9 +127,12 @@ def folder_gallery(folder: Path, encoder: Encoder, *, cache: Path) -> Gallery:
         cache: folder of the cache files.
 
     Raises:
-        UserError: no such folder, no picture in it, or none that can be read.
+        UserError: see `list_folder`; or none of the pictures can be read.
     """
-    found = entries(folder, frames=encoder.frames)
+    listing = list_folder(folder)
+    for path, reason in sorted(listing.skipped.items()):
+        log.warning("skipped: %s: %s", path, reason)
+    found = listing.entries(frames=encoder.frames)
     kept = cache / f"images-{_key(folder, found, encoder.weights)}.npz"
     gallery = _recall(kept, folder, list(found))
     if gallery is None:
@@ -91,8 +146,8 @@ def folder_gallery(folder: Path, encoder: Encoder, *, cache: Path) -> Gallery:
 
 def _key(folder: Path, found: dict[Path, list[Path]], weights: str) -> str:
     """Changes with the weights and with any picture's path, size or time."""
-    stats = [(path, path.stat()) for files in found.values() for path in files]
-    content = [(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    known = [(path, path.stat()) for files in found.values() for path in files]
+    content = [(path.relative_to(folder).as_posix(), about.st_size, about.st_mtime_ns) for path, about in known]
     return hashlib.sha256(json.dumps([weights, content]).encode()).hexdigest()[:24]
 
 

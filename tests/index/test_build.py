@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colour_encoder import paint
+from colour_encoder import ColourEncoder, paint
 from PIL import Image
 
 from cl2cm_jax.errors import UserError
@@ -53,11 +54,83 @@ def test_what_cannot_be_read_is_listed_and_leaves(store, photos, colours, caplog
     assert "skipped: red.png: " in caplog.text and "secret.png: it is a link to a place outside" in caplog.text
 
 
-def test_a_linked_folder_outside_is_not_followed(store, photos, colours) -> None:
+def test_a_linked_folder_outside_is_listed_and_not_followed(store, photos, colours, caplog) -> None:
     paint(photos.parent / "private" / "key.png", "red")
     (photos / "door").symlink_to(photos.parent / "private", target_is_directory=True)
+    (photos / "inside").symlink_to(photos / "b%_ch", target_is_directory=True)  # its pictures are there anyway
+    with caplog.at_level(logging.WARNING):
+        outcome = update(store, colours.encoder, photos)
+    assert len(store) == 3 and list(outcome.skipped) == ["door"]
+    assert "skipped: door: it is a link to a place outside" in caplog.text
+
+
+def test_what_is_no_file_counts_as_skipped_and_leaves(store, photos, colours) -> None:
     update(store, colours.encoder, photos)
-    assert len(store) == 3
+    os.mkfifo(photos / "pipe.png")
+    (photos / "dead.png").symlink_to(photos / "gone.png")
+    (photos / "loop.png").symlink_to(photos / "loop.png")
+    (photos / "red.png").unlink()
+    (photos / "red.png").symlink_to(photos / "gone.png")
+    outcome = update(store, colours.encoder, photos)
+    assert set(outcome.skipped) == {"pipe.png", "dead.png", "loop.png", "red.png"}
+    assert (outcome.removed, outcome.unchanged) == (1, 2)
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """Makes the system refuse a call for paths with `text` in them, as it refuses a user who is not root."""
+
+    def forbid(owner, name: str, text: str, number: int = errno.EACCES) -> None:
+        call = getattr(owner, name)
+
+        def refused(path, *arguments, **named):
+            if text in os.fspath(path):
+                raise OSError(number, os.strerror(number), os.fspath(path))
+            return call(path, *arguments, **named)
+
+        monkeypatch.setattr(owner, name, refused)
+
+    return forbid
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.EIO])
+def test_a_folder_that_cannot_be_listed_keeps_its_pictures(store, photos, colours, caplog, forbid, number) -> None:
+    paint(photos / "b%_ch" / "deep" / "red.png", "red", side=30)
+    update(store, colours.encoder, photos)
+    before = paths(store)
+    (photos / "red.png").unlink()
+    paint(photos / "new.png", "red", side=20)
+    forbid(os, "scandir", "b%_ch", number)
+    with caplog.at_level(logging.WARNING):
+        outcome = update(store, colours.encoder, photos)
+    assert (outcome.removed, outcome.embedded) == (1, 1)
+    assert paths(store) == sorted({*before, "new.png"} - {"red.png"})
+    assert f"skipped: b%_ch: what is in it cannot be listed ({os.strerror(number)})" in caplog.text
+    assert list(outcome.skipped) == ["b%_ch"]
+
+
+def test_a_folder_that_shows_names_alone_keeps_its_pictures(store, photos, colours, forbid) -> None:
+    """Its mode is 600: it is listed, and nothing in it can be looked at."""
+    update(store, colours.encoder, photos)
+    before = paths(store)
+    forbid(Path, "stat", "b%_ch/")
+    outcome = update(store, colours.encoder, photos)
+    assert set(outcome.skipped) == {"b%_ch/blue.png", 'b%_ch/li"me.png'} and outcome.unchanged == 1
+    assert paths(store) == before and outcome.removed == 0
+
+
+def test_a_folder_of_frames_that_shows_names_alone_keeps_its_clip(store, photos, forbid) -> None:
+    encoder = ColourEncoder(frames=2).encoder
+    update(store, encoder, photos)
+    assert paths(store) == ["b%_ch", "red.png"]
+    forbid(Path, "stat", "b%_ch/")
+    assert update(store, encoder, photos).removed == 0 and paths(store) == ["b%_ch", "red.png"]
+
+
+def test_a_folder_of_which_nothing_can_be_seen_says_why(store, photos, colours, forbid) -> None:
+    forbid(os, "scandir", "photos")
+    with pytest.raises(UserError, match="photos holds no picture that can be read; .* cannot be listed .Permission"):
+        update(store, colours.encoder, photos)
 
 
 def test_an_empty_folder_does_not_empty_the_index(store, photos, colours, tmp_path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.folder import entries, folder_gallery, picture_files
+from cl2cm_jax.search.folder import folder_gallery, list_folder
 from cl2cm_jax.search.query import search
 
 
@@ -66,7 +66,7 @@ def test_a_clip_model_reads_animations_and_folders_of_frames(folder, tmp_path, c
     blue.save(folder / "album" / "g.gif", save_all=True, append_images=[red])
     blue.save(folder / "deep" / "er" / "frame10.png")
     encoder = type(colours)(frames=2).encoder
-    assert list(entries(folder, frames=2)[folder / "deep" / "er"]) == [
+    assert list(list_folder(folder).entries(frames=2)[folder / "deep" / "er"]) == [
         folder / "deep" / "er" / name for name in ("b.JPG", "frame10.png")
     ]
     gallery = folder_gallery(folder, encoder, cache=tmp_path / "cache")
@@ -88,7 +88,7 @@ def test_a_clip_model_reads_animations_and_folders_of_frames(folder, tmp_path, c
 def test_a_link_to_nothing_is_skipped(folder, tmp_path, colours, caplog) -> None:
     (folder / "dead.jpg").symlink_to(tmp_path / "gone.jpg")
     assert "dead.jpg" not in folder_gallery(folder, colours.encoder, cache=tmp_path / "cache").ids
-    assert "dead.jpg is no file" in caplog.text
+    assert "dead.jpg: it is no file, or a link to one that is gone" in caplog.text
 
 
 def test_the_cache_knows_what_has_changed(folder, tmp_path, colours) -> None:
@@ -130,12 +130,12 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_costs_only_time(folder, tm
 
 def test_folders_that_cannot_be_searched(folder, tmp_path, colours) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        picture_files(tmp_path / "nowhere")
+        list_folder(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no such folder"):
-        picture_files(folder / "a.png")
+        list_folder(folder / "a.png")
     (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match="holds no picture"):
-        picture_files(tmp_path / "bare")
+        list_folder(tmp_path / "bare")
     (tmp_path / "bare" / "x.png").write_bytes(b"broken")
     with pytest.raises(UserError, match="none of its 1 pictures can be read"):
         folder_gallery(tmp_path / "bare", colours.encoder, cache=tmp_path / "cache")
