@@ -27,7 +27,7 @@ from cl2cm_jax.data.clips import MAX_BYTES, decode_clip, taken_files
 from cl2cm_jax.data.images import ImageError
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.index.entry import Captions, Entry, id_of
-from cl2cm_jax.index.store import AT_ONCE, MAX_PATH, Store
+from cl2cm_jax.index.store import AT_ONCE, MAX_INT64, MAX_PATH, Store
 from cl2cm_jax.search.encoder import Encoder
 from cl2cm_jax.search.folder import OUTSIDE, list_folder
 from cl2cm_jax.search.gallery import Gallery
@@ -59,7 +59,7 @@ class Present:
       path: inside the folder, with slashes.
       sources: the files that it is read from: itself, or the frames that are taken of a clip.
       size: of them all, in bytes.
-      mtime: of the newest, in nanoseconds since 1970.
+      mtime: of the newest, in nanoseconds since 1970; no later than 2262, where int64 ends.
     """
 
     path: str
@@ -133,7 +133,8 @@ def scan(folder: Path, *, frames: int) -> Scan:
         if size > MAX_BYTES:
             found.skipped[path] = f"it has {size:,} bytes, over the limit of {MAX_BYTES:,}"
             continue
-        found.present.append(Present(path, sources, size, max(stat.st_mtime_ns for stat in stats)))
+        mtime = max(stat.st_mtime_ns for stat in stats)
+        found.present.append(Present(path, sources, size, min(max(mtime, -MAX_INT64), MAX_INT64)))
     return found
 
 

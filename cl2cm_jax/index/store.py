@@ -20,6 +20,7 @@ from cl2cm_jax.index.entry import Captions, Entry, Filters, Found, captions_from
 COLLECTION = "pictures"
 FORMAT = 1  # raise it when an older reader would get an index wrong
 MAX_PATH, MAX_CAPTIONS, MAX_LANGUAGES = 4096, 60_000, 1024  # bytes, bytes, number: limits of Milvus's fields
+MAX_INT64 = 2**63 - 1
 AT_ONCE = 1000  # rows a request
 _MANIFEST = "cl2cm_manifest"  # the collection's property that holds it
 _FIELDS = ["id", "path", "size", "mtime", "hash", "date", "captions"]

@@ -174,6 +174,16 @@ def test_the_day_a_picture_was_taken(store, photos, colours) -> None:
     assert [one.entry.path for one in found] == ["leap.jpg"] and found[0].entry.date == 1_582_977_600
 
 
+@pytest.mark.parametrize("seconds", [13_000_000_000, -1])
+def test_a_file_of_the_far_future_is_indexed_once(store, photos, colours, seconds) -> None:
+    os.utime(photos / "red.png", (seconds, seconds))
+    if (photos / "red.png").stat().st_mtime != seconds:
+        pytest.skip("this file system knows no such time")
+    assert update(store, colours.encoder, photos).embedded == 3
+    again = update(store, colours.encoder, photos)
+    assert (again.unchanged, again.embedded, again.moved) == (3, 0, 0)
+
+
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
