@@ -5,6 +5,7 @@ Source: ours.
 
 from __future__ import annotations
 
+import calendar
 import datetime
 import hashlib
 import json
@@ -18,6 +19,9 @@ from cl2cm_jax.errors import UserError
 Captions = Mapping[str, tuple[str, ...]]  # by language
 
 LAST = "\U0010ffff"  # sorts behind whatever a path goes on with
+DAY = 24 * 60 * 60  # seconds
+_DATE = re.compile(r"[0-9]{4}(-[0-9]{2}){0,2}")
+_UNITS = {4: "year", 7: "month", 10: "day"}  # by the length of a date
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
 
 
@@ -119,25 +123,23 @@ def day(text: str, *, name: str, after: bool = False) -> int | None:
     """
     if not text:
         return None
-    match = re.fullmatch(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", text)
     try:
-        if not match:
+        if not _DATE.fullmatch(text):
             raise ValueError
-        year, month, date = (int(part or 0) for part in match.groups())
-        begin = datetime.datetime(year, month or 1, date or 1, tzinfo=datetime.UTC)
-        if after:
-            begin = _following(begin, has_month=bool(month), has_day=bool(date))
-    except (ValueError, OverflowError):
+        begin = datetime.datetime.fromisoformat(text + "-01-01"[len(text) - 4 :]).replace(tzinfo=datetime.UTC)
+    except ValueError:
         raise UserError(f"{name}={text[:40]!r} is no date; write 2024, 2024-05 or 2024-05-31") from None
-    return int(begin.timestamp())
+    seconds = int(begin.timestamp())
+    return seconds + _days(begin, unit=_UNITS[len(text)]) * DAY if after else seconds
 
 
-def _following(begin: datetime.datetime, *, has_month: bool, has_day: bool) -> datetime.datetime:
-    if has_day:
-        return begin + datetime.timedelta(days=1)
-    if has_month and begin.month < 12:
-        return begin.replace(month=begin.month + 1)
-    return begin.replace(year=begin.year + 1, month=1)
+def _days(begin: datetime.datetime, *, unit: str) -> int:
+    """How many days the day, month or year has that begins then."""
+    if unit == "day":
+        return 1
+    if unit == "month":
+        return calendar.monthrange(begin.year, begin.month)[1]
+    return 365 + calendar.isleap(begin.year)
 
 
 def captions_to_text(captions: Captions, *, most: int) -> str:

@@ -168,14 +168,17 @@ def test_captions_too_long_for_a_field_lose_their_last_ones() -> None:
 @pytest.mark.parametrize(
     ("text", "begin", "end"),
     [("2024", 1704067200, 1735689600), ("2024-02", 1706745600, 1709251200), ("2024-12", 1733011200, 1735689600),
-     ("2024-02-29", 1709164800, 1709251200)],
+     ("2024-02-29", 1709164800, 1709251200), ("9999", 253370764800, 253402300800),
+     ("9999-12", 253399622400, 253402300800), ("9999-12-31", 253402214400, 253402300800)],
 )  # fmt: skip
 def test_dates(text, begin, end) -> None:
     assert (day(text, name="since"), day(text, name="until", after=True)) == (begin, end)
     assert day("", name="since") is None
 
 
-@pytest.mark.parametrize("text", ["2024-13", "2023-02-29", "24", "yesterday", "2024-1-1", "9999"])
+@pytest.mark.parametrize(
+    "text", ["2024-13", "2023-02-29", "24", "yesterday", "2024-1-1", "0000", "2024-00", "2024-05-00", "١٩٩٩", "2024-٠١"]
+)
 def test_what_is_no_date(text) -> None:
     with pytest.raises(UserError, match="is no date"):
         day(text, name="since", after=True)
