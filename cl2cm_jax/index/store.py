@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ MAX_INT64 = 2**63 - 1
 AT_ONCE = 1000  # rows a request
 _MANIFEST = "cl2cm_manifest"  # the collection's property that holds it
 _FIELDS = ["id", "path", "size", "mtime", "hash", "date", "captions"]
+_LOCK = "LOCK"
+_LITE = frozenset({_LOCK, "collections", "databases", ".database-staging"})  # what Milvus Lite makes, the lock last
 MOST_RESULTS = 10_000  # Milvus answers no more a query than 16,384
 
 
@@ -253,7 +256,7 @@ def _connected(uri: str, token: str) -> Any:
     for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log of an error is raised too
     if is_local(uri):
-        _check_file(uri)
+        _check_place(uri)
     try:
         return cast(Any, MilvusClient)(uri=uri, token=token)
     except (MilvusException, ImportError, OSError, ValueError) as error:
@@ -265,13 +268,26 @@ def _connected(uri: str, token: str) -> Any:
         ) from error
 
 
-def _check_file(uri: str) -> None:
+def _check_place(uri: str) -> None:
+    """Refuses a place that is somebody else's, or that may not be written; makes the folder around it."""
     if not uri.endswith(".db"):
         raise UserError(f"--index={uri} must end in .db (a file), or be the http:// address of a Milvus server")
     path = Path(uri)
     if path.is_file():
         raise UserError(f"--index={uri} is a file of another program; name a place where there is nothing yet")
     path.parent.mkdir(parents=True, exist_ok=True)
+    for written in (path, path / _LOCK) if path.exists() else (path.parent,):
+        if written.exists() and not os.access(written, os.W_OK):
+            raise UserError(
+                f"--index={uri}: {written} may not be written, and even a search takes a lock there; allow it, or name "
+                "another place"
+            )
+    names = {one.name for one in path.iterdir()} if path.exists() else set()
+    if _LOCK not in names and names - _LITE:
+        strangers = ", ".join(sorted(names - _LITE)[:3])
+        raise UserError(
+            f"--index={uri} is a folder with other things in it ({strangers}); name a place where there is nothing yet"
+        )
 
 
 def _first_line(error: Exception) -> str:

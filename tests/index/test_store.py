@@ -133,6 +133,31 @@ def test_places_that_cannot_be_an_index(tmp_path) -> None:
         Store(str(tmp_path / "y.db"))
 
 
+def test_a_folder_of_somebody_is_left_alone(tmp_path) -> None:
+    (tmp_path / "else.db" / "collections").mkdir(parents=True)
+    (tmp_path / "else.db" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"else.db is a folder with other things in it \(notes.txt\)"):
+        Store(str(tmp_path / "else.db"))
+    assert sorted(path.name for path in (tmp_path / "else.db").rglob("*")) == ["collections", "notes.txt"]
+
+
+def test_an_index_with_a_note_beside_it_is_one(store, tmp_path) -> None:
+    store.close()
+    (tmp_path / "index.db" / "notes.txt").write_text("mine")
+    with Store(str(tmp_path / "index.db")) as again:
+        assert again.manifest == store.manifest
+
+
+@pytest.mark.parametrize("place", ["index.db", "index.db/LOCK", "new.db"])
+def test_a_place_that_may_not_be_written_is_named(store, tmp_path, monkeypatch, place) -> None:
+    """Whatever the mode, root may write; what the system says to others is put into its mouth."""
+    store.close()
+    locked = tmp_path / place if place != "new.db" else tmp_path
+    monkeypatch.setattr(os, "access", lambda path, mode: os.fspath(path) != str(locked))
+    with pytest.raises(UserError, match=f"^--index=.*: {locked} may not be written, .* allow it"):
+        Store(str(tmp_path / place.split("/")[0]))
+
+
 def test_the_same_code_talks_to_a_server(tmp_path) -> None:
     """Milvus Lite's own server stands for a cluster: another transport, the same client."""
     with socket.socket() as free:
