@@ -5,9 +5,12 @@ Source: ours.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +28,9 @@ MAX_INT64 = 2**63 - 1
 AT_ONCE = 1000  # rows a request
 _MANIFEST = "cl2cm_manifest"  # the collection's property that holds it
 _FIELDS = ["id", "path", "size", "mtime", "hash", "date", "captions"]
-_LOCK = "LOCK"
+_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,254}")  # what a server takes for a collection's
+_LOCK, _SCHEMA = "LOCK", "schema.json"
+_WITHOUT_DATA = {name + end for name in (_SCHEMA, "manifest.json") for end in ("", ".tmp", ".prev")}
 _LITE = frozenset({_LOCK, "collections", "databases", ".database-staging"})  # what Milvus Lite makes, the lock last
 MOST_RESULTS = 10_000  # Milvus answers no more a query than 16,384
 
@@ -76,11 +81,15 @@ class Store:
     """
 
     def __init__(self, uri: str, *, token: str = "", collection: str = COLLECTION):
+        if not _NAME.fullmatch(collection):
+            raise UserError(f"--collection={collection!r} is no name; use A to Z, a to z, _ and, but first, 0 to 9")
         self.uri, self._collection = uri, collection
         self._client: Any = _connected(uri, token)
         try:
+            if is_local(uri):
+                _remove_unfinished(Path(uri) / "collections" / collection)
             self.manifest = self._read_manifest()
-        except UserError:
+        except BaseException:
             self.close()
             raise
 
@@ -247,6 +256,60 @@ def _vectors(rows: Sequence[dict[str, Any]]) -> np.ndarray:
     return np.asarray([row["vector"] for row in rows], np.float32)
 
 
+class _Client:
+    """A client of Milvus whose errors are one line for the user; so are those of the iterators that it gives."""
+
+    def __init__(self, wrapped: Any, uri: str):
+        self._wrapped, self._uri = wrapped, uri
+
+    def __getattr__(self, name: str) -> Any:
+        from pymilvus.exceptions import MilvusException
+
+        method = getattr(self._wrapped, name)
+
+        @functools.wraps(method)
+        def called(*arguments: Any, **named: Any) -> Any:
+            try:
+                result = method(*arguments, **named)
+            except MilvusException as error:
+                raise UserError(
+                    f"--index={self._uri}: Milvus refuses {name} ({_first_line(error)}); try again, and if that does "
+                    "not help index into another --index"
+                ) from error
+            return _Client(result, self._uri) if name == "query_iterator" else result
+
+        return called
+
+
+def _remove_unfinished(collection: Path) -> None:
+    """Removes what a kill left of a collection that was being made; the lock on the index must be ours.
+
+    Milvus Lite makes the folder first and the schema then, and takes a folder without a schema neither for a collection
+    nor for none.
+
+    Raises:
+      UserError: the schema is gone or damaged, and there is data.
+    """
+    schema = collection / _SCHEMA
+    if not collection.is_dir() or _is_schema(schema):
+        return
+    files = [path for path in collection.rglob("*") if path.is_symlink() or not path.is_dir()]
+    data = [path for path in files if path.name not in _WITHOUT_DATA]
+    if data:
+        raise UserError(
+            f"{schema} is {'damaged' if schema.exists() else 'gone'}, and without it nobody can read the {len(data)} "
+            "files with data beside it; bring it back from a copy, or name another --index and index anew"
+        )
+    shutil.rmtree(collection)
+
+
+def _is_schema(path: Path) -> bool:
+    try:
+        return "fields" in json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, TypeError):
+        return False
+
+
 def _connected(uri: str, token: str) -> Any:
     try:
         from pymilvus import MilvusClient
@@ -258,7 +321,7 @@ def _connected(uri: str, token: str) -> Any:
     if is_local(uri):
         _check_place(uri)
     try:
-        return cast(Any, MilvusClient)(uri=uri, token=token)
+        return _Client(cast(Any, MilvusClient)(uri=uri, token=token), uri)
     except (MilvusException, ImportError, OSError, ValueError) as error:
         if not is_local(uri):
             raise UserError(f"--index={uri} does not answer ({_first_line(error)}); is the server up?") from error

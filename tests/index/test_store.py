@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +133,92 @@ def test_places_that_cannot_be_an_index(tmp_path) -> None:
         client.insert("pictures", [{"id": 1, "vector": [1.0, 0.0, 0.0]}])
         client.close()
         Store(str(tmp_path / "y.db"))
+
+
+def test_killed_while_it_is_made_an_index_is_made_anew(tmp_path, monkeypatch) -> None:
+    """What a kill leaves is what is on the disk: it is copied at every step, and each copy must open and work."""
+    seen: dict[tuple[tuple[str, int], ...], Path] = {}
+
+    def copy() -> None:
+        place = tmp_path / "index.db"
+        state = tuple(sorted((str(path), path.stat().st_size) for path in place.rglob("*")))
+        if state not in seen:
+            seen[state] = tmp_path / f"{len(seen)}.db"
+            shutil.copytree(place, seen[state])
+
+    def watched(call):
+        def watched(*arguments, **named):
+            result = call(*arguments, **named)
+            copy()
+            return result
+
+        return watched
+
+    manifest = Manifest(weights="w", model="m", dim=3)
+    with Store(str(tmp_path / "index.db")) as store, monkeypatch.context() as patch:
+        for name in ("makedirs", "replace", "fsync"):
+            patch.setattr(os, name, watched(getattr(os, name)))
+        store.create(manifest)
+    stages = [path / "collections" / "pictures" for path in seen.values()]
+    assert any(path.is_dir() and not any(path.iterdir()) for path in stages)
+    assert any([one.name for one in path.iterdir()] == ["schema.json.tmp"] for path in stages)
+    assert any((path / "schema.json").exists() for path in stages) and len(stages) > 4
+    for place in seen.values():
+        with Store(str(place)) as again:
+            if again.manifest is None:
+                again.create(manifest)
+            assert again.manifest == manifest
+            fill(again)
+            assert len(again) == 40
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"collection_name": "pict', b"[]"])
+def test_without_a_schema_nothing_is_removed_that_holds_data(store, tmp_path, content) -> None:
+    fill(store)
+    store.flush()
+    store.close()
+    collection = tmp_path / "index.db" / "collections" / "pictures"
+    before = (collection / "schema.json").read_bytes()
+    (collection / "schema.json").unlink()
+    if content is not None:
+        (collection / "schema.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"pictures/schema.json is (gone|damaged), .* from a copy, or name another"):
+        Store(str(tmp_path / "index.db"))
+    (collection / "schema.json").write_bytes(before)
+    with Store(str(tmp_path / "index.db")) as again:
+        assert len(again) == 40
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{"])
+def test_without_a_schema_and_without_data_it_is_made_anew(store, tmp_path, content) -> None:
+    store.close()
+    schema = tmp_path / "index.db" / "collections" / "pictures" / "schema.json"
+    schema.unlink()
+    if content is not None:
+        schema.write_bytes(content)
+    with Store(str(tmp_path / "index.db")) as again:
+        assert again.manifest is None
+        again.create(store.manifest)
+        fill(again)
+        assert len(again) == 40
+
+
+def test_what_milvus_refuses_is_one_line(store) -> None:
+    (entries, vectors) = fill(store)
+    for call in (
+        lambda: store.put(entries[:1], vectors[:1, :2]),
+        lambda: store.search(vectors[:1, :2], top=1),
+        lambda: store.create(Manifest(weights="w", model="m", dim=3)),
+    ):
+        with pytest.raises(UserError, match=r"^--index=.*index.db: Milvus refuses [a-z_]+ \(.*\); ") as raised:
+            call()
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["../pictures", "a-b", "", "1a", "ü"])
+def test_a_collection_has_a_name_that_every_milvus_takes(tmp_path, name) -> None:
+    with pytest.raises(UserError, match="^--collection=.* is no name; use"):
+        Store(str(tmp_path / "index.db"), collection=name)
 
 
 def test_a_folder_of_somebody_is_left_alone(tmp_path) -> None:
