@@ -117,7 +117,7 @@ def _build(options: argparse.Namespace) -> None:
     root = root_of(gallery) if gallery is not None else str((images or Path()).resolve())
     with _open(options, must_be=False) as store:
         model = open_model(options.model)
-        _claim(store, model, root, moved=options.moved)
+        _claim(store, model, root, moved=options.moved, instead=", or --moved if it is the same folder elsewhere")
         if gallery is not None:
             outcome = from_gallery(store, gallery, root, source=model.languages[0])
         else:
@@ -127,8 +127,16 @@ def _build(options: argparse.Namespace) -> None:
         _print(store, outcome, seconds=time.perf_counter() - start, measure=options.recall)
 
 
-def _claim(store: Store, model: Model, root: str, *, moved: bool) -> None:
-    """Makes an index that is not there yet; refuses one of another model or folder."""
+def _claim(store: Store, model: Model, root: str, *, moved: bool = False, instead: str = "") -> None:
+    """Makes an index that is not there yet; refuses one of another model or folder.
+
+    Args:
+      store: the index.
+      model: whose vectors are to come.
+      root: the folder that their paths start from; "" if nobody knows it.
+      moved: whether the user says that it is the folder of before, elsewhere.
+      instead: what else there is to do about another folder.
+    """
     from cl2cm_jax.index.store import Manifest
 
     weights, old = model.encoder.weights, store.manifest
@@ -136,13 +144,19 @@ def _claim(store: Store, model: Model, root: str, *, moved: bool) -> None:
         store.create(Manifest(weights=weights, model=model.name, dim=model.dim, images=root))
         return
     old.check(weights=weights, model=model.name, uri=store.uri)
-    if old.images != root and not moved and old.images:
+    same_folder, is_empty = old.images == root, len(store) == 0
+    if same_folder:
+        return
+    if not is_empty and not moved:
         raise UserError(
-            f"--index={store.uri} is of the folder {old.images}, not of {root}; give another --index for this one, or "
-            "--moved if it is the same folder elsewhere"
+            f"--index={store.uri} is of {_folder(old.images)}, not of {_folder(root)}; give another --index for this "
+            f"one{instead}"
         )
-    if old.images != root:
-        store.remember(replace(old, images=root))
+    store.remember(replace(old, images=root))
+
+
+def _folder(root: str) -> str:
+    return f"the folder {root}" if root else "vectors whose folder is not known"
 
 
 def _print(store: Store, outcome: Outcome, *, seconds: float, measure: bool) -> None:
@@ -227,10 +241,16 @@ def _import(options: argparse.Namespace) -> None:
                     f"--vectors={options.vectors} has vectors of {vectors.shape[1]} numbers, the model {model.dim}"
                 )
             if store.manifest is None or entries is first[0]:
-                _claim(store, model, root, moved=False)
+                _claim(store, model, root, instead=_start(store))
             store.put(entries, vectors)
         store.flush()
         print(f"{store.uri}: {len(store):,} pictures")
+
+
+def _start(store: Store) -> str:
+    """What an import can do where the index has a folder of its own."""
+    root = store.manifest.images if store.manifest else ""
+    return f", or --images={root} if the paths of --vectors start from there" if root else ""
 
 
 _VERBS = {"build": _build, "search": _search, "export": _export, "import": _import}

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
+from colour_encoder import paint
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.index import __main__ as command
@@ -61,6 +64,42 @@ def test_a_gallery_of_another_model_or_folder_is_refused(run, photos, tmp_path) 
         run(f"--images={moved}")
     assert "3 unchanged" in run(f"--images={moved}", "--moved")
     assert json.loads(run("search", "rot", "--json", "--top=1"))[0]["results"][0]["path"] == str(moved / "red.png")
+
+
+def without_a_folder(vectors: Path) -> None:
+    """Makes exported vectors as clip-retrieval writes them, which does not say where the pictures are."""
+    (vectors / "cl2cm_index.json").unlink()
+
+
+def test_an_imported_index_is_not_emptied_by_a_folder(run, photos, tmp_path) -> None:
+    run(f"--images={photos}")
+    run("export", f"--out={tmp_path / 'v'}")
+    without_a_folder(tmp_path / "v")
+    run("import", f"--vectors={tmp_path / 'v'}", index="j.db")
+    one = paint(tmp_path / "one" / "red.png", "red").parent
+    with pytest.raises(UserError, match="is of vectors whose folder is not known, not of the folder .*one; .*--moved"):
+        run(f"--images={one}", index="j.db")
+    assert "3 pictures" in run("import", f"--vectors={tmp_path / 'v'}", index="j.db")
+    with pytest.raises(UserError, match="whose folder is not known, not of the folder .*photos; give another --index"):
+        run("import", f"--vectors={tmp_path / 'v'}", f"--images={photos}", index="j.db")
+    assert "3 pictures; 0 embedded, 0 taken over" in run(f"--images={photos}", "--moved", index="j.db")
+
+
+def test_an_import_into_the_index_of_a_folder_says_what_import_can_do(run, photos, tmp_path) -> None:
+    run(f"--images={photos}")
+    run("export", f"--out={tmp_path / 'v'}")
+    without_a_folder(tmp_path / "v")
+    with pytest.raises(UserError, match="photos, not of vectors whose folder is not known") as raised:
+        run("import", f"--vectors={tmp_path / 'v'}")
+    (advice,) = re.findall(r"--images=\S+", str(raised.value))
+    assert "--moved" not in str(raised.value)
+    assert "3 pictures" in run("import", f"--vectors={tmp_path / 'v'}", advice)
+
+
+def test_an_empty_index_takes_any_folder(run, photos, tmp_path, store) -> None:
+    store.close()  # made, and nothing in it: of a run that was killed before its first batch
+    other = paint(tmp_path / "other" / "red.png", "red").parent
+    assert "1 pictures; 1 embedded" in run(f"--images={other}", index="index.db")
 
 
 @pytest.mark.parametrize(
