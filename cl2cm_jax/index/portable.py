@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cl2cm_jax.atomic import replacing, write_text
+from cl2cm_jax.atomic import write_text
 from cl2cm_jax.data.feature_file import map_floats
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.index.entry import Entry, captions_from_text, captions_to_text, id_of
@@ -26,28 +27,71 @@ from cl2cm_jax.index.store import MAX_PATH, Manifest, Store
 SHARD = 100_000  # vectors a file
 MANIFEST_FILE = "cl2cm_index.json"
 _COLUMNS = ("image_path", "caption", "captions", "id", "hash", "size", "mtime", "date")
-_NAME = re.compile(r"img_emb_(\d+)\.npy")
+_VECTORS, _METADATA = "img_emb", "metadata"
+_PARTS = (_VECTORS, MANIFEST_FILE, _METADATA)  # of an export; without the first no reader takes it for one
+_SHARDS = {_VECTORS: re.compile(r"img_emb_(\d+)\.npy"), _METADATA: re.compile(r"metadata_(\d+)\.parquet")}
+_NEW, _OLD = ".export.partial", ".export.before"  # folders beside them while one takes the other's place
 
 
 def write_portable(store: Store, out: Path, *, shard: int = SHARD) -> int:
     """Writes all entries with their vectors; returns how many.
 
+    An export that is there stays whole until the new one is: a kill, or a full disk, loses neither.
+
     Raises:
-      UserError: `out` has vectors of something else in it.
+      UserError: `out` has vectors or metadata of something else in it.
     """
-    assert store.manifest is not None
-    if (out / "img_emb").exists() and not (out / MANIFEST_FILE).exists():
-        raise UserError(f"--out={out} holds vectors that are not ours; name a new folder")
-    for old in [*out.glob("img_emb/img_emb_*.npy"), *out.glob("metadata/metadata_*.parquet")]:
-        old.unlink()
-    total, number = 0, 0
-    for entries, vectors in _shards(store, shard):
-        with replacing(out / "img_emb" / f"img_emb_{number}.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, vectors)
-        _write_metadata(out / "metadata" / f"metadata_{number}.parquet", entries)
-        total, number = total + len(entries), number + 1
-    write_text(out / MANIFEST_FILE, json.dumps(asdict(store.manifest), indent=2, ensure_ascii=False))
+    if (out / _OLD).exists():
+        _swap(out)  # what a killed one had begun
+    _check_ours(out)
+    try:
+        total = _write(store, out / _NEW, shard)
+    except BaseException:
+        shutil.rmtree(out / _NEW, ignore_errors=True)
+        raise
+    _swap(out)
     return total
+
+
+def _write(store: Store, new: Path, shard: int) -> int:
+    assert store.manifest is not None
+    if new.exists():
+        shutil.rmtree(new)
+    for name in _SHARDS:
+        (new / name).mkdir(parents=True)
+    total = 0
+    for number, (entries, vectors) in enumerate(_shards(store, shard)):
+        np.save(new / _VECTORS / f"img_emb_{number}.npy", vectors)
+        _write_metadata(new / _METADATA / f"metadata_{number}.parquet", entries)
+        total += len(entries)
+    write_text(new / MANIFEST_FILE, json.dumps(asdict(store.manifest), indent=2, ensure_ascii=False))
+    return total
+
+
+def _check_ours(out: Path) -> None:
+    ours = (out / MANIFEST_FILE).is_file()
+    for name, shard in _SHARDS.items():
+        for file in (out / name).iterdir() if (out / name).exists() else ():
+            if not (ours and shard.fullmatch(file.name)):
+                raise UserError(f"--out={out} holds {name}/{file.name}, which is not ours; name a new folder")
+
+
+def _swap(out: Path) -> None:
+    """Puts a whole new export in the place of the one before; goes on where a killed one was.
+
+    The vectors leave first and come last, so that nobody reads those of one with the metadata of the other.
+    """
+    new, old = out / _NEW, out / _OLD
+    old.mkdir(exist_ok=True)
+    for part in _PARTS:
+        if (new / part).exists() and (out / part).exists():
+            (out / part).rename(old / part)
+    for part in reversed(_PARTS):
+        if (new / part).exists():
+            (new / part).rename(out / part)
+    for done in (new, old):  # `old` is there as long as there is something to go on with
+        if done.exists():
+            shutil.rmtree(done)
 
 
 def _shards(store: Store, size: int) -> Iterator[tuple[list[Entry], np.ndarray]]:
@@ -75,8 +119,7 @@ def _write_metadata(path: Path, entries: list[Entry]) -> None:
         "captions": [captions_to_text(entry.captions, most=10**9) for entry in entries],
         **{name: [getattr(entry, name) for entry in entries] for name in ("id", "hash", "size", "mtime", "date")},
     }
-    with replacing(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
 def read_portable(folder: Path) -> Iterator[tuple[list[Entry], np.ndarray]]:
@@ -85,12 +128,15 @@ def read_portable(folder: Path) -> Iterator[tuple[list[Entry], np.ndarray]]:
     Raises:
       UserError: the folder has not that layout, a file is damaged, holds a pickle, or the two do not fit.
     """
-    found = {int(m[1]): path for path in folder.glob("img_emb/img_emb_*.npy") if (m := _NAME.fullmatch(path.name))}
+    files = folder.glob(f"{_VECTORS}/img_emb_*.npy")
+    found = {int(match[1]): path for path in files if (match := _SHARDS[_VECTORS].fullmatch(path.name))}
+    if not found and (folder / _OLD).exists():
+        raise UserError(f"--vectors={folder} is of an export that was cut off; run that export again")
     if not found:
         raise UserError(f"--vectors={folder} has no img_emb/img_emb_0.npy; give a folder in clip-retrieval's layout")
     for number, path in sorted(found.items()):
         vectors = _read_vectors(path)
-        entries = _read_metadata(folder / "metadata" / f"metadata_{number}.parquet", len(vectors))
+        entries = _read_metadata(folder / _METADATA / f"metadata_{number}.parquet", len(vectors))
         yield entries, vectors
 
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from colour_encoder import paint
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.index.build import update
@@ -87,5 +92,85 @@ def test_what_does_not_fit(theirs, array, columns, message) -> None:
 def test_a_folder_without_vectors_or_with_others(store, theirs, tmp_path) -> None:
     with pytest.raises(UserError, match="has no img_emb"):
         list(read_portable(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="vectors that are not ours"):
+    with pytest.raises(UserError, match="holds img_emb/img_emb_0.npy, which is not ours; name a new folder"):
         write_portable(store, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("metadata/metadata_7.parquet", False)]  # beside an export nobody can tell whose it is
+    + [(name, ours) for name in ("metadata/notes.txt", "img_emb/mine.npy") for ours in (False, True)],
+)
+def test_a_file_of_somebody_stays(store, photos, colours, tmp_path, name, ours) -> None:
+    update(store, colours.encoder, photos)
+    if ours:
+        write_portable(store, tmp_path / "out")
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=f"holds {name}, which is not ours"):
+        write_portable(store, tmp_path / "out")
+    assert sorted(tmp_path.rglob("*")) == before and file.read_bytes() == b"mine"
+
+
+class Cut(BaseException):
+    """Ends a call where a kill would."""
+
+
+def exported(folder) -> list[str]:
+    return sorted(entry.path for entries, _ in read_portable(folder) for entry in entries)
+
+
+def test_cut_off_at_any_moment_an_export_loses_nothing(store, photos, colours, tmp_path, monkeypatch) -> None:
+    update(store, colours.encoder, photos)
+    write_portable(store, tmp_path / "first", shard=1)
+    old = exported(tmp_path / "first")
+    new = [*old, "zz.png"]
+    paint(photos / "zz.png", "red", side=21)
+    update(store, colours.encoder, photos)
+    rename, moves, seen = Path.rename, 0, []
+    for cut in range(8):
+        out, moves = tmp_path / f"out{cut}", 0
+        shutil.copytree(tmp_path / "first", out)
+
+        def counted(path: Path, target: Path, cut: int = cut) -> Path:
+            nonlocal moves
+            if moves == cut:
+                raise Cut
+            moves += 1
+            return rename(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", counted)
+            try:
+                write_portable(store, out, shard=2)
+            except Cut:
+                seen.append(cut)
+        try:
+            assert exported(out) == (old if cut == 0 else new)
+        except UserError as error:
+            assert cut in seen and "cut off; run that export again" in str(error)
+            assert len(list(out.rglob("img_emb_*.npy"))) == 3 + 2  # of both, whole
+        assert write_portable(store, out, shard=2) == 4 and exported(out) == new
+        assert sorted(path.name for path in out.iterdir()) == ["cl2cm_index.json", "img_emb", "metadata"]
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_export_that_fails_leaves_the_one_before(store, photos, colours, tmp_path, monkeypatch) -> None:
+    update(store, colours.encoder, photos)
+    write_portable(store, tmp_path / "out", shard=1)
+    (photos / "red.png").unlink()
+    update(store, colours.encoder, photos)
+    save, done = np.save, []
+
+    def full(file, array) -> None:
+        if done:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done.append(save(file, array))
+
+    monkeypatch.setattr(np, "save", full)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OSError, match="No space left"):
+        write_portable(store, tmp_path / "out", shard=1)
+    assert len(exported(tmp_path / "out")) == 3 and sorted(tmp_path.rglob("*")) == before
