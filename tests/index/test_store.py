@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from milvus_lite.server_manager import server_manager_instance
+from pymilvus.exceptions import MilvusException
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.index.entry import Entry, Filters, captions_from_text, captions_to_text, day, id_of
@@ -20,6 +24,7 @@ from cl2cm_jax.index.recall import recall
 from cl2cm_jax.index.resident import load
 from cl2cm_jax.index.store import Manifest, Store
 
+DOCS = Path(__file__).parents[2] / "docs" / "search.md"
 ODD = ['a"b.png', "a\\b.png", "a%b_c.png", 'x" or id != "', "日本/犬.jpg", "emoji/🍎.png", "a\U0010fffd.png", "A.png"]
 
 
@@ -244,6 +249,26 @@ def test_a_place_that_may_not_be_written_is_named(store, tmp_path, monkeypatch, 
     monkeypatch.setattr(os, "access", lambda path, mode: os.fspath(path) != str(locked))
     with pytest.raises(UserError, match=f"^--index=.*: {locked} may not be written, .* allow it"):
         Store(str(tmp_path / place.split("/")[0]))
+
+
+def test_a_plain_client_reads_an_index_as_the_docs_say(tmp_path, monkeypatch, capsys) -> None:
+    (code,) = re.findall(r"```python\n(.*?MilvusClient.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
+    vectors = np.eye(3, dtype=np.float32)
+    with Store(str(tmp_path / "photos.db")) as store:
+        store.create(Manifest(weights="w", model="m", dim=3))
+        paths = ("beach/sea.png", "beach/sand.png", "wood.png")
+        store.put([Entry(id=id_of(path), path=path) for path in paths], vectors)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    try:
+        exec(code, names)  # noqa: S102
+        assert len(ast.literal_eval(capsys.readouterr().out)) == 3
+        names["client"].release_collection("pictures")
+        with pytest.raises(MilvusException):  # the line about it is there for a reason
+            names["client"].query("pictures", filter='path like "beach/%"', limit=1)
+    finally:
+        names["client"].close()
+        server_manager_instance.release_server("photos.db")
 
 
 def test_the_same_code_talks_to_a_server(tmp_path) -> None:
