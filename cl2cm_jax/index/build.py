@@ -325,6 +325,9 @@ def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str) -> O
       gallery: with captions in the language `source`.
       root: the folder that holds the gallery's pictures; "" where it has none.
       source: language of its captions.
+
+    Raises:
+      UserError: neither has a folder, and the index holds nothing of this gallery.
     """
     outcome, known = Outcome(), {entry.id: entry for entry in store.entries()}
     entries: list[Entry] = []
@@ -333,9 +336,11 @@ def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str) -> O
         date = int(os.path.getmtime(path)) if root and os.path.exists(path) else 0
         captions = {source: (caption,)} if caption else {}
         entries.append(Entry(id=id_of(name), path=name, date=date, captions=captions))
+    here = {entry.id for entry in entries}
+    if not root and known and here.isdisjoint(known):  # no folder tells them apart: these were imported
+        raise UserError(f"--index={store.uri} holds none of the training run's pictures; give another --index for them")
     new = [row for row, entry in enumerate(entries) if known.get(entry.id) != entry]
     store.put([entries[row] for row in new], gallery.embeddings[new])
-    here = {entry.id for entry in entries}
     gone = [id for id in known if id not in here]
     store.remove(gone)
     store.flush()

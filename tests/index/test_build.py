@@ -14,9 +14,10 @@ from colour_encoder import ColourEncoder, paint
 from PIL import Image
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.index.build import BATCH, read_captions, update
-from cl2cm_jax.index.entry import Filters, id_of
+from cl2cm_jax.index.build import BATCH, from_gallery, read_captions, update
+from cl2cm_jax.index.entry import Entry, Filters, id_of
 from cl2cm_jax.index.store import Store
+from cl2cm_jax.search.gallery import Gallery
 
 RED, GREEN, BLUE = np.eye(3, dtype=np.float32)
 
@@ -182,6 +183,18 @@ def test_a_file_of_the_far_future_is_indexed_once(store, photos, colours, second
     assert update(store, colours.encoder, photos).embedded == 3
     again = update(store, colours.encoder, photos)
     assert (again.unchanged, again.embedded, again.moved) == (3, 0, 0)
+
+
+def test_a_gallery_without_a_folder_does_not_replace_imported_vectors(store) -> None:
+    store.put([Entry(id=id_of("theirs.png"), path="theirs.png")], RED[None])
+    gallery = Gallery(np.stack([RED, BLUE]), ("a", "b"), ("red", ""), ("", ""), "step 10")
+    with pytest.raises(UserError, match="holds none of the training run's pictures; give another --index"):
+        from_gallery(store, gallery, "", source="en")
+    assert paths(store) == ["theirs.png"]
+    store.remove([id_of("theirs.png")])
+    assert from_gallery(store, gallery, "", source="en").moved == 2
+    fewer = Gallery(RED[None], ("a",), ("red",), ("",), "step 10")
+    assert from_gallery(store, fewer, "", source="en").removed == 1 and paths(store) == ["a"]
 
 
 KILLED = """
