@@ -5,7 +5,6 @@ Source: ours.
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -68,7 +67,7 @@ def is_local(uri: str) -> bool:
 
 
 class Store:
-    """A collection of pictures in Milvus.
+    """A collection of pictures in Milvus; as a context, an error of Milvus's that ends it becomes a UserError.
 
     Args:
       uri: a path that ends in ".db" (Milvus Lite), or "http://host:19530" (a server, whose token is `token`).
@@ -89,15 +88,18 @@ class Store:
             if is_local(uri):
                 _remove_unfinished(Path(uri) / "collections" / collection)
             self.manifest = self._read_manifest()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            _raise_in_our_words(error, uri)
             raise
 
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
+        if error is not None:
+            _raise_in_our_words(error, self.uri)
 
     def __len__(self) -> int:
         rows = self._client.query(self._collection, filter="", output_fields=["count(*)"])
@@ -256,29 +258,14 @@ def _vectors(rows: Sequence[dict[str, Any]]) -> np.ndarray:
     return np.asarray([row["vector"] for row in rows], np.float32)
 
 
-class _Client:
-    """A client of Milvus whose errors are one line for the user; so are those of the iterators that it gives."""
+def _raise_in_our_words(error: BaseException, uri: str) -> None:
+    from pymilvus.exceptions import MilvusException
 
-    def __init__(self, wrapped: Any, uri: str):
-        self._wrapped, self._uri = wrapped, uri
-
-    def __getattr__(self, name: str) -> Any:
-        from pymilvus.exceptions import MilvusException
-
-        method = getattr(self._wrapped, name)
-
-        @functools.wraps(method)
-        def called(*arguments: Any, **named: Any) -> Any:
-            try:
-                result = method(*arguments, **named)
-            except MilvusException as error:
-                raise UserError(
-                    f"--index={self._uri}: Milvus refuses {name} ({_first_line(error)}); try again, and if that does "
-                    "not help index into another --index"
-                ) from error
-            return _Client(result, self._uri) if name == "query_iterator" else result
-
-        return called
+    if isinstance(error, MilvusException):
+        raise UserError(
+            f"--index={uri}: Milvus ended with an error ({_first_line(error)}); try again, and if that does not help "
+            "index into another --index"
+        ) from error
 
 
 def _remove_unfinished(collection: Path) -> None:
@@ -321,7 +308,7 @@ def _connected(uri: str, token: str) -> Any:
     if is_local(uri):
         _check_place(uri)
     try:
-        return _Client(cast(Any, MilvusClient)(uri=uri, token=token), uri)
+        return cast(Any, MilvusClient)(uri=uri, token=token)
     except (MilvusException, ImportError, OSError, ValueError) as error:
         if not is_local(uri):
             raise UserError(f"--index={uri} does not answer ({_first_line(error)}); is the server up?") from error

@@ -208,16 +208,30 @@ def test_without_a_schema_and_without_data_it_is_made_anew(store, tmp_path, cont
         assert len(again) == 40
 
 
-def test_what_milvus_refuses_is_one_line(store) -> None:
-    (entries, vectors) = fill(store)
-    for call in (
-        lambda: store.put(entries[:1], vectors[:1, :2]),
-        lambda: store.search(vectors[:1, :2], top=1),
-        lambda: store.create(Manifest(weights="w", model="m", dim=3)),
-    ):
-        with pytest.raises(UserError, match=r"^--index=.*index.db: Milvus refuses [a-z_]+ \(.*\); ") as raised:
-            call()
-        assert "\n" not in str(raised.value)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.put([Entry(id="0" * 32, path="a")], np.ones((1, 2))),
+        lambda store: fill(store) and store.search(np.ones((1, 2)), top=1),
+        lambda store: store.create(store.manifest),
+    ],
+    ids=["put", "search", "create"],
+)
+def test_what_milvus_refuses_is_one_line(store, tmp_path, call) -> None:
+    store.close()
+    refused = pytest.raises(UserError, match=r"^--index=.*index.db: Milvus ended with an error \(.+\); ")
+    with refused as raised, Store(str(tmp_path / "index.db")) as again:
+        call(again)
+    assert "\n" not in str(raised.value)
+    with Store(str(tmp_path / "index.db")) as again:  # and the index is closed
+        assert again.manifest == store.manifest
+
+
+def test_a_damaged_schema_is_one_line(store, tmp_path) -> None:
+    store.close()
+    (tmp_path / "index.db" / "collections" / "pictures" / "schema.json").write_text('{"fields": []}')
+    with pytest.raises(UserError, match=r"^--index=.*index.db: Milvus ended with an error \(.+\); "):
+        Store(str(tmp_path / "index.db"))
 
 
 @pytest.mark.parametrize("name", ["../pictures", "a-b", "", "1a", "ü"])
