@@ -219,7 +219,7 @@ def test_a_bundle_lists_no_file_elsewhere(name, tmp_path) -> None:
     "sent",
     [
         raw_request("GET", "/api/search?q=a%0d%0aX-Bad:%201&path=%0d%0aX-Bad:%201"),
-        raw_request("GET", "/api/search/?q=%0d%0aX-Bad:%201"),  # answered with a place to go to
+        raw_request("GET", "/api/search/?q=%0d%0aX-Bad:%201"),
         raw_request("GET", "/api/pictures/%0d%0aX-Bad:%201/large"),
         raw_request("GET", "/api/about", Cookie="cl2cm_session=a\rX-Bad: 1"),
         raw_request("GET", "/api/about", Authorization="Bearer a\nX-Bad: 1"),
