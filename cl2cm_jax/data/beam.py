@@ -125,7 +125,7 @@ def _apache_beam(runner: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"config.data.beam_runner={runner!r} needs apache_beam, which is not installed; "
-            "pip install 'cl2cm-jax[data,beam]', in an environment of its own"
+            "in a checkout pip install -e '.[data,beam]', in an environment of its own"
         ) from error
 
 

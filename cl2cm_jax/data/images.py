@@ -143,7 +143,7 @@ def _opened(source: bytes | str | os.PathLike[str]) -> Image.Image:
     """A picture of which no more than the header is decoded; raises what Pillow raises."""
     content = source if isinstance(source, bytes) else _read(source)
     if not content:
-        raise ImageError(f"{_name(source)} is empty (0 bytes); replace it or remove its row")
+        raise ImageError(f"{_name(source)} is empty (0 bytes); replace it or leave it out")
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     if image.format in ("JPEG", "MPO") and (scans := _scans(content)) > MAX_SCANS:
         raise ImageError(f"{_name(source)} has {scans:,} scans, over the limit of {MAX_SCANS}; save it anew")
@@ -161,16 +161,16 @@ def _in_our_words(name: str, max_pixels: int) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
-        raise ImageError(f"{name} is not an image of a known format ({known}); replace it or remove its row") from error
+        raise ImageError(f"{name} is not an image of a known format ({known}); replace it or leave it out") from error
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", str(error))[0])  # Pillow refuses very large ones before we see the header
         raise ImageError(f"{name} has {pixels:,} pixels, over the limit of {max_pixels:,}; scale it down") from error
     except FileNotFoundError as error:
-        raise ImageError(f"{name} does not exist; add the file or remove its row") from error
+        raise ImageError(f"{name} does not exist; add the file or leave it out") from error
     except Exception as error:  # Pillow's decoders raise nearly any on broken files; the system's own have a text
         if isinstance(error, OSError) and error.strerror:
-            raise ImageError(f"{name} cannot be read ({error.strerror}); replace it or remove its row") from error
-        raise ImageError(f"{name} is truncated or damaged ({one_line(error)}); replace it or remove its row") from error
+            raise ImageError(f"{name} cannot be read ({error.strerror}); replace it or leave it out") from error
+        raise ImageError(f"{name} is truncated or damaged ({one_line(error)}); replace it or leave it out") from error
 
 
 def decoded(paths: Sequence[str]) -> Iterator[np.ndarray]:
@@ -228,7 +228,7 @@ def scaled(
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     if stat.S_ISFIFO(os.stat(path).st_mode):  # it would be waited on for ever
-        raise ImageError(f"{os.fspath(path)} is a pipe; replace it or remove its row")
+        raise ImageError(f"{os.fspath(path)} is a pipe; replace it or leave it out")
     with open(path, "rb") as file:
         return file.read()
 
@@ -236,7 +236,7 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 def _check_header(image: Image.Image, name: str, max_pixels: int, on_animated: str) -> None:
     width, height = image.size
     if width * height == 0:
-        raise ImageError(f"{name} is {width} x {height} pixels; replace it or remove its row")
+        raise ImageError(f"{name} is {width} x {height} pixels; replace it or leave it out")
     if width * height > max_pixels:
         raise ImageError(f"{name} has {width} x {height} pixels, over the limit of {max_pixels:,}; scale it down")
     frames = getattr(image, "n_frames", 1)

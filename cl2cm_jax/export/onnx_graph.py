@@ -8,6 +8,7 @@ Source: ours.
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ OPSET = 21  # of onnxruntime 1.20 (2024) and newer
 AGREES = 1e-4
 QUANTISED = ("MatMul", "Gemm", "Gather")
 _BATCH = 32
-_NEEDED = 'pip install "cl2cm-jax[export]" and pip install --no-deps jax2onnx==0.17.1'
+_NEEDED = "pip install onnx onnx-ir onnxruntime and pip install --no-deps jax2onnx==0.17.1"
 
 
 def onnx_file(folder: Path, name: str, *, int8: bool = False) -> Path:
@@ -57,14 +58,16 @@ def write_onnx(folder: Path, tower: Tower, example: dict[str, np.ndarray]) -> fl
     path.parent.mkdir(parents=True, exist_ok=True)
     specs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in tower.inputs.values()]  # pyright: ignore
     params = jax.tree.map(np.asarray, tower.params)  # sliced before the graph: only whole constants are quantised
-    model = _converter()(
-        lambda *inputs: tower.apply(params, *inputs),
-        specs,
-        model_name=f"cl2cm_{tower.name}",
-        opset=OPSET,
-        input_names=list(tower.inputs),
-        output_names=[tower.output],
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Explicitly requested dtype float64")  # the converter's constants
+        model = _converter()(
+            lambda *inputs: tower.apply(params, *inputs),
+            specs,
+            model_name=f"cl2cm_{tower.name}",
+            opset=OPSET,
+            input_names=list(tower.inputs),
+            output_names=[tower.output],
+        )
     _as_products(model)
     _wide_integers(model)
     path.write_bytes(model.SerializeToString())

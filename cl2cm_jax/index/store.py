@@ -302,7 +302,7 @@ def _connected(uri: str, token: str) -> Any:
         from pymilvus import MilvusClient
         from pymilvus.exceptions import MilvusException
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed; pip install 'cl2cm-jax[index]'") from error
+        raise UserError(f"{error.name} is not installed; in a checkout pip install -e '.[index]'") from error
     for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log of an error is raised too
     if is_local(uri):

@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         from cl2cm_jax.serve.connection import Connection
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed; pip install 'cl2cm-jax[index,serve]'") from error
+        raise UserError(f"{error.name} is not installed; in a checkout pip install -e '.[serve]'") from error
     listening = _listen(options.host, options.port)  # before the model is loaded: a port in use is said at once
     config = uvicorn.Config(
         application(options, token),

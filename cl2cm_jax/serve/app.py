@@ -84,6 +84,7 @@ def create_app(service: Service, pictures: Pictures, limits: Limits) -> App:
         version=__version__,
         docs_url=None,  # both fetch scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # the address would be made of the request's own
         openapi_url="/api/openapi.json",
         responses=faults,
     )

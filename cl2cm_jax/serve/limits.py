@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 _ADDRESSES = 10_000  # whose rate is remembered
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^][:/@\s]+)(:[0-9]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +49,24 @@ class Limits:
       hosts: names by which the service may be called (the Host header), so that no web page of a stranger can reach it
         under a name of its own; empty: any, where a token is asked for.
       token: that callers must have; "": none.
+      head: most bytes of the names and values of a request's headers.
       body, upload: most bytes of a request's body, and of a picture.
       seconds: for a whole request, body and answer included.
       per_minute: requests of one address, which may come all at once.
-      logins: tries of the token a minute, of one address.
+      logins: tries of the token a minute, of one address, by the page's form.
+      wrong: requests a minute, of one address, with a token or cookie that is wrong; a page whose cookie has become old
+        asks for a screenful of pictures at once.
     """
 
     hosts: frozenset[str] = frozenset()
     token: str = ""
+    head: int = 16_384
     body: int = 16_384
     upload: int = 20_000_000
     seconds: float = 30.0
     per_minute: int = 3_000
     logins: int = 10
+    wrong: int = 60
 
     def session(self) -> str:
         """What the cookie holds: a function of the token that does not give it away."""
@@ -79,7 +86,7 @@ class Guard:
 
     def __init__(self, app: App, limits: Limits):
         self._app, self._limits = app, limits
-        self._rates = {"all": Rate(limits.per_minute), "login": Rate(limits.logins)}
+        self._rates = {"all": Rate(limits.per_minute), "login": Rate(limits.logins), "wrong": Rate(limits.wrong)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -102,20 +109,34 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         path, client = scope["path"], (scope.get("client") or ("", 0))[0]
+        self._check_head(scope, headers)
         if self._limits.hosts and _host(headers.get("host", "")) not in self._limits.hosts:
             raise Refused(421, "this service is not called by that name; use the address that it printed")
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and path != "/":
             raise Refused(403, "requests of other sites' pages are refused")
         if "origin" in headers and headers["origin"].partition("://")[2] != headers.get("host", ""):
             raise Refused(403, "requests of other sites' pages are refused")
-        wait = self._rates["all"].wait(client) or (path == "/api/login" and self._rates["login"].wait(client))
-        if wait:
-            raise Refused(429, "too many requests; wait a little", **{"retry-after": str(int(wait) + 1)})
-        if self._limits.token and path not in OPEN_PATHS and not self._is_known(headers):
-            raise Refused(401, "a token is needed: Authorization: Bearer ...", **{"www-authenticate": "Bearer"})
+        _wait(self._rates["all"].wait(client) or (path == "/api/login" and self._rates["login"].wait(client)))
+        if self._limits.token and path not in OPEN_PATHS:
+            self._check_token(headers, client)
         size = headers.get("content-length", "0")
         if not size.isdecimal() or len(size) > 15 or int(size) > self._most(path):
             raise Refused(413, f"the body is larger than {self._most(path):,} bytes", connection="close")
+
+    def _check_head(self, scope: Scope, headers: dict[str, str]) -> None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > self._limits.head:
+            raise Refused(431, f"the headers are larger than {self._limits.head:,} bytes", connection="close")
+        if "content-length" in headers and "transfer-encoding" in headers:  # a proxy may see another end of the body
+            raise Refused(400, "a body has one length; send content-length or chunks", connection="close")
+
+    def _check_token(self, headers: dict[str, str], client: str) -> None:
+        """Nobody may guess fast: after too many wrong ones a right one is not looked at either."""
+        if "authorization" in headers or "cookie" in headers:
+            _wait(self._rates["wrong"].wait(client, cost=0))
+            if self._is_known(headers):
+                return
+            self._rates["wrong"].wait(client)
+        raise Refused(401, "a token is needed: Authorization: Bearer ...", **{"www-authenticate": "Bearer"})
 
     def _most(self, path: str) -> int:
         return self._limits.upload if path == "/api/search/picture" else self._limits.body
@@ -179,13 +200,13 @@ class Rate:
         self._most, self._clock = float(per_minute), clock
         self._left: dict[str, tuple[float, float]] = {}  # by address: what is left, as of when
 
-    def wait(self, address: str) -> float:
-        """Counts a request; 0 if it may go on, else the seconds until one may."""
+    def wait(self, address: str, *, cost: int = 1) -> float:
+        """Counts a request, unless it costs 0; 0 if it may go on, else the seconds until one may."""
         now, address = self._clock(), _network(address)
         left, since = self._left.pop(address, (self._most, now))
         left = min(self._most, left + (now - since) * self._most / 60)
         allowed = left >= 1
-        self._left[address] = (left - allowed, now)  # the last one to come stands last
+        self._left[address] = (left - cost * allowed, now)  # the last one to come stands last
         if len(self._left) > _ADDRESSES:
             del self._left[next(iter(self._left))]
         return 0.0 if allowed else (1 - left) * 60 / self._most
@@ -205,11 +226,15 @@ def same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
 
 
+def _wait(seconds: float) -> None:
+    if seconds:
+        raise Refused(429, "too many requests; wait a little", **{"retry-after": str(int(seconds) + 1)})
+
+
 def _host(header: str) -> str:
-    """The name in a Host header, without the port."""
-    if header.startswith("["):
-        return header.partition("]")[0] + "]"
-    return header.partition(":")[0].lower()
+    """The name in a Host header, without the port; "" of what is no such header."""
+    found = _HOST.fullmatch(header.lower())
+    return found[1] if found else ""
 
 
 def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:

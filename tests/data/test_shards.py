@@ -166,7 +166,8 @@ def test_skip_keeps_what_is_good_and_lists_the_rest(tmp_path: Path) -> None:
         "2 samples before that are good",
         "000000080\thas no picture, only txt, json",
         "000000003\tis also the key of a sample in",
-        "000000090.jpg\tthe image is not an image of a known format; replace it or remove the sample",
+        "000000090.jpg\tthe image is not an image of a known format (BMP, GIF, JPEG, PNG, TIFF, WEBP); replace it or "
+        "leave it out",
     ):
         assert part in text
 
@@ -222,7 +223,7 @@ JPEG = picture(1)
     ("files", "problem"),
     [
         ({"x.jpg": JPEG[:200], "x.txt": b"a"}, "x.jpg: the image is truncated or damaged"),
-        ({"x.jpg": b"", "x.txt": b"a"}, "x.jpg: the image is empty (0 bytes); replace it or remove the sample"),
+        ({"x.jpg": b"", "x.txt": b"a"}, "x.jpg: the image is empty (0 bytes); replace it or leave it out"),
         ({"x.txt": b"a"}, "x: has no picture, only txt; add one or remove the sample"),
         ({"x.jpg": JPEG, "x.png": JPEG, "x.txt": b"a"}, "x: has the files jpg, png, txt; keep one picture"),
         ({"x.jpg": JPEG, "x.txt": b"\xff"}, "x.txt: is not valid UTF-8 (byte 0)"),

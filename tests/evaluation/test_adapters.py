@@ -241,5 +241,7 @@ def test_the_command_knows_every_judge() -> None:
 
 
 def test_a_judge_that_is_not_installed_is_named() -> None:
-    with pytest.raises(UserError, match=r"no_such_judge is not installed; run: pip install 'cl2cm-jax\[judges\]'"):
+    with pytest.raises(
+        UserError, match=r"no_such_judge is not installed; run: in a checkout pip install -e '\.\[judges\]'"
+    ):
         packages.package("no_such_judge")

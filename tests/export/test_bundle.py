@@ -83,6 +83,8 @@ def test_pictures_are_paths_or_open(bundle: Path, tmp_path: Path, pictures: list
     vectors = model.encode_image([pictures[0], tmp_path / "one.png", str(tmp_path / "one.png")])
     np.testing.assert_array_equal(vectors, vectors[[0, 0, 0]])
     assert model.encode_image([]).shape == model.encode_text([]).shape == (0, 12)
+    np.testing.assert_array_equal(model.encode_image(one for one in pictures[:2]), model.encode_image(pictures[:2]))
+    np.testing.assert_array_equal(model.encode_text(map(str, TEXTS)), model.encode_text(TEXTS))
     assert model.languages == ("en", "de") and model.frames == 1
 
 
@@ -97,6 +99,11 @@ def test_pictures_are_paths_or_open(bundle: Path, tmp_path: Path, pictures: list
         (lambda m: m.encode_image(["nowhere.png"]), "nowhere.png does not exist"),
         (lambda m: m.encode_video(["a.gif"]), r"trained on pictures \(config.data.frames=1\); use encode_image"),
         (lambda m: m.similarity(np.ones((2, 3)), np.ones((2, 12))), r"queries has shape \(2, 3\)"),
+        (lambda m: m.similarity(np.ones((2, 12), object), np.ones((2, 12))), "queries has .* dtype object"),
+        (lambda m: m.encode_text(None), "texts is NoneType; give a list"),
+        (lambda m: m.encode_text({"a": 1}), "texts is dict; give a list"),
+        (lambda m: m.encode_image({"a.png"}), "images is set; give a list"),
+        (lambda m: m.encode_image(7), "images is int; give a list"),
     ],
 )
 def test_a_wrong_call_is_one_line(asked: Callable, message: str, bundle: Path) -> None:

@@ -24,7 +24,7 @@ def written(folder: Path, fields: dict[str, Any], **options: Any) -> Any:
 def test_front_matter_and_results(bundle: Path) -> None:
     card = hub.ModelCard.load(bundle / "README.md")
     data = card.data
-    assert data.language == ["en", "de"] and data.library_name == "cl2cm_jax" and data.datasets == ["emoji"]
+    assert data.language == ["en", "de"] and data.library_name == "cl2cm_jax"
     assert "sentence-transformers" in data.tags and data.license == "other" and data.license_link
     values = {(r.dataset_config, r.metric_name): r.metric_value for r in data.eval_results}
     assert values["de", "text_to_vision/R@1"] == METRICS["text_to_vision/R@1"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +99,17 @@ def test_onnx_equals_jax(written: tuple[Path, Any], pictures: list[Image.Image])
             assert 1e-7 < np.abs(rough - found).max() < 0.1
     graph = onnx.load(folder / "onnx" / "onnx" / "text_int8.onnx").graph
     assert sum(node.op_type == "MatMulInteger" for node in graph.node) >= 3 * 6  # those of three layers
-    assert "Opset 21" in (folder / "onnx" / "README.md").read_text()
+    card = (folder / "onnx" / "README.md").read_text()
+    assert "Opset 21" in card
+    program = next(code for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "onnxruntime" in code)
+    alone = subprocess.run(
+        [sys.executable, "-c", program + "print(vectors[0].tolist())"],
+        cwd=folder / "onnx",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    np.testing.assert_allclose(json.loads(alone.stdout), model.encode_text(["a red apple"])[0], atol=1e-3)
 
 
 def test_onnx_without_its_packages_is_one_line(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,11 @@ def main() -> int:
     """Fuzzes the chosen targets one after the other, each in a process of its own; 1 where something was found."""
     options = parse()
     if options.input is None:
-        import atheris
+        try:
+            import atheris
+        except ImportError:
+            print("error: atheris is not installed: it has packages for Linux on x86-64 alone", file=sys.stderr)
+            return 2
 
         with contextlib.redirect_stderr(io.StringIO()):  # a line a module
             with atheris.instrument_imports(include=["cl2cm_jax", "PIL"], enable_loader_override=False):  # pyright: ignore[reportAttributeAccessIssue]

@@ -18,9 +18,9 @@ from cl2cm_jax.serve import connection
 from cl2cm_jax.serve.limits import HEADERS, Limits
 from fuzz.attempt import Find
 
-ANSWERS = {200, 204, 307, 400, 401, 403, 404, 405, 408, 413, 421, 422, 429}
+ANSWERS = {200, 204, 400, 401, 403, 404, 405, 408, 413, 421, 422, 429}
 NAMES = {
-    *HEADERS, "allow", "cache-control", "connection", "content-length", "content-type", "date", "location",
+    *HEADERS, "allow", "cache-control", "connection", "content-length", "content-type", "date", 
     "retry-after", "transfer-encoding", "www-authenticate",
 }  # fmt: skip
 SECONDS = 5.0  # for an answer

@@ -161,6 +161,12 @@ def test_deep_and_long_json(name, content) -> None:
     assert not attempt(targets()[name], content)
 
 
+@pytest.mark.parametrize("body", [b"[" * 16_000, b'{"token":' * 1_700, b'{"token": ' + b"9" * 16_000 + b"}", b"\xff"])
+def test_deep_and_long_json_in_a_request(body) -> None:
+    answer = spoken(raw_request("POST", "/api/login", body, **{"Content-Type": "application/json"}))
+    assert answer[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 422") and body[:100] not in answer
+
+
 def test_a_gallery_of_deep_texts(tmp_path) -> None:
     with zipfile.ZipFile(io.BytesIO(gallery())) as archive:
         embeddings = archive.read("embeddings.npy")
@@ -213,7 +219,7 @@ def test_a_bundle_lists_no_file_elsewhere(name, tmp_path) -> None:
     "sent",
     [
         raw_request("GET", "/api/search?q=a%0d%0aX-Bad:%201&path=%0d%0aX-Bad:%201"),
-        raw_request("GET", "/api/search/?q=%0d%0aX-Bad:%201"),  # answered with a place to go to
+        raw_request("GET", "/api/search/?q=%0d%0aX-Bad:%201"),
         raw_request("GET", "/api/pictures/%0d%0aX-Bad:%201/large"),
         raw_request("GET", "/api/about", Cookie="cl2cm_session=a\rX-Bad: 1"),
         raw_request("GET", "/api/about", Authorization="Bearer a\nX-Bad: 1"),

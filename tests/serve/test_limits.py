@@ -65,6 +65,9 @@ def test_a_login_is_a_cookie_and_is_not_guessed_often(guarded) -> None:
     [
         ({"Host": "evil.example"}, 421),
         ({"Host": "evil.example:80@localhost"}, 421),
+        ({"Host": "localhost:80@evil.example"}, 421),
+        ({"Host": "localhost:"}, 421),
+        ({"Host": "localhost/evil"}, 421),
         ({"Host": "LOCALHOST:1"}, 200),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),
@@ -95,6 +98,34 @@ def test_an_endless_head_is_cut_off(server) -> None:
     assert not talk(server.port, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000).startswith(
         b"HTTP/1.1 200"
     )
+
+
+def test_large_headers_are_refused(server) -> None:
+    assert server.ask("/api/about", headers={"X": "a" * 16_000}).status == 200
+    assert server.ask("/api/about", headers={"X": "a" * 20_000}).status == 431
+    assert server.ask("/api/about", headers={f"X-{number}": "a" * 100 for number in range(90)}).status == 200
+    assert server.ask("/api/about", headers={f"X-{number}": "a" * 200 for number in range(90)}).status == 431
+
+
+def test_a_body_has_one_length(server) -> None:
+    """A proxy that goes by the other one would take its rest for a request."""
+    head = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    reply = talk(server.port, head + b"0\r\n\r\nGET /api/about HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 400") and reply.count(b"HTTP/1.1") == 1
+
+
+def test_a_token_is_not_guessed_by_other_ways(tmp_path) -> None:
+    with serving(application(tmp_path / "photos", Limits(token=TOKEN, wrong=4))) as running:
+
+        def status(headers: dict[str, str]) -> int:
+            return running.ask("/api/about", headers=headers).status
+
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert [status({}) for _ in range(9)] == [401] * 9  # no try
+        assert [status(right) for _ in range(9)] == [200] * 9
+        assert [status({"Authorization": f"Bearer guess{n}"}) for n in range(2)] == [401] * 2
+        assert [status({"Cookie": f"{COOKIE}=guess{n}"}) for n in range(3)] == [401, 401, 429]
+        assert status(right) == 429  # or the answer would tell
 
 
 def test_slow_clients_time_out(tmp_path, monkeypatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cl2cm_jax.errors import UserError
 
-INSTALL = "pip install 'cl2cm-jax[judges]', then pip install --no-deps clip-benchmark"
+INSTALL = "in a checkout pip install -e '.[judges]', then pip install --no-deps clip-benchmark"
 
 
 def package(name: str) -> Any:
