@@ -126,8 +126,13 @@ def scan(folder: Path, *, frames: int) -> Scan:
         try:
             sources = tuple(taken_files(place, most=frames)) if place.is_dir() else (place,)
             stats = [file.stat() for file in sources]
-        except (ImageError, OSError) as error:
+        except ImageError as error:
             found.skipped[path] = str(error)
+            continue
+        except OSError as error:
+            found.skipped[path] = f"it cannot be looked at ({error.strerror})"
+            if not isinstance(error, FileNotFoundError):
+                found.unseen.add(path)
             continue
         size = sum(stat.st_size for stat in stats)
         if size > MAX_BYTES:
@@ -156,7 +161,7 @@ def update(
     captions: Mapping[str, Captions] | None = None,
     told: Told = lambda done, total: None,
 ) -> Outcome:
-    """Makes the index what the folder is now.
+    """Makes the index what the folder is now; where nobody can see what is there, it stays what it was.
 
     Args:
       store: an index with its manifest.

@@ -30,7 +30,7 @@ _FIELDS = ["id", "path", "size", "mtime", "hash", "date", "captions"]
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,254}")  # what a server takes for a collection's
 _LOCK, _SCHEMA = "LOCK", "schema.json"
 _WITHOUT_DATA = {name + end for name in (_SCHEMA, "manifest.json") for end in ("", ".tmp", ".prev")}
-_LITE = frozenset({_LOCK, "collections", "databases", ".database-staging"})  # what Milvus Lite makes, the lock last
+_LITE = frozenset({_LOCK, "collections", "databases", ".database-staging"})  # what a new index has in it
 MOST_RESULTS = 10_000  # Milvus answers no more a query than 16,384
 
 

@@ -111,9 +111,7 @@ def _no_picture(folder: Path, skipped: dict[Path, str]) -> str:
     if not skipped:
         return f"--images={folder} holds no picture; it needs files ending in {', '.join(sorted(SUFFIXES))}"
     first = min(skipped)
-    return (
-        f"--images={folder} holds no picture that can be read; of {len(skipped)} the first is {first}: {skipped[first]}"
-    )
+    return f"--images={folder} holds no picture that can be read; {len(skipped)} skipped, as {first}: {skipped[first]}"
 
 
 def folder_gallery(folder: Path, encoder: Encoder, *, cache: Path) -> Gallery:
