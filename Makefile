@@ -57,8 +57,8 @@ test-plan: $(LIBTPU)/.installed ## Compile a small training step for TPUs that a
 test-beam: $(BEAM)/.installed ## Test builds by Apache Beam in .venv-beam, its own environment (about 1 GB)
 	$(BEAM)/bin/python -m pytest tests/beam
 
-fuzz: $(VENV)/.installed-dev ## Give the readers what atheris makes of valid files (Linux on x86-64; SECONDS=60 TARGET=npy INPUT=file)
-	PYTHONPATH=.:tests $(RUN) -m fuzz --seconds=$(SECONDS) $(if $(TARGET),--target=$(TARGET)) $(if $(INPUT),--input=$(INPUT))
+fuzz: $(VENV)/.installed-dev ## Give the readers what atheris makes of valid files (Linux on x86-64; SECONDS=60 RUNS=300 TARGET=npy INPUT=file)
+	PYTHONPATH=.:tests $(RUN) -m fuzz --seconds=$(SECONDS) $(if $(RUNS),--runs=$(RUNS)) $(if $(TARGET),--target=$(TARGET)) $(if $(INPUT),--input=$(INPUT))
 
 lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
 	$(VENV)/bin/ruff check

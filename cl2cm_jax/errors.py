@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 
 EXIT_USER_ERROR = 2
@@ -27,12 +28,20 @@ _MENDABLE = {
 }
 
 
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, half pairs and what ends a line, by Unicode's categories
+
+
 class UserError(Exception):
     """A mistake that the user can mend.
 
-    The message is one line that names the field or file, the value found and the fix.
+    The message is one line that names the field or file, the value found and the fix. Line ends and control characters,
+    which a name in somebody's file may hold, are escaped, so that none reaches the terminal.
     Commands print it without a traceback and exit with code 2.
     """
+
+    def __init__(self, message: str):
+        shown = (ascii(char)[1:-1] if unicodedata.category(char) in _NO_TEXT else char for char in message)
+        super().__init__("".join(shown))
 
 
 def one_line(error: BaseException, *, most: int = 200) -> str:

@@ -1,6 +1,7 @@
 """Lets atheris look for inputs that a reader mistakes.
 
 make fuzz [SECONDS=60] [TARGET=npy]              all targets that begin so, that many seconds together
+make fuzz RUNS=300                               so many inputs a target; from an empty build/fuzz the same each time
 make fuzz TARGET=npy INPUT=build/fuzz/npy/...    an input again, with its traceback
 """
 
@@ -31,6 +32,7 @@ WORDS = [
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="of all targets together")
+    parser.add_argument("--runs", type=int, default=0, help="inputs of each target, from a seed that does not change")
     parser.add_argument("--target", default="", help="those whose name begins so")
     parser.add_argument("--input", type=Path, help="a file that is read once, by one target")
     return parser.parse_args()
@@ -62,26 +64,28 @@ def main() -> int:
         print(f"{name}: {'taken' if attempt(chosen[name], options.input.read_bytes()) else 'refused'}")
         return 0
     seconds = max(1, options.seconds // len(chosen))
-    failed = [name for name in chosen if not search(name, seconds)]
-    print(f"{len(chosen)} targets, {seconds} s each: " + (f"finds in {', '.join(failed)}" if failed else "no find"))
+    bound = ["-seed=1", f"-runs={options.runs}"] if options.runs else [f"-max_total_time={seconds}"]
+    each = f"{options.runs} inputs" if options.runs else f"{seconds} s"
+    failed = [name for name in chosen if not search(name, bound)]
+    print(f"{len(chosen)} targets, {each} each: " + (f"finds in {', '.join(failed)}" if failed else "no find"))
     return int(bool(failed))
 
 
-def search(name: str, seconds: int) -> bool:
+def search(name: str, bound: list[str]) -> bool:
     """Whether nothing is found; what is, is kept in build/fuzz and shown with the command that reads it again."""
     found = FOUND / name
     known = set(found.glob("*-*"))
     found.mkdir(parents=True, exist_ok=True)
     process = os.fork()
     if not process:
-        _fuzz(name, seconds, found)
+        _fuzz(name, bound, found)
     _, status = os.waitpid(process, 0)
     for path in sorted(set(found.glob("*-*")) - known):
         print(f"find: {path}; again: make fuzz TARGET={shlex.quote(name)} INPUT={shlex.quote(str(path))}", flush=True)
     return status == 0
 
 
-def _fuzz(name: str, seconds: int, found: Path) -> None:
+def _fuzz(name: str, bound: list[str], found: Path) -> None:
     """Runs libFuzzer in this process, which it ends."""
     import atheris
 
@@ -95,9 +99,9 @@ def _fuzz(name: str, seconds: int, found: Path) -> None:
         (corpus / f"seed{number}").write_bytes(seed)
     words = found / "words"
     words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS))
-    print(f"--- {name}: {seconds} s", flush=True)
+    print(f"--- {name}: {' '.join(bound)}", flush=True)
     atheris.Setup(
-        [sys.argv[0], f"-max_total_time={seconds}", f"-max_len={LONGEST}", f"-rss_limit_mb={MEMORY_MB}",
+        [sys.argv[0], *bound, f"-max_len={LONGEST}", f"-rss_limit_mb={MEMORY_MB}",
          f"-timeout={SLOWEST}", f"-artifact_prefix={found}/", f"-dict={words}", "-verbosity=0", str(corpus)],
         lambda data: attempt(target, data),
     )  # fmt: skip
