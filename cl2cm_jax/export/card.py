@@ -212,10 +212,16 @@ def _data(facts: Facts) -> str:
 
 def _limits(facts: Facts) -> str:
     c, r = facts.config, facts.results
-    last = weakest(r.test, (target for target in r.targets if target in r.test))
-    lines = [
-        f"- Weakest target language by SumR: `{last}`, {r.test[last]['SumR']:.1f} of 600. Other languages than",
-        "  the ones above were not measured, whatever the text backbone may know of them.",
+    measured = {language: r.test[language] for language in r.targets if language in r.test}
+    last = weakest(measured, measured)
+    lines = [f"- Weakest target language by SumR: `{last}`, {measured[last]['SumR']:.1f} of 600."]
+    apart = {name: sums for group in r.groups.values() for name, sums in group.per_language.items()}
+    apart = {language: apart[language] for language in c.data.reported if language in apart}
+    if apart:
+        last = weakest(apart, apart)
+        lines.append(f"- Weakest of those reported apart: `{last}`, {apart[last]['SumR']:.1f} of 600.")
+    lines += [
+        "- Other languages than the ones above were not measured, whatever the text backbone may know of them.",
         f"- Texts are cut at {c.text.max_tokens} word pieces, begin and end included.",
         f"- It has seen {c.data.name} alone: on other pictures expect less, and measure.",
         "- Scores rank; they are no probabilities, and a best match is always found, even where nothing matches.",

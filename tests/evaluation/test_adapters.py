@@ -189,13 +189,46 @@ def test_a_rule_for_ties_is_no_disagreement(data: Captioned, monkeypatch: pytest
         assert agreement.judged(Coordinates(), data.of(["en"]), ["mteb"])[0].agrees == agrees, points
 
 
+def test_many_ties_are_warned_of(data: Captioned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that gives all pictures one vector agrees with whatever a judge finds."""
+    monkeypatch.setitem(agreement.JUDGES, "mteb", judge_that_adds(0))
+    same = Coordinates()
+    monkeypatch.setattr(same, "encode_image", lambda images: np.ones((len(images), 3), np.float32), raising=False)
+    notes = agreement.table(agreement.judged(same, data.of(["de"]), ["mteb"])).notes
+    assert notes[0].endswith("all within 0.1 point beyond ties")
+    assert notes[1].startswith("warning: ties could move 1 of the scores by more than 1 point, hits in de by 100.0")
+    notes = agreement.table(agreement.judged(Coordinates(), data.of(["de"]), ["mteb"])).notes
+    assert notes[0].endswith("all within 0.1 point") and not any("warning" in note for note in notes)
+
+
+@pytest.mark.parametrize("image", ["../100.png", "/etc/hostname", "a/../../100.png"])
+def test_pictures_are_in_their_folder(image: str, tmp_path: Path) -> None:
+    rows = [*write_pictures(tmp_path), Row(9, image, "en", "0 0 1", "", "human")]
+    with pytest.raises(UserError, match="is not within --images="):
+        from_rows(rows, images=tmp_path, split="test")
+
+
+def test_a_picture_that_cannot_be_read_is_ours_to_refuse(data: Captioned, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(images: Any) -> np.ndarray:
+        raise UserError("100.png is truncated")
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("the judge was asked")
+
+    monkeypatch.setitem(agreement.JUDGES, "mteb", agreement.Judge(never, {}))
+    model = Coordinates()
+    monkeypatch.setattr(model, "encode_image", refuse, raising=False)
+    with pytest.raises(UserError, match="truncated"):
+        agreement.judged(model, data, ["mteb"])
+
+
 def test_what_another_protocol_counts_is_not_compared(
     tmp_path: Path, data: Captioned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def evaluate(model: Any, data: Captioned) -> dict[str, dict[str, float]]:
         return {language: dict.fromkeys(agreement.JUDGES["mteb"].ours, 0.0) for language in data.captions}
 
-    monkeypatch.setitem(agreement.JUDGES, "mteb", agreement.JUDGES["mteb"]._replace(evaluate=evaluate))
+    monkeypatch.setitem(agreement.JUDGES, "mteb", agreement.JUDGES["mteb"]._replace(evaluate=evaluate, modules=()))
     texts = [*data.captions["en"].texts, *["0 0 0.1"] * 997]
     many = Captioned(data.pictures, {"en": Captions(texts, np.r_[data.captions["en"].picture, np.zeros(997, int)])})
     found = {one.name: one for one in agreement.judged(Coordinates(), many, ["mteb"])}

@@ -11,19 +11,21 @@ from typing import NamedTuple
 
 from cl2cm_jax.evaluation.adapters import clip_benchmark_retrieval, mteb_retrieval
 from cl2cm_jax.evaluation.adapters.captioned import Captioned, Extremes, Remembering, TwoTowers, own_metrics
+from cl2cm_jax.evaluation.adapters.packages import package
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import Table
 
-AGREES = 0.1  # points
+AGREES, MUCH_TIED = 0.1, 1.0  # points
 SAME, NONE = "same", "none of ours"
 _SHORT = {"text_to_vision": "t2v", "vision_to_text": "v2t"}
 
 
 class Judge(NamedTuple):
-    """A library that evaluates a model, and which of its scores is which of ours ("" where none is)."""
+    """A library that evaluates a model, which of its scores is which of ours ("" where none is), and what it is of."""
 
     evaluate: Callable[[TwoTowers, Captioned], dict[str, dict[str, float]]]
     ours: dict[str, str]
+    modules: tuple[str, ...] = ()
 
 
 def _mteb_names() -> dict[str, str]:
@@ -41,8 +43,10 @@ def _clip_benchmark_names() -> dict[str, str]:
 
 
 JUDGES = {
-    "mteb": Judge(mteb_retrieval.evaluate, _mteb_names()),
-    "clip_benchmark": Judge(clip_benchmark_retrieval.evaluate, _clip_benchmark_names()),
+    "mteb": Judge(mteb_retrieval.evaluate, _mteb_names(), mteb_retrieval.MODULES),
+    "clip_benchmark": Judge(
+        clip_benchmark_retrieval.evaluate, _clip_benchmark_names(), clip_benchmark_retrieval.MODULES
+    ),
 }
 
 
@@ -74,6 +78,11 @@ class Judged:
         return max(self.worst - self.theirs, self.theirs - self.best, 0.0)
 
     @property
+    def ties(self) -> float:
+        """Points that ties could move ours by."""
+        return self.best - self.worst
+
+    @property
     def agrees(self) -> bool:
         """Whether theirs is ours, as far as the protocol is the same."""
         return self.protocol != SAME or self.difference <= AGREES
@@ -85,9 +94,11 @@ def judged(model: TwoTowers, data: Captioned, judges: Sequence[str]) -> list[Jud
     Raises:
       UserError: a judge is not installed, or a picture cannot be read.
     """
-    # judges first: what is not installed shows at once
+    for judge in judges:  # what is not installed shows at once
+        for module in JUDGES[judge].modules:
+            package(module)
+    own = own_metrics(model, data)  # a picture that cannot be read is refused by us, in a line
     scores = {judge: JUDGES[judge].evaluate(Remembering(model), data) for judge in judges}
-    own = own_metrics(model, data)
     return [
         _beside(judge, language, name, by_language[language][name], own[language], data)
         for judge, by_language in scores.items()
@@ -135,6 +146,8 @@ def table(results: Sequence[Judged]) -> Table:
     apart = [one for one in compared if not one.agrees]
     verdict = f"{len(compared)} scores of one protocol compared in {', '.join(languages)}: "
     verdict += f"{len(apart)} differ by more than {AGREES} point" if apart else f"all within {AGREES} point"
+    if any(one.ties for one in compared):
+        verdict += " beyond ties"
     named = [f"{one.judge}, {one.language}: {_short(one.name)} {one.theirs:.2f}, ours {one.ours:.2f}" for one in apart]
     return Table(
         title="Our numbers and the judges'",
@@ -144,10 +157,23 @@ def table(results: Sequence[Judged]) -> Table:
         notes=(
             verdict,
             *named,
+            *_much_tied(compared),
             "means over the languages, in percent; ties: points that scores within 1e-6 of each other could move; "
             "largest difference: of a language, beyond ties",
         ),
     )
+
+
+def _much_tied(compared: Sequence[Judged]) -> list[str]:
+    """What agreement says little of: a model that gives everything one score would agree with any number."""
+    tied = [one for one in compared if one.ties > MUCH_TIED]
+    if not tied:
+        return []
+    most = max(tied, key=lambda one: one.ties)
+    return [
+        f"warning: ties could move {len(tied)} of the scores by more than {MUCH_TIED:g} point, {_short(most.name)} in "
+        f"{most.language} by {most.ties:.1f}; agreement says little of those"
+    ]
 
 
 def _row(group: Sequence[Judged]) -> tuple[str, ...]:
@@ -161,7 +187,7 @@ def _row(group: Sequence[Judged]) -> tuple[str, ...]:
     largest = "-" if worst is None else f"{worst.difference:.2f}"
     if worst is not None and float(largest):
         largest += f" ({worst.language})"
-    ties = f"{_mean(group, 'best') - _mean(group, 'worst'):.2f}"
+    ties = f"{_mean(group, 'ties'):.2f}"
     ours = f"{_mean(group, 'ours'):.2f}"
     name = _short(first.name)
     return first.judge, _short(first.metric), ours, name, theirs, ties, largest, "; ".join(odd) or SAME

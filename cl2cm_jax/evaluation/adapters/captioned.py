@@ -114,11 +114,14 @@ def from_rows(rows: Sequence[Row], *, images: Path, split: str) -> Captioned:
       split: "train", "validation" or "test".
 
     Raises:
-      UserError: no row is left, or a picture is no file.
+      UserError: no row is left, or a picture is no file or not in the folder.
     """
     kept = [row for row in rows if row.split in ("", split)]
     if not kept:
         raise UserError(f"--split={split}: the captions have no row of it; name another")
+    for row in kept:
+        if os.path.isabs(row.image) or os.path.normpath(row.image).startswith(os.pardir):
+            raise UserError(f"{row.image!r} is not within --images={images}; copy the picture into it")
     place = {image: number for number, image in enumerate(dict.fromkeys(row.image for row in kept))}
     by_language: dict[str, Captions] = {}
     for language in dict.fromkeys(row.language for row in kept):

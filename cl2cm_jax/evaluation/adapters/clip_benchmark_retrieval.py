@@ -17,6 +17,7 @@ from cl2cm_jax.evaluation.adapters.captioned import Captioned, TwoTowers
 from cl2cm_jax.evaluation.adapters.packages import package
 from cl2cm_jax.evaluation.retrieval import RECALL_AT
 
+MODULES = ("torch", "clip_benchmark.metrics.zeroshot_retrieval")  # what it is imported from
 SCORES = ("image_retrieval_recall", "text_retrieval_recall")
 _BATCH = 64
 _DEVICE = "cpu"  # of its own arithmetic; the model runs where JAX does

@@ -19,6 +19,7 @@ from cl2cm_jax.evaluation.adapters.packages import package
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 
 DEPTH = 1000  # where mteb ends a list of answers
+MODULES = ("mteb", "datasets")  # what it is imported from
 SCORES = (*(f"hit_rate_at_{k}" for k in RECALL_AT), f"map_at_{DEPTH}", "recall_at_10", "ndcg_at_10")
 _SPLIT = "test"
 _BATCH = 64

@@ -7,7 +7,7 @@ from typing import Any
 
 from cl2cm_jax.errors import UserError
 
-INSTALL = "in a checkout pip install -e '.[judges]', then pip install --no-deps clip-benchmark"
+INSTALL = "in a checkout pip install -e '.[judges]', then pip install --no-deps clip-benchmark==1.6.2"
 
 
 def package(name: str) -> Any:
