@@ -215,9 +215,8 @@ def _limits(facts: Facts) -> str:
     measured = {language: r.test[language] for language in r.targets if language in r.test}
     last = weakest(measured, measured)
     lines = [f"- Weakest target language by SumR: `{last}`, {measured[last]['SumR']:.1f} of 600."]
-    apart = {name: sums for group in r.groups.values() for name, sums in group.per_language.items()}
-    apart = {language: apart[language] for language in c.data.reported if language in apart}
-    if apart:
+    groups = [group.per_language for group in r.groups.values() if set(group.per_language) <= set(c.data.reported)]
+    for apart in groups:  # one at most: other groups are of pictures, in all languages
         last = weakest(apart, apart)
         lines.append(f"- Weakest of those reported apart: `{last}`, {apart[last]['SumR']:.1f} of 600.")
     lines += [

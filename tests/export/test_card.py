@@ -46,6 +46,13 @@ def test_licences_are_those_that_the_folders_state(fields: dict[str, Any], bert:
     assert "Apache License" in (tmp_path / "bundle" / "LICENSE").read_text()
 
 
+def test_the_weakest_are_named(bundle: Path, fields: dict[str, Any], tmp_path: Path) -> None:
+    assert "Weakest target language by SumR: `de`, 260.0 of 600." in (bundle / "README.md").read_text()
+    card = written(tmp_path, fields | {"data__reported": ("fa",)})
+    assert "Weakest of those reported apart: `fa`, 90.0 of 600." in card.text
+    assert "Trained like these, and reported apart: fa." in card.text
+
+
 def test_what_is_not_stock_is_named(fields: dict[str, Any], tmp_path: Path) -> None:
     card = written(tmp_path, fields | {"student__text_pool": "both"}, licence="cc-by-sa-4.0")
     assert card.data.license == "cc-by-sa-4.0" and "sentence-transformers" not in card.data.tags
