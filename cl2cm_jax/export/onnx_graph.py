@@ -78,12 +78,18 @@ def write_onnx(folder: Path, tower: Tower, example: dict[str, np.ndarray]) -> fl
 
 def _as_products(model: Any) -> None:
     """Gemm without an added matrix as MatMul: the quantiser passes over it else."""
-    for node in model.graph.node:
+    graph, dropped = model.graph, set()
+    for node in graph.node:
         options = {attribute.name: attribute.f or attribute.i for attribute in node.attribute}
         adds = len(node.input) > 2 and options.get("beta", 1.0)
         if node.op_type == "Gemm" and not adds and not options.get("transA") and not options.get("transB"):
+            dropped |= set(node.input[2:])
             del node.input[2:], node.attribute[:]
             node.op_type = "MatMul"
+    dropped -= {name for node in graph.node for name in node.input}
+    for place in reversed(range(len(graph.initializer))):  # onnxruntime warns of each that nothing reads
+        if graph.initializer[place].name in dropped:
+            del graph.initializer[place]
 
 
 def _wide_integers(model: Any) -> None:

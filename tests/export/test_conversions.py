@@ -20,6 +20,7 @@ from cl2cm_jax.export import __main__ as export
 from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.export.conversions import add_onnx, add_stablehlo
 from cl2cm_jax.export.model import Parts
+from cl2cm_jax.export.onnx_graph import _as_products
 from cl2cm_jax.export.towers import picture_inputs, text_inputs
 
 VARIANTS = {
@@ -110,6 +111,20 @@ def test_onnx_equals_jax(written: tuple[Path, Any], pictures: list[Image.Image])
         check=False,
     )
     np.testing.assert_allclose(json.loads(alone.stdout), model.encode_text(["a red apple"])[0], atol=1e-3)
+
+
+def test_a_product_takes_along_no_bias_that_nothing_reads() -> None:
+    helper = pytest.importorskip("onnx").helper
+    arrays = [helper.make_tensor(name, 1, [2, 2], [1.0] * 4) for name in ("w", "unread", "added")]
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "unread"], ["y"], beta=0.0),
+        helper.make_node("Gemm", ["y", "w", "added"], ["z"]),
+    ]
+    ends = [[helper.make_tensor_value_info(name, 1, [2, 2])] for name in ("x", "z")]
+    model = helper.make_model(helper.make_graph(nodes, "g", *ends, arrays))
+    _as_products(model)
+    assert [node.op_type for node in model.graph.node] == ["MatMul", "Gemm"]
+    assert [one.name for one in model.graph.initializer] == ["w", "added"]
 
 
 def test_onnx_without_its_packages_is_one_line(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
