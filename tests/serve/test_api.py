@@ -181,7 +181,9 @@ def test_the_api_describes_itself(server) -> None:
         "/api/about", "/api/login", "/api/pictures/{id}", "/api/pictures/{id}/large", "/api/pictures/{id}/similar",
         "/api/pictures/{id}/thumbnail", "/api/search", "/api/search/picture"}  # fmt: skip
     assert described["components"]["schemas"]["Answer"]["required"] == ["query", "language", "milliseconds", "results"]
-    assert server.ask("/api/about").json()["pictures"] == 5
+    about = server.ask("/api/about").json()
+    assert about["pictures"] == 5
+    assert (about["languages"], about["caption_languages"]) == (["en", "de", "ja", "ar"], ["ar", "en"])
 
 
 def test_a_thousand_requests_of_twenty_clients_all_come_back_right(server) -> None:

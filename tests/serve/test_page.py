@@ -129,6 +129,11 @@ def test_nothing_found_is_said(page) -> None:
     assert page.find("#status").text == "Nothing fits what you narrowed the search to." and page.captions() == []
 
 
+def test_languages_of_captions_are_offered_and_no_others(page) -> None:
+    page.find("#narrow").click()
+    assert [option.text for option in page.all("#language option")] == ["any language", "Arabic", "English"]
+
+
 def test_from_a_picture_to_similar_ones_and_back(page) -> None:
     page.search("rot")
     page.all(".card")[0].click()

@@ -241,7 +241,8 @@ async function about() {
   try { known = await ask("api/about"); } catch (error) { state("error", error.message); waiting = go; return; }
   pictures = known.pictures;
   $("#lead").textContent = `Write in any language, or drop a picture. ${number.format(pictures)} pictures.`;
-  $("#language").replaceChildren($("#language").firstElementChild, ...known.languages.map((code) => new Option(named(code), code)));
+  $("#language").replaceChildren($("#language").firstElementChild, ...known.caption_languages.map((code) => new Option(named(code) || code, code)));
+  $("#language").parentElement.hidden = !known.caption_languages.length;
   const examples = EXAMPLES.filter(([code]) => known.languages.includes(code)).slice(0, 6);
   $("#examples").replaceChildren(...examples.map(([code, text]) => {
     const button = document.createElement("button");
