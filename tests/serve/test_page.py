@@ -168,6 +168,24 @@ def test_languages_of_captions_are_offered_and_no_others(page) -> None:
     assert [option.text for option in page.all("#language option")] == ["any language", "Arabic", "English"]
 
 
+def test_no_language_is_offered_where_there_is_no_caption(browser, tmp_path) -> None:
+    with serving(application(tmp_path / "photos", Limits(), captioned=False)) as running:
+        page = Page(browser, running.port)
+        page.find("#narrow").click()
+        assert page.find("#path").is_displayed() and not page.find("#language").is_displayed()
+
+
+def test_what_is_similar_can_be_asked_for_without_a_pointer(page) -> None:
+    page.browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        page.search("rot")
+        page.until(lambda: page.find(".more").value_of_css_property("opacity") == "1")
+        page.find(".more").click()
+        page.until(lambda: id_of("red.png") in page.browser.current_url and page.state() == "results")
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
 def test_from_a_picture_to_similar_ones_and_back(page) -> None:
     page.search("rot")
     page.all(".card")[0].click()
