@@ -32,6 +32,10 @@ class Resident:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def languages(self) -> list[str]:
+        """The codes of the languages that captions are in, sorted."""
+        return sorted({language for entry in self._entries for language in entry.captions})
+
     def entry(self, id: str) -> Entry | None:
         """The entry of an id."""
         row = self._row.get(id)

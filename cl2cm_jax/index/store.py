@@ -218,6 +218,10 @@ class Store:
         finally:
             found.close()
 
+    def languages(self) -> list[str]:
+        """The codes of the languages that captions are in, sorted; every row is looked at."""
+        return sorted({language for row in self._rows(["languages"]) for language in row["languages"]})
+
     def entry(self, id: str) -> Entry | None:
         """The entry of an id."""
         rows = self._client.get(self._collection, ids=[id], output_fields=_FIELDS)

@@ -56,10 +56,11 @@ class Answer(BaseModel):
 
 
 class About(BaseModel):
-    """What is searched, and by what."""
+    """What is searched, and by what; `languages` are the model's, `caption_languages` those of the index's captions."""
 
     model: str
     languages: list[str]
+    caption_languages: list[str]
     pictures: int
     version: str
 
@@ -95,7 +96,7 @@ def create_app(service: Service, pictures: Pictures, limits: Limits) -> App:
     _add_access(api, service, limits)
     for path, (name, kind) in PAGE.items():
         content = (files("cl2cm_jax.serve") / "static" / name).read_bytes()
-        api.add_api_route(path, partial(_file, content, kind), methods=["GET"], include_in_schema=False)
+        api.add_api_route(path, partial(_file, content, kind), methods=["GET", "HEAD"], include_in_schema=False)
     return Guard(api, limits)
 
 
@@ -175,7 +176,11 @@ def _add_access(api: FastAPI, service: Service, limits: Limits) -> None:
     def about() -> About:
         model = service.model
         return About(
-            model=model.name, languages=list(model.languages), pictures=len(service.index), version=__version__
+            model=model.name,
+            languages=list(model.languages),
+            caption_languages=service.caption_languages,
+            pictures=len(service.index),
+            version=__version__,
         )
 
     @api.post("/api/login", status_code=204, summary="The token for a cookie, for the page")

@@ -63,6 +63,12 @@ class Connection(H11Protocol):
         else:  # an answer has begun
             self.transport.close()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Called by uvicorn on a wish for another protocol, which is answered as if there was none.
+
+        Its advice to install a library for WebSockets is no use: there is nothing here that speaks them.
+        """
+
     def _wait(self) -> None:
         """Starts the clock if a head is awaited and it is not running; stops it if none is."""
         if self.cycle is not None and not self.cycle.response_complete:

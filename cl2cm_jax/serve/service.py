@@ -27,6 +27,8 @@ class Index(Protocol):
 
     def __len__(self) -> int: ...
 
+    def languages(self) -> list[str]: ...
+
     def entry(self, id: str) -> Entry | None: ...
 
     def vectors(self, ids: Sequence[str]) -> dict[str, np.ndarray]: ...
@@ -41,10 +43,14 @@ class Service:
       index: made by `model`.
       model: encodes queries, one at a time.
       detect: tells a query's language.
+
+    Attributes:
+      caption_languages: codes of the languages that the index had captions in when the service started.
     """
 
     def __init__(self, index: Index, model: Model, detect: Callable[[str], str]):
         self.index, self.model, self.detect = index, model, detect
+        self.caption_languages = index.languages()
         self._encoding, self._decoding = threading.Lock(), threading.Semaphore(2)
         self._waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
         self._text = lru_cache(_KEPT)(self._encode_text)

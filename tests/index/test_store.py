@@ -48,6 +48,7 @@ def test_memory_and_milvus_answer_alike(store) -> None:
     entries, vectors = fill(store)
     resident = load(store)
     assert len(resident) == len(store) == 40
+    assert resident.languages() == store.languages() == ["de", "zh-TW"]
     query = np.array([0.6, 0.0, 0.8], np.float32)
     tried = [Filters(), Filters(language="de"), Filters(language="zh-TW"), Filters(language="fr"), Filters(path="n/00"),
              Filters(since=10, until=20), Filters(language="de", path="n/", since=12)]  # fmt: skip

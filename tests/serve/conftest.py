@@ -32,7 +32,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1"})
 NAMES = {"rot": "de", "赤": "ja", "أزرق": "ar"}
 
 
-def folder(root: Path) -> Resident:
+def folder(root: Path, *, captioned: bool = True) -> Resident:
     """red.png, lime.png, sea/blue.png, of which the first has captions; and two entries whose paths lead outside."""
     paint(root.parent / "secret.png", "red")
     for name, colour in (("red.png", "red"), ("lime.png", "lime"), ("sea/blue.png", "blue")):
@@ -40,14 +40,15 @@ def folder(root: Path) -> Resident:
     (root / "linked.png").symlink_to(root.parent / "secret.png")
     names = ["red.png", "lime.png", "sea/blue.png", "../secret.png", "linked.png"]
     vectors = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.8, 0], [0.6, 0, 0.8]], np.float32)
-    captions = {"red.png": {"en": ("a <b>red</b> picture",), "ar": ("صورة حمراء",)}}
+    captions = {"red.png": {"en": ("a <b>red</b> picture",), "ar": ("صورة حمراء",)}} if captioned else {}
     entries = [Entry(id=id_of(name), path=name, date=86400, captions=captions.get(name, {})) for name in names]
     return Resident(entries, vectors, Manifest(weights="step 10", model="colours", dim=3, images=str(root)))
 
 
-def application(root: Path, limits: Limits):
+def application(root: Path, limits: Limits, *, captioned: bool = True):
     model = Model(ColourEncoder().encoder, "colours", ("en", "de", "ja", "ar"))
-    return create_app(Service(folder(root), model, lambda query: NAMES.get(query, "")), Pictures(str(root)), limits)
+    service = Service(folder(root, captioned=captioned), model, lambda query: NAMES.get(query, ""))
+    return create_app(service, Pictures(str(root)), limits)
 
 
 @dataclass

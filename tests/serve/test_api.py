@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import pickle
 import struct
 import threading
@@ -175,13 +176,35 @@ def test_no_header_can_be_slipped_in(server) -> None:
         assert "set-cookie" not in reply.headers and "x-bad" not in reply.headers
 
 
+@pytest.mark.parametrize("path", ["/", "/app.js", "/style.css"])
+def test_a_head_is_that_of_the_page(server, path) -> None:
+    reply, whole = server.ask(path, method="HEAD"), server.ask(path)
+    assert reply.status == 200 and reply.content == b""
+    assert reply.headers["content-length"] == str(len(whole.content))
+
+
+def test_a_websocket_is_refused_without_a_word(server, caplog) -> None:
+    wanted = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13", "sec-websocket-key": "a"}
+    logger = logging.getLogger("uvicorn.error")
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.WARNING)
+    try:
+        assert server.ask("/api/none", headers=wanted).status == 404
+    finally:
+        logger.removeHandler(caplog.handler)
+        logger.setLevel(logging.CRITICAL)
+    assert caplog.messages == []
+
+
 def test_the_api_describes_itself(server) -> None:
     described = server.ask("/api/openapi.json").json()
     assert described["openapi"].startswith("3.") and set(described["paths"]) == {
         "/api/about", "/api/login", "/api/pictures/{id}", "/api/pictures/{id}/large", "/api/pictures/{id}/similar",
         "/api/pictures/{id}/thumbnail", "/api/search", "/api/search/picture"}  # fmt: skip
     assert described["components"]["schemas"]["Answer"]["required"] == ["query", "language", "milliseconds", "results"]
-    assert server.ask("/api/about").json()["pictures"] == 5
+    about = server.ask("/api/about").json()
+    assert about["pictures"] == 5
+    assert (about["languages"], about["caption_languages"]) == (["en", "de", "ja", "ar"], ["ar", "en"])
 
 
 def test_a_thousand_requests_of_twenty_clients_all_come_back_right(server) -> None:

@@ -22,6 +22,13 @@ pytestmark = pytest.mark.skipif(
 )
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--window-size=1100,800")  # fmt: skip
+PLACEHOLDER = """
+const box = document.querySelector("#query"), context = document.createElement("canvas").getContext("2d");
+context.font = getComputedStyle(box).font;
+return context.measureText(box.placeholder).width;
+"""  # in pixels
+ROWS = "return new Set([...document.querySelectorAll('#filters label')].map(one => one.offsetTop)).size"
+ROOM = "return document.querySelector('#query').clientWidth - 20"  # less the padding
 TOKEN = "correct-horse-battery"
 
 
@@ -114,11 +121,23 @@ def test_a_picture_is_uploaded(page, tmp_path: Path) -> None:
     assert page.captions()[0] == "blue.png" and page.find("#subject").text == "Pictures like yours"
 
 
+def test_each_uploaded_picture_has_its_address(page, tmp_path: Path) -> None:
+    for colour, first in (("blue", "blue.png"), ("red", "a <b>red</b> picture")):
+        page.find("#file").send_keys(str(paint(tmp_path / f"{colour}.png", colour)))
+        page.until(lambda: page.state() == "results" and page.captions()[0] == first)  # noqa: B023
+    page.browser.back()
+    page.until(lambda: page.state() == "results" and page.captions()[0] == "blue.png")
+    page.browser.refresh()
+    page.until(lambda: page.state() == "error")
+    assert page.find("#status").text == "Choose the picture again: it was not kept."
+
+
 def test_a_picture_that_is_none_is_said(page, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no more")
     page.find("#file").send_keys(str(tmp_path / "broken.png"))
     page.until(lambda: page.state() == "error")
     assert "is not an image" in page.find("#status").text and page.captions() == []
+    assert not page.find("#subject").is_displayed()
     page.browser.get_log("browser")  # the refusal, 422
 
 
@@ -127,6 +146,44 @@ def test_nothing_found_is_said(page) -> None:
     page.find("#path").send_keys("nowhere/")
     page.search("rot", state="empty")
     assert page.find("#status").text == "Nothing fits what you narrowed the search to." and page.captions() == []
+
+
+def test_what_a_search_is_narrowed_to_stands_in_the_address(page) -> None:
+    page.search("rot")
+    assert "best 5 of 5" in page.find("#status").text and page.browser.title == "rot · Search"
+    page.find("#narrow").click()
+    page.find("#path").send_keys("sea/\n")
+    page.until(lambda: page.captions() == ["blue.png"])
+    assert "best 1 of those that fit" in page.find("#status").text
+    page.browser.refresh()
+    page.until(lambda: page.captions() == ["blue.png"])
+    assert page.find("#path").get_attribute("value") == "sea/" and page.find("#filters").is_displayed()
+    page.browser.back()
+    page.until(lambda: len(page.captions()) == 5)
+    assert page.find("#path").get_attribute("value") == ""
+
+
+def test_languages_of_captions_are_offered_and_no_others(page) -> None:
+    page.find("#narrow").click()
+    assert [option.text for option in page.all("#language option")] == ["any language", "Arabic", "English"]
+
+
+def test_no_language_is_offered_where_there_is_no_caption(browser, tmp_path) -> None:
+    with serving(application(tmp_path / "photos", Limits(), captioned=False)) as running:
+        page = Page(browser, running.port)
+        page.find("#narrow").click()
+        assert page.find("#path").is_displayed() and not page.find("#language").is_displayed()
+
+
+def test_what_is_similar_can_be_asked_for_without_a_pointer(page) -> None:
+    page.browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        page.search("rot")
+        page.until(lambda: page.find(".more").value_of_css_property("opacity") == "1")
+        page.find(".more").click()
+        page.until(lambda: id_of("red.png") in page.browser.current_url and page.state() == "results")
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
 
 
 def test_from_a_picture_to_similar_ones_and_back(page) -> None:
@@ -161,6 +218,40 @@ def test_by_keyboard_alone(page) -> None:
     page.until(lambda: "similar=" in page.browser.current_url)
 
 
+def test_results_have_the_focus_after_a_search_by_keyboard(page) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    def first_is_active() -> bool:
+        return page.browser.switch_to.active_element == page.all(".card")[0]
+
+    page.search("rot")
+    page.until(first_is_active)
+    ActionChains(page.browser).send_keys(Keys.ARROW_RIGHT).perform()
+    assert page.browser.switch_to.active_element == page.all(".card")[1]
+    place = page.browser.current_url
+    for kind in ("keyDown", "keyUp"):  # the letter of that key on a Russian keyboard
+        page.browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": kind, "key": "ы", "code": "KeyS"})
+    page.until(lambda: "similar=" in page.browser.current_url and page.state() == "results")
+    page.until(first_is_active)
+    page.browser.get(place)
+    page.find("#query").click()
+    page.until(lambda: page.state() == "results")
+    assert page.browser.switch_to.active_element == page.find("#query")
+
+
+def test_the_link_over_the_box_leads_to_the_results(page) -> None:
+    page.search("rot")
+    page.browser.execute_script("document.querySelector('.skip').focus()")
+    page.browser.switch_to.active_element.send_keys("\n")
+    assert page.browser.switch_to.active_element == page.all(".card")[0] and len(page.captions()) == 5
+
+
+def test_a_caption_is_read_out_once(page) -> None:
+    page.search("rot")
+    names = [card.accessible_name for card in page.all(".card")]
+    assert names[0].startswith("a <b>red</b> picture") and names[0].count("red") == 1
+
+
 @pytest.mark.parametrize("width", [320, 390, 1100])
 def test_nothing_is_wider_than_the_screen(page, width) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -169,6 +260,8 @@ def test_nothing_is_wider_than_the_screen(page, width) -> None:
         page.search("rot")
         page.find("#narrow").click()
         assert page.browser.execute_script("return document.documentElement.scrollWidth - innerWidth") <= 0
+        assert page.browser.execute_script(ROWS) == (1 if width > 500 else 2)
+        assert page.browser.execute_script(PLACEHOLDER) < page.browser.execute_script(ROOM)
     finally:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -206,4 +299,8 @@ def test_the_token_is_asked_for_once(browser, tmp_path) -> None:
         assert len(page.captions()) == 5
         again = Page(browser, running.port)
         assert not again.find("#login").is_displayed()
+        browser.delete_all_cookies()
+        page = Page(browser, running.port)
+    page.find("#token").send_keys(TOKEN + "\n")
+    page.until(lambda: page.find("#login p").text == "The service does not answer. Is it still running?")
     browser.get_log("browser")

@@ -1,4 +1,5 @@
-// The page: what is searched stands in the address after "#", so that back, reload and a bookmark work.
+// The page: what is searched, and what it is narrowed to, stands in the address after "#", so that back, reload and a
+// bookmark work. A picture does not fit there: a key stands for it, which a page that is loaded anew does not know.
 const $ = (selector, within = document) => within.querySelector(selector);
 const form = $("#form"), query = $("#query"), results = $("#results"), status = $("#status"), viewer = $("#viewer");
 const FILTERS = ["language", "path", "since", "until"];
@@ -9,36 +10,55 @@ const EXAMPLES = [
 const number = new Intl.NumberFormat();
 const languages = new Intl.DisplayNames(undefined, { type: "language", fallback: "code" });
 let latest = 0; // the newest request; answers to older ones are dropped
-let waiting; // what to do again after the token was given
 let shown = null;
-let picture = null; // the file that is searched with
 let pictures = 0;
+let byKeyboard = false; // whether a key was used last
+const uploads = new Map(); // by key: the file that is searched with, and an address to show it by
 
 const named = (code) => {
   try { return code && code !== "und" ? languages.of(code) : ""; } catch { return code; }
 };
 
-async function ask(path, options = {}) {
-  let response;
+async function reach(path, options) {
   try {
-    response = await fetch(path, options);
+    return await fetch(path, options);
   } catch {
     throw new Error("The service does not answer. Is it still running?");
   }
-  if (response.ok) return response.status === 204 ? null : response.json();
+}
+
+async function fault(response) {
+  try { return (await response.json()).detail; } catch { return `error ${response.status}`; } // a proxy's page
+}
+
+async function ask(path, options = {}) {
+  const response = await reach(path, options);
+  if (response.ok) return response.json();
   if (response.status === 401) {
     $("#login").open || $("#login").showModal();
     throw new Error("A token is needed.");
   }
-  let detail = `error ${response.status}`;
-  try { detail = (await response.json()).detail; } catch { /* a proxy's page */ }
-  throw new Error(response.status === 413 ? "That picture is too large. Take one of less than 20 MB." : detail);
+  throw new Error(response.status === 413 ? "That picture is too large. Take one of less than 20 MB." : await fault(response));
 }
 
 function narrowed() {
   const parameters = new URLSearchParams();
   for (const name of FILTERS) if ($(`#${name}`).value) parameters.set(name, $(`#${name}`).value);
   return parameters;
+}
+
+function expand(open) {
+  $("#filters").hidden = !open;
+  $("#narrow").setAttribute("aria-expanded", String(open));
+}
+
+function narrow(wanted) {
+  for (const name of FILTERS) {
+    const value = wanted.get(name) ?? "", field = $(`#${name}`);
+    field.value = value;
+    if (name === "language" && field.value !== value) field.append(new Option(named(value) || value, value, false, true));
+  }
+  if (FILTERS.some((name) => wanted.has(name))) expand(true);
 }
 
 function state(name, text) {
@@ -51,36 +71,50 @@ function busy() {
   document.body.dataset.state = "busy";
 }
 
-// At once, since the browser tells of its new address only later.
-function visit(hash) {
-  busy();
+function visit(subject) {
+  const hash = new URLSearchParams([...subject, ...narrowed()]).toString();
+  if (location.hash.slice(1) === hash) { go(); return; }
+  if (subject.length) busy(); // at once, since the browser tells of its new address only later
   location.hash = hash;
 }
 
-async function show(request, describe) {
+// What is written in the box, else what the address names.
+function sought() {
+  const text = query.value.trim();
+  return text ? [["q", text]] : [...new URLSearchParams(location.hash.slice(1))].filter(([name]) => !FILTERS.includes(name));
+}
+
+function fail(message) {
+  latest++;
+  results.replaceChildren();
+  subject("");
+  state("error", message);
+}
+
+async function show(request) {
   const mine = ++latest;
   busy();
   try {
     const answer = await request();
     if (mine !== latest) return;
     results.replaceChildren(...answer.results.map(card));
-    if (answer.results.length) state("results", describe(answer));
+    if (byKeyboard && document.activeElement === document.body) $(".card", results)?.focus(); // nobody is typing
+    if (answer.results.length) state("results", counted(answer));
     else state("empty", "Nothing fits what you narrowed the search to.");
   } catch (error) {
     if (mine !== latest) return;
-    waiting = () => show(request, describe);
-    results.replaceChildren();
-    state("error", error.message);
+    fail(error.message);
   }
 }
 
 const counted = (answer) =>
-  [named(answer.language), `best ${answer.results.length} of ${number.format(pictures)}`, `${Math.round(answer.milliseconds)} ms`]
+  [named(answer.language), `best ${answer.results.length} of ${narrowed().size ? "those that fit" : number.format(pictures)}`, `${Math.round(answer.milliseconds)} ms`]
     .filter(Boolean).join(" · ");
 
 function subject(source, text) {
   $("#subject").hidden = !source;
   if (!source) return;
+  $("#subject img").hidden = false;
   $("#subject img").src = source;
   $("#subject span").textContent = text;
 }
@@ -93,7 +127,7 @@ function card(result) {
   frame.className = "frame";
   image.loading = "lazy";
   image.decoding = "async";
-  image.alt = result.caption || result.path;
+  image.alt = ""; // its text stands beside it
   image.onerror = () => frame.classList.add("gone");
   image.src = `api/pictures/${result.id}/thumbnail`;
   frame.append(image);
@@ -126,7 +160,7 @@ function open(result) {
   const image = $("img", viewer);
   image.removeAttribute("src");
   image.src = `api/pictures/${result.id}/large`;
-  image.alt = result.caption || result.path;
+  image.alt = ""; // as in a card
   $(".caption", viewer).textContent = result.caption;
   $(".caption", viewer).hidden = !result.caption;
   const day = result.date ? new Date(result.date * 1000).toLocaleDateString(undefined, { dateStyle: "medium" }) : "";
@@ -138,23 +172,29 @@ function open(result) {
 function similar(result) {
   viewer.close();
   query.value = "";
-  visit(new URLSearchParams({ similar: result.id }));
+  visit([["similar", result.id]]);
 }
 
 function go() {
   const wanted = new URLSearchParams(location.hash.slice(1));
-  const text = wanted.get("q"), id = wanted.get("similar");
-  if (wanted.has("picture") && picture) {
-    subject(URL.createObjectURL(picture), "Pictures like yours");
-    const file = picture;
-    show(() => ask(`api/search/picture?${narrowed()}`, { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } }), counted);
-  } else if (text) {
-    if (query.value !== text) query.value = text;
+  const text = wanted.get("q"), id = wanted.get("similar"), key = wanted.get("picture"), upload = uploads.get(key);
+  narrow(wanted);
+  viewer.close();
+  const title = text || (id ? "Similar pictures" : key ? "Pictures like yours" : "");
+  document.title = title ? `${title} · Search` : "Search";
+  if (text && query.value !== text) query.value = text;
+  else if (!text && (id || key)) query.value = "";
+  if (text) {
     subject("");
-    show(() => ask(`api/search?${new URLSearchParams([["q", text], ...narrowed()])}`), counted);
+    show(() => ask(`api/search?${new URLSearchParams([["q", text], ...narrowed()])}`));
   } else if (/^[0-9a-f]{32}$/.test(id ?? "")) {
     subject(`api/pictures/${id}/thumbnail`, "Similar to this");
-    show(() => ask(`api/pictures/${id}/similar?${narrowed()}`), counted);
+    show(() => ask(`api/pictures/${id}/similar?${narrowed()}`));
+  } else if (upload) {
+    subject(upload.source, "Pictures like yours");
+    show(() => ask(`api/search/picture?${narrowed()}`, { method: "POST", body: upload.file, headers: { "Content-Type": "application/octet-stream" } }));
+  } else if (key) {
+    fail("Choose the picture again: it was not kept.");
   } else {
     latest++;
     results.replaceChildren();
@@ -165,17 +205,16 @@ function go() {
 
 function search() {
   const text = query.value.trim();
-  const hash = text ? new URLSearchParams({ q: text }).toString() : "";
-  if (location.hash.slice(1) === hash) go();
-  else visit(hash);
+  visit(text ? [["q", text]] : []);
 }
 
 function withPicture(file) {
   if (!file) return;
-  if (!file.type.startsWith("image/")) { results.replaceChildren(); subject(""); state("error", "That is no picture."); return; }
-  picture = file;
+  if (!file.type.startsWith("image/")) { fail("That is no picture."); return; }
+  const key = String(Date.now());
+  uploads.set(key, { file, source: URL.createObjectURL(file) });
   query.value = "";
-  visit(`picture=${Date.now()}`);
+  visit([["picture", key]]);
 }
 
 form.onsubmit = (event) => { event.preventDefault(); search(); query.blur(); };
@@ -183,12 +222,10 @@ query.addEventListener("search", () => { if (!query.value) search(); });
 addEventListener("hashchange", go);
 $("#pick").onclick = () => $("#file").click();
 $("#file").onchange = (event) => { withPicture(event.target.files[0]); event.target.value = ""; };
-$("#narrow").onclick = () => {
-  const filters = $("#filters");
-  filters.hidden = !filters.hidden;
-  $("#narrow").setAttribute("aria-expanded", String(!filters.hidden));
-};
-for (const name of FILTERS) $(`#${name}`).onchange = () => { if (location.hash.length > 1) go(); };
+$("#narrow").onclick = () => expand($("#filters").hidden);
+for (const name of FILTERS) $(`#${name}`).onchange = () => visit(sought());
+$("#subject img").onerror = (event) => { event.target.hidden = true; };
+$(".skip").onclick = (event) => { event.preventDefault(); ($(".card", results) ?? results).focus(); }; // the address holds a search
 
 let depth = 0;
 addEventListener("dragenter", (event) => { event.preventDefault(); depth++; document.body.classList.add("dropping"); });
@@ -206,17 +243,22 @@ $(".similar", viewer).onclick = () => similar(shown);
 $(".close", viewer).onclick = () => viewer.close();
 viewer.onclick = (event) => { if (event.target === viewer) viewer.close(); };
 
+// By its place on the keyboard where letters are not Latin.
+const isS = ({ key, code }) => key.toLowerCase() === "s" || (code === "KeyS" && !/^[a-z]$/i.test(key));
+
+addEventListener("keydown", () => { byKeyboard = true; }, true);
+addEventListener("pointerdown", () => { byKeyboard = false; }, true);
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = /INPUT|SELECT/.test(document.activeElement?.tagName);
   if (event.key === "/" && !typing && !viewer.open) { event.preventDefault(); query.select(); return; }
-  if (viewer.open && event.key === "s") { similar(shown); return; }
+  if (viewer.open && isS(event)) { similar(shown); return; }
   const cards = [...results.querySelectorAll(".card")], here = cards.indexOf(document.activeElement);
   if (here < 0) {
     if (event.key === "ArrowDown" && document.activeElement === query && cards.length) { event.preventDefault(); cards[0].focus(); }
     return;
   }
-  if (event.key === "s") { similar(cards[here].parentElement.result); return; }
+  if (isS(event)) { similar(cards[here].parentElement.result); return; }
   const columns = getComputedStyle(results).gridTemplateColumns.split(" ").length;
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
   if (!step) return;
@@ -229,19 +271,25 @@ $("#login form").onsubmit = async (event) => {
   event.preventDefault();
   const said = $("#login p");
   said.textContent = "";
-  const response = await fetch("api/login", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token: $("#token").value }) });
-  if (response.status !== 204) { said.textContent = (await response.json()).detail; return; }
+  try {
+    const response = await reach("api/login", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token: $("#token").value }) });
+    if (!response.ok) throw new Error(await fault(response));
+  } catch (error) {
+    said.textContent = error.message;
+    return;
+  }
   $("#login").close();
   await about();
-  (waiting ?? go)();
+  go();
 };
 
 async function about() {
   let known;
-  try { known = await ask("api/about"); } catch (error) { state("error", error.message); waiting = go; return; }
+  try { known = await ask("api/about"); } catch (error) { state("error", error.message); return; }
   pictures = known.pictures;
-  $("#lead").textContent = `Write in any language, or drop a picture. ${number.format(pictures)} pictures.`;
-  $("#language").replaceChildren($("#language").firstElementChild, ...known.languages.map((code) => new Option(named(code), code)));
+  $("#lead").textContent = `Write in any language, or ${matchMedia("(hover: none)").matches ? "choose" : "drop"} a picture. ${number.format(pictures)} pictures.`;
+  $("#language").replaceChildren($("#language").firstElementChild, ...known.caption_languages.map((code) => new Option(named(code) || code, code)));
+  $("#language").parentElement.hidden = !known.caption_languages.length;
   const examples = EXAMPLES.filter(([code]) => known.languages.includes(code)).slice(0, 6);
   $("#examples").replaceChildren(...examples.map(([code, text]) => {
     const button = document.createElement("button");
