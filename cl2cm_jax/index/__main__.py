@@ -122,6 +122,8 @@ def _build(options: argparse.Namespace) -> None:
         root = str((images or Path()).resolve())
     with _open(options, must_be=False) as store:
         model = open_model(options.model)
+        if gallery is not None:
+            gallery.check(weights=model.encoder.weights, dim=model.dim)
         _claim(store, model, root, moved=options.moved, instead=", or --moved if it is the same folder elsewhere")
         if gallery is not None:
             outcome = from_gallery(store, gallery, root, source=model.languages[0])
