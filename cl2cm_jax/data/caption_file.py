@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from cl2cm_jax.data.problems import Problem
 from cl2cm_jax.data.records import SPLITS
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, shortened
 
 REQUIRED = ("image", "language", "caption")
 OPTIONAL = ("split", "origin")
@@ -28,6 +28,7 @@ _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "val
 _CODE = r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*"
 _LANGUAGE = re.compile(rf"{_CODE}(2{_CODE})?")
 _TRANSLATION = re.compile(rf"{_CODE}2{_CODE}")  # "de2en": each caption is the translation of one in "de"
+_MOST = 80  # characters of a cell that are shown
 _UNDECODED = re.compile("[\ud800-\udfff]")
 
 
@@ -186,9 +187,9 @@ def _json_row(line: str) -> Cells:
     for field, value in cells.items():
         if not isinstance(value, str):
             found = f"a JSON {type(value).__name__}" if isinstance(value, list | dict) else json.dumps(value)
-            return _BadRow(field, f"is {found}; write a string")
+            return _BadRow(shortened(field, most=_MOST), f"is {shortened(found, most=_MOST)}; write a string")
         if field not in REQUIRED + OPTIONAL:
-            return _BadRow(field, f"is not known{_did_you_mean(field, REQUIRED + OPTIONAL)}")
+            return _BadRow(shortened(field, most=_MOST), f"is not known{_did_you_mean(field, REQUIRED + OPTIONAL)}")
     missing = [field for field in REQUIRED if field not in cells]
     return _BadRow(missing[0], "is missing; add it") if missing else cells
 
@@ -235,7 +236,7 @@ def _check_columns(path: str, columns: list[str], separator: str, expected: Colu
         if column not in known:
             others = [other for other in ("\t", ";", ",") if other != separator and other in column]
             hint = f"; the cells seem to be separated by {others[0]!r}, not {separator!r}" if others else ""
-            raise UserError(f"{path}, line 1: unknown column {column!r}{hint or _did_you_mean(column, known)}")
+            raise UserError(f"{path}, line 1: unknown column {_shown(column)}{hint or _did_you_mean(column, known)}")
         if columns.count(column) > 1:
             raise UserError(f"{path}, line 1: column {column!r} is there twice; remove one")
     for column in expected.required:
@@ -264,13 +265,13 @@ def _checked(line: int, cells: Cells) -> Row:
         raise cells
     clean = _clean(cells, cells)
     if not _LANGUAGE.fullmatch(clean["language"]):
-        raise _BadRow("language", f"is {clean['language']!r}; write a code such as 'de' or 'zh-TW'")
+        raise _BadRow("language", f"is {_shown(clean['language'])}; write a code such as 'de' or 'zh-TW'")
     split = clean.get("split", "")
     if split and split.lower() not in _SPLITS:
-        raise _BadRow("split", f"is {split!r}{_did_you_mean(split.lower(), SPLITS)}")
+        raise _BadRow("split", f"is {_shown(split)}{_did_you_mean(split.lower(), SPLITS)}")
     origin = clean.get("origin", "human").lower()
     if origin not in ORIGINS:
-        raise _BadRow("origin", f"is {origin!r}{_did_you_mean(origin, ORIGINS)}")
+        raise _BadRow("origin", f"is {_shown(origin)}{_did_you_mean(origin, ORIGINS)}")
     return Row(
         line=line,
         image=cells["image"].strip(),
@@ -309,13 +310,19 @@ class _Seen:
         first = self._line_of.setdefault((row.image, row.language, row.caption), row.line)
         # two captions may have one translation, and each needs its own row
         if first != row.line and not _TRANSLATION.fullmatch(row.language):
-            raise _BadRow("caption", f"is the same as in line {first} for image {row.image!r}; remove one")
+            raise _BadRow("caption", f"is the same as in line {first} for image {_shown(row.image)}; remove one")
         split, line = self._split_of.setdefault(row.image, (row.split, row.line))
         if split != row.split:
-            raise _BadRow("split", f"is {row.split!r} but in line {line} image {row.image!r} is in {split!r}; keep one")
+            raise _BadRow(
+                "split", f"is {row.split!r} but in line {line} image {_shown(row.image)} is in {split!r}; keep one"
+            )
+
+
+def _shown(value: str) -> str:
+    return repr(shortened(value, most=_MOST))
 
 
 def _did_you_mean(value: str, known: Iterable[str]) -> str:
     names = list(known)
-    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(value[:_MOST], names, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; use one of {', '.join(names)}"
