@@ -28,6 +28,7 @@ _MENDABLE = {
 }
 
 
+MOST = 2000  # characters of a message; what a stranger's file says may have millions
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, half pairs and what ends a line, by Unicode's categories
 
 
@@ -35,13 +36,23 @@ class UserError(Exception):
     """A mistake that the user can mend.
 
     The message is one line that names the field or file, the value found and the fix. Line ends and control characters,
-    which a name in somebody's file may hold, are escaped, so that none reaches the terminal.
+    which a name in somebody's file may hold, are escaped, so that none reaches the terminal. Of a message of more than
+    `MOST` characters the middle is left out: the field stands at its beginning, the fix at its end.
     Commands print it without a traceback and exit with code 2.
     """
 
     def __init__(self, message: str):
-        shown = (ascii(char)[1:-1] if unicodedata.category(char) in _NO_TEXT else char for char in message)
-        super().__init__("".join(shown))
+        short = shortened(message)  # before, so that millions are not looked at one by one
+        shown = (ascii(char)[1:-1] if unicodedata.category(char) in _NO_TEXT else char for char in short)
+        super().__init__(shortened("".join(shown)))
+
+
+def shortened(text: str, *, most: int = MOST) -> str:
+    """A text of at most `most` characters, 3 or more: what is over is left out in the middle, where "..." stands."""
+    if len(text) <= most:
+        return text
+    kept = most - 3
+    return f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
 
 
 def one_line(error: BaseException, *, most: int = 200) -> str:

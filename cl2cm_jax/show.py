@@ -9,7 +9,6 @@ query) and remark (below the language, after the words that say whether the mode
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,15 +16,15 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cl2cm_jax.command_line import Arguments, positive
-from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.data.caption_file import Columns, read_csv
+from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.evaluation.picture import Found, QueryRow, draw_retrieval
 from cl2cm_jax.search.folder import folder_gallery
 from cl2cm_jax.search.gallery import training_gallery
 from cl2cm_jax.search.model import load_encoder, read_config
 from cl2cm_jax.search.query import Answer, check_queries, search
 
-COLUMNS = ("language", "query")
-OPTIONAL = ("meaning", "remark")
+COLUMNS = Columns(required=("language", "query"), optional=("meaning", "remark"))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,22 +39,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def read_queries(path: Path) -> list[dict[str, str]]:
-    """The rows of a file of queries, every column of `COLUMNS` and `OPTIONAL` in each.
+    """The rows of a file of queries, every column of `COLUMNS` in each.
 
     Raises:
-        UserError: it cannot be read, is no UTF-8, lacks a column or has a row without language or query.
+        UserError: it cannot be read, is no UTF-8, has wrong columns or a row without language or query.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        reader = csv.DictReader(lines, restval="", strict=True)
-        rows = [{name: (row.get(name) or "").strip() for name in (*COLUMNS, *OPTIONAL)} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--queries={path} cannot be read ({error}); name a CSV file in UTF-8") from error
-    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-        raise UserError(f"--queries={path} has no column {missing[0]!r}; its first line names the columns")
-    for number, row in enumerate(rows, start=1):
-        if empty := [name for name in COLUMNS if not row[name]]:
-            raise UserError(f"--queries={path}, row {number}: {empty[0]} is empty; fill it in")
+    rows = [dict.fromkeys(COLUMNS.optional, "") | cells for _, cells in read_csv(str(path), COLUMNS, flag="--queries")]
     check_queries([row["query"] for row in rows])
     return rows
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax.errors import EXIT_CLOSED_PIPE, UserError, exit_cleanly
+from cl2cm_jax.errors import EXIT_CLOSED_PIPE, MOST, UserError, exit_cleanly
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,6 +21,13 @@ def test_a_users_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as end:
         exit_cleanly(fail)
     assert end.value.code == 2 and capsys.readouterr().err == "error: config.x=1 is wrong; use 2\n"
+
+
+@pytest.mark.parametrize("char", ["x", "\0"])
+def test_a_message_of_millions_keeps_its_beginning_and_its_end(char: str) -> None:
+    text = str(UserError(f"config.x={char * 3_000_000} is wrong; use 2"))
+    assert len(text) == MOST and text.startswith("config.x=") and "..." in text and text.endswith("is wrong; use 2")
+    assert str(UserError("x" * MOST)) == "x" * MOST
 
 
 def test_a_full_disk_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,10 +74,15 @@ def test_a_row_says_whether_its_language_was_trained_and_never_that_a_picture_is
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lang,query\nde,rot\n", "no column 'language'"),
-        ("language,query\nde,\n", "row 1: query is empty"),
-        ("language,query\n", "no query given"),
-        ("", "no column 'language'"),
+        ("lang,query\nde,rot\n", "line 1: unknown column 'lang'; did you mean 'language'?"),
+        ("query\nrot\n", "line 1: column 'language' is missing"),
+        ("language,query\nde,\n", "line 2, query: is empty"),
+        ("language,query\n", "has no rows; give it lines of language and query"),
+        ("", "column 'language' is missing"),
+        ("language,query,query\nde,rot,blau\n", "column 'query' is there twice; remove one"),
+        ("language,query\nde,rot,blau\n", "line 2, line: has 3 cells where the header has 2"),
+        ("language,query\nde,ro\0t\n", "line 2, query: holds a NUL byte"),
+        ('language,query\nde,"rot\n', "quotation marks"),
     ],
 )
 def test_mistakes_in_the_queries(workdir, tmp_path, text, message) -> None:
@@ -89,9 +94,18 @@ def test_mistakes_in_the_queries(workdir, tmp_path, text, message) -> None:
 
 def test_a_file_that_is_not_there_or_no_text(workdir, tmp_path) -> None:
     (tmp_path / "latin.csv").write_bytes(b"language,query\nde,gr\xfcn\n")
-    for name in ("nothing.csv", "latin.csv"):
+    for name, said in (("nothing.csv", "cannot be read"), ("latin.csv", "line 2, query: is not valid UTF-8")):
         done = call(show.main, f"--workdir={workdir}", f"--queries={tmp_path / name}", f"--out={tmp_path / 'x.png'}")
-        assert done.code == 2 and name in done.err and "cannot be read" in done.err
+        assert done.code == 2 and name in done.err and said in done.err
+
+
+def test_cells_are_as_a_spreadsheet_writes_them(tmp_path) -> None:
+    text = 'language,meaning,query\r\nde,"red\napple",rot\u2028er Apfel\r\n\r\nja,,赤\r\n'
+    rows = show.read_queries(write(tmp_path / "q.csv", text))
+    assert rows == [
+        {"language": "de", "meaning": "red apple", "query": "rot er Apfel", "remark": ""},
+        {"language": "ja", "meaning": "", "query": "赤", "remark": ""},
+    ]
 
 
 def test_the_queries_of_the_documentation_are_in_twelve_languages_and_eight_ways_of_writing() -> None:

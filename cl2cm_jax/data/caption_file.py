@@ -15,10 +15,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from cl2cm_jax.data.problems import Problem
 from cl2cm_jax.data.records import SPLITS
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, shortened
 
 REQUIRED = ("image", "language", "caption")
 OPTIONAL = ("split", "origin")
@@ -27,7 +28,18 @@ _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "val
 _CODE = r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*"
 _LANGUAGE = re.compile(rf"{_CODE}(2{_CODE})?")
 _TRANSLATION = re.compile(rf"{_CODE}2{_CODE}")  # "de2en": each caption is the translation of one in "de"
+_MOST = 80  # characters of a cell that are shown
 _UNDECODED = re.compile("[\ud800-\udfff]")
+
+
+class Columns(NamedTuple):
+    """Those that a file must have, and those that it may have."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+
+
+CAPTIONS = Columns(REQUIRED, OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -72,8 +84,7 @@ def read_caption_file(path: str, *, image_is_path: bool) -> CaptionFile:
     readers = {".csv": _csv_cells, ".tsv": _tsv_cells, ".jsonl": _jsonl_cells}
     if file.suffix.lower() not in readers:
         raise UserError(f"config.data.captions={path!r} must end in .csv, .tsv or .jsonl")
-    # Bytes that are no UTF-8 become lone surrogates, so that the row they are in can be named.
-    text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    text = _text_of(file)
     rows: list[Row] = []
     problems: list[Problem] = []
     seen = _Seen()
@@ -113,14 +124,50 @@ def read_rows(path: str, *, flag: str) -> list[Row]:
 Cells = dict[str, str] | _BadRow
 
 
-def _csv_cells(path: str, text: str) -> Iterator[tuple[int, Cells]]:
+def _csv_cells(path: str, text: str, columns: Columns = CAPTIONS) -> Iterator[tuple[int, Cells]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    return _with_header(path, _numbered(reader), separator=",")
+    return _with_header(path, _numbered(reader), separator=",", expected=columns)
+
+
+def read_csv(path: str, columns: Columns, *, flag: str) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file with a header, UTF-8, for a command that reads it by a flag of its own.
+
+    Args:
+      path: of the file.
+      columns: that it must and may have.
+      flag: such as "--queries", for the errors.
+
+    Returns:
+      The line that each row starts at, and its cells by column; what is white space is one blank.
+
+    Raises:
+      UserError: the file cannot be read, has wrong columns or no row, or a row is wrong (the first is named).
+    """
+    try:
+        text = _text_of(Path(path))
+    except OSError as error:
+        raise UserError(f"{flag}={path} cannot be read ({error.strerror}); name a CSV file in UTF-8") from error
+    rows: list[tuple[int, dict[str, str]]] = []
+    for line, cells in _csv_cells(f"{flag}={path}", text, columns):
+        try:
+            rows.append((line, _clean(cells, columns.required)))
+        except _BadRow as bad:
+            raise UserError(f"{flag}={path}, line {line}, {bad.field}: {bad.reason}") from bad
+    if not rows:
+        raise UserError(f"{flag}={path} has no rows; give it lines of {' and '.join(columns.required)}")
+    return rows
+
+
+def _text_of(file: Path) -> str:
+    """Bytes that are no UTF-8 become lone surrogates, so that the row they are in can be named."""
+    return file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
 
 
 def _tsv_cells(path: str, text: str) -> Iterator[tuple[int, Cells]]:
     lines = enumerate(text.replace("\r\n", "\n").removesuffix("\n").split("\n"), start=1)
-    return _with_header(path, ((number, line.split("\t")) for number, line in lines if line), separator="\t")
+    return _with_header(
+        path, ((number, line.split("\t")) for number, line in lines if line), separator="\t", expected=CAPTIONS
+    )
 
 
 def _jsonl_cells(path: str, text: str) -> Iterator[tuple[int, Cells]]:
@@ -140,9 +187,9 @@ def _json_row(line: str) -> Cells:
     for field, value in cells.items():
         if not isinstance(value, str):
             found = f"a JSON {type(value).__name__}" if isinstance(value, list | dict) else json.dumps(value)
-            return _BadRow(field, f"is {found}; write a string")
+            return _BadRow(shortened(field, most=_MOST), f"is {shortened(found, most=_MOST)}; write a string")
         if field not in REQUIRED + OPTIONAL:
-            return _BadRow(field, f"is not known{_did_you_mean(field, REQUIRED + OPTIONAL)}")
+            return _BadRow(shortened(field, most=_MOST), f"is not known{_did_you_mean(field, REQUIRED + OPTIONAL)}")
     missing = [field for field in REQUIRED if field not in cells]
     return _BadRow(missing[0], "is missing; add it") if missing else cells
 
@@ -163,14 +210,14 @@ def _numbered(reader: Iterable[list[str]]) -> Iterator[tuple[int, list[str] | _B
 
 
 def _with_header(
-    path: str, rows: Iterable[tuple[int, list[str] | _BadRow]], *, separator: str
+    path: str, rows: Iterable[tuple[int, list[str] | _BadRow]], *, separator: str, expected: Columns
 ) -> Iterator[tuple[int, Cells]]:
     iterator = iter(rows)
     line, header = next(iterator, (1, []))
     if isinstance(header, _BadRow):
         raise UserError(f"{path}, line {line}: {header.reason}")
     columns = [column.strip().lower() for column in header]
-    _check_columns(path, columns, separator)
+    _check_columns(path, columns, separator, expected)
     for line, cells in iterator:
         if isinstance(cells, _BadRow):
             yield line, cells
@@ -181,23 +228,24 @@ def _with_header(
             yield line, dict(zip(columns, cells, strict=True))
 
 
-def _check_columns(path: str, columns: list[str], separator: str) -> None:
-    known = REQUIRED + OPTIONAL
+def _check_columns(path: str, columns: list[str], separator: str, expected: Columns) -> None:
+    known = expected.required + expected.optional
     if not all(column.replace("\t", "").isprintable() for column in columns):
         raise UserError(f"{path}, line 1: is not UTF-8 text (UTF-16, perhaps); save the file as UTF-8")
     for column in columns:
         if column not in known:
             others = [other for other in ("\t", ";", ",") if other != separator and other in column]
             hint = f"; the cells seem to be separated by {others[0]!r}, not {separator!r}" if others else ""
-            raise UserError(f"{path}, line 1: unknown column {column!r}{hint or _did_you_mean(column, known)}")
+            raise UserError(f"{path}, line 1: unknown column {_shown(column)}{hint or _did_you_mean(column, known)}")
         if columns.count(column) > 1:
             raise UserError(f"{path}, line 1: column {column!r} is there twice; remove one")
-    for column in REQUIRED:
+    for column in expected.required:
         if column not in columns:
             raise UserError(f"{path}, line 1: column {column!r} is missing; the first line names the columns")
 
 
-def _checked(line: int, cells: Cells) -> Row:
+def _clean(cells: Cells, filled: Iterable[str]) -> dict[str, str]:
+    """Checked cells, what is white space in them one blank; those of the columns `filled` are not empty."""
     if isinstance(cells, _BadRow):
         raise cells
     for field, value in cells.items():
@@ -206,17 +254,24 @@ def _checked(line: int, cells: Cells) -> Row:
         if "\0" in value:
             raise _BadRow(field, "holds a NUL byte; remove it")
     clean = {field: " ".join(value.split()) for field, value in cells.items()}
-    for field in clean:
+    for field in filled:
         if not clean[field]:
             raise _BadRow(field, "is empty; fill it in or remove the row")
+    return clean
+
+
+def _checked(line: int, cells: Cells) -> Row:
+    if isinstance(cells, _BadRow):
+        raise cells
+    clean = _clean(cells, cells)
     if not _LANGUAGE.fullmatch(clean["language"]):
-        raise _BadRow("language", f"is {clean['language']!r}; write a code such as 'de' or 'zh-TW'")
+        raise _BadRow("language", f"is {_shown(clean['language'])}; write a code such as 'de' or 'zh-TW'")
     split = clean.get("split", "")
     if split and split.lower() not in _SPLITS:
-        raise _BadRow("split", f"is {split!r}{_did_you_mean(split.lower(), SPLITS)}")
+        raise _BadRow("split", f"is {_shown(split)}{_did_you_mean(split.lower(), SPLITS)}")
     origin = clean.get("origin", "human").lower()
     if origin not in ORIGINS:
-        raise _BadRow("origin", f"is {origin!r}{_did_you_mean(origin, ORIGINS)}")
+        raise _BadRow("origin", f"is {_shown(origin)}{_did_you_mean(origin, ORIGINS)}")
     return Row(
         line=line,
         image=cells["image"].strip(),
@@ -255,13 +310,19 @@ class _Seen:
         first = self._line_of.setdefault((row.image, row.language, row.caption), row.line)
         # two captions may have one translation, and each needs its own row
         if first != row.line and not _TRANSLATION.fullmatch(row.language):
-            raise _BadRow("caption", f"is the same as in line {first} for image {row.image!r}; remove one")
+            raise _BadRow("caption", f"is the same as in line {first} for image {_shown(row.image)}; remove one")
         split, line = self._split_of.setdefault(row.image, (row.split, row.line))
         if split != row.split:
-            raise _BadRow("split", f"is {row.split!r} but in line {line} image {row.image!r} is in {split!r}; keep one")
+            raise _BadRow(
+                "split", f"is {row.split!r} but in line {line} image {_shown(row.image)} is in {split!r}; keep one"
+            )
+
+
+def _shown(value: str) -> str:
+    return repr(shortened(value, most=_MOST))
 
 
 def _did_you_mean(value: str, known: Iterable[str]) -> str:
     names = list(known)
-    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(value[:_MOST], names, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; use one of {', '.join(names)}"

@@ -24,6 +24,7 @@ from cl2cm_jax.errors import UserError, one_line
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # of pictures in folders
 MAX_PIXELS = 100_000_000  # of one picture; 300 MB once decoded
+MAX_FILE = 200_000_000  # bytes of its file
 MAX_FRAMES = 10_000  # of one animation, taken or not: a frame is decoded from the ones before it
 MAX_ANIMATION_PIXELS = 4_000_000_000  # of all its frames; a minute or so of decoding, one frame in memory at a time
 # Only these of Pillow's readers are asked (JPEG's reads MPO too); of the others, EPS starts another program.
@@ -227,10 +228,18 @@ def scaled(
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
-    if stat.S_ISFIFO(os.stat(path).st_mode):  # it would be waited on for ever
-        raise ImageError(f"{os.fspath(path)} is a pipe; replace it or leave it out")
-    with open(path, "rb") as file:
-        return file.read()
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())  # of what is open, whatever the name stands for by now
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{os.fspath(path)} is no regular file but a pipe or device; replace it or leave it out")
+        if status.st_size > MAX_FILE:
+            size = f"{status.st_size:,} bytes, over the limit of {MAX_FILE:,}"
+            raise ImageError(f"{os.fspath(path)} has {size}; scale it down")
+        return file.read(status.st_size)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # the other end of a pipe may never come
 
 
 def _check_header(image: Image.Image, name: str, max_pixels: int, on_animated: str) -> None:

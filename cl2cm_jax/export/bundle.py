@@ -75,13 +75,14 @@ def read_trained(workdir: Path) -> Trained:
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: no such folder; give the --workdir of a finished training run")
     results, config = read_results(workdir), read_config(workdir)
-    student, weights = load_student(workdir)
     vision = None
     if config.vision.backbone == "clip_vit":
         vision = hub_folder.locate(config.vision.path, field="config.vision.path")
     text = configured_text(config)
     folder = text.tokenizer_path if config.text.backbone == "bert" else None
-    backbones = Backbones(text=text, vision=configured_vision(config), text_folder=folder, vision_folder=vision)
+    own = configured_vision(config)
+    student, weights = load_student(workdir, config, text=text, vision=own)
+    backbones = Backbones(text=text, vision=own, text_folder=folder, vision_folder=vision)
     return Trained(config=config, student=student, results=results, backbones=backbones, weights=weights)
 
 

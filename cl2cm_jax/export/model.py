@@ -32,7 +32,7 @@ from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, Networks
 from cl2cm_jax.models.pretrained import assign, read_safetensors
 from cl2cm_jax.search.encoder import Encoder
-from cl2cm_jax.search.model import student_encoder
+from cl2cm_jax.search.model import student_encoder, vision_features
 
 Picture = Image.Image | str | os.PathLike[str]
 Clip = str | os.PathLike[str] | Iterable[Picture]
@@ -185,8 +185,7 @@ class Parts:
     def _check_sizes(self, folder: Path) -> None:
         sizes = [("text", self.text.dim, self.manifest.shape.text)]
         if self.vision is not None:
-            pooled = self.config.vision.pool == "backbone" and self.vision.pooled
-            sizes.append(("vision", pooled or self.vision.dim, self.manifest.shape.vision))
+            sizes.append(("vision", vision_features(self.config, self.vision), self.manifest.shape.vision))
         for kind, found, expected in sizes:
             if found != expected:
                 raise UserError(

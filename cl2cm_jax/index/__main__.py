@@ -105,6 +105,7 @@ def _build(options: argparse.Namespace) -> None:
     from cl2cm_jax.index.model import open_model
     from cl2cm_jax.runtime.progress import CountReport
     from cl2cm_jax.search.gallery import training_gallery
+    from cl2cm_jax.search.model import read_config
 
     start = time.perf_counter()
     images: Path | None = options.images
@@ -114,9 +115,15 @@ def _build(options: argparse.Namespace) -> None:
         raise UserError(f"--images={images}: no such folder; give a folder of pictures")
     captions = read_captions(options.captions) if options.captions else None
     gallery = training_gallery(options.model) if images is None else None
-    root = root_of(gallery) if gallery is not None else str((images or Path()).resolve())
+    if gallery is not None:
+        data = read_config(options.model).data
+        root = root_of(gallery, within=[folder for folder in (data.images, data.root, data.dir) if folder])
+    else:
+        root = str((images or Path()).resolve())
     with _open(options, must_be=False) as store:
         model = open_model(options.model)
+        if gallery is not None:
+            gallery.check(weights=model.encoder.weights, dim=model.dim)
         _claim(store, model, root, moved=options.moved, instead=", or --moved if it is the same folder elsewhere")
         if gallery is not None:
             outcome = from_gallery(store, gallery, root, source=model.languages[0])

@@ -353,8 +353,32 @@ def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str) -> O
     return outcome
 
 
-def root_of(gallery: Gallery) -> str:
-    """The folder that holds all pictures of a gallery; "" if one has none."""
+def root_of(gallery: Gallery, *, within: Sequence[str]) -> str:
+    """The folder that holds all pictures of a gallery; "" if one has none.
+
+    What lies in it is handed out by the service, and a gallery may be a stranger's: its paths alone do not decide.
+
+    Args:
+      gallery: of a training run.
+      within: the folders that the run read its pictures from or wrote them to; the root is one of them, or below.
+
+    Raises:
+      UserError: it is not.
+    """
     if not gallery.paths or not all(gallery.paths):
         return ""
-    return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in gallery.paths])
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in gallery.paths])
+    if not any(_holds(folder, root) for folder in within):
+        raise UserError(
+            f"--model: the pictures of its gallery have the common folder {root}, which is not in the run's "
+            f"({', '.join(within)}); give --images=DIR, or start the command where the training was started"
+        )
+    return root
+
+
+def _holds(folder: str, root: str) -> bool:
+    try:
+        place = Path(folder).resolve()
+        return place != Path(place.anchor) and Path(root).resolve().is_relative_to(place)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or no path
+        return False

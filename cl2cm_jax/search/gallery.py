@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cl2cm_jax.atomic import replacing
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.pretrained import read_npz
 
 GALLERY_FILE = "gallery.npz"
@@ -32,6 +32,26 @@ class Gallery:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def check(self, *, weights: str, dim: int) -> None:
+        """Refuses vectors of another model.
+
+        Args:
+          weights: `Encoder.weights` of the model in use.
+          dim: of its vectors.
+
+        Raises:
+          UserError: the gallery was made with other weights, or its vectors are of another size.
+        """
+        again = "run --mode=evaluate on the workdir to embed it anew"
+        if self.weights != weights:
+            raise UserError(
+                f"the gallery was embedded by the weights {self.weights!r}, but the model is {weights!r}; {again}"
+            )
+        if self.embeddings.shape[1] != dim:
+            raise UserError(
+                f"the gallery's vectors have {self.embeddings.shape[1]} numbers, but the model's have {dim}; {again}"
+            )
 
 
 def save_gallery(path: Path, gallery: Gallery) -> None:
@@ -59,9 +79,11 @@ def load_gallery(path: Path) -> Gallery:
         embeddings = arrays["embeddings"]
         if embeddings.ndim != 2 or embeddings.dtype != np.float32:
             raise ValueError(f"embeddings of shape {embeddings.shape} and type {embeddings.dtype}")
+        if not np.isfinite(embeddings).all():
+            raise ValueError("not all embeddings are finite")
         return Gallery(embeddings=embeddings, weights=texts["weights"], **columns)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__})") from error
+        raise UserError(f"{path} cannot be read ({one_line(error)})") from error
 
 
 def training_gallery(workdir: Path) -> Gallery:

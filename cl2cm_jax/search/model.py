@@ -6,7 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
@@ -14,14 +16,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cl2cm_jax.atomic import replacing
-from cl2cm_jax.config import from_flat
+from cl2cm_jax.config import from_flat, student_first, vision_first
 from cl2cm_jax.encoders import ImageEncoder, padded_frames, text_encoder
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import VISION_TAIL, FeatureShape, Networks, vision_size
-from cl2cm_jax.models.trained_layers import in_two_parts
+from cl2cm_jax.models.networks import TAIL, VISION_TAIL, FeatureShape, Networks, vision_size
+from cl2cm_jax.models.pretrained import assign, shapes_of
+from cl2cm_jax.models.trained_layers import check_text_layers, in_two_parts
 from cl2cm_jax.search.encoder import Encoder
 from cl2cm_jax.steps.embed_step import Embedder
 
@@ -39,20 +42,57 @@ def save_student(workdir: Path, student: Params) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def load_student(workdir: Path) -> tuple[Params, str]:
+def load_student(
+    workdir: Path, config: ConfigDict, *, text: TextBackbone, vision: VisionBackbone | None
+) -> tuple[Params, str]:
     """Reads what `save_student` wrote: parameters and the name of the weights.
 
+    Args:
+      workdir: of the run.
+      config: what it was trained with.
+      text: the backbone as it was before training.
+      vision: the same; None where the student was trained on features on disk.
+
     Raises:
-      UserError: the file is missing or damaged.
+      UserError: the file is missing or damaged, or its tensors are not those of the configuration.
     """
     path = workdir / MODEL_FILE
+    again = "run --mode=evaluate on the workdir to write it anew"
     try:
         content = path.read_bytes()
-        return unflatten_dict(load(content), sep="/"), hashlib.sha256(content).hexdigest()[:16]
+        arrays = load(content)
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); run --mode=evaluate on the workdir to write it anew"
-        ) from error
+        raise UserError(f"{path} cannot be read ({one_line(error)}); {again}") from error
+    try:
+        shape = feature_shape(config, unflatten_dict(arrays, sep="/"), text)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds no student, or half a one ({one_line(error)}); {again}") from error
+    if vision is not None and shape.vision != (found := vision_features(config, vision)):
+        raise UserError(f"{path} is of {shape.vision} features, but the vision backbone yields {found}; {again}")
+    abstract = _abstract(config, shape, text=text, vision=vision)
+    for name, wanted in shapes_of(abstract).items():
+        if wanted == () and name in arrays and arrays[name].shape == (1,):  # as `ascontiguousarray` writes a scalar
+            arrays[name] = arrays[name].reshape(())
+    student = assign(abstract, arrays, source=path)
+    if odd := [name for name, leaf in flatten_dict(student, sep="/").items() if not np.isfinite(leaf).all()]:
+        raise UserError(f"{path}: {odd[0]} holds values that are not finite; train the model anew")
+    return student, hashlib.sha256(content).hexdigest()[:16]
+
+
+def _abstract(
+    config: ConfigDict, shape: FeatureShape, *, text: TextBackbone, vision: VisionBackbone | None
+) -> dict[str, Any]:
+    """A student's parameters, without their values."""
+    networks = Networks(config, shape, tunable=text.tunable)
+    abstract: dict[str, Any] = dict(jax.eval_shape(networks.student.init, jax.random.key(0)))
+    first = student_first(config)
+    if first is not None:
+        check_text_layers(config, text)
+        assert text.tunable is not None  # others are refused by the configuration's checks
+        abstract[TAIL] = text.tunable.cut(text.params, first)[1]
+    if vision is not None and vision_first(config) is not None:
+        abstract[VISION_TAIL] = in_two_parts(config, vision).params["own"]
+    return abstract
 
 
 def read_fields(path: Path) -> dict[str, object]:
@@ -82,9 +122,9 @@ def read_config(workdir: Path) -> ConfigDict:
 def load_encoder(workdir: Path) -> Encoder:
     """The student of a finished run behind its backbones. TensorFlow is not needed."""
     config = read_config(workdir)
-    student, weights = load_student(workdir)
-    backbones = {"text": configured_text(config), "vision": configured_vision(config)}
-    encoder = student_encoder(config, student, weights=weights, **backbones)
+    text, vision = configured_text(config), configured_vision(config)
+    student, weights = load_student(workdir, config, text=text, vision=vision)
+    encoder = student_encoder(config, student, weights=weights, text=text, vision=vision)
     encoder.text([" "])  # compiles now what every query needs
     return encoder
 
@@ -137,3 +177,8 @@ def feature_shape(config: ConfigDict, student: Params, text: TextBackbone) -> Fe
     """Sizes of what a student reads, off its parameters."""
     dim, frames = vision_size(student)
     return FeatureShape(text=text.dim, vision=dim, max_words=config.text.max_tokens, max_frames=frames)
+
+
+def vision_features(config: ConfigDict, vision: VisionBackbone) -> int:
+    """D of the features that a vision backbone yields."""
+    return (config.vision.pool == "backbone" and vision.pooled) or vision.dim

@@ -58,16 +58,13 @@ def search(queries: Sequence[str], gallery: Gallery, encoder: Encoder, *, top: i
     """The `top` pictures of the gallery for each query, all if it has fewer; equal scores stand in its order.
 
     Raises:
-        UserError: no query, an empty one, `top` below 1, or a gallery made with other weights.
+        UserError: no query, an empty one, `top` below 1, or a gallery made by another model.
     """
     check_queries(queries)
     check_top(top)
-    if gallery.weights != encoder.weights:
-        raise UserError(
-            f"the gallery was embedded by the weights {gallery.weights!r}, but the model is {encoder.weights!r}; "
-            "run --mode=evaluate on the workdir to embed it anew"
-        )
-    scores, rows = best_items(encoder.text(queries), gallery.embeddings, min(top, len(gallery)))
+    vectors = encoder.text(queries)
+    gallery.check(weights=encoder.weights, dim=vectors.shape[1])
+    scores, rows = best_items(vectors, gallery.embeddings, min(top, len(gallery)))
     return [
         Answer(
             query, tuple(_result(gallery, rank, *found) for rank, found in enumerate(zip(*both, strict=True), start=1))

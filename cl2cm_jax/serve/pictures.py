@@ -14,10 +14,9 @@ from pathlib import Path
 from PIL import Image
 
 from cl2cm_jax.data.clips import picture_of
-from cl2cm_jax.data.images import ImageError, decode
+from cl2cm_jax.data.images import MAX_FILE, ImageError, decode
 
 THUMBNAIL, LARGE = 480, 1600  # pixels of the longer side
-MAX_FILE, MAX_PIXELS = 200_000_000, 100_000_000
 _KEPT = 1024  # drawn pictures; a thumbnail has about 20 kB
 
 
@@ -56,7 +55,7 @@ class Pictures:
 
     def _draw(self, file: Path, _changed: int, size: int) -> bytes:
         with self._one:
-            picture = Image.fromarray(decode(file, max_pixels=MAX_PIXELS))
+            picture = Image.fromarray(decode(file))
         picture.thumbnail((size, size))
         out = io.BytesIO()
         picture.save(out, "WEBP", quality=82)

@@ -10,6 +10,7 @@ from cl2cm_jax.data.caption_file import CaptionFile, read_caption_file
 from cl2cm_jax.errors import UserError
 
 HEADER = b"image,language,caption\n"
+LONG = "x" * 100_000
 
 
 def read(folder: Path, content: bytes, name: str = "captions.csv") -> CaptionFile:
@@ -133,3 +134,25 @@ def test_translations_of_queries_may_be_the_same(tmp_path: Path) -> None:
     assert found.problems == []
     again = read(tmp_path, HEADER + lines.encode() + b"a.png,de,ein Hund\na.png,2en,a dog\n").problems
     assert [(problem.line, problem.field) for problem in again] == [(7, "caption"), (8, "language")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", f"image,language,caption,{LONG}\n"),
+        ("a.tsv", f"image\tlanguage\tcaption\n{LONG}\t{LONG}\tdog\n"),
+        ("a.tsv", f"image\tlanguage\tcaption\tsplit\na\tde\tdog\t{LONG}\n"),
+        ("a.tsv", f"image\tlanguage\tcaption\torigin\na\tde\tdog\t{LONG}\n"),
+        ("a.tsv", "image\tlanguage\tcaption\n" + f"{LONG}\tde\tdog\n" * 2),
+        ("a.jsonl", f'{{"{LONG}": "a"}}\n'),
+        ("a.jsonl", f'{{"image": {"1" * 4000}}}\n'),
+    ],
+    ids=["column", "language", "split", "origin", "image", "field", "number"],
+)
+def test_a_long_cell_is_not_shown_whole(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    try:
+        said = str(read_caption_file(str(tmp_path / name), image_is_path=True).problems[0])
+    except UserError as error:
+        said = str(error)
+    assert "..." in said and len(said) < len(str(tmp_path)) + 300

@@ -136,8 +136,25 @@ def test_a_folder_is_no_picture(tmp_path: Path) -> None:
 def test_a_pipe_is_not_waited_on(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.gif")
     for read in (decode, lambda path: list(decode_frames(path, most=4))):
-        with pytest.raises(ImageError, match="p.gif is a pipe; replace it"):
+        with pytest.raises(ImageError, match="p.gif is no regular file but a pipe or device; replace it"):
             read(tmp_path / "p.gif")
+
+
+def test_a_device_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "null.png").symlink_to("/dev/null")
+    with pytest.raises(ImageError, match="null.png is no regular file but a pipe or device"):
+        decode(tmp_path / "null.png")
+
+
+def test_a_file_over_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(encoded(noisy()))
+    size = path.stat().st_size
+    monkeypatch.setattr("cl2cm_jax.data.images.MAX_FILE", size)
+    assert decode(path).shape == (64, 64, 3)
+    monkeypatch.setattr("cl2cm_jax.data.images.MAX_FILE", size - 1)
+    with pytest.raises(ImageError, match=rf"large.png has {size:,} bytes, over the limit of {size - 1:,}"):
+        decode(path)
 
 
 def test_limit_can_be_lowered() -> None:

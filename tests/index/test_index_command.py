@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from colour_encoder import paint
 
+from cl2cm_jax.config import defaults, flatten
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.index import __main__ as command
 from cl2cm_jax.index.model import Model, open_model
+from cl2cm_jax.search.gallery import GALLERY_FILE, Gallery, save_gallery
+from cl2cm_jax.search.model import CONFIG_FILE
 
 
 @pytest.fixture
@@ -124,3 +129,43 @@ def test_mistakes(run, arguments, message) -> None:
 def test_what_is_no_model(tmp_path) -> None:
     with pytest.raises(UserError, match="is no model; give the --workdir of a finished run, or an exported bundle"):
         open_model(tmp_path)
+
+
+def finished(workdir: Path, paths: Sequence[Path | str], **data: str) -> None:
+    """A run's gallery of the pictures at `paths`, and its configuration."""
+    count = len(paths)
+    names = tuple(f"p{row}" for row in range(count))
+    vectors = np.eye(3, dtype=np.float32)[:count]
+    save_gallery(workdir / GALLERY_FILE, Gallery(vectors, names, names, tuple(map(str, paths)), "step 10"))
+    fields = flatten(defaults()) | {f"data.{name}": value for name, value in data.items()}
+    (workdir / CONFIG_FILE).write_text(json.dumps(fields))
+
+
+def test_the_gallery_of_a_run_is_of_the_folder_of_its_pictures(run, photos, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    drawn = [tmp_path / "data" / "emoji" / "1.0.0" / "png" / name for name in ("a.png", "b.png")]
+    for path in drawn:
+        paint(path, "red")
+    finished(tmp_path / "model", drawn)
+    assert "2 pictures" in run(model=str(tmp_path / "model"))
+    own = [photos / "red.png", photos / "b%_ch" / "blue.png"]
+    finished(tmp_path / "model", own, name="captions", images="photos", captions="c.csv")
+    assert "2 pictures" in run(model=str(tmp_path / "model"), index="j.db")
+
+
+@pytest.mark.parametrize(
+    ("paths", "data"),
+    [
+        (("/etc/hostname", "/home/a.png"), {}),
+        (("/etc/hostname", "/etc/hosts"), {}),
+        (("/etc/hostname", "/home/a.png"), {"images": "/", "dir": "/"}),
+        (("data/../../a.png", "data/b.png"), {}),
+        (("a\0/b.png",), {}),
+    ],
+)
+def test_a_gallery_of_files_elsewhere_decides_no_folder(run, tmp_path, monkeypatch, paths, data) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished(tmp_path / "model", paths, **data)
+    with pytest.raises(UserError, match="--model: the pictures of its gallery .* give --images=DIR"):
+        run(model=str(tmp_path / "model"))
+    assert not (tmp_path / "i.db").exists()

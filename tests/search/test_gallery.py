@@ -58,3 +58,9 @@ def test_workdirs_that_cannot_be_searched(tmp_path) -> None:
         training_gallery(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no gallery.npz; finish its training"):
         training_gallery(tmp_path)
+
+
+def test_a_gallery_of_nan_is_one_line(workdir, gallery) -> None:
+    save_gallery(workdir / GALLERY_FILE, dataclasses.replace(gallery, embeddings=np.full((4, 3), np.nan, np.float32)))
+    with pytest.raises(UserError, match="not all embeddings are finite.*write it anew with .* --mode=evaluate"):
+        training_gallery(workdir)

@@ -47,3 +47,9 @@ def test_questions_without_an_answer(colours, gallery, queries, top, message) ->
 def test_vectors_of_other_weights_are_never_compared(colours, gallery) -> None:
     with pytest.raises(UserError, match="'step 9'.*'step 10'"):
         search(["red"], dataclasses.replace(gallery, weights="step 9"), colours.encoder, top=1)
+
+
+def test_vectors_of_another_size_are_refused(colours, gallery) -> None:
+    narrow = dataclasses.replace(gallery, embeddings=gallery.embeddings[:, :2])
+    with pytest.raises(UserError, match="vectors have 2 numbers, but the model's have 3; run --mode=evaluate"):
+        search(["red"], narrow, colours.encoder, top=1)
