@@ -264,7 +264,8 @@ def _checked(line: int, cells: Cells) -> Row:
     if isinstance(cells, _BadRow):
         raise cells
     clean = _clean(cells, cells)
-    if not _LANGUAGE.fullmatch(clean["language"]):
+    # the pattern's time grows with the square of the length
+    if len(clean["language"]) > _MOST or not _LANGUAGE.fullmatch(clean["language"]):
         raise _BadRow("language", f"is {_shown(clean['language'])}; write a code such as 'de' or 'zh-TW'")
     split = clean.get("split", "")
     if split and split.lower() not in _SPLITS:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
@@ -36,8 +35,7 @@ from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones import clip_vit
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import FeatureShape, Networks, heads_of
-from cl2cm_jax.models.pretrained import shapes_of
+from cl2cm_jax.models.networks import heads_of
 from cl2cm_jax.search.model import feature_shape, load_student, read_config, student_encoder
 from cl2cm_jax.storage import exclusive
 
@@ -140,7 +138,7 @@ def _fill(folder: Path, trained: Trained, *, name: str, licence: str, additions:
     if not stock_obstacles(config):
         write_modules(folder, config, trained.student)
     shape = feature_shape(config, trained.student, backbones.text)
-    save_tensors(folder / HEADS, _heads(trained, shape))
+    save_tensors(folder / HEADS, _heads(trained))
     manifest = write_manifest(folder, config, shape, [file for file in folder.rglob("*") if file.is_file()])
     results = replace(trained.results, config=public_config(trained.results.config))
     write_results(folder, results)
@@ -166,12 +164,9 @@ def _fill(folder: Path, trained: Trained, *, name: str, licence: str, additions:
     return manifest
 
 
-def _heads(trained: Trained, shape: FeatureShape) -> dict[str, np.ndarray]:
-    """The student without its layers of the backbones; a workdir's file has its scalars as arrays of one number."""
-    networks = Networks(trained.config, shape, tunable=trained.backbones.text.tunable)
-    shapes = shapes_of(jax.eval_shape(networks.student.init, jax.random.key(0)))
-    heads = {name: np.asarray(array) for name, array in flatten_dict(heads_of(trained.student), sep="/").items()}
-    return {name: array.reshape(shapes.get(name, array.shape)) for name, array in heads.items()}
+def _heads(trained: Trained) -> dict[str, np.ndarray]:
+    """The student without its layers of the backbones."""
+    return {name: np.asarray(array) for name, array in flatten_dict(heads_of(trained.student), sep="/").items()}
 
 
 def check_agreement(trained: Trained, parts: Parts) -> None:

@@ -74,7 +74,9 @@ def load_student(
         if wanted == () and name in arrays and arrays[name].shape == (1,):  # as `ascontiguousarray` writes a scalar
             arrays[name] = arrays[name].reshape(())
     student = assign(abstract, arrays, source=path)
-    if odd := [name for name, leaf in flatten_dict(student, sep="/").items() if not np.isfinite(leaf).all()]:
+    if odd := [
+        name for name, leaf in flatten_dict(student, sep="/").items() if not np.isfinite(np.asarray(leaf)).all()
+    ]:
         raise UserError(f"{path}: {odd[0]} holds values that are not finite; train the model anew")
     return student, hashlib.sha256(content).hexdigest()[:16]
 

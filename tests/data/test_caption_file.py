@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,10 @@ def test_a_long_cell_is_not_shown_whole(tmp_path: Path, name: str, text: str) ->
     except UserError as error:
         said = str(error)
     assert "..." in said and len(said) < len(str(tmp_path)) + 300
+
+
+def test_a_language_of_megabytes_is_refused_at_once(tmp_path: Path) -> None:
+    language = b"de" + b"-x2de" * 200_000
+    start = time.perf_counter()
+    found = read(tmp_path, b"image\tlanguage\tcaption\na\t" + language + b"!\tx\n", "c.tsv")
+    assert found.problems[0].field == "language" and time.perf_counter() - start < 5
