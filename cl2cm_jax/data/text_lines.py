@@ -10,16 +10,20 @@ from pathlib import Path
 from cl2cm_jax.errors import UserError
 
 MAX_UNPACKED = 1_000_000_000  # bytes of a gzipped file once it is unpacked
+MAX_LINES = 10_000_000  # the largest of the paper's sets has 0.6 million; a line takes 60 bytes and more, empty or not
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file, of a gzipped one if its name ends in .gz; the last may lack its newline.
 
     Raises:
-      UserError: it cannot be read, or is no UTF-8.
+      UserError: it cannot be read, is no UTF-8, or has more than `MAX_LINES` lines.
     """
     try:
-        text = (_unpacked(path) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
+        content = _unpacked(path) if path.suffix == ".gz" else path.read_bytes()
+        if (lines := content.count(b"\n")) > MAX_LINES:
+            raise UserError(f"{path} has {lines:,} lines, and {MAX_LINES:,} are read; divide it, or get a fresh copy")
+        text = content.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); get a fresh copy"

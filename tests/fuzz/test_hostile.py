@@ -116,6 +116,20 @@ def test_an_archive_that_unpacks_to_far_more_is_not_unpacked(tmp_path, monkeypat
         pretrained.read_npz(tmp_path / "bomb.npz")
 
 
+@pytest.mark.parametrize("name", ["ids.txt", "ids.txt.gz"])
+def test_a_list_of_line_ends_is_refused(name, tmp_path, monkeypatch) -> None:
+    """Each would be a text of its own: 300 kB of gzip became gigabytes."""
+    monkeypatch.setattr(text_lines, "MAX_LINES", 5)
+    for lines, refused in ((5, False), (6, True)):
+        content = b"\n" * lines
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        if refused:
+            with pytest.raises(UserError, match="has 6 lines, and 5 are read"):
+                text_lines.read_lines(tmp_path / name)
+        else:
+            assert text_lines.read_lines(tmp_path / name) == [""] * 5
+
+
 def test_a_gzipped_list_is_unpacked_up_to_a_limit(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(text_lines, "MAX_UNPACKED", 1000)
     (tmp_path / "lines.gz").write_bytes(gzip.compress(b"line\n" * 200))
