@@ -27,6 +27,7 @@ _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "val
 _CODE = r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*"
 _LANGUAGE = re.compile(rf"{_CODE}(2{_CODE})?")
 _TRANSLATION = re.compile(rf"{_CODE}2{_CODE}")  # "de2en": each caption is the translation of one in "de"
+MAX_LANGUAGE = 35  # characters, as BCP 47 advises; the patterns above take long on a long one
 _UNDECODED = re.compile("[\ud800-\udfff]")
 
 
@@ -209,8 +210,8 @@ def _checked(line: int, cells: Cells) -> Row:
     for field in clean:
         if not clean[field]:
             raise _BadRow(field, "is empty; fill it in or remove the row")
-    if not _LANGUAGE.fullmatch(clean["language"]):
-        raise _BadRow("language", f"is {clean['language']!r}; write a code such as 'de' or 'zh-TW'")
+    if len(clean["language"]) > MAX_LANGUAGE or not _LANGUAGE.fullmatch(clean["language"]):
+        raise _BadRow("language", f"is {clean['language'][: MAX_LANGUAGE + 1]!r}; write a code such as 'de' or 'zh-TW'")
     split = clean.get("split", "")
     if split and split.lower() not in _SPLITS:
         raise _BadRow("split", f"is {split!r}{_did_you_mean(split.lower(), SPLITS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,13 @@ def test_translations_of_queries_may_be_the_same(tmp_path: Path) -> None:
     assert found.problems == []
     again = read(tmp_path, HEADER + lines.encode() + b"a.png,de,ein Hund\na.png,2en,a dog\n").problems
     assert [(problem.line, problem.field) for problem in again] == [(7, "caption"), (8, "language")]
+
+
+def test_long_language_code_is_refused_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "a.tsv"
+    file.write_text("image\tlanguage\tcaption\na.jpg\tde" + "-x2de" * 2000 + "!\ta dog\n")
+    began = time.process_time()
+    (problem,) = read_caption_file(str(file), image_is_path=True).problems
+    assert time.process_time() - began < 0.1
+    assert problem.field == "language"
+    assert len(problem.reason) < 200
