@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cl2cm_jax.errors import UserError
 
-MAX_UNPACKED = 1_000_000_000  # bytes of a gzipped file once it is unpacked
+MAX_UNPACKED = 300_000_000  # bytes of a gzipped file once it is unpacked
+MAX_LINES = 5_000_000  # of a gzipped file: each becomes an object, were it empty
 
 
 def read_lines(path: Path) -> list[str]:
@@ -36,6 +37,8 @@ def _unpacked(path: Path) -> bytes:
         content = file.read(MAX_UNPACKED + 1)
     if len(content) > MAX_UNPACKED:
         raise UserError(f"{path} unpacks to more than {MAX_UNPACKED:,} bytes; unpack it yourself, or get a fresh copy")
+    if content.count(b"\n") > MAX_LINES:
+        raise UserError(f"{path} unpacks to more than {MAX_LINES:,} lines; unpack it yourself, or get a fresh copy")
     return content
 
 

@@ -239,3 +239,12 @@ def test_a_body_of_two_lengths_is_refused() -> None:
     """Else a proxy in front of the service could take the end of one request for another."""
     two = b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na"
     assert spoken(two).startswith(b"HTTP/1.1 400")
+
+
+def test_gzip_of_empty_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_lines, "MAX_LINES", 200, raising=False)
+    (tmp_path / "lines.gz").write_bytes(gzip.compress(b"\n" * 200))
+    assert len(text_lines.read_lines(tmp_path / "lines.gz")) == 200
+    (tmp_path / "lines.gz").write_bytes(gzip.compress(b"\n" * 201))
+    with pytest.raises(UserError, match="more than 200 lines"):
+        text_lines.read_lines(tmp_path / "lines.gz")
