@@ -10,10 +10,11 @@ Source: ours.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +78,17 @@ class Tokenizer:
         return [_BEGIN, *pieces[: self.max_tokens - 2], _END]
 
 
+@contextlib.contextmanager
+def _panics_are_errors() -> Iterator[None]:
+    """A panic of the library, as of a pattern that takes too long, is no Exception; it becomes a user's error."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"tokenizer.json cannot be used ({str(error)[:200]!r}); get a fresh copy") from error
+
+
 class HubTokenizer:
     """The tokenizer.json of a model folder, run by the `tokenizers` library.
 
@@ -116,11 +128,14 @@ class HubTokenizer:
             )
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
-        self._check_marks(file)
+        with _panics_are_errors():
+            self._check_marks(file)
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest."""
-        return _padded([row.ids for row in self._tokenizer.encode_batch([_encodable(text) for text in texts])])
+        with _panics_are_errors():
+            rows = self._tokenizer.encode_batch([_encodable(text) for text in texts])
+        return _padded([row.ids for row in rows])
 
     def words(self, text: str) -> list[str]:
         """The pieces that the backbone has words for, as text; what marks a word's begin is the tokenizer's own."""

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from tar_shards import files_of, picture, write_shard
+from tiny_models import write_tiny_bert
 
 from cl2cm_jax.data import images, text_lines
 from cl2cm_jax.data.images import ImageError, decode
 from cl2cm_jax.data.shards import read_shard
+from cl2cm_jax.data.tokenise import HubTokenizer
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.export.layout import MANIFEST, read_manifest
 from cl2cm_jax.index.entry import captions_from_text
@@ -248,3 +250,15 @@ def test_gzip_of_empty_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "lines.gz").write_bytes(gzip.compress(b"\n" * 201))
     with pytest.raises(UserError, match="more than 200 lines"):
         text_lines.read_lines(tmp_path / "lines.gz")
+
+
+def test_a_panic_of_the_tokenizer_is_an_error_of_its_file(tmp_path: Path) -> None:
+    write_tiny_bert(tmp_path / "bert")
+    file = tmp_path / "bert" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    slow = {"type": "Split", "pattern": {"Regex": "(a|a)*$|(a+)+$"}, "behavior": "Isolated", "invert": False}
+    file.write_text(json.dumps({**content, "pre_tokenizer": slow}))
+    words = max(content["model"]["vocab"].values()) + 1
+    tokenizer = HubTokenizer(path=tmp_path / "bert", max_tokens=9, vocabulary=words)
+    with pytest.raises(UserError, match="retry-limit"):
+        tokenizer(["a" * 40 + "!"])
