@@ -52,6 +52,13 @@ def write_shard(path: Path, files: Mapping[str, bytes | tarfile.TarInfo]) -> Pat
     return path
 
 
+def pax_header(content: bytes) -> bytes:
+    """An extended header of any content, padded to whole blocks."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, len(content)
+    return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
 def write_shards(folder: Path, count: int = 10, *, each: int = 5, **further: Any) -> Path:
     """`count` samples with captions in English (.txt), German and French (.json), in shards of `each`."""
     for shard, start in enumerate(range(0, count, each)):

@@ -23,6 +23,10 @@ from cl2cm_jax.errors import UserError
 
 MAX_PICTURE_BYTES = 100_000_000
 MAX_TEXT_BYTES = 1_000_000  # of a .txt or .json
+MAX_HEADER_BYTES = 16_000  # of an extended header: a long name, and a few times
+_EXTENDED = frozenset(
+    (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+)
 _PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES)
 _TEXTS = frozenset({"txt", "json"})
 
@@ -135,13 +139,14 @@ def _files(path: str) -> Iterator[tuple[str, _File]]:
     with open(path, "rb") as raw:
         if raw.read(2) == b"\x1f\x8b":
             raise _BrokenError("is compressed; unpack it with gunzip")
+        _check_extended(raw, 0)
         raw.seek(0)
         try:
             tar = tarfile.open(fileobj=raw, mode="r:")
         except tarfile.ReadError as error:
             raise _BrokenError(f"is empty or no tar file ({error})") from error
         end = 0
-        while member := _next(tar):
+        while member := _next(tar, raw):
             if member.size < 0 or tar.offset <= end:  # a forged size would lead round in a circle
                 raise _BrokenError(f"is damaged at byte {end:,}")
             end = tar.offset
@@ -152,7 +157,27 @@ def _files(path: str) -> Iterator[tuple[str, _File]]:
         _check_end(raw, end)
 
 
-def _next(tar: Any) -> tarfile.TarInfo | None:
+def _check_extended(raw: BinaryIO, offset: int) -> None:
+    """Refuses large extended headers: the time that tarfile takes for one of digits grows with its square."""
+    while True:
+        raw.seek(offset)
+        header = raw.read(tarfile.BLOCKSIZE)
+        if len(header) < tarfile.BLOCKSIZE or header[156:157] not in _EXTENDED:
+            return
+        try:
+            size = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
+        except tarfile.HeaderError:
+            return  # tarfile will say so
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise _BrokenError(
+                f"has an extended header of {size:,} bytes at byte {offset:,}, over the limit of {MAX_HEADER_BYTES:,}"
+            )
+        offset += tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
+
+
+def _next(tar: Any, raw: BinaryIO) -> tarfile.TarInfo | None:
+    if tar.firstmember is None:  # else it is read already
+        _check_extended(raw, tar.offset)
     try:
         member = tar.next()
     except tarfile.ReadError as error:

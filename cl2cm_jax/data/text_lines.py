@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cl2cm_jax.errors import UserError
 
-MAX_UNPACKED = 1_000_000_000  # bytes of a gzipped file once it is unpacked
+MAX_UNPACKED = 300_000_000  # bytes of a gzipped file once it is unpacked
 MAX_LINES = 10_000_000  # the largest of the paper's sets has 0.6 million; a line takes 60 bytes and more, empty or not
 
 

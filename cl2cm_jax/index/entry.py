@@ -8,6 +8,7 @@ from __future__ import annotations
 import calendar
 import datetime
 import hashlib
+import heapq
 import json
 import re
 from collections.abc import Mapping
@@ -145,11 +146,27 @@ def _days(begin: datetime.datetime, *, unit: str) -> int:
 def captions_to_text(captions: Captions, *, most: int) -> str:
     """Captions as JSON of at most `most` bytes; the last ones are left out where that is too little."""
     kept = {language: list(texts) for language, texts in captions.items() if texts}
-    while len(text := json.dumps(kept, ensure_ascii=False).encode()) > most:
-        longest = max(kept, key=lambda language: sum(map(len, kept[language])))
-        kept[longest].pop()
-        kept = {language: texts for language, texts in kept.items() if texts}
-    return text.decode()
+    sizes = {language: [_size(text) + 2 for text in texts] for language, texts in kept.items()}  # 2: ", " or "[]"
+    lengths = {language: sum(map(len, texts)) for language, texts in kept.items()}
+    heads = {language: _size(language) + 4 for language in kept}  # 4: ": " and ", " or "{}"
+    total = sum(heads.values()) + sum(map(sum, sizes.values())) if kept else 2
+    heap = [(-length, place, language) for place, (language, length) in enumerate(lengths.items())]
+    heapq.heapify(heap)
+    while total > most and heap:
+        _, place, longest = heapq.heappop(heap)
+        lengths[longest] -= len(kept[longest].pop())
+        total -= sizes[longest].pop()
+        if kept[longest]:
+            heapq.heappush(heap, (-lengths[longest], place, longest))
+        else:
+            del kept[longest]
+            total -= heads[longest]
+    return json.dumps(kept, ensure_ascii=False)
+
+
+def _size(text: str) -> int:
+    """Bytes of a text as JSON."""
+    return len(json.dumps(text, ensure_ascii=False).encode())
 
 
 def captions_from_text(text: str) -> Captions:

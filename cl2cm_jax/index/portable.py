@@ -26,6 +26,7 @@ from cl2cm_jax.index.store import MAX_PATH, Manifest, Store
 
 SHARD = 100_000  # vectors a file
 MANIFEST_FILE = "cl2cm_index.json"
+MAX_TEXT = 500_000_000  # bytes of all texts of a metadata file, each as often as it is there
 _COLUMNS = ("image_path", "caption", "captions", "id", "hash", "size", "mtime", "date")
 _VECTORS, _METADATA = "img_emb", "metadata"
 _PARTS = (_VECTORS, MANIFEST_FILE, _METADATA)  # of an export; without the first no reader takes it for one
@@ -155,18 +156,51 @@ def _read_metadata(path: Path, count: int) -> list[Entry]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            rows, columns = file.metadata.num_rows, file.schema_arrow.names
+        # As dictionaries: a text that all rows share is then in memory once, and measured before it is repeated.
+        leaves = list(pyarrow.parquet.read_metadata(path).schema)
+        columns = [leaf.path for leaf in leaves]  # one in another, such as a list, is not of ours
+        texts = [leaf.path for leaf in leaves if leaf.path in _COLUMNS and leaf.physical_type == "BYTE_ARRAY"]
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
+            rows = file.metadata.num_rows
             if rows != count:  # before they are read: a few bytes can stand for any number of them
                 raise UserError(f"{path} has {rows} rows for {count} vectors; write both anew")
             if "image_path" not in columns:
                 raise UserError(f"{path} has no column image_path; it has {', '.join(columns)}")
-            table = file.read([name for name in _COLUMNS if name in columns]).to_pylist()
+            _check_size(_stored_size(file.metadata), path)
+            table = file.read([name for name in _COLUMNS if name in columns])
+            _check_size(_text_size(table), path)
+            table = table.to_pylist()
     except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); it belongs to the vectors beside it"
         ) from error
     return [_entry(row, path) for row in table]
+
+
+def _check_size(size: int, path: Path) -> None:
+    if size > MAX_TEXT:
+        raise UserError(f"{path} unpacks to {size:,} bytes, over the limit of {MAX_TEXT:,}; write smaller shards")
+
+
+def _stored_size(metadata: Any) -> int:
+    """Bytes of the columns that are read, unpacked, as the file says."""
+    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+    columns = [group.column(place) for group in groups for place in range(group.num_columns)]
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".")[0] in _COLUMNS)
+
+
+def _text_size(table: Any) -> int:
+    """Bytes of all texts of a table of dictionaries, were they written out."""
+    import pyarrow
+    import pyarrow.compute
+
+    size = 0
+    for column in table.columns:
+        if pyarrow.types.is_dictionary(column.type):
+            for chunk in column.chunks:
+                lengths = pyarrow.compute.binary_length(chunk.dictionary).take(chunk.indices)
+                size += pyarrow.compute.sum(lengths.cast(pyarrow.int64())).as_py() or 0
+    return size
 
 
 def _entry(row: dict[str, Any], source: Path) -> Entry:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tar_shards import files_of, picture, write_shard, write_shards
+from tar_shards import files_of, pax_header, picture, write_shard, write_shards
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
@@ -375,3 +375,22 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     keys, problems = read(write_shard(tmp_path / "a.tar", {"\udce4.jpg": JPEG, "\udce4.txt": b"a"} | files_of(1)))
     assert keys == ["000000001"]
     assert problems == ["'\\udce4': is a name that is not UTF-8; rename the sample"]
+
+
+def test_large_extended_header_is_refused(tmp_path: Path) -> None:
+    """tarfile's time for digits that end nowhere grows with the square of their number."""
+    shard = tmp_path / "a.tar"
+    shard.write_bytes(pax_header(b"1" * 20_000) + write_shard(tmp_path / "b.tar", files_of(1)).read_bytes())
+    keys, problems = read(shard)
+    assert not keys
+    assert "extended header of 20,000 bytes at byte 0, over the limit" in "".join(problems)
+
+
+def test_long_name_in_an_extended_header_is_read(tmp_path: Path) -> None:
+    name = "\u72d7" * 300
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for ending, content in (("jpg", picture(1)), ("txt", b"a dog")):
+            info = tarfile.TarInfo(f"{name}.{ending}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert read(tmp_path / "a.tar") == ([name], [])

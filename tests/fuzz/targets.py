@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from safetensors.numpy import save
-from tar_shards import files_of, write_shard
+from tar_shards import files_of, pax_header, write_shard
 from tiny_models import write_tiny_bert
 
 from cl2cm_jax.data.caption_file import read_caption_file
@@ -294,7 +294,12 @@ def targets() -> dict[str, Target]:
         **caption_targets(),
         **each_file("frames", FRAMES, read_frames),
         **npy_targets(),
-        "shard": of_file("it.tar", lambda path: read_shard(str(path), source="en", frames=2), shard()),
+        "shard": of_file(
+            "it.tar",
+            lambda path: read_shard(str(path), source="en", frames=2),
+            shard(),
+            pax_header(b"18 comment=a line\n") + shard(),
+        ),
         **weight_targets(),
         **model_targets(),
         "bundle": of_folder(bundle(), MANIFEST, read_manifest),

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from tar_shards import files_of, picture, write_shard
+from tiny_models import write_tiny_bert
 
 from cl2cm_jax.data import images, text_lines
 from cl2cm_jax.data.images import ImageError, decode
 from cl2cm_jax.data.shards import read_shard
+from cl2cm_jax.data.tokenise import HubTokenizer
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.export.layout import MANIFEST, read_manifest
 from cl2cm_jax.index.entry import captions_from_text
@@ -253,3 +255,30 @@ def test_a_body_of_two_lengths_is_refused() -> None:
     """Else a proxy in front of the service could take the end of one request for another."""
     two = b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na"
     assert spoken(two).startswith(b"HTTP/1.1 400")
+
+
+def test_a_panic_of_the_tokenizer_is_an_error_of_its_file(tmp_path: Path) -> None:
+    write_tiny_bert(tmp_path / "bert")
+    file = tmp_path / "bert" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    slow = {"type": "Split", "pattern": {"Regex": "(a|a)*$|(a+)+$"}, "behavior": "Isolated", "invert": False}
+    file.write_text(json.dumps({**content, "pre_tokenizer": slow}))
+    words = max(content["model"]["vocab"].values()) + 1
+    tokenizer = HubTokenizer(path=tmp_path / "bert", max_tokens=9, vocabulary=words)
+    with pytest.raises(UserError, match="retry-limit"):
+        tokenizer(["a" * 40 + "!"])
+
+
+def test_a_tokenizer_that_makes_texts_grow_is_refused(tmp_path: Path) -> None:
+    write_tiny_bert(tmp_path / "bert")
+    file = tmp_path / "bert" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    words = max(content["model"]["vocab"].values()) + 1
+    for letters, times in ((4, 3), (200, 4)):
+        one = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * letters}
+        file.write_text(json.dumps({**content, "normalizer": {"type": "Sequence", "normalizers": [one] * times}}))
+        if letters == 200:
+            with pytest.raises(UserError, match="replaces a letter by up to 1,600,000,000"):
+                HubTokenizer(path=tmp_path / "bert", max_tokens=9, vocabulary=words)
+        else:
+            HubTokenizer(path=tmp_path / "bert", max_tokens=9, vocabulary=words)

@@ -13,6 +13,7 @@ import pytest
 from colour_encoder import paint
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.index import portable
 from cl2cm_jax.index.build import update
 from cl2cm_jax.index.portable import read_manifest, read_portable, write_portable
 
@@ -52,6 +53,18 @@ def test_what_clip_retrieval_writes(theirs) -> None:
     np.testing.assert_allclose(vectors, [[0.6, 0.8], [0, 1]], atol=1e-3)
     assert [entry.path for entry in entries] == ["a.jpg", "b.jpg"]
     assert entries[0].caption() == ("und", "a dog") and read_manifest(theirs) is None
+
+
+def test_a_text_that_many_rows_share_is_measured_before_it_is_repeated(theirs, monkeypatch) -> None:
+    monkeypatch.setattr(portable, "MAX_TEXT", 1_000_000, raising=False)
+    file = theirs / "metadata" / "metadata_0.parquet"
+    for length in (400_000, 600_000):
+        table = pyarrow.table({"image_path": ["a.jpg", "b.jpg"], "caption": ["x" * length] * 2})
+        pyarrow.parquet.write_table(table, file, store_schema=False)
+        if length == 400_000:
+            assert [len(entry.caption()[1]) for entry in next(read_portable(theirs))[0]] == [length] * 2
+    with pytest.raises(UserError, match="unpacks to 1,200,010 bytes, over the limit of 1,000,000"):
+        list(read_portable(theirs))
 
 
 class Payload:

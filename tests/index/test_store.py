@@ -335,3 +335,11 @@ def test_dates(text, begin, end) -> None:
 def test_what_is_no_date(text) -> None:
     with pytest.raises(UserError, match="is no date"):
         day(text, name="since", after=True)
+
+
+def test_many_captions_are_cut_in_little_time() -> None:
+    captions = {"de": tuple(f"a{number}" for number in range(10_000))}
+    began = time.process_time()
+    text = captions_to_text(captions, most=1000)
+    assert time.process_time() - began < 2  # written anew after each caption: 20 s
+    assert 990 < len(text) <= 1000
