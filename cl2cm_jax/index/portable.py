@@ -194,12 +194,13 @@ def _text_size(table: Any) -> int:
     import pyarrow
     import pyarrow.compute
 
+    compute: Any = pyarrow.compute  # its functions are made when it is imported
     size = 0
     for column in table.columns:
         if pyarrow.types.is_dictionary(column.type):
             for chunk in column.chunks:
-                lengths = pyarrow.compute.binary_length(chunk.dictionary).take(chunk.indices)
-                size += pyarrow.compute.sum(lengths.cast(pyarrow.int64())).as_py() or 0
+                lengths = compute.binary_length(chunk.dictionary).take(chunk.indices)
+                size += compute.sum(lengths.cast(pyarrow.int64())).as_py() or 0
     return size
 
 
