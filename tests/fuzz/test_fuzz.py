@@ -64,6 +64,6 @@ def test_what_is_no_outcome_is_a_find() -> None:
     target = Target(read=refuse, seeds=lambda: [])
     assert not attempt(target, b"a line") and attempt(Target(read=lambda *_: 1, seeds=lambda: []), b"")
     with pytest.raises(Find, match="no line"):
-        attempt(target, b"a long line" * 1000)
+        attempt(target, b"")
     with pytest.raises(KeyError):
         attempt(Target(read=fail, seeds=lambda: []), b"")
