@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax import features
 from cl2cm_jax.atomic import write_text
-from cl2cm_jax.config import differences, flatten, vision_first
+from cl2cm_jax.config import differences, effective, flatten, vision_first
 from cl2cm_jax.data import pipeline
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.crops import Crops
@@ -43,7 +43,8 @@ from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import TrainState, TrainStep, make_train_step
 from cl2cm_jax.storage import exclusive
 
-SELECTION = "SumR"  # mean over the target languages, validation split
+SELECTION = "selection"  # validation metric that selects parameters: mean of the source's SumR and the targets' mean
+TARGETS_METRIC = "SumR"  # mean over the target languages, validation split; alone it selected in earlier versions
 # fields that may change between the runs of one workdir: they change no number
 FREE = (
     "data.dir",
@@ -79,6 +80,7 @@ class Run(NamedTuple):
 def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     """Reads the data and builds mesh, networks and step. `corpora` spares reading them again (ablation)."""
     start = time.perf_counter()
+    config = effective(config)
     c = config.train
     mesh = make_mesh(**config.mesh)
     check_batch_size(c.batch_size, mesh, accumulation=c.accumulation)
@@ -108,7 +110,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
         return count
 
     student = steps("train.steps", c.steps)
-    first = config.teacher.head != "none" and config.teacher["update"] == "frozen"
+    first = config.method == "cl2cm" and config.teacher.head != "none" and config.teacher["update"] == "frozen"
     stages = Stages(steps("teacher.steps", config.teacher.steps) if first else 0, student)
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
@@ -232,7 +234,8 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
 
 def checkpoints(run: Run, workdir: Path) -> Checkpoints:
     """The run's checkpoints: the newest ones and the best on validation."""
-    return Checkpoints(workdir / "checkpoints", keep_last=run.config.train.keep, best_metric=SELECTION)
+    keep = run.config.train.keep
+    return Checkpoints(workdir / "checkpoints", keep_last=keep, best_metric=SELECTION, older_metric=TARGETS_METRIC)
 
 
 def abstract_state(run: Run) -> TrainState:

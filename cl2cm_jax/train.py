@@ -24,7 +24,7 @@ from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import batch_shards
 from cl2cm_jax.parallel.sharding import put_batch
-from cl2cm_jax.run import SELECTION, Run, abstract_state, check_data, checkpoints, evaluated_student
+from cl2cm_jax.run import SELECTION, TARGETS_METRIC, Run, abstract_state, check_data, checkpoints, evaluated_student
 from cl2cm_jax.runtime.metrics import MetricWriter
 from cl2cm_jax.runtime.overview import overview
 from cl2cm_jax.runtime.preemption import Preemption
@@ -81,7 +81,7 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
                     measured = _validate(run, state, step)
                     clock = _advance(clock, measured[SELECTION])
                     write(step, {f"validation/{name}": value for name, value in measured.items()})
-                    progress.note(f"step {step} validation mean target SumR {measured[SELECTION]:.1f}")
+                    progress.note(f"step {step} validation mean target SumR {measured[TARGETS_METRIC]:.1f}")
                 stopping = c.early_stop and clock.evaluations_since_best >= c.early_stop
                 last = step == total or stopping
                 if step > start and (measured or last or stop or step % run.every["checkpoint_every"] == 0):
@@ -217,7 +217,10 @@ def _validate(run: Run, state: TrainState, step: int) -> dict[str, float]:
     except ValueError as error:  # the update before was too large, and no step has had a term to show it
         raise UserError(f"step {step}: {error}; lower config.optimizer.learning_rate") from error
     by_language = {f"{name}/SumR": m["SumR"] for name, m in evaluate.measure(ranks, languages).items()}
-    return {SELECTION: evaluate.mean_sum_recall(ranks, d.targets), **by_language}
+    targets = evaluate.mean_sum_recall(ranks, d.targets)
+    # the source counts as much as all targets together: a step that gains in these by losing the source is not the best
+    scores = [targets] if d.source not in ranks else [targets, by_language[f"{d.source}/SumR"]]
+    return {SELECTION: sum(scores) / len(scores), TARGETS_METRIC: targets, **by_language}
 
 
 def _advance(clock: Clock, sum_recall: float) -> Clock:

@@ -4,6 +4,7 @@ from cl2cm_jax.config.argument import read_argument
 from cl2cm_jax.config.checks import LANGUAGES_OF, is_zero, reads_words, validate
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import differences, flatten, nearest
+from cl2cm_jax.config.method import effective
 from cl2cm_jax.config.paper_setting import paper_setting
 from cl2cm_jax.config.text import from_flat, override, override_all, read
 from cl2cm_jax.config.trainable import (
@@ -21,6 +22,7 @@ __all__ = [
     "cut_layer",
     "defaults",
     "differences",
+    "effective",
     "flatten",
     "from_flat",
     "is_zero",

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
+from cl2cm_jax.config.method import METHODS
 from cl2cm_jax.config.trainable import student_first, teacher_first, vision_first
 from cl2cm_jax.errors import UserError
 
@@ -18,6 +19,7 @@ LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex":
 VIDEO_SETS = ("vatex", "msrvtt_cn")
 
 CHOICES = {
+    "method": METHODS,
     "data.name": ("emoji", "captions", "fluent", "stamps", *LANGUAGES_OF),
     "data.on_error": ("stop", "skip"),
     "vision.pool": ("backbone", "tokens"),

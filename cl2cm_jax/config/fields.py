@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 def defaults() -> ConfigDict:
     """The default of every field: CL2CM on frozen backbones with cached features."""
     c = ConfigDict()
+    # "cl2cm" | "baseline": no teacher, so weights.sentence, .word and .transfer are 0 and there is no pair confidence
+    c.method = "cl2cm"
     c.seed = 0  # initial weights, order of examples, choice of captions, translation noise
 
     c.data = ConfigDict()

@@ -60,16 +60,24 @@ class Checkpoints:
         directory: where they are; created at the first save, so that reading alone changes nothing on disk.
         keep_last: how many of the newest are kept.
         best_metric: the metric whose highest value is kept besides; None keeps only the newest.
+        older_metric: stands in for it in checkpoints of an older version, which lack it.
 
     A save that fails is reported by the next call of `save`, `check`, `wait` or `close`.
 
     Source: ours.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep_last: int = 2, best_metric: str | None = None):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep_last: int = 2,
+        best_metric: str | None = None,
+        older_metric: str | None = None,
+    ):
         self.directory = Path(directory).absolute()
         self._keep_last = max(keep_last, 1)
-        self._best_metric = best_metric
+        self._best_metric, self._older_metric = best_metric, older_metric
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
         self._unreadable: set[int] = set()
@@ -241,7 +249,8 @@ class Checkpoints:
             return -math.inf
         try:
             with _quiet():
-                value = self._about(step).metrics[self._best_metric]
+                metrics = self._about(step).metrics
+                value = metrics[self._best_metric if self._best_metric in metrics else self._older_metric or ""]
         except Exception:  # damaged, or saved without this metric
             return -math.inf
         return -math.inf if math.isnan(value) else value
