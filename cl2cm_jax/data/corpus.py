@@ -9,7 +9,6 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError
 
-
 LEFT_OUT = -1  # the language of a caption that is not read, see `cl2cm_jax.data.origins`
 
 

@@ -96,6 +96,4 @@ def _pictures(images: str) -> VisionFiles:
             "config.data.root with the published files"
         )
     folder = Path(images)
-    return VisionFiles(
-        [folder], lambda: None, lambda: dict.fromkeys(SPLITS, Pictures(folder, files=None, listed=None))
-    )
+    return VisionFiles([folder], lambda: None, lambda: dict.fromkeys(SPLITS, Pictures(folder, files=None, listed=None)))

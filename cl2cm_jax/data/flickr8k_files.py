@@ -94,7 +94,7 @@ def find(root: str, *, engine: str, with_pictures: bool) -> Published:
 
 
 def _below(root: str) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Text files by name, and folders that pictures lie in; where a name is there twice, the one nearest to the root."""
+    """Text files and folders of pictures by name; of two of one name the one nearest to the root."""
     files: dict[str, Path] = {}
     folders: dict[str, Path] = {}
     for folder, names in _folders(root):

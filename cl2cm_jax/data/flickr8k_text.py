@@ -117,7 +117,8 @@ def _add(splits: dict[str, Captions], rows: Iterable[Row], path: str) -> list[Pr
         elif caption not in splits[split][media]:
             splits[split][media].append(caption)
     if unlisted:
-        reason = f"{len(unlisted)} images are in none of the published lists and are not used, first {next(iter(unlisted))!r}"
+        first = next(iter(unlisted))
+        reason = f"{len(unlisted)} images are in none of the published lists and are not used, first {first!r}"
         problems.append(Problem(path, None, "image", reason, is_note=True))
     return problems
 

@@ -87,7 +87,9 @@ class PaperBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             logging.warning("%s: %s", self.name, note.reason)
         for split, captions in splits.items():
             if not captions:
-                raise UserError(f"config.data.{config.field}={config.root!r}: split {split!r} has no image; get a fresh copy")
+                raise UserError(
+                    f"config.data.{config.field}={config.root!r}: split {split!r} has no image; get a fresh copy"
+                )
         return {split: self._generate_examples(captions, vision[split]) for split, captions in splits.items()}
 
     def _generate_examples(self, captions: Captions, vision: Vision) -> Iterator[tuple[int, Any]]:
