@@ -36,7 +36,7 @@ from cl2cm_jax.evaluation.bootstrap import Difference, RunHits, paired_differenc
 from cl2cm_jax.evaluation.report import Protocol, to_json
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics, save_ranks
 from cl2cm_jax.evaluation.rows import named_rows, run_folder
-from cl2cm_jax.features import Corpora, corpora
+from cl2cm_jax.features import Corpora, all_corpora, chosen
 from cl2cm_jax.run import SELECTION, build, check_workdir, claim
 from cl2cm_jax.runtime.metrics import read_rows
 from cl2cm_jax.runtime.start import start_jax
@@ -161,7 +161,7 @@ def train_missing(
 
 def train_all(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: list[int], names: list[str]) -> bool:
     """Trains the runs that are not in the workdir yet; False if a signal asked to stop."""
-    data = corpora(config)
+    data = all_corpora(config)  # each row chooses of them
     if not len(data.test.captions_of(config.data.source)):
         raise UserError(
             f"config.data.source={config.data.source!r}: the test split has no caption in it, and the ablation shows "
@@ -236,7 +236,7 @@ def _run_once(config: ConfigDict, data: Corpora, folder: Path, *, noise: float, 
         check_workdir(folder, changed)  # finished, but with this configuration?
         return False
     with claim(folder, changed), (folder / "log.txt").open("a", encoding="utf-8") as log:
-        built = build(changed, data)
+        built = build(changed, chosen(data, changed))
         if train.train(built, folder, stream=log) is None:
             return None
         selected = finish.select(built, folder)

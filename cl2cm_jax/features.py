@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.command_line import Arguments, split_flags
 from cl2cm_jax.config import cut_layer, read, reads_frozen, vision_first
-from cl2cm_jax.data import builders, sets
+from cl2cm_jax.data import builders, origins, sets
 from cl2cm_jax.data.clips import decode_clip
 from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
 from cl2cm_jax.data.images import decode
@@ -60,7 +60,31 @@ class Corpora(NamedTuple):
 
 
 def corpora(config: ConfigDict) -> Corpora:
-    """Builds the data set and its features where they are not there yet, and reads them.
+    """The captions and pictures that a run reads; builds the data set and its features where they are not there yet.
+
+    Raises:
+      UserError: an input is wrong or missing, or the data set lacks a language, or captions of the asked origin.
+    """
+    return chosen(all_corpora(config), config)
+
+
+def chosen(found: Corpora, config: ConfigDict) -> Corpora:
+    """What a run reads of all captions, see `cl2cm_jax.data.origins`; the arrays are shared.
+
+    Raises:
+      UserError: a target language has no caption of the asked origin.
+    """
+    d = config.data
+    targets = (*d.targets, *d.reported)
+    return Corpora(
+        origins.trained_on(found.train, origin=d.train_origin, targets=targets, share=d.train_share),
+        origins.evaluated_on(found.validation, targets=targets),
+        origins.evaluated_on(found.test, targets=targets),
+    )
+
+
+def all_corpora(config: ConfigDict) -> Corpora:
+    """As `corpora`, with the captions of all origins: runs that differ in the choice alone read them once.
 
     Raises:
       UserError: an input is wrong or missing, or the data set lacks a language.
@@ -328,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     config = read(options.config, overrides)
     start_jax(Path(config.data.dir))
-    for corpus in corpora(config):
+    for corpus in all_corpora(config):
         frames, dim = corpus.vision.shape[1:]
         captions = f"{len(corpus.caption_text):,} captions in {', '.join(corpus.languages)}"
         print(f"{corpus.name}: {len(corpus.image_ids):,} x {frames} x {dim} vision features, {captions}")

@@ -19,7 +19,7 @@ from cl2cm_jax import features
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.config import differences, effective, flatten, vision_first
 from cl2cm_jax.data import pipeline
-from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.data.corpus import LEFT_OUT, Corpus
 from cl2cm_jax.data.crops import Crops
 from cl2cm_jax.data.noise import swap_translations
 from cl2cm_jax.encoders import ImageEncoder
@@ -252,8 +252,25 @@ def check(run: Run) -> str:
     """Says what would be trained, on what, and how large it is."""
     state = abstract_state(run)
     mesh = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
-    sizes = ", ".join(f"{c.name} {len(c.image_ids):,} images {len(c.caption_text):,} captions" for c in run.corpora)
+    sizes = ", ".join(map(_size, run.corpora))
     stages = f"{run.stages.student} steps" + (
         f" after {run.stages.teacher} of the teacher alone" if run.stages.teacher else ""
     )
-    return f"data: {sizes}\nmesh: {mesh}\ntraining: {stages}\n{overview(state['params'])}"
+    captions = "; ".join(f"{corpus.name} {', '.join(_captions(corpus))}" for corpus in run.corpora)
+    return f"data: {sizes}\ncaptions: {captions}\nmesh: {mesh}\ntraining: {stages}\n{overview(state['params'])}"
+
+
+def _size(corpus: Corpus) -> str:
+    """How many images and captions are read, of the images also how many there are where some have no caption left."""
+    images, read = len(corpus.image_ids), corpus.caption_language != LEFT_OUT
+    captioned = len(np.unique(corpus.caption_image[read]))
+    of = f"{captioned:,} of {images:,}" if captioned < images else f"{images:,}"
+    return f"{corpus.name} {of} images {read.sum():,} captions"
+
+
+def _captions(corpus: Corpus) -> Iterator[str]:
+    """For each language how many of its captions are read, and who wrote them."""
+    for language in corpus.languages:
+        rows = corpus.captions_of(language)
+        counts = zip(*np.unique(corpus.caption_origin[rows], return_counts=True), strict=True)
+        yield f"{language} {' + '.join(f'{count:,} {origin}' for origin, count in counts) or '0'}"

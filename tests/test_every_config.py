@@ -1,6 +1,6 @@
 """Every config in configs/ is compiled and run for one step on a shrunk set in the format of its own.
 
-Here those of `emoji`, `fluent` and `stamps`; the others' tests are named in `RUN_BY`.
+Here those of `emoji`, `fluent`, `stamps` and `flickr8k_cn`; the others' tests are named in `RUN_BY`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import Outcome, call
+from flickr8k_trees import write_flickr8k_cn
 from set_trees import PLAIN, TONES, write_fluent, write_stamps
 
 pytest.importorskip("emoji")
@@ -30,6 +31,7 @@ CONFIGS = TESTS.parent / "configs"
 RUN_BY = {
     "captions": "test_own_pictures",
     "emoji": "test_every_config",
+    "flickr8k_cn": "test_every_config",
     "fluent": "test_every_config",
     "mscoco": "test_paper_configs",
     "msrvtt_cn": "test_paper_configs",
@@ -104,3 +106,32 @@ def test_stamps(tmp_path: Path, config: str) -> None:
     captions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     fields = (f"data.root={root}", f"data.captions={captions}", "train.batch_size=8")
     check_run(one_step(config, tmp_path, *fields), config, tmp_path)
+
+
+@pytest.mark.parametrize("config", ["flickr8k_cn.py", "flickr8k_cn.py:engine=google"])
+def test_flickr8k_cn(tmp_path: Path, config: str) -> None:
+    """On fourteen pictures, trained on machine translations and tested on what people wrote."""
+    root = write_flickr8k_cn(tmp_path / "flickr8k")
+    results = check_run(one_step(config, tmp_path, f"data.root={root}", "train.batch_size=8"), config, tmp_path)
+    assert results["protocol"]["images"] == 3
+
+
+def test_the_ceiling_and_the_method_share_their_features(tmp_path: Path) -> None:
+    """`--mode=check` says whose captions are trained on; validation and test are the same."""
+    root = write_flickr8k_cn(tmp_path / "flickr8k")
+    fields = [f"--config.data.root={root}", f"--config.data.dir={tmp_path / 'data'}", "--config.train.batch_size=4"]
+    fields += ["--config.mesh.data=1", "--config.mesh.tensor=-1"]
+
+    def check(*changes: str) -> str:
+        arguments = [f"--config={CONFIGS / 'flickr8k_cn.py'}", f"--workdir={tmp_path / 'run'}", "--mode=check"]
+        outcome = call(main.main, *arguments, *fields, *changes)
+        assert outcome.code == 0, outcome.err
+        return outcome.out
+
+    evaluated = "; validation en 15 human, zh 15 human; test en 15 human, zh 15 human"
+    assert f"captions: train en 40 human, zh 40 machine{evaluated}" in check()
+    assert f"captions: train en 40 human, zh 40 human{evaluated}" in check("--config.data.train_origin=human")
+    assert f"train en 40 human, zh 40 human + 40 machine{evaluated}" in check("--config.data.train_origin=any")
+    half = check("--config.data.train_share=0.5")
+    assert "data: train 4 of 8 images 40 captions, validation 3 images 30 captions" in half
+    assert len(list((tmp_path / "data" / "features").iterdir())) == 1

@@ -20,7 +20,9 @@ VIDEO_SETS = ("vatex", "msrvtt_cn")
 
 CHOICES = {
     "method": METHODS,
-    "data.name": ("emoji", "captions", "fluent", "stamps", *LANGUAGES_OF),
+    "data.name": ("emoji", "captions", "fluent", "stamps", "flickr8k_cn", *LANGUAGES_OF),
+    "data.train_origin": ("any", "machine", "human"),
+    "data.engine": ("baidu", "google"),
     "data.on_error": ("stop", "skip"),
     "vision.pool": ("backbone", "tokens"),
     "student.vision_tower": ("linear", "attention"),
@@ -51,6 +53,7 @@ RELATIONS = ("cross", "intra_target", "intra_vision")
 RANGES = {
     "seed": (0, 2**32 - 1),
     "data.translation_noise": (0.0, 1.0),
+    "data.train_share": (1e-6, 1.0),
     "data.task": (1, 2),
     "data.frames": (1, 64),
     "text.max_tokens": (3, 512),
@@ -175,6 +178,11 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
     yield from _paper_set_contradictions(c)
     if c.data.name == "fluent" and not c.data.root:
         yield "config.data.root='' must name the folder that `make fluent` fills when config.data.name='fluent'"
+    if c.data.name == "flickr8k_cn" and not c.data.root and not c.data.captions:
+        yield (
+            "config.data.root='' must name the folder of the published files when config.data.name='flickr8k_cn', or "
+            "config.data.captions a file with all captions and splits"
+        )
     yield from _clip_contradictions(c)
     yield from _feature_contradictions(c)
     yield from _trainable_contradictions(c)
@@ -210,7 +218,7 @@ def _feature_contradictions(c: ConfigDict) -> Iterator[str]:
     precomputed = c.vision.backbone == "precomputed"
     if precomputed and not c.data.features:
         yield "config.data.features='' must name the features when config.vision.backbone='precomputed'"
-    if precomputed and c.data.name not in ("captions", *LANGUAGES_OF):
+    if precomputed and c.data.name not in ("captions", "flickr8k_cn", *LANGUAGES_OF):
         yield f"config.vision.backbone='precomputed': data.name={c.data.name!r} has pictures; name an encoder of them"
     if c.data.name in VIDEO_SETS and not c.data.features:
         yield f"config.data.features='' must name a folder in FeatureData/ when config.data.name={c.data.name!r}"

@@ -19,22 +19,30 @@ def defaults() -> ConfigDict:
 
     c.data = ConfigDict()
     # "emoji" | "captions" (your own pictures or clips) | "fluent" (animated emoji) | "stamps"
-    # | the paper's sets: "multi30k" | "mscoco" | "vatex" | "msrvtt_cn"
+    # | "flickr8k_cn" (photographs) | the paper's sets: "multi30k" | "mscoco" | "vatex" | "msrvtt_cn"
     c.data.name = "emoji"
     c.data.dir = "data"  # built sets and cached features lie here
     c.data.source = "en"  # the language that the pictures were captioned in
     c.data.targets = ("de",)  # languages to search in; the headline numbers are their mean
     c.data.reported = ()  # trained and evaluated like targets, but kept out of the headline
     c.data.translation_noise = 0.0  # share of training targets swapped within their language (ours)
-    c.data.root = ""  # fluent, stamps, the paper's sets: the published files (the paper's: TextData/ and FeatureData/)
+    # training captions of the targets by who wrote them: "any" | "machine" (paper: translations) | "human" (ceiling)
+    c.data.train_origin = "any"
+    c.data.train_share = 1.0  # share of the training pictures, chosen by a hash of their ids whatever the seed (ours)
+    # fluent, stamps, flickr8k_cn, the paper's sets: the published files (the paper's: TextData/ and FeatureData/)
+    c.data.root = ""
+    c.data.engine = "baidu"  # flickr8k_cn: whose Chinese translations are read, "baidu" | "google"
     c.data.task = 2  # multi30k: 2 (five captions an image) | 1 (one)
     c.data.frames = 1  # captions, fluent: most frames of a clip, evenly spaced, at most 64; 1: pictures
-    c.data.images = ""  # captions: folder with the pictures; the paper's sets: one other than the published
-    # captions: CSV, TSV or JSONL with image, language, caption[, split[, origin]]; stamps: the translations
+    # captions: folder with the pictures; flickr8k_cn, the paper's sets: one other than the published
+    c.data.images = ""
+    # captions: CSV, TSV or JSONL (also .gz) with image, language, caption[, split[, origin]]; stamps: the translations;
+    # flickr8k_cn: captions in further languages, or without data.root all of them
     c.data.captions = ""
-    # instead of pictures; captions: .npy of features, (n, d) or (n, frames, d); the paper's sets: name in FeatureData/
+    # instead of pictures; captions, flickr8k_cn: .npy of features, (n, d) or (n, frames, d); the paper's sets: name in
+    # FeatureData/
     c.data.features = ""
-    c.data.feature_ids = ""  # captions: text file, the image id of each feature row
+    c.data.feature_ids = ""  # captions, flickr8k_cn: text file, the image id of each feature row
     c.data.shards = ""  # captions: webdataset tar shards instead of a folder; a folder, or a pattern "shards/*.tar"
     c.data.beam_runner = ""  # captions: "" | "DirectRunner", "DataflowRunner" ...: Apache Beam builds the set
     c.data.beam_options = ()  # of that runner, e.g. ("project=mine", "region=europe-west1")

@@ -43,3 +43,15 @@ def parse_line(content: str) -> CapLine | None:
         return None
     _, tag, k = parts
     return CapLine(cap_id, (media_id(cap_id), k), tag, sentence.strip())
+
+
+def parse_token_line(content: str) -> CapLine | None:
+    """A line `media#k TAB sentence`, which has no tag, as Flickr8k's own captions are written; None if it is none.
+
+    Source: Flickr8k's authors (the format).
+    """
+    cap_id, tab, sentence = content.strip(" \r").partition("\t")
+    media, _, k = cap_id.rpartition("#")
+    if not tab or not media or not k or len(cap_id.split()) != 1:
+        return None
+    return CapLine(cap_id, (media_id(media), k), "", sentence.strip())

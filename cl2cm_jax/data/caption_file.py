@@ -1,5 +1,7 @@
 """Reads a caption file: CSV, TSV or JSONL, UTF-8, with the columns image, language, caption[, split[, origin]].
 
+Any of them may be gzipped (`captions.tsv.gz`).
+
 What is wrong with the file as a whole (not there, wrong columns) raises; what is wrong with a row becomes a `Problem`
 with its line and field, and the row is left out.
 """
@@ -19,6 +21,7 @@ from typing import NamedTuple
 
 from cl2cm_jax.data.problems import Problem
 from cl2cm_jax.data.records import SPLITS
+from cl2cm_jax.data.text_lines import read_gzipped
 from cl2cm_jax.errors import UserError, shortened
 
 REQUIRED = ("image", "language", "caption")
@@ -76,19 +79,21 @@ def read_caption_file(path: str, *, image_is_path: bool) -> CaptionFile:
       image_is_path: the column `image` holds paths, where "./a.jpg" means "a.jpg"; else ids, which stay as they are.
 
     Raises:
-      UserError: no such file, an ending other than .csv, .tsv and .jsonl, no rows, or wrong columns.
+      UserError: no such file, an ending other than .csv, .tsv and .jsonl (or these and .gz), a gzipped file that is
+        damaged or too large, no rows, or wrong columns.
     """
     file = Path(path)
     if not file.is_file():
         raise UserError(f"config.data.captions={path!r} is not a file; name a CSV, TSV or JSONL file")
     readers = {".csv": _csv_cells, ".tsv": _tsv_cells, ".jsonl": _jsonl_cells}
-    if file.suffix.lower() not in readers:
-        raise UserError(f"config.data.captions={path!r} must end in .csv, .tsv or .jsonl")
+    suffix = Path(file.name.lower().removesuffix(".gz")).suffix
+    if suffix not in readers:
+        raise UserError(f"config.data.captions={path!r} must end in .csv, .tsv or .jsonl, each with .gz or without")
     text = _text_of(file)
     rows: list[Row] = []
     problems: list[Problem] = []
     seen = _Seen()
-    for line, cells in readers[file.suffix.lower()](path, text):
+    for line, cells in readers[suffix](path, text):
         try:
             row = _checked(line, cells)
             if image_is_path:
@@ -160,7 +165,8 @@ def read_csv(path: str, columns: Columns, *, flag: str) -> list[tuple[int, dict[
 
 def _text_of(file: Path) -> str:
     """Bytes that are no UTF-8 become lone surrogates, so that the row they are in can be named."""
-    return file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    content = read_gzipped(file) if file.suffix.lower() == ".gz" else file.read_bytes()
+    return content.decode("utf-8-sig", errors="surrogateescape")
 
 
 def _tsv_cells(path: str, text: str) -> Iterator[tuple[int, Cells]]:
@@ -300,7 +306,7 @@ class _Seen:
     """Finds rows that repeat or contradict an earlier one."""
 
     def __init__(self) -> None:
-        self._line_of: dict[tuple[str, str, str], int] = {}
+        self._line_of: dict[tuple[str, str, str, str], int] = {}
         self._split_of: dict[str, tuple[str, int]] = {}
         self._first: Row | None = None
 
@@ -308,7 +314,8 @@ class _Seen:
         self._first = self._first or row
         if bool(row.split) != bool(self._first.split):
             raise _BadRow("split", f"must stand in all rows or in none, and line {self._first.line} differs from this")
-        first = self._line_of.setdefault((row.image, row.language, row.caption), row.line)
+        # a machine may have found a person's very words; each is a caption, and either may be asked for by its origin
+        first = self._line_of.setdefault((row.image, row.language, row.caption, row.origin), row.line)
         # two captions may have one translation, and each needs its own row
         if first != row.line and not _TRANSLATION.fullmatch(row.language):
             raise _BadRow("caption", f"is the same as in line {first} for image {_shown(row.image)}; remove one")

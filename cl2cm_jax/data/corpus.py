@@ -9,6 +9,8 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError
 
+LEFT_OUT = -1  # the language of a caption that is not read, see `cl2cm_jax.data.origins`
+
 
 def translation_tag(language: str, source: str) -> str:
     """The language name of captions in `language` translated to `source` by machine, e.g. "de2en"."""
@@ -90,7 +92,7 @@ class Corpus:
     vision_mask: np.ndarray  # (n, F) bool
     caption_text: list[str]  # m
     caption_image: np.ndarray  # (m,) int32, row of the image
-    caption_language: np.ndarray  # (m,) int32, index into `languages`
+    caption_language: np.ndarray  # (m,) int32, index into `languages`, or LEFT_OUT
     caption_origin: np.ndarray  # (m,) str, "human", "machine" or "human_noised"
     sentences: np.ndarray  # (m, dt) float32
     words: Ragged  # of the m captions

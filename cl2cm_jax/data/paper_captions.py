@@ -8,11 +8,11 @@ Source: siblings (the format).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cl2cm_jax.data.cap_ids import Key, cap_id_of, parse_line
+from cl2cm_jax.data.cap_ids import CapLine, Key, cap_id_of, parse_line
 from cl2cm_jax.data.problems import Problem
 from cl2cm_jax.errors import UserError
 
@@ -45,12 +45,15 @@ class _BadLine(Exception):
     pass
 
 
-def read_caption_lines(path: Path, *, tags: Sequence[str]) -> CaptionLines:
+def read_caption_lines(
+    path: Path, *, tags: Sequence[str], parse: Callable[[str], CapLine | None] = parse_line
+) -> CaptionLines:
     """Reads and checks every line; the last one may lack its newline.
 
     Args:
       path: the file.
       tags: those that its captions may have.
+      parse: reads a line; None where it does not begin with an id.
 
     Raises:
       UserError: it cannot be read, or has no line.
@@ -64,7 +67,7 @@ def read_caption_lines(path: Path, *, tags: Sequence[str]) -> CaptionLines:
     # str.splitlines would also end a line at U+2028 and the like, which sentences contain
     for number, content in enumerate(text.rstrip("\r\n").split("\n"), start=1):
         try:
-            key, line = _parsed(number, content, tags)
+            key, line = _parsed(number, parse(content), content, tags)
             if key in found.lines:
                 first = found.lines[key].number
                 raise _BadLine(f"duplicate id {'#'.join((key[0], line.tag, key[1]))!r}, first in line {first}")
@@ -76,18 +79,21 @@ def read_caption_lines(path: Path, *, tags: Sequence[str]) -> CaptionLines:
     return found
 
 
-def _parsed(number: int, content: str, tags: Sequence[str]) -> tuple[Key, Line]:
+def _parsed(number: int, line: CapLine | None, content: str, tags: Sequence[str]) -> tuple[Key, Line]:
     """Raises _BadLine."""
     if _UNREADABLE.search(content):
         raise _BadLine("is not valid UTF-8, or has a NUL byte; get a fresh copy")
-    line = parse_line(content)
     if line is None:
-        raise _BadLine(f"{cap_id_of(content)!r} is no id of the form media#tag#k")
+        raise _BadLine(f"{cap_id_of(content)!r} is no id of the form {_form(tags)}")
     if line.tag not in tags:
         raise _BadLine(f"{line.cap_id!r} has the tag {line.tag!r}; this file has {' or '.join(map(repr, tags))}")
     if not line.sentence:
         raise _BadLine(f"{line.cap_id!r} has no sentence")
     return line.key, Line(number, line.tag, line.sentence)
+
+
+def _form(tags: Sequence[str]) -> str:
+    return "media#tag#k" if any(tags) else "media#k before a tab"
 
 
 def partners(first: CaptionLines, others: Iterable[CaptionLines]) -> tuple[list[Key], list[Problem]]:

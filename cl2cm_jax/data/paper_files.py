@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cl2cm_jax.data import flickr8k_files
 from cl2cm_jax.errors import UserError
 
 TEXT, FEATURES = "TextData", "FeatureData"
@@ -74,6 +75,15 @@ PAPER_SETS = {
         sizes={"": {"test": 1_000}},  # MLCMR's README, see evaluation/published.py; it states no other split's
         captions_each=None,
         published=f"{_NRCCR} (captions, features)",
+    ),
+    # none of the paper's (ours), but built and checked in the same way; `flickr8k_files` finds its files
+    flickr8k_files.NAME: PaperSet(
+        folders=(),
+        prefixes=(),
+        is_video=False,
+        sizes={"": flickr8k_files.SIZES},
+        captions_each=None,
+        published=flickr8k_files.PUBLISHED,
     ),
 }
 

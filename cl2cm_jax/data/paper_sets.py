@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import tensorflow_datasets as tfds
 
@@ -25,14 +25,28 @@ from cl2cm_jax.data.records import HEADLINE, Record
 from cl2cm_jax.errors import UserError
 
 
+class Text(Protocol):
+    """The caption files of a set, found and not yet read."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files."""
+        ...
+
+    def read(self) -> tuple[dict[str, Captions], list[Problem]]:
+        """Captions of each split by media id, and what is wrong with lines."""
+        ...
+
+
 @dataclass(eq=False)
 class PaperConfig(tfds.core.BuilderConfig):
     """What a set is made of. Its name is a fingerprint of the inputs: when they change, it is built anew."""
 
     targets: tuple[str, ...] = ()
     root: str = ""
+    field: str = "root"  # of config.data that named `root`
     on_error: str = "stop"
-    text: TextFiles | RawFiles | None = None
+    text: Text | None = None
     vision: VisionFiles | None = None
 
 
@@ -73,7 +87,9 @@ class PaperBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             logging.warning("%s: %s", self.name, note.reason)
         for split, captions in splits.items():
             if not captions:
-                raise UserError(f"config.data.root={config.root!r}: split {split!r} has no image; get a fresh copy")
+                raise UserError(
+                    f"config.data.{config.field}={config.root!r}: split {split!r} has no image; get a fresh copy"
+                )
         return {split: self._generate_examples(captions, vision[split]) for split, captions in splits.items()}
 
     def _generate_examples(self, captions: Captions, vision: Vision) -> Iterator[tuple[int, Any]]:

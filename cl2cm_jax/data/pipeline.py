@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cl2cm_jax.data import quiet
-from cl2cm_jax.data.corpus import Corpus, padded_length, text_inputs
+from cl2cm_jax.data.corpus import LEFT_OUT, Corpus, padded_length, text_inputs
 from cl2cm_jax.data.crops import NUMBERS, Crops, cropped
 from cl2cm_jax.data.images import THREADS, decode
 from cl2cm_jax.data.packing import pack
@@ -26,7 +26,7 @@ _SOURCE, _LANGUAGE, _TARGET, _CROP = range(4)  # what a random number is for
 class _Captions(NamedTuple):
     """The captions of each image and language: `rows[start[i, l] : start[i, l] + count[i, l]]`."""
 
-    rows: np.ndarray  # (m,)
+    rows: np.ndarray  # (m,), of the captions that are read
     start: np.ndarray  # (n, languages)
     count: np.ndarray  # (n, languages)
 
@@ -234,10 +234,11 @@ def _drawer(corpus: Corpus, *, seed: int, source: str, targets: Sequence[str], t
 
 def _captions_by_image(corpus: Corpus) -> _Captions:
     shape = (len(corpus.image_ids), len(corpus.languages))
-    cell = np.ravel_multi_index((corpus.caption_image, corpus.caption_language), shape)
+    read = np.flatnonzero(corpus.caption_language != LEFT_OUT)
+    cell = np.ravel_multi_index((corpus.caption_image[read], corpus.caption_language[read]), shape)
     count = np.bincount(cell, minlength=shape[0] * shape[1])
     start = np.cumsum(count) - count
-    return _Captions(np.argsort(cell, kind="stable"), start.reshape(shape), count.reshape(shape))
+    return _Captions(read[np.argsort(cell, kind="stable")], start.reshape(shape), count.reshape(shape))
 
 
 def _gather(

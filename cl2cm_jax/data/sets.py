@@ -59,6 +59,21 @@ def _of_the_paper(data: ConfigDict) -> tfds.core.DatasetBuilder:
     )
 
 
+def _flickr8k_cn(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    from cl2cm_jax.data.flickr8k_cn import flickr8k_cn_builder
+
+    return flickr8k_cn_builder(
+        data_dir=data.dir,
+        root=data.root,
+        captions=data.captions,
+        engine=data.engine,
+        images=data.images,
+        features=data.features,
+        feature_ids=data.feature_ids,
+        on_error=data.on_error,
+    )
+
+
 def _stamps(data: ConfigDict) -> tfds.core.DatasetBuilder:
     from cl2cm_jax.data.stamps import stamps_builder
 
@@ -77,5 +92,6 @@ _SETS: dict[str, Callable[[ConfigDict], tfds.core.DatasetBuilder]] = {
     "captions": _captions,
     "fluent": _fluent,
     "stamps": _stamps,
+    "flickr8k_cn": _flickr8k_cn,
     **dict.fromkeys(LANGUAGES_OF, _of_the_paper),
 }

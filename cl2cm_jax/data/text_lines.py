@@ -20,14 +20,11 @@ def read_lines(path: Path) -> list[str]:
       UserError: it cannot be read, is no UTF-8, or has more than `MAX_LINES` lines.
     """
     try:
-        content = _unpacked(path) if path.suffix == ".gz" else path.read_bytes()
-        if (lines := content.count(b"\n")) > MAX_LINES:
-            raise UserError(f"{path} has {lines:,} lines, and {MAX_LINES:,} are read; divide it, or get a fresh copy")
+        content = read_gzipped(path) if path.suffix == ".gz" else path.read_bytes()
+        _check_lines(path, content)
         text = content.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); get a fresh copy"
-        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); get a fresh copy") from error
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not valid UTF-8 (byte {error.start}); save it as UTF-8 or get a fresh copy"
@@ -35,12 +32,28 @@ def read_lines(path: Path) -> list[str]:
     return text.removesuffix("\n").split("\n")  # not splitlines: U+2028 ends no line here
 
 
-def _unpacked(path: Path) -> bytes:
-    with gzip.open(path) as file:
-        content = file.read(MAX_UNPACKED + 1)
+def read_gzipped(path: Path) -> bytes:
+    """The content of a gzipped file.
+
+    Raises:
+      UserError: it cannot be read, is damaged, or has more than `MAX_UNPACKED` bytes or `MAX_LINES` lines.
+    """
+    try:
+        with gzip.open(path) as file:
+            content = file.read(MAX_UNPACKED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); get a fresh copy"
+        ) from error
     if len(content) > MAX_UNPACKED:
         raise UserError(f"{path} unpacks to more than {MAX_UNPACKED:,} bytes; unpack it yourself, or get a fresh copy")
+    _check_lines(path, content)
     return content
+
+
+def _check_lines(path: Path, content: bytes) -> None:
+    if (lines := content.count(b"\n")) > MAX_LINES:
+        raise UserError(f"{path} has {lines:,} lines, and {MAX_LINES:,} are read; divide it, or get a fresh copy")
 
 
 def read_entries(path: Path) -> list[str]:

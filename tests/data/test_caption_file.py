@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from pathlib import Path
 
 import pytest
 
+from cl2cm_jax.data import text_lines
 from cl2cm_jax.data.caption_file import CaptionFile, read_caption_file
 from cl2cm_jax.errors import UserError
 
@@ -29,6 +31,38 @@ def test_csv_tsv_and_jsonl_say_the_same(tmp_path: Path) -> None:
     assert csv_rows == tsv_rows
     assert jsonl_rows == [(r.image, r.language, r.caption) for r in csv_rows]
     assert jsonl_rows == [("a.png", "en", "a cat, red"), ("b.png", "de", "Hund")]
+
+
+@pytest.mark.parametrize("name", ["c.csv.gz", "c.CSV.GZ", "c.tsv.gz", "c.jsonl.gz"])
+def test_gzipped_files_say_the_same(tmp_path: Path, name: str) -> None:
+    plain = {
+        "csv": b"image,language,caption\na.png,en,a cat\n",
+        "tsv": b"image\tlanguage\tcaption\na.png\ten\ta cat\n",
+        "jsonl": b'{"image":"a.png","language":"en","caption":"a cat"}\n',
+    }[name.lower().split(".")[1]]
+    (row,) = read(tmp_path, gzip.compress(plain), name).rows
+    assert (row.image, row.language, row.caption) == ("a.png", "en", "a cat")
+
+
+def test_a_gzipped_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = gzip.compress(HEADER + b"a.png,en,a cat\n" * 30)
+    with pytest.raises(UserError, match=r"c.csv.gz cannot be read \(Compressed file ended .*\); get a fresh copy"):
+        read(tmp_path, good[:-12], "c.csv.gz")
+    with pytest.raises(UserError, match="cannot be read"):
+        read(tmp_path, HEADER, "c.csv.gz")
+    monkeypatch.setattr(text_lines, "MAX_LINES", 20)
+    with pytest.raises(UserError, match="has 31 lines, and 20 are read"):
+        read(tmp_path, good, "c.csv.gz")
+    monkeypatch.setattr(text_lines, "MAX_UNPACKED", 100)
+    with pytest.raises(UserError, match="unpacks to more than 100 bytes"):
+        read(tmp_path, good, "c.csv.gz")
+
+
+def test_a_machine_may_find_the_words_of_a_person(tmp_path: Path) -> None:
+    header = b"image,language,caption,origin\n"
+    found = read(tmp_path, header + b"a.png,de,Hund,human\na.png,de,Hund,machine\na.png,de,Hund,human\n")
+    assert [row.origin for row in found.rows] == ["human", "machine"]
+    assert [(problem.line, problem.field) for problem in found.problems] == [(4, "caption")]
 
 
 def test_byte_order_mark_windows_lines_and_column_order(tmp_path: Path) -> None:
