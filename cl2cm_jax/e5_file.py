@@ -137,7 +137,9 @@ def read_e5_file(path: str | Path) -> E5File:
         ) from error
     reader = _Reader(path, data)
     if not data.startswith(_MAGIC) or reader.numbers("<4xI") != (_VERSION,):
-        raise _refused(path, f"it does not begin with {_MAGIC.decode()} and version {_VERSION}, so it is another format")
+        raise _refused(
+            path, f"it does not begin with {_MAGIC.decode()} and version {_VERSION}, so it is another format"
+        )
     sizes = _read_sizes(reader)
     pieces = _read_pieces(reader, sizes)
     return E5File(path=path, sizes=sizes, pieces=pieces, tensors=_read_directory(reader), data=data)
@@ -241,7 +243,9 @@ def _read_directory(reader: _Reader) -> dict[str, _Tensor]:
         total += expected
         shown = ascii(name)
         if name in tensors or not count or (kind == _BLOCKS and count % _BLOCK) or size != expected:
-            raise _refused(reader.path, f"tensor {shown} is there twice, or its {size:,} bytes are not {count:,} values")
+            raise _refused(
+                reader.path, f"tensor {shown} is there twice, or its {size:,} bytes are not {count:,} values"
+            )
         if offset > len(reader.data) - size or total > len(reader.data):
             raise _refused(reader.path, f"tensor {shown} lies outside the file, or on another one")
         tensors[name] = _Tensor(kind, count, offset)

@@ -267,6 +267,11 @@ def _library() -> Any:
     return tokenizers
 
 
+def prepared(text: str, *, prefix: str, lowercase: bool) -> str:
+    """A caption or query as the tokenizer gets it (`config.text.prefix`, `config.text.lowercase`)."""
+    return prefix + (without_case_and_accents(text) if lowercase else text)
+
+
 def without_case_and_accents(text: str) -> str:
     """Lower case and no accents, as the siblings feed a cased model: "Äpfel" becomes "apfel".
 
