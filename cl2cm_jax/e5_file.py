@@ -32,7 +32,7 @@ _MOST_POINT, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
 
 
 class Sizes(NamedTuple):
-    """Of the model: d, layers, attention heads, width of the MLP, vocabulary, positions, segments, layer norms' epsilon."""
+    """Of the model, as in `BertShape`."""
 
     hidden: int
     layers: int
@@ -179,7 +179,7 @@ def _read_sizes(reader: _Reader) -> Sizes:
     most = (_MOST_WIDTH, _MOST_LAYERS, _MOST_WIDTH, _MOST_WIDTH, _MOST_PIECES, _MOST_WIDTH, _MOST_WIDTH)
     for name, value, bound in zip(Sizes._fields, numbers, most, strict=False):
         reader.within(name, value, 1, bound)
-    sizes = Sizes(*numbers, epsilon)
+    sizes = Sizes._make([*numbers, epsilon])
     reader.within("block", block, _BLOCK, _BLOCK)
     if sizes.hidden % sizes.heads or sizes.hidden % _BLOCK or sizes.intermediate % _BLOCK:
         widths = f"hidden={sizes.hidden} with heads={sizes.heads} and intermediate={sizes.intermediate}"

