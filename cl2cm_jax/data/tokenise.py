@@ -238,7 +238,7 @@ def precompiled(replaced: Mapping[int, str]) -> bytes:
     """A map of code points to texts as SentencePiece stores it: a trie of UTF-8 bytes, and the texts behind it.
 
     The trie is a double array: unit i leads to the units (i ^ offset) ^ byte, each with its byte as label, and the unit
-    i ^ offset holds the value of the bytes so far. Every inner node gets 256 units of its own: simple, and small because
+    i ^ offset holds the value of the bytes so far. Every inner node gets 256 units of its own: simple, and small since
     UTF-8 has few first bytes.
     """
     units, blocks, values = np.zeros(256, np.uint32), {b"": 256}, list[tuple[int, int]]()
