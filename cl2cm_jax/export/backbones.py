@@ -64,13 +64,13 @@ def write_text_backbone(out: Path, config: ConfigDict, backbones: Backbones, stu
     params, first = text.params, student_first(config)
     if first is not None:
         params = bert.joined(bert.cut(params, first)[0], student[TAIL])
-    source, pooler = backbones.text_folder or place, {}
-    if backbones.text_folder is None:
+    source = backbones.text_folder or place
+    pooler = {} if source == place else bert.read_pooler(source)
+    save_tensors(place / hub_folder.WEIGHTS, bert.stored(params) | pooler)
+    if source == place:
         _write_as_folder(place, text)
     else:
-        pooler = bert.read_pooler(source)
         shutil.copyfile(source / "tokenizer.json", place / "tokenizer.json")
-    save_tensors(place / hub_folder.WEIGHTS, bert.stored(params) | pooler)
     content = hub_folder.read_json(source)
     write_json(place / hub_folder.CONFIG, _plain(content) | {"architectures": [_BERT_CLASSES[content["model_type"]]]})
     limit = {"model_max_length": config.text.max_tokens, "tokenizer_class": "PreTrainedTokenizerFast"}
