@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 from cl2cm_jax.config import cut_layer, reads_frozen
 from cl2cm_jax.data.corpus import CaptionFeatures, Ragged
 from cl2cm_jax.data.images import scaled
-from cl2cm_jax.data.tokenise import TokenBatch, tokenizer, without_case_and_accents
+from cl2cm_jax.data.tokenise import TokenBatch, prepared, tokenizer
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
@@ -100,6 +100,7 @@ class TextEncoder:
       first: the layer where the networks' own ones begin, whose states are wanted too; -1: token ids; None: none.
       frozen: whether anyone reads the frozen backbone's own words and sentences.
       lowercase: take captions `without_case_and_accents`.
+      prefix: stands before every caption, and its pieces are words of it.
 
     Raises:
       UserError: the backbone takes no captions of that length.
@@ -113,12 +114,14 @@ class TextEncoder:
         first: int | None = None,
         frozen: bool = True,
         lowercase: bool = False,
+        prefix: str = "",
     ):
         if backbone.max_tokens is not None and max_tokens > backbone.max_tokens:
             raise UserError(
                 f"config.text.max_tokens={max_tokens} is more than the {backbone.max_tokens} that the backbone takes"
             )
-        self._dim, self._first, self._frozen, self._lowercase = backbone.dim, first, frozen, lowercase
+        self._dim, self._first, self._frozen = backbone.dim, first, frozen
+        self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
         self._tokenize = tokenizer(
             backbone.tokenizer, max_tokens=max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
         )
@@ -142,7 +145,7 @@ class TextEncoder:
           space: where the arrays are kept and how far they are filled; None keeps them in memory.
         """
         space = InMemory() if space is None else space
-        tokens = self._tokenize([without_case_and_accents(text) for text in texts] if self._lowercase else texts)
+        tokens = self._tokenize([self._prepared(text) for text in texts])
         lengths = tokens.mask.sum(1)
         out, order = self._arrays(space, lengths), np.argsort(lengths, kind="stable")
         rows_a_batch = self._spread.rows
@@ -217,6 +220,7 @@ def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
         first=cut_layer(config),
         frozen=reads_frozen(config),
         lowercase=config.text.lowercase,
+        prefix=config.text.prefix,
     )
 
 

@@ -128,6 +128,7 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
         weights.append(fingerprint("vision", v.backbone, v.path or None))
     inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
+    inputs += [t.prefix] if t.prefix else []  # caches made before it stay valid
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 

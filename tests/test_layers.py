@@ -22,7 +22,7 @@ LAYERS = (
     ("steps",),
     ("models", "data", "parallel"),
     ("maths",),
-    ("config", "storage", "command_line"),
+    ("config", "storage", "command_line", "e5_file"),
     ("atomic",),
     ("errors",),
 )

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from command import call
 from safetensors.numpy import load_file
+from tiny_e5 import write_tiny_e5
 from tiny_models import write_tiny_bert
 
 from cl2cm_jax import config as configs
 from cl2cm_jax import main
+from cl2cm_jax.config import BERTS
 from cl2cm_jax.data.corpus import Corpus, text_inputs
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.towers import Text
@@ -132,7 +134,7 @@ def test_captions_that_share_rows_train_as_those_that_do_not(
         ({"teacher__folds": "2"}, "teacher.folds=2"),
         ({"teacher__head": "none", "weights__word": "0", "teacher__update": "frozen"}, "other than 'none'"),
         ({"word__plan_from": "backbone"}, "plan_from='backbone' needs a frozen one"),
-        ({"text__backbone": "use_multilingual"}, "needs config.text.backbone='bert'"),
+        ({"text__backbone": "use_multilingual"}, "needs config.text.backbone='bert' or 'e5_small', not"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(home: Path, bert: Path, fields: dict, message: str):
@@ -140,8 +142,11 @@ def test_what_cannot_be_trained_is_refused(home: Path, bert: Path, fields: dict,
         text_layers(tuned(home, bert, **fields))
 
 
-def test_train_evaluate_and_search(home: Path, bert: Path, tmp_path: Path):
-    flags = [f"--config.{name}={value}" for name, value in (TUNED | {"text.path": str(bert)}).items()]
+@pytest.mark.parametrize("backbone", BERTS)
+def test_train_evaluate_and_search(home: Path, bert: Path, tmp_path: Path, backbone: str):
+    place = bert if backbone == "bert" else write_tiny_e5(tmp_path / "it.bin")
+    fields = TUNED | {"text.backbone": backbone, "text.path": str(place)}
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
     command = [f"--config={home}/config.py", f"--workdir={tmp_path / 'run'}", *flags]
     finished = call(main.main, *command)
     assert finished.code == 0, finished.err

@@ -8,6 +8,7 @@ from cl2cm_jax.config.method import effective
 from cl2cm_jax.config.paper_setting import paper_setting
 from cl2cm_jax.config.text import from_flat, override, override_all, read
 from cl2cm_jax.config.trainable import (
+    BERTS,
     check_layers,
     cut_layer,
     reads_frozen,
@@ -17,6 +18,7 @@ from cl2cm_jax.config.trainable import (
 )
 
 __all__ = [
+    "BERTS",
     "LANGUAGES_OF",
     "check_layers",
     "cut_layer",

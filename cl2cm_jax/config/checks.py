@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.method import METHODS
-from cl2cm_jax.config.trainable import student_first, teacher_first, vision_first
+from cl2cm_jax.config.trainable import BERTS, student_first, teacher_first, vision_first
 from cl2cm_jax.errors import UserError
 
 # target languages of the paper's sets, whose source is English
@@ -248,10 +248,10 @@ def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:
             yield f"{trained} reads picture files in every step; config.data.shards has none; unpack them, or use ''"
     student, teacher = student_first(c), teacher_first(c)
     for part, first in (("student", student), ("teacher", teacher)):
-        if first is not None and c.text.backbone != "bert":
+        if first is not None and c.text.backbone not in BERTS:
             yield (
-                f"config.{part}.text.trainable={c[part].text.trainable!r} needs config.text.backbone='bert', "
-                f"not {c.text.backbone!r}"
+                f"config.{part}.text.trainable={c[part].text.trainable!r} needs config.text.backbone="
+                f"{' or '.join(map(repr, BERTS))}, not {c.text.backbone!r}"
             )
     if teacher is None:
         return

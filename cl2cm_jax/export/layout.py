@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 from cl2cm_jax import __version__
-from cl2cm_jax.config import flatten, from_flat
+from cl2cm_jax.config import BERTS, flatten, from_flat
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.report import to_json
 from cl2cm_jax.models import hub_folder
@@ -56,7 +56,7 @@ class Manifest:
 
 def stock_obstacles(config: ConfigDict) -> list[str]:
     """The parts of a text tower that the classes of sentence-transformers cannot express; none: it is stock."""
-    if config.text.backbone != "bert":
+    if config.text.backbone not in BERTS:
         return [f"the text backbone, config.text.backbone={config.text.backbone!r}"]
     found = []
     if config.student.text_tower != "linear":
@@ -65,12 +65,14 @@ def stock_obstacles(config: ConfigDict) -> list[str]:
         found.append(f"the mean of words without marks, config.student.text_pool={config.student.text_pool!r}")
     if config.text.lowercase:
         found.append("the removal of case and accents, config.text.lowercase=True")
+    if config.text.prefix:
+        found.append(f"what stands before every text, config.text.prefix={config.text.prefix!r}")
     return found
 
 
 def text_place(config: ConfigDict) -> str:
     """Where the text backbone lies in a bundle; "." for a stock tower, which other libraries find at the top."""
-    if config.text.backbone == "bert":
+    if config.text.backbone in BERTS:
         return "text" if stock_obstacles(config) else "."
     return f"text/{config.text.backbone}.safetensors"
 

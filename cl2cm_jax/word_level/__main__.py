@@ -25,7 +25,7 @@ from cl2cm_jax.atomic import replacing, write_text
 from cl2cm_jax.command_line import Arguments, split_flags
 from cl2cm_jax.config import is_zero, override_all, read, reads_words
 from cl2cm_jax.data.parallel_text import read_parallel
-from cl2cm_jax.data.tokenise import tokenizer, without_case_and_accents
+from cl2cm_jax.data.tokenise import prepared, tokenizer
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.bootstrap import RunHits
 from cl2cm_jax.evaluation.retrieval import load_ranks, save_ranks
@@ -231,7 +231,7 @@ def _pieces_of(config: ConfigDict) -> Callable[[str], list[str]]:
     cut = tokenizer(
         backbone.tokenizer, max_tokens=c.max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
     )
-    return lambda text: cut.words(without_case_and_accents(text) if c.lowercase else text)
+    return lambda text: cut.words(prepared(text, prefix=c.prefix, lowercase=c.lowercase))
 
 
 def _shown(config: ConfigDict, corpora: Corpora) -> list[tuple[str, int]]:

@@ -47,6 +47,7 @@ def _key(config: ConfigDict, records: dict[str, list[Record]]) -> str:
     weights = fingerprint("text", config.text.backbone, config.text.path or None)
     t = config.text
     inputs = [features.FORMAT, weights, t.max_tokens, t.lowercase, cut_layer(config), reads_frozen(config), texts]
+    inputs += [t.prefix] if t.prefix else []
     return hashlib.sha256(json.dumps(inputs).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save
 from tar_shards import files_of, pax_header, write_shard
+from tiny_e5 import e5_bytes
 from tiny_models import write_tiny_bert
 
 from cl2cm_jax.data.caption_file import read_caption_file
@@ -25,7 +26,7 @@ from cl2cm_jax.data.paper_captions import read_caption_lines
 from cl2cm_jax.data.paper_features import read_frame_folder
 from cl2cm_jax.data.shards import read_shard
 from cl2cm_jax.data.text_lines import read_ids, read_lines
-from cl2cm_jax.data.tokenise import HubTokenizer
+from cl2cm_jax.data.tokenise import E5Tokenizer, HubTokenizer
 from cl2cm_jax.evaluation.report import Protocol, read_results
 from cl2cm_jax.export.layout import FORMAT, HEADS, MANIFEST, read_manifest
 from cl2cm_jax.index import portable
@@ -186,6 +187,11 @@ def read_bert(folder: Path) -> object:
     return HubTokenizer(path=folder, max_tokens=9, vocabulary=backbone.vocabulary)(["a dog", "\ud800"])
 
 
+def read_e5(path: Path) -> object:
+    backbone = text_backbone("e5_small", path)
+    return E5Tokenizer(path=path, max_tokens=9, vocabulary=backbone.vocabulary)(["a dog", "\ud800", "\u3000\xb2"])
+
+
 def model_targets() -> dict[str, Target]:
     bert = {name: data for name, data in written(write_tiny_bert).items() if name != "outputs.npz"}
     bert["1_Pooling/config.json"] = json.dumps({"pooling_mode_mean_tokens": True}).encode()
@@ -196,6 +202,7 @@ def model_targets() -> dict[str, Target]:
     run = json.dumps({"data.source": "en", "train.batch_size": 4}).encode()
     return {
         **each_file("bert", bert, read_bert),
+        "e5": of_file("it.bin", read_e5, e5_bytes()),
         **each_file("clip", clip, partial(vision_backbone, "clip_vit")),
         **each_file("split", split, hub_folder.read_tensors),
         "run": of_folder({"config.json": run}, "config.json", read_config),

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 from command import call
+from tiny_e5 import write_tiny_e5
 from tiny_models import write_tiny_bert
 
 from cl2cm_jax import config as configs
@@ -39,6 +40,20 @@ def planned(home: Path, *flags: str):
     return call(
         command.main, f"--config={home / 'config.py'}", "--topology=v5e:2x4", "--vision=dim=32,frames=1", *flags
     )
+
+
+def test_the_sizes_of_e5_small_are_known_without_its_file(home: Path, tmp_path: Path):
+    fields = {"text.backbone": "e5_small", "student.text.trainable": "layers 9-11"}
+    sizes = models(configs.read(str(home / "config.py"), fields), text={}, vision={"dim": 32, "frames": 1})
+    assert sizes.features.text == 384 and "vocabulary 250037" in sizes.notes[0]
+    assert sizes.tail is not None and {x.shape[0] for x in jax.tree.leaves(sizes.tail)} == {3}
+    fields |= {
+        "text.path": str(write_tiny_e5(tmp_path / "it.bin")),
+        "text.max_tokens": "9",
+        "student.text.trainable": "all",
+    }
+    sizes = models(configs.read(str(home / "config.py"), fields), text={}, vision={"dim": 32, "frames": 1})
+    assert sizes.features.text == 32 and "it.bin" in sizes.notes[0]
 
 
 @pytest.mark.parametrize("tuned", [{}, {"student": "layers 1-2", "teacher": "layers 1-2"}, {"student": "all"}])

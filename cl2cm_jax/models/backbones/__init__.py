@@ -14,17 +14,19 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import jax
 
+from cl2cm_jax.e5_file import read_e5_file
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones import bert, clip_vit, efficientnet_lite, use_multilingual
+from cl2cm_jax.models.backbones import bert, clip_vit, e5_small, efficientnet_lite, use_multilingual
 from cl2cm_jax.models.backbones.outputs import TailOptions, TextOutput, VisionOutput
 from cl2cm_jax.models.backbones.preprocess import Preprocess, read_preprocess
+from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.pretrained import PackageFile, weights_hash
 
 __all__ = [
@@ -148,12 +150,13 @@ class VisionTunable:
 
 
 def text_backbone(name: str, path: str | Path | None = None) -> TextBackbone:
-    """Loads a text backbone: "use_multilingual" or "bert".
+    """Loads a text backbone: "use_multilingual", "bert" or "e5_small".
 
     Args:
       name: its name.
       path: use_multilingual: a weights file, with its sp.model beside it if it is not the package's; None takes the
-        installed pip package's. bert: a model folder or a hub id.
+        installed pip package's. bert: a model folder or a hub id. e5_small: a file of the package's format, or a model
+        folder, as bundles hold it; None takes the installed pip package's.
 
     Raises:
       UserError: the name is unknown, or the weights are missing or damaged.
@@ -216,14 +219,25 @@ def _use_multilingual(path: str | Path | None) -> TextBackbone:
 def _bert(path: str | Path | None) -> TextBackbone:
     folder = hub_folder.locate(path, field="config.text.path")
     shape = bert.read_shape(folder)
+    return _of_shape("bert", shape, bert.load(folder, shape), tokenizer="hub_folder", place=folder)
+
+
+def _e5_small(path: str | Path | None) -> TextBackbone:
+    if path is not None and Path(path).is_dir():  # of a bundle: the student may have trained layers, in float32
+        return replace(_bert(path), name="e5_small")
+    file = read_e5_file(e5_small.locate(path))
+    return _of_shape("e5_small", e5_small.shape_of(file), e5_small.load(file), tokenizer="e5_file", place=file.path)
+
+
+def _of_shape(name: str, shape: bert.BertShape, params: Params, *, tokenizer: str, place: Path) -> TextBackbone:
     return TextBackbone(
-        name="bert",
+        name=name,
         dim=shape.hidden,
-        params=bert.load(folder, shape),
+        params=params,
         constants=(),
         apply=functools.partial(bert.apply, shape=shape),
-        tokenizer="hub_folder",
-        tokenizer_path=folder,
+        tokenizer=tokenizer,
+        tokenizer_path=place,
         vocabulary=shape.vocabulary,
         max_tokens=shape.max_tokens,
         tunable=text_tunable(shape),
@@ -291,6 +305,10 @@ def vit_backbone(shape: clip_vit.VitShape, preprocess: Preprocess, *, params: di
     )
 
 
+def _e5_fingerprint(path: str | Path | None) -> str:
+    return hub_folder.fingerprint(Path(path)) if path and Path(path).is_dir() else _of_file(e5_small.WEIGHTS)(path)
+
+
 def _of_file(weights: PackageFile | None) -> Callable[[str | Path | None], str]:
     return lambda path: weights.sha256 if path is None and weights is not None else weights_hash(path or "")
 
@@ -302,6 +320,7 @@ def _of_folder(field: str) -> Callable[[str | Path | None], str]:
 _TEXT = {
     "use_multilingual": _Entry(_use_multilingual, _of_file(use_multilingual.WEIGHTS)),
     "bert": _Entry(_bert, _of_folder("config.text.path")),
+    "e5_small": _Entry(_e5_small, _e5_fingerprint),
 }
 _VISION = {
     "efficientnet_lite0": _Entry(_efficientnet_lite0, _of_file(efficientnet_lite.WEIGHTS)),

