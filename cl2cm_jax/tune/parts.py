@@ -40,7 +40,8 @@ def parts_of(
 
     Args:
       config: whose seed is the first.
-      train, validation: the splits; the test split is not asked for.
+      train: the training split, and
+      validation: the validation split; the test split is not asked for.
       score: `FOLDS`: a run for each fold of the training split, which it is scored on, its step chosen by the
         validation split as in every other run. `VALIDATION`: trained on the whole training split, and scored on the
         validation split.

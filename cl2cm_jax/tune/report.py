@@ -69,12 +69,12 @@ def write(workdir: Path, about: About, found: Found) -> None:
 def table(about: About, found: Found) -> Table:
     """Every trial, the best first; those that were cut off or failed behind them in the order of their numbers."""
     fields = [dimension.field for dimension in found.space]
-    order = sorted(
-        found.rows, key=lambda row: (-row.score.score if row.score and row.state == DONE else 1e9, row.number)
-    )
+    done = [row for row in found.rows if row.state == DONE and row.score]
+    others = [row for row in found.rows if row not in done]
+    order = [*sorted(done, key=lambda row: -row.score.score if row.score else 0.0), *others]
     reference = score_of(found.baseline, found.baseline)
     first = ("baseline", f"{reference.score:.1f}", f"{reference.targets:.1f}", f"{reference.source:.1f}")
-    rows = [(*first, *("" for _ in fields), "", "reference")]
+    rows: list[tuple[str, ...]] = [(*first, *("" for _ in fields), "", "reference")]
     for row in order:
         numbers = [f"{value:.1f}" for value in row.score] if row.score else ["", "", ""]
         name = f"{row.number}: the config" if row.number == 0 else str(row.number)
@@ -148,7 +148,7 @@ def best_config(workdir: Path, about: About, found: Found, best: Row) -> str:
         "",
         f"Tuned by:  {about.command}",
         f"Date:      {about.date}",
-        f"Score:     {best.score.score:.2f} (targets {best.score.targets:.2f}, {about.source} {best.score.source:.2f}); "
+        f"Score:     {best.score.score:.2f} ({about.source} {best.score.source:.2f}); "
         f"baseline {apart.score:.2f} ({about.source} {apart.source:.2f})",
         f"Measured:  {about.scored}; {FORMULA}",
     ]
@@ -156,7 +156,7 @@ def best_config(workdir: Path, about: About, found: Found, best: Row) -> str:
     return _CONFIG.format(
         header=text,
         base=_literal(base),
-        argument=_literal(f":{argument}" if argument else ""),
+        path=f'f"{{BASE}}:{argument}"' if argument else "str(BASE)",
         given=_dict(about.changes),
         tuned=_dict(best.values),
     )
@@ -171,7 +171,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import read, read_argument
 
-BASE = Path(__file__).resolve().parent / {base}
+BASE = (Path(__file__).parent / {base}).resolve()
 GIVEN = {given}  # on the command line
 TUNED = {tuned}
 
@@ -179,7 +179,7 @@ TUNED = {tuned}
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the configuration; takes no argument."""
     read_argument(argument)
-    return read(f"{{BASE.resolve()}}" + {argument}, GIVEN | TUNED)
+    return read({path}, GIVEN | TUNED)
 '''
 
 

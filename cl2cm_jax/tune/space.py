@@ -39,7 +39,8 @@ class Dimension(NamedTuple):
 
     Attributes:
       field: its name.
-      own: what the config has, as the number or text that a trial draws.
+      own: what the config has, as the number or text that a trial draws, and
+      present: the same as its text.
       low, high: of a number, both included; of "times" they are factors.
       choices: the texts of a field that takes one of them; () for a number.
       log: drawn evenly in the logarithm.
@@ -50,6 +51,7 @@ class Dimension(NamedTuple):
 
     field: str
     own: float | str
+    present: str
     low: float = 0.0
     high: float = 0.0
     choices: tuple[str, ...] = ()
@@ -59,7 +61,9 @@ class Dimension(NamedTuple):
     base: float | None = None
 
     def text(self, drawn: float | str) -> str:
-        """What a trial drew, as `--config.FIELD=` takes it; numbers have four digits."""
+        """What a trial drew, as `--config.FIELD=` takes it; numbers but the config's own have four digits."""
+        if drawn == self.own:
+            return self.present
         if self.choices or isinstance(drawn, str):
             return str(drawn)
         value = drawn if self.base is None else drawn * self.base
@@ -158,7 +162,7 @@ def _dimension(field: str, spec: str, config: ConfigDict) -> Dimension:
         )
     choices = list(dict.fromkeys(_canonical(field, value, config) for value in values))
     own = _as_text(flat[field])
-    return Dimension(field, own, choices=tuple(choices if own in choices else [own, *choices]))
+    return Dimension(field, own, own, choices=tuple(choices if own in choices else [own, *choices]))
 
 
 def _canonical(field: str, text: str, config: ConfigDict) -> str:
@@ -187,7 +191,9 @@ def _range(field: str, spec: str, present: Any) -> Dimension:
     if kind == "times":
         if own <= 0:
             raise UserError(f"--space: {field}={spec!r}: the config has {present!r}, of which times makes nothing else")
-        return Dimension(field, 1.0, min(low, 1.0), max(high, 1.0), log=True, whole=whole, unit=own_unit, base=own)
+        return Dimension(
+            field, 1.0, str(present), min(low, 1.0), max(high, 1.0), log=True, whole=whole, unit=own_unit, base=own
+        )
     if whole and not (low.is_integer() and high.is_integer()):
         raise UserError(f"--space: {field}={spec!r} must go from a whole number to a whole one")
     if kind == "log" and own <= 0:
@@ -196,7 +202,9 @@ def _range(field: str, spec: str, present: Any) -> Dimension:
         )
     for value in (low, high):
         check_field(field, value if isinstance(present, int | float) else f"{value:g}{own_unit}")
-    return Dimension(field, own, min(low, own), max(high, own), log=kind == "log", whole=whole, unit=own_unit)
+    return Dimension(
+        field, own, str(present), min(low, own), max(high, own), log=kind == "log", whole=whole, unit=own_unit
+    )
 
 
 def _own(field: str, spec: str, present: Any) -> tuple[float, str, bool]:
