@@ -252,7 +252,6 @@ def test_what_fails_always_is_no_matter_of_values(home: Path, tmp_path: Path, me
         (["--space=student.dropout=0.5"], "write --config.student.dropout=0.5"),
         (["--space=student.dropout=0.5..0.1"], "must go from a lower number to a higher one"),
         (["--space=train.steps=4..8epochs"], "give both the same unit"),
-        (["--config.student.dropout=0.2"], "--config.student.dropout is set, and --space tunes it"),
         (["--config.student.dimm=3"], "did you mean 'student.dim'?"),
     ],
 )

@@ -11,9 +11,10 @@ where it reads translations.
 score = targets - max(0, source of the baseline - 1 - source): the mean SumR of the target languages, less what the
 source language has lost against the baseline (no teacher) beyond 1 SumR. All on the same parts.
 
-The baseline is measured first. Trial 0 is the config as it is; the others are what Optuna's TPE sampler proposes. A
-trial whose first part is below the median of the others is cut off, one that diverges has failed. The same command goes
-on with a stopped or killed study; --minutes counts all starts. Writes tune.md, tune.json and best.py, a config.
+The baseline is measured first. Trial 0 is the config as it is, with what --config.FIELD=... changes in it; the others
+are what Optuna's TPE sampler proposes. A trial whose first part is below the median of the others is cut off, one that
+diverges has failed. The same command goes on with a stopped or killed study; --minutes counts all starts. Writes
+tune.md, tune.json and best.py, a config.
 """
 
 from __future__ import annotations
@@ -95,9 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(arguments)
     config = read(options.config, overrides)
     space = read_space(options.space, config)
-    for dimension in space:
-        if dimension.field in overrides:
-            raise UserError(f"--config.{dimension.field} is set, and --space tunes it; leave one out")
     workdir, busy = options.workdir, f"--workdir={options.workdir} is in use: another process tunes there; wait for it"
     stopped = f"stopped and saved; resume with: {resume_command('tune', arguments)}"
     start_jax(Path(config.data.dir))

@@ -80,7 +80,8 @@ def table(about: About, found: Found) -> Table:
         name = f"{row.number}: the config" if row.number == 0 else str(row.number)
         values = [row.values[field] for field in fields]
         rows.append((name, *numbers, *values, f"{row.seconds:.0f}", row.state))
-    title = f"Tuning on {about.data}: {len(found.rows)} trials in {found.seconds / 60:.0f} minutes, {about.scored}"
+    count = f"{len(found.rows)} trial{'s' * (len(found.rows) != 1)}"
+    title = f"Tuning on {about.data}: {count} in {found.seconds / 60:.1f} minutes, {about.scored}"
     columns = ("trial", "score", "targets", about.source, *fields, "seconds", "state")
     notes = (
         f"{FORMULA}; targets: mean of {', '.join(about.targets)}; source: {about.source}. The test split was not read.",
