@@ -170,7 +170,8 @@ def train_all(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: 
     jobs = [(noise, seed, name) for seed in seeds for noise in noises for name in names]
     for number, (noise, seed, name) in enumerate(jobs, start=1):
         began = time.perf_counter()
-        trained = _run_once(config, data, _folder(workdir, noise, seed, name), noise=noise, seed=seed, name=name)
+        changed = variant(config, name, noise=noise, seed=seed)
+        trained = run_once(changed, chosen(data, changed), _folder(workdir, noise, seed, name))
         if trained is None:
             return False
         if trained:
@@ -226,17 +227,16 @@ def protocol_of(config: ConfigDict, run: RunHits) -> Protocol:
     )
 
 
-def _run_once(config: ConfigDict, data: Corpora, folder: Path, *, noise: float, seed: int, name: str) -> bool | None:
+def run_once(config: ConfigDict, data: Corpora, folder: Path) -> bool | None:
     """Trains one run unless it is there; False if it was, None if a signal asked to stop.
 
-    What is kept: config, metrics and the ranks on test.
+    What is kept: config, metrics and the ranks on `data.test`.
     """
-    changed = variant(config, name, noise=noise, seed=seed)
     if (folder / finish.RANKS_FILE).exists():
-        check_workdir(folder, changed)  # finished, but with this configuration?
+        check_workdir(folder, config)  # finished, but with this configuration?
         return False
-    with claim(folder, changed), (folder / "log.txt").open("a", encoding="utf-8") as log:
-        built = build(changed, chosen(data, changed))
+    with claim(folder, config), (folder / "log.txt").open("a", encoding="utf-8") as log:
+        built = build(config, data)
         if train.train(built, folder, stream=log) is None:
             return None
         selected = finish.select(built, folder)

@@ -62,8 +62,8 @@ def select(run: Run, workdir: Path) -> Selected:
     languages = (d.source, *d.targets, *d.reported)
     student, step, seconds = _selected_student(run, workdir)
     embedded = {
-        corpus.name: evaluate.embed_corpus(run.embedder, student, corpus, languages=languages, config=run.config)
-        for corpus in (run.validation, evaluate.headline(run.corpora.test))
+        name: evaluate.embed_corpus(run.embedder, student, corpus, languages=languages, config=run.config)
+        for name, corpus in (("validation", run.validation), ("test", evaluate.headline(run.corpora.test)))
     }
     ranks = {name: evaluate.rank_all(split, run.config) for name, split in embedded.items()}
     return Selected(student, step, seconds, embedded, ranks)

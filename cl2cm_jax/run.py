@@ -160,8 +160,8 @@ def _crops(config: ConfigDict, vision: VisionBackbone | None) -> Crops | None:
     return Crops(p.image_size, p.shorter_side, p.filter, c.crop, c.flip)
 
 
-def fingerprint(corpora: Corpora) -> str:
-    """A hash of the pictures or their features, the captions and what belongs to what, in all splits."""
+def fingerprint(corpora: Iterable[Corpus]) -> str:
+    """A hash of the pictures or their features, the captions and what belongs to what, in all these splits."""
     digest = hashlib.sha256()
     for corpus in corpora:
         texts = [corpus.image_ids.tolist(), corpus.caption_text]

@@ -34,6 +34,10 @@ from cl2cm_jax.steps.calibration import calibration
 from cl2cm_jax.steps.train_step import TrainState
 
 
+class Diverged(UserError):
+    """A term or a vector of the training is not finite."""
+
+
 class Clock(NamedTuple):
     """What a checkpoint holds beside the state: seconds trained, and the early stop's memory."""
 
@@ -49,7 +53,8 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
     to one of them stops all at the same step.
 
     Raises:
-      UserError: a term is not finite, or a checkpoint can be neither read nor written.
+      Diverged: a term is not finite.
+      UserError: a checkpoint can be neither read nor written.
     """
     c, total = run.config.train, run.stages.total
     with Preemption() as preemption, checkpoints(run, workdir) as saved:
@@ -141,7 +146,7 @@ class FiniteTerms:
         """The terms last added, as numbers; nothing before the first step.
 
         Raises:
-          UserError: one is not finite.
+          Diverged: one is not finite.
         """
         if self._waiting is None:
             return {}
@@ -150,7 +155,7 @@ class FiniteTerms:
         # the total is named last: it is not finite because another term is not
         for name in sorted(values, key=lambda name: name in ("total", "gradient_norm")):
             if not math.isfinite(values[name]):
-                raise UserError(
+                raise Diverged(
                     f"step {step}: the term {name!r} is {values[name]}; lower config.optimizer.learning_rate "
                     "or raise config.contrastive.temperature, in another --workdir"
                 )
@@ -206,7 +211,7 @@ def _validate(run: Run, state: TrainState, step: int) -> dict[str, float]:
     """Metrics of the validation split.
 
     Raises:
-      UserError: the student's vectors are not finite.
+      Diverged: the student's vectors are not finite.
     """
     d = run.config.data
     student = evaluated_student(run, state)
@@ -215,7 +220,7 @@ def _validate(run: Run, state: TrainState, step: int) -> dict[str, float]:
     try:
         ranks = evaluate.rank_all(embedded, run.config)
     except ValueError as error:  # the update before was too large, and no step has had a term to show it
-        raise UserError(f"step {step}: {error}; lower config.optimizer.learning_rate") from error
+        raise Diverged(f"step {step}: {error}; lower config.optimizer.learning_rate") from error
     by_language = {f"{name}/SumR": m["SumR"] for name, m in evaluate.measure(ranks, languages).items()}
     targets = evaluate.mean_sum_recall(ranks, d.targets)
     # the source counts as much as all targets together: a step that gains in these by losing the source is not the best

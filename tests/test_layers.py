@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cl2cm_jax"
 
 # From top to bottom. Units of one line do not import each other.
 LAYERS = (
-    ("noise_curve",),
+    ("noise_curve", "tune"),
     ("main", "ablate", "compare", "judge", "plan", "serve", "show", "stamps", "translate", "word_level"),
     ("train", "finish", "index"),
     ("run", "export"),

@@ -117,17 +117,25 @@ def validate(config: ConfigDict) -> ConfigDict:
     for name, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.{name}={value} must be a finite number")
-    for name, allowed in CHOICES.items():
-        if flat[name] not in allowed:
-            raise UserError(f"config.{name}={flat[name]!r} is unknown{nearest(str(flat[name]), allowed)}")
-    for name, (low, high) in RANGES.items():
-        value = flat[name]
-        if not low <= value <= high:  # type: ignore[operator]
-            limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-            raise UserError(f"config.{name}={value} must be {limits}")
+    for name, value in flat.items():
+        check_field(name, value)
     for message in _contradictions(config):
         raise UserError(message)
     return config
+
+
+def check_field(name: str, value: object) -> None:
+    """Checks a value of the right type against the choices and the range of its field, where it has any.
+
+    Raises:
+      UserError: it is none of them, or outside.
+    """
+    if name in CHOICES and value not in CHOICES[name]:
+        raise UserError(f"config.{name}={value!r} is unknown{nearest(str(value), CHOICES[name])}")
+    low, high = RANGES.get(name, (-math.inf, math.inf))
+    if name in RANGES and not low <= value <= high:  # type: ignore[operator]
+        limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise UserError(f"config.{name}={value} must be {limits}")
 
 
 def _check_type(name: str, value: object, default: object) -> None:
