@@ -21,6 +21,7 @@ from cl2cm_jax.config import flatten
 from cl2cm_jax.data.pipeline import batches
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
+from cl2cm_jax.maths.confidence import UNJUDGED
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import batch_shards
 from cl2cm_jax.parallel.sharding import put_batch
@@ -194,9 +195,19 @@ def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
     fitted = calibration(
         run.embedder, teacher, train=train, validation=validation, source=c.data.source, heads=run.networks.folds
     )
-    shares = zip(train.languages, fitted.wrong_share, strict=True)
-    listed = ", ".join(f"{name} {share:.0%}" for name, share in shares if name != c.data.source)
-    logging.info("estimated share of wrong translations: %s", listed)
+    shares = {
+        name: share for name, share in zip(train.languages, fitted.wrong_share, strict=True) if name != c.data.source
+    }
+    unjudged = [name for name, share in shares.items() if share == UNJUDGED]
+    listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share != UNJUDGED)
+    logging.info("estimated share of wrong translations: %s", listed or "none could be estimated")
+    if unjudged:
+        logging.warning(
+            "pair confidence is off for %s: the teacher cannot tell right translations from wrong ones there; the "
+            "likely cause is that config.text.backbone=%r does not know the language. Its captions all count fully",
+            ", ".join(unjudged),
+            c.text.backbone,
+        )
     shardings = run.step.state_shardings["calibration"]
     return {**state, "calibration": jax.device_put(fitted._asdict(), shardings)}
 

@@ -19,9 +19,20 @@ from cl2cm_jax.maths.similarity import scores as similarities
 
 GRID = np.linspace(-4.0, 12.0, 129, dtype=np.float32)  # scores, in standard deviations of mismatched pairs
 
+# A language whose right pairs score less than this many standard deviations above mismatched ones, or that seems to
+# have a larger share of wrong pairs than this, is one that the teacher does not know: its pairs all keep weight 1.
+SMALLEST_SEPARATION = 1.0
+LARGEST_SHARE = 0.85
+UNJUDGED = -1.0
+
 
 class Calibration(NamedTuple):
-    """Attributes: weight (k, len(GRID)) fp32 in [0, 1], by language; wrong_share (k,) fp32, the estimated mixture."""
+    """Weights of pairs by their scores.
+
+    Attributes:
+      weight: (k, len(GRID)) fp32 in [0, 1], by language.
+      wrong_share: (k,) fp32, the estimated mixture; `UNJUDGED` where the teacher does not know the language.
+    """
 
     weight: jax.Array | np.ndarray
     wrong_share: jax.Array | np.ndarray
@@ -85,7 +96,8 @@ def calibrate(*, training: list[np.ndarray], right: list[np.ndarray], wrong: lis
       wrong: per language, scores of mismatched pairs.
 
     Returns:
-      The posterior that a pair is right at every point of `GRID`, relative to the largest one of its language.
+      The posterior that a pair is right at every point of `GRID`, relative to the largest one of its language. Of a
+      language that the teacher does not know all weights are 1, and its share is `UNJUDGED`.
     """
     weights, shares = [], []
     for pairs, clean, mismatched in zip(training, right, wrong, strict=True):
@@ -95,6 +107,10 @@ def calibrate(*, training: list[np.ndarray], right: list[np.ndarray], wrong: lis
             continue
         density_right, density_wrong = _density(clean), _density(mismatched)
         share = _wrong_share(np.interp(pairs, GRID, density_right), np.interp(pairs, GRID, density_wrong))
+        if share > LARGEST_SHARE or np.mean(clean) - np.mean(mismatched) < SMALLEST_SEPARATION * np.std(mismatched):
+            weights.append(np.ones(len(GRID), np.float32))
+            shares.append(UNJUDGED)
+            continue
         right_mass = (1 - share) * density_right
         curve = _monotone(
             right_mass / (right_mass + share * density_wrong), float(np.mean(mismatched)), float(np.mean(clean))

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cl2cm_jax.maths.confidence import GRID, calibrate, posterior, standard_scores, uncalibrated
+from cl2cm_jax.maths.confidence import GRID, UNJUDGED, calibrate, posterior, standard_scores, uncalibrated
 
 
 def _scores(random, share, *, right=5.0, n=1500):
@@ -55,3 +55,15 @@ def test_scores_stand_out_for_right_pairs_and_ignore_padding():
     padded = np.concatenate([x, random.normal(size=(8, 16)) * 9]), np.concatenate([y, random.normal(size=(8, 16)) * 9])
     again = standard_scores(*map(jnp.asarray, padded), is_valid=jnp.arange(32) < 24)
     np.testing.assert_allclose(np.asarray(again)[:24], scores, atol=1e-4)
+
+
+def test_a_language_whose_pairs_all_look_wrong_is_not_trained_on_nothing():
+    random = np.random.default_rng(0)
+    mismatched = random.normal(size=400)
+    for training, right in (
+        (random.normal(size=400), random.normal(size=80)),  # the encoder does not know the language
+        (random.normal(size=400), random.normal(5.0, size=80)),  # nor its training captions, so it seems
+    ):
+        found = calibrate(training=[training], right=[right], wrong=[mismatched])
+        assert found.wrong_share[0] == UNJUDGED
+        assert (found.weight[0] == 1).all()
