@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax import features
 from cl2cm_jax.atomic import write_text
-from cl2cm_jax.config import differences, flatten, vision_first
+from cl2cm_jax.config import differences, flatten, override_all, vision_first
 from cl2cm_jax.data import pipeline
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.crops import Crops
@@ -79,6 +79,7 @@ class Run(NamedTuple):
 def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     """Reads the data and builds mesh, networks and step. `corpora` spares reading them again (ablation)."""
     start = time.perf_counter()
+    config = _of_method(config)
     c = config.train
     mesh = make_mesh(**config.mesh)
     check_batch_size(c.batch_size, mesh, accumulation=c.accumulation)
@@ -88,6 +89,11 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     for split in corpora if vision_first(config) is not None else ():
         pipeline.check_files(split)
     data = fingerprint(corpora)
+    if config.data.train_origin != "any":
+        train = corpora.train
+        kept = train.caption_origin == config.data.train_origin
+        kept |= train.caption_language == train.language_index(config.data.source)
+        corpora = corpora._replace(train=train.select_captions(kept))
     if config.data.translation_noise:
         noise = {"share": config.data.translation_noise, "seed": config.seed, "source": config.data.source}
         corpora = corpora._replace(train=swap_translations(corpora.train, **noise))
@@ -127,6 +133,14 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     validation = headline(corpora.validation)
     seconds = time.perf_counter() - start
     return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, crops, seconds)
+
+
+def _of_method(config: ConfigDict) -> ConfigDict:
+    if config.method == "cl2cm":
+        return config
+    plain = {"teacher.head": "none", "teacher.pool": "backbone", "teacher.update": "frozen", "teacher.folds": "1"}
+    plain |= {"weights.transfer": "0.0", "weights.word": "0.0", "confidence.kind": "none"}
+    return override_all(config.copy_and_resolve_references(), plain)
 
 
 def _embedder(

@@ -18,6 +18,8 @@ LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex":
 VIDEO_SETS = ("vatex", "msrvtt_cn")
 
 CHOICES = {
+    "method": ("cl2cm", "baseline"),
+    "data.train_origin": ("any", "machine", "human"),
     "data.name": ("emoji", "captions", "fluent", "stamps", *LANGUAGES_OF),
     "data.on_error": ("stop", "skip"),
     "vision.pool": ("backbone", "tokens"),

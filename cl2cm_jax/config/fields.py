@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 def defaults() -> ConfigDict:
     """The default of every field: CL2CM on frozen backbones with cached features."""
     c = ConfigDict()
+    c.method = "cl2cm"  # "cl2cm" | "baseline" (no teacher, no transfer, no word level, no confidence)
     c.seed = 0  # initial weights, order of examples, choice of captions, translation noise
 
     c.data = ConfigDict()
@@ -23,6 +24,7 @@ def defaults() -> ConfigDict:
     c.data.source = "en"  # the language that the pictures were captioned in
     c.data.targets = ("de",)  # languages to search in; the headline numbers are their mean
     c.data.reported = ()  # trained and evaluated like targets, but kept out of the headline
+    c.data.train_origin = "any"  # "any" | "machine" | "human": the target captions that are trained on
     c.data.translation_noise = 0.0  # share of training targets swapped within their language (ours)
     c.data.root = ""  # fluent, stamps, the paper's sets: the published files (the paper's: TextData/ and FeatureData/)
     c.data.task = 2  # multi30k: 2 (five captions an image) | 1 (one)

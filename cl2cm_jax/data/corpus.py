@@ -144,6 +144,20 @@ class Corpus:
         aligned[order] = translations[other]
         return aligned
 
+    def select_captions(self, mask: np.ndarray) -> Corpus:
+        """All images, with the captions where `mask` (m,) is True."""
+        captions = np.flatnonzero(mask)
+        return replace(
+            self,
+            caption_text=[self.caption_text[row] for row in captions],
+            caption_image=self.caption_image[captions],
+            caption_language=self.caption_language[captions],
+            caption_origin=self.caption_origin[captions],
+            sentences=self.sentences[captions],
+            words=self.words.select(captions),
+            states=self.states and self.states.select(captions),
+        )
+
     def select_images(self, mask: np.ndarray) -> Corpus:
         """The images where `mask` (n,) is True, with their captions; rows are counted anew."""
         images = np.flatnonzero(mask)
