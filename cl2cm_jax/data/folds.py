@@ -49,14 +49,23 @@ class Folds:
       concepts: those of the pictures of each.
       folds: their number.
       source: the source language; its captions stay, whoever wrote them.
+      languages: that are trained on; evaluation may have further ones, translated queries.
 
     Raises:
       UserError: fewer than three folds or more than concepts, or a picture would be tested on machine translations.
     """
 
-    def __init__(self, splits: Sequence[Corpus], concepts: Sequence[Sequence[str]], *, folds: int, source: str):
-        train, validation, test = splits
-        self._languages = train.languages
+    def __init__(
+        self,
+        splits: Sequence[Corpus],
+        concepts: Sequence[Sequence[str]],
+        *,
+        folds: int,
+        source: str,
+        languages: tuple[str, ...],
+    ):
+        train, _, test = splits
+        self._languages = languages
         kept = [corpus.groups == HEADLINE for corpus in splits]
         pool = joined([corpus.select_images(mask) for corpus, mask in zip(splits, kept, strict=True)], name="pool")
         self._concepts = np.concatenate([np.asarray(names)[mask] for names, mask in zip(concepts, kept, strict=True)])
@@ -127,17 +136,6 @@ def joined(corpora: Sequence[Corpus], *, name: str) -> Corpus:
         caption_language=np.concatenate([corpus.caption_language for corpus in corpora]),
         caption_origin=np.concatenate([corpus.caption_origin for corpus in corpora]),
         sentences=np.concatenate([corpus.sentences for corpus in corpora]),
-        words=joined_words([corpus.words for corpus in corpora]),
-        states=joined_words(states) if states else None,
-    )
-
-
-def joined_words(parts: Sequence[Ragged]) -> Ragged:
-    """The words of several corpora, end to end."""
-    starts = np.cumsum([0, *(part.offsets[-1] for part in parts)])
-    offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
-    return Ragged(
-        values=np.concatenate([part.values for part in parts]),
-        offsets=np.concatenate([*offsets, starts[-1:]]).astype(np.int64),
-        is_word=np.concatenate([part.is_word for part in parts]),
+        words=Ragged.joined([corpus.words for corpus in corpora]),
+        states=Ragged.joined(states) if states else None,
     )

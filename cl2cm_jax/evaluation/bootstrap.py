@@ -185,7 +185,7 @@ def _with_interval(hits: np.ndarray, queries: np.ndarray, *, resamples: int, see
 
 
 def _draws(hits: np.ndarray, queries: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
-    """The mean of SumR over languages and seeds in each resample (R,); the same seed draws the same seeds and images."""
+    """The mean of SumR over languages and seeds in each resample (R,); with one `seed` always the same resamples."""
     generator = np.random.default_rng(seed)
     drawn = [
         _resample(hits, queries, generator, resamples=min(RESAMPLES_AT_ONCE, resamples - start))
