@@ -60,6 +60,20 @@ class Corpora(NamedTuple):
 
 
 def corpora(config: ConfigDict) -> Corpora:
+    """What a run reads, see `all_corpora` and `chosen`."""
+    return chosen(all_corpora(config), config)
+
+
+def chosen(found: Corpora, config: ConfigDict) -> Corpora:
+    """What a run reads of all captions: those of `data.train_origin` in training."""
+    train, origin = found.train, config.data.train_origin
+    if origin == "any":
+        return found
+    kept = (train.caption_origin == origin) | (train.caption_language == train.language_index(config.data.source))
+    return found._replace(train=train.select_captions(kept))
+
+
+def all_corpora(config: ConfigDict) -> Corpora:
     """Builds the data set and its features where they are not there yet, and reads them.
 
     Raises:

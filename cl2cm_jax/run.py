@@ -107,11 +107,6 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
     for split in corpora if vision_first(config) is not None else ():
         pipeline.check_files(split)
     data = fingerprint(corpora)
-    if config.data.train_origin != "any":
-        train = corpora.train
-        kept = train.caption_origin == config.data.train_origin
-        kept |= train.caption_language == train.language_index(config.data.source)
-        corpora = corpora._replace(train=train.select_captions(kept))
     if config.data.translation_noise:
         noise = {"share": config.data.translation_noise, "seed": config.seed, "source": config.data.source}
         corpora = corpora._replace(train=swap_translations(corpora.train, **noise))
