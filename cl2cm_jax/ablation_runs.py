@@ -38,7 +38,7 @@ from cl2cm_jax.evaluation.least_squares import mapped_ranks
 from cl2cm_jax.evaluation.retrieval import Ranks, load_ranks, save_ranks
 from cl2cm_jax.evaluation.rows import run_folder
 from cl2cm_jax.evaluation.translated_queries import NoTranslationsError, with_translations
-from cl2cm_jax.features import Corpora, concepts, corpora
+from cl2cm_jax.features import Corpora, all_corpora, chosen, concepts
 from cl2cm_jax.run import SELECTION, Programs, Run, build, check_workdir, claim
 from cl2cm_jax.runtime.metrics import read_rows
 
@@ -88,7 +88,7 @@ class Ablation:
     ):
         self.config, self.workdir, self.folds = config, workdir, folds
         self.noises, self.seeds, self.names = list(noises), list(seeds), list(names)
-        data = corpora(config)
+        data = all_corpora(config)  # captions of every origin; each run reads its own, see `chosen`
         if not len(data.test.captions_of(config.data.source)):
             raise UserError(
                 f"config.data.source={config.data.source!r}: the test split has no caption in it, and the ablation "
@@ -97,7 +97,9 @@ class Ablation:
         self._data, self._translated, untranslated = data, data, "not asked for"
         if TRANSLATED in names:
             try:
-                self._translated = with_translations(config, data, splits=SPLITS if folds else ("test",))
+                self._translated = with_translations(
+                    config, data if folds else chosen(data, config), splits=SPLITS if folds else ("test",)
+                )
                 untranslated = ""
             except NoTranslationsError as error:
                 untranslated = str(error)
@@ -209,14 +211,14 @@ class Ablation:
         return True
 
     def _trained(self, config: ConfigDict, data: Corpora, folder: Path, log: TextIO) -> Run | None:
-        built = build(config, data, programs=self._programs)
+        built = build(config, chosen(data, config), programs=self._programs)
         return None if train.train(built, folder, stream=log) is None else built
 
     def _keep(self, out: Output, selected: finish.Selected, data: Corpora, translated: Corpora) -> None:
         """Writes what a row keeps of a trained model, its ranks last."""
         ranks, config = selected.ranks, out.config(self.config)
         if out.name in READ_OTHERWISE:
-            run, about = build(config, data, programs=self._programs), {}
+            run, about = build(config, chosen(data, config), programs=self._programs), {}
             if out.name == LEAST_SQUARES:
                 mapped = mapped_ranks(run.embedder, selected.student, run.corpora.train, selected.embedded, run.config)
                 ranks, about = mapped.ranks, {"ridges": mapped.ridges}
@@ -229,7 +231,7 @@ class Ablation:
         save_ranks(out.folder / finish.RANKS_FILE, ranks["test"])
 
     def _splits(self, fold: int | None) -> tuple[Corpora, Corpora]:
-        """The splits to train on, and those with the captions that are translated queries."""
+        """The splits to train on, captions of every origin, and those with the captions that are translated queries."""
         if fold is None:
             return self._data, self._translated
         of_fold = self._of_fold(fold)
