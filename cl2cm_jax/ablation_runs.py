@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from ml_collections import ConfigDict
 
@@ -218,7 +218,8 @@ class Ablation:
         """Writes what a row keeps of a trained model, its ranks last."""
         ranks, config = selected.ranks, out.config(self.config)
         if out.name in READ_OTHERWISE:
-            run, about = build(config, chosen(data, config), programs=self._programs), {}
+            run = build(config, chosen(data, config), programs=self._programs)
+            about: dict[str, Any] = {}
             if out.name == LEAST_SQUARES:
                 mapped = mapped_ranks(run.embedder, selected.student, run.corpora.train, selected.embedded, run.config)
                 ranks, about = mapped.ranks, {"ridges": mapped.ridges}
