@@ -235,3 +235,13 @@ def test_folds_test_every_picture_once(home: Path, tmp_path: Path) -> None:
     assert folders == ["seed-0-fold-0", "seed-0-fold-1", "seed-0-fold-2"]
     refused = ablation(home, tmp_path, "--folds=2")
     assert refused.code == 2 and "--folds=2 must be 0" in refused.err
+
+
+def test_runs_that_share_programs_are_those_of_a_process_of_their_own(
+    home: Path, finished: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    outcome = ablation(home, tmp_path, "--seeds=1", "--first-seed=1", "--noise=0.4", rows=[ablate.DEFAULT])
+    assert outcome.code == 0, outcome.err
+    for path in tmp_path.rglob("ranks.npz"):
+        shared = load_ranks(finished[0] / path.relative_to(tmp_path))
+        assert all(same(load_ranks(path), shared, language) for language in ("en", "de", "fr"))
