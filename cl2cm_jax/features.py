@@ -117,6 +117,12 @@ def languages_of(config: ConfigDict, split: str) -> tuple[str, ...]:
     return (d.source, *targets, *(translation_tag(target, d.source) for target in targets if fused))
 
 
+def concepts(config: ConfigDict) -> dict[str, list[str]]:
+    """The concept of every picture by split, in the order of `corpora`, as the builder of the set says."""
+    builder = sets.builder(config.data)
+    return {split: [record.concept for record in builders.read_records(builder, split)] for split in SPLITS}
+
+
 def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
     """A hash of everything that the features depend on."""
     records = hashlib.sha256()
@@ -161,7 +167,9 @@ def _without_pictures(builder, split: str) -> tuple[list[Record], int]:  # noqa:
     return records, frames
 
 
-def write_cache(folder: Path, write: Callable[[str, Path], None], *, about: dict[str, Any]) -> None:
+def write_cache(
+    folder: Path, write: Callable[[str, Path], None], *, about: dict[str, Any], splits: Sequence[str] = SPLITS
+) -> None:
     """Writes the splits beside their final place, then gives them their name; one process at a time.
 
     A killed process leaves what it has done, and the next one goes on there.
@@ -170,13 +178,14 @@ def write_cache(folder: Path, write: Callable[[str, Path], None], *, about: dict
       folder: the cache.
       write: (split, its folder) writes one split, with `write_split`.
       about: kept in done.json, which marks the cache as whole.
+      splits: those that it holds.
     """
     builders.remove_stale(folder.parent, ".*.partial", seconds=_ABANDONED)
     with exclusive(folder.with_name(f".{folder.name}.lock")):
         if (folder / "done.json").exists():
             return  # another process was at it
         temporary = folder.with_name(f".{folder.name}.partial")
-        for split in SPLITS:
+        for split in splits:
             write(split, temporary / split)
             os.utime(temporary)  # not abandoned
         (temporary / "done.json").write_text(json.dumps(about))
@@ -190,8 +199,18 @@ def read_cache(folder: Path, languages: dict[str, tuple[str, ...]]) -> Corpora:
     Raises:
       UserError: it is damaged.
     """
+    read = read_splits(folder, languages)
+    return Corpora(*(read[split] for split in SPLITS))
+
+
+def read_splits(folder: Path, languages: dict[str, tuple[str, ...]]) -> dict[str, Corpus]:
+    """As `read_cache`, of a cache that holds the splits that `languages` names.
+
+    Raises:
+      UserError: it is damaged.
+    """
     try:
-        return Corpora(*(_read_split(folder / split, split, languages[split]) for split in SPLITS))
+        return {split: _read_split(folder / split, split, languages[split]) for split in languages}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); delete it, it is made anew") from error
 

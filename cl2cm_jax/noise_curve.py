@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-from ml_collections import ConfigDict
 
 from cl2cm_jax import ablate
 from cl2cm_jax.ablate import BASELINE, DEFAULT
+from cl2cm_jax.ablation_runs import Ablation
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.bootstrap import RunHits, paired_difference, sum_recall_level
@@ -46,24 +44,27 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains what is missing, then prints and writes the table and draws the picture."""
     start = time.perf_counter()
-    trained = ablate.train_missing(arguments, command="noise_curve", parse=parse)
-    if trained is None:
+    ablation = ablate.train_missing(arguments, command="noise_curve", parse=parse)
+    if ablation is None:
         return
-    report(trained.config, trained.workdir, **trained.runs)
-    print(f"seconds: {time.perf_counter() - start:.0f}; files: {trained.workdir}/{', '.join(FILES)}")
+    report(ablation)
+    print(f"seconds: {time.perf_counter() - start:.0f}; files: {ablation.workdir}/{', '.join(FILES)}")
 
 
-def report(config: ConfigDict, workdir: Path, *, noises: list[float], seeds: list[int], names: list[str]) -> None:
-    """Prints the table and writes the three files from runs that are there."""
-    found = {name: [ablate.found(workdir, name, noise=noise, seeds=seeds) for noise in noises] for name in names}
+def report(ablation: Ablation) -> None:
+    """Prints the table and writes the three files from runs that are there; a row must be there at every noise."""
+    config, noises, seeds = ablation.config, ablation.noises, ablation.seeds
+    absent = {name: why for rows in ablation.absent.values() for name, why in rows.items()}
+    names = [name for name in ablation.names if name not in absent]
+    found = {name: [ablation.found(name, noise=noise) for noise in noises] for name in names}
     d = config.data
     mean = f"mean of {len(d.targets)} target{'s' * (len(d.targets) != 1)}"
     groups = {mean: d.targets} | {language: (language,) for language in (d.source, *d.targets, *d.reported)}
     curves = [curve_of(name, found[name], found[BASELINE], groups) for name in names]
-    protocol = ablate.protocol_of(config, found[BASELINE][0][0])
+    protocol = ablate.protocol_of(config, found[BASELINE][0][0], folds=ablation.folds)
     table = curve_table(curves, noises=noises, seeds=len(seeds), protocol=protocol.line)
-    print(table.text(), "", sep="\n")
-    markdown, content, picture = (workdir / name for name in FILES)
+    print(table.text(), *(f"{name}: left out: {why}." for name, why in absent.items()), "", sep="\n")
+    markdown, content, picture = (ablation.workdir / name for name in FILES)
     write_text(markdown, table.markdown() + "\n")
     write_text(content, to_json(_as_data(curves, noises, seeds, protocol)))
     title = f"SumR on the test split, {mean}: {', '.join(d.targets)}"

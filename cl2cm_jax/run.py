@@ -77,8 +77,26 @@ class Run(NamedTuple):
     seconds: float  # spent on building, features included
 
 
-def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
-    """Reads the data and builds mesh, networks and step. `corpora` spares reading them again (ablation)."""
+class Compiled(NamedTuple):
+    """What runs share whose configurations differ in seed and data alone: networks, and programs compiled once."""
+
+    networks: Networks
+    step: TrainStep
+    embedder: Embedder
+    crops: Crops | None
+
+
+Programs = dict[str, Compiled]  # by all that they depend on
+
+
+def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Programs | None = None) -> Run:
+    """Reads the data and builds mesh, networks and step.
+
+    Args:
+      config: the configuration.
+      corpora: spares reading them again (ablation).
+      programs: those of earlier runs in this process, which are used again where they fit and added to where not.
+    """
     start = time.perf_counter()
     config = effective(config)
     c = config.train
@@ -115,20 +133,35 @@ def build(config: ConfigDict, corpora: Corpora | None = None) -> Run:
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
     }
+    warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
+    programs = {} if programs is None else programs
+    key = _program_key(config, mesh, features.shape_of(config, corpora), stages, warmup, corpora.train.languages)
+    if key not in programs:
+        programs[key] = _compiled(config, corpora, mesh=mesh, stages=stages, warmup=warmup)
+    networks, step, embedder, crops = programs[key]
+    validation = headline(corpora.validation)
+    seconds = time.perf_counter() - start
+    step = step.with_seed(config.seed)
+    return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, crops, seconds)
+
+
+def _program_key(config: ConfigDict, mesh: Mesh, *sizes: Any) -> str:
+    """All that networks and programs depend on: every field but the seed, which is an argument, and the data's."""
+    fields = {name: value for name, value in flatten(config).items() if name != "seed" and not name.startswith("data.")}
+    return repr((fields, tuple(mesh.shape.items()), mesh.device_ids.tolist(), sizes))
+
+
+def _compiled(config: ConfigDict, corpora: Corpora, *, mesh: Mesh, stages: Stages, warmup: int) -> Compiled:
+    """Networks, step and embedder of a configuration; nothing is compiled before it is called."""
     tunable, tail = text_layers(config)
     vision, layers = vision_layers(config)
-    shape = features.shape_of(config, corpora, vision)
-    networks = Networks(config, shape, tunable=tunable, vision=vision)
-    warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
+    networks = Networks(config, features.shape_of(config, corpora, vision), tunable=tunable, vision=vision)
     optimizers = make_optimizers(config, stages, warmup=warmup)
     languages = len(corpora.train.languages)
     step = make_train_step(
         config, networks, optimizers, mesh=mesh, stages=stages, languages=languages, tail=tail, vision=layers
     )
-    embedder, crops = _embedder(config, networks, mesh, vision, step.frozen), _crops(config, vision)
-    validation = headline(corpora.validation)
-    seconds = time.perf_counter() - start
-    return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, crops, seconds)
+    return Compiled(networks, step, _embedder(config, networks, mesh, vision, step.frozen), _crops(config, vision))
 
 
 def _embedder(

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from command import Outcome, call
+from tiny_set import write_tiny_set
 
 pytest.importorskip("tensorflow")
 
-from cl2cm_jax import ablate, train
+from cl2cm_jax import ablate, ablation_runs, train
 from cl2cm_jax import config as configuration
-from cl2cm_jax.evaluation.retrieval import load_ranks, metrics
+from cl2cm_jax.evaluation.ablation_rows import CEILING, LEAST_SQUARES, PROBE, SOURCE_ONLY, TRANSLATED
+from cl2cm_jax.evaluation.retrieval import Ranks, load_ranks, metrics
 
-SOURCE_ONLY = "source only"
 ROWS = [ablate.BASELINE, SOURCE_ONLY, ablate.DEFAULT]
 
 
@@ -128,3 +129,119 @@ def test_a_wrong_argument_is_one_line(home: Path, tmp_path: Path, arguments: lis
 def test_a_workdir_of_another_config_is_refused(home: Path, finished: tuple[Path, Outcome]) -> None:
     outcome = ablation(home, finished[0], "--config.student.dim=8")
     assert outcome.code == 2 and "student.dim" in outcome.err and "use another --workdir" in outcome.err
+
+
+BESIDE = [ablate.BASELINE, SOURCE_ONLY, CEILING, LEAST_SQUARES, TRANSLATED]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny set with machine translations beside the human captions in training, and translated queries."""
+    folder = tmp_path_factory.mktemp("mixed")
+    write_tiny_set(folder)
+    head, *lines = (folder / "captions.csv").read_text(encoding="utf-8").splitlines()
+    rows = [f"{line},human" for line in lines]
+    for line in lines:
+        image, language, caption, split = line.split(",")
+        if language != "en" and split == "train":
+            rows.append(f"{image},{language},{caption.split()[0]} Fehler,{split},machine")
+        elif language != "en":
+            rows.append(f"{image},{language}2en,{image.replace('-', ' ')},{split},machine")
+    (folder / "captions.csv").write_text("\n".join([f"{head},origin", *rows]) + "\n", encoding="utf-8")
+    return folder
+
+
+def ranks_of(workdir: Path, *, noise: str = "0", row: str) -> dict[str, Ranks]:
+    return load_ranks(workdir / f"noise-{noise}" / row / "seed-0" / "ranks.npz")
+
+
+def same(one: dict[str, Ranks], other: dict[str, Ranks], language: str) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one[language], other[language], strict=True))
+
+
+def test_the_ceiling_and_rows_beside_the_baseline(mixed: Path, tmp_path: Path) -> None:
+    machine = "--config.data.train_origin=machine"
+    outcome = ablation(mixed, tmp_path, "--seeds=1", machine, rows=[*BESIDE, ablate.DEFAULT])
+    assert outcome.code == 0, outcome.err
+    fields = json.loads((tmp_path / "noise-0/ceiling-baseline-on-human-target-captions/seed-0/config.json").read_text())
+    assert (fields["data.train_origin"], fields["data.translation_noise"]) == ("human", 0)
+    assert not list(tmp_path.glob("noise-0.4/ceiling*")) and not list(tmp_path.glob("noise-0.4/source*"))
+    alone = ranks_of(tmp_path, row="source-only")
+    mapped = ranks_of(tmp_path, row="least-squares-map-over-source-only")
+    translated = ranks_of(tmp_path, row="translate-the-query-search-in-source")
+    for beside in (mapped, translated):
+        assert same(beside, alone, "en")
+    # the translation of every query is an English caption of its picture
+    for german in (translated["de"], translated["fr"]):
+        assert german.text_to_vision.tolist() == alone["en"].text_to_vision.tolist()
+    for noise, table in zip(("0", "0.4"), json.loads((tmp_path / "ablation.json").read_text()), strict=True):
+        assert table["ceiling"] == CEILING and table["absent"] == {}
+        rows = {row["name"]: row for row in table["rows"]}
+        assert list(rows) == [*BESIDE, ablate.DEFAULT]
+        assert rows[LEAST_SQUARES]["validation"] and rows[TRANSLATED]["validation"]
+        assert rows[CEILING]["headroom_share"] is None
+        read = json.loads((tmp_path / f"noise-{noise}/least-squares-map-over-source-only/seed-0/read.json").read_text())
+        assert read["ridges"].keys() == {"de", "fr"}
+    assert "headroom won back [95 %]" in (tmp_path / "ablation.md").read_text(encoding="utf-8")
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_without_human_captions_to_hold_out_the_ceiling_is_the_baseline_without_noise(
+    home: Path, tmp_path: Path
+) -> None:
+    outcome = ablation(home, tmp_path, "--seeds=1", rows=[ablate.BASELINE, PROBE, CEILING, TRANSLATED])
+    assert outcome.code == 0, outcome.err
+    clean, noisy = json.loads((tmp_path / "ablation.json").read_text())
+    assert clean["ceiling"] is None and noisy["ceiling"] == CEILING
+    assert clean["absent"].keys() == {CEILING, TRANSLATED} and noisy["absent"].keys() == {TRANSLATED}
+    assert f"{CEILING}: left out: no ceiling above translations without noise" in outcome.out
+    assert "no captions 'de2en'; python -m cl2cm_jax.translate makes them" in outcome.out
+    ceiling = noisy["rows"][-1]
+    assert ceiling["target_sum_recall"] == clean["rows"][0]["target_sum_recall"]
+    assert len(list(tmp_path.rglob("ranks.npz"))) == 3  # the baseline twice, the probe once
+    assert "headroom won back" in (tmp_path / "ablation.md").read_text(encoding="utf-8")
+
+
+def test_a_row_read_off_a_model_is_made_when_it_is_killed_or_asked_for_later(home: Path, tmp_path: Path) -> None:
+    rows = [ablate.BASELINE, SOURCE_ONLY]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation_runs, "mapped_ranks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ablate.main(
+                [f"--config={home / 'config.py'}", f"--workdir={tmp_path}", "--seeds=1", "--noise=0"]
+                + [f"--rows={';'.join([*rows, LEAST_SQUARES])}"]
+            )
+    assert not (tmp_path / "noise-0/source-only/seed-0/ranks.npz").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "put_batch", lambda *_: pytest.fail("trained again"))
+        resumed = ablation(home, tmp_path, "--seeds=1", "--noise=0", rows=[*rows, LEAST_SQUARES])
+    assert resumed.code == 0, resumed.err
+    first = json.loads((tmp_path / "ablation.json").read_text())[0]["rows"][2]
+    for path in tmp_path.glob("noise-0/least*/seed-0/ranks.npz"):
+        path.unlink()
+    again = ablation(home, tmp_path, "--seeds=1", "--noise=0", rows=[*rows, LEAST_SQUARES])  # its model is gone
+    assert again.code == 0, again.err
+    assert json.loads((tmp_path / "ablation.json").read_text())[0]["rows"][2] == first
+
+
+def test_folds_test_every_picture_once(home: Path, tmp_path: Path) -> None:
+    rows = [ablate.BASELINE, SOURCE_ONLY, LEAST_SQUARES]
+    outcome = ablation(home, tmp_path, "--seeds=1", "--noise=0", "--folds=3", rows=rows)
+    assert outcome.code == 0, outcome.err
+    (table,) = json.loads((tmp_path / "ablation.json").read_text())
+    assert table["protocol"]["images"] == 32 and table["protocol"]["folds"] == 3
+    assert "3 folds over concepts, gallery of about 11, 32 images in all, 96 captions" in table["protocol"]["line"]
+    folders = sorted(path.name for path in (tmp_path / "folds-3/noise-0/v-t-baseline").iterdir())
+    assert folders == ["seed-0-fold-0", "seed-0-fold-1", "seed-0-fold-2"]
+    refused = ablation(home, tmp_path, "--folds=2")
+    assert refused.code == 2 and "--folds=2 must be 0" in refused.err
+
+
+def test_runs_that_share_programs_are_those_of_a_process_of_their_own(
+    home: Path, finished: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    outcome = ablation(home, tmp_path, "--seeds=1", "--first-seed=1", "--noise=0.4", rows=[ablate.DEFAULT])
+    assert outcome.code == 0, outcome.err
+    for path in tmp_path.rglob("ranks.npz"):
+        shared = load_ranks(finished[0] / path.relative_to(tmp_path))
+        assert all(same(load_ranks(path), shared, language) for language in ("en", "de", "fr"))

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cl2cm_jax"
 LAYERS = (
     ("noise_curve", "tune"),
     ("main", "ablate", "compare", "judge", "plan", "serve", "show", "stamps", "translate", "word_level"),
+    ("ablation_runs",),
     ("train", "finish", "index"),
     ("run", "export"),
     ("evaluation", "search", "translation"),

@@ -22,6 +22,7 @@ def effective(config: ConfigDict) -> ConfigDict:
     c.weights.sentence = c.weights.word = c.weights.transfer = "0.0"
     c.confidence.kind = "none"
     c.contrastive.labels = "uniform"
+    c.teacher["update"] = "frozen"
     if teacher_first(c) is None:
         c.teacher.head, c.teacher.pool, c.teacher.folds = "none", "backbone", 1
     return c

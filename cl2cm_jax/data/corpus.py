@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -34,6 +35,17 @@ class Ragged:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         where = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return Ragged(values=self.values[where], offsets=offsets, is_word=self.is_word[where])
+
+    @staticmethod
+    def joined(parts: Sequence[Ragged]) -> Ragged:
+        """The captions of several, one after the other."""
+        starts = np.cumsum([0, *(part.offsets[-1] for part in parts)])
+        offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
+        return Ragged(
+            values=np.concatenate([part.values for part in parts]),
+            offsets=np.concatenate([*offsets, starts[-1:]]).astype(np.int64),
+            is_word=np.concatenate([part.is_word for part in parts]),
+        )
 
     def padded(self, rows: np.ndarray, *, max_words: int) -> tuple[np.ndarray, np.ndarray]:
         """The captions `rows` (k,) as (k, L, d) float32, 0 where nothing is, and their mask (k, L) of real words.
@@ -145,6 +157,41 @@ class Corpus:
         order, other = (np.argsort(self.caption_image[some], kind="stable") for some in (rows, translations))
         aligned[order] = translations[other]
         return aligned
+
+    def with_captions_of(self, other: Corpus) -> Corpus:
+        """The same images with the captions of another corpus of them too; its languages are further ones.
+
+        Raises:
+          ValueError: its images are others, or a language is in both.
+        """
+        if not np.array_equal(self.image_ids, other.image_ids) or set(self.languages) & set(other.languages):
+            raise ValueError("captions can be added of the same images and in further languages alone")
+        language = other.caption_language + len(self.languages)
+        return replace(
+            self,
+            languages=(*self.languages, *other.languages),
+            caption_text=[*self.caption_text, *other.caption_text],
+            caption_image=np.concatenate([self.caption_image, other.caption_image]),
+            caption_language=np.concatenate([self.caption_language, language]).astype(np.int32),
+            caption_origin=np.concatenate([self.caption_origin, other.caption_origin]),
+            sentences=np.concatenate([self.sentences, other.sentences]),
+            words=Ragged.joined([self.words, other.words]),
+            states=None if self.states is None or other.states is None else Ragged.joined([self.states, other.states]),
+        )
+
+    def select_captions(self, mask: np.ndarray) -> Corpus:
+        """All images, with the captions where `mask` (m,) is True."""
+        captions = np.flatnonzero(mask)
+        return replace(
+            self,
+            caption_text=[self.caption_text[row] for row in captions],
+            caption_image=self.caption_image[captions],
+            caption_language=self.caption_language[captions],
+            caption_origin=self.caption_origin[captions],
+            sentences=self.sentences[captions],
+            words=self.words.select(captions),
+            states=self.states and self.states.select(captions),
+        )
 
     def select_images(self, mask: np.ndarray) -> Corpus:
         """The images where `mask` (n,) is True, with their captions; rows are counted anew."""

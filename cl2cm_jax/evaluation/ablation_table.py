@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from cl2cm_jax.evaluation.bootstrap import Difference, Spread, spread
+from cl2cm_jax.evaluation.bootstrap import LEAST_HEADROOM, Difference, Share, Spread, spread
 from cl2cm_jax.evaluation.table import Table
 
 MARK = "*"
+UNDEFINED = "not defined"
+HEADROOM = "headroom won back [95 %]"
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class AblationRow:
     `validation` is the mean target SumR on the validation split, which selects the parameters. `difference` is the mean
     target SumR on the test split minus the baseline's, `source_difference` the same for the source language; both are
     None for the baseline itself. `by_language` has the SumR of every language, those that are reported apart too, and
-    its difference to the baseline's.
+    its difference to the baseline's; a language that the row has no queries in is not there. `share` is what the row
+    wins back of the headroom between the baseline and the ceiling, None where that is not defined.
     """
 
     name: str
@@ -32,6 +35,7 @@ class AblationRow:
     difference: Difference | None = None
     source_difference: Difference | None = None
     by_language: Mapping[str, tuple[tuple[float, ...], Difference | None]] = field(default_factory=dict)
+    share: Share | None = None
 
     @property
     def mean_target(self) -> Spread:
@@ -44,7 +48,9 @@ class AblationRow:
         return float(np.mean(self.source_sum_recall)) - self.mean_target.mean
 
 
-def ablation_table(rows: Sequence[AblationRow], *, source: str, noise: float, protocol: str) -> Table:
+def ablation_table(
+    rows: Sequence[AblationRow], *, source: str, noise: float, protocol: str, ceiling: str = "", folds: int = 0
+) -> Table:
     """One table for one level of noise: SumR per language, the mean, its spread and the difference to the baseline.
 
     Args:
@@ -52,11 +58,14 @@ def ablation_table(rows: Sequence[AblationRow], *, source: str, noise: float, pr
         source: the source language.
         noise: share of the training translations that were swapped, in [0, 1].
         protocol: `Protocol.line` of the test split.
+        ceiling: name of the row that the headroom is measured to; "": there is none, and no column of shares.
+        folds: how many the pictures were dealt into; 0: they were not.
     """
     targets = list(rows[0].target_sum_recall)
+    headroom = (HEADROOM,) if ceiling else ()
     columns = (
-        "row", *targets, "mean target", "std", "difference [95 %]", source, f"{source} difference [95 %]", "gap",
-        "validation",
+        "row", *targets, "mean target", "std", "difference [95 %]", *headroom, source, f"{source} difference [95 %]",
+        "gap", "validation",
     )  # fmt: skip
     body = tuple(
         (
@@ -65,6 +74,7 @@ def ablation_table(rows: Sequence[AblationRow], *, source: str, noise: float, pr
             f"{row.mean_target.mean:.1f}",
             "-" if row.mean_target.std is None else f"{row.mean_target.std:.1f}",
             format_difference(row.difference),
+            *(format_share(row, ceiling=ceiling) for _ in headroom),
             f"{np.mean(row.source_sum_recall):.1f}",
             format_difference(row.source_difference),
             f"{row.language_gap:.1f}",
@@ -77,7 +87,13 @@ def ablation_table(rows: Sequence[AblationRow], *, source: str, noise: float, pr
         f"SumR (at most 600), mean of {seeds} seed{'s' * (seeds != 1)}; std: over seeds, of the mean target SumR; "
         f"gap: {source} - mean target; validation: mean target SumR on the validation split, which selects",
         f"difference: to the baseline, paired by seed and test image; {MARK} marks an interval that excludes 0 "
-        "(bootstrap over seeds and images)",
+        f"(bootstrap over seeds and images{' of all folds' * (folds > 0)})",
+        *(
+            f"headroom won back: (row - baseline) / (ceiling - baseline) of mean target SumR, seeds and images drawn "
+            f"jointly for the three; {UNDEFINED} where the interval of ceiling - baseline holds 0 or it is less than "
+            f"{LEAST_HEADROOM:g} SumR"
+            for _ in headroom
+        ),
         protocol,
     )
     return Table(f"Ablation, {noise:.0%} of the training translations wrong", columns, body, notes)
@@ -93,13 +109,16 @@ def language_table(rows: Sequence[AblationRow], *, noise: float, seeds: int) -> 
     """
 
     def cell(values: Sequence[float], difference: Difference | None) -> str:
+        if not values:
+            return "-"
         mean = f"{np.mean(values):.1f}"
         return mean if difference is None else f"{mean}: {format_difference(difference)}"
 
+    languages = list(dict.fromkeys(name for row in rows for name in row.by_language))
     return Table(
         f"By language, {noise:.0%} of the training translations wrong",
-        ("row", *rows[0].by_language),
-        tuple((row.name, *(cell(*pair) for pair in row.by_language.values())) for row in rows),
+        ("row", *languages),
+        tuple((row.name, *(cell(*row.by_language.get(name, ((), None))) for name in languages)) for row in rows),
         (f"SumR, mean of {seeds} seed{'s' * (seeds != 1)}: difference to the baseline [95 %]",),
     )
 
@@ -143,12 +162,35 @@ def format_difference(difference: Difference | None) -> str:
     return f"{text} {MARK}" if difference.excludes_zero else text
 
 
-def ablation_json(rows: Sequence[AblationRow], *, source: str, noise: float, protocol: Mapping[str, Any]) -> dict:
-    """The same numbers for ablation.json, every seed's value included (write with `report.to_json`)."""
+def format_share(row: AblationRow, *, ceiling: str) -> str:
+    """`31 % [+12, +50]`, or a dash for the baseline and the ceiling themselves."""
+    if row.difference is None or row.name == ceiling:
+        return "-"
+    if row.share is None:
+        return UNDEFINED
+    mean, low, high = (100 * value for value in row.share)
+    return f"{mean:.0f} % [{low:+.0f}, {high:+.0f}]"
+
+
+def ablation_json(
+    rows: Sequence[AblationRow],
+    *,
+    source: str,
+    noise: float,
+    protocol: Mapping[str, Any],
+    ceiling: str = "",
+    absent: Mapping[str, str] | None = None,
+) -> dict:
+    """The same numbers for ablation.json, every seed's value included (write with `report.to_json`).
+
+    `ceiling` as in `ablation_table`; `absent` says of rows that are not there why.
+    """
     return {
         "noise": noise,
         "source": source,
         "protocol": dict(protocol),
+        "ceiling": ceiling or None,
+        "absent": dict(absent or {}),
         "rows": [
             {
                 "name": row.name,
@@ -160,6 +202,7 @@ def ablation_json(rows: Sequence[AblationRow], *, source: str, noise: float, pro
                 "validation": list(row.validation),
                 "difference": _with_mark(row.difference),
                 "source_difference": _with_mark(row.source_difference),
+                "headroom_share": row.share and row.share._asdict(),
                 "by_language": {
                     language: {"sum_recall": list(values), "difference": _with_mark(difference)}
                     for language, (values, difference) in row.by_language.items()

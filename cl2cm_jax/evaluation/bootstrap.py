@@ -1,4 +1,8 @@
-"""Paired bootstrap over seeds and test images: is one row of the ablation really better than another?"""
+"""Paired bootstrap over seeds and test images: is one row of the ablation really better than another?
+
+With k folds an image is tested in exactly one of them: `joined` makes one run of the k runs of a seed, so that a
+resample draws images over the union of the folds.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import numpy as np
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT, Ranks, metrics
 
 RESAMPLES_AT_ONCE = 250  # bounds memory: 250 x images weights
+LEAST_HEADROOM = 1.0  # SumR; a share of less than this is a share of noise
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,14 @@ class Difference(NamedTuple):
     def excludes_zero(self) -> bool:
         """Whether the interval lies wholly on one side of 0."""
         return self.low > 0 or self.high < 0
+
+
+class Share(NamedTuple):
+    """Share of the headroom that a row wins back, 1.0 is all of it, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
 class Level(NamedTuple):
@@ -86,12 +99,69 @@ def paired_difference(
 
     Source: ours.
     """
-    pairs = _pair_by_seed(treated, baseline)
-    images = 1 + max(int(run.languages[language].text_image.max()) for run, _ in pairs for language in languages)
-    hits = np.stack([_hit_differences(*pair, languages=languages, images=images) for pair in pairs])  # (S, L, 2, n)
-    queries = np.stack([_tally(pairs[0][0].languages[language], images)[1] for language in languages])  # (L, 2, n)
-
+    hits, queries = _paired_hits(treated, baseline, languages=languages)
     return Difference(*_with_interval(hits, queries, resamples=resamples, seed=seed))
+
+
+def headroom_share(
+    treated: Sequence[RunHits],
+    baseline: Sequence[RunHits],
+    ceiling: Sequence[RunHits],
+    *,
+    languages: Sequence[str],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Share | None:
+    """(treated - baseline) / (ceiling - baseline) of SumR, averaged over `languages` and seeds, with its interval.
+
+    Seeds and images are drawn jointly for the three, as in `paired_difference`; the interval is that of the ratio.
+
+    Returns:
+        None where the share is not defined: the interval of ceiling - baseline holds 0, or the headroom is less than
+        `LEAST_HEADROOM`.
+
+    Raises:
+        ValueError: the seeds or the queries differ.
+
+    Source: ours.
+    """
+    treated, ceiling = (sorted(runs, key=lambda run: run.seed) for runs in (treated, ceiling))  # the same seed is drawn
+    above, queries = _paired_hits(treated, baseline, languages=languages)
+    whole, _ = _paired_hits(ceiling, baseline, languages=languages)
+    headroom = Difference(*_with_interval(whole, queries, resamples=resamples, seed=seed))
+    if not headroom.low > 0 or headroom.mean < LEAST_HEADROOM:
+        return None
+    gained, possible = (_draws(hits, queries, resamples=resamples, seed=seed) for hits in (above, whole))
+    low, high = np.percentile(gained / possible, [2.5, 97.5])
+    return Share(_point(above, queries) / headroom.mean, float(low), float(high))
+
+
+def joined(folds: Sequence[RunHits]) -> RunHits:
+    """The runs of one seed on the folds as one run: the images of a fold come after those of the folds before it.
+
+    Every image keeps its gallery, that of its fold; ranks are not counted anew.
+
+    Raises:
+        ValueError: the seeds or the languages of the folds differ.
+    """
+    first, *_ = folds
+    if any(run.seed != first.seed or set(run.languages) != set(first.languages) for run in folds):
+        raise ValueError("the folds of one run need the same seed and the same languages")
+    starts = np.cumsum([0, *(_images(run) for run in folds)])
+    languages = {}
+    for language in first.languages:
+        parts = [run.languages[language] for run in folds]
+        moved = [
+            ranks._replace(text_image=ranks.text_image + start, vision_image=ranks.vision_image + start)
+            for ranks, start in zip(parts, starts, strict=False)
+        ]
+        languages[language] = Ranks(*(np.concatenate(arrays) for arrays in zip(*moved, strict=True)))
+    return RunHits(first.seed, languages)
+
+
+def _images(run: RunHits) -> int:
+    """Images that a run's queries belong to, counted to the last one that has a query in any language."""
+    return 1 + max(int(ranks.text_image.max()) for ranks in run.languages.values())
 
 
 def sum_recall_level(
@@ -110,14 +180,34 @@ def sum_recall_level(
 
 def _with_interval(hits: np.ndarray, queries: np.ndarray, *, resamples: int, seed: int) -> tuple[float, float, float]:
     """The mean of SumR over languages and seeds, and the ends of its 95 % interval."""
-    images = hits.shape[-1]
+    low, high = np.percentile(_draws(hits, queries, resamples=resamples, seed=seed), [2.5, 97.5])
+    return _point(hits, queries), float(low), float(high)
+
+
+def _draws(hits: np.ndarray, queries: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
+    """The mean of SumR over languages and seeds in each resample (R,); with one `seed` always the same resamples."""
     generator = np.random.default_rng(seed)
     drawn = [
         _resample(hits, queries, generator, resamples=min(RESAMPLES_AT_ONCE, resamples - start))
         for start in range(0, resamples, RESAMPLES_AT_ONCE)
     ]
-    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
-    return float(_sum_recall(hits, queries, np.ones((1, images))).mean()), float(low), float(high)
+    return np.concatenate(drawn)
+
+
+def _point(hits: np.ndarray, queries: np.ndarray) -> float:
+    """The mean of SumR over languages and seeds, every image once."""
+    return float(_sum_recall(hits, queries, np.ones((1, hits.shape[-1]))).mean())
+
+
+def _paired_hits(
+    treated: Sequence[RunHits], baseline: Sequence[RunHits], *, languages: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(S, L, 2, n) hits of treated minus baseline in the order of the treated seeds, and (L, 2, n) queries."""
+    pairs = _pair_by_seed(treated, baseline)
+    images = 1 + max(int(run.languages[language].text_image.max()) for run, _ in pairs for language in languages)
+    hits = np.stack([_hit_differences(*pair, languages=languages, images=images) for pair in pairs])
+    queries = np.stack([_tally(pairs[0][0].languages[language], images)[1] for language in languages])
+    return hits, queries
 
 
 def _pair_by_seed(treated: Sequence[RunHits], baseline: Sequence[RunHits]) -> list[tuple[RunHits, RunHits]]:

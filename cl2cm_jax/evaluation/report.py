@@ -33,14 +33,19 @@ class Protocol:
     captions_per_image: str = "all"
     query: str = "target"
     fusion_weight: float | None = None  # of the translated query's score, where query is "fused"
+    folds: int = 0  # that the pictures were dealt into, each tested in its own gallery; 0: one split
 
     @property
     def line(self) -> str:
         """The protocol in one line, as every table carries it."""
         languages = len(self.captions)
+        where, images = f"the {self.split} split", f"{self.images:,} images"
+        if self.folds:
+            where = f"{self.folds} folds over concepts, gallery of about {self.images / self.folds:,.0f}"
+            images += " in all"
         query = self.query if self.fusion_weight is None else f"{self.query}, fusion_weight={self.fusion_weight:g}"
         return (
-            f"text-to-vision (t2v) and vision-to-text (v2t) on the {self.split} split, {self.images:,} images, "
+            f"text-to-vision (t2v) and vision-to-text (v2t) on {where}, {images}, "
             f"{sum(self.captions.values()):,} captions in {languages} language{'s' * (languages != 1)}, "
             f"captions_per_image={self.captions_per_image}, ties against us, query={query}; recalls in percent"
         )
@@ -55,6 +60,7 @@ class Protocol:
             "ties": "against us",
             "query": self.query,
             "fusion_weight": self.fusion_weight,
+            "folds": self.folds,
             "line": self.line,
         }
 

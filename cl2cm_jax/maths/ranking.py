@@ -20,6 +20,7 @@ from cl2cm_jax.maths.similarity import scores
 
 ABSENT = np.iinfo(np.int32).max
 """Fills `competitors` where a query has fewer positives than the widest."""
+_KEPT = 32  # tiles of scores, 4 MB each, that are counted in without computing them again
 _GROUP = 16  # neighbouring items of which `top` looks at the best one first
 
 
@@ -74,9 +75,10 @@ def competitors_both_ways(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """`competitors` of the queries (M, P) in the gallery and of the gallery's items (N, Q) among the queries.
 
-    The two directions read the same scores, which are computed once, but for the tiles that hold a positive: those
-    come first, since a positive's score must be known before others are compared with it. Sorted by image, they lie
-    along the diagonal. Arguments and errors as for `competitors`; an item that no query belongs to has ABSENT alone.
+    The two directions read the same scores. The tiles that hold a positive come first, since a positive's score must be
+    known before others are compared with it; sorted by image, they lie along the diagonal. The first of them are kept,
+    the others are computed twice. Arguments and errors as for `competitors`; an item that no query belongs to has
+    ABSENT alone.
     """
     rows = _Side.of(_finite(queries, "query"), np.asarray(query_image), block)
     items = _Side.of(_finite(gallery, "gallery"), np.asarray(gallery_image), block)
@@ -84,13 +86,17 @@ def competitors_both_ways(
     lonely = np.sort(rows.order[row_range[0] == row_range[1]])
     if lonely.size:
         raise ValueError(f"{lonely.size} queries have no positive in the gallery, the first is row {lonely[0]}")
-    row_scores, item_scores = _positive_scores(rows, items, row_range, item_range)
+    row_scores, item_scores, kept = _positive_scores(rows, items, row_range, item_range)
     counts: list[NDArray[np.int64]] = [np.zeros(score.shape, np.int64) for score in (row_scores, item_scores)]
-    for column, tile in items.tiles():
-        for row, queries_here in rows.tiles():
+    for column in items.starts():
+        for row in rows.starts():
+            score = kept.pop((row, column), None)
+            if score is None:
+                score = _scores(rows.tile(row), items.tile(column))
             of_rows, of_items = _count(
-                *queries_here, _part(row_scores, row, rows.size), *tile, _part(item_scores, column, items.size)
-            )
+                score, *rows.ids(row), _part(row_scores, row, rows.size),
+                *items.ids(column), _part(item_scores, column, items.size),
+            )  # fmt: skip
             for total, start, found in zip(counts, (row, column), (of_rows, of_items), strict=True):
                 total[start : start + len(found)] += np.asarray(found)[: len(total) - start]
     of_rows, of_items = (
@@ -146,15 +152,17 @@ class _Side(NamedTuple):
         order = np.argsort(image, kind="stable")
         return cls(vectors, order, image[order], _even(len(vectors), block))
 
-    def tile(self, start: int) -> tuple[NDArray, NDArray]:
-        """Vectors (size, D) and ids (size,) from a place on; after the last, zeros."""
-        here = slice(start, start + self.size)
-        return _padded(self.vectors[self.order[here]], self.size), _padded(self.image[here], self.size)
+    def tile(self, start: int) -> NDArray:
+        """Vectors (size, D) from a place on; after the last, zeros."""
+        return _padded(self.vectors[self.order[start : start + self.size]], self.size)
 
-    def tiles(self) -> Iterator[tuple[int, tuple[NDArray, NDArray, int]]]:
-        """Every tile with its start and the number of vectors in it that are no padding."""
-        for start in range(0, len(self.image), self.size):
-            yield start, (*self.tile(start), min(self.size, len(self.image) - start))
+    def ids(self, start: int) -> tuple[NDArray, int]:
+        """Ids (size,) of a tile, and the number of vectors in it that are no padding."""
+        return _padded(self.image[start : start + self.size], self.size), min(self.size, len(self.image) - start)
+
+    def starts(self) -> range:
+        """Where the tiles begin."""
+        return range(0, len(self.image), self.size)
 
     def positives_in(self, other: _Side) -> tuple[NDArray, NDArray]:
         """First place and one past the last, (N,) each, of each one's positives on the other side."""
@@ -170,8 +178,11 @@ class _Side(NamedTuple):
 
 def _positive_scores(
     rows: _Side, items: _Side, row_range: tuple[NDArray, NDArray], item_range: tuple[NDArray, NDArray]
-) -> tuple[NDArray, NDArray]:
-    """Scores of the positives of each row (M, P) and of each item (N, Q), infinity after the last one."""
+) -> tuple[NDArray, NDArray, dict[tuple[int, int], Array]]:
+    """Scores of the positives of each row (M, P) and of each item (N, Q), infinity after the last one.
+
+    The third are the first of the tiles that were computed, by where their rows and items begin.
+    """
     (first, last), (item_first, _) = row_range, item_range
     of_rows, of_items = (
         np.full((len(low), max(1, (high - low).max())), np.inf, np.float32) for low, high in (row_range, item_range)
@@ -181,12 +192,16 @@ def _positive_scores(
     column = first[row] + place
     tile_of = (row // rows.size) * -(-len(item_first) // items.size) + column // items.size
     by_tile = np.argsort(tile_of, kind="stable")
+    kept: dict[tuple[int, int], Array] = {}
     for pairs in np.split(by_tile, np.flatnonzero(np.diff(tile_of[by_tile])) + 1):
         r, c = row[pairs], column[pairs]
         row_start, column_start = (int(i[0]) // side.size * side.size for i, side in ((r, rows), (c, items)))
-        tile = np.asarray(_scores(rows.tile(row_start)[0], items.tile(column_start)[0]))
+        score = _scores(rows.tile(row_start), items.tile(column_start))
+        if len(kept) < _KEPT:
+            kept[row_start, column_start] = score
+        tile = np.asarray(score)
         of_rows[r, place[pairs]] = of_items[c, r - item_first[c]] = tile[r - row_start, c - column_start]
-    return of_rows, of_items
+    return of_rows, of_items, kept
 
 
 _scores = jax.jit(scores)
@@ -194,13 +209,14 @@ _scores = jax.jit(scores)
 
 @jax.jit
 def _count(
-    rows: Array, row_image: Array, row_count: int, row_positive: Array,
-    items: Array, item_image: Array, item_count: int, item_positive: Array,
+    score: Array,
+    row_image: Array, row_count: int, row_positive: Array,
+    item_image: Array, item_count: int, item_positive: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Competitors in one tile: of the positives of rows (b, D), (b, P), and of those of items (c, D), (c, Q)."""
-    is_row, is_item = jnp.arange(len(rows)) < row_count, jnp.arange(len(items)) < item_count
+    """Competitors in one tile of scores (b, c): of the positives of its rows (b, P), and of its items (c, Q)."""
+    is_row, is_item = jnp.arange(score.shape[0]) < row_count, jnp.arange(score.shape[1]) < item_count
     competes = (row_image[:, None] != item_image) & is_row[:, None] & is_item
-    score = jnp.where(competes, scores(rows, items), -jnp.inf)
+    score = jnp.where(competes, score, -jnp.inf)
     of_rows = jnp.sum(score[:, None, :] >= row_positive[:, :, None], axis=2, dtype=jnp.int32)
     # Items along the last axis, so that the comparison runs over neighbours.
     of_items = jnp.sum(score[:, None, :] >= item_positive.T, axis=0, dtype=jnp.int32)

@@ -81,6 +81,7 @@ class Checkpoints:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
         self._unreadable: set[int] = set()
+        self._scores: dict[int, float] = {}  # of steps that this object has saved or looked at, for pruning alone
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -112,6 +113,7 @@ class Checkpoints:
         self._set_unreadable_aside()
         if step in self.steps():
             return False
+        self._scores.pop(step, None)  # of one that was there before and could not be read
         about = json.loads(json.dumps({"step": step, "metadata": metadata, "metrics": metrics or {}}))
         folder = self.directory / str(step)
         logging.getLogger("absl").addFilter(_says_what_we_do_not)
@@ -259,9 +261,10 @@ class Checkpoints:
         if not hosts.is_host_zero():
             return
         steps = self.steps()
+        self._scores = {step: self._scores[step] if step in self._scores else self._score(step) for step in steps}
         keep = set(steps[-self._keep_last :])
-        best = max(reversed(steps), key=self._score)
-        if self._score(best) > -math.inf:
+        best = max(reversed(steps), key=lambda step: self._scores[step])
+        if self._scores[best] > -math.inf:
             keep.add(best)
         for step in set(steps) - keep:
             _delete(self.directory / str(step))

@@ -88,14 +88,14 @@ class Embedder:
     def _captions(self, embed: Callable[[Text], jax.Array], text: CaptionFeatures, rows: np.ndarray) -> np.ndarray:
         """Captions of about one length go together, where their length matters."""
         order = by_length(text, rows) if self._with_words or text.states is not None else np.arange(len(rows))
-        parts, places = [], []
+        vectors: np.ndarray | None = None
         for batch in evaluation_batches(len(rows), batch_size=self.batch_size):
             place = order[batch.rows]
             length = padded_length(text, rows[place], **self._lengths)
             inputs = text_inputs(text, rows[place], length=length, with_words=self._with_words)
-            parts.append(np.asarray(embed(self._put(Text(**inputs))))[batch.is_valid])
-            places.append(place[batch.is_valid])
-        joined = np.concatenate(parts)
-        vectors = np.empty_like(joined)
-        vectors[np.concatenate(places)] = joined
+            embedded = np.asarray(embed(self._put(Text(**inputs))))
+            vectors = np.empty((len(rows), *embedded.shape[1:]), embedded.dtype) if vectors is None else vectors
+            count = int(batch.is_valid.sum())
+            vectors[place[:count]] = embedded[:count]
+        assert vectors is not None, "no captions to embed"
         return vectors

@@ -39,19 +39,21 @@ class TrainStep(NamedTuple):
       state_shardings: where each leaf of the state lives.
       frozen: parameters of the vision backbone below the student's layers, on the mesh: an argument of every step, in
         neither state nor checkpoint.
+      with_seed: (seed) -> the same step for another `config.seed`, which is an argument of the compiled programs.
     """
 
     init: Callable[[], TrainState]
     step: Callable[[TrainState, Batch, int], tuple[TrainState, Scalars]]
     state_shardings: Any
     frozen: Params
+    with_seed: Callable[[int], TrainStep]
 
 
 class Program(NamedTuple):
     """The step of one configuration before there is an array of it: what `TrainStep` runs and `plan` compiles.
 
     Attributes:
-      init: (seed () uint32, tail, own) -> TrainState.
+      init: (seed () uint32, tail, own) -> TrainState; jitted.
       step: (state, batch, frozen, seed, first: static) -> (state, terms); jitted, the state is donated.
       state: shapes of the state.
       state_shardings, frozen_shardings: where each leaf lives.
@@ -85,13 +87,18 @@ def make_train_step(
     )
     frozen, own = _two_parts(vision)
     frozen = jax.device_put(frozen, program.frozen_shardings)
-    seed, shardings = jnp.asarray(config.seed, jnp.uint32), program.state_shardings
-    return TrainStep(
-        init=lambda: jax.jit(program.init, out_shardings=shardings)(seed, tail, own),
-        step=lambda state, batch, number: program.step(state, batch, frozen, seed, number < stages.teacher),
-        state_shardings=shardings,
-        frozen=frozen,
-    )
+
+    def with_seed(seed: int) -> TrainStep:
+        number = jnp.asarray(seed, jnp.uint32)
+        return TrainStep(
+            init=lambda: program.init(number, tail, own),
+            step=lambda state, batch, step: program.step(state, batch, frozen, number, step < stages.teacher),
+            state_shardings=program.state_shardings,
+            frozen=frozen,
+            with_seed=with_seed,
+        )
+
+    return with_seed(config.seed)
 
 
 def _two_parts(vision: Params | None) -> tuple[Params, Params | None]:
@@ -160,7 +167,7 @@ def train_program(
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
     )
-    return Program(init, jitted, state, shardings, below)
+    return Program(jax.jit(init, out_shardings=shardings), jitted, state, shardings, below)
 
 
 def gradient(

@@ -33,7 +33,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax import ablate, features, finish
+from cl2cm_jax import features, finish
+from cl2cm_jax.ablation_runs import run_once
 from cl2cm_jax.command_line import Arguments, positive, resume_command, split_flags
 from cl2cm_jax.config import flatten, override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
@@ -219,7 +220,7 @@ def _measure(tuning: Tuning, values: dict[str, str], folder: Path, part: Part) -
     config = tuning.config.copy_and_resolve_references()
     config.seed = part.seed
     try:
-        done = ablate.run_once(override_all(config, values), part.corpora, folder / part.name)
+        done = run_once(override_all(config, values), part.corpora, folder / part.name)
     finally:
         tuning.study.spent(time.perf_counter() - began)
     if done is None:
@@ -234,7 +235,7 @@ def _measure(tuning: Tuning, values: dict[str, str], folder: Path, part: Part) -
 
 def _baseline(config: ConfigDict) -> dict[str, str]:
     """The fields that make the config its baseline, which has no teacher."""
-    return {"method": "baseline"} if "method" in config else dict(ablate.ROWS[ablate.BASELINE])
+    return {"method": "baseline"}
 
 
 def _say(text: str) -> None:

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from cl2cm_jax.evaluation.ablation_table import AblationRow, ablation_json, ablation_table, comparison, verdicts
-from cl2cm_jax.evaluation.bootstrap import Difference
+from cl2cm_jax.evaluation.ablation_table import (
+    AblationRow,
+    ablation_json,
+    ablation_table,
+    comparison,
+    language_table,
+    verdicts,
+)
+from cl2cm_jax.evaluation.bootstrap import Difference, Share
 from cl2cm_jax.evaluation.report import to_json
 
 BASELINE = AblationRow("+ V-T (baseline)", (0, 1), (260.0, 262.0), {"de": (200.0, 204.0), "zh": (180.0, 180.0)})
@@ -74,3 +82,21 @@ def test_json_keeps_every_seed() -> None:
     assert content["rows"][0]["target_sum_recall"]["de"] == [200, 204]
     assert content["rows"][0]["difference"] is None
     assert content["rows"][1]["difference"] == {"mean": 9, "low": 4, "high": 14, "excludes_zero": True}
+
+
+def test_the_headroom_has_a_column_where_there_is_a_ceiling() -> None:
+    rows = [BASELINE, replace(ROWS[1], share=Share(0.314, -0.02, 0.5)), ROWS[2], ROWS[3]]
+    table = ablation_table(rows, source="en", noise=0, protocol="p", ceiling="+ odd", folds=5)
+    column = table.columns.index("headroom won back [95 %]")
+    assert [cells[column] for cells in table.rows] == ["-", "31 % [-2, +50]", "not defined", "-"]
+    assert "images of all folds" in table.text()
+    assert "headroom" not in ablation_table(rows, source="en", noise=0, protocol="p").markdown()
+    content = ablation_json(rows, source="en", noise=0, protocol={}, ceiling="+ odd", absent={"row": "why"})
+    assert content["ceiling"] == "+ odd" and content["absent"] == {"row": "why"}
+    assert content["rows"][1]["headroom_share"] == {"mean": 0.314, "low": -0.02, "high": 0.5}
+
+
+def test_a_language_that_a_row_has_no_queries_in_is_a_dash() -> None:
+    one = replace(BASELINE, by_language={"de": ((200.0,), None), "fa": ((100.0,), None)})
+    other = replace(BASELINE, name="other", by_language={"de": ((200.0,), Difference(1, 0, 2))})
+    assert [row[-1] for row in language_table([one, other], noise=0, seeds=1).rows] == ["100.0", "-"]

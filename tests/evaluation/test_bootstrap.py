@@ -6,6 +6,9 @@ import pytest
 from cl2cm_jax.evaluation.bootstrap import (
     Difference,
     RunHits,
+    Share,
+    headroom_share,
+    joined,
     mean_sum_recall,
     paired_difference,
     spread,
@@ -107,3 +110,55 @@ def test_a_level_is_the_mean_of_the_runs_with_the_spread_of_their_images() -> No
     assert (level.high - level.low) / 3.92 == pytest.approx(600 * np.sqrt(0.6 * 0.4 / 200), rel=0.1)
     uneven = [run(0, share(10, 2)), run(1, share(10, 4))]
     assert sum_recall_level(uneven, languages=("de",)).mean == pytest.approx(180)
+
+
+def test_a_share_of_the_headroom_is_a_ratio_of_paired_differences() -> None:
+    baseline = [run(seed, share(200, 80)) for seed in range(3)]
+    row = [run(seed, share(200, 90)) for seed in range(3)]
+    ceiling = [run(seed, share(200, 120)) for seed in (2, 0, 1)]
+    won = headroom_share(row, baseline, ceiling, languages=LANGUAGES)
+    assert won is not None and won.mean == pytest.approx(0.25)
+    assert won.low < 0.25 < won.high
+    # the row's images are among the ceiling's: drawn jointly, the share lies in [0, 1] in every resample
+    assert won.low >= 0 and won.high <= 1
+    assert headroom_share(ceiling, baseline, ceiling, languages=LANGUAGES) == Share(1.0, 1.0, 1.0)
+
+
+def test_a_share_of_no_headroom_is_not_defined() -> None:
+    baseline, row = [run(0, share(1000, 500))], [run(0, share(1000, 510))]
+    for ceiling in (499, 501):  # below the baseline; by 0.6 SumR above it, an interval that holds 0
+        assert headroom_share(row, baseline, [run(0, share(1000, ceiling))], languages=LANGUAGES) is None
+    every = [run(0, np.ones(1000, bool))]
+    little = [run(0, share(1000, 999))]
+    assert headroom_share(every, little, every, languages=LANGUAGES) is None  # 0.6 SumR
+
+
+def test_folds_are_joined_without_mixing_their_images() -> None:
+    folds = [run(0, share(50, 10)), run(0, share(40, 30)), run(0, share(60, 20))]
+    whole = joined(folds)
+    ranks = whole.languages["de"]
+    assert len(ranks.vision_to_text) == 150 and sorted(ranks.text_image) == list(range(150))
+    assert mean_sum_recall(whole, languages=LANGUAGES) == pytest.approx(600 * 60 / 150)
+    assert joined([folds[0]]).languages["de"].text_image.tolist() == list(range(50))
+    other = joined([run(0, share(50, 0)), run(0, share(40, 0)), run(0, share(60, 0))])
+    difference = paired_difference([whole], [other], languages=LANGUAGES)
+    assert difference.mean == pytest.approx(240)
+    assert (difference.high - difference.low) / 3.92 == pytest.approx(600 * np.sqrt(0.4 * 0.6 / 150), rel=0.1)
+    with pytest.raises(ValueError, match="same seed"):
+        joined([run(0, share(5, 1)), run(1, share(5, 1))])
+
+
+def test_intervals_over_folds_cover_the_truth_as_often_as_they_say() -> None:
+    """Three folds of 60 images, two seeds; the true difference is 0.1 of the queries, 60 points."""
+    generator = np.random.default_rng(1)
+    covered, trials = 0, 120
+    for trial in range(trials):
+        gain = generator.choice([-0.3, 0.1, 0.5], size=(3, 60))
+
+        def of_seed(seed: int, chance: np.ndarray) -> RunHits:
+            return joined([run(seed, generator.random(60) < fold) for fold in chance])
+
+        treated, baseline = ([of_seed(s, 0.4 + add) for s in range(2)] for add in (gain, 0 * gain))
+        difference = paired_difference(treated, baseline, languages=LANGUAGES, resamples=300, seed=trial)
+        covered += difference.low <= 60 <= difference.high
+    assert covered / trials > 0.9
