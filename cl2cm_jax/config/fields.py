@@ -133,6 +133,10 @@ def defaults() -> ConfigDict:
 
     c.transfer = ConfigDict()
     c.transfer.relations = ("cross",)  # any of "cross", "intra_target", "intra_vision"
+    # "cross" is taught by a sum of similarities, each with its weight (ours): the teacher's S-T between sentences, and
+    # the student's own V-S, from which its V-T learns (no gradient into V-S)
+    c.transfer.sentence = 1.0
+    c.transfer.own = 0.0
     c.transfer.temperature = 0.05  # tau_k of the teacher's rows
     c.transfer.student_temperature = 0.05  # of the student's rows
 

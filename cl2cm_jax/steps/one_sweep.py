@@ -45,7 +45,7 @@ def _sides(c: Coupled) -> tuple[Block, Block]:
     captions: Tree = of_both | {"target_valid": valid, "trusted": c.trusted.reshape(valid.shape)}
     images: Tree = of_both | {"weight": c.image_weight}
     texts, visions = {}, {}
-    if "source" in c.names:
+    if "source" in c.names or ("cross" in c.names and c.config.transfer.own):
         texts["source"] = zero_invalid(embeddings.source, rows.is_valid)
     if not c.names.isdisjoint({"target", "cross"}):
         texts["target"] = zero_invalid(embeddings.target, valid)
@@ -89,7 +89,8 @@ def _tile(c: Coupled, text: Tree, vision: Tree, scalars: Scalars) -> Found:
         if "sentence" in c.names:
             found |= _sentence(c, teacher, image, target)
         if "cross" in c.names:
-            found["cross"] = _cross(c, teacher, student, image, target)
+            own = _scores(text["source"][:, None], vision["vision"]) if c.config.transfer.own else jnp.zeros(())
+            found["cross"] = _cross(c, teacher, jax.lax.stop_gradient(own), student, image, target)
     return found
 
 
@@ -121,16 +122,22 @@ def _sentence(c: Coupled, teacher: list[jax.Array], x: _Side, y: _Side) -> Found
     return found
 
 
-def _cross(c: Coupled, teacher: list[jax.Array], student: jax.Array, x: _Side, y: _Side) -> tuple[Tree, Tree]:
-    """Relations of images to captions and of captions to images, each under the teacher's head of its own fold."""
-    temperature, pair = c.config.transfer.temperature, x.is_valid & y.is_valid
-    student = student / c.config.transfer.student_temperature
+def _cross(
+    c: Coupled, teacher: list[jax.Array], own: jax.Array, student: jax.Array, x: _Side, y: _Side
+) -> tuple[Tree, Tree]:
+    """Relations of images to captions and of captions to images, each under the teacher's head of its own fold.
+
+    `own` (b, 1, c) is the student's V-S similarity, which is added to the teacher's (`HeldOut.relation`).
+    """
+    t, pair = c.config.transfer, x.is_valid & y.is_valid
+    student = student / t.student_temperature
 
     def relation(of: _Side) -> Tree:
-        own = teacher[0]
+        held_out = teacher[0]
         for head in range(1, c.heads):
-            own = jnp.where(of.image_id % c.heads == head, teacher[head], own)
-        return blockwise.relational_pairs(own / temperature, student, pair)
+            held_out = jnp.where(of.image_id % c.heads == head, teacher[head], held_out)
+        taught = (t.sentence * held_out + t.own * own) / t.temperature
+        return blockwise.relational_pairs(taught, student, pair)
 
     return relation(x), relation(y)
 
