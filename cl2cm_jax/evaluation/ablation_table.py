@@ -20,7 +20,7 @@ HEADROOM = "headroom won back [95 %]"
 class AblationRow:
     """One row at one level of translation noise. SumR lists hold one value a seed, in the order of `seeds`.
 
-    `validation` is the mean target SumR on the validation split, which selects the parameters. `difference` is the mean
+    `validation` is the mean target SumR on the validation split at the selected step. `difference` is the mean
     target SumR on the test split minus the baseline's, `source_difference` the same for the source language; both are
     None for the baseline itself. `by_language` has the SumR of every language, those that are reported apart too, and
     its difference to the baseline's; a language that the row has no queries in is not there. `share` is what the row
@@ -85,7 +85,7 @@ def ablation_table(
     seeds = len(rows[0].seeds)
     notes = (
         f"SumR (at most 600), mean of {seeds} seed{'s' * (seeds != 1)}; std: over seeds, of the mean target SumR; "
-        f"gap: {source} - mean target; validation: mean target SumR on the validation split, which selects",
+        f"gap: {source} - mean target; validation: mean target SumR on the validation split at the selected step",
         f"difference: to the baseline, paired by seed and test image; {MARK} marks an interval that excludes 0 "
         f"(bootstrap over seeds and images{' of all folds' * (folds > 0)})",
         *(
