@@ -123,7 +123,15 @@ def defaults() -> ConfigDict:
     c.weights.transfer = "1.0"  # relational distillation, teacher to student
 
     c.word = ConfigDict()  # word-level alignment (paper: optimal transport, self-supervised; details ours)
-    c.word.loss = "transport"  # "transport" (<plan, cost>) | "self_labelled" (pointer at mutual best matches)
+    # "transport" (<plan, cost>) | "self_labelled" (pointer at mutual best matches) | "contrast" (InfoNCE over the word
+    # scores of a caption with the sources that the teacher's sentences confuse it with)
+    c.word.loss = "transport"
+    c.word.score = (
+        "late_interaction"  # contrast: "late_interaction" (mean best cosine) | "transport" (1 - <plan, cost>)
+    )
+    c.word.candidates = 4  # contrast, transfer.word: sources a target caption is scored with by words, its own included
+    c.word.temperature = 0.05  # contrast
+    c.word.dim = 128  # contrast: size that words are projected to
     c.word.solver = "ipot"  # "ipot" | "sinkhorn"
     c.word.iterations = 50
     c.word.beta = 0.5  # ipot: proximal weight
@@ -135,6 +143,9 @@ def defaults() -> ConfigDict:
     c.transfer.relations = ("cross",)  # any of "cross", "intra_target", "intra_vision"
     c.transfer.temperature = 0.05  # tau_k of the teacher's rows
     c.transfer.student_temperature = 0.05  # of the student's rows
+    c.transfer.word = (
+        0.0  # weight of the word score beside the sentence score in "cross" (ours); needs word.loss="contrast"
+    )
 
     c.confidence = ConfigDict()  # beyond the paper: a wrong translation counts less in contrastive(V, T)
     c.confidence.kind = "none"  # "none" | "softmax" (teacher's p_ii in the batch) | "posterior" (mixture per language)

@@ -44,6 +44,8 @@ def _sides(c: Coupled) -> tuple[Block, Block]:
     of_both = {"id": rows.image_id, "index": jnp.arange(len(valid)), "valid": rows.is_valid}
     captions: Tree = of_both | {"target_valid": valid, "trusted": c.trusted.reshape(valid.shape)}
     images: Tree = of_both | {"weight": c.image_weight}
+    if c.words is not None:
+        captions["words"] = tuple(a.reshape(*valid.shape, -1) for a in c.words)
     texts, visions = {}, {}
     if "source" in c.names:
         texts["source"] = zero_invalid(embeddings.source, rows.is_valid)
@@ -89,7 +91,8 @@ def _tile(c: Coupled, text: Tree, vision: Tree, scalars: Scalars) -> Found:
         if "sentence" in c.names:
             found |= _sentence(c, teacher, image, target)
         if "cross" in c.names:
-            found["cross"] = _cross(c, teacher, student, image, target)
+            by_words = _by_words(text["words"], vision["index"]) if "words" in text else 0.0
+            found["cross"] = _cross(c, teacher, student, image, target, by_words)
     return found
 
 
@@ -121,7 +124,18 @@ def _sentence(c: Coupled, teacher: list[jax.Array], x: _Side, y: _Side) -> Found
     return found
 
 
-def _cross(c: Coupled, teacher: list[jax.Array], student: jax.Array, x: _Side, y: _Side) -> tuple[Tree, Tree]:
+def _by_words(words: tuple[jax.Array, jax.Array], images: jax.Array) -> jax.Array:
+    """What candidates (b, K, k) and their word scores add to the scores with images (c,) -> (b, K, c)."""
+    index, bias = words
+    found = jnp.zeros((*index.shape[:2], len(images)))
+    for place in range(index.shape[2]):  # few, and an array with all of them would be as many times a tile
+        found += jnp.where(index[..., place, None] == images, bias[..., place, None], 0)
+    return found
+
+
+def _cross(
+    c: Coupled, teacher: list[jax.Array], student: jax.Array, x: _Side, y: _Side, by_words: jax.Array | float
+) -> tuple[Tree, Tree]:
     """Relations of images to captions and of captions to images, each under the teacher's head of its own fold."""
     temperature, pair = c.config.transfer.temperature, x.is_valid & y.is_valid
     student = student / c.config.transfer.student_temperature
@@ -130,7 +144,7 @@ def _cross(c: Coupled, teacher: list[jax.Array], student: jax.Array, x: _Side, y
         own = teacher[0]
         for head in range(1, c.heads):
             own = jnp.where(of.image_id % c.heads == head, teacher[head], own)
-        return blockwise.relational_pairs(own / temperature, student, pair)
+        return blockwise.relational_pairs((own + by_words) / temperature, student, pair)
 
     return relation(x), relation(y)
 
