@@ -16,6 +16,7 @@ The steps take turns; printed are medians over `--repeats`, by the clock and of 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def measure(options: argparse.Namespace) -> list[record.Row]:
             runs[name] = _step(configs.override_all(configs.defaults(), _fields(options) | ROWS[name]), shape, batch)
         for run in runs.values():
             run(number)  # compiles
-        taken = record.alternate({name: lambda run=run: run(number) for name, run in runs.items()}, options.repeats)
+        taken = record.alternate({name: partial(run, number) for name, run in runs.items()}, options.repeats)
         first = next(iter(taken.values()))
         for name, (seconds, cpu) in taken.items():
             row = {"what": name, "stage": stage, "seconds": seconds, "cpu_seconds": cpu}

@@ -139,8 +139,12 @@ def word_mean(
         said = Words.of(source.words, source_mask, rows.is_valid, marginals="uniform")
         return term.mean, word_alignment.mean_word_cosine(said.unit, said.mask).mean
 
-    heads = jnp.arange(coupled.heads)
-    terms, alike = jax.vmap(of_head)(heads, params, embeddings.teacher_source, embeddings.teacher_target)
+    of_heads = params, embeddings.teacher_source, embeddings.teacher_target
+    if config.word.loss == "contrast":  # head by head: a gather with a batch axis is several times as slow backwards
+        each = [of_head(jnp.asarray(i), *jax.tree.map(lambda a, i=i: a[i], of_heads)) for i in range(coupled.heads)]
+        terms, alike = (jnp.stack(values) for values in zip(*each, strict=True))
+    else:
+        terms, alike = jax.vmap(of_head)(jnp.arange(coupled.heads), *of_heads)
     return terms.mean(), alike.mean()
 
 
