@@ -81,6 +81,8 @@ RANGES = {
     "word.iterations": (1, math.inf),
     "word.beta": (1e-3, math.inf),
     "word.epsilon": (1e-4, math.inf),
+    "transfer.sentence": (0.0, math.inf),
+    "transfer.own": (0.0, math.inf),
     "transfer.temperature": (1e-4, math.inf),
     "transfer.student_temperature": (1e-4, math.inf),
     "transfer.word": (0.0, math.inf),

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 def defaults() -> ConfigDict:
     """The default of every field: CL2CM on frozen backbones with cached features."""
     c = ConfigDict()
-    # "cl2cm" | "baseline": no teacher, so weights.sentence, .word and .transfer are 0 and there is no pair confidence
+    # "cl2cm" | "baseline": contrastive(V, S) and contrastive(V, T) alone, as if there were no teacher and no transfer, no
+    # pair confidence, and train.targets_per_image were 1 (config/method.py)
     c.method = "cl2cm"
     c.seed = 0  # initial weights, order of examples, choice of captions, translation noise
 
@@ -141,6 +142,10 @@ def defaults() -> ConfigDict:
 
     c.transfer = ConfigDict()
     c.transfer.relations = ("cross",)  # any of "cross", "intra_target", "intra_vision"
+    # "cross" is taught by a sum of similarities, each with its weight (ours): the teacher's S-T between sentences, and
+    # the student's own V-S, from which its V-T learns (no gradient into V-S)
+    c.transfer.sentence = 1.0
+    c.transfer.own = 0.0
     c.transfer.temperature = 0.05  # tau_k of the teacher's rows
     c.transfer.student_temperature = 0.05  # of the student's rows
     c.transfer.word = (

@@ -12,8 +12,8 @@ METHODS = ("cl2cm", "baseline")
 def effective(config: ConfigDict) -> ConfigDict:
     """The configuration that is trained: of `method="baseline"` a copy without all that a teacher adds.
 
-    The baseline contrasts vision with source and target captions, and nothing else; every other field stays, so that
-    two runs that differ in `method` alone show what the method is worth. A teacher with trained layers keeps its
+    The baseline contrasts vision with one source and one target caption of an image, and nothing else; every other
+    field stays, so that two runs that differ in `method` alone show what the method is worth. A teacher with trained layers keeps its
     fields, though no term reads it, so that both runs share one feature cache.
     """
     if config.method == "cl2cm":
@@ -23,6 +23,7 @@ def effective(config: ConfigDict) -> ConfigDict:
     c.transfer.word = 0.0
     c.confidence.kind = "none"
     c.contrastive.labels = "uniform"
+    c.train.targets_per_image = 1
     c.teacher["update"] = "frozen"
     if teacher_first(c) is None:
         c.teacher.head, c.teacher.pool, c.teacher.folds = "none", "backbone", 1

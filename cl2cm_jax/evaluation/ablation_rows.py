@@ -25,6 +25,8 @@ DEFAULT = "default: the config as it is"
 _TRANSFER = {
     "method": "cl2cm",
     "transfer.relations": "cross",
+    "transfer.sentence": "1.0",
+    "transfer.own": "0.0",
     "confidence.kind": "none",
     "contrastive.labels": "uniform",
     "train.targets_per_image": "1",
@@ -39,7 +41,9 @@ _PLAIN = {"method": "baseline", "contrastive.labels": "uniform", "train.targets_
 _SOURCE_ONLY = _PLAIN | {"weights.target": "0.0"}
 _SENTENCE = _TRANSFER | {"teacher.head": "linear"}
 _CROSS_FITTED = _SENTENCE | {"teacher.folds": "2"}
+_OWN = _TRANSFER | {"transfer.sentence": "0.0", "transfer.own": "1.0"}  # headless: no teacher is needed for it
 _MANY = {"train.targets_per_image": "2"}
+_EVERY = {"train.targets_per_image": "-1"}
 
 ROWS: dict[str, dict[str, str]] = {
     PROBE: _SOURCE_ONLY | {"student.dropout": "0.0"},
@@ -48,6 +52,9 @@ ROWS: dict[str, dict[str, str]] = {
     CEILING: _PLAIN | {"data.train_origin": "human", "data.translation_noise": "0.0"},
     LEAST_SQUARES: _SOURCE_ONLY,  # the same model as SOURCE_ONLY; its queries are read otherwise, as those of the next
     TRANSLATED: _SOURCE_ONLY,
+    "+ 1-to-K, every target language": _TRANSFER | _EVERY | {"weights.transfer": "0.0"},
+    "+ transfer, student's own V-S": _OWN,
+    "+ transfer, student's own V-S, 1-to-K": _OWN | _EVERY,
     "+ transfer, backbone's own vectors": _TRANSFER,
     "+ transfer, trained sentence teacher": _SENTENCE,
     "+ transfer, cross-fitted sentence teacher": _CROSS_FITTED,

@@ -93,8 +93,10 @@ def term_by_term(c: Coupled) -> Scalars:
         found["sentence"] = _sentence(c)
     if "cross" in c.names:
         student, valid = (embeddings.vision, merge_two(embeddings.target)), (rows.is_valid, rows.target_is_valid)
-        forward = (c.teacher.source_rows, c.teacher.target_columns), student, valid
-        backward = (c.teacher.target_rows, c.teacher.source_columns), student[::-1], valid[::-1]
+        parts = {"sentence": c.config.transfer.sentence, "own": c.config.transfer.own}
+        teacher = c.teacher.relation(embeddings, rows, **parts)
+        forward = (teacher.source_rows, teacher.target_columns), student, valid
+        backward = (teacher.target_rows, teacher.source_columns), student[::-1], valid[::-1]
         by_words = None if c.words is None else c.words.dense(len(rows.image_id))
         transposed = None if by_words is None else by_words.T
         found["cross"] = 0.5 * (

@@ -47,7 +47,7 @@ def _sides(c: Coupled) -> tuple[Block, Block]:
     if c.words is not None:
         captions["words"] = tuple(a.reshape(*valid.shape, -1) for a in c.words)
     texts, visions = {}, {}
-    if "source" in c.names:
+    if "source" in c.names or ("cross" in c.names and c.config.transfer.own):
         texts["source"] = zero_invalid(embeddings.source, rows.is_valid)
     if not c.names.isdisjoint({"target", "cross"}):
         texts["target"] = zero_invalid(embeddings.target, valid)
@@ -91,8 +91,9 @@ def _tile(c: Coupled, text: Tree, vision: Tree, scalars: Scalars) -> Found:
         if "sentence" in c.names:
             found |= _sentence(c, teacher, image, target)
         if "cross" in c.names:
-            by_words = _by_words(text["words"], vision["index"]) if "words" in text else 0.0
-            found["cross"] = _cross(c, teacher, student, image, target, by_words)
+            own = _scores(text["source"][:, None], vision["vision"]) if c.config.transfer.own else jnp.zeros(())
+            by_words = _by_words(text["words"], vision["index"]) if "words" in text else jnp.zeros(())
+            found["cross"] = _cross(c, teacher, jax.lax.stop_gradient(own), by_words, student, image, target)
     return found
 
 
@@ -134,17 +135,28 @@ def _by_words(words: tuple[jax.Array, jax.Array], images: jax.Array) -> jax.Arra
 
 
 def _cross(
-    c: Coupled, teacher: list[jax.Array], student: jax.Array, x: _Side, y: _Side, by_words: jax.Array | float
+    c: Coupled,
+    teacher: list[jax.Array],
+    own: jax.Array,
+    by_words: jax.Array,
+    student: jax.Array,
+    x: _Side,
+    y: _Side,
 ) -> tuple[Tree, Tree]:
-    """Relations of images to captions and of captions to images, each under the teacher's head of its own fold."""
-    temperature, pair = c.config.transfer.temperature, x.is_valid & y.is_valid
-    student = student / c.config.transfer.student_temperature
+    """Relations of images to captions and of captions to images, each under the teacher's head of its own fold.
+
+    `own` (b, 1, c) is the student's V-S similarity, which is added to the teacher's (`HeldOut.relation`), `by_words`
+    (b, K, c) what words add.
+    """
+    t, pair = c.config.transfer, x.is_valid & y.is_valid
+    student = student / t.student_temperature
 
     def relation(of: _Side) -> Tree:
-        own = teacher[0]
+        held_out = teacher[0]
         for head in range(1, c.heads):
-            own = jnp.where(of.image_id % c.heads == head, teacher[head], own)
-        return blockwise.relational_pairs((own + by_words) / temperature, student, pair)
+            held_out = jnp.where(of.image_id % c.heads == head, teacher[head], held_out)
+        taught = (t.sentence * held_out + t.own * own + by_words) / t.temperature
+        return blockwise.relational_pairs(taught, student, pair)
 
     return relation(x), relation(y)
 

@@ -60,3 +60,16 @@ class HeldOut(NamedTuple):
             return (columns * own).reshape(len(columns), -1), columns.reshape(len(columns), -1)
 
         return cls(*arrange(source, rows.image_id), *arrange(target, rows.target_image_id))
+
+    def relation(self, embeddings: Embeddings, rows: Rows, *, sentence: float, own: float) -> HeldOut:
+        """Vectors whose dot products are the relation that V-T learns from, as `transfer.sentence` and `.own` weigh it.
+
+        Beside its S~ an image stands for its V, and a target caption beside its T~ for its image's S, both the
+        student's. No gradient passes.
+        """
+        taught = jax.tree.map(lambda x: sentence**0.5 * x, self)
+        if not own:
+            return taught
+        vision, source = (own**0.5 * jax.lax.stop_gradient(x) for x in (embeddings.vision, embeddings.source))
+        of_student = (vision, vision, source[rows.pair], source[rows.pair])
+        return HeldOut(*(jnp.concatenate(both, axis=1) for both in zip(taught, of_student, strict=True)))

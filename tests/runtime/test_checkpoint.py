@@ -80,6 +80,9 @@ def test_no_checkpoint_is_none_and_reading_creates_nothing(tmp_path):
 def test_keeps_the_last_and_the_best(tmp_path):
     scores = {0: 1.0, 1: 9.0, 2: 3.0, 3: float("nan"), 4: 2.0}
     _save(tmp_path, *range(6), keep_last=2, best_metric="SumR", scores=scores)
+    with Checkpoints(tmp_path, best_metric="selection", older_metric="SumR") as newer:
+        older = newer.read_metadata(step="best")
+    assert older is not None and older.step == 1
     checkpoints = Checkpoints(tmp_path, best_metric="SumR")
     assert checkpoints.steps() == [1, 4, 5]
     best = checkpoints.read_metadata(step="best")

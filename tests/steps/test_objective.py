@@ -3,11 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cl2cm_jax.maths.confidence import GRID, Calibration
+from cl2cm_jax.maths.confidence import GRID, Calibration, uncalibrated
+from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.steps.embeddings import embed
 from cl2cm_jax.steps.objective import Objective
+from cl2cm_jax.steps.rows import HeldOut, Rows
 
-from .conftest import LANGUAGES, every_weight, losses, make_batch
+from .conftest import LANGUAGES, SHAPE, every_weight, losses, make_batch
 
 
 def test_every_part_of_the_method_is_logged_by_name(make_config):
@@ -135,3 +137,37 @@ def test_confidence_weighs_the_target_term_alone(make_config):
     a, b = full(params)[1], weighed(params)[1]
     np.testing.assert_allclose(b["target"], 0.5 * a["target"], rtol=1e-5)
     np.testing.assert_allclose([b["source"], b["transfer"]], [a["source"], a["transfer"]], rtol=1e-6)
+
+
+def test_the_relation_that_is_taught_is_the_weighted_sum_of_teacher_and_own(make_config):
+    batch = make_batch(captions=2)
+    networks = Networks(make_config(teacher__head="linear", teacher__folds="2"), SHAPE)
+    params = networks.init(jax.random.key(0))
+    embeddings, rows = embed(networks, params, batch), Rows.of(batch)
+    held_out = HeldOut.of(embeddings, rows)
+    taught = held_out.relation(embeddings, rows, sentence=0.3, own=0.7)
+    own = embeddings.vision @ embeddings.source[rows.pair].T
+    np.testing.assert_allclose(
+        taught.source_rows @ taught.target_columns.T,
+        0.3 * held_out.source_rows @ held_out.target_columns.T + 0.7 * own,
+        atol=1e-5,
+    )
+    np.testing.assert_allclose(
+        taught.target_rows @ taught.source_columns.T,
+        0.3 * held_out.target_rows @ held_out.source_columns.T + 0.7 * own.T,
+        atol=1e-5,
+    )
+
+
+def test_the_own_relation_teaches_targets_and_leaves_the_source_side_alone(make_config):
+    config = make_config(transfer__sentence=0.0, transfer__own=1.0)
+    batch, networks = make_batch(), Networks(config, SHAPE)
+    params = networks.init(jax.random.key(0))
+
+    def term(embeddings):
+        objective = Objective(config, networks)
+        return objective(embeddings, params, batch, weights={"transfer": 1.0}, calibration=uncalibrated(LANGUAGES))[0]
+
+    gradient = jax.grad(term)(embed(networks, params, batch))
+    assert not np.any(gradient.source), "the source captions are the ones that teach"
+    assert np.any(gradient.target) and np.any(gradient.vision)
