@@ -12,9 +12,9 @@ METHODS = ("cl2cm", "baseline")
 def effective(config: ConfigDict) -> ConfigDict:
     """The configuration that is trained: of `method="baseline"` a copy without all that a teacher adds.
 
-    The baseline contrasts vision with one source and one target caption of an image, and nothing else; every other
-    field stays, so that two runs that differ in `method` alone show what the method is worth. A teacher with trained layers keeps its
-    fields, though no term reads it, so that both runs share one feature cache.
+    The baseline contrasts vision with one source and one target caption of an image, and nothing else. Every other
+    field stays, so that two runs that differ in `method` alone show what the method is worth. A teacher with trained
+    layers keeps its fields, though no term reads it, so that both runs share one feature cache.
     """
     if config.method == "cl2cm":
         return config
