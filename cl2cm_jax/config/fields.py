@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def defaults() -> ConfigDict:
     """The default of every field: CL2CM on frozen backbones with cached features."""
     c = ConfigDict()
-    # "cl2cm" | "baseline": contrastive(V, S) and contrastive(V, T) without teacher, transfer, pair confidence and 1-to-K
+    # "cl2cm" | "baseline": contrastive(V, S) and contrastive(V, T) without teacher, transfer, confidence and 1-to-K
     # (config/method.py)
     c.method = "cl2cm"
     c.seed = 0  # initial weights, order of examples, choice of captions, translation noise
