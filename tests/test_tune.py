@@ -16,8 +16,8 @@ from command import Outcome, call
 pytest.importorskip("tensorflow")
 pytest.importorskip("optuna")
 
-from cl2cm_jax import ablate, features, main, train
 from cl2cm_jax import config as configuration
+from cl2cm_jax import features, main, train
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.storage import exclusive
 from cl2cm_jax.tune import __main__ as tune
@@ -159,10 +159,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
         config = configuration.override_all(tuning.config.copy_and_resolve_references(), values)
         name = str(folder / part.name)
         tuning.study.spent(0.0 if name in control else control["seconds"])
-        ablate.run_once(config, part.corpora, folder / part.name)
+        tune.run_once(config, part.corpora, folder / part.name)
         return control[name]
 
-    monkeypatch.setattr(ablate, "run_once", stand_in)
+    monkeypatch.setattr(tune, "run_once", stand_in)
     monkeypatch.setattr(tune, "_measure", measure)
     yield control
 
