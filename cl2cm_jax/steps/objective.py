@@ -140,7 +140,7 @@ def word_mean(
         return term.mean, word_alignment.mean_word_cosine(said.unit, said.mask).mean
 
     of_heads = params, embeddings.teacher_source, embeddings.teacher_target
-    if config.word.loss == "contrast":  # head by head: a gather with a batch axis is several times as slow backwards
+    if config.word.loss == "contrast":  # head by head, so that gathers have no batch axis
         each = [of_head(jnp.asarray(i), *jax.tree.map(lambda a, i=i: a[i], of_heads)) for i in range(coupled.heads)]
         terms, alike = (jnp.stack(values) for values in zip(*each, strict=True))
     else:

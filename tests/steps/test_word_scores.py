@@ -25,7 +25,7 @@ def score_of(source, target):
 def ragged(captions=2):
     batch = make_batch(captions=captions, image_id=np.r_[0, 0, 1:15])
     batch["is_valid"][5] = False
-    batch["target_is_valid"][2, 1] = False
+    batch["target_is_valid"][2, -1] = False
     return jax.tree.map(jnp.asarray, batch)
 
 
