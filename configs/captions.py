@@ -7,7 +7,7 @@ Features:  --config.vision.backbone=precomputed --config.data.features=features.
 Shards:    --config.data.shards=shards --config.data.captions=  (webdataset tars in place of images and caption file)
 Hardware:  a laptop; the frozen backbones run once over pictures and captions
 Time:      emoji's 1,880 pictures and their names: 39 s on two CPU cores, once, and 13 s to train (README.md)
-Numbers:   yours stand in WORKDIR/results.md; what each part of this setting is worth on emoji: docs/ablation.md
+Numbers:   yours stand in WORKDIR/results.md; what each part of this setting is worth on photographs: docs/photographs.md
 
 captions.csv has the columns image, language, caption and, if you like, split (train, validation, test) and origin
 (human, machine). The languages are those of the file; see docs/data.md.
@@ -28,15 +28,14 @@ def get_config(argument: str = "") -> ConfigDict:
     c.vision.backbone = "efficientnet_lite0"
     c.student.dim = 1024
     c.student.dropout = 0.5
-    c.teacher.head = "linear"
-    c.teacher.pool = "backbone"
-    c.teacher.steps = "14epochs"
-    c.teacher.folds = 2
-    # The weight of configs/emoji.py, 6, costs photographs 6 SumR in the targets and 14 in English; this one is even
-    # with the baseline there.
-    c.weights.transfer = "1.0"
-    c.transfer.temperature = 0.1
-    c.transfer.student_temperature = 0.1
+    # The student's own V-S relation teaches V-T, and a step sees every target language; docs/photographs.md has what
+    # each part is worth. A teacher (teacher.head, transfer.sentence) is a field away.
+    c.weights.transfer = "2.0"
+    c.transfer.sentence = 0.0
+    c.transfer.own = 1.0
+    c.transfer.temperature = 0.07
+    c.transfer.student_temperature = 0.07
+    c.train.targets_per_image = -1
     c.train.batch_size = 32  # at most the number of training pictures; larger is better
     c.train.steps = "40epochs"
     c.train.evaluate_every = "4epochs"

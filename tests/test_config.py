@@ -98,6 +98,29 @@ def test_a_teacher_tower_may_attend_for_the_word_term_alone():
         config.override_all(changed, {"weights.word": "0"})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"word.loss": "transport"}, "config.transfer.word=0.5 needs the word scores of config.word.loss='contrast'"),
+        ({"teacher.pool": "backbone"}, "config.transfer.word=0.5 needs a teacher that reads words"),
+        ({"transfer.relations": "intra_target"}, "config.transfer.word=0.5 is part of the relation 'cross'"),
+        ({"word.plan_from": "backbone"}, "config.word.plan_from='backbone' is not for config.word.loss='contrast'"),
+        ({"word.candidates": "1"}, "config.word.candidates=1 must be at least 2"),
+        ({"transfer.word": "-1"}, "config.transfer.word=-1.0 must be at least 0"),
+    ],
+)
+def test_word_scores_need_words_and_a_relation_that_reads_them(changes, message):
+    whole = {"teacher.head": "linear", "word.loss": "contrast", "transfer.word": "0.5"}
+    config.override_all(config.defaults(), whole)
+    with pytest.raises(UserError, match=message):
+        config.override_all(config.defaults(), whole | changes)
+
+
+def test_a_baseline_has_no_word_scores():
+    whole = {"teacher.head": "linear", "word.loss": "contrast", "transfer.word": "0.5", "method": "baseline"}
+    assert config.effective(config.override_all(config.defaults(), whole)).transfer.word == 0
+
+
 def test_a_set_of_pictures_takes_no_features():
     changes = {"vision.backbone": "precomputed", "data.features": "f.npy"}
     with pytest.raises(UserError, match="data.name='emoji' has pictures"):

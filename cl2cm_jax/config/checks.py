@@ -36,7 +36,8 @@ CHOICES = {
     "contrastive.labels": ("uniform", "soft"),
     "contrastive.form": ("dense", "blockwise"),
     "contrastive.exchange": ("ring", "gather"),
-    "word.loss": ("transport", "self_labelled"),
+    "word.loss": ("transport", "self_labelled", "contrast"),
+    "word.score": ("late_interaction", "transport"),
     "word.solver": ("ipot", "sinkhorn"),
     "word.marginals": ("uniform", "norm"),
     "word.plan_from": ("tower", "backbone"),
@@ -74,6 +75,9 @@ RANGES = {
     "contrastive.temperature": (1e-4, math.inf),
     "contrastive.margin": (0.0, math.inf),
     "contrastive.block": (1, math.inf),
+    "word.candidates": (2, math.inf),
+    "word.temperature": (1e-4, math.inf),
+    "word.dim": (1, math.inf),
     "word.iterations": (1, math.inf),
     "word.beta": (1e-3, math.inf),
     "word.epsilon": (1e-4, math.inf),
@@ -81,6 +85,7 @@ RANGES = {
     "transfer.own": (0.0, math.inf),
     "transfer.temperature": (1e-4, math.inf),
     "transfer.student_temperature": (1e-4, math.inf),
+    "transfer.word": (0.0, math.inf),
     "train.batch_size": (2, math.inf),
     "train.accumulation": (1, math.inf),
     "train.early_stop": (0, math.inf),
@@ -179,6 +184,7 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
             f"config.weights.word={c.weights.word!r} needs a teacher that reads words: "
             "config.teacher.head='linear' with teacher.pool='both', or teacher.head='tower'"
         )
+    yield from _word_contradictions(c)
     if c.data.name == "captions" and not c.data.captions and not c.data.shards:
         yield (
             "config.data.captions='' must name a CSV, TSV or JSONL file when config.data.name='captions', or "
@@ -207,6 +213,23 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
         re.compile(c.optimizer.exclude)
     except re.error as error:
         yield f"config.optimizer.exclude={c.optimizer.exclude!r} is no regular expression ({error})"
+
+
+def _word_contradictions(c: ConfigDict) -> Iterator[str]:
+    transfer = f"config.transfer.word={c.transfer.word}"
+    if c.transfer.word:
+        if c.word.loss != "contrast":
+            yield f"{transfer} needs the word scores of config.word.loss='contrast', not {c.word.loss!r}; or use 0"
+        if not reads_words(c.teacher.head, c.teacher.pool):
+            yield (
+                f"{transfer} needs a teacher that reads words: config.teacher.head='linear' with teacher.pool='both', "
+                "or teacher.head='tower'"
+            )
+        if "cross" not in c.transfer.relations:
+            yield f"{transfer} is part of the relation 'cross'; add it to config.transfer.relations, or use 0"
+    used = c.transfer.word or not is_zero(c.weights.word)
+    if c.word.loss == "contrast" and c.word.plan_from == "backbone" and used:
+        yield "config.word.plan_from='backbone' is not for config.word.loss='contrast'; use 'tower'"
 
 
 def _paper_set_contradictions(c: ConfigDict) -> Iterator[str]:

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 def defaults() -> ConfigDict:
     """The default of every field: CL2CM on frozen backbones with cached features."""
     c = ConfigDict()
-    # "cl2cm" | "baseline": contrastive(V, S) and contrastive(V, T) alone, as if there were no teacher, no transfer, no
-    # pair confidence and one target caption of an image in a batch (config/method.py)
+    # "cl2cm" | "baseline": contrastive(V, S) and contrastive(V, T) without teacher, transfer, confidence and 1-to-K
+    # (config/method.py)
     c.method = "cl2cm"
     c.seed = 0  # initial weights, order of examples, choice of captions, translation noise
 
@@ -124,7 +124,15 @@ def defaults() -> ConfigDict:
     c.weights.transfer = "1.0"  # relational distillation, teacher to student
 
     c.word = ConfigDict()  # word-level alignment (paper: optimal transport, self-supervised; details ours)
-    c.word.loss = "transport"  # "transport" (<plan, cost>) | "self_labelled" (pointer at mutual best matches)
+    # "transport" (<plan, cost>) | "self_labelled" (pointer at mutual best matches) | "contrast" (InfoNCE over the word
+    # scores of a caption with the sources that the teacher's sentences confuse it with)
+    c.word.loss = "transport"
+    c.word.score = (
+        "late_interaction"  # contrast: "late_interaction" (mean best cosine) | "transport" (1 - <plan, cost>)
+    )
+    c.word.candidates = 4  # contrast, transfer.word: sources a target caption is scored with by words, its own included
+    c.word.temperature = 0.05  # contrast
+    c.word.dim = 128  # contrast: size that words are projected to
     c.word.solver = "ipot"  # "ipot" | "sinkhorn"
     c.word.iterations = 50
     c.word.beta = 0.5  # ipot: proximal weight
@@ -140,6 +148,9 @@ def defaults() -> ConfigDict:
     c.transfer.own = 0.0
     c.transfer.temperature = 0.05  # tau_k of the teacher's rows
     c.transfer.student_temperature = 0.05  # of the student's rows
+    c.transfer.word = (
+        0.0  # weight of the word score beside the sentence score in "cross" (ours); needs word.loss="contrast"
+    )
 
     c.confidence = ConfigDict()  # beyond the paper: a wrong translation counts less in contrastive(V, T)
     c.confidence.kind = "none"  # "none" | "softmax" (teacher's p_ii in the batch) | "posterior" (mixture per language)

@@ -12,7 +12,7 @@ METHODS = ("cl2cm", "baseline")
 def effective(config: ConfigDict) -> ConfigDict:
     """The configuration that is trained: of `method="baseline"` a copy without all that a teacher adds.
 
-    The baseline contrasts vision with one source and one target caption of an image, and nothing else; every other
+    The baseline contrasts vision with one source and one target caption of an image, and nothing else. Every other
     field stays, so that two runs that differ in `method` alone show what the method is worth. A teacher with trained
     layers keeps its fields, though no term reads it, so that both runs share one feature cache.
     """
@@ -20,6 +20,7 @@ def effective(config: ConfigDict) -> ConfigDict:
         return config
     c = config.copy_and_resolve_references()
     c.weights.sentence = c.weights.word = c.weights.transfer = "0.0"
+    c.transfer.word = 0.0
     c.confidence.kind = "none"
     c.contrastive.labels = "uniform"
     c.train.targets_per_image = 1

@@ -35,6 +35,7 @@ _TRANSFER = {
     "teacher.pool": "backbone",
     "teacher.folds": "1",
     "weights.word": "0.0",
+    "transfer.word": "0.0",
 }
 _PLAIN = {"method": "baseline", "contrastive.labels": "uniform", "train.targets_per_image": "1"}
 _SOURCE_ONLY = _PLAIN | {"weights.target": "0.0"}
@@ -57,7 +58,10 @@ ROWS: dict[str, dict[str, str]] = {
     "+ transfer, backbone's own vectors": _TRANSFER,
     "+ transfer, trained sentence teacher": _SENTENCE,
     "+ transfer, cross-fitted sentence teacher": _CROSS_FITTED,
-    "+ word level (full CL2CM)": _CROSS_FITTED | {"teacher.pool": "both", "weights.word": "1.0"},
+    "+ word level (full CL2CM)": _CROSS_FITTED
+    | {"teacher.pool": "both", "word.loss": "contrast", "weights.word": "1.0", "transfer.word": "0.5"},
+    "+ word level, <plan, cost>": _CROSS_FITTED
+    | {"teacher.pool": "both", "word.loss": "transport", "weights.word": "1.0"},
     "cross-fitted + intra relations": _CROSS_FITTED | {"transfer.relations": "cross,intra_target,intra_vision"},
     "cross-fitted + confidence, softmax": _CROSS_FITTED | {"confidence.kind": "softmax"},
     "cross-fitted + 1-to-K (K=2)": _CROSS_FITTED | _MANY,

@@ -21,6 +21,7 @@ def relational_kl(
     row_is_valid: Array,
     column_is_valid: Array,
     exclude_diagonal: bool = False,
+    teacher_bias: Array | None = None,
 ) -> Term:
     """KL(p_i || q_i) of each row's softmax over the columns, p the teacher's (no gradient), q the student's.
 
@@ -36,6 +37,7 @@ def relational_kl(
         row_is_valid: (R,) bool; invalid rows and columns may hold anything.
         column_is_valid: (C,) bool.
         exclude_diagonal: leave out column i of row i (a thing's similarity to itself says nothing).
+        teacher_bias: (R, C), added to the teacher's scores; None for none.
 
     Returns:
         Term(sum over rows, number of valid rows that have a column).
@@ -44,11 +46,12 @@ def relational_kl(
     if exclude_diagonal:
         pair &= ~jnp.eye(*pair.shape, dtype=bool)
 
-    def log_softmax(rows: Array, columns: Array, tau: Array | float) -> Array:
+    def log_softmax(rows: Array, columns: Array, tau: Array | float, bias: Array | None = None) -> Array:
         score = scores(zero_invalid(rows, row_is_valid), zero_invalid(columns, column_is_valid))
+        score = score if bias is None else score + bias
         return jax.nn.log_softmax(jnp.where(pair, score / tau, MASKED), axis=1)
 
-    log_p = jax.lax.stop_gradient(log_softmax(teacher_rows, teacher_columns, temperature))
+    log_p = jax.lax.stop_gradient(log_softmax(teacher_rows, teacher_columns, temperature, teacher_bias))
     log_q = log_softmax(
         student_rows, student_columns, temperature if student_temperature is None else student_temperature
     )

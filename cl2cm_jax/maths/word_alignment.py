@@ -1,6 +1,6 @@
-"""Word-level losses of the cross-lingual network, supervised by a transport plan.
+"""Word-level losses of the cross-lingual network, and the scores of sentence pairs that words give.
 
-Source: paper for the idea (self-supervised by optimal transport); ours for the two forms.
+Source: paper for the idea (words aligned without labels, by optimal transport); ours for every form.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from cl2cm_jax.maths.masking import MASKED, Term
+from cl2cm_jax.maths.contrastive import cross_entropy
+from cl2cm_jax.maths.masking import MASKED, Term, divide
 
 
 def transport_cost(plan: Array, cost: Array, *, is_valid: Array) -> Term:
@@ -53,6 +54,70 @@ def self_labelled(logits: Array, plan: Array, *, source_mask: Array, target_mask
     logits = jnp.where(real, logits.astype(jnp.float32), MASKED)
     log_p = (jax.nn.log_softmax(logits, axis=2) + jax.nn.log_softmax(logits, axis=1)) / 2
     return Term(-jnp.sum(jnp.where(link, log_p, 0)), jnp.sum(link, dtype=jnp.float32))
+
+
+def late_interaction(cosine: Array, source_mask: Array, target_mask: Array) -> Array:
+    """Score of each sentence pair: mean over words of the best cosine on the other side, mean of both directions.
+
+    Args:
+        cosine: (P, M, N) fp32 of word m of the source with word n of the target.
+        source_mask: (P, M) bool, the real words.
+        target_mask: (P, N) bool.
+
+    Returns:
+        (P,) in [-1, 1]; 0 where a side has no word.
+    """
+    real = source_mask[:, :, None] & target_mask[:, None, :]
+    cosine = jnp.where(real, cosine, MASKED)
+
+    def mean_of_best(axis: int) -> Array:
+        found = jnp.any(real, axis=axis)
+        best = jnp.where(found, jnp.max(cosine, axis=axis), 0)
+        return divide(jnp.sum(best, axis=1), jnp.sum(found, axis=1, dtype=jnp.float32))
+
+    return (mean_of_best(2) + mean_of_best(1)) / 2
+
+
+def transport_score(plan: Array, cosine: Array) -> Array:
+    """Score of each sentence pair: 1 - <sg[plan], 1 - cosine>, as <sg[plan], cosine> for plans of mass 1.
+
+    plan and cosine (P, M, N) -> (P,); 0 where the plan has no mass.
+    """
+    plan = jax.lax.stop_gradient(plan)
+    return jnp.sum(jnp.where(plan > 0, plan * cosine, 0), axis=(1, 2))
+
+
+def candidate_contrast(score: Array, *, is_positive: Array, counts: Array, temperature: Array | float) -> Term:
+    """InfoNCE of each row over its own candidates, whose positives share the target distribution equally.
+
+    Words that are all one vector give every pair the same score, and the loss its chance level: unlike the cost of a
+    plan, this loss has no minimum at a collapse.
+
+    Args:
+        score: (R, k) fp32.
+        is_positive: (R, k) bool.
+        counts: (R, k) bool; a candidate where it is False is none, and may hold anything.
+        temperature: (), divides the scores.
+
+    Returns:
+        Term(sum over rows, number of rows with a positive).
+    """
+    logits = jnp.where(counts, score / temperature, MASKED)
+    same = (is_positive & counts).astype(jnp.float32)
+    total, mass = jax.nn.logsumexp(logits, axis=1), jnp.sum(same, axis=1)
+    return cross_entropy(total, jnp.sum(same * logits, axis=1), mass, jnp.ones(mass.shape))
+
+
+def mean_word_cosine(unit: Array, mask: Array) -> Term:
+    """How alike the words of a sentence are: the mean cosine of two different words; 1 is a collapse.
+
+    unit (N, L, D) of unit length, those of padding 0; mask (N, L) bool. Returns Term(sum over sentences, number of
+    sentences of two words or more).
+    """
+    count = jnp.sum(mask, axis=1, dtype=jnp.float32)
+    together = jnp.sum(jnp.sum(unit, axis=1) ** 2, axis=-1) - jnp.sum(unit**2, axis=(1, 2))
+    found = divide(together, count * (count - 1))
+    return Term(jnp.sum(found), jnp.sum(count > 1, dtype=jnp.float32))
 
 
 def _mutual_links(plan: Array, source_mask: Array, target_mask: Array) -> Array:

@@ -113,12 +113,21 @@ class Teacher(nnx.Module):
         )
         points = self.tower is not None and config.word.loss == "self_labelled"
         self.pointer = nnx.Linear(dim, dim, use_bias=False, rngs=rngs) if points else None
+        # orthogonal: at the start cosines of words are about those before it
+        orthogonal = nnx.initializers.orthogonal()
+        narrows = config.word.loss == "contrast" and reads_words(c.head, c.pool)
+        self.narrow_words = (
+            nnx.Linear(dim, config.word.dim, use_bias=False, kernel_init=orthogonal, rngs=rngs) if narrows else None
+        )
 
     def __call__(self, text: Text) -> Text:
-        """Returns unit sentences (B, D) and words (B, L, D); the backbone's own where there is no head."""
+        """Returns unit sentences (B, D) and words (B, L, D); the backbone's own where there is no head.
+
+        With `word.loss="contrast"` words have `word.dim` dimensions.
+        """
         if self.tower is None:
             return text._replace(sentence=normalize(text.sentence))
-        return self.tower(text)
+        return self.tower(text, narrow=self.narrow_words)
 
     def point(self, words: jax.Array, partner: jax.Array) -> jax.Array:
         """Bilinear pointer logits (B, M, N) from words (B, M, D) to the partner's words (B, N, D)."""

@@ -116,18 +116,35 @@ class TextTower(nnx.Module):
         )
         self.words_scale = nnx.Param(jnp.zeros(())) if residual and pool == "both" else None
 
-    def __call__(self, text: Text) -> Text:
-        """Returns unit sentences (B, D) and, where the tower reads words, words (B, L, D)."""
+    def __call__(self, text: Text, *, narrow: nnx.Linear | None = None) -> Text:
+        """Returns unit sentences (B, D) and, where the tower reads words, words (B, L, D).
+
+        `narrow` is a map of these words without a bias to fewer dimensions w: words are (B, L, w) then, and those of D
+        dimensions, which the sentence needs the mean of alone, are never made.
+        """
         words, parts = None, []
         if self.project_words is not None and text.words is not None and text.mask is not None:
             hidden = text.words if self.encode_words is None else self.encode_words(text.words, text.mask)
-            words = self.project_words(hidden)
+            if narrow is None:
+                words = self.project_words(hidden)
+                mean = masked_mean(words, text.mask)
+            else:
+                words = _in_one(self.project_words, narrow, hidden)
+                any_word = jnp.any(text.mask, axis=-1, keepdims=True)
+                mean = jnp.where(any_word, self.project_words(masked_mean(hidden, text.mask)), 0)
             if self.pool != "backbone":
                 scale = 1.0 if self.words_scale is None else self.words_scale[...]
-                parts.append(scale * masked_mean(words, text.mask))
+                parts.append(scale * mean)
         if self.project_sentence is not None:
             parts.append(self.project_sentence(text.sentence))
         return Text(normalize(sum(parts[1:], parts[0])), words, text.mask)
+
+
+def _in_one(first: nnx.Linear, then: nnx.Linear, x: jax.Array) -> jax.Array:
+    """Returns then(first(x)) by the product of the two maps, a fraction of the work where `then` is narrow."""
+    kernel = jnp.dot(first.kernel[...], then.kernel[...])
+    made = jnp.dot(x.astype(first.dtype), kernel.astype(first.dtype))
+    return made if first.bias is None else made + jnp.dot(first.bias[...], then.kernel[...])
 
 
 class VisionTower(nnx.Module):

@@ -16,6 +16,7 @@ from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel.mesh import BATCH_AXES
 from cl2cm_jax.steps.embeddings import Embeddings, merge_two
 from cl2cm_jax.steps.rows import HeldOut, Rows
+from cl2cm_jax.steps.word_scores import WordRelation
 
 Scalars = dict[str, jax.Array]
 
@@ -31,6 +32,7 @@ class Coupled(NamedTuple):
       trusted: (B*K,) weight of every pair in contrastive(V, T).
       student: parameters, for temperature and bias.
       names: of the terms "source", "target", "sentence", and of the relations "cross", "intra_target", "intra_vision".
+      words: what words add to the relation "cross"; None for nothing.
     """
 
     config: ConfigDict
@@ -42,6 +44,7 @@ class Coupled(NamedTuple):
     trusted: jax.Array
     student: Params
     names: frozenset[str]
+    words: WordRelation | None = None
 
     @property
     def temperature(self) -> jax.Array:
@@ -94,7 +97,11 @@ def term_by_term(c: Coupled) -> Scalars:
         teacher = c.teacher.relation(embeddings, rows, **parts)
         forward = (teacher.source_rows, teacher.target_columns), student, valid
         backward = (teacher.target_rows, teacher.source_columns), student[::-1], valid[::-1]
-        found["cross"] = 0.5 * (_relation(c, *forward) + _relation(c, *backward))
+        by_words = None if c.words is None else c.words.dense(len(rows.image_id))
+        transposed = None if by_words is None else by_words.T
+        found["cross"] = 0.5 * (
+            _relation(c, *forward, teacher_bias=transposed) + _relation(c, *backward, teacher_bias=by_words)
+        )
     return found
 
 

@@ -29,6 +29,7 @@ from cl2cm_jax.steps.coupled import Coupled, Scalars, intra_relations, term_by_t
 from cl2cm_jax.steps.embeddings import Batch, Embeddings, merge_two
 from cl2cm_jax.steps.one_sweep import in_one_sweep
 from cl2cm_jax.steps.rows import HeldOut, Rows
+from cl2cm_jax.steps.word_scores import Words, contrast, relation, solve
 
 TERMS = ("source", "target", "sentence", "word", "transfer")
 RELATIONS = ("cross", "intra_target", "intra_vision")  # of the transfer, which is their mean
@@ -61,6 +62,9 @@ class Objective(NamedTuple):
             logged["confidence"] = _mean_over(trusted, rows.target_is_valid)
             logged["pair_score"] = _mean_over(scores, rows.target_is_valid)
         relations = self.config.transfer.relations if "transfer" in names else ()
+        words = None
+        if "cross" in relations and self.config.transfer.word:
+            words = relation(self.config, teacher, embeddings, batch, rows, mesh=self.mesh)
         coupled = Coupled(
             config=self.config,
             mesh=self.mesh,
@@ -71,11 +75,13 @@ class Objective(NamedTuple):
             trusted=trusted,
             student=params["student"],
             names=names.union(relations),
+            words=words,
         )
         form = term_by_term if self.config.contrastive.form == "dense" else in_one_sweep
         found = form(coupled) | intra_relations(coupled)
         if "word" in names:
-            found["word"] = word_mean(self, embeddings, heads_of(params["teacher"]), coupled, batch)
+            found["word"], alike = word_mean(self, embeddings, heads_of(params["teacher"]), coupled, batch)
+            logged["word_cosine"] = jax.lax.stop_gradient(alike)
         if relations:
             found["transfer"] = jnp.stack([found[name] for name in RELATIONS if name in relations]).mean()
         terms = {name: found[name] for name in TERMS if name in names}
@@ -110,18 +116,36 @@ def pair_confidence(
 
 def word_mean(
     objective: Objective, embeddings: Embeddings, params: Params, coupled: Coupled, batch: Batch
-) -> jax.Array:
-    """Word alignment, mean over heads; a head skips the images of its fold."""
-    rows = coupled.rows
+) -> tuple[jax.Array, jax.Array]:
+    """Word alignment, mean over heads, and how alike the words of a source caption are, both ().
 
-    def of_head(head: jax.Array, params: Params, source: Text, target: Text) -> jax.Array:
+    A head skips the images of its fold.
+    """
+    config, rows = objective.config, coupled.rows
+    source_mask = batch["source"]["mask"]
+
+    def of_head(head: jax.Array, params: Params, source: Text, target: Text) -> tuple[jax.Array, jax.Array]:
+        assert source.words is not None
+        source_valid = rows.is_valid & coupled.learns(head, rows.image_id)
         target_valid = rows.target_is_valid & coupled.learns(head, rows.target_image_id)
-        paired = jax.tree.map(lambda a: a[rows.pair], source)
-        teacher, target = objective.networks.teacher.bind(params), jax.tree.map(merge_two, target)
-        return word_term(objective.config, teacher, paired, target, batch, rows.pair, target_valid).mean
+        target = jax.tree.map(merge_two, target)
+        if config.word.loss == "contrast":
+            valid = {"source_valid": source_valid, "target_valid": target_valid}
+            term = contrast(config, source, target, batch, rows, **valid, mesh=objective.mesh)
+        else:
+            paired = jax.tree.map(lambda a: a[rows.pair], source)
+            teacher = objective.networks.teacher.bind(params)
+            term = word_term(config, teacher, paired, target, batch, rows.pair, target_valid)
+        said = Words.of(source.words, source_mask, rows.is_valid, marginals="uniform")
+        return term.mean, word_alignment.mean_word_cosine(said.unit, said.mask).mean
 
-    heads = jnp.arange(coupled.heads)
-    return jax.vmap(of_head)(heads, params, embeddings.teacher_source, embeddings.teacher_target).mean()
+    of_heads = params, embeddings.teacher_source, embeddings.teacher_target
+    if config.word.loss == "contrast":  # head by head, so that gathers have no batch axis
+        each = [of_head(jnp.asarray(i), *jax.tree.map(lambda a, i=i: a[i], of_heads)) for i in range(coupled.heads)]
+        terms, alike = (jnp.stack(values) for values in zip(*each, strict=True))
+    else:
+        terms, alike = jax.vmap(of_head)(jnp.arange(coupled.heads), *of_heads)
+    return terms.mean(), alike.mean()
 
 
 def word_term(
@@ -154,15 +178,12 @@ def transport_plan(
     config: ConfigDict, source: jax.Array, target: jax.Array, *, source_mask: jax.Array, target_mask: jax.Array
 ) -> jax.Array:
     """The configured solver's plan (B, M, N) between words (B, M, D) and (B, N, D) under their masks."""
-    c = config.word
-    cost = cosine_cost(source, target)
-    marginals = {
-        "source_marginal": transport.marginals(source, source_mask, kind=c.marginals),
-        "target_marginal": transport.marginals(target, target_mask, kind=c.marginals),
-    }
-    if c.solver == "ipot":
-        return transport.ipot(cost, beta=c.beta, iterations=c.iterations, **marginals)
-    return transport.sinkhorn(cost, epsilon=c.epsilon, iterations=c.iterations, **marginals)
+    masses = (
+        transport.marginals(words, mask, kind=config.word.marginals)
+        for words, mask in ((source, source_mask), (target, target_mask))
+    )
+    of_source, of_target = masses
+    return solve(config, cosine_cost(source, target), source_marginal=of_source, target_marginal=of_target)
 
 
 def _mean_over(x: jax.Array, mask: jax.Array) -> jax.Array:

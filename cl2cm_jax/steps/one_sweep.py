@@ -44,6 +44,8 @@ def _sides(c: Coupled) -> tuple[Block, Block]:
     of_both = {"id": rows.image_id, "index": jnp.arange(len(valid)), "valid": rows.is_valid}
     captions: Tree = of_both | {"target_valid": valid, "trusted": c.trusted.reshape(valid.shape)}
     images: Tree = of_both | {"weight": c.image_weight}
+    if c.words is not None:
+        captions["words"] = tuple(a.reshape(*valid.shape, -1) for a in c.words)
     texts, visions = {}, {}
     if "source" in c.names or ("cross" in c.names and c.config.transfer.own):
         texts["source"] = zero_invalid(embeddings.source, rows.is_valid)
@@ -90,7 +92,8 @@ def _tile(c: Coupled, text: Tree, vision: Tree, scalars: Scalars) -> Found:
             found |= _sentence(c, teacher, image, target)
         if "cross" in c.names:
             own = _scores(text["source"][:, None], vision["vision"]) if c.config.transfer.own else jnp.zeros(())
-            found["cross"] = _cross(c, teacher, jax.lax.stop_gradient(own), student, image, target)
+            by_words = _by_words(text["words"], vision["index"]) if "words" in text else jnp.zeros(())
+            found["cross"] = _cross(c, teacher, jax.lax.stop_gradient(own), by_words, student, image, target)
     return found
 
 
@@ -122,12 +125,28 @@ def _sentence(c: Coupled, teacher: list[jax.Array], x: _Side, y: _Side) -> Found
     return found
 
 
+def _by_words(words: tuple[jax.Array, jax.Array], images: jax.Array) -> jax.Array:
+    """What candidates (b, K, k) and their word scores add to the scores with images (c,) -> (b, K, c)."""
+    index, bias = words
+    found = jnp.zeros((*index.shape[:2], len(images)))
+    for place in range(index.shape[2]):  # few, and an array with all of them would be as many times a tile
+        found += jnp.where(index[..., place, None] == images, bias[..., place, None], 0)
+    return found
+
+
 def _cross(
-    c: Coupled, teacher: list[jax.Array], own: jax.Array, student: jax.Array, x: _Side, y: _Side
+    c: Coupled,
+    teacher: list[jax.Array],
+    own: jax.Array,
+    by_words: jax.Array,
+    student: jax.Array,
+    x: _Side,
+    y: _Side,
 ) -> tuple[Tree, Tree]:
     """Relations of images to captions and of captions to images, each under the teacher's head of its own fold.
 
-    `own` (b, 1, c) is the student's V-S similarity, which is added to the teacher's (`HeldOut.relation`).
+    `own` (b, 1, c) is the student's V-S similarity, which is added to the teacher's (`HeldOut.relation`), `by_words`
+    (b, K, c) what words add.
     """
     t, pair = c.config.transfer, x.is_valid & y.is_valid
     student = student / t.student_temperature
@@ -136,7 +155,7 @@ def _cross(
         held_out = teacher[0]
         for head in range(1, c.heads):
             held_out = jnp.where(of.image_id % c.heads == head, teacher[head], held_out)
-        taught = (t.sentence * held_out + t.own * own) / t.temperature
+        taught = (t.sentence * held_out + t.own * own + by_words) / t.temperature
         return blockwise.relational_pairs(taught, student, pair)
 
     return relation(x), relation(y)

@@ -47,6 +47,8 @@ UNREAD = "sentence loss, words not read"
 WITH_WORDS = "sentence + word, transport"
 GENTLE = "sentence + word, transport at a hundredth"
 SELF_LABELLED = "sentence + word, self-labelled"
+CONTRAST = "sentence + word, contrast by late interaction"
+CONTRAST_BY_PLAN = "sentence + word, contrast by transport"
 # row: fields that differ from the config, whose weights.word the last ones keep
 ROWS: dict[str, dict[str, str]] = {
     BEFORE: {"teacher.head": "none", "weights.word": "0.0"},
@@ -56,6 +58,8 @@ ROWS: dict[str, dict[str, str]] = {
     GENTLE: {"word.loss": "transport", "weights.word": "0.01"},
     "sentence + word, transport on the backbone's plan": {"word.loss": "transport", "word.plan_from": "backbone"},
     SELF_LABELLED: {"word.loss": "self_labelled"},
+    CONTRAST: {"word.loss": "contrast", "word.score": "late_interaction"},
+    CONTRAST_BY_PLAN: {"word.loss": "contrast", "word.score": "transport"},
 }
 RANKS_FILE, PLANS_FILE, RESULTS_FILE = "ranks.npz", "plans.npz", "results.json"  # the last one marks a finished run
 

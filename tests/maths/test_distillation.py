@@ -33,6 +33,14 @@ def test_equals_the_divergence_computed_in_numpy():
     assert term.count == 4
 
 
+def test_a_bias_is_added_to_the_scores_of_the_teacher():
+    bias = np.random.default_rng(0).normal(size=(4, 6))
+    p = softmax((np.asarray(TEACHER["teacher_rows"] @ TEACHER["teacher_columns"].T, np.float64) + bias) / 0.1)
+    q = softmax(np.asarray(STUDENT["student_rows"] @ STUDENT["student_columns"].T, np.float64) / 0.1)
+    term = relational_kl(**TEACHER, **STUDENT, **VALID, temperature=0.1, teacher_bias=jnp.asarray(bias))
+    np.testing.assert_allclose(term.sum, (p * np.log(p / q)).sum(), rtol=1e-5)
+
+
 def test_is_zero_without_gradient_when_the_student_is_the_teacher():
     def loss(rows, columns):
         student: dict[str, Any] = dict(student_rows=rows, student_columns=columns)

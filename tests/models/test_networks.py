@@ -134,6 +134,26 @@ def test_losses_bring_their_own_parameters() -> None:
     assert params["teacher"]["pointer"]["kernel"].shape == (1, 6, 6)
 
 
+@pytest.mark.parametrize("head", ["linear", "tower"])
+def test_narrow_words_are_those_of_the_tower_in_fewer_dimensions(head: str) -> None:
+    wide, narrow = (
+        Networks(make_config(teacher__head=head, word__loss=loss, word__dim=3), SHAPE)
+        for loss in ("transport", "contrast")
+    )
+    params = initial(narrow)["teacher"] | {"tower": initial(wide)["teacher"]["tower"]}
+    params["tower"]["words_scale"] = jnp.ones_like(params["tower"]["words_scale"])
+    kernel = params.pop("narrow_words")["kernel"][0]
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(3), atol=1e-5)
+    given = text(4)
+    assert given.mask is not None
+    given = given._replace(mask=given.mask.at[0].set(False))  # a caption without words
+    want = wide.teach(params, given)
+    got = narrow.teach(params | {"narrow_words": {"kernel": kernel[None]}}, given)
+    assert want.words is not None and got.words is not None
+    np.testing.assert_allclose(got.sentence, want.sentence, atol=1e-5)
+    np.testing.assert_allclose(got.words, want.words @ kernel, atol=1e-5)
+
+
 def test_dropout_needs_a_key_and_is_a_function_of_it() -> None:
     networks = Networks(make_config(student__dropout=0.5), SHAPE)
     student = networks.student.bind(initial(networks)["student"])

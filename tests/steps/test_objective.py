@@ -36,6 +36,10 @@ def test_every_part_of_the_method_is_logged_by_name(make_config):
             ("self_labelled", "ipot", "backbone", "uniform"),
         )
     ]
+    + [
+        {"word__loss": "contrast", "word__score": score, "word__solver": solver, "transfer__word": "0.5"}
+        for score, solver in (("late_interaction", "ipot"), ("transport", "ipot"), ("transport", "sinkhorn"))
+    ]
     + [{"transfer__relations": "cross,intra_target,intra_vision", "confidence__kind": "softmax"}]
     + [{"contrastive__labels": "soft", "confidence__kind": "posterior", "teacher__folds": "3"}]
     + [{"student__text_tower": "attention", "student__vision_tower": "attention", "student__text_pool": "mean"}],
@@ -74,8 +78,25 @@ def test_transfer_moves_the_student_and_never_the_teacher(make_config):
     assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradients["student"]))
 
 
-def test_a_head_never_learns_from_its_own_fold(make_config):
-    config = make_config(teacher__head="linear", teacher__folds="2", weights__word="1.0")
+def test_word_scores_move_the_student_and_never_the_teacher(make_config):
+    fields = {"teacher__head": "linear", "teacher__residual": "False", "word__loss": "contrast"}
+    _, params, of = losses(make_config(**fields, transfer__word="1.0"), make_batch())
+    _, _, without = losses(make_config(**fields), make_batch(), params)
+    by_words, by_sentences = (jax.grad(lambda p, f=f: f(p)[1]["transfer"])(params) for f in (of, without))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(by_words["teacher"]))
+    kernels = [gradient["student"]["text"]["project_sentence"]["kernel"] for gradient in (by_words, by_sentences)]
+    assert float(jnp.abs(kernels[0] - kernels[1]).max()) > 1e-4
+
+
+def test_how_alike_words_are_is_logged(make_config):
+    for loss in ("transport", "contrast"):
+        _, params, of = losses(make_config(teacher__head="linear", weights__word="1.0", word__loss=loss), make_batch())
+        assert abs(float(of(params)[1]["word_cosine"])) < 0.5
+
+
+@pytest.mark.parametrize("word", ["transport", "contrast"])
+def test_a_head_never_learns_from_its_own_fold(make_config, word):
+    config = make_config(teacher__head="linear", teacher__folds="2", weights__word="1.0", word__loss=word)
     only_even = make_batch(image_id=np.arange(16) * 2)
     _, params, of = losses(config, only_even)
     gradients = jax.grad(lambda p: of(p)[1]["sentence"] + of(p)[1]["word"])(params)["teacher"]
@@ -93,8 +114,9 @@ def test_two_captions_of_one_image_are_not_negatives(make_config):
     assert float(of(params)[1]["source"]) != pytest.approx(float(apart(params)[1]["source"]))
 
 
-def test_padding_changes_no_term_and_no_gradient(make_config):
-    config = make_config(teacher__head="linear", weights__word="1.0", transfer__relations="cross,intra_target")
+@pytest.mark.parametrize("word", [{}, {"word__loss": "contrast", "transfer__word": "0.5"}], ids=["plan", "contrast"])
+def test_padding_changes_no_term_and_no_gradient(make_config, word):
+    config = make_config(teacher__head="linear", weights__word="1.0", transfer__relations="cross,intra_target", **word)
     batch = make_batch()
     padded = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[:1], 4, axis=0)]), batch)
     padded["is_valid"][16:] = False

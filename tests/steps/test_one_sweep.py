@@ -19,6 +19,7 @@ SETTINGS = {
     "infonce": {"contrastive__labels": "soft", "confidence__kind": "softmax"},
     "own relation": {"transfer__own": "0.7", "transfer__sentence": "0.5", "teacher__folds": "2"},
     "triplet": {"contrastive__loss": "triplet", "teacher__folds": "2", "contrastive__reduction": "sum"},
+    "words": {"word__loss": "contrast", "weights__word": "1.0", "transfer__word": "0.5", "teacher__folds": "2"},
     "sigmoid": {"contrastive__loss": "sigmoid", "confidence__kind": "posterior", "teacher__folds": "3"},
 }
 
