@@ -29,7 +29,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cl2cm_jax.command_line import Arguments, split_flags
-from cl2cm_jax.config import read
+from cl2cm_jax.config import effective, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.parallel.mesh import batch_shards
 from cl2cm_jax.plan import program, report
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for noisy in ("absl", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
-    config = read(options.config, overrides)
+    config = effective(read(options.config, overrides))
     jax.config.update("jax_platforms", "cpu")  # the few constants of a step need a device, and no TPU
     found = plan(config, options)
     print(json.dumps(report.numbers(found), indent=1) if options.json else report.text(found))

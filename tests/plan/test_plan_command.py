@@ -147,6 +147,7 @@ def test_the_text_and_the_largest_batch(home: Path, pretended: None, monkeypatch
         ([*CLIP_VIT, "--vision=heads=7"], "hidden=768 is not divisible by heads=7"),
         (["--topology=v9:2x4"], "no figures of this chip; one of v5e"),
         (["--config.teacher.head=none", "--config.confidence.kind=none", "--stage=teacher"], "no stage of its own"),
+        (["--config.method=baseline", "--stage=teacher"], "no stage of its own"),
     ],
 )
 def test_mistakes_are_one_line(home: Path, pretended: None, flags: list[str], message: str):
