@@ -35,6 +35,7 @@ def get_config(argument: str = "") -> ConfigDict:
     c.transfer.own = 1.0
     c.transfer.temperature = 0.07
     c.transfer.student_temperature = 0.07
+    c.train.targets_per_image = -1
     c.train.batch_size = 32  # at most the number of training pictures; larger is better
     c.train.steps = "40epochs"
     c.train.evaluate_every = "4epochs"
