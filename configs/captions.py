@@ -28,8 +28,8 @@ def get_config(argument: str = "") -> ConfigDict:
     c.vision.backbone = "efficientnet_lite0"
     c.student.dim = 1024
     c.student.dropout = 0.5
-    # The student's own V-S relation teaches V-T once it has been trained for a while. Counted in steps: sets of less than
-    # 800 pictures, whose relation is worth little, are trained as by the baseline (docs/photographs.md).
+    # The student's own V-S relation teaches V-T once it has been trained for a while. Counted in steps: sets of less
+    # than 800 pictures, whose relation is worth little, are trained as by the baseline (docs/photographs.md).
     c.weights.transfer = "1000:0 3000:2"
     c.transfer.sentence = 0.0
     c.transfer.own = 1.0
