@@ -11,9 +11,9 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -192,27 +192,20 @@ class Ablation:
         What is kept of a row: config, metrics and the ranks on test. The training lies in the folder of the first row
         that is missing, which is marked as done when the others are.
         """
-        missing = [out for out in outputs if not _is_done(out, self.config)]
+        missing = [out for out in outputs if not _is_done(out.folder, out.config(self.config))]
         if not missing:
             return False
         home, *others = missing
         data, translated = self._splits(home.fold)
-        config = home.config(self.config)
-        with claim(home.folder, config), (home.folder / "log.txt").open("a", encoding="utf-8") as log:
-            built = self._trained(config, data, home.folder, log)
-            if built is None:
-                return None
-            selected = finish.select(built, home.folder)
+
+        def keep(selected: finish.Selected) -> None:
             for out in others:
                 with claim(out.folder, out.config(self.config)):
                     self._keep(out, selected, data, translated)
             self._keep(home, selected, data, translated)
-            shutil.rmtree(home.folder / "checkpoints", ignore_errors=True)
-        return True
 
-    def _trained(self, config: ConfigDict, data: Corpora, folder: Path, log: TextIO) -> Run | None:
-        built = build(config, chosen(data, config), programs=self._programs)
-        return None if train.train(built, folder, stream=log) is None else built
+        config = home.config(self.config)
+        return _train_in(home.folder, config, chosen(data, config), keep=keep, programs=self._programs)
 
     def _keep(self, out: Output, selected: finish.Selected, data: Corpora, translated: Corpora) -> None:
         """Writes what a row keeps of a trained model, its ranks last."""
@@ -244,11 +237,29 @@ class Ablation:
         return Corpora(*self._folds.of(fold))
 
 
-def _is_done(out: Output, shared: ConfigDict) -> bool:
-    """Whether a row is there; raises UserError if it is of another configuration."""
-    if not (out.folder / finish.RANKS_FILE).exists():
+def _is_done(folder: Path, config: ConfigDict) -> bool:
+    """Whether a run is there; raises UserError if it is of another configuration."""
+    if not (folder / finish.RANKS_FILE).exists():
         return False
-    check_workdir(out.folder, out.config(shared))
+    check_workdir(folder, config)
+    return True
+
+
+def _train_in(
+    folder: Path,
+    config: ConfigDict,
+    data: Corpora,
+    *,
+    keep: Callable[[finish.Selected], None],
+    programs: Programs | None,
+) -> bool | None:
+    """Trains one run and keeps of it what `keep` writes, the checkpoints not; None if a signal asked to stop."""
+    with claim(folder, config), (folder / "log.txt").open("a", encoding="utf-8") as log:
+        built = build(config, data, programs=programs)
+        if train.train(built, folder, stream=log) is None:
+            return None
+        keep(finish.select(built, folder))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return True
 
 
@@ -282,13 +293,10 @@ def run_once(config: ConfigDict, data: Corpora, folder: Path, *, programs: Progr
 
     What is kept: config, metrics and the ranks on `data.test`.
     """
-    if (folder / finish.RANKS_FILE).exists():
-        check_workdir(folder, config)  # finished, but with this configuration?
+    if _is_done(folder, config):
         return False
-    with claim(folder, config), (folder / "log.txt").open("a", encoding="utf-8") as log:
-        built = build(config, data, programs=programs)
-        if train.train(built, folder, stream=log) is None:
-            return None
-        save_ranks(folder / finish.RANKS_FILE, finish.select(built, folder).ranks["test"])
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return True
+
+    def keep(selected: finish.Selected) -> None:
+        save_ranks(folder / finish.RANKS_FILE, selected.ranks["test"])
+
+    return _train_in(folder, config, data, keep=keep, programs=programs)
