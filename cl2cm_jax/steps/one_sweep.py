@@ -78,9 +78,9 @@ def _tile(c: Coupled, text: Tree, vision: Tree, scalars: Scalars) -> Found:
     targets = text["target_valid"].shape[1]
     index = index * targets + jnp.arange(targets)[:, None]
     target = _Side(ids, text["target_valid"][..., None], index, text["trusted"][..., None])
+    own = _scores(text["source"][:, None], vision["vision"]) if "source" in text else jnp.zeros(())
     if "source" in c.names:
-        score = _scores(text["source"][:, None], vision["vision"])
-        found["source"] = _contrast(c, score, image, source, scalars, soft=False)
+        found["source"] = _contrast(c, own, image, source, scalars, soft=False)
     if "target" in text:
         student = _scores(text["target"], vision["vision"])
         if "target" in c.names:
@@ -91,9 +91,9 @@ def _tile(c: Coupled, text: Tree, vision: Tree, scalars: Scalars) -> Found:
         if "sentence" in c.names:
             found |= _sentence(c, teacher, image, target)
         if "cross" in c.names:
-            own = _scores(text["source"][:, None], vision["vision"]) if c.config.transfer.own else jnp.zeros(())
             by_words = _by_words(text["words"], vision["index"]) if "words" in text else jnp.zeros(())
-            found["cross"] = _cross(c, teacher, jax.lax.stop_gradient(own), by_words, student, image, target)
+            taught = jax.lax.stop_gradient(own) if c.config.transfer.own else jnp.zeros(())
+            found["cross"] = _cross(c, teacher, taught, by_words, student, image, target)
     return found
 
 
