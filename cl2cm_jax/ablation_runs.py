@@ -110,10 +110,9 @@ class Ablation:
         self.absent = {noise: {n: why for n, why in rows.items() if n in names} for noise, rows in absent.items()}
         self._folds = None
         if folds:
-            named = concepts(config)
             self._folds = Folds(
                 self._translated,
-                [named[split] for split in SPLITS],
+                list(concepts(config).values()),
                 folds=folds,
                 source=config.data.source,
                 languages=data.train.languages,

@@ -117,10 +117,10 @@ def languages_of(config: ConfigDict, split: str) -> tuple[str, ...]:
     return (d.source, *targets, *(translation_tag(target, d.source) for target in targets if fused))
 
 
-def concepts(config: ConfigDict) -> dict[str, list[str]]:
+def concepts(config: ConfigDict, splits: Sequence[str] = SPLITS) -> dict[str, list[str]]:
     """The concept of every picture by split, in the order of `corpora`, as the builder of the set says."""
     builder = sets.builder(config.data)
-    return {split: [record.concept for record in builders.read_records(builder, split)] for split in SPLITS}
+    return {split: [record.concept for record in builders.read_records(builder, split)] for split in splits}
 
 
 def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:

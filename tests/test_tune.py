@@ -334,15 +334,14 @@ def test_the_source_language_may_lose_one_and_no_more() -> None:
 
 
 def test_folds_keep_concepts_together_and_are_of_one_size() -> None:
-    ids = np.array([f"picture-{number}" for number in range(60)])
     concepts = [f"concept-{number // 3}" for number in range(60)]
-    fold = fold_of(ids, concepts, folds=3)
+    fold = fold_of(concepts, folds=3)
     assert all(len(set(fold[3 * n : 3 * n + 3])) == 1 for n in range(20))
     assert sorted(np.bincount(fold)) == [18, 21, 21]
     order = np.random.default_rng(0).permutation(60)
-    assert (fold_of(ids[order], [concepts[i] for i in order], folds=3) == fold[order]).all()
+    assert (fold_of([concepts[i] for i in order], folds=3) == fold[order]).all()
     with pytest.raises(UserError, match="has 20 concepts; use fewer"):
-        fold_of(ids, concepts, folds=21)
+        fold_of(concepts, folds=21)
 
 
 def test_parts_never_hold_the_test_split(home: Path) -> None:

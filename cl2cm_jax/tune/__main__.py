@@ -51,6 +51,7 @@ from cl2cm_jax.tune.space import SPACE, Dimension, lines, read_space
 from cl2cm_jax.tune.study import CUT, DONE, FAILED, Study
 
 SEEDS = {FOLDS: 1, VALIDATION: 3}
+BASELINE = {"method": "baseline"}  # the fields that make a config its baseline
 IN_A_ROW = 5  # failed trials after which something else is wrong than their values
 
 
@@ -169,7 +170,7 @@ def tune(tuning: Tuning, *, minutes: float, trials: int | None) -> bool:
     """
     study, failed = tuning.study, 0
     for part in tuning.parts[len(tuning.baseline) :]:
-        measured = _measure(tuning, _baseline(tuning.config), tuning.workdir / "baseline", part)
+        measured = _measure(tuning, BASELINE, tuning.workdir / "baseline", part)
         if measured is None:
             return False
         tuning.baseline.append(measured)
@@ -231,11 +232,6 @@ def _measure(tuning: Tuning, values: dict[str, str], folder: Path, part: Part) -
     }
     targets = {language: sum_recall[language] for language in config.data.targets}
     return Measured(sum_recall[config.data.source], targets)
-
-
-def _baseline(config: ConfigDict) -> dict[str, str]:
-    """The fields that make the config its baseline, which has no teacher."""
-    return {"method": "baseline"}
 
 
 def _say(text: str) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax.data import builders, sets
 from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.data.folds import deal
 from cl2cm_jax.data.records import HEADLINE
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features import Corpora
+from cl2cm_jax.features import Corpora, concepts
 
-SALT = "cl2cm_jax/tune/1"
 FOLDS, VALIDATION = "folds", "validation"
 
 
@@ -62,7 +60,7 @@ def parts_of(
         )
     split = [
         Corpora(train.select_images(fold != held), validation, train.select_images(fold == held))
-        for fold in [fold_of(train.image_ids, concepts(config, train), folds=folds)]
+        for fold in [fold_of(concepts(config, ["train"])["train"], folds=folds)]
         for held in range(folds)
     ]
     for number, corpora in enumerate(split):
@@ -72,33 +70,16 @@ def parts_of(
     ]
 
 
-def concepts(config: ConfigDict, train: Corpus) -> list[str]:
-    """The concept of each training picture: near-twins share one, and so do a set's splits keep them together."""
-    records = builders.read_records(sets.builder(config.data), "train")
-    concept = {record.image_id: record.concept for record in records}
-    return [concept.get(str(image), str(image)) for image in train.image_ids]
-
-
-def fold_of(image_ids: np.ndarray, concepts: Sequence[str], *, folds: int) -> np.ndarray:
-    """The fold (n,) of each picture: concepts in the order of a hash, each dealt to the smallest fold.
-
-    So the pictures of a concept are in one fold, the folds have equal sizes but for one concept, and neither the seed
-    nor the order of the pictures matters.
+def fold_of(concepts: Sequence[str], *, folds: int) -> np.ndarray:
+    """The fold (n,) of each picture by its concept, see `cl2cm_jax.data.folds.deal`.
 
     Raises:
       UserError: there are fewer concepts than folds.
     """
-    pictures: dict[str, list[int]] = {}
-    for row, concept in enumerate(concepts):
-        pictures.setdefault(concept, []).append(row)
-    if len(pictures) < folds:
-        raise UserError(f"--folds={folds}: the training split has {len(pictures)} concepts; use fewer folds")
-    sizes, fold = [0] * folds, np.zeros(len(image_ids), np.int32)
-    for concept in sorted(pictures, key=lambda name: hashlib.sha256(f"{SALT}/{name}".encode()).digest()):
-        smallest = sizes.index(min(sizes))
-        fold[pictures[concept]] = smallest
-        sizes[smallest] += len(pictures[concept])
-    return fold
+    count = len(set(concepts))
+    if count < folds:
+        raise UserError(f"--folds={folds}: the training split has {count} concepts; use fewer folds")
+    return deal(concepts, folds=folds)
 
 
 def machine_share(part: Part, config: ConfigDict) -> float:
@@ -114,7 +95,7 @@ def _check(corpus: Corpus, config: ConfigDict, *, what: str, fix: str) -> None:
     for language in (config.data.source, *config.data.targets):
         if not shown[corpus.captions_of(language)].any():
             raise UserError(f"{what} has no caption in {language!r} to score a trial by; {fix}")
-    wanted = config.data.get("train_origin", "any")  # targets of the training split by another hand are not for tuning
+    wanted = config.data.train_origin  # targets of the training split by another hand are not for tuning
     if corpus.name == "train" and wanted != "any":
         for language in config.data.targets:
             assert (corpus.caption_origin[corpus.captions_of(language)] == wanted).all(), (language, wanted)
