@@ -129,7 +129,13 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
 
     student = steps("train.steps", c.steps)
     first = config.method == "cl2cm" and config.teacher.head != "none" and config.teacher["update"] == "frozen"
-    stages = Stages(steps("teacher.steps", config.teacher.steps) if first else 0, student)
+    heads = steps("student.text.start", config.student.text.start, student, least=0)
+    if heads >= student:
+        raise UserError(
+            f"config.student.text.start={config.student.text.start!r} is step {heads}, and config.train.steps="
+            f"{c.steps!r} ends at {student}: the layers would never learn; use a smaller one"
+        )
+    stages = Stages(steps("teacher.steps", config.teacher.steps) if first else 0, student, heads)
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
     }
@@ -289,6 +295,7 @@ def check(run: Run) -> str:
     stages = f"{run.stages.student} steps" + (
         f" after {run.stages.teacher} of the teacher alone" if run.stages.teacher else ""
     )
+    stages += f", the first {run.stages.heads} of the heads alone" if run.stages.heads else ""
     captions = "; ".join(f"{corpus.name} {', '.join(_captions(corpus))}" for corpus in run.corpora)
     return f"data: {sizes}\ncaptions: {captions}\nmesh: {mesh}\ntraining: {stages}\n{overview(state['params'])}"
 

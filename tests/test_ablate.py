@@ -16,7 +16,15 @@ pytest.importorskip("tensorflow")
 
 from cl2cm_jax import ablate, ablation_runs, train
 from cl2cm_jax import config as configuration
-from cl2cm_jax.evaluation.ablation_rows import CEILING, LEAST_SQUARES, PROBE, SOURCE_ONLY, TRANSLATED
+from cl2cm_jax.evaluation.ablation_rows import (
+    BACKBONE,
+    CEILING,
+    LEAST_SQUARES,
+    PROBE,
+    SOURCE_ONLY,
+    TRANSLATED,
+    absent_rows,
+)
 from cl2cm_jax.evaluation.retrieval import Ranks, load_ranks, metrics
 
 ROWS = [ablate.BASELINE, SOURCE_ONLY, ablate.DEFAULT]
@@ -109,6 +117,19 @@ def test_a_row_is_the_config_but_for_its_fields(home: Path) -> None:
     named = {*ablate.ROWS[SOURCE_ONLY], "seed", "data.translation_noise"}
     assert {"seed", "data.translation_noise", "weights.target"} <= differing.keys() <= named
     assert ablate.ROWS[ablate.DEFAULT] == {}
+
+
+@pytest.mark.parametrize("start", ["0", "60%"])
+@pytest.mark.parametrize("name", configuration.LANGUAGES_OF)
+def test_rows_beside_a_teacher_with_trained_layers_are_valid_or_left_out_with_the_reason(name: str, start: str) -> None:
+    config = configuration.read(f"configs/{name}.py", {"student.text.start": start})
+    absent = absent_rows(config, None, noise=0.4, untranslated="")  # type: ignore[arg-type]
+    assert absent.keys() >= {"cross-fitted + intra relations"}
+    assert (BACKBONE in absent) == (start == "0"), "its vectors are cached where the heads learn first"
+    assert len(ablate.ROWS.keys() - absent.keys()) >= 12
+    for row in ablate.ROWS.keys() - absent.keys():
+        changed = ablate.variant(config, row, noise=0.4, seed=0)  # checks names, values and what contradicts
+        assert configuration.cut_layer(changed) == configuration.cut_layer(config)
 
 
 @pytest.mark.parametrize(

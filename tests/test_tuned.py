@@ -93,6 +93,32 @@ def test_both_networks_learn_in_their_own_layers(home: Path, bert: Path):
 
 
 @pytest.mark.parametrize("trainable", ["layers 1-2", "all"])
+@pytest.mark.parametrize("accumulation", ["1", "2"])
+def test_heads_learn_alone_as_on_a_frozen_backbone(home: Path, bert: Path, trainable: str, accumulation: str):
+    """Until `student.text.start` a step is that of a run without trained layers; from then on the layers learn too."""
+    fields = {"student__text_pool": "both", "student__dropout": "0"}  # its masks depend on the marks around captions
+    fields |= {"teacher__text__trainable": "", "weights__word": "0", "mesh__tensor": "2"}
+    fields |= {"train__accumulation": accumulation}
+    frozen = build(tuned(home, bert, student__text__trainable="", **fields))
+    later = build(tuned(home, bert, student__text__trainable=trainable, student__text__start="2", **fields))
+    assert later.stages.heads == 2
+    pretrained = jax.device_get(later.step.init()["params"]["student"].pop("text_backbone"))
+
+    def after(run, steps: int):
+        state, data = run.step.init(), training_batches(run, 0)
+        for number in range(steps):
+            state, _ = run.step.step(state, put_batch(next(data), run.mesh), number)
+        params = jax.device_get(state["params"])
+        return params, params["student"].pop("text_backbone", None)
+
+    (expected, _), (found, layers) = after(frozen, 2), after(later, 2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), expected, found)  # float16
+    jax.tree.map(np.testing.assert_array_equal, layers, pretrained)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after(later, 4)[1], pretrained)
+    assert all(change > 0 for change in jax.tree.leaves(moved["layers"]["up"]))
+
+
+@pytest.mark.parametrize("trainable", ["layers 1-2", "all"])
 @pytest.mark.parametrize(
     "changes", [{"mesh__fsdp": "2", "mesh__tensor": "2"}, {"mesh__tensor": "2", "train__accumulation": "2"}]
 )

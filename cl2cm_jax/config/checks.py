@@ -280,6 +280,8 @@ def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:
         if c.data.shards:
             yield f"{trained} reads picture files in every step; config.data.shards has none; unpack them, or use ''"
     student, teacher = student_first(c), teacher_first(c)
+    if student is None and c.student.text.start != "0":
+        yield f"config.student.text.start={c.student.text.start!r} needs config.student.text.trainable; or use '0'"
     for part, first in (("student", student), ("teacher", teacher)):
         if first is not None and c.text.backbone not in BERTS:
             yield (

@@ -66,6 +66,11 @@ def cut_layer(config: ConfigDict) -> int | None:
     return teacher_first(config) if first is None else first
 
 
+def heads_first(config: ConfigDict) -> bool:
+    """Whether the student's heads learn for a while before its layers of the text backbone do."""
+    return student_first(config) is not None and config.student.text.start != "0"
+
+
 def reads_frozen(config: ConfigDict) -> bool:
     """Whether a network reads the frozen backbone's own words or sentences."""
-    return student_first(config) is None or teacher_first(config) is None
+    return student_first(config) is None or teacher_first(config) is None or heads_first(config)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import override_all
+from cl2cm_jax.config import heads_first, override_all, teacher_first
 from cl2cm_jax.data.corpus import Corpus
 
 PROBE = "probe: two linear maps, English only"
@@ -19,6 +19,7 @@ BASELINE = "+ V-T (baseline)"
 CEILING = "ceiling: baseline on human target captions"
 LEAST_SQUARES = "least-squares map over source only"
 TRANSLATED = "translate the query, search in source"
+BACKBONE = "+ transfer, backbone's own vectors"
 DEFAULT = "default: the config as it is"
 
 # The transfer's weight and temperature, and the teacher's steps, are the config's.
@@ -55,7 +56,7 @@ ROWS: dict[str, dict[str, str]] = {
     "+ 1-to-K, every target language": _TRANSFER | _EVERY | {"weights.transfer": "0.0"},
     "+ transfer, student's own V-S": _OWN,
     "+ transfer, student's own V-S, 1-to-K": _OWN | _EVERY,
-    "+ transfer, backbone's own vectors": _TRANSFER,
+    BACKBONE: _TRANSFER,
     "+ transfer, trained sentence teacher": _SENTENCE,
     "+ transfer, cross-fitted sentence teacher": _CROSS_FITTED,
     "+ word level (full CL2CM)": _CROSS_FITTED
@@ -85,7 +86,20 @@ def variant(config: ConfigDict, name: str, *, noise: float, seed: int) -> Config
     """The config of one run."""
     changed = config.copy_and_resolve_references()
     changed.seed, changed.data.translation_noise = seed, noise
-    return override_all(changed, ROWS[name])
+    fields = ROWS[name]
+    if teacher_first(config) is not None:
+        fields = fields | _beside_trained_layers(fields)
+    return override_all(changed, fields)
+
+
+def _beside_trained_layers(fields: Mapping[str, str]) -> dict[str, str]:
+    """What a row changes further where the config's teacher trains layers.
+
+    Without a head there are none to train, and heads that share layers are not cross-fitted.
+    """
+    if fields.get("teacher.head") == "none":
+        return {"teacher.text.trainable": ""}
+    return {"teacher.folds": "1"} if "teacher.folds" in fields else {}
 
 
 def place_of(name: str, *, noise: float, human: bool) -> Place:
@@ -112,7 +126,7 @@ def absent_rows(config: ConfigDict, train: Corpus, *, noise: float, untranslated
 
     `untranslated` says why queries cannot be translated; "" where they can.
     """
-    absent = {}
+    absent = _absent_beside_trained_layers(config)
     if noise == 0 and not trains_on_human(config, train):
         origin = config.data.train_origin
         why = f"config.data.train_origin={origin!r} keeps no human caption from training"
@@ -122,6 +136,17 @@ def absent_rows(config: ConfigDict, train: Corpus, *, noise: float, untranslated
         absent[CEILING] = f"no ceiling above translations without noise: {why}"
     if untranslated:
         absent[TRANSLATED] = untranslated
+    return absent
+
+
+def _absent_beside_trained_layers(config: ConfigDict) -> dict[str, str]:
+    """Rows that are not where the config's teacher trains layers of the text backbone."""
+    if teacher_first(config) is None:
+        return {}
+    trained = f"config.teacher.text.trainable={config.teacher.text.trainable!r}"
+    absent = {name: f"{trained}: the heads share these layers" for name in ROWS if "cross-fitted" in name}
+    if not heads_first(config):
+        absent[BACKBONE] = f"{trained}: the frozen backbone's own vectors are not in the feature cache"
     return absent
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import reads_words, student_first, teacher_first
+from cl2cm_jax.config import heads_first, reads_words, student_first, teacher_first
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.backbones import TailOptions, Tunable, VisionBackbone
 from cl2cm_jax.models.backbones.rows import Packing
@@ -166,7 +166,8 @@ class Networks:
         self.folds: int = 1 if config.teacher.head == "none" else config.teacher.folds
         s, t = config.student, config.teacher
         self._trains = {"student": student_first(config) is not None, "teacher": teacher_first(config) is not None}
-        self.reads_words: bool = (not self._trains["student"] and reads_words(s.text_tower, s.text_pool)) or (
+        frozen_student = not self._trains["student"] or heads_first(config)
+        self.reads_words: bool = (frozen_student and reads_words(s.text_tower, s.text_pool)) or (
             not self._trains["teacher"] and reads_words(t.head, t.pool)
         )
         self.student = Functional(lambda rngs: Student(config, shape, rngs=rngs))

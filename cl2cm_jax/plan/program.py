@@ -165,7 +165,8 @@ def lowered(config: ConfigDict, models: Models, mesh: Mesh, *, tokens: int, firs
     )
     batch = batch_shapes(config, networks, models, mesh, tokens=tokens)
     frozen = models.vision_params["frozen"] if models.vision_params else {}
-    return program.step.lower(program.state, batch, frozen, ShapeDtypeStruct((), np.uint32), first)
+    stage = "teacher" if first else "student"
+    return program.step.lower(program.state, batch, frozen, ShapeDtypeStruct((), np.uint32), stage)
 
 
 def compiled(program: jax.stages.Lowered) -> jax.stages.Compiled:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cl2cm_jax.models.backbones.rows import Packing
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import TAIL, Networks
+from cl2cm_jax.models.networks import TAIL, Networks, heads_of
 from cl2cm_jax.models.towers import Text
 
 Batch = dict[str, Any]
@@ -38,13 +38,23 @@ def as_text(captions: dict[str, jax.Array]) -> Text:
 
 
 def embed(
-    networks: Networks, params: Params, batch: Batch, *, key: jax.Array | None = None, frozen: Params | None = None
+    networks: Networks,
+    params: Params,
+    batch: Batch,
+    *,
+    key: jax.Array | None = None,
+    frozen: Params | None = None,
+    heads_only: bool = False,
 ) -> Embeddings:
-    """Runs both networks. Pure; `key` (None: evaluation) turns dropout on, `frozen` is for `Networks.see`."""
+    """Runs both networks. Pure; `key` (None: evaluation) turns dropout on, `frozen` is for `Networks.see`.
+
+    With `heads_only` the student reads the frozen text backbone's outputs in place of its own layers'.
+    """
     keys: list[jax.Array | None] = [None] * 5
     if key is not None:
         keys = [*jax.random.split(key, 3), *(jax.random.fold_in(key, place) for place in (3, 4))]
-    source, target = _read(networks, "student", params["student"], batch, keys[3])
+    student = heads_of(params["student"]) if heads_only else params["student"]
+    source, target = _read(networks, "student", student, batch, keys[3])
     taught_source, taught_target = _read(networks, "teacher", params["teacher"], batch, keys[4])
     images, captions = batch["target_is_valid"].shape
     target_vectors = networks.encode_text(params["student"], target, key=keys[2])

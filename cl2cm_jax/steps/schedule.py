@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,31 @@ from cl2cm_jax.errors import UserError
 TEACHER_TERMS = ("sentence", "word")
 
 
+# The teacher alone; the student without its layers of the text backbone; the student as a whole.
+Stage = Literal["teacher", "heads", "student"]
+
+
 class Stages(NamedTuple):
-    """Lengths in steps: the teacher alone first (0 with a headless or joint teacher), then the student."""
+    """Lengths in steps: the teacher alone first (0 with a headless or joint teacher), then the student.
+
+    Attributes:
+      teacher, student: of these two.
+      heads: of the student's steps those in which its heads learn alone (`student.text.start`).
+    """
 
     teacher: int
     student: int
+    heads: int = 0
 
     @property
     def total(self) -> int:
         return self.teacher + self.student
+
+    def of(self, step: int) -> Stage:
+        """The stage of a step of the run."""
+        if step < self.teacher:
+            return "teacher"
+        return "heads" if step < self.teacher + self.heads else "student"
 
 
 def piecewise(text: str, *, field: str, steps: int) -> optax.Schedule:
@@ -57,9 +73,9 @@ def _weight(text: str) -> float:
 
 
 def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
-    """Returns (step, first) -> {term: weight}, with the terms that are computed at all: those with a weight.
+    """Returns (step, stage) -> {term: weight}, with the terms that are computed at all: those with a weight.
 
-    In the first stage (`first`, static) these are the teacher's terms alone, after it the others; all with a joint
+    In the teacher's stage (static) these are the teacher's terms alone, after it the others; all with a joint
     teacher. A teacher without a head has no terms. A schedule counts from the beginning of its term's stage.
     """
     on = [
@@ -83,7 +99,8 @@ def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
         for name in on
     }
 
-    def at(step: jax.Array, first: bool) -> dict[str, jax.Array]:
+    def at(step: jax.Array, stage: Stage) -> dict[str, jax.Array]:
+        first = stage == "teacher"
         done = step if first else step - stages.teacher
         return {name: jnp.asarray(schedules[name](done)) for name in on if is_first(name) == first}
 

@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config import student_first, teacher_first
 from cl2cm_jax.maths.confidence import Calibration, uncalibrated
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import Networks
+from cl2cm_jax.models.networks import TAIL, Networks
 from cl2cm_jax.parallel.sharding import batch_sharding, replicated, tree_shardings
 from cl2cm_jax.steps.embeddings import Batch, Embeddings, embed
 from cl2cm_jax.steps.objective import Objective, Scalars
-from cl2cm_jax.steps.schedule import Stages, term_weights
+from cl2cm_jax.steps.schedule import Stage, Stages, term_weights
 
 TrainState = dict[str, Any]
 """A plain dict, which is also what a checkpoint holds.
@@ -35,7 +35,7 @@ class TrainStep(NamedTuple):
     Attributes:
       init: () -> TrainState, born sharded.
       step: (state, batch, number) -> (state, terms); jitted, the state is donated. The number is that of the step,
-        on the host: with a frozen teacher it says which of the two stages, each a program of its own, is run.
+        on the host: it says which of the stages, each a program of its own, is run.
       state_shardings: where each leaf of the state lives.
       frozen: parameters of the vision backbone below the student's layers, on the mesh: an argument of every step, in
         neither state nor checkpoint.
@@ -54,7 +54,7 @@ class Program(NamedTuple):
 
     Attributes:
       init: (seed () uint32, tail, own) -> TrainState; jitted.
-      step: (state, batch, frozen, seed, first: static) -> (state, terms); jitted, the state is donated.
+      step: (state, batch, frozen, seed, stage: static) -> (state, terms); jitted, the state is donated.
       state: shapes of the state.
       state_shardings, frozen_shardings: where each leaf lives.
     """
@@ -92,7 +92,7 @@ def make_train_step(
         number = jnp.asarray(seed, jnp.uint32)
         return TrainStep(
             init=lambda: program.init(number, tail, own),
-            step=lambda state, batch, step: program.step(state, batch, frozen, number, step < stages.teacher),
+            step=lambda state, batch, step: program.step(state, batch, frozen, number, stages.of(step)),
             state_shardings=program.state_shardings,
             frozen=frozen,
             with_seed=with_seed,
@@ -124,6 +124,15 @@ def train_program(
     joint = config.teacher["update"] == "joint"
     drops = config.student.dropout or student_first(config) is not None or teacher_first(config) is not None
 
+    def eased_in(updates: Any, step: jax.Array) -> Any:
+        """Scales the updates of the student's text layers: 0 until they begin, then to 1 over a tenth of their steps.
+
+        The optimiser's second moments are small where gradients were 0, and make its first updates large.
+        """
+        begin = stages.teacher + stages.heads
+        share = jnp.clip((step + 1.0 - begin) / max(1, (stages.total - begin) // 10), 0, 1)
+        return updates | {TAIL: jax.tree.map(lambda x: share * x, updates[TAIL])}
+
     def init(seed: jax.Array, tail: Params | None, own: Params | None) -> TrainState:
         params = networks.init(jax.random.key(seed), tail=tail, vision=own)
         return {
@@ -136,21 +145,24 @@ def train_program(
         }
 
     def step(
-        state: TrainState, batch: Batch, frozen: Params, seed: jax.Array, first: bool
+        state: TrainState, batch: Batch, frozen: Params, seed: jax.Array, stage: Stage
     ) -> tuple[TrainState, Scalars]:
         key = jax.random.fold_in(jax.random.key(seed), state["step"]) if drops else None
-        at = weights(state["step"], first)
+        at = weights(state["step"], stage)
         calibration = Calibration(**state["calibration"])
 
         def losses(embeddings: Embeddings, params: Params) -> tuple[jax.Array, Scalars]:
             return objective(embeddings, params, batch, weights=at, calibration=calibration)
 
+        forward = {"frozen": frozen, "heads_only": stage == "heads"}
         parts = config.train.accumulation
-        gradients, terms = gradient(networks, losses, state["params"], batch, key, parts=parts, frozen=frozen)
+        gradients, terms = gradient(networks, losses, state["params"], batch, key, parts=parts, **forward)
         params, opt = dict(state["params"]), dict(state["opt"])
-        learning = ("student", "teacher") if joint else ("teacher",) if first else ("student",)
+        learning = ("student", "teacher") if joint else ("teacher",) if stage == "teacher" else ("student",)
         for name in learning:
             updates, opt[name] = optimizers[name].update(gradients[name], opt[name], params[name])
+            if name == "student" and stages.heads:
+                updates = eased_in(updates, state["step"])
             params[name] = optax.apply_updates(params[name], updates)
         decay = config.train.ema
         ema = optax.incremental_update(params["student"], state["ema"], 1 - decay) if decay else {}
@@ -179,6 +191,7 @@ def gradient(
     *,
     parts: int,
     frozen: Params | None = None,
+    heads_only: bool = False,
 ) -> tuple[Params, Scalars]:
     """Gradient of the whole batch's loss; with `parts` > 1 the networks see a micro-batch at a time.
 
@@ -189,7 +202,7 @@ def gradient(
     """
 
     def whole(params: Params) -> tuple[jax.Array, Scalars]:
-        return losses(embed(networks, params, batch, key=key, frozen=frozen), params)
+        return losses(embed(networks, params, batch, key=key, frozen=frozen, heads_only=heads_only), params)
 
     if parts == 1:
         (_, terms), gradients = jax.value_and_grad(whole, has_aux=True)(params)
@@ -199,7 +212,7 @@ def gradient(
     keys = None if key is None else jax.random.split(key, parts)
 
     def forward(params: Params, part: tuple[Batch, jax.Array | None]) -> Embeddings:
-        return embed(networks, params, part[0], key=part[1], frozen=frozen)
+        return embed(networks, params, part[0], key=part[1], frozen=frozen, heads_only=heads_only)
 
     cached = jax.lax.map(lambda part: forward(params, part), (micro, keys))
     embeddings = jax.tree.map(_join, cached, _image_axis(cached))

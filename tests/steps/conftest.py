@@ -54,7 +54,7 @@ def make_batch(images=16, captions=2, *, seed=0, image_id=None):
 def every_weight(config):
     """Weight 1 for each term that the configuration computes in any stage."""
     at = term_weights(config, Stages(0, 10))
-    return dict.fromkeys([*at(0, True), *at(0, False)], 1.0)
+    return dict.fromkeys([*at(0, "teacher"), *at(0, "student")], 1.0)
 
 
 def losses(config, batch, params=None, calibration=None, weights=None):

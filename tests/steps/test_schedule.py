@@ -19,22 +19,22 @@ def test_a_schedule_that_does_not_parse_is_a_line(text):
 
 def test_the_teacher_has_its_stage_first(make_config):
     at = term_weights(make_config(teacher__head="linear", weights__word="1.0"), Stages(teacher=3, student=5))
-    assert set(at(np.int32(2), True)) == {"sentence", "word"}
-    assert set(at(np.int32(3), False)) == {"source", "target", "transfer"}
+    assert set(at(np.int32(2), "teacher")) == {"sentence", "word"}
+    assert set(at(np.int32(3), "student")) == {"source", "target", "transfer"}
     joint = term_weights(make_config(teacher__head="linear", teacher__update="joint"), Stages(0, 5))
-    assert set(joint(np.int32(0), False)) == {"source", "target", "sentence", "transfer"}
+    assert set(joint(np.int32(0), "student")) == {"source", "target", "sentence", "transfer"}
 
 
 def test_a_schedule_counts_from_the_beginning_of_its_terms_stage(make_config):
     ramps = {"weights__sentence": "0:0 50%:1", "weights__transfer": "0:0 100%:2"}
     at = term_weights(make_config(teacher__head="linear", **ramps), Stages(teacher=4, student=8))
-    np.testing.assert_allclose([at(np.int32(step), True)["sentence"] for step in (0, 1, 2, 3)], [0, 0.5, 1, 1])
-    np.testing.assert_allclose([at(np.int32(step), False)["transfer"] for step in (4, 8, 12)], [0, 1, 2])
+    np.testing.assert_allclose([at(np.int32(step), "teacher")["sentence"] for step in (0, 1, 2, 3)], [0, 0.5, 1, 1])
+    np.testing.assert_allclose([at(np.int32(step), "student")["transfer"] for step in (4, 8, 12)], [0, 1, 2])
 
 
 def test_a_term_without_weight_is_not_computed(make_config):
     config = make_config(weights__source="0", weights__target="0:0 50%:1", transfer__relations="")
-    assert set(term_weights(config, Stages(0, 5))(np.int32(0), False)) == {"target"}
+    assert set(term_weights(config, Stages(0, 5))(np.int32(0), "student")) == {"target"}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
