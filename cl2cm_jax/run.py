@@ -130,11 +130,12 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
     student = steps("train.steps", c.steps)
     first = config.method == "cl2cm" and config.teacher.head != "none" and config.teacher["update"] == "frozen"
     heads = steps("student.text.start", config.student.text.start, student, least=0)
-    if heads >= student:
+    if heads >= student > 1:
         raise UserError(
             f"config.student.text.start={config.student.text.start!r} is step {heads}, and config.train.steps="
             f"{c.steps!r} ends at {student}: the layers would never learn; use a smaller one"
         )
+    heads = min(heads, student - 1)  # a run of one step is one of the layers
     stages = Stages(steps("teacher.steps", config.teacher.steps) if first else 0, student, heads)
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")

