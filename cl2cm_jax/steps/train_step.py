@@ -124,15 +124,6 @@ def train_program(
     joint = config.teacher["update"] == "joint"
     drops = config.student.dropout or student_first(config) is not None or teacher_first(config) is not None
 
-    def eased_in(updates: Any, step: jax.Array) -> Any:
-        """Scales the updates of the student's text layers: 0 until they begin, then to 1 over a tenth of their steps.
-
-        The optimiser's second moments are small where gradients were 0, and make its first updates large.
-        """
-        begin = stages.teacher + stages.heads
-        share = jnp.clip((step + 1.0 - begin) / max(1, (stages.total - begin) // 10), 0, 1)
-        return updates | {TAIL: jax.tree.map(lambda x: share * x, updates[TAIL])}
-
     def init(seed: jax.Array, tail: Params | None, own: Params | None) -> TrainState:
         params = networks.init(jax.random.key(seed), tail=tail, vision=own)
         return {
@@ -162,7 +153,7 @@ def train_program(
         for name in learning:
             updates, opt[name] = optimizers[name].update(gradients[name], opt[name], params[name])
             if name == "student" and stages.heads:
-                updates = eased_in(updates, state["step"])
+                updates = _eased_in(updates, state["step"], stages)
             params[name] = optax.apply_updates(params[name], updates)
         decay = config.train.ema
         ema = optax.incremental_update(params["student"], state["ema"], 1 - decay) if decay else {}
@@ -180,6 +171,16 @@ def train_program(
         donate_argnums=0,
     )
     return Program(jax.jit(init, out_shardings=shardings), jitted, state, shardings, below)
+
+
+def _eased_in(updates: Any, step: jax.Array, stages: Stages) -> Any:
+    """Scales the updates of the student's text layers: 0 until they begin, then to 1 over a tenth of their steps.
+
+    The optimiser's second moments are small where gradients were 0, and make its first updates large.
+    """
+    begin = stages.teacher + stages.heads
+    share = jnp.clip((step + 1.0 - begin) / max(1, (stages.total - begin) // 10), 0, 1)
+    return updates | {TAIL: jax.tree.map(lambda x: share * x, updates[TAIL])}
 
 
 def gradient(
