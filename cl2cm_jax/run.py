@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax import features
 from cl2cm_jax.atomic import write_text
-from cl2cm_jax.config import differences, effective, flatten, vision_first
+from cl2cm_jax.config import defaults, differences, effective, flatten, vision_first
 from cl2cm_jax.data import pipeline
 from cl2cm_jax.data.corpus import LEFT_OUT, Corpus
 from cl2cm_jax.data.crops import Crops
@@ -238,7 +238,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     if not path.exists() or not any(any(workdir.glob(pattern)) for pattern in PRODUCTS):
         return  # new, or left by a first try that came to nothing
     try:
-        theirs = read_fields(path)
+        theirs = flatten(defaults()) | read_fields(path)  # a field that came later had its default's effect
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); use another --workdir") from error
     changed = {n: pair for n, pair in differences(flatten(config), theirs).items() if not n.startswith(FREE)}
@@ -296,7 +296,7 @@ def check(run: Run) -> str:
     stages = f"{run.stages.student} steps" + (
         f" after {run.stages.teacher} of the teacher alone" if run.stages.teacher else ""
     )
-    stages += f", the first {run.stages.heads} of the heads alone" if run.stages.heads else ""
+    stages += f"; in the first {run.stages.heads} of the {run.stages.student} heads alone" if run.stages.heads else ""
     captions = "; ".join(f"{corpus.name} {', '.join(_captions(corpus))}" for corpus in run.corpora)
     return f"data: {sizes}\ncaptions: {captions}\nmesh: {mesh}\ntraining: {stages}\n{overview(state['params'])}"
 

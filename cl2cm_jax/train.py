@@ -85,7 +85,7 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
                 if _evaluates(run, step) and not step == start > 0:  # a resumed step has been evaluated before
                     checker.check()  # embeddings that are not finite have a term to blame
                     measured = _validate(run, state, step)
-                    clock = _advance(clock, measured[SELECTION])
+                    clock = _advance(clock, measured[SELECTION], whole=run.stages.of(step - 1) == "student")
                     write(step, {f"validation/{name}": value for name, value in measured.items()})
                     progress.note(f"step {step} validation mean target SumR {measured[TARGETS_METRIC]:.1f}")
                 stopping = c.early_stop and clock.evaluations_since_best >= c.early_stop
@@ -239,7 +239,8 @@ def _validate(run: Run, state: TrainState, step: int) -> dict[str, float]:
     return {SELECTION: sum(scores) / len(scores), TARGETS_METRIC: targets, **by_language}
 
 
-def _advance(clock: Clock, sum_recall: float) -> Clock:
-    if sum_recall > clock.best:
-        return clock._replace(best=sum_recall, evaluations_since_best=0)
+def _advance(clock: Clock, sum_recall: float, *, whole: bool) -> Clock:
+    """Counts evaluations without a better one, once the student learns as a whole."""
+    if sum_recall > clock.best or not whole:
+        return clock._replace(best=max(sum_recall, clock.best), evaluations_since_best=0)
     return clock._replace(evaluations_since_best=clock.evaluations_since_best + 1)

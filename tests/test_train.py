@@ -246,6 +246,20 @@ def test_evaluate_rewrites_the_results(finished: tuple[Path, Outcome], home: Pat
     assert (workdir / "model.safetensors").read_bytes() == (finished[0] / "model.safetensors").read_bytes()
 
 
+def test_a_workdir_made_before_a_field_was_there_goes_on(
+    finished: tuple[Path, Outcome], home: Path, tmp_path: Path
+) -> None:
+    """The field had its default's effect; with another value it is another configuration."""
+    workdir = tmp_path / "older"
+    shutil.copytree(finished[0], workdir)
+    fields = json.loads((workdir / "config.json").read_text())
+    del fields["student.text.start"], fields["train.targets_per_image"]
+    (workdir / "config.json").write_text(json.dumps(fields))
+    other = training(home, workdir, "train.targets_per_image=2")
+    assert other.code == 2 and "train.targets_per_image (1 there, 2 now)" in other.err
+    assert training(home, workdir).code == 0
+
+
 def test_evaluate_without_a_checkpoint(home: Path, tmp_path: Path) -> None:
     outcome = training(home, tmp_path / "empty", mode="evaluate")
     assert outcome.code == 2 and "has no checkpoint; train first" in outcome.err

@@ -23,7 +23,7 @@ from cl2cm_jax.models.trained_layers import text_layers
 from cl2cm_jax.parallel.sharding import put_batch
 from cl2cm_jax.run import build
 from cl2cm_jax.search import __main__ as search
-from cl2cm_jax.train import training_batches
+from cl2cm_jax.train import train, training_batches
 
 TUNED = {
     "text.backbone": "bert",
@@ -90,6 +90,24 @@ def test_both_networks_learn_in_their_own_layers(home: Path, bert: Path):
         moved = jax.tree.map(lambda a, b: float(np.abs(a - np.asarray(b)).max()), ours, theirs)
         assert all(change > 0 for change in jax.tree.leaves(moved["layers"]["up"]))
     assert np.isfinite(float(terms["word"]))
+
+
+def test_the_layers_must_have_time_to_learn(home: Path, bert: Path):
+    fields = {"teacher__text__trainable": "", "weights__word": "0", "train__steps": "5"}
+    with pytest.raises(UserError, match="start='5' is step 5, and config.train.steps='5' ends at 5"):
+        build(tuned(home, bert, student__text__start="5", **fields))
+    assert build(tuned(home, bert, student__text__start="60%", **fields)).stages.heads == 3
+    never = tuned(home, bert, student__text__start="0%", **fields)
+    assert not configs.heads_first(never) and build(never).stages.heads == 0
+
+
+def test_early_stop_waits_for_the_layers(home: Path, bert: Path, tmp_path: Path):
+    fields = {"teacher__text__trainable": "", "weights__word": "0", "optimizer__learning_rate": "1e-30"}
+    fields |= {"train__steps": "9", "train__evaluate_every": "1", "train__early_stop": "2", "train__ema": "0"}
+    run = build(tuned(home, bert, student__text__start="4", teacher__head="none", teacher__update="frozen", **fields))
+    with (tmp_path / "log.txt").open("w") as stream:
+        state = train(run, tmp_path / "run", stream=stream)
+    assert state is not None and int(state["step"]) == 4 + 2, "it stops two evaluations after the layers begin"
 
 
 @pytest.mark.parametrize("trainable", ["layers 1-2", "all"])
@@ -160,6 +178,21 @@ def test_captions_that_share_rows_train_as_those_that_do_not(
         ({"teacher__folds": "2"}, "teacher.folds=2"),
         ({"teacher__head": "none", "weights__word": "0", "teacher__update": "frozen"}, "other than 'none'"),
         ({"word__plan_from": "backbone"}, "plan_from='backbone' needs a frozen one"),
+        (
+            {"student__text__trainable": "", "student__text__start": "3"},
+            "start='3' needs config.student.text.trainable",
+        ),
+        (
+            {
+                "student__text__start": "50%",
+                "student__vision__trainable": "layers 1-1",
+                "vision__backbone": "clip_vit",
+                "vision__path": "clip",
+                "data__features": "",
+                "data__feature_ids": "",
+            },
+            "start='50%' holds back layers of the text backbone alone",
+        ),
         ({"text__backbone": "use_multilingual"}, "needs config.text.backbone='bert' or 'e5_small', not"),
     ],
 )

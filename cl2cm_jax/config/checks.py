@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.method import METHODS
-from cl2cm_jax.config.trainable import BERTS, student_first, teacher_first, vision_first
+from cl2cm_jax.config.trainable import BERTS, starts_later, student_first, teacher_first, vision_first
 from cl2cm_jax.errors import UserError
 
 # target languages of the paper's sets, whose source is English
@@ -280,8 +280,12 @@ def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:
         if c.data.shards:
             yield f"{trained} reads picture files in every step; config.data.shards has none; unpack them, or use ''"
     student, teacher = student_first(c), teacher_first(c)
-    if student is None and c.student.text.start != "0":
-        yield f"config.student.text.start={c.student.text.start!r} needs config.student.text.trainable; or use '0'"
+    if starts_later(c):
+        start = f"config.student.text.start={c.student.text.start!r}"
+        if student is None:
+            yield f"{start} needs config.student.text.trainable; or use '0'"
+        if vision_first(c) is not None:
+            yield f"{start} holds back layers of the text backbone alone; with config.student.vision.trainable use '0'"
     for part, first in (("student", student), ("teacher", teacher)):
         if first is not None and c.text.backbone not in BERTS:
             yield (

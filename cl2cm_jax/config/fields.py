@@ -81,8 +81,8 @@ def defaults() -> ConfigDict:
     c.student.text = ConfigDict()  # its own layers of the text backbone (tuned, and which ones: siblings)
     c.student.text.trainable = ""  # "" (none) | "layers 3-11" (the rest frozen, run once, cached) | "all"
     c.student.text.dropout = 0.1  # behind attention and MLP of these layers
-    # step at which these layers begin to learn, e.g. "600" or "60%"; before, the heads learn alone, on the frozen
-    # backbone's outputs, which are cached (as LP-FT, arXiv 2202.10054)
+    # steps of the student before these layers begin to learn, e.g. "600", or "60%" of train.steps; until then the heads
+    # learn alone, on the frozen backbone's outputs, which are cached (as LP-FT, arXiv 2202.10054)
     c.student.text.start = "0"
 
     c.student.vision = ConfigDict()  # its own layers of the vision backbone (ours); pictures are read in every step

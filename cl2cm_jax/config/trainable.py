@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.errors import UserError
 
 BERTS = ("bert", "e5_small")  # the text backbones whose layers can be trained
+_NO_TIME = re.compile(r"\s*0+(\.0+)?\s*(steps?|epochs?|examples?|%)?\s*")  # as runtime/durations.py reads it
 _PATTERN = re.compile("layers ([0-9]{1,4})-([0-9]{1,4})")
 
 
@@ -66,9 +67,14 @@ def cut_layer(config: ConfigDict) -> int | None:
     return teacher_first(config) if first is None else first
 
 
+def starts_later(config: ConfigDict) -> bool:
+    """Whether `student.text.start` is more than 0 steps."""
+    return not _NO_TIME.fullmatch(config.student.text.start)
+
+
 def heads_first(config: ConfigDict) -> bool:
     """Whether the student's heads learn for a while before its layers of the text backbone do."""
-    return student_first(config) is not None and config.student.text.start != "0"
+    return student_first(config) is not None and starts_later(config)
 
 
 def reads_frozen(config: ConfigDict) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import heads_first, override_all, teacher_first
+from cl2cm_jax.config import override_all, reads_frozen, teacher_first
 from cl2cm_jax.data.corpus import Corpus
 
 PROBE = "probe: two linear maps, English only"
@@ -145,7 +145,7 @@ def _absent_beside_trained_layers(config: ConfigDict) -> dict[str, str]:
         return {}
     trained = f"config.teacher.text.trainable={config.teacher.text.trainable!r}"
     absent = {name: f"{trained}: the heads share these layers" for name in ROWS if "cross-fitted" in name}
-    if not heads_first(config):
+    if not reads_frozen(config):
         absent[BACKBONE] = f"{trained}: the frozen backbone's own vectors are not in the feature cache"
     return absent
 
