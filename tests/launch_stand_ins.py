@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,11 @@ exit "$worst"
 STAND_INS = {"python": PROGRAM, "make": MAKE, "gcloud": GCLOUD, "ssh": SSH, "srun": SRUN, "scontrol": "", "sudo": ""}
 
 
+def _heed_interrupts() -> None:
+    """A test run in the background of a script ignores SIGINT, and a shell cannot trap what it ignores from birth."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass
 class Clone:
     """Where the scripts are run.
@@ -113,6 +119,7 @@ class Clone:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_heed_interrupts,
         )
 
     def launch(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
