@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax import features
 from cl2cm_jax.atomic import write_text
 from cl2cm_jax.config import defaults, differences, effective, flatten, vision_first
+from cl2cm_jax.config.durations import steps_of
 from cl2cm_jax.data import pipeline
 from cl2cm_jax.data.corpus import LEFT_OUT, Corpus
 from cl2cm_jax.data.crops import Crops
@@ -34,7 +35,6 @@ from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import check_batch_size, make_mesh
 from cl2cm_jax.parallel.sharding import abstract
 from cl2cm_jax.runtime.checkpoint import Checkpoints
-from cl2cm_jax.runtime.durations import steps_of
 from cl2cm_jax.runtime.overview import overview
 from cl2cm_jax.search.model import CONFIG_FILE, read_fields
 from cl2cm_jax.steps.embed_step import Embedder
@@ -120,6 +120,21 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
             "use 'softmax' or 'none'"
         )
     examples = len(pipeline.trainable_images(corpora.train, source=source))
+    stages, every, warmup = _lengths(config, examples=examples)
+    programs = {} if programs is None else programs
+    key = _program_key(config, mesh, features.shape_of(config, corpora), stages, warmup, corpora.train.languages)
+    if key not in programs:
+        programs[key] = _compiled(config, corpora, mesh=mesh, stages=stages, warmup=warmup)
+    networks, step, embedder, crops = programs[key]
+    validation = headline(corpora.validation)
+    seconds = time.perf_counter() - start
+    step = step.with_seed(config.seed)
+    return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, crops, seconds)
+
+
+def _lengths(config: ConfigDict, *, examples: int) -> tuple[Stages, dict[str, int], int]:
+    """The stages, how often things are done, and the warm-up, in steps."""
+    c = config.train
 
     def steps(field: str, spec: str, total: int | None = None, *, least: int = 1) -> int:
         count = steps_of(spec, field=field, batch_size=c.batch_size, examples=examples, total=total)
@@ -140,16 +155,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
     every = {
         name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
     }
-    warmup = steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
-    programs = {} if programs is None else programs
-    key = _program_key(config, mesh, features.shape_of(config, corpora), stages, warmup, corpora.train.languages)
-    if key not in programs:
-        programs[key] = _compiled(config, corpora, mesh=mesh, stages=stages, warmup=warmup)
-    networks, step, embedder, crops = programs[key]
-    validation = headline(corpora.validation)
-    seconds = time.perf_counter() - start
-    step = step.with_seed(config.seed)
-    return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, crops, seconds)
+    return stages, every, steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
 
 
 def _program_key(config: ConfigDict, mesh: Mesh, *sizes: Any) -> str:

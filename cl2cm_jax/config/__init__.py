@@ -1,7 +1,7 @@
 """Every choice of a run (`fields`), and the checks that turn a mistake into one clear line."""
 
 from cl2cm_jax.config.argument import read_argument
-from cl2cm_jax.config.checks import LANGUAGES_OF, check_field, is_zero, reads_words, validate
+from cl2cm_jax.config.checks import DURATIONS, LANGUAGES_OF, check_field, is_zero, reads_words, validate
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import differences, flatten, nearest
 from cl2cm_jax.config.method import effective
@@ -20,6 +20,7 @@ from cl2cm_jax.config.trainable import (
 
 __all__ = [
     "BERTS",
+    "DURATIONS",
     "LANGUAGES_OF",
     "check_field",
     "check_layers",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config.durations import read_duration
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.method import METHODS
@@ -49,6 +50,15 @@ CHOICES = {
     "evaluation.query": ("target", "fused"),
 }
 RELATIONS = ("cross", "intra_target", "intra_vision")
+DURATIONS = (
+    "train.steps",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.log_every",
+    "optimizer.warmup",
+    "student.text.start",
+    "teacher.steps",
+)
 
 # field: (lowest, highest), both allowed
 RANGES = {
@@ -67,6 +77,7 @@ RANGES = {
     "student.text.dropout": (0.0, 0.99),
     "student.vision.crop": (0.01, 1.0),
     "teacher.text.dropout": (0.0, 0.99),
+    "teacher.learning_rate": (0.0, math.inf),
     "teacher.folds": (1, 16),
     "teacher.dim": (1, math.inf),
     "teacher.hidden": (1, math.inf),
@@ -132,11 +143,13 @@ def validate(config: ConfigDict) -> ConfigDict:
 
 
 def check_field(name: str, value: object) -> None:
-    """Checks a value of the right type against the choices and the range of its field, where it has any.
+    """Checks a value of the right type against the choices, range or form of its field, where it has any.
 
     Raises:
-      UserError: it is none of them, or outside.
+      UserError: it is none of them, outside, or of another form.
     """
+    if name in DURATIONS:
+        read_duration(value, field=name)  # type: ignore[arg-type]
     if name in CHOICES and value not in CHOICES[name]:
         raise UserError(f"config.{name}={value!r} is unknown{nearest(str(value), CHOICES[name])}")
     low, high = RANGES.get(name, (-math.inf, math.inf))

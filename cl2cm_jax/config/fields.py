@@ -96,6 +96,7 @@ def defaults() -> ConfigDict:
         "frozen"  # "frozen" after a first stage | "joint" (read it as teacher["update"]: a method's name)
     )
     c.teacher.steps = "50"  # length of the first stage, e.g. "100" or "10epochs"; used by update="frozen"
+    c.teacher.learning_rate = 0.0  # peak of its stage; 0: optimizer.learning_rate (ours)
     c.teacher.folds = 1  # 2 or more: cross-fitted, each row is scored by a head that did not train on it (ours)
     c.teacher.residual = True  # a head that starts at the backbone's own vectors (ours)
     c.teacher.pool = "both"  # as student.text_pool

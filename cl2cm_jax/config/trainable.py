@@ -11,10 +11,10 @@ import re
 
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config.durations import read_duration
 from cl2cm_jax.errors import UserError
 
 BERTS = ("bert", "e5_small")  # the text backbones whose layers can be trained
-_NO_TIME = re.compile(r"\s*0+(\.0+)?\s*(steps?|epochs?|examples?|%)?\s*")  # as runtime/durations.py reads it
 _PATTERN = re.compile("layers ([0-9]{1,4})-([0-9]{1,4})")
 
 
@@ -69,7 +69,8 @@ def cut_layer(config: ConfigDict) -> int | None:
 
 def starts_later(config: ConfigDict) -> bool:
     """Whether `student.text.start` is more than 0 steps."""
-    return not _NO_TIME.fullmatch(config.student.text.start)
+    amount, _ = read_duration(config.student.text.start, field="student.text.start")
+    return amount > 0
 
 
 def heads_first(config: ConfigDict) -> bool:

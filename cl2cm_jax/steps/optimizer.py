@@ -21,9 +21,11 @@ def make_optimizers(config: ConfigDict, stages: Stages, *, warmup: int) -> dict[
     """
     frozen = config.teacher["update"] == "frozen"
     steps = {"student": stages.student, "teacher": stages.teacher if frozen else stages.student}
+    common = config.optimizer.learning_rate
+    peaks = {"student": common, "teacher": config.teacher.learning_rate or common}
     share = warmup / max(stages.student, 1)
     return {
-        name: _adamw(config, learning_rate(config, steps=count, warmup=round(share * count)))
+        name: _adamw(config, learning_rate(config, peak=peaks[name], steps=count, warmup=round(share * count)))
         for name, count in steps.items()
     }
 

@@ -107,11 +107,9 @@ def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
     return at
 
 
-def learning_rate(config: ConfigDict, *, steps: int, warmup: int) -> optax.Schedule:
-    """Linear warm-up, then cosine or constant for `steps` in all, then zero."""
-    c = config.optimizer
-    peak = c.learning_rate
-    if c.schedule == "cosine":
+def learning_rate(config: ConfigDict, *, peak: float, steps: int, warmup: int) -> optax.Schedule:
+    """Linear warm-up to `peak`, then cosine or constant for `steps` in all, then zero."""
+    if config.optimizer.schedule == "cosine":
         shape = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1))
     else:
         shape = optax.join_schedules(

@@ -39,7 +39,7 @@ def test_a_term_without_weight_is_not_computed(make_config):
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_the_rate_warms_up_and_is_zero_at_the_end(make_config, schedule):
-    rate = learning_rate(make_config(optimizer__schedule=schedule), steps=20, warmup=4)
+    rate = learning_rate(make_config(optimizer__schedule=schedule), peak=1e-3, steps=20, warmup=4)
     values = np.array([float(rate(step)) for step in range(25)])
     assert (values[20:] == 0).all()
     assert (np.diff(values[:4]) > 0).all() and values[3] == pytest.approx(1e-3)

@@ -93,6 +93,17 @@ def test_a_frozen_teacher_learns_first_and_never_again(make_config):
     assert any((a != b).any() for a, b in zip(student[1], student[4], strict=True))
 
 
+def test_the_teacher_may_have_a_learning_rate_of_its_own(make_config):
+    def first_update(**fields):
+        _, _, way = run(make_config(teacher__head="linear", **fields), steps=1, stages=Stages(3, 5))
+        return way[0]["teacher"]["tower"]["project_sentence"]["kernel"]
+
+    start = first_update(teacher__learning_rate=1e-30)
+    common, tenth = (first_update(teacher__learning_rate=rate) - start for rate in (0.0, 1e-4))
+    np.testing.assert_allclose(tenth, common / 10, atol=2e-7)
+    assert np.abs(common).max() > 1e-4
+
+
 def test_the_teachers_stage_leaves_no_trace_in_the_student(make_config):
     fields = {"teacher__head": "linear", "weights__transfer": "0"}
     after, _, _ = run(make_config(**fields), steps=5, stages=Stages(3, 5))

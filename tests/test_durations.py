@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from cl2cm_jax.config import DURATIONS, defaults, override_all
+from cl2cm_jax.config.durations import steps_of
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.runtime.durations import steps_of
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,9 @@ def test_other_forms_are_refused(spec):
 def test_a_percentage_needs_a_total():
     with pytest.raises(UserError, match="config.train.steps='2%'"):
         steps_of("2%", field="train.steps", batch_size=10, examples=35)
+
+
+@pytest.mark.parametrize("field", DURATIONS)
+def test_a_config_with_another_form_is_refused_before_anything_is_read(field):
+    with pytest.raises(UserError, match=rf"config\.{field}='soon' is not a duration"):
+        override_all(defaults(), {field: "soon"})

@@ -27,11 +27,7 @@ def steps_of(spec: int | str, *, field: str, batch_size: int, examples: int, tot
 
     Source: ours.
     """
-    match = _FORM.fullmatch(str(spec)) if isinstance(spec, int | str) and not isinstance(spec, bool) else None
-    unit = (match[2] or "steps").removesuffix("s") if match else ""
-    if match is None or (unit == "step" and "." in match[1]):
-        raise UserError(f'config.{field}={spec!r} is not a duration; write 300, "10epochs", "50000examples" or "2%".')
-    amount = Fraction(match[1])  # exact: a tenth of 30 steps is 3, not a little more
+    amount, unit = read_duration(spec, field=field)
     if unit == "epoch":
         return math.ceil(amount * (examples // batch_size))
     if unit == "example":
@@ -41,3 +37,16 @@ def steps_of(spec: int | str, *, field: str, batch_size: int, examples: int, tot
             raise UserError(f'config.{field}={spec!r}: nothing to take a percentage of; write steps or "10epochs".')
         return math.ceil(amount * total / 100)
     return int(amount)
+
+
+def read_duration(spec: int | str, *, field: str) -> tuple[Fraction, str]:
+    """The amount, exact (a tenth of 30 steps is 3, not a little more), and its unit: step, epoch, example or %.
+
+    Raises:
+        UserError: `spec` has another form.
+    """
+    match = _FORM.fullmatch(str(spec)) if isinstance(spec, int | str) and not isinstance(spec, bool) else None
+    unit = (match[2] or "steps").removesuffix("s") if match else ""
+    if match is None or (unit == "step" and "." in match[1]):
+        raise UserError(f'config.{field}={spec!r} is not a duration; write 300, "10epochs", "50000examples" or "2%".')
+    return Fraction(match[1]), unit
