@@ -252,6 +252,12 @@ def test_what_fails_always_is_no_matter_of_values(home: Path, tmp_path: Path, me
         (["--space=student.dropout=0.5"], "write --config.student.dropout=0.5"),
         (["--space=student.dropout=0.5..0.1"], "must go from a lower number to a higher one"),
         (["--space=train.steps=4..8epochs"], "give both the same unit"),
+        (["--space=optimizer.learning_rate=log:1e-3..1e400"], "must have finite ends"),
+        (["--space=weights.transfer=-1..2"], "must be 0 or more, or a schedule"),
+        (["--space=seed=0..9"], "seed decides what is trained on or how a trial is scored"),
+        (["--space=data.train_share=0.4..1"], "data.train_share decides what is trained on"),
+        (["--space=evaluation.captions_per_image=all|first"], "write --config.evaluation.captions_per_image="),
+        (["--space=text.max_tokens=8|16"], "text.max_tokens decides what is trained on"),
         (["--config.student.dimm=3"], "did you mean 'student.dim'?"),
     ],
 )

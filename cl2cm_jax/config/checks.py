@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config.durations import read_duration
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
+from cl2cm_jax.config.knots import read_knots
 from cl2cm_jax.config.method import METHODS
 from cl2cm_jax.config.trainable import BERTS, starts_later, student_first, teacher_first, vision_first
 from cl2cm_jax.errors import UserError
@@ -148,6 +149,8 @@ def check_field(name: str, value: object) -> None:
     Raises:
       UserError: it is none of them, outside, or of another form.
     """
+    if name.startswith("weights."):
+        read_knots(value, field=name)  # type: ignore[arg-type]
     if name in DURATIONS:
         read_duration(value, field=name)  # type: ignore[arg-type]
     if name in CHOICES and value not in CHOICES[name]:
@@ -179,9 +182,7 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
         yield "config.data.dir='' must name a folder, which is made if it is not there"
     if not c.data.targets:
         yield "config.data.targets=() is empty; name at least one target language"
-    for relation in c.transfer.relations:
-        if relation not in RELATIONS:
-            yield f"config.transfer.relations: {relation!r} is unknown{nearest(relation, RELATIONS)}"
+    yield from _transfer_contradictions(c)
     if c.train.targets_per_image == 0 or c.train.targets_per_image < -1:
         yield f"config.train.targets_per_image={c.train.targets_per_image} must be 1 or more, or -1 for every language"
     if c.train.batch_size % c.train.accumulation:
@@ -226,6 +227,18 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
         re.compile(c.optimizer.exclude)
     except re.error as error:
         yield f"config.optimizer.exclude={c.optimizer.exclude!r} is no regular expression ({error})"
+
+
+def _transfer_contradictions(c: ConfigDict) -> Iterator[str]:
+    for relation in c.transfer.relations:
+        if relation not in RELATIONS:
+            yield f"config.transfer.relations: {relation!r} is unknown{nearest(relation, RELATIONS)}"
+    nothing = not (c.transfer.sentence or c.transfer.own or c.transfer.word)
+    if nothing and "cross" in c.transfer.relations and not is_zero(c.weights.transfer):
+        yield (
+            "config.transfer.sentence=0, transfer.own=0 and transfer.word=0 leave no relation to learn from; "
+            "to transfer nothing use config.weights.transfer=0"
+        )
 
 
 def _word_contradictions(c: ConfigDict) -> Iterator[str]:

@@ -72,4 +72,6 @@ class HeldOut(NamedTuple):
             return taught
         vision, source = (own**0.5 * jax.lax.stop_gradient(x) for x in (embeddings.vision, embeddings.source))
         of_student = (vision, vision, source[rows.pair], source[rows.pair])
+        if not sentence:
+            return HeldOut(*of_student)
         return HeldOut(*(jnp.concatenate(both, axis=1) for both in zip(taught, of_student, strict=True)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import is_zero
+from cl2cm_jax.config.knots import read_knots
 from cl2cm_jax.errors import UserError
 
 TEACHER_TERMS = ("sentence", "word")
@@ -47,29 +47,16 @@ def piecewise(text: str, *, field: str, steps: int) -> optax.Schedule:
     """Parses "1.0" or "0:0 20%:1": values at steps or shares of `steps`, linear in between, flat outside.
 
     Raises:
-      UserError: the text does not parse.
+      UserError: the text does not parse, or the steps do not ascend.
     """
-    try:
-        if ":" not in text:
-            return optax.constant_schedule(_weight(text))
-        places, values = [], []
-        for knot in text.split():
-            place, value = knot.split(":")
-            places.append(float(place[:-1]) / 100 * steps if place.endswith("%") else float(place))
-            values.append(_weight(value))
-        if places != sorted(places):
-            raise ValueError("places must ascend")
-    except ValueError as error:
-        raise UserError(f"config.{field}={text!r} must be 0 or more, or a schedule such as '0:0 20%:1'") from error
-    x, y = jnp.asarray(places), jnp.asarray(values)
+    knots = read_knots(text, field=field)
+    places = [knot.place * steps if knot.is_share else knot.place for knot in knots]
+    if places != sorted(places):
+        raise UserError(f"config.{field}={text!r}: the steps of a schedule must ascend; of {steps} they are {places}")
+    if len(knots) == 1:
+        return optax.constant_schedule(knots[0].value)
+    x, y = jnp.asarray(places), jnp.asarray([knot.value for knot in knots])
     return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), x, y)
-
-
-def _weight(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise ValueError("a weight is finite and not negative")
-    return value
 
 
 def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201

@@ -58,9 +58,9 @@ def parts_of(
             "config.evaluation.query='fused': the training split has no translated queries; use "
             f"--score={VALIDATION}, or --config.evaluation.query=target"
         )
+    fold = fold_of(concepts(config, ["train"])["train"], folds=folds)
     split = [
         Corpora(train.select_images(fold != held), validation, train.select_images(fold == held))
-        for fold in [fold_of(concepts(config, ["train"])["train"], folds=folds)]
         for held in range(folds)
     ]
     for number, corpora in enumerate(split):
@@ -70,16 +70,16 @@ def parts_of(
     ]
 
 
-def fold_of(concepts: Sequence[str], *, folds: int) -> np.ndarray:
+def fold_of(of_pictures: Sequence[str], *, folds: int) -> np.ndarray:
     """The fold (n,) of each picture by its concept, see `cl2cm_jax.data.folds.deal`.
 
     Raises:
       UserError: there are fewer concepts than folds.
     """
-    count = len(set(concepts))
+    count = len(set(of_pictures))
     if count < folds:
         raise UserError(f"--folds={folds}: the training split has {count} concepts; use fewer folds")
-    return deal(concepts, folds=folds)
+    return deal(of_pictures, folds=folds)
 
 
 def machine_share(part: Part, config: ConfigDict) -> float:

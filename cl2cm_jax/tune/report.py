@@ -89,6 +89,12 @@ def table(about: About, found: Found) -> Table:
     return Table(title, columns, tuple(rows), notes, words=("state",))
 
 
+def beats_baseline(found: Found) -> bool:
+    """Whether the best trial scores above the baseline."""
+    best = found.best
+    return bool(best and best.score and best.score.score > score_of(found.baseline, found.baseline).score)
+
+
 def sentences(about: About, found: Found) -> list[str]:
     """The best beside the baseline and the config as it is, part by part, and what mattered."""
     said = []
@@ -103,7 +109,7 @@ def sentences(about: About, found: Found) -> list[str]:
         own = next((row.score for row in found.rows if row.number == 0), None)
         if best.number and own:
             said.append(f"the config as it is: {own.score:.1f}")
-        if best.score.score <= apart:
+        if not beats_baseline(found):
             said.append("no trial was better than the baseline: keep it, or tune longer or in another --space")
     if found.importances:
         shares = ", ".join(f"{field} {share:.0%}" for field, share in found.importances.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ SPACE = {
     "optimizer.learning_rate": "log:0.0003..0.003",
     "train.steps": "times:0.5..2",
 }
+
+# Read once for all trials, or part of the yardstick: a trial would not apply them, or could win by them.
+NOT_TUNED = re.compile(r"(seed|method|train\.select)$|(data|evaluation|mesh|text|vision)\.")
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"(?:(log|times):)?({_NUMBER})\.\.({_NUMBER})([a-z%]*)")
@@ -133,7 +137,7 @@ def _not_known(field: str, config: ConfigDict) -> str:
 
 def _matters(field: str, config: ConfigDict) -> bool:
     """Whether the default space has a field for this config: what nothing reads is left out."""
-    if field == "confidence.kind" or not field.startswith(("teacher.", "transfer.", "weights.transfer")):
+    if not field.startswith(("teacher.", "transfer.", "weights.transfer")):
         return True
     weight = config.weights.transfer
     if is_zero(weight) and field.startswith(("transfer.", "weights.transfer")):
@@ -151,6 +155,11 @@ def _dimension(field: str, spec: str, config: ConfigDict) -> Dimension:
     flat = flatten(config)
     if field not in flat:
         raise UserError(f"--space: config.{field} is not a field{nearest(field, list(flat))}")
+    if NOT_TUNED.match(field):
+        raise UserError(
+            f"--space: {field} decides what is trained on or how a trial is scored, and is the same for all; leave it "
+            f"out, or write --config.{field}=..."
+        )
     if _RANGE.fullmatch(spec):
         return _range(field, spec, flat[field])
     if ".." in spec:
@@ -182,6 +191,8 @@ def _range(field: str, spec: str, present: Any) -> Dimension:
     match = _RANGE.fullmatch(spec)
     assert match is not None
     kind, low, high, unit = match[1] or "", float(match[2]), float(match[3]), match[4]
+    if not math.isfinite(high - low):
+        raise UserError(f"--space: {field}={spec!r} must have finite ends")
     own, own_unit, whole = _own(field, spec, present)
     if unit and own_unit != unit:
         raise UserError(f"--space: {field}={spec!r}, but the config has {present!r}; give both the same unit")
