@@ -82,14 +82,14 @@ class PaperBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             problems += [Problem(f"{config.root} ({split})", None, "id", reason) for reason in against.values()]
             splits[split] = {media: rows for media, rows in captions.items() if media not in against and rows}
         notes = _differences(self.name, config.targets, splits)
-        settle(self.report_path, list(dict.fromkeys([*problems, *notes])), on_error=config.on_error)
-        for note in notes:
+        shared = [note for split in splits for note in _shared(split, vision[split], splits)]
+        settle(self.report_path, list(dict.fromkeys([*problems, *shared, *notes])), on_error=config.on_error)
+        for note in (*shared, *notes):
             logging.warning("%s: %s", self.name, note.reason)
         for split, captions in splits.items():
             if not captions:
-                raise UserError(
-                    f"config.data.{config.field}={config.root!r}: split {split!r} has no image; get a fresh copy"
-                )
+                fix = f"give some images {split}" if config.field == "captions" else "get a fresh copy"
+                raise UserError(f"config.data.{config.field}={config.root!r}: split {split!r} has no image; {fix}")
         return {split: self._generate_examples(captions, vision[split]) for split, captions in splits.items()}
 
     def _generate_examples(self, captions: Captions, vision: Vision) -> Iterator[tuple[int, Any]]:
@@ -180,16 +180,18 @@ def paper_builder(
 
 
 def _unused(split: str, vision: Vision, splits: Mapping[str, Captions]) -> list[Problem]:
-    """A note on listed images or videos that no split has captions of, or that an evaluation split shares."""
+    """A note on listed images or videos that no split has captions of."""
     known = set().union(*splits.values())
     unused = [media for media in vision.ids() if media not in known]
+    reason = f"{len(unused)} of {vision.where} have no caption and are not used"
+    return [Problem(vision.where, None, "id", f"{reason}, first {unused[0]!r}", is_note=True)] if unused else []
+
+
+def _shared(split: str, vision: Vision, splits: Mapping[str, Captions]) -> list[Problem]:
+    """A note on images or videos of an evaluation split that are trained on."""
     twice = [media for media in splits[split] if split != "train" and media in splits["train"]]
-    reasons = []
-    if unused:
-        reasons.append(f"{len(unused)} of {vision.where} have no caption and are not used, first {unused[0]!r}")
-    if twice:
-        reasons.append(f"{len(twice)} of the {split} split are in the train split as well, first {twice[0]!r}")
-    return [Problem(vision.where, None, "id", reason, is_note=True) for reason in reasons]
+    reason = f"{len(twice)} of the {split} split are in the train split as well"
+    return [Problem(vision.where, None, "id", f"{reason}, first {twice[0]!r}", is_note=True)] if twice else []
 
 
 def _differences(name: str, targets: Sequence[str], splits: Mapping[str, Captions]) -> list[Problem]:

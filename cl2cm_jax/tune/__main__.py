@@ -87,6 +87,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
         raise UserError(f"--minutes={options.minutes:g} must be more than 0")
     if options.folds < 2:
         raise UserError(f"--folds={options.folds} must be 2 or more")
+    if options.workdir.is_file():
+        raise UserError(f"--workdir={options.workdir} is a file; name a folder, which is made if it is not there")
     options.seeds = options.seeds or SEEDS[options.score]
     return options, overrides
 
