@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -284,7 +285,7 @@ class Checkpoints:
         if hosts.is_host_zero():
             for pattern in _UNFINISHED:
                 for path in self.directory.glob(pattern):
-                    shutil.rmtree(path, ignore_errors=True)
+                    _remove(path)
 
     def _failure(self, step: int, error: Exception) -> UserError:
         self._remove_unfinished()
@@ -296,6 +297,15 @@ class Checkpoints:
             f"checkpoint {self.directory / str(step)} was not written ({reason}): {left}; "
             "mend the disk (space, permissions) and start the same command again."
         )
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder, again for up to two seconds: other writers of a save that failed may still add files to it."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def _complete(response: ocp.AsyncResponse[None], folder: Path) -> None:
