@@ -166,9 +166,7 @@ class Corpus:
         """
         if not np.array_equal(self.image_ids, other.image_ids) or set(self.languages) & set(other.languages):
             raise ValueError("captions can be added of the same images and in further languages alone")
-        language = np.where(
-            other.caption_language == LEFT_OUT, LEFT_OUT, other.caption_language + len(self.languages)
-        )
+        language = np.where(other.caption_language == LEFT_OUT, LEFT_OUT, other.caption_language + len(self.languages))
         return replace(
             self,
             languages=(*self.languages, *other.languages),
