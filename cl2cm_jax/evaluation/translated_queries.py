@@ -88,8 +88,7 @@ def _key(config: ConfigDict, records: dict[str, list[Record]], languages: tuple[
     t = config.text
     inputs = [features.FORMAT, fingerprint("text", t.backbone, t.path or None), t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config), list(records), texts]
-    if t.prefix:
-        inputs.append(t.prefix)
+    inputs += [t.prefix] if t.prefix else []  # as features._key
     return hashlib.sha256(json.dumps(inputs).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -67,11 +67,11 @@ class HeldOut(NamedTuple):
         Beside its S~ an image stands for its V, and a target caption beside its T~ for its image's S, both the
         student's. No gradient passes.
         """
-        taught = jax.tree.map(lambda x: sentence**0.5 * x, self)
+        of_teacher = jax.tree.map(lambda x: sentence**0.5 * x, self)
         if not own:
-            return taught
+            return of_teacher
         vision, source = (own**0.5 * jax.lax.stop_gradient(x) for x in (embeddings.vision, embeddings.source))
         of_student = (vision, vision, source[rows.pair], source[rows.pair])
         if not sentence:
             return HeldOut(*of_student)
-        return HeldOut(*(jnp.concatenate(both, axis=1) for both in zip(taught, of_student, strict=True)))
+        return HeldOut(*(jnp.concatenate(both, axis=1) for both in zip(of_teacher, of_student, strict=True)))

@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report.write(workdir, tuning.about, found)
         print(report.table(tuning.about, found).text(), *report.sentences(tuning.about, found), "", sep="\n")
         print(f"minutes: {found.seconds / 60:.1f}; files: {workdir}/{', '.join(report.FILES)}")
-        if report.beats_baseline(found):
+        if found.beats_baseline:
             print(f"train the best: python -m cl2cm_jax.main --config={workdir / 'best.py'} --workdir=...")
 
 

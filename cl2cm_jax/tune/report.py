@@ -56,6 +56,17 @@ class Found(NamedTuple):
         done = [row for row in self.rows if row.state == DONE and row.score]
         return max(done, key=lambda row: row.score.score, default=None)  # type: ignore[union-attr]
 
+    @property
+    def baseline_score(self) -> float:
+        """The baseline's own."""
+        return score_of(self.baseline, self.baseline).score
+
+    @property
+    def beats_baseline(self) -> bool:
+        """Whether the best trial scores above the baseline."""
+        best = self.best
+        return best is not None and best.score is not None and best.score.score > self.baseline_score
+
 
 def write(workdir: Path, about: About, found: Found) -> None:
     """Writes the files, each whole or not at all; best.py when there is a best."""
@@ -89,18 +100,12 @@ def table(about: About, found: Found) -> Table:
     return Table(title, columns, tuple(rows), notes, words=("state",))
 
 
-def beats_baseline(found: Found) -> bool:
-    """Whether the best trial scores above the baseline."""
-    best = found.best
-    return bool(best and best.score and best.score.score > score_of(found.baseline, found.baseline).score)
-
-
 def sentences(about: About, found: Found) -> list[str]:
     """The best beside the baseline and the config as it is, part by part, and what mattered."""
     said = []
     best = found.best
     if best is not None and best.score is not None:
-        apart = score_of(found.baseline, found.baseline).score
+        apart = found.baseline_score
         gains = ", ".join(f"{one.mean - base.mean:+.1f}" for one, base in zip(best.runs, found.baseline, strict=True))
         said.append(
             f"best: trial {best.number}, score {best.score.score:.1f}; baseline {apart:.1f} "
@@ -109,7 +114,7 @@ def sentences(about: About, found: Found) -> list[str]:
         own = next((row.score for row in found.rows if row.number == 0), None)
         if best.number and own:
             said.append(f"the config as it is: {own.score:.1f}")
-        if not beats_baseline(found):
+        if not found.beats_baseline:
             said.append("no trial was better than the baseline: keep it, or tune longer or in another --space")
     if found.importances:
         shares = ", ".join(f"{field} {share:.0%}" for field, share in found.importances.items())

@@ -29,7 +29,7 @@ SPACE = {
     "train.steps": "times:0.5..2",
 }
 
-# Read once for all trials, or part of the yardstick: a trial would not apply them, or could win by them.
+# Read once for all trials, which would not apply another value; or part of how trials are scored.
 NOT_TUNED = re.compile(r"(seed|method|train\.select)$|(data|evaluation|mesh|text|vision)\.")
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
