@@ -19,12 +19,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import record
-from cl2cm_jax.command_line import Arguments, positive
-from cl2cm_jax.data.images import decode
+from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import exit_cleanly
-from cl2cm_jax.index.build import update
-from cl2cm_jax.index.model import Model, open_model
-from cl2cm_jax.index.store import Manifest, Store
+from cl2cm_jax.runtime.command_line import Arguments, positive
+from cl2cm_jax.search.incremental import update
+from cl2cm_jax.search.stores.milvus import Manifest, Store
+from cl2cm_jax.trained.load import Model, open_model
 
 
 def paint(folder: Path, count: int) -> list[Path]:

@@ -17,12 +17,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cl2cm_jax.command_line import Arguments
 from cl2cm_jax.errors import exit_cleanly
-from cl2cm_jax.index.entry import Entry, Filters, id_of
-from cl2cm_jax.index.recall import recall
-from cl2cm_jax.index.resident import load
-from cl2cm_jax.index.store import Manifest, Store
+from cl2cm_jax.runtime.command_line import Arguments
+from cl2cm_jax.search.entry import Entry, Filters, id_of
+from cl2cm_jax.search.recall import recall
+from cl2cm_jax.search.stores.memory import load
+from cl2cm_jax.search.stores.milvus import Manifest, Store
 
 TOP = 24
 NARROWED = Filters(language="de", path="7/")

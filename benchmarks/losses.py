@@ -37,15 +37,15 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import record
 from cl2cm_jax import config as configs
-from cl2cm_jax.command_line import Arguments, positive
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.maths.similarity import normalize, scores
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.parallel.mesh import make_mesh
 from cl2cm_jax.parallel.sharding import batch_sharding
-from cl2cm_jax.steps.coupled import Coupled, term_by_term
+from cl2cm_jax.runtime.command_line import Arguments, positive
 from cl2cm_jax.steps.embeddings import Embeddings
-from cl2cm_jax.steps.one_sweep import in_one_sweep
+from cl2cm_jax.steps.pair_terms import Coupled, term_by_term
+from cl2cm_jax.steps.pair_terms_blockwise import in_one_sweep
 from cl2cm_jax.steps.rows import HeldOut, Rows
 
 FORMS = ("dense", "gathered", "ring", "gather")

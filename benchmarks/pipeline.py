@@ -13,13 +13,13 @@ from pathlib import Path
 import jax
 
 from benchmarks import record
-from cl2cm_jax.command_line import Arguments, positive, split_flags
 from cl2cm_jax.config import read
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.parallel.sharding import put_batch
-from cl2cm_jax.run import build
+from cl2cm_jax.runtime.command_line import Arguments, positive, split_flags
 from cl2cm_jax.runtime.start import start_jax
-from cl2cm_jax.train import training_batches
+from cl2cm_jax.training.experiment import build
+from cl2cm_jax.training.loop import training_batches
 
 
 def main() -> None:

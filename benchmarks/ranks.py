@@ -22,10 +22,10 @@ import jax
 import numpy as np
 
 from benchmarks import record
-from cl2cm_jax.command_line import Arguments, positive
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.retrieval import metrics, retrieval_ranks
 from cl2cm_jax.maths.ranking import top
+from cl2cm_jax.runtime.command_line import Arguments, positive
 
 SECONDS_BAR, MB_BAR = 2.0, 200.0  # of an evaluation, on two cores
 NEAR = 1e-5  # scores that fp32 sums of 512 products cannot tell apart

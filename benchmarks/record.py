@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cl2cm_jax.atomic import write_text
+from cl2cm_jax.runtime.atomic import write_text
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "ott-jax", "POT", "faiss-cpu", "torch")
 Row = dict[str, Any]

@@ -16,8 +16,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from cl2cm_jax.command_line import Arguments
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.runtime.command_line import Arguments
 
 WORDS = (
     "ein roter Apfel",

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 from benchmarks import record
-from cl2cm_jax.command_line import Arguments, split_flags
 from cl2cm_jax.config import read
 from cl2cm_jax.errors import exit_cleanly
+from cl2cm_jax.runtime.command_line import Arguments, split_flags
 
 SHORT = ("train.steps=2", "train.evaluate_every=1", "train.checkpoint_every=2", "train.log_every=1", "teacher.steps=2")
 

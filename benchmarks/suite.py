@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import record
-from cl2cm_jax.atomic import write_text
-from cl2cm_jax.command_line import Arguments
 from cl2cm_jax.errors import exit_cleanly
+from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.runtime.command_line import Arguments
 
 HERE = Path(__file__).parent
 NVIDIA = re.compile(r"NVIDIA|[AHB]\d00")

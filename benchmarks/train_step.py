@@ -36,8 +36,8 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.paper_step import VISION, Captions, Sizes, Step, batch_of, cached, made_up, make_step
-from cl2cm_jax.command_line import Arguments, positive
 from cl2cm_jax.errors import exit_cleanly
+from cl2cm_jax.runtime.command_line import Arguments, positive
 
 # Products a second of one chip in bf16 (dense), by a part of JAX's name for it.
 # Sources: NVIDIA's data sheets of A100, H100 SXM and H200; Google's of TPU v4, v5e, v5p and v6e.
@@ -216,7 +216,7 @@ def real_captions(options: argparse.Namespace, step: Step, peer: Any) -> list[Ro
 
 def read_captions(folder: Path, sizes: Sizes, *, count: int) -> Captions:
     """The first captions of Multi30K's text, in word pieces of a multilingual vocabulary."""
-    from cl2cm_jax.data.tokenise import tokenizer
+    from cl2cm_jax.data.media.tokenise import tokenizer
 
     tokenize = tokenizer("use_multilingual", max_tokens=sizes.tokens, vocabulary=0)
     ids, mask = np.zeros((2, 2, count, sizes.tokens), np.int32)

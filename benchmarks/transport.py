@@ -28,10 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record
-from cl2cm_jax.command_line import Arguments, positive
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.maths.optimal_transport import ipot, marginals, sinkhorn
 from cl2cm_jax.maths.similarity import cosine_cost
+from cl2cm_jax.runtime.command_line import Arguments, positive
 
 POT_BAR = 5.0  # times as fast as a loop over POT
 SHORTEST = 6  # words

@@ -25,11 +25,11 @@ import numpy as np
 
 from benchmarks import record
 from cl2cm_jax import config as configs
-from cl2cm_jax.command_line import Arguments, positive
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.parallel.mesh import make_mesh
 from cl2cm_jax.parallel.sharding import put_batch
+from cl2cm_jax.runtime.command_line import Arguments, positive
 from cl2cm_jax.steps.optimizer import make_optimizers
 from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import make_train_step

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cl2cm_jax.export.model import RetrievalModel
+    from cl2cm_jax.trained.bundle import RetrievalModel
 
 __all__ = ["from_pretrained"]
 
 __version__ = "0.1.0"
+
+# The commands of before, `python -m cl2cm_jax.ablate` and its like, are found there for one release.
+__path__.append(str(Path(__file__).parent / "old_commands"))
 
 
 def from_pretrained(path: str | os.PathLike[str], revision: str | None = None) -> RetrievalModel:
@@ -27,6 +31,6 @@ def from_pretrained(path: str | os.PathLike[str], revision: str | None = None) -
     Raises:
       UserError: there is no such bundle, or it is damaged, incomplete or of another version; names the file.
     """
-    from cl2cm_jax.export.model import from_pretrained
+    from cl2cm_jax.trained.bundle import from_pretrained
 
     return from_pretrained(path, revision=revision)

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax import finish, run, train
-from cl2cm_jax.command_line import Arguments, resume_command, split_flags
 from cl2cm_jax.config import override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.parallel import hosts
+from cl2cm_jax.runtime.command_line import Arguments, resume_command, split_flags
 from cl2cm_jax.runtime.start import start_jax
-from cl2cm_jax.search.model import read_config
+from cl2cm_jax.training import experiment, loop, results
+from cl2cm_jax.training.workdir import read_config
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -62,20 +62,20 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, resume: str, start:
     """Runs one mode and returns what there is to say at its end."""
     workdir = options.workdir
     if options.mode == "check":
-        return run.check(run.build(config))
-    run.check_workdir(workdir, config)
-    if options.mode == "train" and finish.is_finished(workdir):
+        return experiment.check(experiment.build(config))
+    experiment.check_workdir(workdir, config)
+    if options.mode == "train" and results.is_finished(workdir):
         table = (workdir / "results.md").read_text(encoding="utf-8")
         return f"{table}\nfinished before: {workdir}; --mode=evaluate evaluates again, another --workdir trains anew"
-    built = run.build(config)
+    built = experiment.build(config)
     if options.mode == "evaluate":
-        finished = finish.finish(built, workdir)
+        finished = results.finish(built, workdir)
     else:
-        with run.claim(workdir, config):  # after everything that can be wrong with the inputs
-            if train.train(built, workdir) is None:
+        with experiment.claim(workdir, config):  # after everything that can be wrong with the inputs
+            if loop.train(built, workdir) is None:
                 return f"stopped and saved; resume with: {resume}"
-            finished = finish.finish(built, workdir)
-    return finish.summary(finished, seconds=time.perf_counter() - start)
+            finished = results.finish(built, workdir)
+    return results.summary(finished, seconds=time.perf_counter() - start)
 
 
 def _config(options: argparse.Namespace, overrides: dict[str, str]) -> ConfigDict:

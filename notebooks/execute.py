@@ -16,9 +16,9 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from cl2cm_jax.atomic import write_text
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.finish import is_finished
+from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.training.results import is_finished
 
 FOLDER = Path(__file__).parent
 DEMO = Path("runs/emoji")

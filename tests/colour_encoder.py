@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cl2cm_jax.search.encoder import Encoder
+from cl2cm_jax.trained.encoder import Encoder
 
 COLOURS = {"red": 0, "rot": 0, "赤": 0, "green": 1, "grün": 1, "blue": 2, "blau": 2, "أزرق": 2}
 

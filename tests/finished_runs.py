@@ -13,7 +13,7 @@ from cl2cm_jax.evaluation.report import Group, Protocol, Results, to_json, write
 from cl2cm_jax.models.backbones import text_backbone, vision_backbone
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.models.trained_layers import vision_layers
-from cl2cm_jax.search.model import CONFIG_FILE, save_student
+from cl2cm_jax.training.workdir import CONFIG_FILE, save_student
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXTS = ["red car", "rotes Auto blau weiß noir rouge dog dog dog dog", "", "grün Haus"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cl2cm_jax import run
+from cl2cm_jax.training import experiment
 
 _TIMED = ("time", "examples_per_second", "data_wait")
 
@@ -19,16 +19,16 @@ def rows(workdir: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if name not in _TIMED} for line in lines]
 
 
-def last_state(built: run.Run, workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
+def last_state(built: experiment.Run, workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
     """Step and every array of the newest checkpoint."""
-    with run.checkpoints(built, workdir) as saved:
-        restored = saved.restore(run.abstract_state(built))
+    with experiment.checkpoints(built, workdir) as saved:
+        restored = saved.restore(experiment.abstract_state(built))
     assert restored is not None
     leaves = jax.tree_util.tree_flatten_with_path(restored.state)[0]
     return restored.step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def assert_same_end(built: run.Run, one: Path, other: Path) -> None:
+def assert_same_end(built: experiment.Run, one: Path, other: Path) -> None:
     """Parameters, optimiser state, averages and calibration, bit for bit."""
     (step, left), (other_step, right) = last_state(built, one), last_state(built, other)
     assert step == other_step == built.stages.total

@@ -17,7 +17,7 @@ pytest.importorskip("tensorflow")
 
 import cl2cm_jax
 from cl2cm_jax import main
-from cl2cm_jax.data.caption_file import read_caption_file
+from cl2cm_jax.data.readers.caption_file import read_caption_file
 
 FIVE = commands("docs/languages.md", "cl2cm_jax.translate", "cl2cm_jax.export")
 SPLITS = ["train"] * 32 + ["validation"] * 8 + ["test"] * 8

@@ -14,9 +14,11 @@ from tiny_set import write_tiny_set
 
 pytest.importorskip("tensorflow")
 
-from cl2cm_jax import ablate, ablation_runs, train
 from cl2cm_jax import config as configuration
-from cl2cm_jax.evaluation.ablation_rows import (
+from cl2cm_jax.evaluation.retrieval import Ranks, load_ranks, metrics
+from cl2cm_jax.studies.ablation import __main__ as ablate
+from cl2cm_jax.studies.ablation import runs
+from cl2cm_jax.studies.ablation.variants import (
     BACKBONE,
     CEILING,
     LEAST_SQUARES,
@@ -25,7 +27,7 @@ from cl2cm_jax.evaluation.ablation_rows import (
     TRANSLATED,
     absent_rows,
 )
-from cl2cm_jax.evaluation.retrieval import Ranks, load_ranks, metrics
+from cl2cm_jax.training import loop
 
 ROWS = [ablate.BASELINE, SOURCE_ONLY, ablate.DEFAULT]
 
@@ -86,14 +88,14 @@ def test_a_rows_numbers_are_those_of_its_runs(finished: tuple[Path, Outcome]) ->
 def test_finished_runs_are_not_repeated(home: Path, finished: tuple[Path, Outcome]) -> None:
     workdir, first = finished
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "train", lambda *_, **__: pytest.fail("trained again"))
+        patch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
         again = ablation(home, workdir)
     assert again.code == 0, again.err
     assert again.out.splitlines()[:-1] == first.out.splitlines()[:-1]  # the last line names the seconds
 
 
 def test_sigterm_stops_with_the_command_that_goes_on(home: Path, tmp_path: Path) -> None:
-    put, calls = train.put_batch, iter(range(1000))
+    put, calls = loop.put_batch, iter(range(1000))
 
     def interrupting(batch: Any, mesh: Any) -> Any:
         if next(calls) == 11:  # within the second run
@@ -101,7 +103,7 @@ def test_sigterm_stops_with_the_command_that_goes_on(home: Path, tmp_path: Path)
         return put(batch, mesh)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "put_batch", interrupting)
+        patch.setattr(loop, "put_batch", interrupting)
         stopped = ablation(home, tmp_path, "--seeds=1", "--noise=0")
     assert stopped.code == 0, stopped.err
     assert "resume with: python -m cl2cm_jax.ablate" in stopped.out and not (tmp_path / "ablation.md").exists()
@@ -227,7 +229,7 @@ def test_without_human_captions_to_hold_out_the_ceiling_is_the_baseline_without_
 def test_a_row_read_off_a_model_is_made_when_it_is_killed_or_asked_for_later(home: Path, tmp_path: Path) -> None:
     rows = [ablate.BASELINE, SOURCE_ONLY]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablation_runs, "mapped_ranks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(runs, "mapped_ranks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ablate.main(
                 [f"--config={home / 'config.py'}", f"--workdir={tmp_path}", "--seeds=1", "--noise=0"]
@@ -235,7 +237,7 @@ def test_a_row_read_off_a_model_is_made_when_it_is_killed_or_asked_for_later(hom
             )
     assert not (tmp_path / "noise-0/source-only/seed-0/ranks.npz").exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "put_batch", lambda *_: pytest.fail("trained again"))
+        patch.setattr(loop, "put_batch", lambda *_: pytest.fail("trained again"))
         resumed = ablation(home, tmp_path, "--seeds=1", "--noise=0", rows=[*rows, LEAST_SQUARES])
     assert resumed.code == 0, resumed.err
     first = json.loads((tmp_path / "ablation.json").read_text())[0]["rows"][2]

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from cl2cm_jax import main
-from cl2cm_jax.command_line import split_flags
 from cl2cm_jax.config import defaults, override, read
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime.command_line import split_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -103,7 +103,8 @@ def check_command(module: str, arguments: list[str]) -> None:
     found = importlib.util.find_spec(module)
     assert found, module
     is_package = found.submodule_search_locations is not None
-    parse: Callable = importlib.import_module(f"{module}.__main__" if is_package else module).parse
+    command = importlib.import_module(f"{module}.__main__" if is_package else module)
+    parse: Callable = importlib.import_module(command.main.__module__).parse  # an old name imports its command's main
     check_options(parse(arguments))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from command import call
 
-from cl2cm_jax import compare
 from cl2cm_jax.evaluation.report import Protocol, Results, write_results
 from cl2cm_jax.evaluation.retrieval import Ranks, metrics
+from cl2cm_jax.studies.comparison import __main__ as compare
 
 METRICS = metrics(Ranks(*[[1, 2, 3]] * 4, *[[0.5, 1.0, 1.0]] * 2))  # type: ignore[arg-type]
 

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax import command_line, config
+from cl2cm_jax import config
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime import command_line
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 

@@ -19,11 +19,11 @@ pytest.importorskip("resvg_py")
 pytest.importorskip("tensorflow")
 
 from cl2cm_jax import main
-from cl2cm_jax import stamps as stamps_command
 from cl2cm_jax.config import read
-from cl2cm_jax.data import emoji as emoji_set
-from cl2cm_jax.data import fluent
-from cl2cm_jax.data.drawings import drawings
+from cl2cm_jax.data.sets import emoji as emoji_set
+from cl2cm_jax.data.sets import fluent
+from cl2cm_jax.data.sets import stamps_captions as stamps_command
+from cl2cm_jax.data.sets.drawings import drawings
 from cl2cm_jax.search import __main__ as search
 
 TESTS = Path(__file__).resolve().parent

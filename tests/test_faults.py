@@ -20,11 +20,12 @@ from run_ends import assert_same_end, last_state, rows
 pytest.importorskip("tensorflow")
 
 from cl2cm_jax import config as configuration
-from cl2cm_jax import main, run, train
-from cl2cm_jax.data.pipeline import batches
+from cl2cm_jax import main
+from cl2cm_jax.data.batches import batches
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.parallel.mesh import make_mesh
 from cl2cm_jax.runtime import checkpoint
+from cl2cm_jax.training import experiment, loop
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 12  # 4 of the teacher, 8 of the student; a checkpoint every 2, validation at 8 and 12
@@ -32,21 +33,21 @@ FULL = 6  # the checkpoint for which there is no room
 
 
 @pytest.fixture(scope="module")
-def built(home: Path) -> run.Run:
-    return run.build(configuration.read(str(home / "config.py")))
+def built(home: Path) -> experiment.Run:
+    return experiment.build(configuration.read(str(home / "config.py")))
 
 
 @pytest.fixture(scope="module")
-def on_one_device(home: Path) -> run.Run:
+def on_one_device(home: Path) -> experiment.Run:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "make_mesh", lambda **_: make_mesh(devices=jax.devices()[:1]))
-        return run.build(configuration.read(str(home / "config.py")))
+        patch.setattr(experiment, "make_mesh", lambda **_: make_mesh(devices=jax.devices()[:1]))
+        return experiment.build(configuration.read(str(home / "config.py")))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(built: run.Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(built: experiment.Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("undisturbed")
-    assert train.train(built, workdir) is not None
+    assert loop.train(built, workdir) is not None
     return workdir
 
 
@@ -71,11 +72,11 @@ def ask_from_a_thread() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def clock(built: run.Run, workdir: Path) -> train.Clock:
-    with run.checkpoints(built, workdir) as saved:
+def clock(built: experiment.Run, workdir: Path) -> loop.Clock:
+    with experiment.checkpoints(built, workdir) as saved:
         about = saved.read_metadata()
     assert about is not None
-    return train.Clock(**about.metadata["clock"])
+    return loop.Clock(**about.metadata["clock"])
 
 
 @pytest.mark.parametrize(
@@ -83,13 +84,13 @@ def clock(built: run.Run, workdir: Path) -> train.Clock:
     [
         pytest.param("step", "step", 7, ask, 7, id="a-step-on-the-devices"),
         pytest.param(evaluate, "embed_corpus", 1, ask, 9, id="an-evaluation"),
-        pytest.param(train, "calibration", 1, ask, 5, id="a-calibration"),
+        pytest.param(loop, "calibration", 1, ask, 5, id="a-calibration"),
         pytest.param(checkpoint.ocp, "save_async", 3, ask, 7, id="the-start-of-a-save"),
         pytest.param(checkpoint, "write_checksums", 3, ask_from_a_thread, None, id="the-end-of-a-save"),
     ],
 )
 def test_a_signal_in_the_middle_of(
-    built: run.Run,
+    built: experiment.Run,
     undisturbed: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -105,13 +106,13 @@ def test_a_signal_in_the_middle_of(
             asked = built._replace(step=built.step._replace(step=nth(number, built.step.step, act)))
         else:
             patch.setattr(place, name, nth(number, getattr(place, name), act))
-        assert train.train(asked, tmp_path) is None
+        assert loop.train(asked, tmp_path) is None
     step, _ = last_state(built, tmp_path)
     assert step == stopped if stopped else 6 < step < STEPS
     before = clock(built, tmp_path)
     starts: list[int] = []
-    monkeypatch.setattr(train, "batches", lambda *a, **k: starts.append(k["start_step"]) or batches(*a, **k))
-    assert train.train(built, tmp_path) is not None
+    monkeypatch.setattr(loop, "batches", lambda *a, **k: starts.append(k["start_step"]) or batches(*a, **k))
+    assert loop.train(built, tmp_path) is not None
     assert starts == [step]
     assert rows(tmp_path) == rows(undisturbed)
     assert_same_end(built, undisturbed, tmp_path)
@@ -160,7 +161,7 @@ def training(home: Path, workdir: Path) -> Outcome:
     ],
 )
 def test_a_save_without_room_is_one_line_and_the_next_start_goes_on(
-    built: run.Run,
+    built: experiment.Run,
     undisturbed: Path,
     home: Path,
     tmp_path: Path,
@@ -171,7 +172,7 @@ def test_a_save_without_room_is_one_line_and_the_next_start_goes_on(
     def at_one_step(path: str, *arguments: Any, **keywords: Any) -> Any:
         return (save if Path(path).name == str(FULL) else SAVE)(path, *arguments, **keywords)
 
-    monkeypatch.setattr(run, "build", lambda config: built)
+    monkeypatch.setattr(experiment, "build", lambda config: built)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with monkeypatch.context() as patch:
@@ -192,12 +193,12 @@ def test_a_save_without_room_is_one_line_and_the_next_start_goes_on(
 
 @pytest.mark.parametrize("order", ["8-to-1", "1-to-8"])
 def test_a_run_goes_on_with_another_number_of_devices(
-    built: run.Run, on_one_device: run.Run, undisturbed: Path, tmp_path: Path, order: str
+    built: experiment.Run, on_one_device: experiment.Run, undisturbed: Path, tmp_path: Path, order: str
 ) -> None:
     first, second = (built, on_one_device) if order == "8-to-1" else (on_one_device, built)
     stops = first._replace(step=first.step._replace(step=nth(7, first.step.step, ask)))
-    assert train.train(stops, tmp_path) is None
-    state = train.train(second, tmp_path)
+    assert loop.train(stops, tmp_path) is None
+    state = loop.train(second, tmp_path)
     assert state is not None
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {second.mesh.size}
     assert int(state["step"]) == STEPS
@@ -225,13 +226,13 @@ main.main(rest)
 
 
 def test_killed_in_a_save_and_then_in_an_evaluation(
-    built: run.Run, undisturbed: Path, home: Path, tmp_path: Path
+    built: experiment.Run, undisturbed: Path, home: Path, tmp_path: Path
 ) -> None:
     for place in ("save", "evaluation"):
         flags = [place, f"--config={home / 'config.py'}", f"--workdir={tmp_path}"]
         killed = subprocess.run([sys.executable, "-c", KILLED, *flags], cwd=ROOT, capture_output=True, text=True)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert last_state(built, tmp_path)[0] in (4, 6), "the writer may have been quicker than the kill"
-    assert train.train(built, tmp_path) is not None
+    assert loop.train(built, tmp_path) is not None
     assert rows(tmp_path) == rows(undisturbed)
     assert_same_end(built, undisturbed, tmp_path)

@@ -12,12 +12,13 @@ import pytest
 from command import call
 from tiny_set import write_tiny_set
 
-from cl2cm_jax import features
+from cl2cm_jax.features import cache as features
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLED = """
 import os, signal, sys
-from cl2cm_jax import encoders, features, storage
+from cl2cm_jax.features import cache as features, encoders
+from cl2cm_jax.runtime import storage
 encoders.TEXT_BATCH, storage._SECONDS, reached, left = 8, 0.0, storage.OnDisk.reached, [int(sys.argv[1])]
 
 def reached_or_die(*arguments):
@@ -48,7 +49,7 @@ def arrays(data: Path) -> dict[str, np.ndarray]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """The arrays of a computation that nobody killed, in batches of eight captions as in `KILLED`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl2cm_jax.encoders.TEXT_BATCH", 8)
+        patch.setattr("cl2cm_jax.features.encoders.TEXT_BATCH", 8)
         config = place(tmp_path_factory.mktemp("whole") / "set")
         outcome = call(features.main, f"--config={config}")
     assert outcome.code == 0, outcome.err

@@ -12,10 +12,11 @@ from tiny_set import write_tiny_set
 
 pytest.importorskip("tensorflow")
 
-from cl2cm_jax import compare, main
 from cl2cm_jax import config as configuration
+from cl2cm_jax import main
 from cl2cm_jax.evaluation.evaluate import NOT_FUSED
-from cl2cm_jax.features import corpora
+from cl2cm_jax.features.cache import corpora
+from cl2cm_jax.studies.comparison import __main__ as compare
 
 TRANSLATED = ("validation", "test")
 

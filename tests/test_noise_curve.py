@@ -12,8 +12,10 @@ from PIL import Image
 
 pytest.importorskip("tensorflow")
 
-from cl2cm_jax import ablate, noise_curve, train
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics
+from cl2cm_jax.studies.ablation import __main__ as ablate
+from cl2cm_jax.studies.noise_curve import __main__ as noise_curve
+from cl2cm_jax.training import loop
 
 NOISE = "--noise=0.4,0"
 
@@ -68,7 +70,7 @@ def test_runs_of_the_ablation_are_not_repeated(home: Path, finished: tuple[Path,
     workdir, first = finished
     arguments = (f"--config={home / 'config.py'}", f"--workdir={workdir}", "--seeds=2", f"--rows={ablate.DEFAULT}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "train", lambda *_, **__: pytest.fail("trained again"))
+        patch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
         assert call(ablate.main, *arguments, "--noise=0,0.4").code == 0
         again = curve(home, workdir, NOISE)
     assert again.out.splitlines()[:-1] == first.out.splitlines()[:-1]  # the last line names the seconds

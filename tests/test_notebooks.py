@@ -21,7 +21,7 @@ import nbformat
 
 from cl2cm_jax import main
 from cl2cm_jax.config import read
-from cl2cm_jax.data.drawings import drawings, render
+from cl2cm_jax.data.sets.drawings import drawings, render
 from notebooks.execute import executed
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

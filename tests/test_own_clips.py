@@ -16,11 +16,12 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("tensorflow")
 
-from cl2cm_jax import features, main
+from cl2cm_jax import main
 from cl2cm_jax.config import read
-from cl2cm_jax.data.clips import decode_clip, taken_files
-from cl2cm_jax.data.images import decode
-from cl2cm_jax.encoders import ImageEncoder, padded_frames
+from cl2cm_jax.data.media.clips import decode_clip, taken_files
+from cl2cm_jax.data.media.images import decode
+from cl2cm_jax.features import cache
+from cl2cm_jax.features.encoders import ImageEncoder, padded_frames
 from cl2cm_jax.models.backbones import vision_backbone
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.search import __main__ as search
@@ -123,7 +124,7 @@ def test_cached_features_are_those_of_the_frames_and_the_rest_is_masked(
     trained: tuple[Path, Outcome], mine: Path, encoder: ImageEncoder
 ) -> None:
     overrides = dict(line.removeprefix("--config.").split("=", 1) for line in fields(mine))
-    corpus = features.corpora(read(str(CONFIG), overrides)).train
+    corpus = cache.corpora(read(str(CONFIG), overrides)).train
     assert corpus.vision.shape[1:] == (FRAMES, 1280) and corpus.vision_mask.shape == corpus.vision.shape[:2]
     seen = set()
     for row in range(0, len(corpus.image_ids), 3):

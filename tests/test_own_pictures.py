@@ -16,9 +16,9 @@ pytest.importorskip("tensorflow")
 
 import cl2cm_jax
 from cl2cm_jax import main
+from cl2cm_jax.evaluation.gallery import training_gallery
 from cl2cm_jax.export import __main__ as export
 from cl2cm_jax.search import __main__ as search
-from cl2cm_jax.search.gallery import training_gallery
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "captions.py"
 LANGUAGES = ("en", "de", "fr", "es")

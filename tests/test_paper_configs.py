@@ -16,8 +16,8 @@ pytest.importorskip("tokenizers")
 from cl2cm_jax import main
 from cl2cm_jax.config import read, read_argument
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation.gallery import training_gallery
 from cl2cm_jax.search import __main__ as search
-from cl2cm_jax.search.gallery import training_gallery
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cl2cm_jax import storage
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.storage import InMemory, OnDisk, exclusive
+from cl2cm_jax.runtime import storage
+from cl2cm_jax.runtime.storage import InMemory, OnDisk, exclusive
 
 
 def fill(space: InMemory, *, until: int, batch: int = 2) -> list[int]:

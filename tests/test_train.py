@@ -23,10 +23,12 @@ from tiny_set import PLANTED
 pytest.importorskip("tensorflow")
 
 from cl2cm_jax import config as configuration
-from cl2cm_jax import finish, main, run, train
-from cl2cm_jax.data.pipeline import batches
+from cl2cm_jax import main
+from cl2cm_jax.data.batches import batches
 from cl2cm_jax.runtime.metrics import MetricWriter
 from cl2cm_jax.search import __main__ as search
+from cl2cm_jax.training import experiment, loop
+from cl2cm_jax.training import results as finish
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, TEACHER_STEPS = 12, 4
@@ -49,14 +51,14 @@ def interrupted(home: Path) -> tuple[Path, Outcome]:
     """The same, stopped by SIGTERM while it draws its eighth batch."""
     workdir = home / "interrupted"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "put_batch", at_call(8, lambda: signal.raise_signal(signal.SIGTERM)))
+        patch.setattr(loop, "put_batch", at_call(8, lambda: signal.raise_signal(signal.SIGTERM)))
         outcome = training(home, workdir)
     return workdir, outcome
 
 
 def at_call(number: int, act: Callable[[], object]) -> Callable[[Any, Any], Any]:
     """`put_batch`, which does something else first at its n-th call."""
-    put, calls = train.put_batch, iter(range(1, 1000))
+    put, calls = loop.put_batch, iter(range(1, 1000))
 
     def wrapped(batch: Any, mesh: Any) -> Any:
         if next(calls) == number:
@@ -67,8 +69,8 @@ def at_call(number: int, act: Callable[[], object]) -> Callable[[Any, Any], Any]
 
 
 @pytest.fixture(scope="session")
-def built(home: Path) -> run.Run:
-    return run.build(configuration.read(str(home / "config.py")))
+def built(home: Path) -> experiment.Run:
+    return experiment.build(configuration.read(str(home / "config.py")))
 
 
 def test_a_run_leaves_everything_behind(finished: tuple[Path, Outcome]) -> None:
@@ -109,7 +111,7 @@ def test_sigterm_saves_exits_0_and_says_how_to_resume(interrupted: tuple[Path, O
 
 
 def test_stopped_and_resumed_equals_uninterrupted(
-    finished: tuple[Path, Outcome], interrupted: tuple[Path, Outcome], built: run.Run, home: Path, tmp_path: Path
+    finished: tuple[Path, Outcome], interrupted: tuple[Path, Outcome], built: experiment.Run, home: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "resumed"
     shutil.copytree(interrupted[0], workdir)
@@ -121,8 +123,8 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert ours["test"] == theirs["test"] and ours["validation"] == theirs["validation"]
 
 
-def test_one_process_at_a_time_trains_in_a_workdir(built: run.Run, home: Path, tmp_path: Path) -> None:
-    with run.claim(tmp_path, built.config):
+def test_one_process_at_a_time_trains_in_a_workdir(built: experiment.Run, home: Path, tmp_path: Path) -> None:
+    with experiment.claim(tmp_path, built.config):
         outcome = training(home, tmp_path)
     assert outcome.code == 2
     assert outcome.err.splitlines()[-1].startswith(f"error: --workdir={tmp_path} is in use"), outcome.err
@@ -130,15 +132,15 @@ def test_one_process_at_a_time_trains_in_a_workdir(built: run.Run, home: Path, t
 
 
 def test_seven_and_five_steps_equal_twelve(
-    finished: tuple[Path, Outcome], built: run.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, Outcome], built: experiment.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(train, "put_batch", at_call(7, lambda: signal.raise_signal(signal.SIGTERM)))
-        assert train.train(built, tmp_path) is None
+        patch.setattr(loop, "put_batch", at_call(7, lambda: signal.raise_signal(signal.SIGTERM)))
+        assert loop.train(built, tmp_path) is None
     assert last_state(built, tmp_path)[0] == 7
     starts: list[int] = []
-    monkeypatch.setattr(train, "batches", lambda *a, **k: starts.append(k["start_step"]) or batches(*a, **k))
-    assert train.train(built, tmp_path) is not None
+    monkeypatch.setattr(loop, "batches", lambda *a, **k: starts.append(k["start_step"]) or batches(*a, **k))
+    assert loop.train(built, tmp_path) is not None
     assert starts == [7]
     assert_same_end(built, finished[0], tmp_path)
 
@@ -160,7 +162,7 @@ main.main(sys.argv[2:])
 
 
 def test_killed_at_any_step_and_resumed_ends_the_same(
-    finished: tuple[Path, Outcome], built: run.Run, home: Path, tmp_path: Path
+    finished: tuple[Path, Outcome], built: experiment.Run, home: Path, tmp_path: Path
 ) -> None:
     steps = random.SystemRandom().randrange(1, STEPS)
     arguments = [str(steps), f"--config={home / 'config.py'}", f"--workdir={tmp_path}"]
@@ -172,7 +174,7 @@ def test_killed_at_any_step_and_resumed_ends_the_same(
 
 
 def test_a_corrupt_newest_checkpoint_falls_back(
-    finished: tuple[Path, Outcome], interrupted: tuple[Path, Outcome], built: run.Run, home: Path, tmp_path: Path
+    finished: tuple[Path, Outcome], interrupted: tuple[Path, Outcome], built: experiment.Run, home: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "corrupt"
     shutil.copytree(interrupted[0], workdir)
@@ -225,7 +227,7 @@ def test_a_workdir_of_another_configuration_is_refused(finished: tuple[Path, Out
 def test_a_finished_workdir_prints_its_table_and_trains_nothing(
     finished: tuple[Path, Outcome], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "build", lambda _: pytest.fail("nothing is to be built"))
+    monkeypatch.setattr(experiment, "build", lambda _: pytest.fail("nothing is to be built"))
     outcome = training(home, finished[0])
     assert outcome.code == 0, outcome.err
     assert (finished[0] / "results.md").read_text().strip() in outcome.out and "finished before" in outcome.out

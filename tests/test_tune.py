@@ -17,14 +17,16 @@ pytest.importorskip("tensorflow")
 pytest.importorskip("optuna")
 
 from cl2cm_jax import config as configuration
-from cl2cm_jax import features, main, train
+from cl2cm_jax import main
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.storage import exclusive
-from cl2cm_jax.tune import __main__ as tune
-from cl2cm_jax.tune.parts import fold_of, parts_of
-from cl2cm_jax.tune.score import Measured, score_of
-from cl2cm_jax.tune.space import SPACE, read_space
-from cl2cm_jax.tune.study import UNPRUNED
+from cl2cm_jax.features import cache
+from cl2cm_jax.runtime.storage import exclusive
+from cl2cm_jax.studies.tuning import __main__ as tune
+from cl2cm_jax.studies.tuning.parts import fold_of, parts_of
+from cl2cm_jax.studies.tuning.score import Measured, score_of
+from cl2cm_jax.studies.tuning.space import SPACE, read_space
+from cl2cm_jax.studies.tuning.study import UNPRUNED
+from cl2cm_jax.training import loop
 
 TUNED = "weights.transfer=log:0.5..4 student.dropout=0..0.5 train.steps=times:0.5..1.5 confidence.kind=none|posterior"
 FIELDS = [item.split("=")[0] for item in TUNED.split()]
@@ -54,9 +56,9 @@ def without_times(workdir: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def finished(home: Path) -> tuple[Path, Outcome]:
-    workdir, corpora = home / "tune", features.corpora
+    workdir, corpora = home / "tune", cache.corpora
     with pytest.MonkeyPatch.context() as patch:  # whoever looked at the test split would find none
-        patch.setattr(features, "corpora", lambda config: corpora(config)._replace(test=None))
+        patch.setattr(cache, "corpora", lambda config: corpora(config)._replace(test=None))
         return workdir, study(home, workdir, "--trials=2")
 
 
@@ -104,7 +106,7 @@ def test_the_best_is_a_config_that_trains(home: Path, finished: tuple[Path, Outc
 def test_the_same_command_trains_nothing_anew(home: Path, finished: tuple[Path, Outcome]) -> None:
     workdir, first = finished
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "train", lambda *_, **__: pytest.fail("trained again"))
+        patch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
         again = study(home, workdir, "--trials=2")
     assert again.code == 0, again.err
     assert again.out.splitlines()[1:-2] == first.out.splitlines()[1:-2]  # the others name the minutes
@@ -122,7 +124,7 @@ def test_another_config_or_space_is_refused(home: Path, finished: tuple[Path, Ou
 
 
 def test_sigterm_in_a_run_stops_with_the_command_that_goes_on(home: Path, tmp_path: Path) -> None:
-    put, calls = train.put_batch, iter(range(10_000))
+    put, calls = loop.put_batch, iter(range(10_000))
 
     def interrupting(batch: Any, mesh: Any) -> Any:
         if next(calls) == 26:  # within the config's own trial
@@ -130,7 +132,7 @@ def test_sigterm_in_a_run_stops_with_the_command_that_goes_on(home: Path, tmp_pa
         return put(batch, mesh)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "put_batch", interrupting)
+        patch.setattr(loop, "put_batch", interrupting)
         stopped = study(home, tmp_path, "--trials=1")
     assert stopped.code == 0, stopped.err
     assert "resume with: python -m cl2cm_jax.tune" in stopped.out and not (tmp_path / "tune.md").exists()
@@ -217,7 +219,7 @@ def test_the_minutes_of_all_starts_count(home: Path, tmp_path: Path, measured: d
 def test_a_trial_that_diverges_has_failed_and_the_others_go_on(
     home: Path, tmp_path: Path, measured: dict[str, Any]
 ) -> None:
-    measured |= {"break_at": 6, "error": train.Diverged("step 3: the term 'total' is nan")}
+    measured |= {"break_at": 6, "error": loop.Diverged("step 3: the term 'total' is nan")}
     outcome = study(home, tmp_path, "--trials=3")
     assert outcome.code == 0, outcome.err
     content = without_times(tmp_path)
@@ -352,7 +354,7 @@ def test_folds_keep_concepts_together_and_are_of_one_size() -> None:
 
 def test_parts_never_hold_the_test_split(home: Path) -> None:
     config = configuration.read(str(home / "config.py"))
-    train_split, validation, test = features.corpora(config)
+    train_split, validation, test = cache.corpora(config)
     outside = set(test.image_ids.tolist())
     parts = parts_of(config, train_split, validation, score="folds", folds=4, seeds=2)
     assert len(parts) == 8 and {part.seed for part in parts} == {0, 1}

@@ -21,9 +21,9 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.models.trained_layers import text_layers
 from cl2cm_jax.parallel.sharding import put_batch
-from cl2cm_jax.run import build
 from cl2cm_jax.search import __main__ as search
-from cl2cm_jax.train import train, training_batches
+from cl2cm_jax.training.experiment import build
+from cl2cm_jax.training.loop import train, training_batches
 
 TUNED = {
     "text.backbone": "bert",

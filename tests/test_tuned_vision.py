@@ -26,9 +26,9 @@ from cl2cm_jax import main
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.trained_layers import vision_layers
 from cl2cm_jax.parallel.sharding import put_batch
-from cl2cm_jax.run import Run, build
 from cl2cm_jax.search import __main__ as search
-from cl2cm_jax.train import training_batches
+from cl2cm_jax.training.experiment import Run, build
+from cl2cm_jax.training.loop import training_batches
 
 CLIP = Path(__file__).parent / "golden" / "clip"
 TUNED = {

@@ -10,14 +10,14 @@ import pytest
 
 from cl2cm_jax.config import override_all, read
 from cl2cm_jax.data.corpus import text_inputs
-from cl2cm_jax.data.parallel_text import read_parallel
-from cl2cm_jax.features import Corpora
+from cl2cm_jax.data.readers.parallel_text import read_parallel
+from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.maths.word_alignment import mean_word_cosine
 from cl2cm_jax.models.towers import Text
-from cl2cm_jax.run import build
-from cl2cm_jax.word_level.corpora import text_corpora
-from cl2cm_jax.word_level.teaching import teach
+from cl2cm_jax.studies.word_alignment.corpora import text_corpora
+from cl2cm_jax.studies.word_alignment.teaching import teach
+from cl2cm_jax.training.experiment import build
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "multi30k"

@@ -12,11 +12,11 @@ from PIL import Image
 from tiny_set import COLOURS, THINGS
 
 from cl2cm_jax.evaluation.retrieval import load_ranks
-from cl2cm_jax.evaluation.rows import run_folder
-from cl2cm_jax.word_level import __main__ as word_level
-from cl2cm_jax.word_level import plan_picture, plans
-from cl2cm_jax.word_level.cooccurrence import learn, links
-from cl2cm_jax.word_level.plan_picture import ShownPair, draw_plans, label
+from cl2cm_jax.studies.ablation.row_names import run_folder
+from cl2cm_jax.studies.word_alignment import __main__ as word_level
+from cl2cm_jax.studies.word_alignment import plan_picture, plans
+from cl2cm_jax.studies.word_alignment.cooccurrence import learn, links
+from cl2cm_jax.studies.word_alignment.plan_picture import ShownPair, draw_plans, label
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "word_level.py"
 FRAMES = {

@@ -1,0 +1,1 @@
+"""Data: readers, data sets and the tf.data pipeline that yields batches."""

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cl2cm_jax.data import quiet
+from cl2cm_jax.data import lazy_tensorflow
 from cl2cm_jax.errors import UserError
 
 
@@ -119,7 +119,7 @@ def _pipeline_options(beam: Any, flags: list[str]) -> Any:
 
 
 def _apache_beam(runner: str) -> Any:
-    quiet.tensorflow_datasets()
+    lazy_tensorflow.tensorflow_datasets()
     try:
         return importlib.import_module("apache_beam")
     except ImportError as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cl2cm_jax.data import quiet
+from cl2cm_jax.data import lazy_tensorflow
 from cl2cm_jax.data.beam import beam_of
 from cl2cm_jax.data.records import Caption, Record
 from cl2cm_jax.errors import UserError
@@ -36,7 +36,7 @@ def features(
       feature_shape: (frames, d) of a set of precomputed features, frames None if they differ; None for a set of images.
       has_frames: of a set of images, whether some are clips of several files; `frames` holds these, `image` nothing.
     """
-    tfds = quiet.tensorflow_datasets()
+    tfds = lazy_tensorflow.tensorflow_datasets()
     text = tfds.features.Text
     vision = (
         {"image": tfds.features.Scalar(dtype=np.object_)}
@@ -92,11 +92,11 @@ def prepare(builder: tfds.core.DatasetBuilder, *, beam_runner: str = "", beam_op
     Raises:
       UserError: an input is missing or wrong (from the builder), or Beam is not there or does not know the runner.
     """
-    tfds = quiet.tensorflow_datasets()
+    tfds = lazy_tensorflow.tensorflow_datasets()
     target = Path(builder.data_dir)
     if _is_built(target):
         return
-    quiet.tensorflow()
+    lazy_tensorflow.tensorflow()
     remove_stale(target.parent, f"incomplete.*_{target.name}")
     config = tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False)
     if beam_runner:
@@ -115,7 +115,7 @@ def read_records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Reco
     Raises:
       UserError: the built set is damaged.
     """
-    tfds, tf = quiet.tensorflow_datasets(), quiet.tensorflow()
+    tfds, tf = lazy_tensorflow.tensorflow_datasets(), lazy_tensorflow.tensorflow()
     read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     with without_commentary():
         dataset = cast(Any, builder).as_dataset(split=split, shuffle_files=False, read_config=read_config)

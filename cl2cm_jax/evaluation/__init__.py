@@ -1,1 +1,1 @@
-"""Evaluation: embeddings -> exact ranks -> named metrics -> tables, intervals and a picture. Arrays in, no model."""
+"""Evaluation: embeddings, exact ranks, metrics, tables and a picture of the results."""

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, features
 
-from cl2cm_jax.atomic import replacing
-from cl2cm_jax.data.clips import picture_of
-from cl2cm_jax.data.images import ImageError, decode
+from cl2cm_jax.data.media.clips import picture_of
+from cl2cm_jax.data.media.images import ImageError, decode
 from cl2cm_jax.evaluation.fonts import font_for
 from cl2cm_jax.maths import ranking
+from cl2cm_jax.runtime.atomic import replacing
 
 LANGUAGE_NAMES = {
     "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German",

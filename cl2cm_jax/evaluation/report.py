@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from cl2cm_jax.atomic import write_text
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import RULE, Table
+from cl2cm_jax.runtime.atomic import write_text
 
 Metrics = Mapping[str, float]  # metric name -> value, as `retrieval.metrics` names them
 PerLanguage = Mapping[str, Metrics]

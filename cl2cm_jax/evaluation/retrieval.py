@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cl2cm_jax.atomic import replacing
 from cl2cm_jax.maths import ranking
+from cl2cm_jax.runtime.atomic import replacing
 
 CaptionsPerImage = Literal["all", "first"]
 Query = Literal["target", "fused"]

@@ -14,8 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cl2cm_jax.command_line import Arguments
 from cl2cm_jax.errors import exit_cleanly
+from cl2cm_jax.runtime.command_line import Arguments
 
 PROGRAM = "python -m cl2cm_jax.export"
 EPILOG = f"""\

@@ -18,14 +18,14 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import BERTS, student_first, vision_first
-from cl2cm_jax.data.tokenise import e5_tokenizer, use_pieces
-from cl2cm_jax.e5_file import read_e5_file
-from cl2cm_jax.export.layout import save_tensors, text_place, vision_place, write_json
+from cl2cm_jax.data.media.tokenise import e5_tokenizer, use_pieces
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone, bert, clip_vit, e5_small
 from cl2cm_jax.models.backbones.use_multilingual import PIECES_FILE
+from cl2cm_jax.models.e5_file import read_e5_file
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL
+from cl2cm_jax.trained.bundle_layout import save_tensors, text_place, vision_place, write_json
 
 _BERT_CLASSES = {
     "bert": "BertModel",

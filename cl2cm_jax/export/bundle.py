@@ -19,7 +19,15 @@ from cl2cm_jax.evaluation.report import Results, read_results, write_results
 from cl2cm_jax.export import licences
 from cl2cm_jax.export.backbones import VISION_CLASS, Backbones, write_text_backbone, write_vision_backbone
 from cl2cm_jax.export.card import Facts, card
-from cl2cm_jax.export.layout import (
+from cl2cm_jax.export.sentence_transformers import write_modules
+from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.backbones import clip_vit
+from cl2cm_jax.models.configured import configured_text, configured_vision
+from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.networks import heads_of
+from cl2cm_jax.runtime.storage import exclusive
+from cl2cm_jax.trained.bundle import Parts
+from cl2cm_jax.trained.bundle_layout import (
     CARD,
     HEADS,
     MANIFEST,
@@ -29,15 +37,8 @@ from cl2cm_jax.export.layout import (
     stock_obstacles,
     write_manifest,
 )
-from cl2cm_jax.export.model import Parts
-from cl2cm_jax.export.stock import write_modules
-from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones import clip_vit
-from cl2cm_jax.models.configured import configured_text, configured_vision
-from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import heads_of
-from cl2cm_jax.search.model import feature_shape, load_student, read_config, student_encoder
-from cl2cm_jax.storage import exclusive
+from cl2cm_jax.trained.student import student_encoder
+from cl2cm_jax.training.workdir import feature_shape, load_student, read_config
 
 AGREES = 1e-6  # the bundle's vectors differ by no more from the run's
 _UNIT = 1e-4

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from cl2cm_jax import __version__
 from cl2cm_jax.config import BERTS
 from cl2cm_jax.evaluation.report import RANKS, SHOWN, Results, report_tables, summarise, weakest
-from cl2cm_jax.export.layout import stock_obstacles
 from cl2cm_jax.export.licences import NOTICES, UNKNOWN, Component, common_licence, data_licence
+from cl2cm_jax.trained.bundle_layout import stock_obstacles
 
 PAPER = "https://doi.org/10.1609/aaai.v38i6.28376"
 

@@ -12,11 +12,11 @@ import numpy as np
 from cl2cm_jax.config import BERTS
 from cl2cm_jax.export import onnx_graph, quality, stablehlo
 from cl2cm_jax.export.bundle import PROBES, Addition, Trained
-from cl2cm_jax.export.layout import text_place
-from cl2cm_jax.export.model import Parts
 from cl2cm_jax.export.onnx_graph import FOLDER, OPSET, Session, onnx_file
 from cl2cm_jax.export.towers import Tower, picture_inputs, text_inputs, text_tower, vision_tower
 from cl2cm_jax.models.backbones.use_multilingual import PIECES_FILE
+from cl2cm_jax.trained.bundle import Parts
+from cl2cm_jax.trained.bundle_layout import text_place
 
 _EXAMPLES = 64  # captions and pictures of the test split that a graph is compared on
 

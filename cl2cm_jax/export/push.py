@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.export.layout import CARD, MANIFEST, read_manifest
+from cl2cm_jax.trained.bundle_layout import CARD, MANIFEST, read_manifest
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

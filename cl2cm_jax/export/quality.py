@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax import features
 from cl2cm_jax.data.corpus import Corpus
-from cl2cm_jax.data.images import decode
+from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.picture import Queries
 from cl2cm_jax.evaluation.report import Results
-from cl2cm_jax.export.model import Parts
 from cl2cm_jax.export.towers import picture_inputs, text_inputs
+from cl2cm_jax.features import cache
+from cl2cm_jax.trained.bundle import Parts
 
 Encode = Callable[[dict[str, np.ndarray]], np.ndarray]
 _PICTURES = 64  # decoded at once
@@ -43,7 +43,7 @@ class TestSplit:
 def read_test_split(config: ConfigDict, parts: Parts) -> TestSplit | None:
     """The test split, where its data are here and its pictures are files; else None, and why is logged."""
     try:
-        corpus = evaluate.headline(features.corpora(config).test)
+        corpus = evaluate.headline(cache.corpora(config).test)
     except (UserError, ImportError) as error:
         logging.warning("the loss of quality is not measured: the data are not here (%s)", error)
         return None

@@ -13,8 +13,8 @@ import jax
 import jax.export
 import numpy as np
 
-from cl2cm_jax.export.model import Parts
 from cl2cm_jax.export.towers import Tower, check_agrees
+from cl2cm_jax.trained.bundle import Parts
 
 FOLDER = "stablehlo"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

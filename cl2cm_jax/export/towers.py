@@ -17,14 +17,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import cut_layer, student_first
-from cl2cm_jax.data.images import scaled
-from cl2cm_jax.data.tokenise import prepared, tokenizer
+from cl2cm_jax.data.media.images import scaled
+from cl2cm_jax.data.media.tokenise import prepared, tokenizer
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.export.model import Parts
 from cl2cm_jax.models.backbones import TailOptions, TextOutput, VisionOutput, efficientnet_lite
 from cl2cm_jax.models.networks import Networks, heads_of
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.models.trained_layers import in_two_parts
+from cl2cm_jax.trained.bundle import Parts
 
 Shape = tuple[int | str, ...]  # a name stands for any number
 Inputs = dict[str, tuple[Shape, str]]

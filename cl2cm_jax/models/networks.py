@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config import heads_first, reads_words, student_first, teacher_first
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.backbones import TailOptions, Tunable, VisionBackbone
-from cl2cm_jax.models.backbones.rows import Packing
+from cl2cm_jax.models.backbones.packing import Packing
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.towers import Text, TextTower, VisionTower
 

@@ -9,13 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import check_layers, cut_layer, vision_first
-from cl2cm_jax.models.backbones import (
-    TailOptions,
-    TextBackbone,
-    Tunable,
-    VisionBackbone,
-    VisionOutput,
-)
+from cl2cm_jax.models.backbones import TailOptions, TextBackbone, Tunable, VisionBackbone, VisionOutput
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
 

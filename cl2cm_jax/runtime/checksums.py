@@ -6,7 +6,7 @@ import json
 import zlib
 from pathlib import Path
 
-from cl2cm_jax.atomic import write_text
+from cl2cm_jax.runtime.atomic import write_text
 
 LIST_NAME = "checksums.json"
 _CHUNK = 1 << 20

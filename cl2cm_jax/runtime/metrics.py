@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from cl2cm_jax.atomic import replacing
+from cl2cm_jax.runtime.atomic import replacing
 
 _FIRST_COLUMNS = ("step", "time")
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cl2cm_jax.command_line import Arguments
 from cl2cm_jax.errors import exit_cleanly
-from cl2cm_jax.search.gallery import training_gallery
+from cl2cm_jax.evaluation.gallery import training_gallery
+from cl2cm_jax.runtime.command_line import Arguments
 from cl2cm_jax.search.query import check_queries, check_top, search
 from cl2cm_jax.search.table import print_answers, standard_input
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_top(options.top)
     gallery = training_gallery(options.workdir)  # also for --images: it tells a finished run from an unfinished one
 
-    from cl2cm_jax.search.model import load_encoder
+    from cl2cm_jax.trained.student import load_encoder
 
     encoder = load_encoder(options.workdir)
     if options.images is not None:

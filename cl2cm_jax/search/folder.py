@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cl2cm_jax.data.clips import decode_clip, is_clip, taken_files
-from cl2cm_jax.data.images import SUFFIXES, ImageError
+from cl2cm_jax.data.media.clips import decode_clip, is_clip, taken_files
+from cl2cm_jax.data.media.images import SUFFIXES, ImageError
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.encoder import Encoder
-from cl2cm_jax.search.gallery import Gallery, load_gallery, save_gallery
+from cl2cm_jax.evaluation.gallery import Gallery, load_gallery, save_gallery
+from cl2cm_jax.trained.encoder import Encoder
 
 AT_ONCE = 16  # pictures or clips a call of the encoder
 OUTSIDE = "it is a link to a place outside the folder, and such are not followed"

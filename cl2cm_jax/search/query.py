@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation.gallery import Gallery
 from cl2cm_jax.maths.ranking import top as best_items
-from cl2cm_jax.search.encoder import Encoder
-from cl2cm_jax.search.gallery import Gallery
+from cl2cm_jax.trained.encoder import Encoder
 
 
 @dataclass(frozen=True)

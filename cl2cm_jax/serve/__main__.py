@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cl2cm_jax.command_line import Arguments
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.runtime.command_line import Arguments
 
 if TYPE_CHECKING:
     from cl2cm_jax.serve.limits import App
@@ -71,15 +71,15 @@ def is_loopback(host: str) -> bool:
 
 def application(options: argparse.Namespace, token: str) -> App:
     """Loads model and index, and makes the service of them."""
-    from cl2cm_jax.index.model import open_model
-    from cl2cm_jax.index.resident import load
-    from cl2cm_jax.index.store import Store, is_local
     from cl2cm_jax.runtime.progress import CountReport
+    from cl2cm_jax.search.stores.memory import load
+    from cl2cm_jax.search.stores.milvus import Store, is_local
     from cl2cm_jax.serve.app import create_app
     from cl2cm_jax.serve.language import detector
     from cl2cm_jax.serve.limits import Limits
     from cl2cm_jax.serve.pictures import Pictures
     from cl2cm_jax.serve.service import Service
+    from cl2cm_jax.trained.load import open_model
 
     if is_local(options.index) and not Path(options.index).exists():
         raise UserError(f"--index={options.index} is not there; make it with python -m cl2cm_jax.index")

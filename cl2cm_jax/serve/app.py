@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from cl2cm_jax import __version__
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.index.entry import Entry, Filters, Found, day
+from cl2cm_jax.search.entry import Entry, Filters, Found, day
 from cl2cm_jax.serve.limits import COOKIE, App, Guard, Limits, same
 from cl2cm_jax.serve.pictures import LARGE, THUMBNAIL, Pictures
 from cl2cm_jax.serve.service import Service

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from cl2cm_jax.data.clips import picture_of
-from cl2cm_jax.data.images import MAX_FILE, ImageError, decode
+from cl2cm_jax.data.media.clips import picture_of
+from cl2cm_jax.data.media.images import MAX_FILE, ImageError, decode
 
 THUMBNAIL, LARGE = 480, 1600  # pixels of the longer side
 _KEPT = 1024  # drawn pictures; a thumbnail has about 20 kB

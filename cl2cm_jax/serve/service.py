@@ -12,10 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
-from cl2cm_jax.data.images import decode
+from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.index.entry import Entry, Filters, Found
-from cl2cm_jax.index.model import Model
+from cl2cm_jax.search.entry import Entry, Filters, Found
+from cl2cm_jax.trained.load import Model
 
 MAX_UPLOAD_PIXELS = 50_000_000
 _KEPT = 1024  # vectors of queries

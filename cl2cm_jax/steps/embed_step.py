@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from cl2cm_jax.data.batches import evaluation_batches
 from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, by_length, padded_length, text_inputs
-from cl2cm_jax.data.images import decoded
-from cl2cm_jax.data.pipeline import evaluation_batches
+from cl2cm_jax.data.media.images import decoded
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.models.towers import Text

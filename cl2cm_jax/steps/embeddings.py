@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cl2cm_jax.models.backbones.rows import Packing
+from cl2cm_jax.models.backbones.packing import Packing
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, Networks, heads_of
 from cl2cm_jax.models.towers import Text

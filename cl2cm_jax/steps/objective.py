@@ -25,9 +25,9 @@ from cl2cm_jax.maths.similarity import cosine_cost
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks, Teacher, heads_of
 from cl2cm_jax.models.towers import Text
-from cl2cm_jax.steps.coupled import Coupled, Scalars, intra_relations, term_by_term, tiles_of
 from cl2cm_jax.steps.embeddings import Batch, Embeddings, merge_two
-from cl2cm_jax.steps.one_sweep import in_one_sweep
+from cl2cm_jax.steps.pair_terms import Coupled, Scalars, intra_relations, term_by_term, tiles_of
+from cl2cm_jax.steps.pair_terms_blockwise import in_one_sweep
 from cl2cm_jax.steps.rows import HeldOut, Rows
 from cl2cm_jax.steps.word_scores import Words, contrast, relation, solve
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cl2cm_jax.data.cap_ids import Key, parse_line
+from cl2cm_jax.data.readers.cap_ids import Key, parse_line
 
 
 def cap_key(cap_id: str) -> Key | None:

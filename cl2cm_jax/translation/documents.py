@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from cl2cm_jax.data.cap_ids import CapLine, Key, parse_line
-from cl2cm_jax.data.caption_file import Row, read_caption_file
 from cl2cm_jax.data.corpus import translation_tag
-from cl2cm_jax.data.problems import Problem
-from cl2cm_jax.data.text_lines import read_entries
+from cl2cm_jax.data.readers.cap_ids import CapLine, Key, parse_line
+from cl2cm_jax.data.readers.caption_file import Row, read_caption_file
+from cl2cm_jax.data.readers.problems import Problem
+from cl2cm_jax.data.readers.text_lines import read_entries
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.translation.cap_lines import tag_of, translated_cap_id
 from cl2cm_jax.translation.engine import Item

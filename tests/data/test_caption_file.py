@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax.data import text_lines
-from cl2cm_jax.data.caption_file import CaptionFile, read_caption_file
+from cl2cm_jax.data.readers import text_lines
+from cl2cm_jax.data.readers.caption_file import CaptionFile, read_caption_file
 from cl2cm_jax.errors import UserError
 
 HEADER = b"image,language,caption\n"

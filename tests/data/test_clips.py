@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cl2cm_jax.data import images
-from cl2cm_jax.data.clips import decode_clip, frame_files, is_clip, picture_of, taken_files
-from cl2cm_jax.data.images import ImageError, decode, decode_frames, frame_places
+from cl2cm_jax.data.media import images
+from cl2cm_jax.data.media.clips import decode_clip, frame_files, is_clip, picture_of, taken_files
+from cl2cm_jax.data.media.images import ImageError, decode, decode_frames, frame_places
 
 FORMATS = ("GIF", "PNG", "WEBP")
 
@@ -196,7 +196,7 @@ def test_a_broken_frame_is_named(tmp_path: Path) -> None:
 
 
 def test_frames_that_no_record_can_hold_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cl2cm_jax.data.clips.MAX_BYTES", 100)
+    monkeypatch.setattr("cl2cm_jax.data.media.clips.MAX_BYTES", 100)
     with pytest.raises(ImageError, match=r"2 frames have \d+ bytes, over the limit of 100"):
         taken_files(folder_of(tmp_path / "clip", [10, 20]), most=4)
 

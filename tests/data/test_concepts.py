@@ -8,8 +8,8 @@ pytest.importorskip("emoji")
 
 from collections import Counter
 
-from cl2cm_jax.data.concepts import concepts_of, family_of, name_key, split_of, structure_key
-from cl2cm_jax.data.drawings import Drawing, drawings
+from cl2cm_jax.data.sets.concepts import concepts_of, family_of, name_key, split_of, structure_key
+from cl2cm_jax.data.sets.drawings import Drawing, drawings
 
 
 @pytest.fixture(scope="module")

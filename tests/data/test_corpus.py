@@ -9,9 +9,9 @@ import pytest
 
 from cl2cm_jax.config import defaults
 from cl2cm_jax.data.corpus import Corpus, Ragged
-from cl2cm_jax.encoders import padded_frames
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features import Corpora, shape_of
+from cl2cm_jax.features.cache import Corpora, shape_of
+from cl2cm_jax.features.encoders import padded_frames
 
 
 def test_padded_words() -> None:

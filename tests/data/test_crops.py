@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cl2cm_jax.data.crops import Crops, box, cropped
-from cl2cm_jax.data.images import scaled
+from cl2cm_jax.data.media.crops import Crops, box, cropped
+from cl2cm_jax.data.media.images import scaled
 
 CROPS = Crops(size=16, shorter_side=16, filter="bicubic", least=0.5, flip=False)
 CHANCES = np.random.default_rng(0).random((200, 5))

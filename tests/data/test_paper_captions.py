@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax.data.cap_ids import media_id
-from cl2cm_jax.data.paper_captions import partners, read_caption_lines
+from cl2cm_jax.data.readers.cap_ids import media_id
+from cl2cm_jax.data.sets.paper.captions import partners, read_caption_lines
 from cl2cm_jax.errors import UserError
 
 

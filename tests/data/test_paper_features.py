@@ -11,7 +11,7 @@ import paper_trees
 import pytest
 from paper_trees import FRAME_DIM, LONG_VIDEO, TRAIN
 
-from cl2cm_jax.data.paper_features import (
+from cl2cm_jax.data.sets.paper.features import (
     MAX_FRAMES,
     read_frame_folder,
     read_image_features,

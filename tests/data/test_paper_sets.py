@@ -16,9 +16,9 @@ pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
 from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.paper_captions import read_caption_lines
-from cl2cm_jax.data.paper_sets import PaperBuilder, paper_builder
 from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.data.sets.paper.captions import read_caption_lines
+from cl2cm_jax.data.sets.paper.sets import PaperBuilder, paper_builder
 from cl2cm_jax.errors import UserError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "multi30k"
@@ -351,8 +351,8 @@ def test_a_picture_written_over_in_place_is_a_changed_input(tmp_path: Path) -> N
 def test_the_real_text_of_multi30k(tmp_path: Path, task: int, each: int) -> None:
     if not REAL.is_dir():
         pytest.skip("no ../shared/data/multi30k beside the project: nothing real to read")
-    from cl2cm_jax.data.paper_files import Search
-    from cl2cm_jax.data.raw_multi30k import RawFiles, raw_folder
+    from cl2cm_jax.data.sets.paper.files import Search
+    from cl2cm_jax.data.sets.paper.raw_multi30k import RawFiles, raw_folder
 
     folder = raw_folder(REAL, task)
     assert folder is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax.data.parallel_text import read_parallel
+from cl2cm_jax.data.readers.parallel_text import read_parallel
 from cl2cm_jax.errors import UserError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "multi30k"

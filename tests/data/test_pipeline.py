@@ -13,10 +13,10 @@ from PIL import Image
 
 pytest.importorskip("tensorflow")
 
+from cl2cm_jax.data.batches import batches, evaluation_batches, trainable_images
 from cl2cm_jax.data.corpus import Corpus
-from cl2cm_jax.data.crops import Crops, cropped
-from cl2cm_jax.data.images import decode
-from cl2cm_jax.data.pipeline import batches, evaluation_batches, trainable_images
+from cl2cm_jax.data.media.crops import Crops, cropped
+from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import UserError
 
 SETTINGS: dict[str, Any] = {

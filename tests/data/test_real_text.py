@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax.data.caption_file import read_caption_file
-from cl2cm_jax.data.paper_captions import partners, read_caption_lines
-from cl2cm_jax.data.parallel_text import read_parallel
+from cl2cm_jax.data.readers.caption_file import read_caption_file
+from cl2cm_jax.data.readers.parallel_text import read_parallel
+from cl2cm_jax.data.sets.paper.captions import partners, read_caption_lines
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 XFLICKR = ("de", "en", "es", "id", "ja", "ru", "tr", "zh")

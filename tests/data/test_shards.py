@@ -20,11 +20,12 @@ pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
 from cl2cm_jax.config import defaults
-from cl2cm_jax.data import sets, shards
+from cl2cm_jax.data import sets
 from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.captions import Captions, captions_builder
+from cl2cm_jax.data.readers import shards
+from cl2cm_jax.data.readers.shards import read_picture, read_shard, shard_files
 from cl2cm_jax.data.records import SPLITS, Caption, Record
-from cl2cm_jax.data.shards import read_picture, read_shard, shard_files
+from cl2cm_jax.data.sets.captions import Captions, captions_builder
 from cl2cm_jax.errors import UserError
 
 
@@ -324,7 +325,7 @@ def test_forged_size_ends(tmp_path: Path) -> None:
     header[148:156] = b"%06o\0 " % sum(header)
     (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + header + bytes(10240))
     code = (
-        "import sys; from cl2cm_jax.data.shards import read_shard; "
+        "import sys; from cl2cm_jax.data.readers.shards import read_shard; "
         "print(read_shard(sys.argv[1], source='en', frames=1).problems[0].reason)"
     )
     done = subprocess.run(

@@ -16,13 +16,13 @@ pytest.importorskip("tensorflow_datasets")
 from command import call
 from set_trees import write_stamp, write_stamps
 
-from cl2cm_jax import stamps as stamps_command
 from cl2cm_jax.config import defaults
 from cl2cm_jax.data import sets
 from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.images import decode
+from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.data.records import SPLITS, Caption
-from cl2cm_jax.data.stamp_files import (
+from cl2cm_jax.data.sets import stamps_captions as stamps_command
+from cl2cm_jax.data.sets.stamp_files import (
     WITHIN_PACKAGE,
     Stamp,
     concepts_of,
@@ -32,7 +32,7 @@ from cl2cm_jax.data.stamp_files import (
     stamps,
     stamps_folder,
 )
-from cl2cm_jax.data.stamps import read_translations, stamps_builder
+from cl2cm_jax.data.sets.stamps import read_translations, stamps_builder
 from cl2cm_jax.errors import UserError
 
 

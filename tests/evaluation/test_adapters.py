@@ -10,12 +10,13 @@ import pytest
 from command import call
 from PIL import Image
 
-from cl2cm_jax import judge
-from cl2cm_jax.data.caption_file import Row
 from cl2cm_jax.data.corpus import Corpus, Ragged
+from cl2cm_jax.data.readers.caption_file import Row
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.evaluation.adapters import agreement, packages
-from cl2cm_jax.evaluation.adapters.captioned import (
+from cl2cm_jax.evaluation.retrieval import metrics, retrieval_ranks
+from cl2cm_jax.studies.external_eval import __main__ as judge
+from cl2cm_jax.studies.external_eval import agreement, packages
+from cl2cm_jax.studies.external_eval.captioned import (
     Captioned,
     Captions,
     Remembering,
@@ -24,7 +25,6 @@ from cl2cm_jax.evaluation.adapters.captioned import (
     from_rows,
     own_metrics,
 )
-from cl2cm_jax.evaluation.retrieval import metrics, retrieval_ranks
 
 
 class Coordinates:
@@ -245,7 +245,7 @@ def test_command(points: float, code: int, tmp_path: Path, monkeypatch: pytest.M
     lines = ["image,language,caption", *(f"{row.image},{row.language},{row.caption}" for row in rows)]
     (tmp_path / "captions.csv").write_text("\n".join(lines))
     monkeypatch.setitem(agreement.JUDGES, "mteb", judge_that_adds(points))
-    monkeypatch.setattr("cl2cm_jax.export.model.from_pretrained", lambda path: Coordinates())
+    monkeypatch.setattr("cl2cm_jax.trained.bundle.from_pretrained", lambda path: Coordinates())
     files = f"--captions={tmp_path / 'captions.csv'}", f"--images={tmp_path}"
     told = call(judge.main, "--model=bundle", *files, "--judges=mteb", "--languages=de")
     assert told.code == code, told.err

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cl2cm_jax.evaluation.bootstrap import (
+from cl2cm_jax.evaluation.retrieval import Ranks
+from cl2cm_jax.studies.bootstrap import (
     Difference,
     RunHits,
     Share,
@@ -14,7 +15,6 @@ from cl2cm_jax.evaluation.bootstrap import (
     spread,
     sum_recall_level,
 )
-from cl2cm_jax.evaluation.retrieval import Ranks
 
 LANGUAGES = ("de", "zh")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cl2cm_jax.evaluation.comparison import Row, comparison_tables, run_rows
-from cl2cm_jax.evaluation.published import OTHER_LEAGUE, PUBLISHED, SETS
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
+from cl2cm_jax.studies.comparison.comparison import Row, comparison_tables, run_rows
+from cl2cm_jax.studies.comparison.published import OTHER_LEAGUE, PUBLISHED, SETS
 
 RECALLS = [f"{direction}/R@{k}" for direction in DIRECTIONS for k in RECALL_AT]
 

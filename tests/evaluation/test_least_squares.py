@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cl2cm_jax.evaluation.least_squares import most_similar, ridge_maps
+from cl2cm_jax.studies.ablation.least_squares import most_similar, ridge_maps
 
 
 def unit(rows: int, dim: int, seed: int) -> np.ndarray:

@@ -22,9 +22,9 @@ import cl2cm_jax
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.export import __main__ as export
 from cl2cm_jax.export.bundle import read_trained, write_bundle
-from cl2cm_jax.export.layout import HEADS, MANIFEST
 from cl2cm_jax.models.pretrained import weights_hash
-from cl2cm_jax.search.model import load_encoder
+from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST
+from cl2cm_jax.trained.student import load_encoder
 
 VARIANTS = {
     "frozen": {},

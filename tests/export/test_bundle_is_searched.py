@@ -12,7 +12,7 @@ from PIL import Image
 
 import cl2cm_jax
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.index import __main__ as command
+from cl2cm_jax.search import index_command as command
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ import cl2cm_jax
 from cl2cm_jax.export import __main__ as export
 from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.export.conversions import add_onnx, add_stablehlo
-from cl2cm_jax.export.model import Parts
 from cl2cm_jax.export.onnx_graph import _as_products
 from cl2cm_jax.export.towers import picture_inputs, text_inputs
+from cl2cm_jax.trained.bundle import Parts
 
 VARIANTS = {
     "stock": {},

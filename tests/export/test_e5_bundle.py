@@ -12,10 +12,10 @@ from finished_runs import TEXTS, write_finished_run
 from tiny_e5 import write_tiny_e5
 
 import cl2cm_jax
-from cl2cm_jax.data.tokenise import E5Tokenizer, HubTokenizer
+from cl2cm_jax.data.media.tokenise import E5Tokenizer, HubTokenizer
 from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.models.backbones import fingerprint, text_backbone
-from cl2cm_jax.search.model import load_encoder
+from cl2cm_jax.trained.student import load_encoder
 
 VARIANTS = {
     "frozen": {},

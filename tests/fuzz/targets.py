@@ -19,23 +19,23 @@ from tar_shards import files_of, pax_header, write_shard
 from tiny_e5 import e5_bytes
 from tiny_models import write_tiny_bert
 
-from cl2cm_jax.data.caption_file import read_caption_file
-from cl2cm_jax.data.feature_file import read_feature_file
-from cl2cm_jax.data.images import decode, decode_frames
-from cl2cm_jax.data.paper_captions import read_caption_lines
-from cl2cm_jax.data.paper_features import read_frame_folder
-from cl2cm_jax.data.shards import read_shard
-from cl2cm_jax.data.text_lines import read_ids, read_lines
-from cl2cm_jax.data.tokenise import E5Tokenizer, HubTokenizer
+from cl2cm_jax.data.media.images import decode, decode_frames
+from cl2cm_jax.data.media.tokenise import E5Tokenizer, HubTokenizer
+from cl2cm_jax.data.readers.caption_file import read_caption_file
+from cl2cm_jax.data.readers.feature_file import read_feature_file
+from cl2cm_jax.data.readers.shards import read_shard
+from cl2cm_jax.data.readers.text_lines import read_ids, read_lines
+from cl2cm_jax.data.sets.paper.captions import read_caption_lines
+from cl2cm_jax.data.sets.paper.features import read_frame_folder
+from cl2cm_jax.evaluation.gallery import Gallery, load_gallery, save_gallery
 from cl2cm_jax.evaluation.report import Protocol, read_results
-from cl2cm_jax.export.layout import FORMAT, HEADS, MANIFEST, read_manifest
-from cl2cm_jax.index import portable
-from cl2cm_jax.index.entry import captions_to_text
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones import text_backbone, vision_backbone
 from cl2cm_jax.models.pretrained import read_npz, read_safetensors, read_torch_pickle, weights_hash
-from cl2cm_jax.search.gallery import Gallery, load_gallery, save_gallery
-from cl2cm_jax.search.model import read_config
+from cl2cm_jax.search import vector_files
+from cl2cm_jax.search.entry import captions_to_text
+from cl2cm_jax.trained.bundle_layout import FORMAT, HEADS, MANIFEST, read_manifest
+from cl2cm_jax.training.workdir import read_config
 from fuzz.attempt import Target
 from fuzz.service import raw_request, spoken, upload
 
@@ -238,13 +238,15 @@ def vectors() -> dict[str, bytes]:
     return {
         "img_emb/img_emb_0.npy": npy(np.eye(2, dtype=np.float32)),
         "metadata/metadata_0.parquet": as_bytes(lambda out: pyarrow.parquet.write_table(table, out)),
-        portable.MANIFEST_FILE: b'{"weights": "ab", "model": "m", "dim": 2, "images": "", "format": 1}',
+        vector_files.MANIFEST_FILE: b'{"weights": "ab", "model": "m", "dim": 2, "images": "", "format": 1}',
     }
 
 
 def read_vectors(folder: Path) -> object:
-    entries = [entry for part, _ in portable.read_portable(folder) for entry in part]
-    return portable.read_manifest(folder), [captions_to_text(entry.captions, most=1000).encode() for entry in entries]
+    entries = [entry for part, _ in vector_files.read_portable(folder) for entry in part]
+    return vector_files.read_manifest(folder), [
+        captions_to_text(entry.captions, most=1000).encode() for entry in entries
+    ]
 
 
 def results() -> bytes:

@@ -19,15 +19,16 @@ from PIL import Image
 from tar_shards import files_of, picture, write_shard
 from tiny_models import write_tiny_bert
 
-from cl2cm_jax.data import images, text_lines
-from cl2cm_jax.data.images import ImageError, decode
-from cl2cm_jax.data.shards import read_shard
-from cl2cm_jax.data.tokenise import HubTokenizer
+from cl2cm_jax.data.media import images
+from cl2cm_jax.data.media.images import ImageError, decode
+from cl2cm_jax.data.media.tokenise import HubTokenizer
+from cl2cm_jax.data.readers import text_lines
+from cl2cm_jax.data.readers.shards import read_shard
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.export.layout import MANIFEST, read_manifest
-from cl2cm_jax.index.entry import captions_from_text
 from cl2cm_jax.models import pretrained
 from cl2cm_jax.models.hub_folder import read_tensors
+from cl2cm_jax.search.entry import captions_from_text
+from cl2cm_jax.trained.bundle_layout import MANIFEST, read_manifest
 from fuzz.attempt import attempt
 from fuzz.service import raw_request, spoken
 from fuzz.targets import as_bytes, bundle, gallery, targets

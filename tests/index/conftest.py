@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from colour_encoder import ColourEncoder, paint
 
-from cl2cm_jax.index.store import Manifest, Store
+from cl2cm_jax.search.stores.milvus import Manifest, Store
 
 
 @pytest.fixture

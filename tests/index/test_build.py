@@ -14,10 +14,10 @@ from colour_encoder import ColourEncoder, paint
 from PIL import Image
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.index.build import BATCH, from_gallery, read_captions, update
-from cl2cm_jax.index.entry import Entry, Filters, id_of
-from cl2cm_jax.index.store import Store
-from cl2cm_jax.search.gallery import Gallery
+from cl2cm_jax.evaluation.gallery import Gallery
+from cl2cm_jax.search.entry import Entry, Filters, id_of
+from cl2cm_jax.search.incremental import BATCH, from_gallery, read_captions, update
+from cl2cm_jax.search.stores.milvus import Store
 
 RED, GREEN, BLUE = np.eye(3, dtype=np.float32)
 
@@ -202,8 +202,8 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from colour_encoder import ColourEncoder
-from cl2cm_jax.index.build import update
-from cl2cm_jax.index.store import Manifest, Store
+from cl2cm_jax.search.incremental import update
+from cl2cm_jax.search.stores.milvus import Manifest, Store
 colours, seen = ColourEncoder(), 0
 def images(clips):
     global seen

@@ -11,10 +11,10 @@ from colour_encoder import paint
 
 from cl2cm_jax.config import defaults, flatten
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.index import __main__ as command
-from cl2cm_jax.index.model import Model, open_model
-from cl2cm_jax.search.gallery import GALLERY_FILE, Gallery, save_gallery
-from cl2cm_jax.search.model import CONFIG_FILE
+from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
+from cl2cm_jax.search import index_command as command
+from cl2cm_jax.trained.load import Model, open_model
+from cl2cm_jax.training.workdir import CONFIG_FILE
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def run(monkeypatch, capsys, colours, photos, tmp_path):
     """Runs the command with a model of colours; returns what it prints."""
     models = {"model": colours, "other": type(colours)(weights="step 20")}
     made = {name: Model(model.encoder, name, ("en", "de")) for name, model in models.items()}
-    monkeypatch.setattr("cl2cm_jax.index.model.open_model", lambda path: made[path.name])
+    monkeypatch.setattr("cl2cm_jax.trained.load.open_model", lambda path: made[path.name])
 
     def main(*arguments: str, model: str = "model", index: str = "i.db") -> str:
         capsys.readouterr()

@@ -13,9 +13,9 @@ import pytest
 from colour_encoder import paint
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.index import portable
-from cl2cm_jax.index.build import update
-from cl2cm_jax.index.portable import read_manifest, read_portable, write_portable
+from cl2cm_jax.search import vector_files
+from cl2cm_jax.search.incremental import update
+from cl2cm_jax.search.vector_files import read_manifest, read_portable, write_portable
 
 
 def test_out_and_in_again(store, photos, colours, tmp_path) -> None:
@@ -56,7 +56,7 @@ def test_what_clip_retrieval_writes(theirs) -> None:
 
 
 def test_a_text_that_many_rows_share_is_measured_before_it_is_repeated(theirs, monkeypatch) -> None:
-    monkeypatch.setattr(portable, "MAX_TEXT", 1_000_000, raising=False)
+    monkeypatch.setattr(vector_files, "MAX_TEXT", 1_000_000, raising=False)
     file = theirs / "metadata" / "metadata_0.parquet"
     for length in (400_000, 600_000):
         table = pyarrow.table({"image_path": ["a.jpg", "b.jpg"], "caption": ["x" * length] * 2})

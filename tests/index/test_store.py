@@ -19,10 +19,10 @@ from milvus_lite.server_manager import server_manager_instance
 from pymilvus.exceptions import MilvusException
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.index.entry import Entry, Filters, captions_from_text, captions_to_text, day, id_of
-from cl2cm_jax.index.recall import recall
-from cl2cm_jax.index.resident import load
-from cl2cm_jax.index.store import Manifest, Store
+from cl2cm_jax.search.entry import Entry, Filters, captions_from_text, captions_to_text, day, id_of
+from cl2cm_jax.search.recall import recall
+from cl2cm_jax.search.stores.memory import load
+from cl2cm_jax.search.stores.milvus import Manifest, Store
 
 DOCS = Path(__file__).parents[2] / "docs" / "search.md"
 ODD = ['a"b.png', "a\\b.png", "a%b_c.png", 'x" or id != "', "日本/犬.jpg", "emoji/🍎.png", "a\U0010fffd.png", "A.png"]
@@ -117,7 +117,7 @@ def test_the_manifest_is_kept(store, tmp_path) -> None:
 
 
 def test_a_file_is_open_in_one_process_only(store, tmp_path) -> None:
-    code = f"from cl2cm_jax.index.store import Store; Store({str(tmp_path / 'index.db')!r})"
+    code = f"from cl2cm_jax.search.stores.milvus import Store; Store({str(tmp_path / 'index.db')!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "cannot be opened" in done.stderr and "in one process only" in done.stderr
     store.close()

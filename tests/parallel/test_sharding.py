@@ -8,14 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from cl2cm_jax.parallel.mesh import make_mesh
-from cl2cm_jax.parallel.sharding import (
-    abstract,
-    batch_sharding,
-    partition_spec,
-    put_batch,
-    replicated,
-    tree_shardings,
-)
+from cl2cm_jax.parallel.sharding import abstract, batch_sharding, partition_spec, put_batch, replicated, tree_shardings
 
 
 @pytest.fixture(name="mesh", scope="module")

@@ -17,9 +17,9 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import write_tiny_bert
 
 from cl2cm_jax import config as configs
-from cl2cm_jax import run, train
 from cl2cm_jax.parallel import mesh as meshes
 from cl2cm_jax.parallel.sharding import path_name
+from cl2cm_jax.training import experiment, loop
 
 STEPS = 20
 EXACT = 1e-5
@@ -99,16 +99,16 @@ def named(tree: Any) -> dict[str, Any]:
 def ran(home: Path, workdir: Path, fields: dict[str, str], mesh: dict[str, int] | None) -> Ran:
     """Trains on a mesh of eight devices, or on one device."""
     sizes: dict[str, Any] = {"devices": jax.devices()[:1]} if mesh is None else mesh
-    make_mesh, make_optimizers = meshes.make_mesh, run.make_optimizers
+    make_mesh, make_optimizers = meshes.make_mesh, experiment.make_optimizers
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "make_mesh", lambda **_: make_mesh(**sizes))
+        patch.setattr(experiment, "make_mesh", lambda **_: make_mesh(**sizes))
 
         def optimizers(*arguments: Any, **keywords: Any) -> dict[str, optax.GradientTransformation]:
             made = make_optimizers(*arguments, **keywords)
             return {name: optax.chain(keep_gradient(), optimizer) for name, optimizer in made.items()}
 
-        patch.setattr(run, "make_optimizers", optimizers)
-        built = run.build(configs.read(str(home / "config.py"), EVERY_TERM | fields))
+        patch.setattr(experiment, "make_optimizers", optimizers)
+        built = experiment.build(configs.read(str(home / "config.py"), EVERY_TERM | fields))
     gradients = []
 
     def step(state: Any, batch: Any, number: int) -> Any:
@@ -118,7 +118,7 @@ def ran(home: Path, workdir: Path, fields: dict[str, str], mesh: dict[str, int] 
         return state, terms
 
     recorded = built._replace(step=built.step._replace(step=step))
-    state = train.train(recorded, workdir, stream=io.StringIO())
+    state = loop.train(recorded, workdir, stream=io.StringIO())
     return Ran(rows(workdir), gradients, state)
 
 

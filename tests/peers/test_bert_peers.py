@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cl2cm_jax.encoders import TextEncoder
+from cl2cm_jax.features.encoders import TextEncoder
 from cl2cm_jax.models.backbones import text_backbone
 
 torch = pytest.importorskip("torch")

@@ -13,7 +13,7 @@ from tiny_models import write_tiny_bert
 
 import cl2cm_jax
 from cl2cm_jax.export.bundle import read_trained, write_bundle
-from cl2cm_jax.export.model import Parts
+from cl2cm_jax.trained.bundle import Parts
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

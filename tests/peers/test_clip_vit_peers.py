@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cl2cm_jax.data.images import scaled
+from cl2cm_jax.data.media.images import scaled
 from cl2cm_jax.models.backbones import vision_backbone
 from cl2cm_jax.models.backbones.preprocess import read_preprocess
 

@@ -18,13 +18,13 @@ from tiny_models import write_tiny_bert
 from tiny_set import COLOURS, THINGS
 
 import cl2cm_jax
-from cl2cm_jax import judge
-from cl2cm_jax.data.caption_file import read_rows
-from cl2cm_jax.evaluation.adapters import agreement, clip_benchmark_retrieval, mteb_retrieval
-from cl2cm_jax.evaluation.adapters.captioned import Captioned, Captions, extremes, from_rows
+from cl2cm_jax.data.readers.caption_file import read_rows
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT, metrics, retrieval_ranks
 from cl2cm_jax.export.bundle import read_trained, write_bundle
-from cl2cm_jax.export.model import RetrievalModel
+from cl2cm_jax.studies.external_eval import __main__ as judge
+from cl2cm_jax.studies.external_eval import agreement, clip_benchmark_retrieval, mteb_retrieval
+from cl2cm_jax.studies.external_eval.captioned import Captioned, Captions, extremes, from_rows
+from cl2cm_jax.trained.bundle import RetrievalModel
 
 pytest.importorskip("torch")
 JUDGES = ("mteb", "clip_benchmark")

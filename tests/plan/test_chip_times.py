@@ -1,10 +1,10 @@
 import pytest
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.plan.chips import CHIPS, GIB, HOP, chip, human
-from cl2cm_jax.plan.cost import Collective, Event, Work
-from cl2cm_jax.plan.largest import MOST, largest
-from cl2cm_jax.plan.timeline import seconds
+from cl2cm_jax.studies.tpu_estimate.chips import CHIPS, GIB, HOP, chip, human
+from cl2cm_jax.studies.tpu_estimate.cost import Collective, Event, Work
+from cl2cm_jax.studies.tpu_estimate.largest import MOST, largest
+from cl2cm_jax.studies.tpu_estimate.timeline import seconds
 
 V5E = CHIPS["v5e"]
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cl2cm_jax.plan import cost, hlo
+from cl2cm_jax.studies.tpu_estimate import cost, hlo
 
 LAYERS, ROWS, WIDTH = 6, 8, 32
 

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from cl2cm_jax.plan import cost, hlo
-from cl2cm_jax.plan.hlo import Array, parse, trip_count
+from cl2cm_jax.studies.tpu_estimate import cost, hlo
+from cl2cm_jax.studies.tpu_estimate.hlo import Array, parse, trip_count
 
 LOOP = """HloModule made_up, is_scheduled=true, num_partitions=4
 

@@ -14,12 +14,12 @@ from cl2cm_jax import config as configs
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.models.trained_layers import vision_layers
-from cl2cm_jax.plan import __main__ as command
-from cl2cm_jax.plan import program
-from cl2cm_jax.plan.models import CLIP_B32, MBERT, models
 from cl2cm_jax.steps.optimizer import make_optimizers
 from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import train_program
+from cl2cm_jax.studies.tpu_estimate import __main__ as command
+from cl2cm_jax.studies.tpu_estimate import program
+from cl2cm_jax.studies.tpu_estimate.models import CLIP_B32, MBERT, models
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIP = ROOT / "tests" / "golden" / "clip"
@@ -59,8 +59,8 @@ def test_the_sizes_of_e5_small_are_known_without_its_file(home: Path, tmp_path: 
 @pytest.mark.parametrize("tuned", [{}, {"student": "layers 1-2", "teacher": "layers 1-2"}, {"student": "all"}])
 def test_a_plans_shapes_are_those_of_a_run(home: Path, tmp_path: Path, tuned: dict[str, str]):
     pytest.importorskip("tensorflow")
-    from cl2cm_jax.run import build
-    from cl2cm_jax.train import training_batches
+    from cl2cm_jax.training.experiment import build
+    from cl2cm_jax.training.loop import training_batches
 
     bert = {"text.backbone": "bert", "text.path": str(write_tiny_bert(tmp_path / "bert")), "text.max_tokens": "8"}
     fields = bert | {"teacher.pool": "both"} | {f"{name}.text.trainable": layers for name, layers in tuned.items()}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from colour_encoder import ColourEncoder
 
-from cl2cm_jax.search.gallery import GALLERY_FILE, Gallery, save_gallery
+from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
 
 
 @pytest.fixture

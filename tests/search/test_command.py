@@ -16,7 +16,9 @@ from cl2cm_jax.search import __main__ as command
 @pytest.fixture
 def run(workdir, colours, monkeypatch, capsys):
     """Runs the command on the workdir with the fake model; returns what it prints on standard output."""
-    monkeypatch.setitem(sys.modules, "cl2cm_jax.search.model", SimpleNamespace(load_encoder=lambda _: colours.encoder))
+    monkeypatch.setitem(
+        sys.modules, "cl2cm_jax.trained.student", SimpleNamespace(load_encoder=lambda _: colours.encoder)
+    )
 
     def main(*arguments: str) -> str:
         command.main([f"--workdir={workdir}", *arguments])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.gallery import GALLERY_FILE, load_gallery, save_gallery, training_gallery
+from cl2cm_jax.evaluation.gallery import GALLERY_FILE, load_gallery, save_gallery, training_gallery
 
 
 def test_a_gallery_survives_the_disk(tmp_path, gallery) -> None:

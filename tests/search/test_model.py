@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import write_tiny_bert
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.model import MODEL_FILE, load_encoder, read_config
+from cl2cm_jax.trained.student import load_encoder
+from cl2cm_jax.training.workdir import MODEL_FILE, read_config
 
 KERNEL = "text/project_sentence/kernel"
 Arrays = dict[str, np.ndarray]

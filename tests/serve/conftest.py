@@ -18,15 +18,15 @@ import pytest
 import uvicorn
 from colour_encoder import ColourEncoder, paint
 
-from cl2cm_jax.index.entry import Entry, id_of
-from cl2cm_jax.index.model import Model
-from cl2cm_jax.index.resident import Resident
-from cl2cm_jax.index.store import Manifest
+from cl2cm_jax.search.entry import Entry, id_of
+from cl2cm_jax.search.stores.memory import Resident
+from cl2cm_jax.search.stores.milvus import Manifest
 from cl2cm_jax.serve.app import create_app
 from cl2cm_jax.serve.connection import Connection
 from cl2cm_jax.serve.limits import Limits
 from cl2cm_jax.serve.pictures import Pictures
 from cl2cm_jax.serve.service import Service
+from cl2cm_jax.trained.load import Model
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1"})
 NAMES = {"rot": "de", "赤": "ja", "أزرق": "ar"}

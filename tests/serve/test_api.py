@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cl2cm_jax.index.entry import id_of
+from cl2cm_jax.search.entry import id_of
 from cl2cm_jax.serve.limits import HEADERS
 
 from .conftest import NAMES, Server

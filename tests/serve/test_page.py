@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from colour_encoder import paint
 
-from cl2cm_jax.index.entry import id_of
+from cl2cm_jax.search.entry import id_of
 from cl2cm_jax.serve.limits import Limits
 
 from .conftest import application, serving

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax.data.caption_file import read_caption_file
+from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.translation.cap_lines import cap_key, translated_cap_id
 from cl2cm_jax.translation.documents import Document, Written, read_document

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.translation.elsewhere import TranslatedFile
 from cl2cm_jax.translation.engine import Item
+from cl2cm_jax.translation.file_engine import TranslatedFile
 
 ROWS = [Item(number, "a.png", text, "") for number, text in enumerate(["dog", "dog", "cat"])]
 LINES = [Item(number, f"{name}#enc2de#0", name, "") for number, name in enumerate(["1.jpg", "2.jpg"])]

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from command import Outcome, call
 
-from cl2cm_jax import translate
-from cl2cm_jax.data.caption_file import read_caption_file
+from cl2cm_jax.data.readers.caption_file import read_caption_file
+from cl2cm_jax.translation import __main__ as translate
 from cl2cm_jax.translation.provenance import provenance_path
 
 ROOT = Path(__file__).resolve().parents[2]

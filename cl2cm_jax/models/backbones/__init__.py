@@ -20,12 +20,12 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import jax
 
-from cl2cm_jax.e5_file import read_e5_file
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones import bert, clip_vit, e5_small, efficientnet_lite, use_multilingual
 from cl2cm_jax.models.backbones.outputs import TailOptions, TextOutput, VisionOutput
 from cl2cm_jax.models.backbones.preprocess import Preprocess, read_preprocess
+from cl2cm_jax.models.e5_file import read_e5_file
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.pretrained import PackageFile, weights_hash
 
@@ -65,7 +65,7 @@ class TextBackbone:
       params: nested dict of arrays.
       constants: top-level keys of `params` that have no gradient (integer tables); leave them out of `jax.grad`.
       apply: (params, token_ids (B, L) int32, token_mask (B, L) bool) -> TextOutput; pure.
-      tokenizer: name for `cl2cm_jax.data.tokenise.tokenizer`.
+      tokenizer: name for `cl2cm_jax.data.media.tokenise.tokenizer`.
       tokenizer_path: where its files are; None where the tokenizer comes with an installed package.
       vocabulary: ids that it may give.
       max_tokens: the longest row that the encoder takes; None where there is no limit.

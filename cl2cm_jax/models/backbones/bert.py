@@ -26,7 +26,7 @@ from cl2cm_jax.maths.masking import masked_mean
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, TextOutput, run_layers
-from cl2cm_jax.models.backbones.rows import Packing, Rows, one_a_row, pack, packed_rows, unpack
+from cl2cm_jax.models.backbones.packing import Packing, Rows, one_a_row, pack, packed_rows, unpack
 from cl2cm_jax.models.config_entries import MOST_LAYERS, MOST_VOCABULARY, Entries
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.hub_folder import linear, norm, relaid

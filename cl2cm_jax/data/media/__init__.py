@@ -1,0 +1,1 @@
+"""Media: decode pictures and clips, crop them, tokenize text."""

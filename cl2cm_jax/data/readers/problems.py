@@ -1,0 +1,59 @@
+"""Problems of a user's data: collected, listed in a report file, and summed up in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime.atomic import replacing
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one row, image or id."""
+
+    file: str
+    line: int | None  # counted from 1, None where it is the file as a whole
+    field: str
+    reason: str  # what was found and how to mend it
+    is_note: bool = False  # worth knowing, but nothing is left out because of it
+
+    def __str__(self) -> str:
+        """One line: "captions.csv, line 12, field caption: is empty; write one or remove the row"."""
+        place = self.file if self.line is None else f"{self.file}, line {self.line}"
+        return f"{place}, field {self.field}: {self.reason}"
+
+
+def write_report(path: str | os.PathLike[str], problems: Sequence[Problem]) -> None:
+    """Writes all problems, one a line, as TSV with a header; in whole or not at all."""
+    target = Path(path)
+    rows = [("kind", "file", "line", "field", "reason")]
+    rows += [("note" if p.is_note else "problem", p.file, str(p.line or ""), p.field, p.reason) for p in problems]
+    lines = ("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
+    with replacing(target) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def settle(report: Path, problems: Sequence[Problem], *, on_error: str) -> None:
+    """Writes the report, and stops at problems, or warns where they are to be skipped.
+
+    Args:
+      report: the file that lists all problems and notes.
+      problems: what was found.
+      on_error: "stop" or "skip".
+
+    Raises:
+      UserError: there is a problem and `on_error` is "stop".
+    """
+    write_report(report, problems)
+    serious = [problem for problem in problems if not problem.is_note]
+    if serious and on_error == "stop":
+        more = f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
+        raise UserError(f"{serious[0]}{more}; the list is {report}; mend them or set config.data.on_error='skip'")
+    if problems:
+        notes = len(problems) - len(serious)
+        logging.warning("%d problems left out and %d notes, listed in %s", len(serious), notes, report)

@@ -1,0 +1,103 @@
+"""The captions that a webdataset sample carries: KEY.txt, and "caption", "captions", "origins", "split" of KEY.json.
+
+img2dataset writes the first two, which then agree; the other three are ours:
+
+    {"caption": "two dogs", "captions": {"de": "zwei Hunde", "fr": ["deux chiens", "des chiens"]},
+     "origins": {"de": "machine"}, "split": "train"}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from cl2cm_jax.data.readers.caption_file import Row, checked_row, known_split
+
+
+class SampleError(Exception):
+    """Why a sample cannot be used. `ending` names the file of it that is wrong."""
+
+    def __init__(self, ending: str, reason: str) -> None:
+        super().__init__(reason)
+        self.ending, self.reason = ending, reason
+
+
+class SampleCaptions(NamedTuple):
+    """The captions of a sample."""
+
+    split: str  # "" where the sample does not say
+    rows: tuple[Row, ...]  # their line is 0; none if the sample has no caption
+    problems: tuple[tuple[str, str], ...]  # (ending, reason) of captions that are left out
+
+
+def read_captions(key: str, *, text: bytes | None, described: bytes | None, source: str) -> SampleCaptions:
+    """Reads and checks the captions of a sample. One that is repeated counts once.
+
+    Args:
+      key: of the sample.
+      text: content of its .txt, None if it has none.
+      described: content of its .json, None if it has none.
+      source: the language of the .txt and of "caption".
+
+    Raises:
+      SampleError: a file is not UTF-8 or no JSON object, or a field is of the wrong kind.
+    """
+    description = _object(described)
+    split = description.get("split") or ""
+    if not isinstance(split, str) or bool(split) != bool(known_split(split)):
+        raise SampleError("json", f"split is {_shown(split)}; write 'train', 'validation' or 'test'")
+    rows: list[Row] = []
+    problems = []
+    for ending, language, caption, origin in _entries(text, description, source):
+        row = checked_row({"image": key, "language": language, "caption": caption, "origin": origin})
+        if not isinstance(row, Row):
+            field, reason = row
+            problems.append((ending, f"{field} in {language!r} {reason.replace('the row', 'it')}"))
+        elif "2" in language or all((row.language, row.caption) != (other.language, other.caption) for other in rows):
+            rows.append(row)  # in "de2en", two captions may have one translation
+    return SampleCaptions(known_split(split), tuple(rows), tuple(problems))
+
+
+def _entries(text: bytes | None, description: dict[str, Any], source: str) -> Iterator[tuple[str, str, str, str]]:
+    """(ending, language, caption, origin) of every caption that is there: neither null nor an empty .txt."""
+    captions, origins = (_mapping(description, field) for field in ("captions", "origins"))
+    origin = origins.get(source, "human")
+    try:
+        plain = (text or b"").decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise SampleError("txt", f"is not valid UTF-8 (byte {error.start}); save it as UTF-8") from error
+    if plain:
+        yield "txt", source, plain, origin
+    further: list[tuple[str, Any]] = [(source, description.get("caption") or None)]
+    for language, entry in captions.items():
+        further += [(language, caption) for caption in (entry if isinstance(entry, list) else [entry])]
+    for language, caption in further:
+        if caption is not None and not isinstance(caption, str):
+            raise SampleError("json", f"caption in {language!r} is {_shown(caption)}; write text")
+        if caption is not None:
+            yield "json", language, caption, origins.get(language, "human")
+
+
+def _object(described: bytes | None) -> dict[str, Any]:
+    try:
+        found = json.loads(described.decode("utf-8-sig")) if described is not None else {}
+    except (ValueError, RecursionError) as error:
+        raise SampleError("json", f"is not JSON in UTF-8 ({error}); mend it") from error
+    if not isinstance(found, dict):
+        raise SampleError("json", f"is a JSON {type(found).__name__}; write an object")
+    return found
+
+
+def _mapping(description: dict[str, Any], field: str) -> dict[str, Any]:
+    found = description.get(field) or {}
+    if not isinstance(found, dict):
+        raise SampleError("json", f"{field} is {_shown(found)}; write an object by language, such as {{'de': ...}}")
+    if field == "origins" and not all(isinstance(value, str) for value in found.values()):
+        raise SampleError("json", f"origins is {_shown(found)}; write text for each language")
+    return found
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

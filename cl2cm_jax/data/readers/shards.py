@@ -1,0 +1,263 @@
+"""Webdataset tar shards, as img2dataset writes them: files that share a name up to the first dot are one sample.
+
+    00000.tar    000000001.jpg  000000001.txt  000000001.json  000000002.jpg ...
+
+Nothing is unpacked: names in a tar are never used as paths, only regular files are read, and only up to a limit. A
+picture is remembered as a place in its shard, so a shard is read once to check it and once to build the set.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from cl2cm_jax.data.media.images import SUFFIXES
+from cl2cm_jax.data.readers.caption_file import Row
+from cl2cm_jax.data.readers.picture_checks import reason_against
+from cl2cm_jax.data.readers.problems import Problem
+from cl2cm_jax.data.readers.sample_captions import SampleError, read_captions
+from cl2cm_jax.errors import UserError
+
+MAX_PICTURE_BYTES = 100_000_000
+MAX_TEXT_BYTES = 1_000_000  # of a .txt or .json
+MAX_HEADER_BYTES = 16_000  # of an extended header: a long name, and a few times
+_EXTENDED = frozenset(
+    (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+)
+_PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES)
+_TEXTS = frozenset({"txt", "json"})
+
+
+class Place(NamedTuple):
+    """Where a picture lies in a shard."""
+
+    shard: str
+    offset: int
+    size: int
+
+
+class Sample(NamedTuple):
+    """A picture and the captions that its shard gives it, perhaps none."""
+
+    key: str
+    place: Place
+    split: str  # "" where the shard does not say
+    rows: tuple[Row, ...]
+
+
+class Shard(NamedTuple):
+    """What a shard holds."""
+
+    samples: list[Sample]
+    left_out: list[str]  # keys of samples that have a problem
+    problems: list[Problem]
+
+
+class _BrokenError(Exception):
+    """A shard that cannot be read further."""
+
+
+class _File(NamedTuple):
+    """A file of a sample."""
+
+    ending: str
+    place: Place
+    content: bytes  # b"" where it cannot be read
+    reason: str  # why it cannot be read; "" if it can
+
+
+def shard_files(shards: str) -> list[str]:
+    """The shards that a folder (its *.tar) or a pattern such as "shards/*.tar" names, in order.
+
+    Raises:
+      UserError: there is none.
+    """
+    pattern = os.path.join(glob.escape(shards), "*.tar") if os.path.isdir(shards) else shards
+    files = sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
+    if not files:
+        raise UserError(
+            f"config.data.shards={shards!r} matches no file; name a folder with .tar files, or a pattern such as "
+            "'shards/*.tar'"
+        )
+    return files
+
+
+def read_picture(place: Place) -> bytes:
+    """The bytes of a picture.
+
+    Raises:
+      UserError: the shard is not what it was when it was checked.
+    """
+    try:
+        with open(place.shard, "rb") as file:
+            file.seek(place.offset)
+            content = file.read(place.size)
+    except OSError as error:
+        raise UserError(f"{place.shard} cannot be read any more ({error.strerror}); put it back") from error
+    if len(content) < place.size:
+        raise UserError(f"{place.shard} became shorter while it was read; leave it alone until the set is built")
+    return content
+
+
+def read_shard(path: str, *, source: str, frames: int) -> Shard:
+    """Reads and checks a shard, one sample in memory at a time.
+
+    Args:
+      path: of the tar.
+      source: the language of a sample's .txt and of "caption" in its .json.
+      frames: most frames of a clip, as in `cl2cm_jax.data.sets.captions.captions_builder`.
+    """
+    shard = Shard([], [], [])
+    seen: set[str] = set()
+    try:
+        for key, files in _grouped(_files(path)):
+            problems = list(_file_problems(path, key, files, frames, is_repeated=key in seen))
+            seen.add(key)
+            sample = None
+            if all(problem.is_note for problem in problems):
+                sample, further = _sample(path, key, files, source)
+                problems += further
+            shard.problems.extend(problems)
+            if sample:
+                shard.samples.append(sample)
+            else:
+                shard.left_out.append(key)
+    except (_BrokenError, tarfile.TarError, OSError, RecursionError, ValueError, OverflowError) as error:
+        reason = str(error) if isinstance(error, _BrokenError) else f"cannot be read ({error})"
+        good = f"; {len(shard.samples)} samples before that are good" if shard.samples else ""
+        shard.problems.append(Problem(path, None, "shard", f"{reason}{good}; fetch it again or take it away"))
+    if not seen and not shard.problems:
+        shard.problems.append(Problem(path, None, "shard", "has no sample", is_note=True))
+    return shard
+
+
+def _files(path: str) -> Iterator[tuple[str, _File]]:
+    """(key, file) of every file that can belong to a sample."""
+    with open(path, "rb") as raw:
+        if raw.read(2) == b"\x1f\x8b":
+            raise _BrokenError("is compressed; unpack it with gunzip")
+        _check_extended(raw, 0)
+        raw.seek(0)
+        try:
+            tar = tarfile.open(fileobj=raw, mode="r:")
+        except tarfile.ReadError as error:
+            raise _BrokenError(f"is empty or no tar file ({error})") from error
+        end = 0
+        while member := _next(tar, raw):
+            if member.size < 0 or tar.offset <= end:  # a forged size would lead round in a circle
+                raise _BrokenError(f"is damaged at byte {end:,}")
+            end = tar.offset
+            folder, name = os.path.split(member.name.removeprefix("./"))
+            stem, _, ending = name.partition(".")
+            if stem and ending and not member.isdir() and not stem.startswith("__"):  # as webdataset; not ._name
+                yield os.path.join(folder, stem), _file(raw, path, member, ending.lower())
+        _check_end(raw, end)
+
+
+def _check_extended(raw: BinaryIO, offset: int) -> None:
+    """Refuses large extended headers: the time that tarfile takes for one of digits grows with its square."""
+    while True:
+        raw.seek(offset)
+        header = raw.read(tarfile.BLOCKSIZE)
+        if len(header) < tarfile.BLOCKSIZE or header[156:157] not in _EXTENDED:
+            return
+        try:
+            size = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
+        except tarfile.HeaderError:
+            return  # tarfile will say so
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise _BrokenError(
+                f"has an extended header of {size:,} bytes at byte {offset:,}, over the limit of {MAX_HEADER_BYTES:,}"
+            )
+        offset += tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
+
+
+def _next(tar: Any, raw: BinaryIO) -> tarfile.TarInfo | None:
+    if tar.firstmember is None:  # else it is read already
+        _check_extended(raw, tar.offset)
+    try:
+        member = tar.next()
+    except tarfile.ReadError as error:
+        raise _BrokenError(f"is cut short ({error})") from error
+    tar.members = []  # else all headers stay in memory
+    return member
+
+
+def _file(raw: BinaryIO, path: str, member: tarfile.TarInfo, ending: str) -> _File:
+    place = Place(path, member.offset_data, member.size)
+    if ending not in _PICTURES | _TEXTS:
+        return _File(ending, place, b"", "")
+    limit = MAX_TEXT_BYTES if ending in _TEXTS else MAX_PICTURE_BYTES
+    if not member.isreg() or member.issparse():
+        return _File(ending, place, b"", "is a link or a special file; store the file itself")
+    if member.size > limit:
+        return _File(ending, place, b"", f"has {member.size:,} bytes, over the limit of {limit:,}; make it smaller")
+    raw.seek(member.offset_data)
+    content = raw.read(member.size)
+    if len(content) < member.size:
+        raise _BrokenError("is cut short")
+    return _File(ending, place, content, "")
+
+
+def _check_end(raw: BinaryIO, end: int) -> None:
+    """Python's tarfile takes a missing end, and a header that it does not understand, for the end."""
+    raw.seek(end)
+    block = raw.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise _BrokenError("is cut short")
+    if block.strip(b"\0"):
+        raise _BrokenError(f"is damaged at byte {end:,}")
+
+
+def _grouped(files: Iterable[tuple[str, _File]]) -> Iterator[tuple[str, list[_File]]]:
+    """Samples: files of one key that follow each other. Where a shard breaks off, the last one is not given out."""
+    current, group = "", list[_File]()
+    for key, file in files:
+        if group and key != current:
+            yield current, group
+            group = []
+        current = key
+        group.append(file)
+    if group:
+        yield current, group
+
+
+def _file_problems(path: str, key: str, files: list[_File], frames: int, *, is_repeated: bool) -> Iterator[Problem]:
+    """What is wrong with the name, the set of files and the picture of a sample."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        yield Problem(path, None, ascii(key), "is a name that is not UTF-8; rename the sample")
+        return
+    if is_repeated:
+        yield Problem(path, None, key, "is the key of two samples, or its files do not follow each other; rename one")
+        return
+    endings = [file.ending for file in files]
+    pictures = [file for file in files if file.ending in _PICTURES]
+    if len(pictures) > 1 or any(endings.count(text) > 1 for text in _TEXTS):
+        yield Problem(path, None, key, f"has the files {', '.join(endings)}; keep one picture, one .txt and one .json")
+    elif not pictures:
+        yield Problem(path, None, key, f"has no picture, only {', '.join(endings)}; add one or remove the sample")
+    for file in files:
+        reason, is_note = file.reason, False
+        if not reason and pictures == [file]:
+            reason, is_note = reason_against(file.content, frames)
+        if reason:
+            yield Problem(path, None, f"{key}.{file.ending}", reason, is_note=is_note)
+
+
+def _sample(path: str, key: str, files: list[_File], source: str) -> tuple[Sample | None, list[Problem]]:
+    """A sample whose files are good, or None where its .json or all of its captions are not; and their problems."""
+    content = {file.ending: file.content for file in files}
+    try:
+        found = read_captions(key, text=content.get("txt"), described=content.get("json"), source=source)
+    except SampleError as error:
+        return None, [Problem(path, None, f"{key}.{error.ending}", error.reason)]
+    problems = [Problem(path, None, f"{key}.{ending}", reason) for ending, reason in found.problems]
+    if problems and not found.rows:
+        return None, problems
+    place = next(file.place for file in files if file.ending in _PICTURES)
+    return Sample(key, place, found.split, found.rows), problems

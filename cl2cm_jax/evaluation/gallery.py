@@ -1,0 +1,107 @@
+"""A gallery: the pictures that can be found, as vectors with their ids, captions and files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.models.pretrained import read_npz
+from cl2cm_jax.runtime.atomic import replacing
+
+GALLERY_FILE = "gallery.npz"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """N pictures. Captions are in the source language, "" where there is none; so are paths for mere features."""
+
+    embeddings: np.ndarray  # (N, D) float32, unit vectors
+    ids: tuple[str, ...]
+    captions: tuple[str, ...]
+    paths: tuple[str, ...]
+    weights: str  # `Encoder.weights` of the model that made the embeddings
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.embeddings), len(self.ids), len(self.captions), len(self.paths)}
+        if len(lengths) != 1:
+            raise ValueError(f"a gallery needs one id, caption and path for each embedding; lengths are {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def check(self, *, weights: str, dim: int) -> None:
+        """Refuses vectors of another model.
+
+        Args:
+          weights: `Encoder.weights` of the model in use.
+          dim: of its vectors.
+
+        Raises:
+          UserError: the gallery was made with other weights, or its vectors are of another size.
+        """
+        again = "run --mode=evaluate on the workdir to embed it anew"
+        if self.weights != weights:
+            raise UserError(
+                f"the gallery was embedded by the weights {self.weights!r}, but the model is {weights!r}; {again}"
+            )
+        if self.embeddings.shape[1] != dim:
+            raise UserError(
+                f"the gallery's vectors have {self.embeddings.shape[1]} numbers, but the model's have {dim}; {again}"
+            )
+
+
+def save_gallery(path: Path, gallery: Gallery) -> None:
+    """Writes a gallery to one .npz file, whole or not at all. The texts are the bytes of one JSON string."""
+    texts = {"ids": gallery.ids, "captions": gallery.captions, "paths": gallery.paths, "weights": gallery.weights}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        encoded = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+        np.savez(file, embeddings=gallery.embeddings.astype(np.float32), texts=encoded)
+
+
+def load_gallery(path: Path) -> Gallery:
+    """Reads what `save_gallery` wrote.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    arrays = read_npz(path)
+    try:
+        texts = json.loads(arrays["texts"].tobytes())
+        columns = {name: tuple(texts[name]) for name in ("ids", "captions", "paths")}
+        if not all(
+            isinstance(text, str) for text in (texts["weights"], *(t for column in columns.values() for t in column))
+        ):
+            raise TypeError("a text is none")
+        embeddings = arrays["embeddings"]
+        if embeddings.ndim != 2 or embeddings.dtype != np.float32:
+            raise ValueError(f"embeddings of shape {embeddings.shape} and type {embeddings.dtype}")
+        if not np.isfinite(embeddings).all():
+            raise ValueError("not all embeddings are finite")
+        return Gallery(embeddings=embeddings, weights=texts["weights"], **columns)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)})") from error
+
+
+def training_gallery(workdir: Path) -> Gallery:
+    """The gallery that training has left in `workdir`.
+
+    Raises:
+        UserError: there is no such folder, or training has not finished in it.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"--workdir={workdir}: no such folder; give the --workdir of a finished training run")
+    path = workdir / GALLERY_FILE
+    again = f"python -m cl2cm_jax.main --mode=evaluate --workdir={workdir}"
+    if not path.is_file():
+        raise UserError(
+            f"--workdir={workdir} holds no {GALLERY_FILE}; finish its training with python -m cl2cm_jax.main "
+            f"--config=... --workdir={workdir}, or write it anew with {again}"
+        )
+    try:
+        return load_gallery(path)
+    except UserError as error:
+        raise UserError(f"{error}; write it anew with {again}") from error

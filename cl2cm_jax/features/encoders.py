@@ -1,0 +1,236 @@
+"""Backbones behind what prepares their inputs: pictures and captions in, features out.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from numpy.typing import DTypeLike
+
+from cl2cm_jax.config import cut_layer, reads_frozen
+from cl2cm_jax.data.corpus import CaptionFeatures, Ragged
+from cl2cm_jax.data.media.images import scaled
+from cl2cm_jax.data.media.tokenise import TokenBatch, prepared, tokenizer
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
+from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.trained_layers import check_text_layers
+from cl2cm_jax.parallel.sharding import spread
+from cl2cm_jax.runtime.storage import InMemory
+
+TEXT_BATCH = 64  # a device; small batches of captions of about one length stay in a CPU's caches
+CAPTIONS = "captions"  # the job of filling arrays with what is said about them
+LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
+
+
+class ImageEncoder:
+    """A vision backbone over pictures, on all devices of this process; compiled once, called as often as needed."""
+
+    def __init__(self, backbone: VisionBackbone, *, pool: str):
+        self._backbone, self._prepare = backbone, backbone.preprocess
+        tokens = pool == "tokens" or not backbone.pooled
+        self.frames, self._dim = (backbone.frames, backbone.dim) if tokens else (1, backbone.pooled)
+        self._spread = spread(backbone.batch_size)
+        self.batch = self._spread.rows
+        self._params = self._spread.whole(backbone.params)
+
+        def forward(params: Params, batch: jax.Array) -> jax.Array:
+            output = backbone.apply(params, batch)
+            return output.features if tokens or output.pooled is None else output.pooled[:, None]
+
+        self._forward = jax.jit(forward)
+
+    def __call__(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> np.ndarray:
+        """Maps uint8 pictures (H, W, 3) of any sizes to features (n, F, d) float32; `params` replace the backbone's."""
+        rows = list(self.each(images, params=params))
+        return np.stack(rows) if rows else np.zeros((0, self.frames, self._dim), np.float32)
+
+    def each(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> Iterator[np.ndarray]:
+        """The features (F, d) of one picture after the other, as above; pictures are read as they are needed."""
+        params = self._params if params is None else self._spread.whole(params)
+        p = self._prepare
+        pictures = (scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter) for image in images)
+        computing: Sequence[jax.Array] = ()  # one batch, while the pictures of the next are read
+        while waiting := list(itertools.islice(pictures, self._spread.rows)):
+            filled = np.stack(waiting + waiting[-1:] * (self._spread.rows - len(waiting)))
+            features = self._forward(params, self._spread.split(p(filled)))[: len(waiting)]
+            yield from np.asarray(computing)
+            computing = features
+        yield from np.asarray(computing)
+
+    def clips(self, clips: Iterable[Iterable[np.ndarray]]) -> Iterator[np.ndarray]:
+        """Maps clips of pictures as above, read one after the other, to their features (F_i, d) float32."""
+        lengths: deque[int] = deque()  # of the clips that are not yielded yet; all but the last are final
+
+        def frames() -> Iterator[np.ndarray]:
+            for clip in clips:
+                lengths.append(0)
+                for frame in clip:
+                    lengths[-1] += 1
+                    yield frame
+
+        waiting: list[np.ndarray] = []
+        for feature in self.each(frames()):  # batches across clips
+            while len(lengths) > 1 and len(waiting) == lengths[0]:
+                yield self._joined(waiting)
+                waiting, _ = [], lengths.popleft()
+            waiting.append(feature)
+        for length in lengths:
+            yield self._joined(waiting[:length])
+            waiting = waiting[length:]
+
+    def _joined(self, frames: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(frames) if frames else np.zeros((0, self._dim), np.float32)
+
+
+class TextEncoder:
+    """A text backbone behind its tokenizer, on all devices of this process; called as often as needed.
+
+    Args:
+      backbone: with its weights.
+      max_tokens: longer captions are cut.
+      first: the layer where the networks' own ones begin, whose states are wanted too; -1: token ids; None: none.
+      frozen: whether anyone reads the frozen backbone's own words and sentences.
+      lowercase: take captions `without_case_and_accents`.
+      prefix: stands before every caption, and its pieces are words of it.
+
+    Raises:
+      UserError: the backbone takes no captions of that length.
+    """
+
+    def __init__(
+        self,
+        backbone: TextBackbone,
+        *,
+        max_tokens: int,
+        first: int | None = None,
+        frozen: bool = True,
+        lowercase: bool = False,
+        prefix: str = "",
+    ):
+        if backbone.max_tokens is not None and max_tokens > backbone.max_tokens:
+            raise UserError(
+                f"config.text.max_tokens={max_tokens} is more than the {backbone.max_tokens} that the backbone takes"
+            )
+        self._dim, self._first, self._frozen = backbone.dim, first, frozen
+        self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
+        self._tokenize = tokenizer(
+            backbone.tokenizer, max_tokens=max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
+        )
+        self._spread = spread(TEXT_BATCH)
+        whole = self._spread.whole
+        self._prefix, rest = None, (backbone.apply, backbone.params)  # from the states where it is cut, else the ids
+        if first is not None and first >= 0:
+            assert backbone.tunable is not None
+            below, above = backbone.tunable.cut(backbone.params, first)
+            self._prefix = functools.partial(jax.jit(backbone.tunable.prefix), whole(below))
+            rest = (backbone.tunable.tail, above)
+        self._rest = functools.partial(jax.jit(rest[0]), whole(rest[1])) if frozen else None
+
+    def __call__(self, texts: Sequence[str], space: InMemory | None = None) -> CaptionFeatures:
+        """Maps m texts to sentences (m, dt) float32, words float16, and states float16 (ids int32) if asked for.
+
+        Words come without special tokens if there are no states, else with them, so that both have one layout.
+
+        Args:
+          texts: m of them.
+          space: where the arrays are kept and how far they are filled; None keeps them in memory.
+        """
+        space = InMemory() if space is None else space
+        tokens = self._tokenize([self._prepared(text) for text in texts])
+        lengths = tokens.mask.sum(1)
+        out, order = self._arrays(space, lengths), np.argsort(lengths, kind="stable")
+        rows_a_batch = self._spread.rows
+        for start in range(space.done(CAPTIONS), len(order), rows_a_batch):
+            rows = order[start : start + rows_a_batch]
+            self._fill(out, rows, TokenBatch(*(x[rows] for x in tokens)))
+            space.reached(CAPTIONS, min(start + rows_a_batch, len(order)))
+        return out
+
+    def _arrays(self, space: InMemory, lengths: np.ndarray) -> CaptionFeatures:
+        """Room for the captions of `lengths` (m,) tokens, begin and end included."""
+        marked, count = self._first is not None, len(lengths)
+        words = (lengths if marked else np.maximum(lengths - 2, 0)) if self._frozen else np.zeros_like(lengths)
+        sentences = space.array("sentences", (count, self._dim), np.float32, job=CAPTIONS)
+        states = None
+        if marked:
+            cell = (1, np.int32) if self._prefix is None else (self._dim, np.float16)
+            states = _room(space, "states", lengths, *cell, marked=True)
+        return CaptionFeatures(sentences, _room(space, "words", words, self._dim, np.float16, marked=marked), states)
+
+    def _fill(self, out: CaptionFeatures, rows: np.ndarray, tokens: TokenBatch) -> None:
+        """Runs the backbone over one batch, the captions `rows`."""
+        lengths = tokens.mask.sum(1)
+        length = next(size for size in LENGTHS if size >= lengths.max())
+        padded = (_fit(x, self._spread.rows, length) for x in tokens)
+        ids, mask = self._spread.split(tuple(padded))
+        begun = ids if self._prefix is None else self._prefix(ids, mask)
+        if self._rest is not None:
+            output = self._rest(begun, mask)
+            out.sentences[rows] = np.asarray(output.sentence)[: len(rows)]
+            first = 0 if out.states is not None else 1  # the mark of begin is not kept
+            _put(out.words, rows, np.asarray(output.words)[:, first:])
+        if out.states is not None:
+            _put(out.states, rows, np.asarray(begun) if self._prefix is not None else np.asarray(ids)[..., None])
+
+
+def _room(space: InMemory, name: str, lengths: np.ndarray, dim: int, dtype: DTypeLike, *, marked: bool) -> Ragged:
+    """Room for rows (L_i, d); `marked` ones begin and end with a special token."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    is_word = np.ones(offsets[-1], bool)
+    if marked and len(is_word):
+        filled = lengths > 0
+        is_word[offsets[:-1][filled]] = is_word[offsets[1:][filled] - 1] = False
+    return Ragged(values=space.array(name, (len(is_word), dim), dtype, job=CAPTIONS), offsets=offsets, is_word=is_word)
+
+
+def _put(ragged: Ragged, rows: np.ndarray, values: np.ndarray) -> None:
+    """Writes values (>= k, >= L, d) as the captions `rows` (k,)."""
+    for row, value in zip(rows, values, strict=False):
+        begin, end = ragged.offsets[row : row + 2]
+        ragged.values[begin:end] = value[: end - begin]
+
+
+def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:
+    """Cuts or pads (n, L) with zeros to (rows, length)."""
+    out = np.zeros((rows, length), x.dtype)
+    cut = x[:, :length]
+    out[: len(cut), : cut.shape[1]] = cut
+    return out
+
+
+def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
+    """The encoder that yields what the configured networks read.
+
+    Raises:
+      UserError: the backbone has not the layers that the configuration names, or takes no captions of that length.
+    """
+    check_text_layers(config, backbone)
+    return TextEncoder(
+        backbone,
+        max_tokens=config.text.max_tokens,
+        first=cut_layer(config),
+        frozen=reads_frozen(config),
+        lowercase=config.text.lowercase,
+        prefix=config.text.prefix,
+    )
+
+
+def padded_frames(features: Sequence[np.ndarray], *, least: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Joins features (F_i, d) to (n, F, d) float32, 0 where a row has fewer frames, and their numbers (n,) int32.
+
+    F is that of the longest, but at least `least`.
+    """
+    frames = np.array([len(feature) for feature in features], np.int32)
+    joined = np.zeros((len(features), max(least, frames.max()), features[0].shape[1]), np.float32)
+    for row, feature in zip(joined, features, strict=True):
+        row[: len(feature)] = feature
+    return joined, frames

@@ -1,0 +1,7 @@
+"""`python -m cl2cm_jax.plan`: the old name of this command."""
+
+from cl2cm_jax.errors import exit_cleanly
+from cl2cm_jax.studies.tpu_estimate.__main__ import main
+
+if __name__ == "__main__":
+    exit_cleanly(main)

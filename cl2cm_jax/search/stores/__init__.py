@@ -1,0 +1,1 @@
+"""Vector stores of a search index: Milvus, and memory."""

@@ -1,0 +1,348 @@
+"""The index in Milvus: a file that Milvus Lite keeps, or a collection of a cluster, by the URI alone.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.search.entry import Captions, Entry, Filters, Found, captions_from_text, captions_to_text
+
+COLLECTION = "pictures"
+FORMAT = 1  # raise it when an older reader would get an index wrong
+MAX_PATH, MAX_CAPTIONS, MAX_LANGUAGES = 4096, 60_000, 1024  # bytes, bytes, number: limits of Milvus's fields
+MAX_INT64 = 2**63 - 1
+AT_ONCE = 1000  # rows a request
+_MANIFEST = "cl2cm_manifest"  # the collection's property that holds it
+_FIELDS = ["id", "path", "size", "mtime", "hash", "date", "captions"]
+_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,254}")  # what a server takes for a collection's
+_LOCK, _SCHEMA = "LOCK", "schema.json"
+_WITHOUT_DATA = {name + end for name in (_SCHEMA, "manifest.json") for end in ("", ".tmp", ".prev")}
+_LITE = frozenset({_LOCK, "collections", "databases", ".database-staging"})  # what a new index has in it
+MOST_RESULTS = 10_000  # Milvus answers no more a query than 16,384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an index was made of.
+
+    Attributes:
+      weights: names the weights of the model that made the vectors, see `Encoder`.
+      model: its name, for people.
+      dim: D, of the vectors.
+      images: the folder that paths start from; "" where there are only vectors.
+      format: of the index.
+    """
+
+    weights: str
+    model: str
+    dim: int
+    images: str = ""
+    format: int = FORMAT
+
+    def check(self, *, weights: str, model: str, uri: str) -> None:
+        """Raises a UserError unless the vectors are of that model."""
+        if weights != self.weights:
+            raise UserError(
+                f"--index={uri} holds vectors of the model {self.model!r} ({self.weights}), but --model is {model!r} "
+                f"({weights}); give the model that made it, or another --index for this one"
+            )
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI names a file of Milvus Lite, not a server."""
+    return "://" not in uri
+
+
+class Store:
+    """A collection of pictures in Milvus; as a context, an error of Milvus's that ends it becomes a UserError.
+
+    Args:
+      uri: a path that ends in ".db" (Milvus Lite), or "http://host:19530" (a server, whose token is `token`).
+      token: "user:password" or a key of the server's.
+      collection: its name in the database.
+
+    Raises:
+      UserError: pymilvus is not installed, the file is in use, the server does not answer, or what is there is no index
+        of ours.
+    """
+
+    def __init__(self, uri: str, *, token: str = "", collection: str = COLLECTION):
+        if not _NAME.fullmatch(collection):
+            raise UserError(f"--collection={collection!r} is no name; use A to Z, a to z, _ and, but first, 0 to 9")
+        self.uri, self._collection = uri, collection
+        self._client: Any = _connected(uri, token)
+        try:
+            if is_local(uri):
+                _remove_unfinished(Path(uri) / "collections" / collection)
+            self.manifest = self._read_manifest()
+        except BaseException as error:
+            self.close()
+            _raise_in_our_words(error, uri)
+            raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close()
+        if error is not None:
+            _raise_in_our_words(error, self.uri)
+
+    def __len__(self) -> int:
+        rows = self._client.query(self._collection, filter="", output_fields=["count(*)"])
+        return int(rows[0]["count(*)"])
+
+    def close(self) -> None:
+        """Ends the connection; another process can open the file."""
+        self._client.close()
+        if is_local(self.uri):
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(self.uri)  # which listens on a port of this machine until then
+
+    def create(self, manifest: Manifest) -> None:
+        """Makes the empty collection."""
+        from pymilvus import DataType, MilvusClient
+
+        content = json.dumps(asdict(manifest), ensure_ascii=False)
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=content)
+        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
+        for name, length in (("path", MAX_PATH), ("hash", 64), ("captions", 65_535)):
+            schema.add_field(name, DataType.VARCHAR, max_length=length)
+        for name in ("size", "mtime", "date"):
+            schema.add_field(name, DataType.INT64)
+        languages = {"element_type": DataType.VARCHAR, "max_capacity": MAX_LANGUAGES, "max_length": 32}
+        schema.add_field("languages", DataType.ARRAY, **languages)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=manifest.dim)
+        index = self._client.prepare_index_params()
+        kind: dict[str, Any] = {"index_type": "FLAT"}  # exact, which is what a file is small enough for
+        if not is_local(self.uri):
+            kind = {"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}}
+        index.add_index("vector", metric_type="IP", **kind)
+        strong = {"consistency_level": "Strong"}  # a resumed run must see what the killed one wrote
+        self._client.create_collection(self._collection, schema=schema, index_params=index, **strong)
+        self.remember(manifest)
+
+    def remember(self, manifest: Manifest) -> None:
+        """Keeps a manifest in the place of the one before."""
+        content = json.dumps(asdict(manifest), ensure_ascii=False)
+        self._client.alter_collection_properties(self._collection, properties={_MANIFEST: content})
+        self.manifest = manifest
+
+    def _read_manifest(self) -> Manifest | None:
+        if not self._client.has_collection(self._collection):
+            return None
+        about = self._client.describe_collection(self._collection)
+        # Milvus Lite keeps properties and forgets descriptions; the description is there from the first moment on.
+        content = (about.get("properties") or {}).get(_MANIFEST) or about.get("description") or ""
+        try:
+            manifest = Manifest(**json.loads(content))
+        except (ValueError, TypeError):
+            if is_local(self.uri) and not content and not self._any_row():
+                self._client.drop_collection(self._collection)  # a kill between making it and naming it
+                return None
+            raise UserError(
+                f"--index={self.uri} has a collection {self._collection!r} that is no index of ours; "
+                "name another with --collection"
+            ) from None
+        if manifest.format != FORMAT:
+            raise UserError(f"--index={self.uri} has format {manifest.format}, this version reads {FORMAT}; index anew")
+        self._client.load_collection(self._collection)
+        return manifest
+
+    def _any_row(self) -> bool:
+        self._client.load_collection(self._collection)
+        return bool(self._client.query(self._collection, filter="", limit=1, output_fields=["id"]))
+
+    def put(self, entries: Sequence[Entry], vectors: np.ndarray) -> None:
+        """Adds entries with their vectors (N, D) float32, or replaces those of the same id."""
+        rows = [
+            {
+                **{name: getattr(entry, name) for name in _FIELDS},
+                "captions": captions_to_text(entry.captions, most=MAX_CAPTIONS),
+                "languages": sorted(entry.captions)[:MAX_LANGUAGES],
+                "vector": vector,
+            }
+            for entry, vector in zip(entries, np.asarray(vectors, np.float32), strict=True)
+        ]
+        for start in range(0, len(rows), AT_ONCE):
+            self._client.upsert(self._collection, rows[start : start + AT_ONCE])
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Removes the entries of these ids."""
+        for start in range(0, len(ids), AT_ONCE):
+            self._client.delete(self._collection, ids=list(ids[start : start + AT_ONCE]))
+
+    def flush(self) -> None:
+        """Writes what is in memory to its final place."""
+        self._client.flush(self._collection)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry, in no order."""
+        for row in self._rows(_FIELDS):
+            yield _entry(row)
+
+    def everything(self) -> Iterator[tuple[list[Entry], np.ndarray]]:
+        """Entries with vectors (n, D) float32, part by part, in no order."""
+        waiting: list[dict[str, Any]] = []
+        for row in self._rows([*_FIELDS, "vector"]):
+            waiting.append(row)
+            if len(waiting) == AT_ONCE:
+                yield [_entry(row) for row in waiting], _vectors(waiting)
+                waiting = []
+        if waiting:
+            yield [_entry(row) for row in waiting], _vectors(waiting)
+
+    def _rows(self, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+        if self.manifest is None:
+            return
+        # Milvus Lite looks at every row for each request: few large ones, of 16 MB
+        rows = min(8000, 1 + 4_000_000 // self.manifest.dim) if "vector" in fields else 8000
+        found = self._client.query_iterator(self._collection, filter="", batch_size=rows, output_fields=list(fields))
+        try:
+            while batch := found.next():
+                yield from batch
+        finally:
+            found.close()
+
+    def languages(self) -> list[str]:
+        """The codes of the languages that captions are in, sorted; every row is looked at."""
+        return sorted({language for row in self._rows(["languages"]) for language in row["languages"]})
+
+    def entry(self, id: str) -> Entry | None:
+        """The entry of an id."""
+        rows = self._client.get(self._collection, ids=[id], output_fields=_FIELDS)
+        return _entry(rows[0]) if rows else None
+
+    def vectors(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """The vectors (D,) float32 of those ids that there are."""
+        found: dict[str, np.ndarray] = {}
+        for start in range(0, len(ids), AT_ONCE):
+            part = list(ids[start : start + AT_ONCE])
+            rows = self._client.get(self._collection, ids=part, output_fields=["id", "vector"])
+            found |= {row["id"]: np.asarray(row["vector"], np.float32) for row in rows}
+        return found
+
+    def search(self, queries: np.ndarray, *, top: int, filters: Filters | None = None) -> list[list[Found]]:
+        """The `top` best entries for each of the queries (M, D), best first."""
+        effort = {"params": {} if is_local(self.uri) else {"ef": max(128, 2 * top)}}
+        answers = self._client.search(
+            self._collection,
+            data=list(np.asarray(queries, np.float32)),
+            limit=min(top, MOST_RESULTS),
+            filter=(filters or Filters()).expression(),
+            output_fields=_FIELDS,
+            search_params=effort,
+        )
+        return [
+            [Found(_entry({**hit["entity"], "id": hit["id"]}), float(hit["distance"])) for hit in hits]
+            for hits in answers
+        ]
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    captions: Captions = captions_from_text(row["captions"])
+    return Entry(**{name: row[name] for name in _FIELDS if name != "captions"}, captions=captions)
+
+
+def _vectors(rows: Sequence[dict[str, Any]]) -> np.ndarray:
+    return np.asarray([row["vector"] for row in rows], np.float32)
+
+
+def _raise_in_our_words(error: BaseException, uri: str) -> None:
+    from pymilvus.exceptions import MilvusException
+
+    if isinstance(error, MilvusException):
+        raise UserError(
+            f"--index={uri}: Milvus ended with an error ({_first_line(error)}); try again, and if that does not help "
+            "index into another --index"
+        ) from error
+
+
+def _remove_unfinished(collection: Path) -> None:
+    """Removes what a kill left of a collection that was being made; the lock on the index must be ours.
+
+    Milvus Lite makes the folder first and the schema then, and takes a folder without a schema neither for a collection
+    nor for none.
+
+    Raises:
+      UserError: the schema is gone or damaged, and there is data.
+    """
+    schema = collection / _SCHEMA
+    if not collection.is_dir() or _is_schema(schema):
+        return
+    files = [path for path in collection.rglob("*") if path.is_symlink() or not path.is_dir()]
+    data = [path for path in files if path.name not in _WITHOUT_DATA]
+    if data:
+        raise UserError(
+            f"{schema} is {'damaged' if schema.exists() else 'gone'}, and without it nobody can read the {len(data)} "
+            "files with data beside it; bring it back from a copy, or name another --index and index anew"
+        )
+    shutil.rmtree(collection)
+
+
+def _is_schema(path: Path) -> bool:
+    try:
+        return "fields" in json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, TypeError):
+        return False
+
+
+def _connected(uri: str, token: str) -> Any:
+    try:
+        from pymilvus import MilvusClient
+        from pymilvus.exceptions import MilvusException
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed; in a checkout pip install -e '.[index]'") from error
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log of an error is raised too
+    if is_local(uri):
+        _check_place(uri)
+    try:
+        return cast(Any, MilvusClient)(uri=uri, token=token)
+    except (MilvusException, ImportError, OSError, ValueError) as error:
+        if not is_local(uri):
+            raise UserError(f"--index={uri} does not answer ({_first_line(error)}); is the server up?") from error
+        raise UserError(
+            f"--index={uri} cannot be opened ({_first_line(error)}); a file can be open in one process only: end the "
+            "other, or serve it from a Milvus server and give its http:// address"
+        ) from error
+
+
+def _check_place(uri: str) -> None:
+    """Refuses a place that is somebody else's, or that may not be written; makes the folder around it."""
+    if not uri.endswith(".db"):
+        raise UserError(f"--index={uri} must end in .db (a file), or be the http:// address of a Milvus server")
+    path = Path(uri)
+    if path.is_file():
+        raise UserError(f"--index={uri} is a file of another program; name a place where there is nothing yet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for written in (path, path / _LOCK) if path.exists() else (path.parent,):
+        if written.exists() and not os.access(written, os.W_OK):
+            raise UserError(
+                f"--index={uri}: {written} may not be written, and even a search takes a lock there; allow it, or name "
+                "another place"
+            )
+    names = {one.name for one in path.iterdir()} if path.exists() else set()
+    if _LOCK not in names and names - _LITE:
+        strangers = ", ".join(sorted(names - _LITE)[:3])
+        raise UserError(
+            f"--index={uri} is a folder with other things in it ({strangers}); name a place where there is nothing yet"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(getattr(error, "message", "")) or str(error) or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,232 @@
+"""Vectors out of an index and into one, in the layout of clip-retrieval: .npy shards with parquet beside them.
+
+    img_emb/img_emb_0.npy            (n, D) float16 or float32
+    metadata/metadata_0.parquet      a row a vector: image_path, caption, and what we add
+
+Source: the layout is clip-retrieval's (its inference writes it, its index reads it); the code is ours.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cl2cm_jax.data.readers.feature_file import map_floats
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.search.entry import Entry, captions_from_text, captions_to_text, id_of
+from cl2cm_jax.search.stores.milvus import MAX_PATH, Manifest, Store
+
+SHARD = 100_000  # vectors a file
+MANIFEST_FILE = "cl2cm_index.json"
+MAX_TEXT = 500_000_000  # bytes of all texts of a metadata file, each as often as it is there
+_COLUMNS = ("image_path", "caption", "captions", "id", "hash", "size", "mtime", "date")
+_VECTORS, _METADATA = "img_emb", "metadata"
+_PARTS = (_VECTORS, MANIFEST_FILE, _METADATA)  # of an export; without the first no reader takes it for one
+_SHARDS = {_VECTORS: re.compile(r"img_emb_(\d+)\.npy"), _METADATA: re.compile(r"metadata_(\d+)\.parquet")}
+_NEW, _OLD = ".export.partial", ".export.before"  # folders beside them while one takes the other's place
+
+
+def write_portable(store: Store, out: Path, *, shard: int = SHARD) -> int:
+    """Writes all entries with their vectors; returns how many.
+
+    An export that is there stays whole until the new one is: a kill, or a full disk, loses neither.
+
+    Raises:
+      UserError: `out` has vectors or metadata of something else in it.
+    """
+    if (out / _OLD).exists():
+        _swap(out)  # what a killed one had begun
+    _check_ours(out)
+    try:
+        total = _write(store, out / _NEW, shard)
+    except BaseException:
+        shutil.rmtree(out / _NEW, ignore_errors=True)
+        raise
+    _swap(out)
+    return total
+
+
+def _write(store: Store, new: Path, shard: int) -> int:
+    assert store.manifest is not None
+    if new.exists():
+        shutil.rmtree(new)
+    for name in _SHARDS:
+        (new / name).mkdir(parents=True)
+    total = 0
+    for number, (entries, vectors) in enumerate(_shards(store, shard)):
+        np.save(new / _VECTORS / f"img_emb_{number}.npy", vectors)
+        _write_metadata(new / _METADATA / f"metadata_{number}.parquet", entries)
+        total += len(entries)
+    write_text(new / MANIFEST_FILE, json.dumps(asdict(store.manifest), indent=2, ensure_ascii=False))
+    return total
+
+
+def _check_ours(out: Path) -> None:
+    ours = (out / MANIFEST_FILE).is_file()
+    for name, shard in _SHARDS.items():
+        for file in (out / name).iterdir() if (out / name).exists() else ():
+            if not (ours and shard.fullmatch(file.name)):
+                raise UserError(f"--out={out} holds {name}/{file.name}, which is not ours; name a new folder")
+
+
+def _swap(out: Path) -> None:
+    """Puts a whole new export in the place of the one before; goes on where a killed one was.
+
+    The vectors leave first and come last, so that nobody reads those of one with the metadata of the other.
+    """
+    new, old = out / _NEW, out / _OLD
+    old.mkdir(exist_ok=True)
+    for part in _PARTS:
+        if (new / part).exists() and (out / part).exists():
+            (out / part).rename(old / part)
+    for part in reversed(_PARTS):
+        if (new / part).exists():
+            (new / part).rename(out / part)
+    for done in (new, old):  # `old` is there as long as there is something to go on with
+        if done.exists():
+            shutil.rmtree(done)
+
+
+def _shards(store: Store, size: int) -> Iterator[tuple[list[Entry], np.ndarray]]:
+    entries: list[Entry] = []
+    vectors: list[np.ndarray] = []
+    for part, rows in store.everything():
+        for place in range(0, len(part), size):
+            entries += part[place : place + size]
+            vectors.append(rows[place : place + size])
+            if len(entries) >= size:
+                joined = np.concatenate(vectors)
+                yield entries[:size], joined[:size]
+                entries, vectors = entries[size:], [joined[size:]]
+    if entries:
+        yield entries, np.concatenate(vectors)
+
+
+def _write_metadata(path: Path, entries: list[Entry]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {
+        "image_path": [entry.path for entry in entries],
+        "caption": [entry.caption()[1] for entry in entries],
+        "captions": [captions_to_text(entry.captions, most=10**9) for entry in entries],
+        **{name: [getattr(entry, name) for entry in entries] for name in ("id", "hash", "size", "mtime", "date")},
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def read_portable(folder: Path) -> Iterator[tuple[list[Entry], np.ndarray]]:
+    """Reads entries with unit vectors (n, D) float32, shard by shard; other programs' are as good as ours.
+
+    Raises:
+      UserError: the folder has not that layout, a file is damaged, holds a pickle, or the two do not fit.
+    """
+    files = folder.glob(f"{_VECTORS}/img_emb_*.npy")
+    found = {int(match[1]): path for path in files if (match := _SHARDS[_VECTORS].fullmatch(path.name))}
+    if not found and (folder / _OLD).exists():
+        raise UserError(f"--vectors={folder} is of an export that was cut off; run that export again")
+    if not found:
+        raise UserError(f"--vectors={folder} has no img_emb/img_emb_0.npy; give a folder in clip-retrieval's layout")
+    for number, path in sorted(found.items()):
+        vectors = _read_vectors(path)
+        entries = _read_metadata(folder / _METADATA / f"metadata_{number}.parquet", len(vectors))
+        yield entries, vectors
+
+
+def _read_vectors(path: Path) -> np.ndarray:
+    mapped = map_floats(path, shape="(n, D)", axes=(2,))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float32 becomes infinity, which is named below
+        vectors = np.asarray(mapped, np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or not (lengths > 0).all():
+        raise UserError(f"{path} has a vector that is not finite, or zero; remove its row from both files")
+    return vectors / lengths
+
+
+def _read_metadata(path: Path, count: int) -> list[Entry]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        # As dictionaries: a text that all rows share is then in memory once, and measured before it is repeated.
+        leaves = list(pyarrow.parquet.read_metadata(path).schema)
+        columns = [leaf.path for leaf in leaves]  # one in another, such as a list, is not of ours
+        texts = [leaf.path for leaf in leaves if leaf.path in _COLUMNS and leaf.physical_type == "BYTE_ARRAY"]
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
+            rows = file.metadata.num_rows
+            if rows != count:  # before they are read: a few bytes can stand for any number of them
+                raise UserError(f"{path} has {rows} rows for {count} vectors; write both anew")
+            if "image_path" not in columns:
+                raise UserError(f"{path} has no column image_path; it has {', '.join(columns)}")
+            _check_size(_stored_size(file.metadata), path)
+            table = file.read([name for name in _COLUMNS if name in columns])
+            _check_size(_text_size(table), path)
+            table = table.to_pylist()
+    except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}); it belongs to the vectors beside it"
+        ) from error
+    return [_entry(row, path) for row in table]
+
+
+def _check_size(size: int, path: Path) -> None:
+    if size > MAX_TEXT:
+        raise UserError(f"{path} unpacks to {size:,} bytes, over the limit of {MAX_TEXT:,}; write smaller shards")
+
+
+def _stored_size(metadata: Any) -> int:
+    """Bytes of the columns that are read, unpacked, as the file says."""
+    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+    columns = [group.column(place) for group in groups for place in range(group.num_columns)]
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".")[0] in _COLUMNS)
+
+
+def _text_size(table: Any) -> int:
+    """Bytes of all texts of a table of dictionaries, were they written out."""
+    import pyarrow
+    import pyarrow.compute
+
+    compute: Any = pyarrow.compute  # its functions are made when it is imported
+    size = 0
+    for column in table.columns:
+        if pyarrow.types.is_dictionary(column.type):
+            for chunk in column.chunks:
+                lengths = compute.binary_length(chunk.dictionary).take(chunk.indices)
+                size += compute.sum(lengths.cast(pyarrow.int64())).as_py() or 0
+    return size
+
+
+def _entry(row: dict[str, Any], source: Path) -> Entry:
+    path = row["image_path"]
+    if not isinstance(path, str) or not path or len(path.encode(errors="replace")) > MAX_PATH:
+        raise UserError(f"{source} has the image_path {str(path)[:80]!r}; it must be text of 1 to {MAX_PATH} bytes")
+    captions = captions_from_text(row["captions"]) if isinstance(row.get("captions"), str) else {}
+    if not captions and isinstance(row.get("caption"), str) and row["caption"]:
+        captions = {"und": (row["caption"],)}  # "undetermined", by ISO 639-2
+    numbers = {name: row[name] for name in ("size", "mtime", "date") if _is_int64(row.get(name))}
+    hash = str(row.get("hash") or "")
+    hash = hash if re.fullmatch("[0-9a-f]{64}", hash) else ""
+    return Entry(id=id_of(path), path=path, hash=hash, captions=captions, **numbers)
+
+
+def _is_int64(value: Any) -> bool:
+    return isinstance(value, int) and -(2**63) <= value < 2**63
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of vectors that we wrote; None of others'."""
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        return None
+    try:
+        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}); write the vectors anew") from error

@@ -1,0 +1,1 @@
+"""Studies: what measures the method and the machine."""

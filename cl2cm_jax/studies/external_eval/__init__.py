@@ -1,0 +1,1 @@
+"""External evaluation: mteb and clip-benchmark on our models and local data."""

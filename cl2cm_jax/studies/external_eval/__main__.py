@@ -1,0 +1,100 @@
+"""An exported model before judges of others, mteb and clip-benchmark, on pictures and captions of this machine.
+
+python -m cl2cm_jax.judge --model=bundle --captions=captions.csv --images=photos
+python -m cl2cm_jax.judge --model=bundle --workdir=runs/emoji [--judges=mteb] [--languages=en,de] [--markdown]
+
+Prints our numbers beside theirs. Exit code 0: they agree wherever the protocol is the same; 1: they do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cl2cm_jax.config import nearest
+from cl2cm_jax.data.records import SPLITS
+from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.runtime.command_line import Arguments
+
+if TYPE_CHECKING:
+    from cl2cm_jax.studies.external_eval.captioned import Captioned
+
+JUDGES = ("mteb", "clip_benchmark")
+EXIT_APART = 1
+ENVIRONMENT = {  # read when the judges are imported: nothing is asked of a hub, and no progress is drawn
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, with `judges` and `languages` as lists; raises UserError."""
+    parser = Arguments(prog="python -m cl2cm_jax.judge", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="a bundle of python -m cl2cm_jax.export")
+    parser.add_argument("--captions", type=Path, help="CSV, TSV or JSONL with the columns image, language and caption")
+    parser.add_argument("--images", type=Path, help="the folder that the captions' paths are in")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="where the captions name one (default: test)")
+    parser.add_argument("--workdir", type=Path, help="instead of --captions: a finished run, whose test split is taken")
+    parser.add_argument("--judges", default=",".join(JUDGES), help="separated by commas (default: %(default)s)")
+    parser.add_argument("--languages", default="", help="separated by commas (default: all that the data have)")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of plain text")
+    options = parser.parse_args(list(arguments))
+    options.judges, options.languages = (
+        [name.strip() for name in names.split(",") if name.strip()] for names in (options.judges, options.languages)
+    )
+    for name in options.judges:
+        if name not in JUDGES:
+            raise UserError(f"--judges={name!r} is unknown{nearest(name, JUDGES)}")
+    if not options.judges:
+        raise UserError(f"--judges= is empty; name some of {', '.join(JUDGES)}")
+    if (options.workdir is None) == (options.captions is None):
+        raise UserError("give either --captions with --images, or the --workdir of a finished run, for the data")
+    if (options.images is None) != (options.captions is None):
+        raise UserError("--captions and --images go together; give both")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table; exits with code 1 where a judge's number is another."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ |= ENVIRONMENT
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+
+    from cl2cm_jax.studies.external_eval.agreement import judged, table
+    from cl2cm_jax.trained.bundle import from_pretrained
+
+    data = _data(options)
+    model = from_pretrained(options.model)
+    results = judged(model, data.of(options.languages or list(data.captions)), options.judges)
+    printed = table(results)
+    print(printed.markdown() if options.markdown else printed.text())
+    if not all(one.agrees for one in results):
+        sys.exit(EXIT_APART)
+
+
+def _data(options: argparse.Namespace) -> Captioned:
+    from cl2cm_jax.data.readers.caption_file import read_rows
+    from cl2cm_jax.studies.external_eval.captioned import from_corpus, from_rows
+
+    if options.captions is not None:
+        rows = read_rows(str(options.captions), flag="--captions")
+        return from_rows(rows, images=options.images, split=options.split)
+
+    from cl2cm_jax.evaluation import evaluate
+    from cl2cm_jax.features import cache
+    from cl2cm_jax.training.workdir import read_config
+
+    config = read_config(options.workdir)
+    corpus = evaluate.headline(cache.corpora(config).test)
+    return from_corpus(corpus, languages=(config.data.source, *config.data.targets, *config.data.reported))
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

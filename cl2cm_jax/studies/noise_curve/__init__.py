@@ -1,0 +1,1 @@
+"""Noise curve: recall over the share of wrong translations."""

@@ -1,0 +1,1 @@
+"""TPU estimate: memory and time of a training step from the compiled program."""

@@ -1,0 +1,1 @@
+"""Tuning: a search over config fields with Optuna, scored on validation data."""

@@ -1,0 +1,1 @@
+"""Word alignment: the word-level teacher loss on parallel text alone."""

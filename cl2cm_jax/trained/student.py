@@ -1,0 +1,76 @@
+"""The student of a finished run as the two functions that search needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.features.encoders import ImageEncoder, padded_frames, text_encoder
+from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
+from cl2cm_jax.models.configured import configured_text, configured_vision
+from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.networks import VISION_TAIL, Networks
+from cl2cm_jax.models.trained_layers import in_two_parts
+from cl2cm_jax.steps.embed_step import Embedder
+from cl2cm_jax.trained.encoder import Encoder
+from cl2cm_jax.training.workdir import feature_shape, load_student, read_config
+
+BATCH = 16  # queries or pictures a call
+
+
+def load_encoder(workdir: Path) -> Encoder:
+    """The student of a finished run behind its backbones. TensorFlow is not needed."""
+    config = read_config(workdir)
+    text, vision = configured_text(config), configured_vision(config)
+    student, weights = load_student(workdir, config, text=text, vision=vision)
+    encoder = student_encoder(config, student, weights=weights, text=text, vision=vision)
+    encoder.text([" "])  # compiles now what every query needs
+    return encoder
+
+
+def student_encoder(
+    config: ConfigDict,
+    student: Params,
+    *,
+    weights: str,
+    text: TextBackbone,
+    vision: VisionBackbone | None,
+    batch_size: int = BATCH,
+) -> Encoder:
+    """A student behind its backbones.
+
+    Args:
+      config: what it was trained with.
+      student: its parameters, with its own layers of the backbones.
+      weights: names them, see `Encoder`.
+      text: the backbone as it was before training.
+      vision: the same; None where the student was trained on features on disk.
+      batch_size: queries or pictures a call of the student's heads.
+
+    Raises:
+      UserError: the backbone has not the layers that the configuration names, or takes no captions of that length.
+    """
+    vision = vision and in_two_parts(config, vision, own=student.get(VISION_TAIL))
+    text_features = text_encoder(config, text)
+    image_features = ImageEncoder(vision, pool=config.vision.pool) if vision is not None else None
+    networks = Networks(config, feature_shape(config, student, text), tunable=text.tunable)
+    embedder = Embedder(networks, batch_size=batch_size, max_words=config.text.max_tokens, length_multiple=0)
+
+    def texts(queries: Sequence[str]) -> np.ndarray:
+        return embedder.text(student, text_features(queries), np.arange(len(queries)))
+
+    def images(clips: Iterable[Iterable[np.ndarray]]) -> np.ndarray:
+        if image_features is None:
+            raise UserError(
+                "pictures: the model was trained on features on disk (config.vision.backbone='precomputed') and "
+                "cannot read pictures; search the gallery of its training run instead"
+            )
+        features, frames = padded_frames(list(image_features.clips(clips)), least=config.data.frames)
+        return embedder.vision(student, features, np.arange(features.shape[1]) < frames[:, None])
+
+    batch = image_features.batch if image_features is not None else 1
+    return Encoder(text=texts, images=images, weights=weights, frames=config.data.frames, batch=batch)

@@ -1,0 +1,254 @@
+"""The training loop.
+
+Each turn first deals with the state as it is (calibrate, evaluate, save) and then changes it (next batch, step, log),
+so a run that goes on from a checkpoint does exactly what it would have done without the interruption.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import jax
+
+from cl2cm_jax.config import flatten
+from cl2cm_jax.data.batches import batches
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation import evaluate
+from cl2cm_jax.maths.confidence import UNJUDGED
+from cl2cm_jax.parallel import hosts
+from cl2cm_jax.parallel.mesh import batch_shards
+from cl2cm_jax.parallel.sharding import put_batch
+from cl2cm_jax.runtime.metrics import MetricWriter
+from cl2cm_jax.runtime.overview import overview
+from cl2cm_jax.runtime.preemption import Preemption
+from cl2cm_jax.runtime.progress import ProgressReport
+from cl2cm_jax.runtime.watchdog import Watchdog
+from cl2cm_jax.steps.calibration import calibration
+from cl2cm_jax.steps.train_step import TrainState
+from cl2cm_jax.training.experiment import (
+    SELECTION,
+    TARGETS_METRIC,
+    Run,
+    abstract_state,
+    check_data,
+    checkpoints,
+    evaluated_student,
+)
+
+
+class Diverged(UserError):
+    """A term or a vector of the training is not finite."""
+
+
+class Clock(NamedTuple):
+    """What a checkpoint holds beside the state: seconds trained, and the early stop's memory."""
+
+    seconds: float = 0.0
+    best: float = -math.inf
+    evaluations_since_best: int = 0
+
+
+def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainState | None:
+    """Trains to the end, going on from the newest readable checkpoint; None if a signal asked to stop before.
+
+    Progress goes to `stream`, stderr without one. Of several processes the first writes metrics and progress; a signal
+    to one of them stops all at the same step.
+
+    Raises:
+      Diverged: a term is not finite.
+      UserError: a checkpoint can be neither read nor written.
+    """
+    c, total = run.config.train, run.stages.total
+    with Preemption() as preemption, checkpoints(run, workdir) as saved:
+        restored = saved.restore(abstract_state(run))
+        start = restored.step if restored else 0
+        if restored:
+            check_data(run, workdir, restored.metadata)
+        state = restored.state if restored else run.step.init()
+        clock = Clock(**restored.metadata["clock"]) if restored else Clock()
+        if start == 0:
+            logging.info("parameters of the train state:\n%s", overview(state["params"]))
+        elif start < total:
+            logging.info("going on from step %d of %d", start, total)
+        began = time.perf_counter() - clock.seconds
+        data = training_batches(run, start)
+        checker, vote, stop = FiniteTerms(), hosts.Vote(), False
+        with (
+            _writer(workdir, start) as write,
+            _progress(stream, total=total, start=start, batch_size=c.batch_size) as progress,
+            Watchdog(seconds=c.watchdog_seconds, path=workdir / hosts.own_name("stalls.txt")) as watchdog,
+        ):
+            for step in range(start, total + 1):
+                stop = vote(preemption.requested)
+                # 1. the state as it is: calibrate, evaluate, save
+                state = _calibrate(run, state, step)
+                measured = {}
+                if _evaluates(run, step) and not step == start > 0:  # a resumed step has been evaluated before
+                    checker.check()  # embeddings that are not finite have a term to blame
+                    measured = _validate(run, state, step)
+                    clock = _advance(clock, measured[SELECTION], whole=run.stages.of(step - 1) == "student")
+                    write(step, {f"validation/{name}": value for name, value in measured.items()})
+                    progress.note(f"step {step} validation mean target SumR {measured[TARGETS_METRIC]:.1f}")
+                stopping = c.early_stop and clock.evaluations_since_best >= c.early_stop
+                last = step == total or stopping
+                if step > start and (measured or last or stop or step % run.every["checkpoint_every"] == 0):
+                    checker.check()  # a state that is not finite never becomes the newest checkpoint
+                    clock = clock._replace(seconds=time.perf_counter() - began)
+                    about = {"config": flatten(run.config), "clock": clock._asdict(), "data": run.data}
+                    saved.save(step, state, metadata=about, metrics=measured)
+                if last or stop:
+                    break
+                # 2. change it: next batch, step, log
+                asked = time.perf_counter()
+                batch = put_batch(next(data), run.mesh)
+                progress.waited(time.perf_counter() - asked)
+                state, terms = run.step.step(state, batch, step)
+                checker.add(step, terms)
+                if (step + 1) % run.every["log_every"] == 0 or step + 1 == total:
+                    values = checker.check()
+                    rates = progress.update(step + 1, loss=values["total"])
+                    write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
+                watchdog.beat()
+                saved.check()
+    return None if stop and not last else state
+
+
+@contextlib.contextmanager
+def _writer(workdir: Path, step: int) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
+    """What takes the metrics of a run that goes on from `step`; only the first process keeps them."""
+    if hosts.is_host_zero():
+        with MetricWriter(workdir, resume_step=step) as writer:
+            yield writer.write
+    else:
+        yield lambda step, values: None
+
+
+@contextlib.contextmanager
+def _progress(stream: TextIO | None, *, total: int, start: int, batch_size: int) -> Iterator[ProgressReport]:
+    """The progress of a run, which all but the first process keep to themselves."""
+    with contextlib.ExitStack() as opened:
+        if not hosts.is_host_zero():
+            stream = opened.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+        yield opened.enter_context(ProgressReport(total=total, start=start, batch_size=batch_size, stream=stream))
+
+
+class FiniteTerms:
+    """Looks at every step's terms, one step late, so that the device is never waited for."""
+
+    def __init__(self) -> None:
+        self._waiting: tuple[int, dict[str, jax.Array]] | None = None
+
+    def add(self, step: int, terms: dict[str, jax.Array]) -> None:
+        """Takes the terms of a step that may still be running and checks those before it."""
+        if self._waiting:
+            self.check()
+        self._waiting = (step, terms)
+
+    def check(self) -> dict[str, float]:
+        """The terms last added, as numbers; nothing before the first step.
+
+        Raises:
+          Diverged: one is not finite.
+        """
+        if self._waiting is None:
+            return {}
+        step, terms = self._waiting
+        values = {name: float(value) for name, value in jax.device_get(terms).items()}
+        # the total is named last: it is not finite because another term is not
+        for name in sorted(values, key=lambda name: name in ("total", "gradient_norm")):
+            if not math.isfinite(values[name]):
+                raise Diverged(
+                    f"step {step}: the term {name!r} is {values[name]}; lower config.optimizer.learning_rate "
+                    "or raise config.contrastive.temperature, in another --workdir"
+                )
+        return values
+
+
+def training_batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
+    """Batches of the training split from step `start` on, as the configuration asks."""
+    c = run.config
+    packs = c.text.pack and run.corpora.train.states is not None
+    return batches(
+        run.corpora.train,
+        batch_size=c.train.batch_size,
+        seed=c.seed,
+        start_step=start,
+        source=c.data.source,
+        targets=(*c.data.targets, *c.data.reported),
+        targets_per_image=c.train.targets_per_image,
+        with_words=run.networks.reads_words,
+        max_words=c.text.max_tokens,
+        length_multiple=c.text.length_multiple,
+        groups=batch_shards(run.mesh) * c.train.accumulation if packs else 0,
+        crops=run.crops,
+    )
+
+
+def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
+    """Fits the pair confidence when the teacher has finished, or anew at every evaluation while it learns."""
+    c = run.config
+    joint = c.teacher.head != "none" and c.teacher["update"] == "joint"
+    due = step == run.stages.teacher or (joint and step % run.every["evaluate_every"] == 0)
+    if c.confidence.kind != "posterior" or not due:
+        return state
+    train, validation = run.corpora.train, run.corpora.validation
+    teacher = state["params"]["teacher"]
+    fitted = calibration(
+        run.embedder, teacher, train=train, validation=validation, source=c.data.source, heads=run.networks.folds
+    )
+    shares = {
+        name: share for name, share in zip(train.languages, fitted.wrong_share, strict=True) if name != c.data.source
+    }
+    unjudged = [name for name, share in shares.items() if share == UNJUDGED]
+    listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share != UNJUDGED)
+    logging.info("estimated share of wrong translations: %s", listed or "none could be estimated")
+    if unjudged:
+        logging.warning(
+            "pair confidence is off for %s: the teacher cannot tell right translations from wrong ones there; the "
+            "likely cause is that config.text.backbone=%r does not know the language. Its captions all count fully",
+            ", ".join(unjudged),
+            c.text.backbone,
+        )
+    shardings = run.step.state_shardings["calibration"]
+    return {**state, "calibration": jax.device_put(fitted._asdict(), shardings)}
+
+
+def _evaluates(run: Run, step: int) -> bool:
+    """Whether validation is due: at the end, and every so many steps of the student."""
+    done = step - run.stages.teacher
+    return done > 0 and (done % run.every["evaluate_every"] == 0 or step == run.stages.total)
+
+
+def _validate(run: Run, state: TrainState, step: int) -> dict[str, float]:
+    """Metrics of the validation split.
+
+    Raises:
+      Diverged: the student's vectors are not finite.
+    """
+    d = run.config.data
+    student = evaluated_student(run, state)
+    languages = (d.source, *d.targets)
+    embedded = evaluate.embed_corpus(run.embedder, student, run.validation, languages=languages, config=run.config)
+    try:
+        ranks = evaluate.rank_all(embedded, run.config)
+    except ValueError as error:  # the update before was too large, and no step has had a term to show it
+        raise Diverged(f"step {step}: {error}; lower config.optimizer.learning_rate") from error
+    by_language = {f"{name}/SumR": m["SumR"] for name, m in evaluate.measure(ranks, languages).items()}
+    targets = evaluate.mean_sum_recall(ranks, d.targets)
+    # the source counts as much as all targets together: a step that gains in these by losing the source is not the best
+    scores = [targets] if d.source not in ranks else [targets, by_language[f"{d.source}/SumR"]]
+    return {SELECTION: sum(scores) / len(scores), TARGETS_METRIC: targets, **by_language}
+
+
+def _advance(clock: Clock, sum_recall: float, *, whole: bool) -> Clock:
+    """Counts evaluations without a better one, once the student learns as a whole."""
+    if sum_recall > clock.best or not whole:
+        return clock._replace(best=max(sum_recall, clock.best), evaluations_since_best=0)
+    return clock._replace(evaluations_since_best=clock.evaluations_since_best + 1)

@@ -1,0 +1,166 @@
+"""What a finished run leaves in its workdir: results, tables, picture, model and gallery."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cl2cm_jax.config import flatten
+from cl2cm_jax.data.corpus import Corpus
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation import evaluate
+from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
+from cl2cm_jax.evaluation.picture import draw_retrieval, hit_share, query_rows
+from cl2cm_jax.evaluation.report import Results, text_report, write_results
+from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
+from cl2cm_jax.models.functional import Params
+from cl2cm_jax.parallel import hosts
+from cl2cm_jax.training.experiment import Run, abstract_state, check_data, checkpoints, evaluated_student
+from cl2cm_jax.training.workdir import save_student
+
+RANKS_FILE = "ranks.npz"
+
+
+class Finished(NamedTuple):
+    """What a run ends with."""
+
+    results: Results
+    workdir: Path
+
+
+def is_finished(workdir: Path) -> bool:
+    """Whether a run has ended here: results.json is written last, after the table in results.md."""
+    return (workdir / "results.json").is_file() and (workdir / "results.md").is_file()
+
+
+class Selected(NamedTuple):
+    """The student chosen on validation, with the headline pictures of both evaluation splits as it sees them.
+
+    Attributes:
+      student: its parameters; `step` is the one they are from, `seconds` those of training.
+      embedded, ranks: by split, "validation" and "test".
+    """
+
+    student: Params
+    step: int
+    seconds: float
+    embedded: dict[str, evaluate.Embedded]
+    ranks: dict[str, dict[str, Ranks]]
+
+
+def select(run: Run, workdir: Path) -> Selected:
+    """Takes the checkpoint that validation chose and reads the test split, once.
+
+    Raises:
+      UserError: the run has no checkpoint.
+    """
+    d = run.config.data
+    languages = (d.source, *d.targets, *d.reported)
+    student, step, seconds = _selected_student(run, workdir)
+    embedded = {
+        name: evaluate.embed_corpus(run.embedder, student, corpus, languages=languages, config=run.config)
+        for name, corpus in (("validation", run.validation), ("test", evaluate.headline(run.corpora.test)))
+    }
+    ranks = {name: evaluate.rank_all(split, run.config) for name, split in embedded.items()}
+    return Selected(student, step, seconds, embedded, ranks)
+
+
+def finish(run: Run, workdir: Path) -> Finished:
+    """Evaluates the selected parameters and writes everything that a run leaves behind.
+
+    Raises:
+      UserError: the run has no checkpoint.
+    """
+    start = time.perf_counter()
+    config, d = run.config, run.config.data
+    selected = select(run, workdir)
+    headline = (d.source, *d.targets)
+    test = (selected.embedded["test"], selected.ranks["test"])
+    apart = evaluate.groups_apart(run.embedder, selected.student, run.corpora.test, test, config)
+    seconds = {"build": run.seconds, "train": selected.seconds, "evaluate": time.perf_counter() - start}
+    results = Results(
+        source=d.source,
+        targets=d.targets,
+        protocol=evaluate.protocol(*test, headline, config),
+        test=evaluate.measure(test[1], headline),
+        validation=evaluate.measure(selected.ranks["validation"], headline),
+        config=flatten(config) | {"selected_step": selected.step},
+        seconds={name: round(value, 2) for name, value in seconds.items()},
+        groups=apart,
+    )
+    pictures = np.concatenate([run.embedder.pictures(selected.student, corpus) for corpus in run.corpora])
+    student = hosts.collect(selected.student)
+
+    def write() -> None:
+        save_ranks(workdir / RANKS_FILE, test[1])
+        weights = save_student(workdir, student)
+        save_gallery(workdir / GALLERY_FILE, _gallery(run, pictures, weights))
+        _draw(test[0], config, workdir)
+        write_results(workdir, results)  # last: it marks the workdir as finished
+
+    hosts.on_host_zero(write)
+    return Finished(results, workdir)
+
+
+def summary(finished: Finished, *, seconds: float) -> str:
+    """The closing lines of a run: the tables, and where everything is."""
+    where = {
+        "results": "results.json, results.md",
+        "pictures": "retrieval.png",
+        "metrics": "metrics.csv, metrics.jsonl, tensorboard/",
+        "model": "model.safetensors, config.json, gallery.npz, checkpoints/",
+    }
+    lines = [f"{name + ':':10} {finished.workdir}/ {files}" for name, files in where.items()]
+    return "\n".join([text_report(finished.results), "", *lines, f"seconds:   {seconds:.0f}"])
+
+
+def _selected_student(run: Run, workdir: Path) -> tuple[Params, int, float]:
+    """The student chosen on validation, its step, and the seconds of training."""
+    which = "best" if run.config.train.select == "best" else "latest"
+    wanted = abstract_state(run)
+    part = {"ema": wanted["ema"]} if run.config.train.ema else {"params": {"student": wanted["params"]["student"]}}
+    with checkpoints(run, workdir) as saved:
+        restored = saved.restore(part, step=which)
+        newest = saved.read_metadata()
+    if restored is None or newest is None:
+        raise UserError(f"--workdir={workdir} has no checkpoint; train first, with --mode=train")
+    check_data(run, workdir, newest.metadata)
+    return evaluated_student(run, restored.state), restored.step, newest.metadata["clock"]["seconds"]
+
+
+def _gallery(run: Run, vectors: np.ndarray, weights: str) -> Gallery:
+    """All pictures of the data set, each with its first source caption."""
+    ids, captions, paths = [], [], []
+    for corpus in run.corpora:
+        ids += [str(image_id) for image_id in corpus.image_ids]
+        captions += _first_captions(corpus, run.config.data.source)
+        paths += corpus.paths
+    return Gallery(vectors, tuple(ids), tuple(captions), tuple(paths), weights)
+
+
+def _first_captions(corpus: Corpus, language: str) -> list[str]:
+    """Each image's first caption in a language, "" where it has none."""
+    return [corpus.caption_text[row] if row >= 0 else "" for row in corpus.first_captions_of(language)]
+
+
+def _draw(test: evaluate.Embedded, config: ConfigDict, workdir: Path) -> None:
+    shown = {name: test.queries[name] for name in config.evaluation.pictures if name in test.queries}
+    shown = shown or dict(list(test.queries.items())[:5])
+    rows = query_rows(
+        shown,
+        test.vision,
+        image_ids=[str(image_id) for image_id in test.corpus.image_ids],
+        paths=[path or None for path in test.corpus.paths],
+        glosses=_first_captions(test.corpus, config.data.source),
+    )
+    note = (
+        f"{config.data.name}, test split, gallery of {len(test.vision)} pictures. Two hits, then a miss, in turn. "
+        f"Of all these languages' queries {hit_share(shown, test.vision):.0%} hit"
+    )
+    draw_retrieval(
+        workdir / "retrieval.png", rows, title="Text-to-picture retrieval", note=note, source=config.data.source
+    )
