@@ -54,10 +54,10 @@ test-peers: $(VENV)/.installed-peers ## Compare with the reference implementatio
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/peers
 
 test-plan: $(LIBTPU)/.installed ## Compile a small training step for TPUs that are not there (Linux; libtpu: 190 MB to download)
-	PYTHONPATH=$(LIBTPU) $(RUN) -m pytest tests/plan
+	PYTHONPATH=$(LIBTPU) $(RUN) -m pytest tests/studies/tpu_estimate
 
 test-beam: $(BEAM)/.installed ## Test builds by Apache Beam in .venv-beam, its own environment (about 1 GB)
-	$(BEAM)/bin/python -m pytest tests/beam
+	$(BEAM)/bin/python -m pytest tests/data/test_built_by_beam.py
 
 fuzz: $(VENV)/.installed-dev ## Give the readers what atheris makes of valid files (Linux on x86-64; SECONDS=60 RUNS=300 TARGET=npy INPUT=file)
 	PYTHONPATH=.:tests $(RUN) -m fuzz --seconds=$(SECONDS) $(if $(RUNS),--runs=$(RUNS)) $(if $(TARGET),--target=$(TARGET)) $(if $(INPUT),--input=$(INPUT))

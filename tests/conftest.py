@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_set import write_tiny_set
+from support.tiny_set import write_tiny_set
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAG = "--xla_force_host_platform_device_count"

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import call
-from finished_runs import GOLDEN, TEXTS, WORDS, write_finished_run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from support.command import call
+from support.finished_runs import GOLDEN, TEXTS, WORDS, write_finished_run
 
 import cl2cm_jax
 from cl2cm_jax.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_runs import METRICS, write_finished_run
+from support.finished_runs import METRICS, write_finished_run
 
 from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.export.licences import UNKNOWN

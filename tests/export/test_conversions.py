@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import call
-from finished_runs import GOLDEN, TEXTS, WORDS, write_finished_run
 from PIL import Image
+from support.command import call
+from support.finished_runs import GOLDEN, TEXTS, WORDS, write_finished_run
 
 import cl2cm_jax
 from cl2cm_jax.export import __main__ as export

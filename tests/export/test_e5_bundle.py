@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finished_runs import TEXTS, write_finished_run
-from tiny_e5 import write_tiny_e5
+from support.finished_runs import TEXTS, write_finished_run
+from support.tiny_e5 import write_tiny_e5
 
 import cl2cm_jax
 from cl2cm_jax.data.media.tokenise import E5Tokenizer, HubTokenizer

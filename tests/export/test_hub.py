@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import call
-from finished_runs import TEXTS
 from hub_stand_in import TOKEN, Hub, hub_stand_in
+from support.command import call
+from support.finished_runs import TEXTS
 
 import cl2cm_jax
 from cl2cm_jax.export import __main__ as export

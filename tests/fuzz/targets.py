@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from safetensors.numpy import save
-from tar_shards import files_of, pax_header, write_shard
-from tiny_e5 import e5_bytes
-from tiny_models import write_tiny_bert
+from support.tar_shards import files_of, pax_header, write_shard
+from support.tiny_e5 import e5_bytes
+from support.tiny_models import write_tiny_bert
 
 from cl2cm_jax.data.media.images import decode, decode_frames
 from cl2cm_jax.data.media.tokenise import E5Tokenizer, HubTokenizer

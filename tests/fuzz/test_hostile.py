@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tar_shards import files_of, picture, write_shard
-from tiny_models import write_tiny_bert
+from support.tar_shards import files_of, picture, write_shard
+from support.tiny_models import write_tiny_bert
 
 from cl2cm_jax.data.media import images
 from cl2cm_jax.data.media.images import ImageError, decode

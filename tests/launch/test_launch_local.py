@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launch_stand_ins import ARGUMENTS, ROOT, SCRIPTS, Clone, clone, files, one_line, paste
+from support.launch_stand_ins import ARGUMENTS, ROOT, SCRIPTS, Clone, clone, files, one_line, paste
 
 __all__ = ["clone"]
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launch_stand_ins import ARGUMENTS, ROOT, Clone, clone, files, one_line, paste
+from support.launch_stand_ins import ARGUMENTS, ROOT, Clone, clone, files, one_line, paste
 
 __all__ = ["clone"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import call
+from support.command import call
 
 from cl2cm_jax import main
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from run_ends import rows
 from safetensors.numpy import load_file, save_file
-from tiny_models import write_tiny_bert
+from support.run_ends import rows
+from support.tiny_models import write_tiny_bert
 
 from cl2cm_jax import config as configs
 from cl2cm_jax.parallel import mesh as meshes

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finished_runs import GOLDEN, TEXTS, write_finished_run
 from PIL import Image
-from tiny_models import write_tiny_bert
+from support.finished_runs import GOLDEN, TEXTS, write_finished_run
+from support.tiny_models import write_tiny_bert
 
 import cl2cm_jax
 from cl2cm_jax.export.bundle import read_trained, write_bundle

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import call
-from finished_runs import GOLDEN, write_finished_run
 from PIL import Image
-from tiny_models import write_tiny_bert
-from tiny_set import COLOURS, THINGS
+from support.command import call
+from support.finished_runs import GOLDEN, write_finished_run
+from support.tiny_models import write_tiny_bert
+from support.tiny_set import COLOURS, THINGS
 
 import cl2cm_jax
 from cl2cm_jax.data.readers.caption_file import read_rows

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+
 import pytest
-from colour_encoder import ColourEncoder
+from support.colour_encoder import ColourEncoder, paint
+from support.galleries import four_pictures
 
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
+from cl2cm_jax.search.stores.milvus import Manifest, Store
 
 
 @pytest.fixture
@@ -14,12 +17,26 @@ def colours() -> ColourEncoder:
 
 @pytest.fixture
 def gallery() -> Gallery:
-    vectors = np.array([[0.6, 0.8, 0], [0, 1, 0], [1, 0, 0], [0, 0.6, 0.8]], np.float32)
-    return Gallery(vectors, ("olive", "leaf", "犬", "sea"), ("an olive", "a [leaf]", "a red dog", "the sea"),
-                   ("olive.png", "leaf.png", "", "sea.png"), "step 10")  # fmt: skip
+    return four_pictures()
 
 
 @pytest.fixture
-def workdir(tmp_path, gallery):
+def workdir(tmp_path: Path, gallery: Gallery) -> Path:
     save_gallery(tmp_path / "run" / GALLERY_FILE, gallery)
     return tmp_path / "run"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    paint(root / "red.png", "red")
+    paint(root / "b%_ch" / 'li"me.png', "lime")
+    paint(root / "b%_ch" / "blue.png", "blue")
+    return root
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with Store(str(tmp_path / "index.db")) as opened:
+        opened.create(Manifest(weights="step 10", model="colours", dim=3, images=str(tmp_path / "photos")))
+        yield opened

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
-from colour_encoder import ColourEncoder, paint
+from support.colour_encoder import ColourEncoder, paint
 
 from cl2cm_jax.search.entry import Entry, id_of
 from cl2cm_jax.search.stores.memory import Resident

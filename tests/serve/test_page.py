@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from colour_encoder import paint
+from support.colour_encoder import paint
 
 from cl2cm_jax.search.entry import id_of
 from cl2cm_jax.serve.limits import Limits

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from command import Outcome, call
+from support.command import Outcome, call
 
 from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.translation import __main__ as translate

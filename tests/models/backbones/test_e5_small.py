@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny_e5
-from tiny_e5 import MARKS, REPLACED, e5_bytes, pieces, tensors, write_tiny_e5
+from support import tiny_e5
+from support.tiny_e5 import MARKS, REPLACED, e5_bytes, pieces, tensors, write_tiny_e5
 
 from cl2cm_jax.config import BERTS
 from cl2cm_jax.data.media.tokenise import E5Tokenizer, e5_tokenizer, precompiled

@@ -1,0 +1,165 @@
+from pathlib import Path
+
+import pytest
+
+from cl2cm_jax import config
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime import command_line
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_is_valid(path):
+    assert config.flatten(config.read(str(path))).keys() == config.flatten(config.defaults()).keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "message"),
+    [
+        ("train.bach_size", "3", "did you mean 'train.batch_size'"),
+        ("train", "3", "is a group of fields"),
+        ("train.batch_size", "abc", "must be a whole number"),
+        ("optimizer.clip", "much", "must be a number"),
+        ("contrastive.learn_temperature", "maybe", "must be True or False"),
+        ("student.dropout", "2", "must be between 0 and 0.99"),
+        ("train.batch_size", "1", "must be at least 2"),
+        ("weights.transfer", "much", "must be 0 or more, or a schedule"),
+        ("weights.word", "0:0 -5%:1", "must be 0 or more, or a schedule"),
+        ("transfer.sentence", "0", "leave no relation to learn from"),
+        ("teacher.head", "liner", "did you mean 'linear'"),
+        ("transfer.relations", "cros", "did you mean 'cross'"),
+        ("data.targets", "de,de", "named twice"),
+        ("data.targets", "", "name at least one target language"),
+        ("train.accumulation", "3", "not divisible by config.train.accumulation=3"),
+        ("vision.backbone", "precomputed", "config.data.features"),
+        ("data.features", "f.npy", "needs config.vision.backbone='precomputed', not 'efficientnet_lite0'"),
+        ("student.heads", "0", "must be at least 1"),
+        ("optimizer.learning_rate", "inf", "must be a finite number"),
+        ("data.translation_noise", "nan", "must be a finite number"),
+        ("data.dir", "", "must name a folder"),
+        ("data.train_origin", "humans", "did you mean 'human'"),
+        ("data.train_share", "0", "must be between 1e-06 and 1"),
+        ("data.engine", "deepl", "config.data.engine='deepl' is unknown"),
+        ("data.name", "flickr8k_cn", "config.data.root='' must name the folder of the published files"),
+        ("teacher.hidden", "0", "must be at least 1"),
+        ("seed", "-1", "must be between 0 and"),
+        ("text.max_tokens", "2", "must be between 3 and 512"),
+        ("optimizer.exclude", "(", "is no regular expression"),
+        ("evaluation.query", "fuse", "did you mean 'fused'"),
+        ("evaluation.fusion_weight", "1.5", "must be between 0 and 1"),
+        ("student.text_tower", "attention", "config.student.text_pool='backbone' leaves what the student's attention"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_field(field, text, message):
+    with pytest.raises(UserError) as error:
+        changed = config.defaults()
+        config.override(changed, field, text)
+        config.validate(changed)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert f"config.{field.split('.')[0]}" in str(error.value)
+
+
+def test_a_value_of_another_type_in_a_file_is_refused():
+    changed = config.defaults()
+    with changed.ignore_type():
+        changed.train.batch_size = "many"
+    with pytest.raises(UserError, match="config.train.batch_size='many' must be a whole number"):
+        config.validate(changed)
+
+
+def test_flags_are_taken_out_of_the_command_line():
+    given = ["--workdir=w", "--config.seed=3", "--config.data.targets", "de,fr", "--x"]
+    rest, overrides = command_line.split_flags(given)
+    assert rest == ["--workdir=w", "--x"]
+    assert overrides == {"seed": "3", "data.targets": "de,fr"}
+    with pytest.raises(UserError, match="needs a value"):
+        command_line.split_flags(["--config.seed"])
+
+
+def test_a_flattened_config_comes_back():
+    changed = config.defaults()
+    config.override(changed, "data.targets", "de, fr")
+    flat = {
+        name: list(v) if isinstance(v, tuple) else v for name, v in config.flatten(changed).items()
+    }  # as JSON has it
+    assert config.differences(config.flatten(config.from_flat(flat)), config.flatten(changed)) == {}
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [({"train.size": 3}, "config.train.size is not a field"), ({"train.batch_size": "x"}, "must be a whole number")],
+)
+def test_a_flattened_config_that_is_wrong(flat, message):
+    with pytest.raises(UserError, match=message):
+        config.from_flat(flat)
+
+
+def test_a_teacher_tower_may_attend_for_the_word_term_alone():
+    changed = config.defaults()
+    config.override_all(changed, {"teacher.head": "tower", "teacher.pool": "backbone", "weights.word": "1.0"})
+    with pytest.raises(UserError, match="config.teacher.pool='backbone' leaves"):
+        config.override_all(changed, {"weights.word": "0"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"word.loss": "transport"}, "config.transfer.word=0.5 needs the word scores of config.word.loss='contrast'"),
+        ({"teacher.pool": "backbone"}, "config.transfer.word=0.5 needs a teacher that reads words"),
+        ({"transfer.relations": "intra_target"}, "config.transfer.word=0.5 is part of the relation 'cross'"),
+        ({"word.plan_from": "backbone"}, "config.word.plan_from='backbone' is not for config.word.loss='contrast'"),
+        ({"word.candidates": "1"}, "config.word.candidates=1 must be at least 2"),
+        ({"transfer.word": "-1"}, "config.transfer.word=-1.0 must be at least 0"),
+    ],
+)
+def test_word_scores_need_words_and_a_relation_that_reads_them(changes, message):
+    whole = {"teacher.head": "linear", "word.loss": "contrast", "transfer.word": "0.5"}
+    config.override_all(config.defaults(), whole)
+    with pytest.raises(UserError, match=message):
+        config.override_all(config.defaults(), whole | changes)
+
+
+def test_a_baseline_has_no_word_scores():
+    whole = {"teacher.head": "linear", "word.loss": "contrast", "transfer.word": "0.5", "method": "baseline"}
+    assert config.effective(config.override_all(config.defaults(), whole)).transfer.word == 0
+
+
+def test_a_set_of_pictures_takes_no_features():
+    changes = {"vision.backbone": "precomputed", "data.features": "f.npy"}
+    with pytest.raises(UserError, match="data.name='emoji' has pictures"):
+        config.override_all(config.defaults(), changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.beam_runner": "DirectRunner"}, "data.name='emoji' need no Beam"),
+        ({"data.beam_options": "project=mine"}, "there is no config.data.beam_runner to take them"),
+        ({"data.name": "captions"}, "config.data.shards a folder of webdataset shards"),
+    ],
+)
+def test_beam_and_shards_belong_to_captions(changes, message):
+    with pytest.raises(UserError, match=message):
+        config.override_all(config.defaults(), changes)
+
+
+def test_options_of_a_runner_stay_apart_on_the_command_line():
+    changed = config.defaults()
+    changes = {"data.name": "captions", "data.shards": "shards", "data.beam_runner": "DirectRunner"}
+    config.override_all(changed, changes | {"data.beam_options": "project=mine,region=here"})
+    assert changed.data.beam_options == ("project=mine", "region=here")
+
+
+def test_differences_are_named():
+    changed = config.defaults()
+    changed.seed = 4
+    assert config.differences(config.flatten(changed), config.flatten(config.defaults())) == {"seed": (4, 0)}
+
+
+def test_a_config_file_that_fails_or_is_missing_is_a_line(tmp_path):
+    (tmp_path / "c.py").write_text("def get_config(argument=''):\n    raise ValueError('broken')\n")
+    with pytest.raises(UserError, match="ValueError: broken"):
+        config.read(str(tmp_path / "c.py"))
+    with pytest.raises(UserError, match="no such file"):
+        config.read(str(tmp_path / "none.py"))

@@ -1,0 +1,36 @@
+"""The structure of the package: import layers, and folders that can be read at a glance."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from importlinter import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "cl2cm_jax"
+MOST_FILES = 14
+
+
+def test_imports_point_inward() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"from {cli.__name__} import lint_imports; raise SystemExit(lint_imports())"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_package_has_a_layer() -> None:
+    """A package that the contract does not name could import anything."""
+    layers = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"old_commands"}
+    assert {name for name in packages if f"cl2cm_jax.{name}" not in layers} == set()
+
+
+def test_no_folder_has_too_many_files() -> None:
+    files = Counter(path.parent for path in PACKAGE.rglob("*.py"))
+    assert {str(folder): count for folder, count in files.items() if count > MOST_FILES} == {}

@@ -1,0 +1,99 @@
+"""The notebooks run from top to bottom, and what they show has the form of the outputs that they are committed with."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+from support.command import call
+from support.documented import ROOT, SMALL
+
+pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+pytest.importorskip("tensorflow")
+pytest.importorskip("resvg_py")
+sys.path.insert(0, str(ROOT))
+
+import nbformat
+
+from cl2cm_jax import main
+from cl2cm_jax.config import read
+from cl2cm_jax.data.sets.drawings import drawings, render
+from notebooks.execute import executed
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LARGEST = 250_000  # bytes of a notebook with its outputs
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout in small: configs/ and notebooks/, where kernels start with the package in reach."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("XLA_FLAGS", "")  # of the kernels: one device, as their readers have
+    return tmp_path
+
+
+def train_a_small_demo(folder: Path) -> None:
+    """Finishes a run in runs/emoji, of the demo's languages but of 48 drawings and two steps."""
+    demo = read(str(ROOT / "configs" / "emoji.py"), {}).data
+    chosen = [one for one in drawings() if one.group == "headline"][::30][:48]
+    (folder / "photos").mkdir()
+    with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "language", "caption"])
+        for one, png in zip(chosen, render([one.image_id for one in chosen]), strict=True):
+            (folder / "photos" / f"{one.image_id}.png").write_bytes(png)
+            writer.writerows([f"{one.image_id}.png", caption.language, caption.text] for caption in one.captions)
+    fields = [
+        "data.images=photos",
+        "data.captions=captions.csv",
+        f"data.source={demo.source}",
+        f"data.targets={','.join(demo.targets)}",
+        f"data.reported={','.join(demo.reported)}",
+    ]
+    flags = ["--config=configs/captions.py", "--workdir=runs/emoji", *(f"--config.{field}" for field in fields)]
+    outcome = call(main.main, *flags, *SMALL)
+    assert outcome.code == 0, outcome.err
+
+
+def form(notebook: nbformat.NotebookNode) -> list[tuple[str, list[object]]]:
+    """Of each code cell its source, and of each output the lines of a text, or which forms something shown has."""
+    cells = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            shown = [
+                output.text.count("\n") if output.output_type == "stream" else sorted(output.data)
+                for output in cell.outputs
+            ]
+            cells.append((cell.source, shown))
+    return cells
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs_and_shows_what_it_is_committed_with(place: Path, path: Path) -> None:
+    if path.stem == "quick_start":
+        train_a_small_demo(place)
+    assert form(executed(path, folder=place / "notebooks")) == form(nbformat.read(path, as_version=4))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_committed_executed_and_small(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # from top to bottom, once
+    outputs = [output for cell in code for output in cell.outputs]
+    assert {output.output_type for output in outputs} == {"stream", "execute_result"}
+    assert not any(output.get("name") == "stderr" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert path.stat().st_size < LARGEST
+
+
+def test_there_are_two() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["quick_start", "your_own_pictures"]
