@@ -14,6 +14,7 @@ SECONDS ?= 60
 FLUENT := data/fluent-source
 VENV := .venv
 RUN  := $(VENV)/bin/python
+CL2CM := $(RUN) -m cl2cm_jax
 PIP  := $(RUN) -m pip --disable-pip-version-check install
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes
 LOCK := $(COMPILE) pyproject.toml --extra demo
@@ -40,12 +41,12 @@ help: ## Show this list
 
 demo: $(VENV)/.installed ## Train, evaluate and search on the emoji set (about 5 minutes on 2 cores)
 	$(RUN) -m cl2cm_jax.main --config=configs/emoji.py --workdir=$(WORKDIR)
-	$(RUN) -m cl2cm_jax.search --workdir=$(WORKDIR) "ein roter Apfel" "犬" "gato sonriente" --top=5
+	$(CL2CM) search --workdir=$(WORKDIR) "ein roter Apfel" "犬" "gato sonriente" --top=5
 	@echo
 	@echo "Pictures  $(WORKDIR)/retrieval.png"
 	@echo "Metrics   $(WORKDIR)/results.json, $(WORKDIR)/metrics.csv; curves: $(VENV)/bin/tensorboard --logdir=$(WORKDIR)"
 	@echo "Model     $(WORKDIR)/model.safetensors, config.json, gallery.npz"
-	@echo "Search    $(RUN) -m cl2cm_jax.search --workdir=$(WORKDIR) \"your own words\""
+	@echo "Search    $(CL2CM) search --workdir=$(WORKDIR) \"your own words\""
 
 test: $(VENV)/.installed-dev ## Run the test suite
 	$(RUN) -m pytest $(PYTEST)
@@ -85,11 +86,11 @@ bench: $(VENV)/.installed ## Time steps, losses, transport, ranks, the pipeline 
 
 # Seven folds have about as many pictures as the test split of emoji (232 and 212), and each picture is tested once.
 ablation: $(VENV)/.installed ## Measure what each part of the method is worth (about 40 minutes; FOLDS=7 FOLD_SEEDS=1 NOISE=0,0.4)
-	$(RUN) -m cl2cm_jax.ablate --config=configs/emoji.py --seeds=$(FOLD_SEEDS) --folds=$(FOLDS) --noise=$(NOISE)
+	$(CL2CM) ablate --config=configs/emoji.py --seeds=$(FOLD_SEEDS) --folds=$(FOLDS) --noise=$(NOISE)
 
 stamps: $(VENV)/.installed $(TRANSLATED).jsonl ## Train on machine translations, test on human captions (Debian or Ubuntu; SETTING=tuned or trials)
-	$(RUN) -m cl2cm_jax.ablate --config=configs/stamps.py:setting=$(SETTING) --workdir=runs/stamps-$(SETTING) --seeds=$(SEEDS) --noise=$(NOISE)
-	$(RUN) -m cl2cm_jax.noise_curve --config=configs/stamps.py:setting=$(SETTING) --workdir=runs/stamps-$(SETTING) --seeds=$(SEEDS) --noise=$(CURVE)
+	$(CL2CM) ablate --config=configs/stamps.py:setting=$(SETTING) --workdir=runs/stamps-$(SETTING) --seeds=$(SEEDS) --noise=$(NOISE)
+	$(CL2CM) noise-curve --config=configs/stamps.py:setting=$(SETTING) --workdir=runs/stamps-$(SETTING) --seeds=$(SEEDS) --noise=$(CURVE)
 
 stamps-source: $(STAMPS)/.fetched ## Fetch Tux Paint's stamps (Debian package tuxpaint-stamps-default, GPL-2, 161 MB)
 
@@ -118,13 +119,13 @@ $(STAMPS)/.fetched:
 
 # Only the training captions are translated: validation and test keep those that people wrote.
 $(TRANSLATED).en.jsonl: $(STAMPS)/.fetched | $(VENV)/.installed
-	$(RUN) -m cl2cm_jax.stamps --root=$(STAMPS) --out=$@
+	$(CL2CM) stamps --root=$(STAMPS) --out=$@
 
 # A file of captions from another with one more language: (language, what the other ends with, way through Apertium).
 define TRANSLATION
 $(TRANSLATED).$(1).jsonl: $(TRANSLATED).$(2).jsonl | $(VENV)/.installed
 	@command -v apertium > /dev/null || { echo "error: Apertium is not installed; as root: apt-get install $(APERTIUM)" >&2; exit 2; }
-	$(RUN) -m cl2cm_jax.translate --captions=$$< --out=$$@ --source=en --target=$(1) --engine=apertium --pair=$(3)
+	$(CL2CM) translate --captions=$$< --out=$$@ --source=en --target=$(1) --engine=apertium --pair=$(3)
 endef
 comma := ,
 $(eval $(call TRANSLATION,es,en,en-es))

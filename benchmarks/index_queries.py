@@ -3,7 +3,7 @@
 python -m benchmarks.index_queries [--vectors=100000] [--dim=512] [--queries=200] [--uri=http://host:19530]
 
 Unit vectors at random, which are harder to index than pictures' and as hard to search exactly. "resident" is what
-`python -m cl2cm_jax.serve` keeps in memory of a file; "milvus" is the index itself: Milvus Lite's, or a server's with
+`cl2cm serve` keeps in memory of a file; "milvus" is the index itself: Milvus Lite's, or a server's with
 --uri. Prints JSON.
 """
 

@@ -13,12 +13,12 @@ __all__ = ["from_pretrained"]
 
 __version__ = "0.1.0"
 
-# The commands of before, `python -m cl2cm_jax.ablate` and its like, are found there for one release.
+# The old command names, `python -m cl2cm_jax.ablate`, are found there for one release.
 __path__.append(str(Path(__file__).parent / "old_commands"))
 
 
 def from_pretrained(path: str | os.PathLike[str], revision: str | None = None) -> RetrievalModel:
-    """Loads a model that `python -m cl2cm_jax.export` has written. TensorFlow is not needed.
+    """Loads a model that `cl2cm export` has written. TensorFlow is not needed.
 
     model = cl2cm_jax.from_pretrained("bundle")
     model.encode_text(["a red apple", "ein roter Apfel"])  # (2, D) float32, unit vectors

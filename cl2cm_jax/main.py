@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not hosts.is_host_zero():
         logging.getLogger().setLevel(logging.WARNING)
     with hosts.together():
-        said = _run(options, config, resume=resume_command("main", arguments), start=start)
+        said = _run(options, config, resume=resume_command("train", arguments), start=start)
     if hosts.is_host_zero():
         print(said)
 

@@ -2,7 +2,7 @@
 
 Command:   python -m cl2cm_jax.main --config=configs/emoji.py --workdir=runs/emoji
 Hardware:  a laptop; nothing to download beyond the Python packages
-Tuned by:  python -m cl2cm_jax.tune --config=configs/emoji.py --workdir=runs/tune --minutes=10 \
+Tuned by:  cl2cm tune --config=configs/emoji.py --workdir=runs/tune --minutes=10 \
              --space="weights.transfer=log:1..8 transfer.own=0|0.5 transfer.temperature=log:0.05..0.15 \
              transfer.student_temperature=log:0.05..0.15 train.targets_per_image=1|2 student.dropout=0.3..0.6 \
              optimizer.learning_rate=log:0.0007..0.003"

@@ -8,7 +8,7 @@ Ceiling:   --config.data.train_origin=human, trained on what people wrote
 Languages: --config.data.captions=more.csv --config.data.targets=zh,ar,pt, further ones from a caption file
 Features:  --config.vision.backbone=precomputed --config.data.features=x.npy --config.data.feature_ids=ids.txt
 Hardware:  a laptop; the frozen backbones run once over pictures and captions, E5 for 20 minutes
-Tuned by:  python -m cl2cm_jax.tune --config=configs/flickr8k_cn.py --workdir=runs/tune --minutes=12 \
+Tuned by:  cl2cm tune --config=configs/flickr8k_cn.py --workdir=runs/tune --minutes=12 \
              --score=validation --seeds=1 --space="weights.transfer=log:0.5..4 transfer.own=0.7..1.3 \
              transfer.sentence=0.0|0.05|0.1 student.dropout=0.4..0.6 optimizer.learning_rate=log:0.002..0.008"
 Time:      5,000 photographs as features, four languages, two busy CPU cores: 43 to 108 s a run; e5 8 to 16 minutes

@@ -1,6 +1,6 @@
 """The teacher alone on parallel text, with and without its word level.
 
-Command:   python -m cl2cm_jax.word_level --text=multi30k --config=configs/word_level.py
+Command:   cl2cm align-words --text=multi30k --config=configs/word_level.py
 Hardware:  a laptop; the frozen text backbone runs once over the sentences (29,000 in four languages: 2 GB of features)
 Time:      on two busy CPU cores 12 minutes for the features, once, and 39 for all rows and three seeds
 Numbers:   docs/word_level.md

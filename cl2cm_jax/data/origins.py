@@ -57,7 +57,7 @@ def trained_on(corpus: Corpus, *, origin: str, targets: Sequence[str], share: fl
 
 
 _REMEDY = {
-    "machine": "translate the source captions (python -m cl2cm_jax.translate), or use 'any'",
+    "machine": "translate the source captions (cl2cm translate), or use 'any'",
     "human": "add captions that people wrote, or use 'any'",
 }
 

@@ -1,7 +1,7 @@
 """Writes the model of a finished run as a folder that stands alone, or uploads such a folder to the hub.
 
-python -m cl2cm_jax.export --workdir=runs/emoji --out=bundle [--onnx] [--stablehlo] [--license=NAME]
-python -m cl2cm_jax.export push --bundle=bundle --repo=org/name [--private] [--yes]
+cl2cm export --workdir=runs/emoji --out=bundle [--onnx] [--stablehlo] [--license=NAME]
+cl2cm export push --bundle=bundle --repo=org/name [--private] [--yes]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments
 
-PROGRAM = "python -m cl2cm_jax.export"
+PROGRAM = "cl2cm export"
 EPILOG = f"""\
 {PROGRAM} push --help tells how the folder is uploaded to the Hugging Face hub.
 """

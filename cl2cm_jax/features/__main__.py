@@ -1,4 +1,4 @@
-"""`python -m cl2cm_jax.features`: computes the features that are missing."""
+"""`cl2cm features`: computes the features that are missing."""
 
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.features.cache import main

@@ -1,6 +1,6 @@
 """Frozen work is done once: backbones run over a data set and their outputs are kept on disk.
 
-python -m cl2cm_jax.features --config=configs/emoji.py [--config.data.dir=... ...]
+cl2cm features --config=configs/emoji.py [--config.data.dir=... ...]
 
 Every command computes the features that it lacks; this one does nothing else, for a machine that is good at it or for a
 night. It uses all devices of the machine, and a stopped one goes on where it was.
@@ -358,7 +358,7 @@ def shape_of(config: ConfigDict, corpora: Corpora, vision: VisionBackbone | None
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The command line: options, and the config fields that it changes."""
     rest, overrides = split_flags(list(arguments))
-    parser = Arguments(prog="python -m cl2cm_jax.features", description=__doc__)
+    parser = Arguments(prog="cl2cm features", description=__doc__)
     parser.add_argument("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
     return parser.parse_args(rest), overrides
 

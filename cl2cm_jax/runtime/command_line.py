@@ -28,9 +28,9 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def resume_command(module: str, arguments: Sequence[str]) -> str:
-    """The command line that goes on with a stopped run: the same one."""
-    return shlex.join(["python", "-m", f"cl2cm_jax.{module}", *arguments])
+def resume_command(verb: str, arguments: Sequence[str]) -> str:
+    """The command line that resumes a stopped run: the same one."""
+    return shlex.join(["cl2cm", verb, *arguments])
 
 
 def split_flags(arguments: list[str]) -> tuple[list[str], dict[str, str]]:

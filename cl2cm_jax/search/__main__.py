@@ -1,6 +1,6 @@
 """Search pictures with text in any of the trained languages.
 
-python -m cl2cm_jax.search --workdir=runs/emoji "ein roter Apfel" "犬" --top=5 [--json] [--images=DIR]
+cl2cm search --workdir=runs/emoji "ein roter Apfel" "犬" --top=5 [--json] [--images=DIR]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Warnings and errors go to standard error. A mistake in the arguments ends with e
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; raises a UserError where it makes no sense."""
     parser = Arguments(
-        prog="python -m cl2cm_jax.search",
+        prog="cl2cm search",
         description="Search pictures with text in any of the trained languages.",
         epilog=EPILOG,
     )

@@ -1,6 +1,6 @@
 """Draws queries in several languages beside the pictures that a trained model puts first, as one PNG.
 
-python -m cl2cm_jax.show --workdir=runs/emoji --queries=docs/languages.csv --out=docs/languages.png [...]
+cl2cm draw --workdir=runs/emoji --queries=docs/languages.csv --out=docs/languages.png [...]
 
 The queries are a CSV file, UTF-8, with the columns language and query and, if you like, meaning (shown small below the
 query) and remark (below the language, after the words that say whether the model was trained in it).
@@ -30,7 +30,7 @@ COLUMNS = Columns(required=("language", "query"), optional=("meaning", "remark")
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; raises a UserError where it makes no sense."""
-    parser = Arguments(prog="python -m cl2cm_jax.show", description=__doc__)
+    parser = Arguments(prog="cl2cm draw", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="the --workdir of a finished training run")
     parser.add_argument("--queries", type=Path, required=True, help="CSV: language, query[, meaning[, remark]]")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write")

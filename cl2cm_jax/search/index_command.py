@@ -1,9 +1,9 @@
 """Keeps a search index of a folder of pictures, searches it, and moves its vectors in and out.
 
-python -m cl2cm_jax.index --model=runs/emoji --images=photos --index=photos.db [--captions=captions.csv]
-python -m cl2cm_jax.index search --model=runs/emoji --index=photos.db "ein roter Apfel" --top=5 [--json]
-python -m cl2cm_jax.index export --index=photos.db --out=vectors
-python -m cl2cm_jax.index import --model=runs/emoji --index=photos.db --vectors=vectors
+cl2cm index --model=runs/emoji --images=photos --index=photos.db [--captions=captions.csv]
+cl2cm index search --model=runs/emoji --index=photos.db "ein roter Apfel" --top=5 [--json]
+cl2cm index export --index=photos.db --out=vectors
+cl2cm index import --model=runs/emoji --index=photos.db --vectors=vectors
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cl2cm_jax.search.stores.milvus import Store
     from cl2cm_jax.trained.load import Model
 
-PROGRAM = "python -m cl2cm_jax.index"
+PROGRAM = "cl2cm index"
 EPILOG = f"""\
 The same command again embeds only what is new or changed, and goes on where a killed one was.
 Other verbs: {PROGRAM} search|export|import --help

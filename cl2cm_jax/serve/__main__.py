@@ -1,10 +1,10 @@
 """Serves an index as a web page and a JSON API.
 
-python -m cl2cm_jax.serve --model=runs/emoji --index=runs/emoji.db [--port=8080]
+cl2cm serve --model=runs/emoji --index=runs/emoji.db [--port=8080]
 
 It listens on this machine alone. To be reached from others it must be given a token:
 
-CL2CM_TOKEN=... python -m cl2cm_jax.serve --model=runs/emoji --index=runs/emoji.db --host=0.0.0.0
+CL2CM_TOKEN=... cl2cm serve --model=runs/emoji --index=runs/emoji.db --host=0.0.0.0
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHORTEST_TOKEN = 16
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; raises a UserError where it makes no sense."""
-    parser = Arguments(prog="python -m cl2cm_jax.serve", description="Serves an index as a web page and a JSON API.")
+    parser = Arguments(prog="cl2cm serve", description="Serves an index as a web page and a JSON API.")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="the model that made the index")
     parser.add_argument(
         "--index", required=True, metavar="URI", help="a .db file, or http://host:19530 of a Milvus server"
@@ -82,14 +82,12 @@ def application(options: argparse.Namespace, token: str) -> App:
     from cl2cm_jax.trained.load import open_model
 
     if is_local(options.index) and not Path(options.index).exists():
-        raise UserError(f"--index={options.index} is not there; make it with python -m cl2cm_jax.index")
+        raise UserError(f"--index={options.index} is not there; make it with cl2cm index")
     if options.images is not None and not options.images.is_dir():
         raise UserError(f"--images={options.images}: no such folder; give the folder of the pictures")
     store = Store(options.index, token=os.environ.get("MILVUS_TOKEN", ""), collection=options.collection)
     if store.manifest is None:
-        raise UserError(
-            f"--index={options.index} has no collection {options.collection!r}; see python -m cl2cm_jax.index"
-        )
+        raise UserError(f"--index={options.index} has no collection {options.collection!r}; see cl2cm index")
     model = open_model(options.model)
     store.manifest.check(weights=model.encoder.weights, model=model.name, uri=options.index)
     index = store

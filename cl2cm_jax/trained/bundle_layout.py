@@ -140,9 +140,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(shape=_shape(content["shape"]), **{name: content[name] for name in names})
         files = {str(name): str(value) for name, value in manifest.files.items()}
     except FileNotFoundError as error:
-        raise UserError(
-            f"bundle {folder} has no {MANIFEST}; give a folder that python -m cl2cm_jax.export has written"
-        ) from error
+        raise UserError(f"bundle {folder} has no {MANIFEST}; give a folder that cl2cm export has written") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"bundle {folder}: {MANIFEST} cannot be read ({type(error).__name__}: {error}); get a fresh copy"

@@ -41,7 +41,7 @@ def open_model(path: Path) -> Model:
     """Loads a model.
 
     Args:
-      path: the workdir of a finished run, or a bundle that `python -m cl2cm_jax.export` has written.
+      path: the workdir of a finished run, or a bundle that `cl2cm export` has written.
 
     Raises:
       UserError: it is neither, or damaged.

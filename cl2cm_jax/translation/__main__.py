@@ -1,6 +1,6 @@
 """Translates captions: a file of captions in, one more language out.
 
-python -m cl2cm_jax.translate --captions=IN --out=OUT --source=en --target=es --engine=apertium [--splits=train] [...]
+cl2cm translate --captions=IN --out=OUT --source=en --target=es --engine=apertium [--splits=train] [...]
 
 --engine=apertium     Debian's rule-based translator; --pair=en-es, or a chain --pair=en-es,es-pt
 --engine=ctranslate2  an NLLB or OPUS-MT model converted for CTranslate2, --model=FOLDER
@@ -49,7 +49,7 @@ _OPTIONS_OF = {  # option: the engine that it is for
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, checked as far as it goes without reading a file."""
-    parser = Arguments(prog="python -m cl2cm_jax.translate", description=__doc__)
+    parser = Arguments(prog="cl2cm translate", description=__doc__)
     parser.add_argument("--captions", type=Path, required=True, help=".csv, .tsv, .jsonl, or .txt ('cap_id sentence')")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, of the same kind")
     parser.add_argument("--source", required=True, help="language to translate, such as en")
@@ -93,7 +93,7 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(f"--{option} is for --engine={engine}, not {options.engine}; leave it out")
     for name in ("model", "translations"):
         if getattr(options, name) is None and options.engine == _OPTIONS_OF[name]:
-            raise UserError(f"--engine={options.engine} needs --{name}; see python -m cl2cm_jax.translate --help")
+            raise UserError(f"--engine={options.engine} needs --{name}; see cl2cm translate --help")
     if options.out.suffix.lower() != options.captions.suffix.lower():
         raise UserError(f"--out={str(options.out)!r} must end in {options.captions.suffix}, as --captions does")
     for path in (options.out, provenance_path(options.out)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,10 @@ from support.documented import ROOT, SMALL, commands
 pytest.importorskip("tensorflow")
 
 import cl2cm_jax
-from cl2cm_jax import main
+from cl2cm_jax import __main__, main
 from cl2cm_jax.data.readers.caption_file import read_caption_file
 
-FIVE = commands("docs/languages.md", "cl2cm_jax.translate", "cl2cm_jax.export")
+FIVE = commands("docs/languages.md", "cl2cm translate", "cl2cm export")
 SPLITS = ["train"] * 32 + ["validation"] * 8 + ["test"] * 8
 WORDS = {"en": "a picture of number", "de": "ein Bild von Nummer", "fr": "une image du nombre", "es": "una foto del"}
 
@@ -37,40 +36,33 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             languages = [language for language in WORDS if language != "es" or split != "train"]
             writer.writerows([f"{number}.jpg", name, f"{WORDS[name]} {number}", split] for name in languages)
     monkeypatch.chdir(tmp_path)
-    before = dict(commands("README.md", "--workdir=runs/mine \\"))["cl2cm_jax.main"]
+    before = dict(commands("README.md", "--workdir=runs/mine \\"))["train"]
     assert call(main.main, *before, *SMALL).code == 0
     return tmp_path
 
 
-def typed(module: str, arguments: list[str]) -> Outcome:
+def typed(verb: str, arguments: list[str]) -> Outcome:
     """Runs one of them; where Apertium is not installed, with its translations in a file."""
-    if module.endswith("translate") and not shutil.which("apertium"):
+    if verb == "translate" and not shutil.which("apertium"):
         texts = [f"{WORDS['es']} {number}" for number in range(len(SPLITS))]
         Path("es.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
         arguments = [word for word in arguments if not word.startswith("--engine")]
         arguments += ["--engine=file", "--translations=es.txt"]
     if any(word.startswith("--config=") for word in arguments):
         arguments = [*arguments, *SMALL]
-    name = f"{module}.__main__" if module == "cl2cm_jax.export" else module
-    return call(import_module(name).main, *arguments)
+    return call(__main__.main, verb, *arguments)
 
 
 def test_there_are_five() -> None:
-    assert [module.removeprefix("cl2cm_jax.") for module, _ in FIVE] == [
-        "translate",
-        "main",
-        "main",
-        "compare",
-        "export",
-    ]
+    assert [verb for verb, _ in FIVE] == ["translate", "train", "train", "compare", "export"]
     assert "--mode=evaluate" in FIVE[2][1] and "--mode=evaluate" not in FIVE[1][1]
 
 
 def test_they_add_a_language(place: Path) -> None:
     outcomes = []
-    for module, arguments in FIVE:
-        outcomes.append(typed(module, arguments))
-        assert outcomes[-1].code == 0, f"{module}: {outcomes[-1].err}"
+    for verb, arguments in FIVE:
+        outcomes.append(typed(verb, arguments))
+        assert outcomes[-1].code == 0, f"{verb}: {outcomes[-1].err}"
     translated, trained, evaluated, compared, _ = outcomes
     rows = read_caption_file("captions.es.csv", image_is_path=True).rows
     assert {(row.split, row.origin) for row in rows if row.language == "es"} == {

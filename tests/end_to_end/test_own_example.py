@@ -23,8 +23,8 @@ LANGUAGES = ("en", "de", "fr", "cs")
 
 def example(document: str, workdir: str) -> tuple[list[str], list[str]]:
     """The arguments of `main` and of `search` in the block that trains into the workdir."""
-    typed = dict(commands(document, f"--workdir={workdir} \\", "cl2cm_jax.search"))
-    return typed["cl2cm_jax.main"], typed["cl2cm_jax.search"]
+    typed = dict(commands(document, f"--workdir={workdir} \\", "cl2cm search"))
+    return typed["train"], typed["search"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A bundle as the model of `python -m cl2cm_jax.index`, with nothing in place of either."""
+"""A bundle as the model of `cl2cm index`, with nothing in place of either."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ import importlib
 import importlib.util
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cl2cm_jax import main
+from cl2cm_jax.__main__ import VERBS
 from cl2cm_jax.config import defaults, override, read
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.command_line import split_flags
@@ -25,7 +25,9 @@ DOCUMENTS = [
 ]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-COMMAND = re.compile(r"(^|\s)(\S*python -m (cl2cm_jax|benchmarks)\.\w|launch/\w+\.sh )|^make |^--config")
+COMMAND = re.compile(
+    r"(^|\s)(\S*cl2cm [a-z-]+( |$)|\S*python -m (cl2cm_jax|benchmarks)\.\w|launch/\w+\.sh )|^make |^--config"
+)
 
 
 def lines_of_document(path: Path) -> list[str]:
@@ -55,7 +57,7 @@ LINES = command_lines()
 
 def test_there_are_some() -> None:
     assert len(LINES) > 60 and "make demo" in LINES
-    for part in ("-m cl2cm_jax.search", "configs/vatex.py", "launch/tpu_pod.sh", "configs/word_level.py"):
+    for part in ("cl2cm search", "configs/vatex.py", "launch/tpu_pod.sh", "configs/word_level.py"):
         assert any(part in line for line in LINES)
 
 
@@ -64,7 +66,10 @@ def test_every_config_opens_with_its_command_hardware_time_and_numbers() -> None
         header = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         places = [header.find(f"\n{name}:") for name in ("Command", "Hardware", "Time", "Numbers")]
         assert -1 not in places and places == sorted(places), path.name
-        assert any(f"configs/{path.name}" in line and "python -m" in line for line in lines_of_config(path)), path.name
+        assert any(
+            f"configs/{path.name}" in line and ("python -m" in line or "cl2cm " in line)
+            for line in lines_of_config(path)
+        ), path.name
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -75,6 +80,9 @@ def test_a_line_can_be_typed(line: str) -> None:
         assert {word for word in words[1:] if "=" not in word} <= TARGETS
     elif words[0].startswith("--config"):
         check_flags(words)
+    elif any(word.endswith("cl2cm") for word in words):
+        place = next(place for place, word in enumerate(words) if word.endswith("cl2cm"))
+        check_verb(words[place + 1], words[place + 2 :])
     elif "-m" in words:
         module, arguments = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
         (check_benchmark if module.startswith("benchmarks.") else check_command)(module, arguments)
@@ -96,16 +104,17 @@ def check_flags(words: list[str]) -> None:
 
 
 def check_command(module: str, arguments: list[str]) -> None:
-    """A module of the package has a parser that takes the arguments."""
-    if not any(word.startswith("-") for word in arguments):
-        assert importlib.util.find_spec(module)  # the name of a command in a sentence
-        return
-    found = importlib.util.find_spec(module)
-    assert found, module
-    is_package = found.submodule_search_locations is not None
-    command = importlib.import_module(f"{module}.__main__" if is_package else module)
-    parse: Callable = importlib.import_module(command.main.__module__).parse  # an old name imports its command's main
-    check_options(parse(arguments))
+    """A module of the package has a parser that takes the arguments; one that is only named in a sentence is there."""
+    assert importlib.util.find_spec(module), module
+    if any(word.startswith("-") for word in arguments):
+        check_options(importlib.import_module(module).parse(arguments))
+
+
+def check_verb(verb: str, arguments: list[str]) -> None:
+    """A verb of `cl2cm` has a parser that takes the arguments; one that is only named in a sentence is there."""
+    module = f"cl2cm_jax.{VERBS[verb].module}"
+    if any(word.startswith("-") for word in arguments):
+        check_options(importlib.import_module(module).parse(arguments))
 
 
 def check_options(parsed: argparse.Namespace | tuple[argparse.Namespace, dict[str, str]]) -> None:
@@ -133,8 +142,9 @@ def check_benchmark(module: str, arguments: list[str]) -> None:
     "line",
     [
         "python -m cl2cm_jax.main --config=configs/emoji.py --config.train.batch=512",
-        "python -m cl2cm_jax.search --workdir=runs/emoji --tops=5",
+        "cl2cm search --workdir=runs/emoji --tops=5",
         "python -m cl2cm_jax.nothing",
+        "cl2cm nothing --workdir=x",
         "python -m benchmarks.train_step --nothing=3",
         "launch/local.sh --confg=configs/emoji.py",
         "make nothing",
@@ -143,5 +153,5 @@ def check_benchmark(module: str, arguments: list[str]) -> None:
     ],
 )
 def test_the_check_sees_what_it_should(line: str) -> None:
-    with pytest.raises((UserError, AssertionError)):
+    with pytest.raises((UserError, AssertionError, KeyError)):
         test_a_line_can_be_typed(line)

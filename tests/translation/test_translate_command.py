@@ -237,5 +237,5 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path: Path, nllb_folder: 
     running.terminate()
     out, _ = running.communicate(timeout=120)
     assert running.returncode == 0
-    assert out.startswith(b"stopped and saved; resume with: python -m cl2cm_jax.translate --captions=")
+    assert out.startswith(b"stopped and saved; resume with: cl2cm translate --captions=")
     assert not (tmp_path / "out.jsonl").exists() and journal.read_bytes().endswith(b"}\n")

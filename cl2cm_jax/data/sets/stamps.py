@@ -120,7 +120,7 @@ def read_translations(path: str, entries: Sequence[Stamp]) -> dict[str, list[Cap
         if row.image not in training:
             raise UserError(
                 f"{path}, line {row.line}: {row.image!r} is no picture of the training split; translate the captions "
-                "that python -m cl2cm_jax.stamps writes"
+                "that cl2cm stamps writes"
             )
         if row.language == SOURCE:
             continue

@@ -1,6 +1,6 @@
 """Writes the English captions of the `stamps` training split as a caption file, for a machine to translate.
 
-python -m cl2cm_jax.stamps --root=data/stamps-source --out=data/stamps.en.jsonl
+cl2cm stamps --root=data/stamps-source --out=data/stamps.en.jsonl
 
 Only training captions are written: validation and test keep the captions that people wrote.
 """
@@ -18,7 +18,7 @@ from cl2cm_jax.runtime.command_line import Arguments
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = Arguments(prog="python -m cl2cm_jax.stamps", description=__doc__)
+    parser = Arguments(prog="cl2cm stamps", description=__doc__)
     parser.add_argument("--root", required=True, help="the unpacked Debian package tuxpaint-stamps-default")
     parser.add_argument("--out", type=Path, required=True, help="the JSONL file to write")
     return parser.parse_args(list(arguments))

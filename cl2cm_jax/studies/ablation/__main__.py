@@ -1,7 +1,7 @@
 """What each part of the method is worth, measured: one row a variant, several seeds, with and without noise.
 
-python -m cl2cm_jax.ablate --config=configs/emoji.py --workdir=runs/ablation --seeds=5 --noise=0,0.4 [--rows=...]
-python -m cl2cm_jax.ablate --config=configs/emoji.py --workdir=runs/ablation --seeds=1 --folds=7
+cl2cm ablate --config=configs/emoji.py --workdir=runs/ablation --seeds=5 --noise=0,0.4 [--rows=...]
+cl2cm ablate --config=configs/emoji.py --workdir=runs/ablation --seeds=1 --folds=7
 
 The rows share every field of the config but those named in `ROWS`. Parameters are selected on validation; the test
 split is read once a run. With folds every picture is tested once, which a small set needs for short intervals. A killed
@@ -65,7 +65,7 @@ def parse(
     """
     rest, overrides = split_flags(list(arguments))
     parser = Arguments(
-        prog=f"python -m cl2cm_jax.{command}",
+        prog=f"cl2cm {command}",
         description=about,
     )
     parser.add_argument("--config", required=True)

@@ -53,9 +53,7 @@ def with_translations(config: ConfigDict, corpora: Corpora, *, splits: Sequence[
         there = {caption.language for record in of_split for caption in record.captions}
         lacking = [tags[name] for name in d.targets if tags[name] not in there]
         if lacking and split in splits:
-            raise NoTranslationsError(
-                f"the {split} split has no captions {lacking[0]!r}; python -m cl2cm_jax.translate makes them"
-            )
+            raise NoTranslationsError(f"the {split} split has no captions {lacking[0]!r}; cl2cm translate makes them")
         if not lacking:
             records[split] = of_split
     tagged = {split: {c.language for record in some for c in record.captions} for split, some in records.items()}

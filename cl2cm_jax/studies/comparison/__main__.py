@@ -1,6 +1,6 @@
 """Tables in the layout of the papers: finished runs beside each other and beside what others printed for their set.
 
-python -m cl2cm_jax.compare --workdirs=runs/a,runs/b [--set=multi30k] [--markdown]
+cl2cm compare --workdirs=runs/a,runs/b [--set=multi30k] [--markdown]
 
 One table for each set, language and protocol; the protocol of a number stands in its row. Published numbers appear only
 for the set and language that they were measured on.
@@ -27,7 +27,7 @@ OWN_FILES = "captions"  # config.data.name of a set that only its user can name
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, with `workdirs` as a list of paths; raises UserError."""
-    parser = Arguments(prog="python -m cl2cm_jax.compare", description=__doc__)
+    parser = Arguments(prog="cl2cm compare", description=__doc__)
     parser.add_argument("--workdirs", default="", help="folders of finished runs, separated by commas")
     parser.add_argument(
         "--set",

@@ -1,7 +1,7 @@
 """An exported model before judges of others, mteb and clip-benchmark, on pictures and captions of this machine.
 
-python -m cl2cm_jax.judge --model=bundle --captions=captions.csv --images=photos
-python -m cl2cm_jax.judge --model=bundle --workdir=runs/emoji [--judges=mteb] [--languages=en,de] [--markdown]
+cl2cm external-eval --model=bundle --captions=captions.csv --images=photos
+cl2cm external-eval --model=bundle --workdir=runs/emoji [--judges=mteb] [--languages=en,de] [--markdown]
 
 Prints our numbers beside theirs. Exit code 0: they agree wherever the protocol is the same; 1: they do not.
 """
@@ -35,8 +35,8 @@ ENVIRONMENT = {  # read when the judges are imported: nothing is asked of a hub,
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, with `judges` and `languages` as lists; raises UserError."""
-    parser = Arguments(prog="python -m cl2cm_jax.judge", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="a bundle of python -m cl2cm_jax.export")
+    parser = Arguments(prog="cl2cm external-eval", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="a bundle of cl2cm export")
     parser.add_argument("--captions", type=Path, help="CSV, TSV or JSONL with the columns image, language and caption")
     parser.add_argument("--images", type=Path, help="the folder that the captions' paths are in")
     parser.add_argument("--split", default="test", choices=SPLITS, help="where the captions name one (default: test)")

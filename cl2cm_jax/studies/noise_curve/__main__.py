@@ -1,8 +1,8 @@
 """Retrieval over the share of wrong translations: the baseline, the full method and English alone.
 
-python -m cl2cm_jax.noise_curve --config=configs/stamps.py --workdir=runs/stamps [--noise=0,0.1,...] [--rows=...]
+cl2cm noise-curve --config=configs/stamps.py --workdir=runs/stamps [--noise=0,0.1,...] [--rows=...]
 
-The runs are those of the ablation, in the same folders: what `python -m cl2cm_jax.ablate` has trained there is not
+The runs are those of the ablation, in the same folders: what `cl2cm ablate` has trained there is not
 trained again. Writes noise_curve.md, noise_curve.json and noise_curve.png. A killed curve goes on where it was.
 """
 
@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     given = list(arguments)
     given += [] if any(word.split("=")[0] == "--noise" for word in given) else [f"--noise={NOISE}"]
     given += [] if any(word.split("=")[0] == "--rows" for word in given) else [f"--rows={';'.join(NAMES)}"]
-    options, overrides = ablate.parse(given, command="noise_curve", about=__doc__)
+    options, overrides = ablate.parse(given, command="noise-curve", about=__doc__)
     options.rows = [BASELINE, *(name for name in options.rows if name != BASELINE)]
     options.noise = sorted(set(options.noise))
     if len(options.rows) > len(COLOURS):
@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains what is missing, then prints and writes the table and draws the picture."""
     start = time.perf_counter()
-    ablation = ablate.train_missing(arguments, command="noise_curve", parse=parse)
+    ablation = ablate.train_missing(arguments, command="noise-curve", parse=parse)
     if ablation is None:
         return
     report(ablation)

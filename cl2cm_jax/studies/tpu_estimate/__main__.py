@@ -1,6 +1,6 @@
 """The pod before the pod: compiles the training step for TPUs that are not there and says what it needs and takes.
 
-python -m cl2cm_jax.plan --config=configs/multi30k.py --topology=v5e:4x4 [--json] [--config.text.remat=True ...]
+cl2cm estimate --config=configs/multi30k.py --topology=v5e:4x4 [--json] [--config.text.remat=True ...]
 
 --topology  chips by libtpu's name: v5e:2x4 ... v5e:16x16, v6e:2x4 ... v6e:16x16, v5p:2x2x1 ... v5p:4x4x8
 --batch     images a chip; without it the config's train.batch_size is shared by all chips, as training does it
@@ -46,7 +46,7 @@ UNIT = 8  # images a chip, to which the largest batch is found
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The command line: options, and the config fields that it changes."""
     rest, overrides = split_flags(list(arguments))
-    parser = Arguments(prog="python -m cl2cm_jax.plan", description=__doc__)
+    parser = Arguments(prog="cl2cm estimate", description=__doc__)
     parser.add_argument("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
     parser.add_argument("--topology", required=True, help="e.g. v5e:4x4")
     parser.add_argument("--batch", type=int, help="images a chip")

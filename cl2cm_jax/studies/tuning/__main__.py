@@ -1,6 +1,6 @@
 """Finds hyperparameters by cross-validation within the training split. The test split is never read.
 
-python -m cl2cm_jax.tune --config=configs/emoji.py --workdir=runs/tune --minutes=30 [--folds=3] [--space=...] [...]
+cl2cm tune --config=configs/emoji.py --workdir=runs/tune --minutes=30 [--folds=3] [--space=...] [...]
 
 Each trial trains the config with other values of some fields: one run for each fold of the training split, on the
 other folds, its step chosen by the validation split as in every run (train.select), and scored on the fold that was
@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     rest, overrides = split_flags(list(arguments))
     space = "\n".join(f"  {field:30} {spec}" for field, spec in SPACE.items())
     parser = Arguments(
-        prog="python -m cl2cm_jax.tune",
+        prog="cl2cm tune",
         description=__doc__,
         epilog="The default space, of which a config takes what matters to it:\n\n" + space.replace("%", "%%"),
     )

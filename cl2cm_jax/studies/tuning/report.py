@@ -156,7 +156,7 @@ def best_config(workdir: Path, about: About, found: Found, best: Row) -> str:
     counts = ", ".join(f"{sum(row.state == state for row in found.rows)} {state}" for state in (DONE, CUT, FAILED))
     apart = score_of(found.baseline, found.baseline)
     header = [
-        f"Trial {best.number} of {len(found.rows)} ({counts}), the best of `python -m cl2cm_jax.tune`.",
+        f"Trial {best.number} of {len(found.rows)} ({counts}), the best of `cl2cm tune`.",
         "",
         f"Tuned by:  {about.command}",
         f"Date:      {about.date}",

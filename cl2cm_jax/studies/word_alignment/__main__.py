@@ -1,6 +1,6 @@
 """What the word level is worth: the teacher alone on parallel text, retrieval of sentences and plans of their words.
 
-python -m cl2cm_jax.word_level --text=multi30k --config=configs/word_level.py [--out=runs/word_level] [--seeds=3]
+cl2cm align-words --text=multi30k --config=configs/word_level.py [--out=runs/word_level] [--seeds=3]
 
 Trains the rows below with the trainer's own step, on train.{en,de,...}[.gz] of the folder (a copy of Multi30K's
 repository will do), chooses the step on val and measures on test. Writes word_level.md and transport_plans.png. The
@@ -77,7 +77,7 @@ class Setting(NamedTuple):
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The command line: options, and the config fields that it changes in every row."""
     rest, overrides = split_flags(list(arguments))
-    parser = Arguments(prog="python -m cl2cm_jax.word_level", description=__doc__)
+    parser = Arguments(prog="cl2cm align-words", description=__doc__)
     parser.add_argument("--text", type=Path, required=True, help="folder with train.en, val.en, test.en and the others")
     parser.add_argument("--config", default="configs/word_level.py", help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/word_level"), help="(default: %(default)s)")

@@ -106,7 +106,7 @@ def test_sigterm_stops_with_the_command_that_goes_on(home: Path, tmp_path: Path)
         patch.setattr(loop, "put_batch", interrupting)
         stopped = ablation(home, tmp_path, "--seeds=1", "--noise=0")
     assert stopped.code == 0, stopped.err
-    assert "resume with: python -m cl2cm_jax.ablate" in stopped.out and not (tmp_path / "ablation.md").exists()
+    assert "resume with: cl2cm ablate" in stopped.out and not (tmp_path / "ablation.md").exists()
     resumed = ablation(home, tmp_path, "--seeds=1", "--noise=0")
     assert resumed.code == 0 and (tmp_path / "ablation.md").exists()
     assert f"1/3 noise 0 seed 0 {ablate.BASELINE}" not in resumed.err
@@ -219,7 +219,7 @@ def test_without_human_captions_to_hold_out_the_ceiling_is_the_baseline_without_
     assert clean["ceiling"] is None and noisy["ceiling"] == CEILING
     assert clean["absent"].keys() == {CEILING, TRANSLATED} and noisy["absent"].keys() == {TRANSLATED}
     assert f"{CEILING}: left out: no ceiling above translations without noise" in outcome.out
-    assert "no captions 'de2en'; python -m cl2cm_jax.translate makes them" in outcome.out
+    assert "no captions 'de2en'; cl2cm translate makes them" in outcome.out
     ceiling = noisy["rows"][-1]
     assert ceiling["target_sum_recall"] == clean["rows"][0]["target_sum_recall"]
     assert len(list(tmp_path.rglob("ranks.npz"))) == 3  # the baseline twice, the probe once

@@ -66,7 +66,7 @@ def test_a_set_alone_prints_what_is_published() -> None:
         (["--workdirs={}/good", "--set=vatex"], "was run on the set 'multi30k', not on 'vatex'"),
         (["--set=multi3k"], "did you mean 'multi30k'"),
         ([], "nothing to print"),
-        (["--workdir=a"], "see python -m cl2cm_jax.compare --help"),
+        (["--workdir=a"], "see cl2cm compare --help"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:

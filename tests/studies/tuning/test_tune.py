@@ -84,7 +84,7 @@ def test_the_table_has_the_baseline_and_every_trial_with_its_values(finished: tu
         assert set(trial["runs"][0]["targets"]) == {"de", "fr"}
         assert f"{trial['score']:.1f}" in outcome.out
     markdown = (workdir / "tune.md").read_text(encoding="utf-8")
-    for word in (*FIELDS, "baseline", "0: the config", "python -m cl2cm_jax.tune", "The test split was not read"):
+    for word in (*FIELDS, "baseline", "0: the config", "cl2cm tune", "The test split was not read"):
         assert word in markdown, word
     assert all(field in outcome.out for field in FIELDS)
 
@@ -97,7 +97,7 @@ def test_the_best_is_a_config_that_trains(home: Path, finished: tuple[Path, Outc
     own = configuration.read(str(home / "config.py"), {"train.log_every": "2"} | tuned)
     assert configuration.differences(configuration.flatten(config), configuration.flatten(own)) == {}
     header = (workdir / "best.py").read_text(encoding="utf-8").split('"""')[1]
-    for word in ("Tuned by:  python -m cl2cm_jax.tune", "Date:", "Score:", "of 2 (2 done"):
+    for word in ("Tuned by:  cl2cm tune", "Date:", "Score:", "of 2 (2 done"):
         assert word in header, word
     trained = call(main.main, f"--config={workdir / 'best.py'}", f"--workdir={tmp_path}", "--config.train.steps=2")
     assert trained.code == 0, trained.err
@@ -135,7 +135,7 @@ def test_sigterm_in_a_run_stops_with_the_command_that_goes_on(home: Path, tmp_pa
         patch.setattr(loop, "put_batch", interrupting)
         stopped = study(home, tmp_path, "--trials=1")
     assert stopped.code == 0, stopped.err
-    assert "resume with: python -m cl2cm_jax.tune" in stopped.out and not (tmp_path / "tune.md").exists()
+    assert "resume with: cl2cm tune" in stopped.out and not (tmp_path / "tune.md").exists()
     assert list((tmp_path / "trials" / "0000").iterdir()) != []
     resumed = study(home, tmp_path, "--trials=1")
     assert resumed.code == 0 and len(without_times(tmp_path)["trials"]) == 1, resumed.err
@@ -189,7 +189,7 @@ def test_a_killed_study_ends_as_one_that_was_not(home: Path, tmp_path: Path, mea
 def test_ctrl_c_between_runs_is_no_traceback(home: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
     measured["break_at"] = 4
     stopped = study(home, tmp_path, "--trials=2")
-    assert stopped.code == 0 and stopped.out.startswith("stopped and saved; resume with: python -m cl2cm_jax.tune")
+    assert stopped.code == 0 and stopped.out.startswith("stopped and saved; resume with: cl2cm tune")
 
 
 def test_bad_trials_are_cut_off_and_the_best_is_near_the_optimum(

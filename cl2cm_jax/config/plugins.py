@@ -1,0 +1,61 @@
+"""Parts that a configuration chooses by name: data sets, loss terms, evaluators, backbones, translation engines.
+
+A name without a dot is a module of the package for its kind: `emoji` is `cl2cm_jax.data.sets.emoji`. A name with a dot
+is any importable module, such as `my_project.colours`, so that a new part needs no change to this package. Modules
+whose name starts with an underscore are not plugins.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from typing import Any
+
+from cl2cm_jax.config.flat import nearest
+from cl2cm_jax.errors import UserError
+
+
+def plugin_names(package: str) -> tuple[str, ...]:
+    """Names of the built-in plugins of a package, sorted; none of them is imported."""
+    modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return tuple(sorted(module.name for module in modules if not module.ispkg and module.name[0] != "_"))
+
+
+def check_plugin(package: str, name: str, *, field: str, extra: tuple[str, ...] = ()) -> None:
+    """Refuses a name that is no module; imports nothing of the package, so that optional dependencies may be missing.
+
+    Args:
+      package: of the built-in plugins, "cl2cm_jax.data.sets".
+      name: the chosen one.
+      field: named in the error, "config.data.name".
+      extra: further names that are allowed, such as "precomputed".
+
+    Raises:
+      UserError: there is no such module.
+    """
+    known = (*plugin_names(package), *extra)
+    if name in known:
+        return
+    try:
+        found = "." in name and importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        raise UserError(
+            f"{field}={name!r} is unknown{nearest(name, list(known))}; use one of {', '.join(known)}, "
+            "or the dotted name of a module of yours"
+        )
+
+
+def load_plugin(package: str, name: str, attribute: str, *, field: str) -> Any:
+    """The attribute of the named module that makes it a plugin of its kind.
+
+    Raises:
+      UserError: there is no such module, or it lacks the attribute.
+    """
+    check_plugin(package, name, field=field)
+    module = importlib.import_module(name if "." in name else f"{package}.{name}")
+    if not hasattr(module, attribute):
+        raise UserError(f"{field}={name!r}: the module {module.__name__} does not define {attribute}")
+    return getattr(module, attribute)
