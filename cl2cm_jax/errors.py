@@ -38,10 +38,11 @@ class UserError(Exception):
     The message is one line that names the field or file, the value found and the fix. Line ends and control characters,
     which a name in somebody's file may hold, are escaped, so that none reaches the terminal. Of a message of more than
     `MOST` characters the middle is left out: the field stands at its beginning, the fix at its end.
-    Commands print it without a traceback and exit with code 2.
+    Commands print it without a traceback and exit with code 2. One that docs/faq.md says more about has an `id` there.
     """
 
-    def __init__(self, message: str):
+    def __init__(self, message: str, *, id: str = ""):
+        self.id = id
         short = shortened(message)  # before, so that millions are not looked at one by one
         shown = (ascii(char)[1:-1] if unicodedata.category(char) in _NO_TEXT else char for char in short)
         super().__init__(shortened("".join(shown)))
@@ -80,7 +81,7 @@ def exit_cleanly(command: Callable[[], None]) -> None:
 def told(error: BaseException) -> bool:
     """Prints the one line of an error that a user can mend; False, and nothing printed, for any other."""
     if isinstance(error, UserError):
-        text = str(error)
+        text = f"{error} [docs/faq.md#{error.id}]" if error.id else str(error)
     elif isinstance(error, OSError) and error.errno in _MENDABLE:
         text = f"{error.strerror}: {error.filename or 'a file'}; {_MENDABLE[error.errno]}"
     else:
