@@ -40,13 +40,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.installed ## Train, evaluate and search on the emoji set (about 5 minutes on 2 cores)
-	$(RUN) -m cl2cm_jax.main --config=configs/emoji.py --workdir=$(WORKDIR)
-	$(CL2CM) search --workdir=$(WORKDIR) "ein roter Apfel" "犬" "gato sonriente" --top=5
-	@echo
-	@echo "Pictures  $(WORKDIR)/retrieval.png"
-	@echo "Metrics   $(WORKDIR)/results.json, $(WORKDIR)/metrics.csv; curves: $(VENV)/bin/tensorboard --logdir=$(WORKDIR)"
-	@echo "Model     $(WORKDIR)/model.safetensors, config.json, gallery.npz"
-	@echo "Search    $(CL2CM) search --workdir=$(WORKDIR) \"your own words\""
+	$(CL2CM) demo --workdir=$(WORKDIR)
 
 test: $(VENV)/.installed-dev ## Run the test suite
 	$(RUN) -m pytest $(PYTEST)
@@ -63,10 +57,14 @@ test-beam: $(BEAM)/.installed ## Test builds by Apache Beam in .venv-beam, its o
 fuzz: $(VENV)/.installed-dev ## Give the readers what atheris makes of valid files (Linux on x86-64; SECONDS=60 RUNS=300 TARGET=npy INPUT=file)
 	PYTHONPATH=.:tests $(RUN) -m fuzz --seconds=$(SECONDS) $(if $(RUNS),--runs=$(RUNS)) $(if $(TARGET),--target=$(TARGET)) $(if $(INPUT),--input=$(INPUT))
 
-lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
+build: $(VENV)/.installed-dev ## Build the wheel and the source distribution into dist/
+	$(RUN) -m build --outdir=dist
+
+lint: $(VENV)/.installed-dev ## Check style, types and import layers (ruff, pyright, import-linter)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports
 
 site: $(VENV)/.installed-dev ## Build the documentation as pages in build/site
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
@@ -104,6 +102,7 @@ lock: ## Resolve requirements*.txt again from pyproject.toml, with hashes (needs
 	printf '%s\n' $(APART) | $(COMPILE) - --no-deps -o requirements-apart.txt
 	echo pytest | $(COMPILE) pyproject.toml - --extra data --extra beam -o requirements-beam.txt
 	$(COMPILE) --group audit -o requirements-audit.txt
+	$(COMPILE) pyproject.toml --extra serve --extra hub --extra encoders -c requirements.txt -o requirements-serve.txt
 
 clean: ## Remove .venv and caches (runs/ and data/ stay)
 	rm -rf $(VENV) $(BEAM) $(AUDIT) .pytest_cache .ruff_cache build dist *.egg-info
@@ -150,7 +149,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@echo "Installing the pinned packages into $(VENV) (about 2 GB; minutes, and only this once)"
 	$(PIP) -r requirements.txt
 	@sed -n 's/^\([A-Za-z].*==.*[^ ]\) *\\$$/\1/p' requirements.txt > $(VENV)/constraints.txt # no hashes: pip knows none of a checkout
-	$(PIP) --quiet --no-deps --no-build-isolation -e .
+	$(PIP) --quiet --no-deps -e .
 	@touch $@
 
 # npm checks what it has fetched; the mark comes last, so that a half of it is fetched again
@@ -166,7 +165,7 @@ $(BEAM)/.installed: requirements-beam.txt pyproject.toml
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	$(PYTHON) -m venv $(BEAM)
 	$(BEAM)/bin/python -m pip --disable-pip-version-check install --no-compile -r requirements-beam.txt
-	$(BEAM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	$(BEAM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
 	@touch $@
 
 $(AUDIT)/.installed: requirements-audit.txt

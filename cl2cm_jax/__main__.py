@@ -20,6 +20,7 @@ class Verb(NamedTuple):
 
 
 VERBS = {
+    "demo": Verb("demo", "train on emoji drawings and search them in three languages (minutes on a laptop)"),
     "train": Verb("main", "train a model from a config, evaluate it and write its results"),
     "features": Verb("features.cache", "compute the frozen features of a config in advance"),
     "search": Verb("search.__main__", "rank pictures for text queries"),

@@ -44,16 +44,16 @@ API = {
         "Metrics, their intervals, their protocol, and the judges'.",
         [
             "evaluation.retrieval",
-            "evaluation.bootstrap",
+            "studies.bootstrap",
             "evaluation.report",
-            "evaluation.adapters.captioned",
-            "evaluation.adapters.mteb_retrieval",
-            "evaluation.adapters.clip_benchmark_retrieval",
+            "studies.external_eval.captioned",
+            "studies.external_eval.mteb_retrieval",
+            "studies.external_eval.clip_benchmark_retrieval",
         ],
     ),
     "search": (
         "Queries against a gallery, and models that stand alone.",
-        ["export.model", "search.model", "search.gallery", "search.query"],
+        ["trained.bundle", "trained.student", "evaluation.gallery", "search.query"],
     ),
     "config": ("Every field and what it may hold.", ["config.fields", "config.checks"]),
 }

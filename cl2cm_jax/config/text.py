@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import runpy
 from typing import Any
 
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config.checks import validate
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
+from cl2cm_jax.config.shipped import config_file, shipped_names
 from cl2cm_jax.errors import UserError
 
 
@@ -20,14 +20,17 @@ def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     (`ml_collections.config_flags` parses the same syntax but answers a mistyped field with a traceback.)
 
     Args:
-      path: a Python file with `get_config(argument="")`; `path:argument` passes the argument.
+      path: a Python file with `get_config(argument="")`, or the name of a config of this package; `path:argument`
+        passes the argument.
       overrides: field name to text, as typed on the command line.
     """
-    file, _, argument = path.partition(":")
-    if not os.path.isfile(file):
-        raise UserError(f"--config={path}: no such file; see configs/ for those that exist")
+    name, _, argument = path.partition(":")
+    file = config_file(name)
+    if not file.is_file():
+        near = nearest(file.stem, shipped_names())
+        raise UserError(f"--config={path}: no such file{near}; name one, or one of {', '.join(shipped_names())}")
     try:
-        get_config = runpy.run_path(file).get("get_config")
+        get_config = runpy.run_path(str(file)).get("get_config")
         if get_config is None:
             raise UserError(f"--config={path}: the file has no get_config(); name one such as those in configs/")
         config: ConfigDict = get_config(argument) if argument else get_config()
