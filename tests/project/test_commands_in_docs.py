@@ -26,7 +26,7 @@ DOCUMENTS = [
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 COMMAND = re.compile(
-    r"(^|\s)(\S*cl2cm [a-z-]+( |$)|\S*python -m (cl2cm_jax|benchmarks)\.\w|launch/\w+\.sh )|^make |^--config"
+    r"(^|\s)(\S*cl2cm [a-z][a-z-]*( |$)|\S*python -m (cl2cm_jax|benchmarks)\.\w|launch/\w+\.sh )|^make |^--config"
 )
 
 
