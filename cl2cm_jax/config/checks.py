@@ -1,123 +1,23 @@
-"""What a configuration may say: names, types, choices, ranges, and fields that are wrong together."""
+"""Validation of a configuration: names, types and values of its fields, and combinations of them."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config.durations import read_duration
-from cl2cm_jax.config.fields import defaults
+from cl2cm_jax.config.declarations import TYPE_NAMES
+from cl2cm_jax.config.fields import FIELDS, LANGUAGES_OF
 from cl2cm_jax.config.flat import flatten, nearest
-from cl2cm_jax.config.knots import read_knots
-from cl2cm_jax.config.method import METHODS
 from cl2cm_jax.config.trainable import BERTS, starts_later, student_first, teacher_first, vision_first
 from cl2cm_jax.errors import UserError
 
-# target languages of the paper's sets, whose source is English
-LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex": ("zh",), "msrvtt_cn": ("zh",)}
 VIDEO_SETS = ("vatex", "msrvtt_cn")
-
-CHOICES = {
-    "method": METHODS,
-    "data.name": ("emoji", "captions", "fluent", "stamps", "flickr8k_cn", *LANGUAGES_OF),
-    "data.train_origin": ("any", "machine", "human"),
-    "data.engine": ("baidu", "google"),
-    "data.on_error": ("stop", "skip"),
-    "vision.pool": ("backbone", "tokens"),
-    "student.vision_tower": ("linear", "attention"),
-    "student.text_tower": ("linear", "attention"),
-    "student.text_pool": ("backbone", "mean", "both"),
-    "teacher.head": ("none", "linear", "tower"),
-    "teacher.update": ("frozen", "joint"),
-    "teacher.pool": ("backbone", "mean", "both"),
-    "contrastive.loss": ("infonce", "triplet", "sigmoid"),
-    "contrastive.reduction": ("mean", "sum"),
-    "contrastive.labels": ("uniform", "soft"),
-    "contrastive.form": ("dense", "blockwise"),
-    "contrastive.exchange": ("ring", "gather"),
-    "word.loss": ("transport", "self_labelled", "contrast"),
-    "word.score": ("late_interaction", "transport"),
-    "word.solver": ("ipot", "sinkhorn"),
-    "word.marginals": ("uniform", "norm"),
-    "word.plan_from": ("tower", "backbone"),
-    "confidence.kind": ("none", "softmax", "posterior"),
-    "train.compute": ("float32", "bfloat16"),
-    "train.select": ("best", "last"),
-    "optimizer.schedule": ("cosine", "constant"),
-    "evaluation.captions_per_image": ("all", "first"),
-    "evaluation.query": ("target", "fused"),
-}
-RELATIONS = ("cross", "intra_target", "intra_vision")
-DURATIONS = (
-    "train.steps",
-    "train.evaluate_every",
-    "train.checkpoint_every",
-    "train.log_every",
-    "optimizer.warmup",
-    "student.text.start",
-    "teacher.steps",
-)
-
-# field: (lowest, highest), both allowed
-RANGES = {
-    "seed": (0, 2**32 - 1),
-    "data.translation_noise": (0.0, 1.0),
-    "data.train_share": (1e-6, 1.0),
-    "data.task": (1, 2),
-    "data.frames": (1, 64),
-    "text.max_tokens": (3, 512),
-    "text.length_multiple": (0, 512),
-    "vision.image_size": (0, 4096),
-    "student.dim": (1, math.inf),
-    "student.hidden": (1, math.inf),
-    "student.heads": (1, math.inf),
-    "student.dropout": (0.0, 0.99),
-    "student.text.dropout": (0.0, 0.99),
-    "student.vision.crop": (0.01, 1.0),
-    "teacher.text.dropout": (0.0, 0.99),
-    "teacher.learning_rate": (0.0, math.inf),
-    "teacher.folds": (1, 16),
-    "teacher.dim": (1, math.inf),
-    "teacher.hidden": (1, math.inf),
-    "teacher.heads": (1, math.inf),
-    "teacher.temperature": (1e-4, math.inf),
-    "contrastive.temperature": (1e-4, math.inf),
-    "contrastive.margin": (0.0, math.inf),
-    "contrastive.block": (1, math.inf),
-    "word.candidates": (2, math.inf),
-    "word.temperature": (1e-4, math.inf),
-    "word.dim": (1, math.inf),
-    "word.iterations": (1, math.inf),
-    "word.beta": (1e-3, math.inf),
-    "word.epsilon": (1e-4, math.inf),
-    "transfer.sentence": (0.0, math.inf),
-    "transfer.own": (0.0, math.inf),
-    "transfer.temperature": (1e-4, math.inf),
-    "transfer.student_temperature": (1e-4, math.inf),
-    "transfer.word": (0.0, math.inf),
-    "train.batch_size": (2, math.inf),
-    "train.accumulation": (1, math.inf),
-    "train.early_stop": (0, math.inf),
-    "train.ema": (0.0, 0.999999),
-    "train.keep": (1, math.inf),
-    "train.watchdog_seconds": (0.0, math.inf),
-    "optimizer.learning_rate": (0.0, math.inf),
-    "optimizer.backbone_rate": (0.0, math.inf),
-    "optimizer.weight_decay": (0.0, math.inf),
-    "optimizer.clip": (0.0, math.inf),
-    "optimizer.b1": (0.0, 0.999999),
-    "optimizer.b2": (0.0, 0.999999),
-    "evaluation.fusion_weight": (0.0, 1.0),
-    "evaluation.batch_size": (1, math.inf),
-    "evaluation.block": (1, math.inf),
-}
 
 
 def validate(config: ConfigDict) -> ConfigDict:
-    """Checks names, types, choices and ranges against `defaults()`.
+    """Checks all names, types and values, and combinations of fields.
 
     Returns:
       The same config, so that a call can be chained.
@@ -125,17 +25,14 @@ def validate(config: ConfigDict) -> ConfigDict:
     Raises:
       UserError: one line that names the field, its value and what is allowed.
     """
-    reference, flat = flatten(defaults()), flatten(config)
+    flat = flatten(config)
     for name in flat:
-        if name not in reference:
-            raise UserError(f"config.{name} is not a field{nearest(name, list(reference))}")
-    for name, default in reference.items():
+        if name not in FIELDS:
+            raise UserError(f"config.{name} is not a field{nearest(name, list(FIELDS))}")
+    for name, field in FIELDS.items():
         if name not in flat:
             raise UserError(f"config.{name} is missing; start the config file from cl2cm_jax.config.defaults()")
-        _check_type(name, flat[name], default)
-    for name, value in flat.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"config.{name}={value} must be a finite number")
+        _check_type(name, flat[name], field.default)
     for name, value in flat.items():
         check_field(name, value)
     for message in _contradictions(config):
@@ -144,21 +41,12 @@ def validate(config: ConfigDict) -> ConfigDict:
 
 
 def check_field(name: str, value: object) -> None:
-    """Checks a value of the right type against the choices, range or form of its field, where it has any.
+    """Checks a value of the right type against the declaration of its field.
 
     Raises:
-      UserError: it is none of them, outside, or of another form.
+      UserError: the field does not accept it.
     """
-    if name.startswith("weights."):
-        read_knots(value, field=name)  # type: ignore[arg-type]
-    if name in DURATIONS:
-        read_duration(value, field=name)  # type: ignore[arg-type]
-    if name in CHOICES and value not in CHOICES[name]:
-        raise UserError(f"config.{name}={value!r} is unknown{nearest(str(value), CHOICES[name])}")
-    low, high = RANGES.get(name, (-math.inf, math.inf))
-    if name in RANGES and not low <= value <= high:  # type: ignore[operator]
-        limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise UserError(f"config.{name}={value} must be {limits}")
+    FIELDS[name].check(name, value)
 
 
 def _check_type(name: str, value: object, default: object) -> None:
@@ -168,8 +56,7 @@ def _check_type(name: str, value: object, default: object) -> None:
         return
     number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
     if type(value) is not type(default) and not number:
-        wanted = {"str": "text", "int": "a whole number", "float": "a number", "bool": "True or False"}
-        raise UserError(f"config.{name}={value!r} must be {wanted[type(default).__name__]}")
+        raise UserError(f"config.{name}={value!r} must be {TYPE_NAMES[type(default).__name__]}")
 
 
 def _contradictions(c: ConfigDict) -> Iterator[str]:
@@ -182,6 +69,11 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
         yield "config.data.dir='' must name a folder, which is made if it is not there"
     if not c.data.targets:
         yield "config.data.targets=() is empty; name at least one target language"
+    if "retrieval" not in c.evaluation.evaluators:
+        yield (
+            f"config.evaluation.evaluators={tuple(c.evaluation.evaluators)} must contain 'retrieval', whose SumR "
+            "selects the parameters"
+        )
     yield from _transfer_contradictions(c)
     if c.train.targets_per_image == 0 or c.train.targets_per_image < -1:
         yield f"config.train.targets_per_image={c.train.targets_per_image} must be 1 or more, or -1 for every language"
@@ -230,9 +122,6 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
 
 
 def _transfer_contradictions(c: ConfigDict) -> Iterator[str]:
-    for relation in c.transfer.relations:
-        if relation not in RELATIONS:
-            yield f"config.transfer.relations: {relation!r} is unknown{nearest(relation, RELATIONS)}"
     nothing = not (c.transfer.sentence or c.transfer.own or c.transfer.word)
     if nothing and "cross" in c.transfer.relations and not is_zero(c.weights.transfer):
         yield (

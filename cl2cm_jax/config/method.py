@@ -24,7 +24,7 @@ def effective(config: ConfigDict) -> ConfigDict:
     c.confidence.kind = "none"
     c.contrastive.labels = "uniform"
     c.train.targets_per_image = 1
-    c.teacher["update"] = "frozen"
+    c.teacher.schedule = "frozen"
     if teacher_first(c) is None:
         c.teacher.head, c.teacher.pool, c.teacher.folds = "none", "backbone", 1
     return c

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +89,7 @@ def headline(corpus: Corpus) -> Corpus:
     return corpus.select_images(corpus.groups == HEADLINE)
 
 
-def measure(ranks: dict[str, Ranks], languages: Sequence[str]) -> dict[str, dict[str, float]]:
+def measure(ranks: Mapping[str, Ranks], languages: Sequence[str]) -> dict[str, dict[str, float]]:
     """Named metrics of the given languages."""
     return {language: metrics(ranks[language]) for language in languages if language in ranks}
 

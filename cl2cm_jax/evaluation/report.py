@@ -75,7 +75,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that results.json holds. `test` has the source and the target languages of the headline."""
+    """The content of results.json.
+
+    Attributes:
+      test, validation: metrics of the source and of the target languages.
+      groups: languages or pictures that are reported apart.
+      evaluators: metrics of further evaluators, by evaluator and split.
+    """
 
     source: str
     targets: Sequence[str]
@@ -85,6 +91,7 @@ class Results:
     config: Mapping[str, Any]
     seconds: Mapping[str, float]
     groups: Mapping[str, Group] = field(default_factory=dict)
+    evaluators: Mapping[str, Mapping[str, PerLanguage]] = field(default_factory=dict)
 
 
 class Summary(TypedDict):
@@ -170,14 +177,28 @@ def rank_tables(results: Results) -> list[Table]:
     return [headline, *apart]
 
 
+def evaluator_tables(results: Results) -> list[Table]:
+    """One table for each further evaluator: a row for each language of the test split."""
+    tables = []
+    for name, splits in results.evaluators.items():
+        names = tuple(dict.fromkeys(metric for metrics in splits["test"].values() for metric in metrics))
+        rows = tuple(
+            (language, *(f"{metrics[metric]:.4g}" if metric in metrics else "-" for metric in names))
+            for language, metrics in splits["test"].items()
+        )
+        tables.append(Table(f"{name} on the {results.protocol.split} split", ("language", *names), rows))
+    return tables
+
+
 def text_report(results: Results) -> str:
-    """The tables of recalls as plain text, for the terminal."""
-    return "\n\n".join(table.text() for table in report_tables(results))
+    """The tables of recalls and of further evaluators as plain text, for the terminal."""
+    return "\n\n".join(table.text() for table in (*report_tables(results), *evaluator_tables(results)))
 
 
 def markdown_report(results: Results) -> str:
-    """All tables, of recalls and of ranks, as Markdown."""
-    return "\n\n".join(table.markdown() for table in (*report_tables(results), *rank_tables(results))) + "\n"
+    """All tables as Markdown."""
+    tables = (*report_tables(results), *rank_tables(results), *evaluator_tables(results))
+    return "\n\n".join(table.markdown() for table in tables) + "\n"
 
 
 def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
@@ -195,6 +216,7 @@ def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
             name: {"protocol": group.protocol.as_dict(), "test": group.per_language}
             for name, group in results.groups.items()
         },
+        **({"evaluators": results.evaluators} if results.evaluators else {}),
         "config": results.config,
         "seconds": results.seconds,
     }
@@ -222,6 +244,7 @@ def read_results(directory: Path) -> Results:
             targets=tuple(config["data.targets"]),
             protocol=_read_protocol(content["protocol"]),
             groups=groups,
+            evaluators=content.get("evaluators", {}),
             **{name: content[name] for name in ("test", "validation", "config", "seconds")},
         )
     except FileNotFoundError as error:

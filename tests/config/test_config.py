@@ -151,6 +151,21 @@ def test_options_of_a_runner_stay_apart_on_the_command_line():
     assert changed.data.beam_options == ("project=mine", "region=here")
 
 
+def test_a_name_of_an_earlier_version_is_accepted(tmp_path):
+    assert config.override_all(config.defaults(), {"teacher.update": "joint"}).teacher.schedule == "joint"
+    flat = config.flatten(config.defaults())
+    old = {name: flat[name] for name in flat if name not in ("teacher.schedule", "evaluation.evaluators")}
+    assert config.from_flat(old | {"teacher.update": "joint"}).teacher.schedule == "joint"
+    text = (
+        "from cl2cm_jax.config import defaults\ndef get_config():\n c = defaults()\n c.teacher%s = 'joint'\n return c\n"
+    )
+    for place in (".update", "['update']"):
+        (tmp_path / "c.py").write_text(text % place)
+        read = config.read(str(tmp_path / "c.py"))
+        assert read.teacher.schedule == "joint"
+        assert config.flatten(read).keys() == config.flatten(config.defaults()).keys()
+
+
 def test_differences_are_named():
     changed = config.defaults()
     changed.seed = 4

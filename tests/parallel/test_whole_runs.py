@@ -26,7 +26,7 @@ EXACT = 1e-5
 NEAR = {"train/pair_score": EXACT}  # logged beside the terms: a mean of standard scores, which may be next to nothing
 # every term: both contrastive ones, sentence, word, transfer, and confidence
 EVERY_TERM = {
-    "teacher.update": "joint",
+    "teacher.schedule": "joint",
     "teacher.pool": "both",
     "student.text_pool": "both",
     "weights.word": "0.5",

@@ -186,7 +186,7 @@ def test_a_save_without_room_is_one_line_and_the_next_start_goes_on(
     assert f"step {FULL - 2} is the newest complete one" in last
     assert sorted(os.listdir(tmp_path / "checkpoints")) == [str(FULL - 4), str(FULL - 2)]
     again = training(home, tmp_path)
-    assert again.code == 0 and f"going on from step {FULL - 2} of {STEPS}" in again.err, again.err
+    assert again.code == 0 and f"resuming from step {FULL - 2} of {STEPS}" in again.err, again.err
     assert rows(tmp_path) == rows(undisturbed)
     assert_same_end(built, undisturbed, tmp_path)
 

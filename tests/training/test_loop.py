@@ -27,8 +27,7 @@ from cl2cm_jax import main
 from cl2cm_jax.data.batches import batches
 from cl2cm_jax.runtime.metrics import MetricWriter
 from cl2cm_jax.search import __main__ as search
-from cl2cm_jax.training import experiment, loop
-from cl2cm_jax.training import results as finish
+from cl2cm_jax.training import experiment, loop, results
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, TEACHER_STEPS = 12, 4
@@ -105,7 +104,7 @@ def test_results_have_the_documented_layout(finished: tuple[Path, Outcome]) -> N
 def test_sigterm_saves_exits_0_and_says_how_to_resume(interrupted: tuple[Path, Outcome], home: Path) -> None:
     workdir, outcome = interrupted
     assert outcome.code == 0, outcome.err
-    assert f"resume with: python -m cl2cm_jax.main --config={home / 'config.py'} --workdir={workdir}" in outcome.out
+    assert f"resume with: cl2cm train --config={home / 'config.py'} --workdir={workdir}" in outcome.out
     assert "8" in os.listdir(workdir / "checkpoints")
     assert not (workdir / "results.json").exists()
 
@@ -117,7 +116,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     shutil.copytree(interrupted[0], workdir)
     outcome = training(home, workdir)
     assert outcome.code == 0, outcome.err
-    assert f"going on from step 8 of {STEPS}" in outcome.err
+    assert f"resuming from step 8 of {STEPS}" in outcome.err
     assert_same_end(built, finished[0], workdir)
     ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
     assert ours["test"] == theirs["test"] and ours["validation"] == theirs["validation"]
@@ -437,4 +436,4 @@ def test_search_needs_a_finished_run(interrupted: tuple[Path, Outcome], tmp_path
 
 
 def test_finished_is_told_by_the_file_written_last(finished: tuple[Path, Outcome], tmp_path: Path) -> None:
-    assert finish.is_finished(finished[0]) and not finish.is_finished(tmp_path)
+    assert results.is_finished(finished[0]) and not results.is_finished(tmp_path)
