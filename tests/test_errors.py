@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax.errors import EXIT_CLOSED_PIPE, MOST, UserError, exit_cleanly
+from cl2cm_jax.errors import EXIT_CLOSED_PIPE, MAX_LENGTH, UserError, exit_cleanly
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,8 +26,10 @@ def test_a_users_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("char", ["x", "\0"])
 def test_a_message_of_millions_keeps_its_beginning_and_its_end(char: str) -> None:
     text = str(UserError(f"config.x={char * 3_000_000} is wrong; use 2"))
-    assert len(text) == MOST and text.startswith("config.x=") and "..." in text and text.endswith("is wrong; use 2")
-    assert str(UserError("x" * MOST)) == "x" * MOST
+    assert (
+        len(text) == MAX_LENGTH and text.startswith("config.x=") and "..." in text and text.endswith("is wrong; use 2")
+    )
+    assert str(UserError("x" * MAX_LENGTH)) == "x" * MAX_LENGTH
 
 
 def test_a_full_disk_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +39,7 @@ def test_a_full_disk_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as end:
         exit_cleanly(fail)
     assert end.value.code == 2
-    assert capsys.readouterr().err == "error: No space left on device: runs/x; make room\n"
+    assert capsys.readouterr().err == "error: No space left on device: runs/x; free disk space\n"
 
 
 def test_a_link_in_a_loop_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

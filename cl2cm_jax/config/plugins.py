@@ -23,16 +23,13 @@ def plugin_names(package: str) -> tuple[str, ...]:
 
 
 def check_plugin(package: str, name: str, *, field: str, extra: tuple[str, ...] = ()) -> None:
-    """Refuses a name that is no module; imports nothing of the package, so that optional dependencies may be missing.
+    """Raises UserError if a name is no module; imports no plugin, so that optional dependencies may be missing.
 
     Args:
       package: of the built-in plugins, "cl2cm_jax.data.sets".
       name: the chosen one.
       field: named in the error, "config.data.name".
       extra: further names that are allowed, such as "precomputed".
-
-    Raises:
-      UserError: there is no such module.
     """
     known = (*plugin_names(package), *extra)
     if name in known:

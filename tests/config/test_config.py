@@ -45,10 +45,14 @@ def test_every_config_file_is_valid(path):
         ("teacher.hidden", "0", "must be at least 1"),
         ("seed", "-1", "must be between 0 and"),
         ("text.max_tokens", "2", "must be between 3 and 512"),
-        ("optimizer.exclude", "(", "is no regular expression"),
+        ("optimizer.exclude", "(", "is not a regular expression"),
         ("evaluation.query", "fuse", "did you mean 'fused'"),
         ("evaluation.fusion_weight", "1.5", "must be between 0 and 1"),
-        ("student.text_tower", "attention", "config.student.text_pool='backbone' leaves what the student's attention"),
+        (
+            "student.text_tower",
+            "attention",
+            "config.student.text_pool='backbone' leaves the output of the",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_field(field, text, message):
@@ -135,7 +139,7 @@ def test_a_set_of_pictures_takes_no_features():
     ("changes", "message"),
     [
         ({"data.beam_runner": "DirectRunner"}, "data.name='emoji' need no Beam"),
-        ({"data.beam_options": "project=mine"}, "there is no config.data.beam_runner to take them"),
+        ({"data.beam_options": "project=mine"}, "needs config.data.beam_runner"),
         ({"data.name": "captions"}, "config.data.shards a folder of webdataset shards"),
     ],
 )

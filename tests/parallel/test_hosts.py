@@ -94,7 +94,7 @@ _ALONE = """
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.parallel import hosts
 hosts.start()
-hosts.PARTING = 1.0
+hosts.SHUTDOWN_SECONDS = 1.0
 with hosts.together():
     hosts.barrier("both are there")
     if not hosts.is_host_zero():

@@ -42,7 +42,7 @@ def test_batch_size_must_split_evenly():
     with pytest.raises(UserError) as error:
         check_batch_size(100, mesh)
     assert str(error.value) == (
-        'config.train.batch_size=100 is not divisible by the 8 devices of mesh axes "data" x "fsdp"; use 96 or 104.'
+        'config.train.batch_size=100 is not divisible by the 8 devices of mesh axes "data" x "fsdp"; use 96 or 104'
     )
     with pytest.raises(UserError, match="config.train.batch_size=3 .* use 8"):
         check_batch_size(3, mesh)

@@ -260,7 +260,7 @@ def test_none_readable_stops(two_steps, tmp_path):
 def test_a_damaged_step_asked_for_by_number_stops(two_steps, tmp_path):
     directory = shutil.copytree(two_steps, tmp_path / "copy")
     _flip_one_byte(directory / "2")
-    with pytest.raises(UserError, match=r"step 2: .* is damaged\); ask for one of \[1\]"):
+    with pytest.raises(UserError, match=r"step 2: .* is damaged\); request one of \[1\]"):
         Checkpoints(directory).restore(_abstract(), step=2)
 
 

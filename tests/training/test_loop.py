@@ -382,7 +382,7 @@ def test_changed_data_are_not_trained_on_in_the_same_workdir(
     finally:
         for path, content in before.items():
             path.write_bytes(content)
-    assert outcome.code == 2 and "was trained on other data than these; use another --workdir" in outcome.err
+    assert outcome.code == 2 and "was trained on other data; use another --workdir" in outcome.err
 
 
 def test_a_full_disk_is_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +392,7 @@ def test_a_full_disk_is_one_line(home: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(MetricWriter, "write", full)
     outcome = training(home, tmp_path)
     assert outcome.code == 2 and "Traceback" not in outcome.err
-    assert outcome.err.strip().splitlines()[-1] == "error: No space left on device: metrics.jsonl; make room"
+    assert outcome.err.strip().splitlines()[-1] == "error: No space left on device: metrics.jsonl; free disk space"
 
 
 def test_search_finds_the_planted_picture(home: Path, tmp_path: Path) -> None:
