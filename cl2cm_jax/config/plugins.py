@@ -1,8 +1,7 @@
-"""Parts that a configuration chooses by name: data sets, loss terms, evaluators, backbones, translation engines.
+"""Plugins: data sets, loss terms, evaluators, backbones and translation engines, chosen by name.
 
 A name without a dot is a module of the package for its kind: `emoji` is `cl2cm_jax.data.sets.emoji`. A name with a dot
-is any importable module, such as `my_project.colours`, so that a new part needs no change to this package. Modules
-whose name starts with an underscore are not plugins.
+is any importable module, such as `my_project.colours`. Modules that start with an underscore are not plugins.
 """
 
 from __future__ import annotations
@@ -46,11 +45,7 @@ def check_plugin(package: str, name: str, *, field: str, extra: tuple[str, ...] 
 
 
 def load_plugin(package: str, name: str, attribute: str, *, field: str) -> Any:
-    """The attribute of the named module that makes it a plugin of its kind.
-
-    Raises:
-      UserError: there is no such module, or it lacks the attribute.
-    """
+    """An attribute of the named module; raises UserError if there is no such module, or it lacks the attribute."""
     check_plugin(package, name, field=field)
     module = importlib.import_module(name if "." in name else f"{package}.{name}")
     if not hasattr(module, attribute):

@@ -19,8 +19,6 @@ from cl2cm_jax.errors import UserError, one_line
 def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     """Runs a config file's `get_config()`, applies text overrides and validates.
 
-    (`ml_collections.config_flags` parses the same syntax but answers a mistyped field with a traceback.)
-
     Args:
       path: a Python file with `get_config(argument="")`; `path:argument` passes the argument.
       overrides: field name to text, as typed on the command line.
@@ -41,7 +39,7 @@ def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
         section, leaf = _locate(config, old)
         if leaf in section:
             section[new.rpartition(".")[2]] = section[leaf]
-            del section[leaf]
+            delattr(section, leaf)
     return override_all(config, overrides or {})
 
 
@@ -53,11 +51,7 @@ def override_all(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
 
 
 def override(config: ConfigDict, name: str, text: str) -> None:
-    """Sets one field from text, parsed by the type of the field's present value.
-
-    Raises:
-      UserError: the field is unknown ("did you mean") or the text does not parse.
-    """
+    """Sets one field from text, by its type; raises UserError if the field is unknown or the text does not parse."""
     flat, name = flatten(config), OLD_NAMES.get(name, name)
     if name not in flat:
         if first := next((known for known in flat if known.startswith(f"{name}.")), None):

@@ -21,35 +21,23 @@ class Typeface(NamedTuple):
     scripts: frozenset[str]
 
 
-TYPEFACES = (
-    Typeface(
-        "fontpkg_noto_sans",
-        "files/NotoSans[wdth,wght].ttf",
-        frozenset({"LATIN", "CYRILLIC", "GREEK", "DEVANAGARI"}),
-    ),
-    Typeface(
-        "fontpkg_noto_sans_arabic",
-        "files/NotoSansArabic[wdth,wght].ttf",
-        frozenset({"LATIN", "ARABIC"}),
-    ),
-    Typeface(
-        "fontpkg_noto_sans_thai",
-        "files/NotoSansThai[wdth,wght].ttf",
-        frozenset({"LATIN", "THAI"}),
-    ),
-    Typeface(
-        "noto_cjk_sans_jp_regular",
-        "NotoSansCJKjp-Regular.otf",
-        frozenset({"LATIN", "CYRILLIC", "CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"}),
-    ),
+_CJK = ("CYRILLIC", "CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO")
+TYPEFACES = tuple(
+    Typeface(package, file, frozenset({"LATIN", *scripts}))
+    for package, file, scripts in (
+        ("fontpkg_noto_sans", "files/NotoSans[wdth,wght].ttf", ("CYRILLIC", "GREEK", "DEVANAGARI")),
+        ("fontpkg_noto_sans_arabic", "files/NotoSansArabic[wdth,wght].ttf", ("ARABIC",)),
+        ("fontpkg_noto_sans_thai", "files/NotoSansThai[wdth,wght].ttf", ("THAI",)),
+        ("noto_cjk_sans_jp_regular", "NotoSansCJKjp-Regular.otf", _CJK),
+    )
 )
-SHAPED = frozenset({"ARABIC", "DEVANAGARI", "THAI"})  # without Pillow's raqm unjoined, or marks astray
+SHAPED = frozenset({"ARABIC", "DEVANAGARI", "THAI"})  # Pillow draws them right with raqm alone
 SYSTEM_FONT = "DejaVuSans.ttf"  # most Linux desktops have it
 SYSTEM_SCRIPTS = frozenset({"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "GEORGIAN", "ARABIC"})
 
 
 def scripts_of(text: str) -> frozenset[str]:
-    """Scripts of the letters of `text`: {"LATIN"}, {"CJK", "HIRAGANA"}, ...; digits and punctuation have none."""
+    """Scripts of the letters of `text`: {"LATIN"}, {"CJK", "HIRAGANA"}, ...; none of digits and punctuation."""
     letters = (char for char in unicodedata.normalize("NFC", text) if char.isalpha())
     return frozenset(unicodedata.name(char, "UNNAMED").split()[0] for char in letters)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -31,6 +31,7 @@ class Protocol:
     images: int
     captions: Mapping[str, int]
     captions_per_image: str = "all"
+    ties: str = field(default="against us", init=False)  # pessimistic: a tie ranks below
     query: str = "target"
     fusion_weight: float | None = None  # of the translated query's score, where query is "fused"
     folds: int = 0  # number of folds of the pictures, each with a gallery of its own; 0: one split
@@ -47,22 +48,12 @@ class Protocol:
         return (
             f"text-to-vision (t2v) and vision-to-text (v2t) on {where}, {images}, "
             f"{sum(self.captions.values()):,} captions in {languages} language{'s' * (languages != 1)}, "
-            f"captions_per_image={self.captions_per_image}, ties against us, query={query}; recalls in percent"
+            f"captions_per_image={self.captions_per_image}, ties {self.ties}, query={query}; recalls in percent"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """The protocol for results.json."""
-        return {
-            "split": self.split,
-            "images": self.images,
-            "captions": dict(self.captions),
-            "captions_per_image": self.captions_per_image,
-            "ties": "against us",
-            "query": self.query,
-            "fusion_weight": self.fusion_weight,
-            "folds": self.folds,
-            "line": self.line,
-        }
+        return asdict(self) | {"line": self.line}
 
 
 @dataclass(frozen=True)

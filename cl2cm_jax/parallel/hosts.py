@@ -19,7 +19,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cl2cm_jax.errors import EXIT_USER_ERROR, UserError, print_user_error
 
-AUTOMATIC = "auto"
 HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as lost
 EXIT_LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed again
 EXIT_INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
@@ -33,27 +32,23 @@ _LOST = re.compile(
 _LAUNCHER_SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
-def start(*, coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+def start() -> None:
     """Joins the processes of a run; does nothing if there is only one. Call it before any other use of jax.
 
-    Args:
-        coordinator: "host:port" of process 0, or "auto" to let jax find the cluster (TPU pods, Kubernetes).
-        processes: their number.
-        process: the index of this one, from 0.
-        The default of each is JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. With none of them set,
-        a Slurm or Open MPI step of several tasks, or a TPU worker list, is detected.
+    Reads JAX_COORDINATOR_ADDRESS ("host:port" of process 0, or "auto" to let jax find the cluster: TPU pods,
+    Kubernetes), JAX_NUM_PROCESSES and JAX_PROCESS_ID (from 0). With none of them set, a Slurm or Open MPI step of
+    several tasks, or a TPU worker list, is detected.
 
     Raises:
-        UserError: only some of the three are given, or the others do not answer.
+        UserError: only some of the three are set, or the others do not answer.
     """
-    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    processes = _number("JAX_NUM_PROCESSES") if processes is None else processes
-    process = _number("JAX_PROCESS_ID") if process is None else process
+    coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    processes, process = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
     given = {"JAX_COORDINATOR_ADDRESS": coordinator, "JAX_NUM_PROCESSES": processes, "JAX_PROCESS_ID": process}
     missing = [name for name, value in given.items() if value is None]
     if processes == 1 or jax.distributed.is_initialized():
         return
-    if coordinator == AUTOMATIC or (len(missing) == 3 and _launched_together()):
+    if coordinator == "auto" or (len(missing) == 3 and _launched_together()):
         _initialize()
     elif not missing:
         _initialize(coordinator_address=coordinator, num_processes=processes, process_id=process)

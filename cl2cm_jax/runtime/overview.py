@@ -22,7 +22,8 @@ def overview(params: Any) -> str:
         text/kernel  (4, 6)  float32          24     96  replicated
         total                                 24     96
     """
-    rows, numbers, sizes = [_HEADER], 0, 0
+    rows: list[tuple[str, ...]] = [_HEADER]
+    numbers = sizes = 0
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         number = math.prod(leaf.shape)
         size = number * leaf.dtype.itemsize

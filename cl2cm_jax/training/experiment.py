@@ -78,14 +78,14 @@ class Run(NamedTuple):
     corpora: Corpora
     data: str
     validation: Corpus
-    networks: Networks
     stages: Stages
     durations: dict[str, int]
+    evaluators: dict[str, Evaluator]
+    seconds: float
+    networks: Networks  # and the other fields of `Compiled`
     step: TrainStep
     embedder: Embedder
-    evaluators: dict[str, Evaluator]
     crops: Crops | None
-    seconds: float
 
 
 class Compiled(NamedTuple):
@@ -137,21 +137,9 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
     if key not in programs:
         programs[key] = _compiled(config, corpora, mesh=mesh, stages=stages, warmup=warmup)
     compiled = programs[key]
-    return Run(
-        config=config,
-        mesh=mesh,
-        corpora=corpora,
-        data=data,
-        validation=headline(corpora.validation),
-        networks=compiled.networks,
-        stages=stages,
-        durations=durations,
-        step=compiled.step.with_seed(config.seed),
-        embedder=compiled.embedder,
-        evaluators=evaluators,
-        crops=compiled.crops,
-        seconds=time.perf_counter() - start,
-    )
+    compiled = compiled._replace(step=compiled.step.with_seed(config.seed))
+    validation, seconds = headline(corpora.validation), time.perf_counter() - start
+    return Run(config, mesh, corpora, data, validation, stages, durations, evaluators, seconds, *compiled)
 
 
 def _stages(config: ConfigDict, *, examples: int) -> tuple[Stages, dict[str, int]]:
@@ -190,12 +178,21 @@ def _compiled(config: ConfigDict, corpora: Corpora, *, mesh: Mesh, stages: Stage
     tunable, tail = text_layers(config)
     vision, layers = vision_layers(config)
     networks = Networks(config, cache.shape_of(config, corpora, vision), tunable=tunable, vision=vision)
-    optimizers = make_optimizers(config, stages, warmup=warmup)
-    languages = len(corpora.train.languages)
     step = make_train_step(
-        config, networks, optimizers, mesh=mesh, stages=stages, languages=languages, tail=tail, vision=layers
+        config,
+        networks,
+        make_optimizers(config, stages, warmup=warmup),
+        mesh=mesh,
+        stages=stages,
+        languages=len(corpora.train.languages),
+        tail=tail,
+        vision=layers,
     )
-    return Compiled(networks, step, _embedder(config, networks, mesh, vision, step.frozen), _crops(config, vision))
+    crops = None
+    if vision is not None:
+        p, c = vision.preprocess, config.student.vision
+        crops = Crops(p.image_size, p.shorter_side, p.filter, c.crop, c.flip)
+    return Compiled(networks, step, _embedder(config, networks, mesh, vision, step.frozen), crops)
 
 
 def _embedder(
@@ -217,14 +214,6 @@ def _embedder(
         mesh=mesh,
         see=None if encoder is None else see,
     )
-
-
-def _crops(config: ConfigDict, vision: VisionBackbone | None) -> Crops | None:
-    """How training pictures are cropped; None if their features are read."""
-    if vision is None:
-        return None
-    p, c = vision.preprocess, config.student.vision
-    return Crops(p.image_size, p.shorter_side, p.filter, c.crop, c.flip)
 
 
 def fingerprint(corpora: Iterable[Corpus]) -> str:

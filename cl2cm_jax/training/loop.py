@@ -7,11 +7,11 @@ resumed run is bit for bit the uninterrupted one.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -81,9 +81,11 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
         began = time.perf_counter() - clock.seconds
         data = training_batches(run, start)
         checker, vote, stop = FiniteTerms(), hosts.Vote(), False
+        first = hosts.is_host_zero()
+        stream = stream if first else io.StringIO()
         with (
-            _writer(workdir, start) as write,
-            _progress(stream, total=total, start=start, batch_size=c.batch_size) as progress,
+            MetricWriter(workdir, resume_step=start) if first else contextlib.nullcontext() as metrics,
+            ProgressReport(total=total, start=start, batch_size=c.batch_size, stream=stream) as progress,
             Watchdog(seconds=c.watchdog_seconds, path=workdir / hosts.own_name("stalls.txt")) as watchdog,
         ):
             for step in range(start, total + 1):
@@ -95,7 +97,8 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
                     checker.check()  # names the term that made the embeddings NaN
                     measured = _validate(run, state, step)
                     clock = _advance(clock, measured[SELECTION], whole=run.stages.of(step - 1) == "student")
-                    write(step, {f"validation/{name}": value for name, value in measured.items()})
+                    if metrics:
+                        metrics.write(step, {f"validation/{name}": value for name, value in measured.items()})
                     progress.note(f"step {step} validation mean target SumR {measured[TARGETS_METRIC]:.1f}")
                 stopping = c.early_stop and clock.evaluations_since_best >= c.early_stop
                 last = step == total or stopping
@@ -115,29 +118,11 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
                 if (step + 1) % run.durations["train.log_every"] == 0 or step + 1 == total:
                     values = checker.check()
                     rates = progress.update(step + 1, loss=values["total"])
-                    write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
+                    if metrics:
+                        metrics.write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
                 watchdog.beat()
                 saved.check()
     return None if stop and not last else state
-
-
-@contextlib.contextmanager
-def _writer(workdir: Path, step: int) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
-    """Writes the metrics of a run that starts at `step`, on the first process."""
-    if hosts.is_host_zero():
-        with MetricWriter(workdir, resume_step=step) as writer:
-            yield writer.write
-    else:
-        yield lambda step, values: None
-
-
-@contextlib.contextmanager
-def _progress(stream: TextIO | None, *, total: int, start: int, batch_size: int) -> Iterator[ProgressReport]:
-    """Reports progress, on the first process."""
-    with contextlib.ExitStack() as opened:
-        if not hosts.is_host_zero():
-            stream = opened.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
-        yield opened.enter_context(ProgressReport(total=total, start=start, batch_size=batch_size, stream=stream))
 
 
 class FiniteTerms:
@@ -153,11 +138,7 @@ class FiniteTerms:
         self._waiting = (step, terms)
 
     def check(self) -> dict[str, float]:
-        """The terms last added, as numbers; {} before the first step.
-
-        Raises:
-          Diverged: one is not finite.
-        """
+        """The terms last added, as numbers; {} before the first step. Raises Diverged if one is not finite."""
         if self._waiting is None:
             return {}
         step, terms = self._waiting
@@ -228,11 +209,7 @@ def _evaluates(run: Run, step: int) -> bool:
 
 
 def _validate(run: Run, state: TrainState, step: int) -> dict[str, float]:
-    """Metrics of the validation split.
-
-    Raises:
-      Diverged: the student's vectors are not finite.
-    """
+    """Metrics of the validation split; raises Diverged if the student's vectors are not finite."""
     c, d = run.config, run.config.data
     student = evaluated_student(run, state)
     languages = (d.source, *d.targets)

@@ -32,7 +32,9 @@ print(mesh.size, rows.shape, hosts.collect(rows)[:, 0].tolist(), hosts.is_host_z
 
 def test_one_process_is_host_zero_and_starts_alone(monkeypatch):
     hosts.start()
-    hosts.start(processes=1)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
+    hosts.start()
+    monkeypatch.delenv("JAX_NUM_PROCESSES")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     hosts.start()
     hosts.barrier("alone")
@@ -42,16 +44,20 @@ def test_one_process_is_host_zero_and_starts_alone(monkeypatch):
 
 
 def test_a_half_given_cluster_is_refused(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID missing"):
-        hosts.start(coordinator="127.0.0.1:1")
+        hosts.start()
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES='two'"):
         hosts.start()
 
 
-def test_a_process_number_out_of_range_is_refused():
+def test_a_process_number_out_of_range_is_refused(monkeypatch):
+    cluster = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}
+    for name, value in cluster.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="could not join the other processes"):
-        hosts.start(coordinator="127.0.0.1:1", processes=2, process=2)
+        hosts.start()
 
 
 def ended(program: str) -> list[tuple[int, str, str]]:
