@@ -43,7 +43,7 @@ def test_one_process_is_host_zero_and_starts_alone(monkeypatch):
     np.testing.assert_array_equal(hosts.collect({"a": put_batch(rows, make_mesh())})["a"], rows)
 
 
-def test_a_half_given_cluster_is_refused(monkeypatch):
+def test_an_incomplete_cluster_is_an_error(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID missing"):
         hosts.start()
@@ -52,7 +52,7 @@ def test_a_half_given_cluster_is_refused(monkeypatch):
         hosts.start()
 
 
-def test_a_process_number_out_of_range_is_refused(monkeypatch):
+def test_a_process_id_out_of_range_is_an_error(monkeypatch):
     cluster = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}
     for name, value in cluster.items():
         monkeypatch.setenv(name, value)
@@ -116,7 +116,7 @@ with hosts.together():
         ("raise ZeroDivisionError('a bug')", 1, "ZeroDivisionError: a bug\n"),
     ],
 )
-def test_one_that_ends_alone_is_not_waited_for(fault: str, code: int, said: str):
+def test_a_failing_process_ends_the_others_soon(fault: str, code: int, said: str):
     """Without `together` jax would wait five minutes at the end of the one, and the other for the one."""
     (left_code, _, left_err), (own_code, _, own_err) = ended(_ALONE % fault)
     assert own_code == code and own_err.endswith(said), own_err

@@ -7,7 +7,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.parallel.mesh import AXES, batch_shards, check_batch_size, make_mesh
 
 
-def test_one_axis_takes_what_the_others_leave():
+def test_minus_one_is_the_rest_of_the_devices():
     assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert dict(make_mesh(fsdp=2, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert dict(make_mesh(data=2, fsdp=-1).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
@@ -29,7 +29,7 @@ def test_a_subset_of_the_devices():
         ({"data": -2}, "config.mesh.data=-2 is not a number of devices"),
     ],
 )
-def test_sizes_that_do_not_fit_are_named(sizes, said):
+def test_sizes_that_do_not_fit_are_errors(sizes, said):
     with pytest.raises(UserError) as error:
         make_mesh(**sizes)
     assert said in str(error.value) and "\n" not in str(error.value)

@@ -153,7 +153,7 @@ def alone(home: Path, fields: dict[str, dict[str, str]], tmp_path_factory: pytes
     ],
     ids=lambda value: "-".join(f"{name}{size}" for name, size in value.items()) if isinstance(value, dict) else value,
 )
-def test_eight_devices_train_as_one(
+def test_eight_devices_train_like_one(
     home: Path,
     fields: dict[str, dict[str, str]],
     alone: dict[str, Ran],

@@ -89,7 +89,7 @@ def clock(built: experiment.Run, workdir: Path) -> loop.Clock:
         pytest.param(checkpoint, "write_checksums", 3, ask_from_a_thread, None, id="the-end-of-a-save"),
     ],
 )
-def test_a_signal_in_the_middle_of(
+def test_a_signal_during(
     built: experiment.Run,
     undisturbed: Path,
     tmp_path: Path,
@@ -160,7 +160,7 @@ def training(home: Path, workdir: Path) -> Outcome:
         (no_large_files, "File too large"),
     ],
 )
-def test_a_save_without_room_is_one_line_and_the_next_start_goes_on(
+def test_a_save_on_a_full_disk_is_one_line_and_the_next_start_resumes(
     built: experiment.Run,
     undisturbed: Path,
     home: Path,
@@ -192,7 +192,7 @@ def test_a_save_without_room_is_one_line_and_the_next_start_goes_on(
 
 
 @pytest.mark.parametrize("order", ["8-to-1", "1-to-8"])
-def test_a_run_goes_on_with_another_number_of_devices(
+def test_a_run_resumes_with_another_number_of_devices(
     built: experiment.Run, on_one_device: experiment.Run, undisturbed: Path, tmp_path: Path, order: str
 ) -> None:
     first, second = (built, on_one_device) if order == "8-to-1" else (on_one_device, built)
@@ -225,7 +225,7 @@ main.main(rest)
 """
 
 
-def test_killed_in_a_save_and_then_in_an_evaluation(
+def test_killed_during_a_save_and_then_during_an_evaluation(
     built: experiment.Run, undisturbed: Path, home: Path, tmp_path: Path
 ) -> None:
     for place in ("save", "evaluation"):
