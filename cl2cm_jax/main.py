@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start_jax(Path(config.data.dir))
     if not hosts.is_host_zero():
         logging.getLogger().setLevel(logging.WARNING)
-    with hosts.together():
+    with hosts.fail_together():
         message = _run(options, config, resume=resume_command("train", arguments), start=start)
     if hosts.is_host_zero():
         print(message)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config.declarations import TYPE_NAMES
+from cl2cm_jax.config.declarations import wrong_type
 from cl2cm_jax.config.fields import FIELDS, LANGUAGES_OF
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.trainable import BERTS, starts_later, student_first, teacher_first, vision_first
@@ -50,7 +50,7 @@ def _check_type(name: str, value: object, default: object) -> None:
         return
     number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
     if type(value) is not type(default) and not number:
-        raise UserError(f"config.{name}={value!r} must be {TYPE_NAMES[type(default).__name__]}")
+        raise wrong_type(name, value, type(default))
 
 
 def _data(c: ConfigDict) -> Iterator[str]:

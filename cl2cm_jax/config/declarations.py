@@ -12,8 +12,6 @@ from cl2cm_jax.config.knots import read_knots
 from cl2cm_jax.config.plugins import check_plugin
 from cl2cm_jax.errors import UserError
 
-TYPE_NAMES = {"str": "text", "int": "a whole number", "float": "a number", "bool": "True or False"}
-
 
 class Field(NamedTuple):
     """A field of a configuration.
@@ -31,6 +29,12 @@ class Field(NamedTuple):
     package: str = ""
     minimum_steps: int | None = None
     of_training: bool = True
+
+
+def wrong_type(name: str, value: object, wanted: type) -> UserError:
+    """The error of a value of another type than the field's."""
+    names = {"str": "text", "int": "a whole number", "float": "a number", "bool": "True or False"}
+    return UserError(f"config.{name}={value!r} must be {names[wanted.__name__]}")
 
 
 def choice(*values: str) -> Field:

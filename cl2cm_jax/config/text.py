@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config.checks import validate
-from cl2cm_jax.config.declarations import TYPE_NAMES
+from cl2cm_jax.config.declarations import wrong_type
 from cl2cm_jax.config.fields import FIELDS, OLD_NAMES, current_names, defaults
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.errors import UserError, one_line
@@ -99,4 +99,4 @@ def _parse(name: str, text: str, present: Any) -> object:
             return tuple(item.strip(" '\"") for item in text.strip("()[] ").split(",") if item.strip(" '\""))
         return type(present)(text)
     except (ValueError, KeyError) as error:
-        raise UserError(f"config.{name}={text!r} must be {TYPE_NAMES[type(present).__name__]}") from error
+        raise wrong_type(name, text, type(present)) from error

@@ -82,30 +82,30 @@ def query_rows(
         top: pictures a row.
     """
     rows = []
-    for number, (language, of) in enumerate(queries.items()):
-        best, hit = _found(of, vision, top)
+    for number, (language, group) in enumerate(queries.items()):
+        best, hit = _found(group, vision, top)
         start = int((number + 0.5) / len(queries) * len(vision))
-        chosen = _next_query(of.image, hit, start=start, kind=number % 3 != 2)
-        own, indices = int(of.image[chosen]), [int(i) for i in best[chosen]]
+        chosen = _next_query(group.image, hit, start=start, kind=number % 3 != 2)
+        own, indices = int(group.image[chosen]), [int(i) for i in best[chosen]]
         found = tuple(Found(rank, paths[i], image_ids[i], i == own) for rank, i in enumerate(indices, start=1))
         missed = None
         if not hit[chosen]:
-            vector = of.vectors[chosen : chosen + 1]
+            vector = group.vectors[chosen : chosen + 1]
             rank = ranking.ranks(vector, vision, query_image=[own], gallery_image=np.arange(len(vision)))
             missed = Found(int(rank[0]), paths[own], image_ids[own], True)
-        rows.append(QueryRow(of.texts[chosen], language, glosses[own], found, missed))
+        rows.append(QueryRow(group.texts[chosen], language, glosses[own], found, missed))
     return rows
 
 
 def hit_share(queries: Mapping[str, Queries], vision: np.ndarray, *, top: int = 5) -> float:
     """Share of all queries whose own picture is among the first `top`."""
-    return float(np.concatenate([_found(of, vision, top)[1] for of in queries.values()]).mean())
+    return float(np.concatenate([_found(group, vision, top)[1] for group in queries.values()]).mean())
 
 
-def _found(of: Queries, vision: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+def _found(group: Queries, vision: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     """The first pictures (M, top) of every query, and whether its own is among them (M,)."""
-    best = ranking.top(of.vectors, vision, k=min(top, len(vision)))[1]
-    return best, (best == of.image[:, None]).any(axis=1)
+    best = ranking.top(group.vectors, vision, k=min(top, len(vision)))[1]
+    return best, (best == group.image[:, None]).any(axis=1)
 
 
 def _next_query(image: np.ndarray, hit: np.ndarray, *, start: int, kind: bool) -> int:

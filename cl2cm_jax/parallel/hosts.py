@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cl2cm_jax.errors import EXIT_USER_ERROR, UserError, print_user_error
+from cl2cm_jax.errors import EXIT_USER_ERROR, UserError, one_line, print_user_error
 
 HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as lost
 EXIT_LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed again
@@ -129,7 +129,7 @@ class Vote:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """Ends this process at once when a run of several processes fails, so that none waits long for another.
 
     A process that lost another one prints one line and exits with `EXIT_LOST`. One with an error of its own prints
@@ -141,13 +141,8 @@ def together() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         if isinstance(error, Exception) and not isinstance(error, UserError) and _LOST.search(str(error)):
-            reason = (str(error).splitlines() or [""])[0][:160]
-            print(
-                f"error: another process of this run ended ({reason}); see its log, then start all of them again: they "
-                "resume from the newest checkpoint",
-                file=sys.stderr,
-                flush=True,
-            )
+            lost = f"another process of this run ended ({one_line(error, limit=160)}); see its log; start all again"
+            print(f"error: {lost}, they resume from the newest checkpoint", file=sys.stderr, flush=True)
             os._exit(EXIT_LOST)  # the runtime would wait for minutes
         if print_user_error(error):
             _exit(EXIT_USER_ERROR)
@@ -173,8 +168,7 @@ def _initialize(**arguments: Any) -> None:
     try:
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"could not join the other processes ({reason}); give all the same coordinator") from error
+        raise UserError(f"could not join the other processes ({one_line(error)}); give all one coordinator") from error
 
 
 def _launched_together() -> bool:

@@ -43,7 +43,7 @@ class MetricWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._events.close()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds one row; `values` are scalars by name. A new name becomes a new last column of the CSV."""
@@ -58,10 +58,6 @@ class MetricWriter:
         else:
             _append(self._csv, _csv_line(row.get(name, "") for name in self._columns))
         self._events.add(row["step"], row["time"], scalars)
-
-    def close(self) -> None:
-        """Closes the event file."""
-        self._events.close()
 
     def _rewrite_csv(self, rows: list[dict[str, Any]]) -> None:
         lines = (_csv_line(row.get(name, "") for name in self._columns) for row in rows)

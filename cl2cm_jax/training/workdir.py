@@ -50,7 +50,8 @@ def load_student(
     Raises:
       UserError: the file is missing or damaged, or its tensors are not those of the configuration.
     """
-    path, again = workdir / MODEL_FILE, "run --mode=evaluate on the workdir to write it again"
+    path = workdir / MODEL_FILE
+    again = "run --mode=evaluate on the workdir to write it again"
     try:
         content = path.read_bytes()
         arrays = load(content)

@@ -101,7 +101,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.parallel import hosts
 hosts.start()
 hosts.SHUTDOWN_SECONDS = 1.0
-with hosts.together():
+with hosts.fail_together():
     hosts.barrier("both are there")
     if not hosts.is_host_zero():
         %s
@@ -117,7 +117,7 @@ with hosts.together():
     ],
 )
 def test_a_failing_process_ends_the_others_soon(fault: str, code: int, said: str):
-    """Without `together` jax would wait five minutes at the end of the one, and the other for the one."""
+    """Without `fail_together` jax would wait five minutes at the end of the one, and the other for the one."""
     (left_code, _, left_err), (own_code, _, own_err) = ended(_ALONE % fault)
     assert own_code == code and own_err.endswith(said), own_err
     # by the closed connection, or where none was open by the heartbeat
