@@ -33,8 +33,8 @@ class Field(NamedTuple):
 
 def wrong_type(name: str, value: object, wanted: type) -> UserError:
     """The error of a value of another type than the field's."""
-    names = {"str": "text", "int": "a whole number", "float": "a number", "bool": "True or False"}
-    return UserError(f"config.{name}={value!r} must be {names[wanted.__name__]}")
+    kind = {"str": "text", "int": "a whole number", "float": "a number", "bool": "True or False"}[wanted.__name__]
+    return UserError(f"config.{name}={value!r} must be {kind}")
 
 
 def choice(*values: str) -> Field:
