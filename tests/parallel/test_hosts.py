@@ -83,11 +83,11 @@ def ended(program: str) -> list[tuple[int, str, str]]:
         for process in range(2)
     ]
     try:
-        said = [running.communicate(timeout=120) for running in started]
+        outputs = [running.communicate(timeout=120) for running in started]
     finally:
         for running in started:
             running.kill()
-    return [(running.returncode, *texts) for running, texts in zip(started, said, strict=True)]
+    return [(running.returncode, *texts) for running, texts in zip(started, outputs, strict=True)]
 
 
 def test_two_processes_share_one_batch():
@@ -110,16 +110,16 @@ with hosts.fail_together():
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "said"),
+    ("fault", "code", "message"),
     [
         ("raise UserError('a mistake')", 2, "error: a mistake\n"),
         ("raise ZeroDivisionError('a bug')", 1, "ZeroDivisionError: a bug\n"),
     ],
 )
-def test_a_failing_process_ends_the_others_soon(fault: str, code: int, said: str):
+def test_a_failing_process_ends_the_others_soon(fault: str, code: int, message: str):
     """Without `fail_together` jax would wait five minutes at the end of the one, and the other for the one."""
     (left_code, _, left_err), (own_code, _, own_err) = ended(_ALONE % fault)
-    assert own_code == code and own_err.endswith(said), own_err
+    assert own_code == code and own_err.endswith(message), own_err
     # by the closed connection, or where none was open by the heartbeat
     assert left_code in (hosts.EXIT_LOST, -signal.SIGABRT), left_err
     assert re.search("another process of this run ended|another task died", left_err), left_err

@@ -19,7 +19,7 @@ def test_a_subset_of_the_devices():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "said"),
+    ("sizes", "message"),
     [
         ({"data": 3}, "config.mesh.data=3 x config.mesh.fsdp=1 x config.mesh.tensor=1 needs 3 devices but there are 8"),
         ({"fsdp": 3}, "3 does not divide the 8 devices"),
@@ -29,10 +29,10 @@ def test_a_subset_of_the_devices():
         ({"data": -2}, "config.mesh.data=-2 is not a number of devices"),
     ],
 )
-def test_sizes_that_do_not_fit_are_errors(sizes, said):
+def test_sizes_that_do_not_fit_are_errors(sizes, message):
     with pytest.raises(UserError) as error:
         make_mesh(**sizes)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_batch_size_must_split_evenly():

@@ -104,8 +104,8 @@ def test_two_processes_stopped_and_killed_train_as_one_process(
         for process in running:
             process.kill()
 
-    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (workdir, alone))
-    assert ours["test"] == theirs["test"] and ours["validation"] == theirs["validation"]
+    actual, expected = (json.loads((folder / "results.json").read_text()) for folder in (workdir, alone))
+    assert actual["test"] == expected["test"] and actual["validation"] == expected["validation"]
     assert [row["step"] for row in rows(workdir)] == [row["step"] for row in rows(alone)]
     for one, other in zip(rows(workdir), rows(alone), strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-4)

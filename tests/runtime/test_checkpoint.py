@@ -425,8 +425,8 @@ def test_two_processes_save_set_aside_and_restore_together(tmp_path):
         for running in started:
             out, err = running.communicate(timeout=120)
             assert running.returncode == 0, err
-            said = re.findall("^refused .*|^restored .*", out, re.MULTILINE)  # Gloo prints too, and into our lines
-            assert said == ["refused UserError", "restored 3"]
+            lines = re.findall("^refused .*|^restored .*", out, re.MULTILINE)  # Gloo prints too, and into our lines
+            assert lines == ["refused UserError", "restored 3"]
     finally:
         for running in started:
             running.kill()

@@ -100,13 +100,13 @@ def test_a_signal_during(
     act: Callable[[], None],
     stopped: int | None,
 ) -> None:
-    asked = built
+    run = built
     with monkeypatch.context() as patch:
         if place == "step":
-            asked = built._replace(step=built.step._replace(step=nth(number, built.step.step, act)))
+            run = built._replace(step=built.step._replace(step=nth(number, built.step.step, act)))
         else:
             patch.setattr(place, name, nth(number, getattr(place, name), act))
-        assert loop.train(asked, tmp_path) is None
+        assert loop.train(run, tmp_path) is None
     step, _ = last_state(built, tmp_path)
     assert step == stopped if stopped else 6 < step < STEPS
     before = clock(built, tmp_path)
@@ -116,9 +116,9 @@ def test_a_signal_during(
     assert starts == [step]
     assert rows(tmp_path) == rows(undisturbed)
     assert_same_end(built, undisturbed, tmp_path)
-    after, ours = clock(built, undisturbed), clock(built, tmp_path)
-    assert (ours.best, ours.evaluations_since_best) == (after.best, after.evaluations_since_best)
-    assert ours.seconds > before.seconds > 0
+    after, actual = clock(built, undisturbed), clock(built, tmp_path)
+    assert (actual.best, actual.evaluations_since_best) == (after.best, after.evaluations_since_best)
+    assert actual.seconds > before.seconds > 0
 
 
 class Full:
@@ -202,8 +202,8 @@ def test_a_run_resumes_with_another_number_of_devices(
     assert state is not None
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {second.mesh.size}
     assert int(state["step"]) == STEPS
-    for ours, theirs in zip(rows(tmp_path), rows(undisturbed), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5)
+    for actual, expected in zip(rows(tmp_path), rows(undisturbed), strict=True):
+        assert actual == pytest.approx(expected, rel=1e-5)
 
 
 KILLED = """

@@ -118,8 +118,8 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert outcome.code == 0, outcome.err
     assert f"resuming from step 8 of {STEPS}" in outcome.err
     assert_same_end(built, finished[0], workdir)
-    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
-    assert ours["test"] == theirs["test"] and ours["validation"] == theirs["validation"]
+    actual, expected = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
+    assert actual["test"] == expected["test"] and actual["validation"] == expected["validation"]
 
 
 def test_one_process_at_a_time_trains_in_a_workdir(built: experiment.Run, home: Path, tmp_path: Path) -> None:
@@ -242,9 +242,9 @@ def test_evaluate_rewrites_the_results(finished: tuple[Path, Outcome], home: Pat
     outcome = call(main.main, f"--workdir={workdir}", "--mode=evaluate")  # the workdir knows its configuration
     assert outcome.code == 0, outcome.err
     assert all((workdir / name).exists() for name in written)
-    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
-    assert {k: v for k, v in ours.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
-    assert ours["seconds"]["train"] == theirs["seconds"]["train"]
+    actual, expected = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
+    assert {k: v for k, v in actual.items() if k != "seconds"} == {k: v for k, v in expected.items() if k != "seconds"}
+    assert actual["seconds"]["train"] == expected["seconds"]["train"]
     assert (workdir / "model.safetensors").read_bytes() == (finished[0] / "model.safetensors").read_bytes()
 
 
