@@ -27,8 +27,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
     return {name: pair for name, pair in pairs.items() if plain(pair[0]) != plain(pair[1])}
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Returns "; did you mean X?" for a similar name, else the list of names when it is short."""
+def nearest(name: str, known: Sequence[str], *, listed: bool = True) -> str:
+    """Returns "; did you mean X?" for a similar name, else if `listed` the list of names when it is short."""
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
         return f"; did you mean {close[0]!r}?"
-    return f"; one of {', '.join(known)}" if len(known) <= 12 else ""
+    return f"; one of {', '.join(known)}" if listed and len(known) <= 12 else ""

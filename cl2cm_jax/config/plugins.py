@@ -39,7 +39,7 @@ def check_plugin(package: str, name: str, *, field: str, extra: tuple[str, ...] 
         found = False
     if not found:
         raise UserError(
-            f"{field}={name!r} is unknown{nearest(name, list(known))}; use one of {', '.join(known)}, "
+            f"{field}={name!r} is unknown{nearest(name, known, listed=False)}; use one of {', '.join(known)}, "
             "or the dotted name of a module of yours"
         )
 
