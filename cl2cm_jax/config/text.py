@@ -17,11 +17,9 @@ from cl2cm_jax.errors import UserError, one_line
 
 
 def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
-    """Runs a config file's `get_config()`, applies text overrides and validates.
+    """Runs the `get_config(argument="")` of a config file `path` or `path:argument`, sets fields and validates.
 
-    Args:
-      path: a Python file with `get_config(argument="")`; `path:argument` passes the argument.
-      overrides: field name to text, as typed on the command line.
+    `overrides` are field names and text, as on the command line.
     """
     file, _, argument = path.partition(":")
     if not os.path.isfile(file):
@@ -62,11 +60,9 @@ def override(config: ConfigDict, name: str, text: str) -> None:
 
 
 def from_flat(flat: Mapping[str, Any], *, own_modules: bool = True) -> ConfigDict:
-    """A config from its flattened form, as a workdir's config.json holds it; missing fields get their default.
+    """A config from its flattened form, as in a workdir's config.json; missing fields get their default.
 
-    Args:
-      flat: field name to value.
-      own_modules: False for a configuration of unknown origin: modules outside the package are refused, not imported.
+    Without `own_modules`, for a configuration of unknown origin, modules outside the package are refused, not imported.
 
     Raises:
       UserError: a field is unknown or wrong.

@@ -71,15 +71,8 @@ def query_rows(
 ) -> list[QueryRow]:
     """Searches with one query a language: two hits, then a miss, in turn.
 
-    Each is the next such query after an evenly spaced position in the split.
-
-    Args:
-        queries: the test queries of each language, in the order of the rows.
-        vision: (N, D) vectors of the gallery.
-        image_ids: (N,) ids.
-        paths: (N,) picture files, None for features.
-        glosses: (N,) a caption in the source language, "" for none.
-        top: pictures a row.
+    Each is the next such query after an evenly spaced position in the split. Of the gallery, `vision` (N, D) are the
+    vectors, `paths` the picture files (None for features), `glosses` a caption in the source language ("" for none).
     """
     rows = []
     for number, (language, group) in enumerate(queries.items()):
@@ -123,11 +116,7 @@ def draw_retrieval(path: Path, rows: Sequence[QueryRow], *, title: str, note: st
 def retrieval_picture(rows: Sequence[QueryRow], *, title: str, note: str, source: str = "en") -> Image.Image:
     """Draws one row a query: its text and its first pictures, the right one framed green.
 
-    Args:
-        rows: from `query_rows`, or of queries without an own picture.
-        title: of the picture.
-        note: one line below the title: split and gallery.
-        source: language of the glosses, which its own queries lack.
+    `note` is one line below the title; queries in the `source` language are shown without their gloss.
     """
     columns = max(len(row.found) for row in rows)
     has_missed = any(row.missed for row in rows)

@@ -56,15 +56,15 @@ def retrieval_ranks(
 ) -> Ranks:
     """Ranks every caption against all images, and every captioned image against all captions.
 
+    Ties are pessimistic (a tie ranks below); of several right answers the best counts.
+
     Args:
         text: (M, D) float32 caption vectors of one language.
         vision: (N, D) float32 image vectors.
         text_image: (M,) int, each caption's row in `vision`.
-        captions_per_image: "all" uses every caption; "first" only the first of each image. Both protocols have
-            published numbers, which differ by 7 to 8 points in vision-to-text.
+        captions_per_image: "all", or "first" of each image. Both protocols have published numbers, which differ by 7 to
+            8 points in vision-to-text.
         block: rows of a tile of scores in memory.
-
-    Ties are pessimistic (a tie ranks below); of several right answers the best counts.
 
     Raises:
         ValueError: NaN or infinite vectors (which would rank first), or no caption.

@@ -42,13 +42,8 @@ class _Report:
 class ProgressReport(_Report):
     """Shows step, loss, examples a second, share of time spent waiting for data, and time left.
 
-    Rates are those since the last `update`; the time left is from the mean of this process.
-
-    Args:
-        total: steps of the whole run.
-        start: steps that were done before (a resumed run).
-        batch_size: examples a step.
-        stream: a bar if it is a terminal, else one line for each `update`; stderr if None.
+    Rates are those since the last `update`; the time left is from the mean of this process, which started after
+    `start` of `total` steps. The bar, or a line for each `update`, goes to `stream`, stderr if None.
     """
 
     def __init__(self, *, total: int, batch_size: int, start: int = 0, stream: TextIO | None = None):
@@ -61,11 +56,7 @@ class ProgressReport(_Report):
         self._waited += seconds
 
     def update(self, step: int, *, loss: float) -> dict[str, float]:
-        """Shows the state after `step` steps.
-
-        Returns:
-            The rates since the last call, for the metrics: "examples_per_second" and "data_wait" (0..1).
-        """
+        """Shows the state after `step` steps; returns the rates "examples_per_second" and "data_wait" (0..1)."""
         now = time.monotonic()
         seconds = max(now - self._last, 1e-9)
         rates = {
@@ -86,13 +77,7 @@ class ProgressReport(_Report):
 
 
 class CountReport(_Report):
-    """Shows how many of a known number are done: a bar on a terminal, else a line now and then.
-
-    Args:
-        what: is counted, as in "embedded".
-        stream: stderr if None.
-        seconds: between two lines where the stream is no terminal.
-    """
+    """Shows how many items are done, as in `what`="embedded": a bar on a terminal, else a line every `seconds`."""
 
     def __init__(self, what: str, *, stream: TextIO | None = None, seconds: float = 10.0):
         super().__init__(stream, total=None)

@@ -48,11 +48,9 @@ class InMemory:
 
 
 class OnDisk(InMemory):
-    """Arrays as .npy files in a folder, which is created; a killed job is resumed.
+    """Arrays as .npy files in a folder, used by this object alone; a killed job is resumed.
 
-    Args:
-      folder: used by this object alone.
-      on_progress: is called with a job and its progress every 20 seconds.
+    `on_progress` is called with a job and its progress every 20 seconds.
     """
 
     def __init__(self, folder: Path, *, on_progress: Callable[[str, int], None] = lambda job, count: None):
@@ -120,14 +118,9 @@ def _new(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, busy: str = "") -> Iterator[None]:
-    """Holds a lock file; the system releases the lock when its process ends, however it ends.
+    """Holds a lock file, which the system releases when its process ends, however it ends.
 
-    Args:
-      path: the file; its folder is created.
-      busy: the error message if another process holds it; "" waits for that process.
-
-    Raises:
-      UserError: another process holds it, and `busy` is given.
+    If another process holds it, waits for that one, or raises UserError with the message `busy` if given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)

@@ -41,11 +41,7 @@ def load_student(
 ) -> tuple[Params, str]:
     """Reads the file of `save_student`: parameters and the name of the weights.
 
-    Args:
-      workdir: of the run.
-      config: of the run.
-      text: the backbone before training.
-      vision: the same; None where the student was trained on features on disk.
+    The backbones are those before training; `vision` is None where the student was trained on features on disk.
 
     Raises:
       UserError: the file is missing or damaged, or its tensors are not those of the configuration.
