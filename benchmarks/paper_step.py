@@ -88,7 +88,7 @@ def paper_config(sizes: Sizes, *, dtype: str, remat: bool, scan: bool) -> Config
         "teacher.head": "tower",
         "teacher.pool": "mean",
         "teacher.residual": "False",
-        "teacher.update": "joint",
+        "teacher.schedule": "joint",
         "teacher.dim": "512",
         "weights.word": "1.0",
         "optimizer.clip": "0",

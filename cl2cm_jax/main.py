@@ -2,9 +2,9 @@
 
 python -m cl2cm_jax.main --config=configs/emoji.py --workdir=runs/emoji [--mode=...] [--config.train.batch_size=512 ...]
 
---mode=train     trains (or goes on), evaluates, and writes results, picture, model and gallery into the workdir
---mode=evaluate  evaluates the selected checkpoint of a workdir anew; --config may be left out
---mode=check     builds the data and features and prints what would be trained; leaves the workdir alone
+--mode=train     trains (or resumes), evaluates, and writes results, picture, model and gallery into the workdir
+--mode=evaluate  evaluates the selected checkpoint of a workdir again; --config may be left out
+--mode=check     builds the data and features and prints what would be trained; does not touch the workdir
 """
 
 from __future__ import annotations
@@ -28,12 +28,9 @@ from cl2cm_jax.training.workdir import read_config
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The command line: options, and the config fields that it changes."""
+    """The options of the command line, and the config fields that it sets."""
     rest, overrides = split_flags(list(arguments))
-    parser = Arguments(
-        prog="python -m cl2cm_jax.main",
-        description=__doc__,
-    )
+    parser = Arguments(prog="python -m cl2cm_jax.main", description=__doc__)
     parser.add_argument("--config", help="a file in configs/; FILE:ARGUMENT passes it an argument")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--mode", choices=("train", "evaluate", "check"), default="train")
@@ -52,34 +49,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start_jax(Path(config.data.dir))
     if not hosts.is_host_zero():
         logging.getLogger().setLevel(logging.WARNING)
-    with hosts.together():
-        said = _run(options, config, resume=resume_command("train", arguments), start=start)
+    with hosts.fail_together():
+        message = _run(options, config, resume=resume_command("train", arguments), start=start)
     if hosts.is_host_zero():
-        print(said)
+        print(message)
 
 
 def _run(options: argparse.Namespace, config: ConfigDict, *, resume: str, start: float) -> str:
-    """Runs one mode and returns what there is to say at its end."""
+    """Runs one mode and returns its last message."""
     workdir = options.workdir
     if options.mode == "check":
-        return experiment.check(experiment.build(config))
+        return experiment.describe(experiment.build(config))
     experiment.check_workdir(workdir, config)
     if options.mode == "train" and results.is_finished(workdir):
         table = (workdir / "results.md").read_text(encoding="utf-8")
-        return f"{table}\nfinished before: {workdir}; --mode=evaluate evaluates again, another --workdir trains anew"
+        return f"{table}\nfinished before: {workdir}; --mode=evaluate evaluates again, another --workdir trains again"
     built = experiment.build(config)
     if options.mode == "evaluate":
-        finished = results.finish(built, workdir)
+        measured = results.evaluate_and_write(built, workdir)
     else:
-        with experiment.claim(workdir, config):  # after everything that can be wrong with the inputs
+        with experiment.claim(workdir, config):  # after all checks of the inputs
             if loop.train(built, workdir) is None:
                 return f"stopped and saved; resume with: {resume}"
-            finished = results.finish(built, workdir)
-    return results.summary(finished, seconds=time.perf_counter() - start)
+            measured = results.evaluate_and_write(built, workdir)
+    return results.summary(measured, workdir, seconds=time.perf_counter() - start)
 
 
 def _config(options: argparse.Namespace, overrides: dict[str, str]) -> ConfigDict:
-    """The configuration of the file, or that of the workdir, with the changes of the command line."""
+    """The configuration of the file or of the workdir, with the overrides of the command line."""
     if options.config:
         return read(options.config, overrides)
     if options.mode != "evaluate":

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax.errors import EXIT_CLOSED_PIPE, MOST, UserError, exit_cleanly
+from cl2cm_jax.errors import EXIT_CLOSED_PIPE, MAX_LENGTH, UserError, exit_cleanly
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_a_users_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise UserError("config.x=1 is wrong; use 2")
 
@@ -24,23 +24,25 @@ def test_a_users_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("char", ["x", "\0"])
-def test_a_message_of_millions_keeps_its_beginning_and_its_end(char: str) -> None:
+def test_a_very_long_message_keeps_its_beginning_and_end(char: str) -> None:
     text = str(UserError(f"config.x={char * 3_000_000} is wrong; use 2"))
-    assert len(text) == MOST and text.startswith("config.x=") and "..." in text and text.endswith("is wrong; use 2")
-    assert str(UserError("x" * MOST)) == "x" * MOST
+    assert (
+        len(text) == MAX_LENGTH and text.startswith("config.x=") and "..." in text and text.endswith("is wrong; use 2")
+    )
+    assert str(UserError("x" * MAX_LENGTH)) == "x" * MAX_LENGTH
 
 
-def test_a_full_disk_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x")
 
     with pytest.raises(SystemExit) as end:
         exit_cleanly(fail)
     assert end.value.code == 2
-    assert capsys.readouterr().err == "error: No space left on device: runs/x; make room\n"
+    assert capsys.readouterr().err == "error: No space left on device: runs/x; free disk space\n"
 
 
-def test_a_link_in_a_loop_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_symlink_loop_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(SystemExit) as end:
         exit_cleanly(lambda: print((tmp_path / "loop").read_text()))
@@ -48,7 +50,7 @@ def test_a_link_in_a_loop_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.
     assert end.value.code == 2 and f"{tmp_path}/loop; name another place" in err and err.count("\n") == 1
 
 
-def test_an_unforeseen_error_of_the_machine_keeps_its_traceback() -> None:
+def test_other_system_errors_keep_their_traceback() -> None:
     def fail() -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -56,7 +58,7 @@ def test_an_unforeseen_error_of_the_machine_keeps_its_traceback() -> None:
         exit_cleanly(fail)
 
 
-def test_a_fault_of_ours_keeps_its_traceback() -> None:
+def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         exit_cleanly(lambda: print(1 / 0))
 

@@ -1,8 +1,8 @@
 """Every choice of a run (`fields`), and the checks that turn a mistake into one clear line."""
 
 from cl2cm_jax.config.argument import read_argument
-from cl2cm_jax.config.checks import DURATIONS, LANGUAGES_OF, check_field, is_zero, reads_words, validate
-from cl2cm_jax.config.fields import defaults
+from cl2cm_jax.config.checks import check_field, is_zero, reads_words, validate
+from cl2cm_jax.config.fields import DURATIONS, FIELDS, LANGUAGES_OF, current_names, defaults
 from cl2cm_jax.config.flat import differences, flatten, nearest
 from cl2cm_jax.config.method import effective
 from cl2cm_jax.config.paper_setting import paper_setting
@@ -21,9 +21,11 @@ from cl2cm_jax.config.trainable import (
 __all__ = [
     "BERTS",
     "DURATIONS",
+    "FIELDS",
     "LANGUAGES_OF",
     "check_field",
     "check_layers",
+    "current_names",
     "cut_layer",
     "defaults",
     "differences",

@@ -14,24 +14,23 @@ def read_argument(argument: str, **allowed: Sequence[str]) -> dict[str, str]:
     read_argument("lang=fr", lang=("de", "fr"), task=("2", "1")) == {"lang": "fr", "task": "2"}
 
     Args:
-      argument: what stands behind the colon, "" where there is none.
-      **allowed: the values of each key; the first one is its default. Without any, an argument is a mistake.
+      argument: the text after the colon, or "".
+      **allowed: the values of each key, its default first. Without any, an argument is an error.
 
     Raises:
       UserError: a key or value is unknown, or a key is there twice.
     """
     chosen: dict[str, str] = {}
-    for part in argument.split(",") if argument else ():
-        key, _, value = part.strip().partition("=")
+    for part in (part.strip() for part in argument.split(",") if argument):
+        key, _, value = part.partition("=")
         if not allowed:
             raise UserError(f"config argument {argument!r}: this config takes none; leave out ':{argument}'")
         if key not in allowed:
             example = ",".join(f"{name}={values[0]}" for name, values in allowed.items())
-            near = nearest(key, list(allowed))
-            raise UserError(f"config argument {part.strip()!r} is unknown{near}, as in ':{example}'")
+            raise UserError(f"config argument {part!r} is unknown{nearest(key, list(allowed))}, as in ':{example}'")
         if key in chosen:
             raise UserError(f"config argument {argument!r} names {key!r} twice")
         if value not in allowed[key]:
-            raise UserError(f"config argument {part.strip()!r}: {key} is one of {', '.join(allowed[key])}")
+            raise UserError(f"config argument {part!r}: {key} is one of {', '.join(allowed[key])}")
         chosen[key] = value
     return {key: values[0] for key, values in allowed.items()} | chosen

@@ -1,4 +1,4 @@
-"""Lengths of time in a configuration, in steps, epochs, examples or percent of the run."""
+"""Durations in a configuration, in steps, epochs, examples or percent of the training."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ _FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|examples?|%)?\s*")
 
 
 def steps_of(spec: int | str, *, field: str, batch_size: int, examples: int, total: int | None = None) -> int:
-    """Number of steps that `spec` stands for.
+    """Number of steps of a duration, rounded up.
 
     Args:
-        spec: 300, "300", "300steps", "10epochs", "50000examples", or "2%" of `total`. Fractions are allowed but for
-            steps, and part of a step counts as a whole one.
+        spec: 300, "300", "300steps", "10epochs", "50000examples", or "2%" of `total`; fractions except of steps.
         field: the field's name in messages.
         batch_size: examples a step.
         examples: examples an epoch; an epoch has examples // batch_size steps (partial batches are dropped).
@@ -24,23 +23,16 @@ def steps_of(spec: int | str, *, field: str, batch_size: int, examples: int, tot
 
     Raises:
         UserError: `spec` has another form, or is a percentage without a total.
-
-    Source: ours.
     """
     amount, unit = read_duration(spec, field=field)
-    if unit == "epoch":
-        return math.ceil(amount * (examples // batch_size))
-    if unit == "example":
-        return math.ceil(amount / batch_size)
-    if unit == "%":
-        if total is None:
-            raise UserError(f'config.{field}={spec!r}: nothing to take a percentage of; write steps or "10epochs".')
-        return math.ceil(amount * total / 100)
-    return int(amount)
+    if unit == "%" and total is None:
+        raise UserError(f'config.{field}={spec!r}: nothing to take a percentage of; write steps or "10epochs".')
+    per_unit = {"step": 1, "epoch": examples // batch_size, "example": Fraction(1, batch_size)}
+    return math.ceil(amount * (Fraction(total or 0, 100) if unit == "%" else per_unit[unit]))
 
 
 def read_duration(spec: int | str, *, field: str) -> tuple[Fraction, str]:
-    """The amount, exact (a tenth of 30 steps is 3, not a little more), and its unit: step, epoch, example or %.
+    """The exact amount (a tenth of 30 steps is 3, not a little more), and its unit: step, epoch, example or %.
 
     Raises:
         UserError: `spec` has another form.

@@ -1,200 +1,203 @@
-"""Every choice of a run, one comment a field.
+"""Every field of a configuration: its default, the values that it accepts, and what it does.
 
 A config file in `configs/` starts from `defaults()` and changes what it needs; the command line changes
-single fields (`--config.train.batch_size=512`). Marks: (paper), (siblings) and (ours) say where a choice
-comes from; the paper's own hyperparameters are not public, so those of its losses are ours.
+single fields (`--config.train.batch_size=512`). The first value of a `choice` is the default. Marks say where a choice
+comes from: (paper), or (NRCCR) and (LECCR), code of the same authors. The paper's own hyperparameters are not public.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
+
+from cl2cm_jax.config.declarations import Field, choice, choices, duration, number, plugin, weight
+
+# target languages of the paper's sets, whose source is English
+LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex": ("zh",), "msrvtt_cn": ("zh",)}
+# names of earlier versions, still accepted on the command line, in config files and in saved configurations
+OLD_NAMES = {"teacher.update": "teacher.schedule"}
+
+FIELDS: dict[str, Field] = {
+    # "baseline": contrastive(V, S) and contrastive(V, T) alone, see config/method.py
+    "method": choice("cl2cm", "baseline"),
+    "seed": number(0, 0, 2**32 - 1),  # initial weights, order of examples, choice of captions, translation noise
+    # Data. "captions": your own pictures or clips; "fluent": animated emoji; "flickr8k_cn": photographs
+    "data.name": choice("emoji", "captions", "fluent", "stamps", "flickr8k_cn", *LANGUAGES_OF),
+    "data.dir": Field("data"),  # folder of built sets and cached features
+    "data.source": Field("en"),  # the language that the pictures were captioned in
+    "data.targets": Field(("de",)),  # languages to search in; the headline numbers are their mean
+    "data.reported": Field(()),  # trained and evaluated like targets, but left out of the headline
+    "data.translation_noise": number(0.0, 0.0, 1.0),  # share of training targets swapped within their language
+    # training captions of the targets by who wrote them: "machine" (paper: translations), "human" (upper bound)
+    "data.train_origin": choice("any", "machine", "human"),
+    "data.train_share": number(1.0, 1e-6, 1.0),  # share of the training pictures, chosen by a hash of their ids
+    # fluent, stamps, flickr8k_cn, the paper's sets: the published files (the paper's: TextData/ and FeatureData/)
+    "data.root": Field(""),
+    "data.engine": choice("baidu", "google"),  # flickr8k_cn: whose Chinese translations are read
+    "data.task": number(2, 1, 2),  # multi30k: 2 (five captions an image) or 1 (one)
+    "data.frames": number(1, 1, 64),  # captions, fluent: maximum number of evenly spaced frames of a clip; 1: pictures
+    # captions: folder with the pictures; flickr8k_cn, the paper's sets: one other than the published
+    "data.images": Field(""),
+    # captions: CSV, TSV or JSONL (also .gz) with image, language, caption[, split[, origin]]; stamps: the translations;
+    # flickr8k_cn: captions in further languages, or without data.root all of them
+    "data.captions": Field(""),
+    # instead of pictures; captions, flickr8k_cn: .npy of features, (n, d) or (n, frames, d); the paper's sets: name in
+    # FeatureData/
+    "data.features": Field(""),
+    "data.feature_ids": Field(""),  # captions, flickr8k_cn: text file, the image id of each feature row
+    "data.shards": Field(""),  # captions: webdataset tar shards instead of a folder; a folder, or "shards/*.tar"
+    "data.beam_runner": Field(""),  # captions: "DirectRunner", "DataflowRunner" ...: Apache Beam builds the set
+    "data.beam_options": Field(()),  # of that runner, e.g. ("project=mine", "region=europe-west1")
+    "data.on_error": choice("stop", "skip"),  # "skip": bad captions and pictures are listed in a report
+    # Text backbone; its frozen layers run once and their outputs are cached
+    # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | "bert" (mBERT, XLM-R, MiniLM ...; needs text.path)
+    "text.backbone": Field("use_multilingual"),
+    "text.path": Field(""),  # bert: a Hugging Face model folder or hub id; others: weights outside the package
+    "text.prefix": Field(""),  # put before every caption and query; E5's authors use "query: "
+    "text.max_tokens": number(32, 3, 512),  # longer captions are truncated
+    "text.lowercase": Field(False),  # lower-case and strip accents, even for a cased model; to compare with NRCCR
+    "text.length_multiple": number(8, 0, 512),  # words are padded to a multiple of it; 0: always to max_tokens
+    "text.pack": Field(True),  # trained layers: short captions share a row; changes no result
+    "text.remat": Field(False),  # trained layers: recompute activations in the backward pass to save memory
+    "text.scan": Field(True),  # trained layers: one compiled layer in a loop; False compiles longer, may run faster
+    # Vision backbone; its outputs are cached if it is frozen
+    "vision.backbone": Field("efficientnet_lite0"),  # | "clip_vit" (needs vision.path) | "precomputed"
+    "vision.path": Field(""),  # clip_vit (CLIP, SigLIP): a Hugging Face model folder or hub id
+    "vision.image_size": number(0, 0, 4096),  # clip_vit: pixels a side, positions are interpolated; 0: the model's own
+    "vision.pool": choice("backbone", "tokens"),  # its global vector, or its grid (for vision_tower="attention")
+    "vision.remat": Field(False),
+    "vision.scan": Field(True),
+    # Student: the cross-modal network, used alone at inference (paper)
+    "student.dim": number(512, 1),  # D, the shared space
+    "student.vision_tower": choice("linear", "attention"),  # attention: NRCCR, LECCR
+    "student.text_tower": choice("linear", "attention"),
+    "student.text_pool": choice("backbone", "mean", "both"),  # its sentence vector, the mean of words, or both
+    "student.text_residual": Field(False),  # start at the backbone's own sentence vectors; needs D = their size
+    "student.hidden": number(256, 1),  # width of the attention block
+    "student.heads": number(4, 1),
+    "student.dropout": number(0.0, 0.0, 0.99),  # on the inputs of the towers
+    # its own layers of the text backbone: "" (none) | "layers 3-11" (the rest is frozen and cached) | "all"
+    "student.text.trainable": Field(""),
+    "student.text.dropout": number(0.1, 0.0, 0.99),  # after attention and MLP of these layers
+    # steps before these layers begin to learn, e.g. "600", or "60%" of train.steps; until then the heads alone learn,
+    # from the frozen backbone's cached outputs (as LP-FT, arXiv 2202.10054)
+    "student.text.start": duration("0", minimum=0),
+    # its own layers of the vision backbone (clip_vit), as student.text.trainable; pictures are read in every step
+    "student.vision.trainable": Field(""),
+    "student.vision.crop": number(0.8, 0.01, 1.0),  # minimum share of the area that a random crop keeps; 1.0: no crop
+    "student.vision.flip": Field(True),  # mirror half of the pictures; off for pictures with text
+    # Teacher: the cross-lingual network (paper)
+    "teacher.head": choice("none", "linear", "tower"),  # "none": the backbone's own vectors; "tower": attention
+    "teacher.schedule": choice("frozen", "joint"),  # "frozen": trained in a first stage; "joint": with the student
+    "teacher.steps": duration("50", of_training=False),  # length of the first stage, e.g. "100" or "10epochs"
+    "teacher.learning_rate": number(0.0, 0.0),  # peak in the first stage; 0: optimizer.learning_rate
+    "teacher.folds": number(1, 1, 16),  # 2 or more: cross-fitted, a head scores only rows that it was not trained on
+    "teacher.residual": Field(True),  # a head that starts at the backbone's own vectors
+    "teacher.pool": choice("both", "backbone", "mean"),  # as student.text_pool
+    "teacher.dim": number(256, 1),  # without residual
+    "teacher.hidden": number(256, 1),
+    "teacher.heads": number(4, 1),
+    "teacher.temperature": number(0.05, 1e-4),  # of its own sentence-level contrastive loss
+    "teacher.text.trainable": Field(""),
+    "teacher.text.dropout": number(0.1, 0.0, 0.99),
+    # Contrastive loss
+    "contrastive.loss": choice("infonce", "triplet", "sigmoid"),  # triplet: NRCCR
+    "contrastive.temperature": number(0.07, 1e-4),  # initial value (NRCCR, LECCR)
+    "contrastive.learn_temperature": Field(True),
+    "contrastive.margin": number(0.2, 0.0),  # triplet (NRCCR)
+    "contrastive.reduction": choice("mean", "sum"),  # over the batch (NRCCR sums the triplet loss)
+    "contrastive.labels": choice("uniform", "soft"),  # positives of an image; soft: by teacher confidence
+    # of every pairwise term; "blockwise": no B x B matrix exists, sharded over the mesh
+    "contrastive.form": choice("dense", "blockwise"),
+    "contrastive.block": number(512, 1),  # side of a tile of the blockwise form
+    "contrastive.exchange": choice("ring", "gather"),  # between devices: "ring" (least memory), "gather" (pods)
+    # Weights of the terms
+    "weights.source": weight("1.0"),  # contrastive(V, S) (NRCCR)
+    "weights.target": weight("1.0"),  # contrastive(V, T), alpha (NRCCR: 0.6)
+    "weights.sentence": weight("1.0"),  # teacher: contrastive(S, T)
+    "weights.word": weight("0.0"),  # teacher: word alignment by optimal transport
+    "weights.transfer": weight("1.0"),  # relational distillation, teacher to student
+    # Word-level alignment (paper: optimal transport, self-supervised; details are ours)
+    # <plan, cost>, a pointer at mutual best matches, or InfoNCE over the word scores of a caption with the sources that
+    # the teacher's sentences confuse it with
+    "word.loss": choice("transport", "self_labelled", "contrast"),
+    "word.score": choice("late_interaction", "transport"),  # contrast: mean best cosine, or 1 - <plan, cost>
+    "word.candidates": number(4, 2),  # contrast, transfer.word: sources a caption is scored with by words, own included
+    "word.temperature": number(0.05, 1e-4),  # contrast
+    "word.dim": number(128, 1),  # contrast: size that words are projected to
+    "word.solver": choice("ipot", "sinkhorn"),
+    "word.iterations": number(50, 1),
+    "word.beta": number(0.5, 1e-3),  # ipot: proximal weight
+    "word.epsilon": number(0.05, 1e-4),  # sinkhorn: entropic regularisation
+    "word.marginals": choice("uniform", "norm"),  # norm: mass by the word vector's length
+    "word.plan_from": choice("tower", "backbone"),  # whose words the plan is solved on
+    # Transfer. "cross" learns from a weighted sum of similarities: the teacher's S-T between sentences, and the
+    # student's own V-S, from which its V-T learns (no gradient into V-S)
+    "transfer.relations": choices(("cross",), of=("cross", "intra_target", "intra_vision")),
+    "transfer.sentence": number(1.0, 0.0),
+    "transfer.own": number(0.0, 0.0),
+    "transfer.temperature": number(0.05, 1e-4),  # tau_k of the teacher's rows
+    "transfer.student_temperature": number(0.05, 1e-4),  # of the student's rows
+    "transfer.word": number(0.0, 0.0),  # weight of the word score in "cross"; needs word.loss="contrast"
+    # Beyond the paper: a wrong translation counts less in contrastive(V, T), by the teacher's p_ii in the batch
+    # ("softmax"), or by a mixture per language ("posterior")
+    "confidence.kind": choice("none", "softmax", "posterior"),
+    # Training
+    "train.batch_size": number(256, 2),  # images in a step, over all devices
+    "train.steps": duration("300", of_training=False),  # "300" | "20epochs" | "50000examples"
+    "train.targets_per_image": Field(1),  # K target captions an image in a step; -1: every language (1-to-K)
+    "train.compute": choice("float32", "bfloat16"),  # the towers' products; parameters, scores, losses stay fp32
+    "train.accumulation": number(1, 1),  # micro-batches a step; features are cached, so the gradient is exact
+    "train.evaluate_every": duration("50"),  # validation
+    "train.early_stop": number(0, 0),  # stop after this many evaluations without a better validation SumR; 0: never
+    "train.select": choice("best", "last"),  # parameters for the test split: "best" on validation
+    "train.ema": number(0.0, 0.0, 0.999999),  # decay of averaged parameters, which are evaluated instead; 0: off
+    "train.log_every": duration("20"),
+    "train.checkpoint_every": duration("100"),
+    "train.keep": number(2, 1),  # newest checkpoints to keep, beside the best
+    "train.watchdog_seconds": number(300.0, 0.0),  # dump all stacks when no step completes for this long
+    # AdamW
+    "optimizer.learning_rate": number(1e-3, 0.0),
+    "optimizer.backbone_rate": number(0.1, 0.0),  # rate of a backbone's trained layers, relative to the others'
+    "optimizer.warmup": duration("5%", minimum=0),
+    "optimizer.schedule": choice("cosine", "constant"),
+    "optimizer.weight_decay": number(0.01, 0.0),  # decoupled
+    "optimizer.exclude": Field(r"(bias|scale|temperature|positions)$"),  # parameters without weight decay
+    "optimizer.clip": number(1.0, 0.0),  # global gradient norm; 0: off
+    "optimizer.b1": number(0.9, 0.0, 0.999999),
+    "optimizer.b2": number(0.999, 0.0, 0.999999),
+    # Devices along each axis of the mesh; -1: the rest
+    "mesh.data": Field(-1),
+    "mesh.fsdp": Field(1),
+    "mesh.tensor": Field(1),
+    # Evaluation
+    "evaluation.evaluators": plugin("cl2cm_jax.evaluation.evaluators", ("retrieval",)),
+    "evaluation.captions_per_image": choice("all", "first"),  # two protocols in print; named in every table
+    "evaluation.query": choice("target", "fused"),  # fused with its translation to the source (NRCCR); needs "de2en"
+    "evaluation.fusion_weight": number(0.5, 0.0, 1.0),  # fused: weight of the translation's score (NRCCR)
+    "evaluation.batch_size": number(512, 1),
+    "evaluation.block": number(1024, 1),  # side of a tile when ranks are counted
+    "evaluation.pictures": Field(("en", "de", "fr", "ru", "ar", "zh", "ja", "ko")),  # languages in retrieval.png
+}
+DURATIONS = tuple(name for name, field in FIELDS.items() if field.minimum_steps is not None)
 
 
 def defaults() -> ConfigDict:
     """The default of every field: CL2CM on frozen backbones with cached features."""
-    c = ConfigDict()
-    # "cl2cm" | "baseline": contrastive(V, S) and contrastive(V, T) without teacher, transfer, confidence and 1-to-K
-    # (config/method.py)
-    c.method = "cl2cm"
-    c.seed = 0  # initial weights, order of examples, choice of captions, translation noise
+    config = ConfigDict()
+    for name, field in FIELDS.items():
+        *groups, leaf = name.split(".")
+        section = config
+        for group in groups:
+            if group not in section:
+                section[group] = ConfigDict()
+            section = section[group]
+        section[leaf] = field.default
+    return config
 
-    c.data = ConfigDict()
-    # "emoji" | "captions" (your own pictures or clips) | "fluent" (animated emoji) | "stamps"
-    # | "flickr8k_cn" (photographs) | the paper's sets: "multi30k" | "mscoco" | "vatex" | "msrvtt_cn"
-    c.data.name = "emoji"
-    c.data.dir = "data"  # built sets and cached features lie here
-    c.data.source = "en"  # the language that the pictures were captioned in
-    c.data.targets = ("de",)  # languages to search in; the headline numbers are their mean
-    c.data.reported = ()  # trained and evaluated like targets, but kept out of the headline
-    c.data.translation_noise = 0.0  # share of training targets swapped within their language (ours)
-    # training captions of the targets by who wrote them: "any" | "machine" (paper: translations) | "human" (ceiling)
-    c.data.train_origin = "any"
-    c.data.train_share = 1.0  # share of the training pictures, chosen by a hash of their ids whatever the seed (ours)
-    # fluent, stamps, flickr8k_cn, the paper's sets: the published files (the paper's: TextData/ and FeatureData/)
-    c.data.root = ""
-    c.data.engine = "baidu"  # flickr8k_cn: whose Chinese translations are read, "baidu" | "google"
-    c.data.task = 2  # multi30k: 2 (five captions an image) | 1 (one)
-    c.data.frames = 1  # captions, fluent: most frames of a clip, evenly spaced, at most 64; 1: pictures
-    # captions: folder with the pictures; flickr8k_cn, the paper's sets: one other than the published
-    c.data.images = ""
-    # captions: CSV, TSV or JSONL (also .gz) with image, language, caption[, split[, origin]]; stamps: the translations;
-    # flickr8k_cn: captions in further languages, or without data.root all of them
-    c.data.captions = ""
-    # instead of pictures; captions, flickr8k_cn: .npy of features, (n, d) or (n, frames, d); the paper's sets: name in
-    # FeatureData/
-    c.data.features = ""
-    c.data.feature_ids = ""  # captions, flickr8k_cn: text file, the image id of each feature row
-    c.data.shards = ""  # captions: webdataset tar shards instead of a folder; a folder, or a pattern "shards/*.tar"
-    c.data.beam_runner = ""  # captions: "" | "DirectRunner", "DataflowRunner" ...: Apache Beam builds the set
-    c.data.beam_options = ()  # of that runner, e.g. ("project=mine", "region=europe-west1")
-    c.data.on_error = "stop"  # "stop" | "skip" (bad captions and pictures are listed in a report)
 
-    c.text = ConfigDict()  # text backbone; what is frozen of it is run once and cached
-    # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | "bert" (mBERT, XLM-R, MiniLM ...; needs text.path)
-    c.text.backbone = "use_multilingual"
-    c.text.path = ""  # bert: a model folder of the Hugging Face layout, or a hub id; else weights not in the package
-    c.text.prefix = ""  # put before every caption and query; E5's authors use "query: "
-    c.text.max_tokens = 32  # longer captions are cut
-    c.text.lowercase = False  # lower-case and strip accents, even for a cased model; to compare with the siblings
-    c.text.length_multiple = 8  # words are padded to a multiple of it; 0: always to max_tokens
-    c.text.pack = True  # trained layers: short captions share rows, which changes no result; False: one a row (ours)
-    c.text.remat = False  # trained layers: compute activations again in the backward pass, to save memory
-    c.text.scan = True  # trained layers: one compiled layer in a loop; False compiles longer and may run faster
-
-    c.vision = ConfigDict()  # vision backbone; its outputs are cached if it is frozen
-    c.vision.backbone = "efficientnet_lite0"  # "efficientnet_lite0" | "clip_vit" (needs vision.path) | "precomputed"
-    c.vision.path = ""  # clip_vit (CLIP, SigLIP): a model folder of the Hugging Face layout, or a hub id
-    c.vision.image_size = 0  # clip_vit: side of a picture in pixels, positions are interpolated; 0: the model's own
-    c.vision.pool = "backbone"  # "backbone" (its global vector) | "tokens" (its grid, for vision_tower="attention")
-    c.vision.remat = False  # trained layers: as text.remat
-    c.vision.scan = True  # trained layers: as text.scan
-
-    c.student = ConfigDict()  # cross-modal network; alone at inference (paper)
-    c.student.dim = 512  # D, the shared space
-    c.student.vision_tower = "linear"  # "linear" | "attention" (siblings)
-    c.student.text_tower = "linear"  # "linear" | "attention" (siblings)
-    c.student.text_pool = "backbone"  # "backbone" (its sentence vector) | "mean" (of words) | "both"
-    c.student.text_residual = False  # start at the backbone's own sentence vectors; needs D = their size (ours)
-    c.student.hidden = 256  # width of the attention block
-    c.student.heads = 4
-    c.student.dropout = 0.0  # on the towers' inputs
-    c.student.text = ConfigDict()  # its own layers of the text backbone (tuned, and which ones: siblings)
-    c.student.text.trainable = ""  # "" (none) | "layers 3-11" (the rest frozen, run once, cached) | "all"
-    c.student.text.dropout = 0.1  # behind attention and MLP of these layers
-    # steps of the student before these layers begin to learn, e.g. "600", or "60%" of train.steps; until then the heads
-    # learn alone, on the frozen backbone's outputs, which are cached (as LP-FT, arXiv 2202.10054)
-    c.student.text.start = "0"
-
-    c.student.vision = ConfigDict()  # its own layers of the vision backbone (ours); pictures are read in every step
-    c.student.vision.trainable = ""  # "" (none) | "layers 9-11" (the rest frozen) | "all"; of clip_vit
-    c.student.vision.crop = 0.8  # least share of a picture's area that a random crop keeps; 1.0: no crop (ours)
-    c.student.vision.flip = True  # half of the pictures left to right; off for pictures with text (ours)
-
-    c.teacher = ConfigDict()  # cross-lingual network (paper)
-    c.teacher.head = "none"  # "none" (the backbone's own vectors) | "linear" | "tower" (attention)
-    c.teacher.update = (
-        "frozen"  # "frozen" after a first stage | "joint" (read it as teacher["update"]: a method's name)
-    )
-    c.teacher.steps = "50"  # length of the first stage, e.g. "100" or "10epochs"; used by update="frozen"
-    c.teacher.learning_rate = 0.0  # peak of its stage; 0: optimizer.learning_rate (ours)
-    c.teacher.folds = 1  # 2 or more: cross-fitted, each row is scored by a head that did not train on it (ours)
-    c.teacher.residual = True  # a head that starts at the backbone's own vectors (ours)
-    c.teacher.pool = "both"  # as student.text_pool
-    c.teacher.dim = 256  # without residual
-    c.teacher.hidden = 256
-    c.teacher.heads = 4
-    c.teacher.temperature = 0.05  # of its own sentence-level contrastive loss
-    c.teacher.text = ConfigDict()  # its own layers of the text backbone, as student.text
-    c.teacher.text.trainable = ""
-    c.teacher.text.dropout = 0.1
-
-    c.contrastive = ConfigDict()
-    c.contrastive.loss = "infonce"  # "infonce" | "triplet" (siblings: NRCCR) | "sigmoid"
-    c.contrastive.temperature = 0.07  # initial value (siblings)
-    c.contrastive.learn_temperature = True
-    c.contrastive.margin = 0.2  # triplet (siblings)
-    c.contrastive.reduction = "mean"  # "mean" | "sum" over the batch (siblings sum the triplet loss)
-    c.contrastive.labels = "uniform"  # positives of an image: "uniform" | "soft" (by teacher confidence; ours)
-    # of every term that couples all pairs: "dense" | "blockwise" (no B x B matrix exists; sharded over the mesh)
-    c.contrastive.form = "dense"
-    c.contrastive.block = 512  # side of a tile of the blockwise form
-    c.contrastive.exchange = "ring"  # how its devices share images: "ring" (least memory) | "gather" (for pods)
-
-    c.weights = ConfigDict()  # of the terms: a number, or a schedule "0:0 20%:1" (step or share : value)
-    c.weights.source = "1.0"  # contrastive(V, S) (siblings, as the next one)
-    c.weights.target = "1.0"  # contrastive(V, T), alpha (siblings: 0.6)
-    c.weights.sentence = "1.0"  # teacher: contrastive(S, T)
-    c.weights.word = "0.0"  # teacher: word alignment by optimal transport
-    c.weights.transfer = "1.0"  # relational distillation, teacher to student
-
-    c.word = ConfigDict()  # word-level alignment (paper: optimal transport, self-supervised; details ours)
-    # "transport" (<plan, cost>) | "self_labelled" (pointer at mutual best matches) | "contrast" (InfoNCE over the word
-    # scores of a caption with the sources that the teacher's sentences confuse it with)
-    c.word.loss = "transport"
-    c.word.score = (
-        "late_interaction"  # contrast: "late_interaction" (mean best cosine) | "transport" (1 - <plan, cost>)
-    )
-    c.word.candidates = 4  # contrast, transfer.word: sources a target caption is scored with by words, its own included
-    c.word.temperature = 0.05  # contrast
-    c.word.dim = 128  # contrast: size that words are projected to
-    c.word.solver = "ipot"  # "ipot" | "sinkhorn"
-    c.word.iterations = 50
-    c.word.beta = 0.5  # ipot: proximal weight
-    c.word.epsilon = 0.05  # sinkhorn: entropic regularisation
-    c.word.marginals = "uniform"  # "uniform" | "norm" (mass by the word vector's length)
-    c.word.plan_from = "tower"  # words that the plan is solved on: the "tower"'s or the "backbone"'s
-
-    c.transfer = ConfigDict()
-    c.transfer.relations = ("cross",)  # any of "cross", "intra_target", "intra_vision"
-    # "cross" is taught by a sum of similarities, each with its weight (ours): the teacher's S-T between sentences, and
-    # the student's own V-S, from which its V-T learns (no gradient into V-S)
-    c.transfer.sentence = 1.0
-    c.transfer.own = 0.0
-    c.transfer.temperature = 0.05  # tau_k of the teacher's rows
-    c.transfer.student_temperature = 0.05  # of the student's rows
-    c.transfer.word = (
-        0.0  # weight of the word score beside the sentence score in "cross" (ours); needs word.loss="contrast"
-    )
-
-    c.confidence = ConfigDict()  # beyond the paper: a wrong translation counts less in contrastive(V, T)
-    c.confidence.kind = "none"  # "none" | "softmax" (teacher's p_ii in the batch) | "posterior" (mixture per language)
-
-    c.train = ConfigDict()
-    c.train.batch_size = 256  # images in a step, over all devices
-    c.train.steps = "300"  # "300" | "20epochs" | "50000examples"
-    c.train.targets_per_image = 1  # K target captions an image in a step; -1: every language (1-to-K; ours)
-    c.train.compute = "float32"  # "float32" | "bfloat16": the towers' products; parameters, scores, losses stay fp32
-    c.train.accumulation = 1  # micro-batches a step; features are cached, so the gradient is exact
-    c.train.evaluate_every = "50"  # validation
-    c.train.early_stop = 0  # stop after so many evaluations without a better validation SumR; 0: never
-    c.train.select = "best"  # parameters for the test split: "best" on validation | "last"
-    c.train.ema = 0.0  # decay of averaged parameters that are evaluated in place of the raw ones; 0: off
-    c.train.log_every = "20"
-    c.train.checkpoint_every = "100"
-    c.train.keep = 2  # newest checkpoints to keep, beside the best
-    c.train.watchdog_seconds = 300.0  # dump every thread's stack when no step completes for so long
-
-    c.optimizer = ConfigDict()  # AdamW
-    c.optimizer.learning_rate = 1e-3
-    c.optimizer.backbone_rate = 0.1  # learning rate of a backbone's trained layers, as a share of the others' (ours)
-    c.optimizer.warmup = "5%"
-    c.optimizer.schedule = "cosine"  # "cosine" | "constant"
-    c.optimizer.weight_decay = 0.01  # decoupled
-    c.optimizer.exclude = r"(bias|scale|temperature|positions)$"  # parameters without weight decay
-    c.optimizer.clip = 1.0  # global gradient norm; 0: off
-    c.optimizer.b1 = 0.9
-    c.optimizer.b2 = 0.999
-
-    c.mesh = ConfigDict()  # devices along each axis; -1: what is left
-    c.mesh.data = -1
-    c.mesh.fsdp = 1
-    c.mesh.tensor = 1
-
-    c.evaluation = ConfigDict()
-    c.evaluation.captions_per_image = "all"  # "all" | "first": two protocols in print; named in every table
-    c.evaluation.query = "target"  # "target" | "fused" with its translation to the source (siblings); needs "de2en"
-    c.evaluation.fusion_weight = 0.5  # fused: weight of the translation's score (siblings)
-    c.evaluation.batch_size = 512
-    c.evaluation.block = 1024  # side of a tile when ranks are counted
-    c.evaluation.pictures = ("en", "de", "fr", "ru", "ar", "zh", "ja", "ko")  # languages shown in retrieval.png
-    return c
+def current_names(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A flattened configuration, fields of earlier versions under their present names."""
+    return {OLD_NAMES.get(name, name): value for name, value in flat.items()}

@@ -17,15 +17,13 @@ class Knot(NamedTuple):
 
 
 def read_knots(text: str, *, field: str) -> list[Knot]:
-    """The knots of "0:0 20%:1" (step or share : value); of a number like "1.0" the one at step 0.
+    """The knots of "0:0 20%:1" (step or share : value); of a number like "1.0" one at step 0.
 
     Raises:
       UserError: the text does not parse, or a value is negative or not finite.
     """
     try:
-        if ":" not in text:
-            return [Knot(0.0, False, _weight(text))]
-        return [_knot(part) for part in text.split()]
+        return [_knot(part) for part in text.split()] if ":" in text else [Knot(0.0, False, _not_negative(text))]
     except ValueError as error:
         raise UserError(f"config.{field}={text!r} must be 0 or more, or a schedule such as '0:0 20%:1'") from error
 
@@ -33,14 +31,12 @@ def read_knots(text: str, *, field: str) -> list[Knot]:
 def _knot(text: str) -> Knot:
     place, value = text.split(":")
     is_share = place.endswith("%")
-    at = float(place[:-1]) / 100 if is_share else float(place)
-    if not 0 <= at < math.inf:
-        raise ValueError("a place is finite and not negative")
-    return Knot(at, is_share, _weight(value))
+    at = _not_negative(place.removesuffix("%"))
+    return Knot(at / 100 if is_share else at, is_share, _not_negative(value))
 
 
-def _weight(text: str) -> float:
+def _not_negative(text: str) -> float:
     value = float(text)
     if not 0 <= value < math.inf:
-        raise ValueError("a weight is finite and not negative")
+        raise ValueError("must be finite and not negative")
     return value

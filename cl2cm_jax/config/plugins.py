@@ -1,8 +1,7 @@
-"""Parts that a configuration chooses by name: data sets, loss terms, evaluators, backbones, translation engines.
+"""Plugins: data sets, loss terms, evaluators, backbones and translation engines, chosen by name.
 
 A name without a dot is a module of the package for its kind: `emoji` is `cl2cm_jax.data.sets.emoji`. A name with a dot
-is any importable module, such as `my_project.colours`, so that a new part needs no change to this package. Modules
-whose name starts with an underscore are not plugins.
+is any importable module, such as `my_project.colours`. Modules that start with an underscore are not plugins.
 """
 
 from __future__ import annotations
@@ -23,16 +22,13 @@ def plugin_names(package: str) -> tuple[str, ...]:
 
 
 def check_plugin(package: str, name: str, *, field: str, extra: tuple[str, ...] = ()) -> None:
-    """Refuses a name that is no module; imports nothing of the package, so that optional dependencies may be missing.
+    """Raises UserError if a name is no module; imports no plugin, so that optional dependencies may be missing.
 
     Args:
       package: of the built-in plugins, "cl2cm_jax.data.sets".
       name: the chosen one.
       field: named in the error, "config.data.name".
       extra: further names that are allowed, such as "precomputed".
-
-    Raises:
-      UserError: there is no such module.
     """
     known = (*plugin_names(package), *extra)
     if name in known:
@@ -43,17 +39,13 @@ def check_plugin(package: str, name: str, *, field: str, extra: tuple[str, ...] 
         found = False
     if not found:
         raise UserError(
-            f"{field}={name!r} is unknown{nearest(name, list(known))}; use one of {', '.join(known)}, "
+            f"{field}={name!r} is unknown{nearest(name, known, listed=False)}; use one of {', '.join(known)}, "
             "or the dotted name of a module of yours"
         )
 
 
 def load_plugin(package: str, name: str, attribute: str, *, field: str) -> Any:
-    """The attribute of the named module that makes it a plugin of its kind.
-
-    Raises:
-      UserError: there is no such module, or it lacks the attribute.
-    """
+    """An attribute of the named module; raises UserError if there is no such module, or it lacks the attribute."""
     check_plugin(package, name, field=field)
     module = importlib.import_module(name if "." in name else f"{package}.{name}")
     if not hasattr(module, attribute):

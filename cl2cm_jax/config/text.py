@@ -1,28 +1,25 @@
-"""Configurations from files, from the command line's text and from a workdir's config.json."""
+"""Configurations from config files, from command-line overrides and from a workdir's config.json."""
 
 from __future__ import annotations
 
 import runpy
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config.checks import validate
-from cl2cm_jax.config.fields import defaults
+from cl2cm_jax.config.declarations import wrong_type
+from cl2cm_jax.config.fields import FIELDS, OLD_NAMES, current_names, defaults
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.shipped import config_file, shipped_names
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, one_line
 
 
 def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
-    """Runs a config file's `get_config()`, applies text overrides and validates.
+    """Runs the `get_config(argument="")` of a config file `path` or `path:argument`, sets fields and validates.
 
-    (`ml_collections.config_flags` parses the same syntax but answers a mistyped field with a traceback.)
-
-    Args:
-      path: a Python file with `get_config(argument="")`, or the name of a config of this package; `path:argument`
-        passes the argument.
-      overrides: field name to text, as typed on the command line.
+    `path` may also name a config of this package; `overrides` are field names and text, as on the command line.
     """
     name, _, argument = path.partition(":")
     file = config_file(name)
@@ -37,8 +34,12 @@ def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     except UserError:
         raise
     except Exception as error:
-        line = str(error).splitlines()[0] if str(error) else ""
-        raise UserError(f"--config={path} cannot be run ({type(error).__name__}: {line}); mend it") from error
+        raise UserError(f"--config={path} cannot be run ({type(error).__name__}: {one_line(error)}); fix it") from error
+    for old, new in OLD_NAMES.items():
+        section, leaf = _locate(config, old)
+        if leaf in section:
+            section[new.rpartition(".")[2]] = section[leaf]
+            delattr(section, leaf)
     return override_all(config, overrides or {})
 
 
@@ -50,31 +51,42 @@ def override_all(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
 
 
 def override(config: ConfigDict, name: str, text: str) -> None:
-    """Sets one field from text, parsed by the type of the field's present value.
-
-    Raises:
-      UserError: the field is unknown ("did you mean") or the text does not parse.
-    """
-    flat = flatten(config)
+    """Sets one field from text, by its type; raises UserError if the field is unknown or the text does not parse."""
+    flat, name = flatten(config), OLD_NAMES.get(name, name)
     if name not in flat:
-        if any(known.startswith(f"{name}.") for known in flat):
-            raise UserError(f"config.{name} is a group of fields; set one of them, e.g. config.{_first(flat, name)}")
+        if first := next((known for known in flat if known.startswith(f"{name}.")), None):
+            raise UserError(f"config.{name} is a group of fields; set one of them, e.g. config.{first}")
         raise UserError(f"config.{name} is not a field{nearest(name, list(flat))}")
-    section, leaf = _place(config, name)
+    section, leaf = _locate(config, name)
     section[leaf] = _parse(name, text, flat[name])
 
 
-def _place(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
+def from_flat(flat: Mapping[str, Any], *, own_modules: bool = True) -> ConfigDict:
+    """A config from its flattened form, as in a workdir's config.json; missing fields get their default.
+
+    Without `own_modules`, for a configuration of unknown origin, modules outside the package are refused, not imported.
+
+    Raises:
+      UserError: a field is unknown or wrong.
+    """
+    config = defaults()
+    for name, value in current_names(flat).items():
+        if name not in FIELDS:
+            raise UserError(f"config.{name} is not a field{nearest(name, list(FIELDS))}")
+        if FIELDS[name].package and not own_modules and "." in str(value):
+            raise UserError(f"config.{name}={value!r} is a module outside this package; use a built-in one here")
+        section, leaf = _locate(config, name)
+        with section.ignore_type():  # `validate` checks the type
+            section[leaf] = tuple(value) if isinstance(value, list) else value
+    return validate(config)
+
+
+def _locate(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
     """The group that a field is in, and its name there."""
     *groups, leaf = name.split(".")
-    section = config
     for group in groups:
-        section = section[group]
-    return section, leaf
-
-
-def _first(flat: dict[str, object], group: str) -> str:
-    return next(name for name in flat if name.startswith(f"{group}."))
+        config = config[group]
+    return config, leaf
 
 
 def _parse(name: str, text: str, present: Any) -> object:
@@ -85,22 +97,4 @@ def _parse(name: str, text: str, present: Any) -> object:
             return tuple(item.strip(" '\"") for item in text.strip("()[] ").split(",") if item.strip(" '\""))
         return type(present)(text)
     except (ValueError, KeyError) as error:
-        wanted = {"int": "a whole number", "float": "a number", "bool": "True or False"}[type(present).__name__]
-        raise UserError(f"config.{name}={text!r} must be {wanted}") from error
-
-
-def from_flat(flat: dict[str, object]) -> ConfigDict:
-    """A config from its flattened form, as a workdir's config.json holds it; fields it lacks keep their default.
-
-    Raises:
-      UserError: a field is unknown or wrong.
-    """
-    config = defaults()
-    known = flatten(config)
-    for name, value in flat.items():
-        if name not in known:
-            raise UserError(f"config.{name} is not a field{nearest(name, list(known))}")
-        section, leaf = _place(config, name)
-        with section.ignore_type():  # `validate` says what is wrong
-            section[leaf] = tuple(value) if isinstance(value, list) else value
-    return validate(config)
+        raise wrong_type(name, text, type(present)) from error

@@ -1,8 +1,8 @@
 """Which layers of the backbones are trained: "" (none), "all", or "layers 3-11", from 0 and to the last one.
 
-Each network has its own copy of the layers that it trains. What lies below them stays frozen. Of the text backbone it
-is run once: the states that the first trained layer reads are cached with the other features. Of the vision backbone it
-is run in every step, for pictures are cropped anew each time.
+Each network has its own copy of the layers that it trains; those below are frozen. The frozen layers of the text
+backbone run once: the states that the first trained layer reads are cached with the other features. Those of the vision
+backbone run in every step, since pictures are cropped at random.
 """
 
 from __future__ import annotations
@@ -19,11 +19,7 @@ _PATTERN = re.compile("layers ([0-9]{1,4})-([0-9]{1,4})")
 
 
 def first_layer(trainable: str, *, field: str) -> int | None:
-    """The first trained layer; -1: everything, the embedding tables too; None: nothing.
-
-    Raises:
-      UserError: the pattern is none.
-    """
+    """The first trained layer; -1: all, with the embedding tables; None: none. Raises UserError for other text."""
     if trainable in ("", "all"):
         return -1 if trainable else None
     match = _PATTERN.fullmatch(trainable)
@@ -33,11 +29,7 @@ def first_layer(trainable: str, *, field: str) -> int | None:
 
 
 def check_layers(trainable: str, layers: int, *, field: str) -> None:
-    """Refuses a pattern that does not end at the backbone's last layer.
-
-    Raises:
-      UserError: names the pattern that does.
-    """
+    """Raises UserError, with the right pattern, if the trained layers do not end at the backbone's last one."""
     match = _PATTERN.fullmatch(trainable)
     if match and int(match[2]) != layers - 1:
         raise UserError(
@@ -62,22 +54,21 @@ def vision_first(config: ConfigDict) -> int | None:
 
 
 def cut_layer(config: ConfigDict) -> int | None:
-    """The layer of the text backbone where the networks' own ones begin; None: no network trains any."""
+    """The first layer of the text backbone that a network trains; None: no network trains any."""
     first = student_first(config)
     return teacher_first(config) if first is None else first
 
 
 def starts_later(config: ConfigDict) -> bool:
     """Whether `student.text.start` is more than 0 steps."""
-    amount, _ = read_duration(config.student.text.start, field="student.text.start")
-    return amount > 0
+    return read_duration(config.student.text.start, field="student.text.start")[0] > 0
 
 
 def heads_first(config: ConfigDict) -> bool:
-    """Whether the student's heads learn for a while before its layers of the text backbone do."""
+    """Whether the student's heads are trained alone before its layers of the text backbone."""
     return student_first(config) is not None and starts_later(config)
 
 
 def reads_frozen(config: ConfigDict) -> bool:
-    """Whether a network reads the frozen backbone's own words or sentences."""
+    """Whether a network reads words or sentences of the frozen backbone."""
     return student_first(config) is None or teacher_first(config) is None or heads_first(config)

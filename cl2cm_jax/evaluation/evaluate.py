@@ -1,8 +1,8 @@
-"""One split through the student: vectors, ranks, and the parts of a run's results."""
+"""Evaluation of the student on a split: vectors, ranks, and the parts of a run's results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ NOT_FUSED = "queries in their own language alone"
 
 
 class Embedded(NamedTuple):
-    """A corpus (of one group of pictures) as vectors: vision (N, D) and, by language, its captions.
+    """A corpus as vectors: vision (N, D) and the captions of each language.
 
     `translated` has, where queries are fused, the vectors (M, D) of a target's captions translated to the source.
     """
@@ -52,50 +52,41 @@ def embed_corpus(
 
 
 def check_translations(corpus: Corpus, config: ConfigDict) -> None:
-    """Says before anything is trained whether queries can be fused.
-
-    Raises:
-      UserError: a caption of a target language has no translation.
-    """
+    """Raises UserError if queries are to be fused and a caption of a target language has no translation."""
     if config.evaluation.query == "fused":
         for language in (*config.data.targets, *config.data.reported):
             corpus.translations_of(language, config.data.source)
 
 
 def rank_all(embedded: Embedded, config: ConfigDict, *, query: Query | None = None) -> dict[str, Ranks]:
-    """Ranks of every language in both directions. `query` stands in for `config.evaluation.query`."""
-    c = config.evaluation
-
-    def vectors(language: str) -> np.ndarray:
-        own = embedded.queries[language].vectors
-        if (query or c.query) == "target" or language not in embedded.translated:
-            return own  # the source language needs no translation
-        return fuse_queries(own, embedded.translated[language], weight=c.fusion_weight)
-
-    return {
-        language: retrieval_ranks(
-            vectors(language),
+    """Ranks of every language in both directions; `query` overrides `config.evaluation.query`."""
+    c, ranks = config.evaluation, {}
+    for language, queries in embedded.queries.items():
+        vectors = queries.vectors
+        if (query or c.query) == "fused" and language in embedded.translated:  # the source needs no translation
+            vectors = fuse_queries(vectors, embedded.translated[language], weight=c.fusion_weight)
+        ranks[language] = retrieval_ranks(
+            vectors,
             embedded.vision,
             text_image=queries.image,
             captions_per_image=c.captions_per_image,
             block=c.block,
         )
-        for language, queries in embedded.queries.items()
-    }
+    return ranks
 
 
 def headline(corpus: Corpus) -> Corpus:
-    """The pictures that count: the group "headline"; the others are reported apart."""
+    """The pictures of the group "headline"; the others are reported apart."""
     return corpus.select_images(corpus.groups == HEADLINE)
 
 
-def measure(ranks: dict[str, Ranks], languages: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Named metrics of the given languages."""
+def measure(ranks: Mapping[str, Ranks], languages: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Metrics of the given languages."""
     return {language: metrics(ranks[language]) for language in languages if language in ranks}
 
 
 def mean_sum_recall(ranks: dict[str, Ranks], targets: Sequence[str]) -> float:
-    """Mean target SumR: what model selection looks at."""
+    """Mean SumR of the target languages, for model selection."""
     return float(np.mean([metrics(ranks[target])["SumR"] for target in targets]))
 
 
@@ -108,14 +99,14 @@ def protocol(
     query: Query | None = None,
 ) -> Protocol:
     """How the numbers of these languages were measured; `query` as in `rank_all`."""
-    asked: str = query or config.evaluation.query
+    c, used = config.evaluation, query or config.evaluation.query
     return Protocol(
         split=embedded.corpus.name,
         images=len(embedded.vision),
         captions={language: len(ranks[language].text_to_vision) for language in languages if language in ranks},
-        captions_per_image=config.evaluation.captions_per_image,
-        query=asked,
-        fusion_weight=config.evaluation.fusion_weight if asked == "fused" else None,
+        captions_per_image=c.captions_per_image,
+        query=used,
+        fusion_weight=c.fusion_weight if used == "fused" else None,
     )
 
 
@@ -126,25 +117,21 @@ def groups_apart(
     headline_ranks: tuple[Embedded, dict[str, Ranks]],
     config: ConfigDict,
 ) -> dict[str, Group]:
-    """What stays out of the headline: languages (`data.reported`), groups of pictures, queries that are not fused."""
+    """Numbers outside the headline: `data.reported` languages, other groups of pictures, queries without fusion."""
     embedded, ranks = headline_ranks
-    c = config.data
-    apart = {}
+    c, apart = config.data, {}
+    every = (c.source, *c.targets, *c.reported)
     if config.evaluation.query == "fused":  # the same model and captions, so both protocols come from one run
         plain, languages = rank_all(embedded, config, query="target"), (c.source, *c.targets)
-        apart[NOT_FUSED] = Group(
-            measure(plain, languages), protocol(embedded, plain, languages, config, query="target")
-        )
+        how = protocol(embedded, plain, languages, config, query="target")
+        apart[NOT_FUSED] = Group(measure(plain, languages), how)
     if c.reported:
-        name = f"languages {', '.join(c.reported)}"
-        apart[name] = Group(measure(ranks, c.reported), protocol(embedded, ranks, c.reported, config))
-    for group in sorted(set(test.groups) - {HEADLINE}):
-        languages = (c.source, *c.targets, *c.reported)
-        other = embed_corpus(
-            embedder, student, test.select_images(test.groups == group), languages=languages, config=config
-        )
+        how = protocol(embedded, ranks, c.reported, config)
+        apart[f"languages {', '.join(c.reported)}"] = Group(measure(ranks, c.reported), how)
+    for name in sorted(set(test.groups) - {HEADLINE}):
+        pictures = test.select_images(test.groups == name)
+        other = embed_corpus(embedder, student, pictures, languages=every, config=config)
         other_ranks = rank_all(other, config)
-        apart[f"pictures {group}"] = Group(
-            measure(other_ranks, languages), protocol(other, other_ranks, languages, config)
-        )
+        how = protocol(other, other_ranks, every, config)
+        apart[f"pictures {name}"] = Group(measure(other_ranks, every), how)
     return apart

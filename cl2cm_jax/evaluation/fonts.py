@@ -6,50 +6,26 @@ import unicodedata
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import ImageFont, features
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-
-class Typeface(NamedTuple):
-    """A font file inside an installed package, and the scripts it draws (first words of Unicode character names)."""
-
-    package: str
-    file: str
-    scripts: frozenset[str]
-
-
-TYPEFACES = (
-    Typeface(
-        "fontpkg_noto_sans",
-        "files/NotoSans[wdth,wght].ttf",
-        frozenset({"LATIN", "CYRILLIC", "GREEK", "DEVANAGARI"}),
-    ),
-    Typeface(
-        "fontpkg_noto_sans_arabic",
-        "files/NotoSansArabic[wdth,wght].ttf",
-        frozenset({"LATIN", "ARABIC"}),
-    ),
-    Typeface(
-        "fontpkg_noto_sans_thai",
-        "files/NotoSansThai[wdth,wght].ttf",
-        frozenset({"LATIN", "THAI"}),
-    ),
-    Typeface(
-        "noto_cjk_sans_jp_regular",
-        "NotoSansCJKjp-Regular.otf",
-        frozenset({"LATIN", "CYRILLIC", "CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"}),
-    ),
-)
-SHAPED = frozenset({"ARABIC", "DEVANAGARI", "THAI"})  # without Pillow's raqm unjoined, or marks astray
+# files in installed packages, and the scripts beside LATIN that they draw (first words of Unicode character names)
+_CJK = {"CYRILLIC", "CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"}
+PACKAGED = {
+    ("fontpkg_noto_sans", "files/NotoSans[wdth,wght].ttf"): {"CYRILLIC", "GREEK", "DEVANAGARI"},
+    ("fontpkg_noto_sans_arabic", "files/NotoSansArabic[wdth,wght].ttf"): {"ARABIC"},
+    ("fontpkg_noto_sans_thai", "files/NotoSansThai[wdth,wght].ttf"): {"THAI"},
+    ("noto_cjk_sans_jp_regular", "NotoSansCJKjp-Regular.otf"): _CJK,
+}
+SHAPED = frozenset({"ARABIC", "DEVANAGARI", "THAI"})  # Pillow draws them right with raqm alone
 SYSTEM_FONT = "DejaVuSans.ttf"  # most Linux desktops have it
 SYSTEM_SCRIPTS = frozenset({"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "GEORGIAN", "ARABIC"})
 
 
 def scripts_of(text: str) -> frozenset[str]:
-    """Scripts of the letters of `text`: {"LATIN"}, {"CJK", "HIRAGANA"}, ...; digits and punctuation have none."""
+    """Scripts of the letters of `text`: {"LATIN"}, {"CJK", "HIRAGANA"}, ...; none of digits and punctuation."""
     letters = (char for char in unicodedata.normalize("NFC", text) if char.isalpha())
     return frozenset(unicodedata.name(char, "UNNAMED").split()[0] for char in letters)
 
@@ -59,9 +35,9 @@ def font_for(text: str, *, size: int) -> Font | None:
     scripts = scripts_of(text)
     if scripts & SHAPED and not features.check("raqm"):
         return None
-    for typeface in TYPEFACES:
-        path = _path(typeface.package, typeface.file)
-        if path and scripts <= typeface.scripts:
+    for (package, file), drawn in PACKAGED.items():
+        path = _path(package, file)
+        if path and scripts <= {"LATIN", *drawn}:
             return _load(str(path), size)
     if scripts <= SYSTEM_SCRIPTS and (system := _load(SYSTEM_FONT, size)):
         return system

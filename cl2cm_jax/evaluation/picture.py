@@ -1,4 +1,4 @@
-"""Queries in several languages beside the pictures that the search puts first: retrieval.png, docs/languages.png."""
+"""A picture of queries in several languages and their first results: retrieval.png, docs/languages.png."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROW = TILE + 34
 
 
 class Queries(NamedTuple):
-    """All test queries of one language: M texts, their vectors (M, D), the row (M,) of each one's own picture."""
+    """All queries of one language: M texts, their vectors (M, D), and the row (M,) of their own picture."""
 
     texts: Sequence[str]
     vectors: np.ndarray
@@ -38,7 +38,7 @@ class Queries(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A picture at a rank of the gallery. `path` is None where there are only features."""
+    """A picture and its rank. `path` is None where there are only features."""
 
     rank: int
     path: str | None
@@ -47,10 +47,9 @@ class Found(NamedTuple):
 
 
 class QueryRow(NamedTuple):
-    """One line of the picture.
+    """One row of the picture: a query, its gloss in the source language and its first results.
 
-    `missed` is the query's own picture where it is not among the `found`; a query that has no own picture has neither
-    that nor a right one. `remark` stands below the name of the language.
+    `missed` is the query's own picture if it is not among the results; `remark` is shown below the language.
     """
 
     text: str
@@ -70,68 +69,54 @@ def query_rows(
     glosses: Sequence[str],
     top: int = 5,
 ) -> list[QueryRow]:
-    """Searches with one query a language: two whose own picture is found, then one where it is missed, and again.
+    """Searches with one query a language: two hits, then a miss, in turn.
 
-    From an even step through the split, the next query of the wanted kind is taken, whatever it finds beside.
-
-    Args:
-        queries: the test queries of each language, in the order of the rows.
-        vision: (N, D) vectors of the gallery.
-        image_ids: (N,) ids.
-        paths: (N,) picture files, None for features.
-        glosses: (N,) a caption in the source language, shown small below a query; "" for none.
-        top: pictures a row.
+    Each is the next such query after an evenly spaced position in the split. Of the gallery, `vision` (N, D) are the
+    vectors, `paths` the picture files (None for features), `glosses` a caption in the source language ("" for none).
     """
     rows = []
-    for number, (language, asked) in enumerate(queries.items()):
-        best, hit = _found(asked, vision, top)
-        chosen = _next_query(
-            asked.image, hit, start=int((number + 0.5) / len(queries) * len(vision)), kind=number % 3 != 2
-        )
-        own, indices = int(asked.image[chosen]), [int(i) for i in best[chosen]]
+    for number, (language, group) in enumerate(queries.items()):
+        best, hit = _found(group, vision, top)
+        start = int((number + 0.5) / len(queries) * len(vision))
+        chosen = _next_query(group.image, hit, start=start, kind=number % 3 != 2)
+        own, indices = int(group.image[chosen]), [int(i) for i in best[chosen]]
         found = tuple(Found(rank, paths[i], image_ids[i], i == own) for rank, i in enumerate(indices, start=1))
         missed = None
         if not hit[chosen]:
-            vector = asked.vectors[chosen : chosen + 1]
+            vector = group.vectors[chosen : chosen + 1]
             rank = ranking.ranks(vector, vision, query_image=[own], gallery_image=np.arange(len(vision)))
             missed = Found(int(rank[0]), paths[own], image_ids[own], True)
-        rows.append(QueryRow(asked.texts[chosen], language, glosses[own], found, missed))
+        rows.append(QueryRow(group.texts[chosen], language, glosses[own], found, missed))
     return rows
 
 
 def hit_share(queries: Mapping[str, Queries], vision: np.ndarray, *, top: int = 5) -> float:
-    """Share of all queries whose own picture is among the first `top`: what the choice of rows hides."""
-    return float(np.concatenate([_found(asked, vision, top)[1] for asked in queries.values()]).mean())
+    """Share of all queries whose own picture is among the first `top`."""
+    return float(np.concatenate([_found(group, vision, top)[1] for group in queries.values()]).mean())
 
 
-def _found(asked: Queries, vision: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+def _found(group: Queries, vision: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     """The first pictures (M, top) of every query, and whether its own is among them (M,)."""
-    best = ranking.top(asked.vectors, vision, k=min(top, len(vision)))[1]
-    return best, (best == asked.image[:, None]).any(axis=1)
+    best = ranking.top(group.vectors, vision, k=min(top, len(vision)))[1]
+    return best, (best == group.image[:, None]).any(axis=1)
 
 
 def _next_query(image: np.ndarray, hit: np.ndarray, *, start: int, kind: bool) -> int:
-    """The first query at or after image `start`, round the end, that hits (or misses: `kind`); any if none does."""
-    behind = (image < start).astype(int)
-    wrong = hit != kind
-    return int(np.lexsort((image, behind, wrong))[0])
+    """The first query at or after image `start`, wrapping around, that hits (or misses: `kind`), if any does."""
+    return int(np.lexsort((image, image < start, hit != kind))[0])
 
 
 def draw_retrieval(path: Path, rows: Sequence[QueryRow], *, title: str, note: str, source: str = "en") -> None:
-    """Writes `retrieval_picture` as the PNG `path`, whole or not at all."""
+    """Writes `retrieval_picture` as a PNG file."""
     picture = retrieval_picture(rows, title=title, note=note, source=source)
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG", optimize=True)
 
 
 def retrieval_picture(rows: Sequence[QueryRow], *, title: str, note: str, source: str = "en") -> Image.Image:
-    """Draws one line a query: its text, then its first pictures, the right one framed green.
+    """Draws one row a query: its text and its first pictures, the right one framed green.
 
-    Args:
-        rows: from `query_rows`, or of queries that have no own picture.
-        title: what the picture shows.
-        note: one line below it: which split and gallery.
-        source: language of the glosses; its own queries get none.
+    `note` is one line below the title; queries in the `source` language are shown without their gloss.
     """
     columns = max(len(row.found) for row in rows)
     has_missed = any(row.missed for row in rows)
@@ -166,15 +151,13 @@ def _header(draw: ImageDraw.ImageDraw, columns: int, *, title: str, note: str, h
 
 def _query(draw: ImageDraw.ImageDraw, row: QueryRow, top: int, *, source: str) -> None:
     name = LANGUAGE_NAMES.get(row.language, row.language)
-    gloss = row.gloss if row.language != source else ""
-    text = row.text
-    if font_for(text, size=10) is None:
-        text = f"({name}: no font for its script)"
+    text = row.text if font_for(row.text, size=10) else f"({name}: no font for its script)"
     lines = _wrap(draw, text, size=24, lines=2)
     label = f"{name} ({row.language})" if name != row.language else name
-    small = [(gloss, SOFT)] if gloss else []
-    small.append((label, _label_colour(row)))
-    small += [(row.remark, SOFT)] if row.remark else []
+    is_right = any(found.is_right for found in row.found)
+    label_colour = AMBER if row.missed else GREEN if is_right else SOFT
+    gloss = row.gloss if row.language != source else ""
+    small = [(line, fill) for line, fill in ((gloss, SOFT), (label, label_colour), (row.remark, SOFT)) if line]
     y = top + (ROW - 34 * len(lines) - 22 * len(small)) // 2
     for line in lines:
         _write(draw, (MARGIN, y + 25), line, size=24, fill=INK, language=row.language)
@@ -182,12 +165,6 @@ def _query(draw: ImageDraw.ImageDraw, row: QueryRow, top: int, *, source: str) -
     for line, fill in small:
         _write(draw, (MARGIN, y + 16), _wrap(draw, line, size=16, lines=1)[0], size=16, fill=fill)
         y += 22
-
-
-def _label_colour(row: QueryRow) -> str:
-    if row.missed:
-        return AMBER
-    return GREEN if any(found.is_right for found in row.found) else SOFT
 
 
 def _tile(
@@ -212,7 +189,7 @@ def _tile(
 
 
 def _thumbnail(path: str | None) -> Image.Image | None:
-    """At most TILE pixels wide and high, or None where the file cannot be shown."""
+    """The picture within TILE x TILE pixels, or None if it cannot be read."""
     if path is None:
         return None
     try:
@@ -223,7 +200,7 @@ def _thumbnail(path: str | None) -> Image.Image | None:
 
 
 def _wrap(draw: ImageDraw.ImageDraw, text: str, *, size: int, lines: int, width: int = TEXT_WIDTH - 24) -> list[str]:
-    """Breaks at spaces, or anywhere in text without them, into at most `lines` lines; an ellipsis marks a cut."""
+    """At most `lines` lines, wrapped at spaces or, without any, anywhere; an ellipsis ends a truncated one."""
     text = " ".join(text.split())
     font = font_for(text, size=size)
     between = " " if " " in text else ""
@@ -253,5 +230,5 @@ def _write(
     anchor: str = "ls",
     language: str | None = None,
 ) -> None:
-    shaping = language if features.check("raqm") else None  # Chinese and Japanese draw one character differently
+    shaping = language if features.check("raqm") else None  # Chinese and Japanese draw some characters differently
     draw.text(at, text, font=font_for(text, size=size), fill=fill, anchor=anchor, language=shaping)

@@ -1,11 +1,11 @@
-"""What a run prints and writes at its end: tables that name their protocol, and results.json."""
+"""The results of a run: tables that name their protocol, and results.json."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -31,13 +31,14 @@ class Protocol:
     images: int
     captions: Mapping[str, int]
     captions_per_image: str = "all"
+    ties: str = field(default="against us", init=False)  # pessimistic: a tie ranks below
     query: str = "target"
     fusion_weight: float | None = None  # of the translated query's score, where query is "fused"
-    folds: int = 0  # that the pictures were dealt into, each tested in its own gallery; 0: one split
+    folds: int = 0  # number of folds of the pictures, each with a gallery of its own; 0: one split
 
     @property
     def line(self) -> str:
-        """The protocol in one line, as every table carries it."""
+        """The protocol in one line, as below every table."""
         languages = len(self.captions)
         where, images = f"the {self.split} split", f"{self.images:,} images"
         if self.folds:
@@ -47,27 +48,17 @@ class Protocol:
         return (
             f"text-to-vision (t2v) and vision-to-text (v2t) on {where}, {images}, "
             f"{sum(self.captions.values()):,} captions in {languages} language{'s' * (languages != 1)}, "
-            f"captions_per_image={self.captions_per_image}, ties against us, query={query}; recalls in percent"
+            f"captions_per_image={self.captions_per_image}, ties {self.ties}, query={query}; recalls in percent"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """The protocol for results.json."""
-        return {
-            "split": self.split,
-            "images": self.images,
-            "captions": dict(self.captions),
-            "captions_per_image": self.captions_per_image,
-            "ties": "against us",
-            "query": self.query,
-            "fusion_weight": self.fusion_weight,
-            "folds": self.folds,
-            "line": self.line,
-        }
+        return asdict(self) | {"line": self.line}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Languages or pictures reported apart from the headline, with the protocol of their own numbers."""
+    """Numbers that are reported apart from the headline, and their protocol."""
 
     per_language: PerLanguage
     protocol: Protocol
@@ -75,7 +66,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that results.json holds. `test` has the source and the target languages of the headline."""
+    """The content of results.json.
+
+    Attributes:
+      test, validation: metrics of the source and of the target languages.
+      groups: languages or pictures that are reported apart.
+      evaluators: metrics of further evaluators, by evaluator and split.
+    """
 
     source: str
     targets: Sequence[str]
@@ -85,14 +82,11 @@ class Results:
     config: Mapping[str, Any]
     seconds: Mapping[str, float]
     groups: Mapping[str, Group] = field(default_factory=dict)
+    evaluators: Mapping[str, Mapping[str, PerLanguage]] = field(default_factory=dict)
 
 
 class Summary(TypedDict):
-    """What the targets come to.
-
-    `mean_target` has the means over them, `language_gap` source SumR minus mean target SumR (None without source
-    captions), `weakest_target` the target with the least SumR.
-    """
+    """Numbers over all targets: their means, source SumR minus mean target SumR (if there is a source), lowest SumR."""
 
     mean_target: dict[str, float]
     language_gap: float | None
@@ -100,16 +94,12 @@ class Summary(TypedDict):
 
 
 def weakest(per_language: PerLanguage, languages: Iterable[str]) -> str:
-    """The language with the least SumR, the first of them where several have it."""
+    """The language with the lowest SumR, the first of equals."""
     return min(languages, key=lambda language: per_language[language]["SumR"])
 
 
 def summarise(per_language: PerLanguage, *, source: str, targets: Sequence[str]) -> Summary:
-    """Averages every metric over the targets and measures how far they stay behind the source language.
-
-    Raises:
-        KeyError: a target language has no metrics.
-    """
+    """Averages every metric over the targets and compares with the source; raises KeyError if a target is missing."""
     names = per_language[targets[0]]
     mean = {name: math.fsum(per_language[target][name] for target in targets) / len(targets) for name in names}
     gap = per_language[source]["SumR"] - mean["SumR"] if source in per_language else None
@@ -117,99 +107,114 @@ def summarise(per_language: PerLanguage, *, source: str, targets: Sequence[str])
 
 
 def language_table(
-    per_language: PerLanguage, *, source: str, targets: Sequence[str], protocol: Protocol, title: str
+    per_language: PerLanguage,
+    *,
+    source: str,
+    targets: Sequence[str],
+    protocol: Protocol,
+    title: str,
+    shown: Mapping[str, str] = SHOWN,
 ) -> Table:
-    """The headline: one row a language, the mean over the targets; below the gap, the weakest and the protocol."""
-    summary = summarise(per_language, source=source, targets=targets)
-    rows = _language_rows(per_language, summary, SHOWN, source=source, targets=targets)
-    notes = []
-    if summary["language_gap"] is not None:
-        notes.append(f"language gap ({source} SumR - mean target SumR): {summary['language_gap']:.1f}")
-    notes += _weakest_note(per_language, targets, of="targets")
-    return Table(title, ("language", *SHOWN.values()), rows, (*notes, protocol.line))
+    """One row a language and the mean over the targets; below, gap and weakest target (of SumR), and the protocol."""
+    summary, notes = summarise(per_language, source=source, targets=targets), []
+    rows = [_row(f"{source} (source)", per_language[source], shown), RULE] if source in per_language else []
+    rows += [_row(target, per_language[target], shown) for target in targets]
+    mean = _row(f"mean of {len(targets)} target{'s' * (len(targets) != 1)}", summary["mean_target"], shown)
+    if "SumR" in shown:
+        if summary["language_gap"] is not None:
+            notes.append(f"language gap ({source} SumR - mean target SumR): {summary['language_gap']:.1f}")
+        notes += _weakest_note(per_language, targets, of="targets")
+    return Table(title, ("language", *shown.values()), (*rows, RULE, mean), (*notes, protocol.line))
+
+
+def group_table(group: Group, *, title: str, shown: Mapping[str, str] = SHOWN) -> Table:
+    """One row a language, without a mean, and the group's protocol. `shown`: metric -> column name."""
+    rows = tuple(_row(language, metrics, shown) for language, metrics in group.per_language.items())
+    notes = _weakest_note(group.per_language, group.per_language, of="languages") if "SumR" in shown else []
+    return Table(title, ("language", *shown.values()), rows, (*notes, group.protocol.line))
+
+
+def _row(name: str, metrics: Metrics, shown: Mapping[str, str]) -> tuple[str, ...]:
+    return (name, *(f"{metrics[metric]:.1f}" for metric in shown))
 
 
 def _weakest_note(per_language: PerLanguage, languages: Collection[str], *, of: str) -> list[str]:
-    """One line that names the weakest of several languages; none for a single one."""
     if len(languages) < 2:
         return []
     language = weakest(per_language, languages)
     return [f"weakest of {len(languages)} {of}: {language}, SumR {per_language[language]['SumR']:.1f}"]
 
 
-def group_table(group: Group, *, title: str, shown: Mapping[str, str] = SHOWN) -> Table:
-    """One row a language and the group's own protocol; nothing is averaged. `shown`: metric -> head of its column."""
-    rows = tuple(_row(language, metrics, shown) for language, metrics in group.per_language.items())
-    notes = _weakest_note(group.per_language, group.per_language, of="languages") if "SumR" in shown else []
-    return Table(title, ("language", *shown.values()), rows, (*notes, group.protocol.line))
-
-
 def report_tables(results: Results) -> list[Table]:
-    """The headline table, then one small table for each group that is reported apart."""
-    headline = language_table(
+    """Recalls: the headline table, and one for each group that is reported apart."""
+    return _tables(results, "Retrieval", "Reported apart", SHOWN)
+
+
+def rank_tables(results: Results) -> list[Table]:
+    """Median and mean rank and mAP, in the same tables as `report_tables`."""
+    return _tables(results, "Ranks and mAP", "Ranks and mAP, reported apart", SHOWN_RANKS)
+
+
+def _tables(results: Results, headline: str, apart: str, shown: Mapping[str, str]) -> list[Table]:
+    table = language_table(
         results.test,
         source=results.source,
         targets=results.targets,
         protocol=results.protocol,
-        title=f"Retrieval on the {results.protocol.split} split",
+        title=f"{headline} on the {results.protocol.split} split",
+        shown=shown,
     )
-    apart = [group_table(group, title=f"Reported apart: {name}") for name, group in results.groups.items()]
-    return [headline, *apart]
+    groups = results.groups.items()
+    return [table, *(group_table(group, title=f"{apart}: {name}", shown=shown) for name, group in groups)]
 
 
-def rank_tables(results: Results) -> list[Table]:
-    """Median and mean rank and mAP in both directions: as `report_tables`, which they complete."""
-    summary = summarise(results.test, source=results.source, targets=results.targets)
-    rows = _language_rows(results.test, summary, SHOWN_RANKS, source=results.source, targets=results.targets)
-    title = f"Ranks and mAP on the {results.protocol.split} split"
-    headline = Table(title, ("language", *SHOWN_RANKS.values()), rows, (results.protocol.line,))
-    apart = [
-        group_table(group, title=f"Ranks and mAP, reported apart: {name}", shown=SHOWN_RANKS)
-        for name, group in results.groups.items()
-    ]
-    return [headline, *apart]
+def evaluator_tables(results: Results) -> list[Table]:
+    """One table for each further evaluator: a row for each language of the test split."""
+    tables = []
+    for name, splits in results.evaluators.items():
+        names = tuple(dict.fromkeys(metric for metrics in splits["test"].values() for metric in metrics))
+        rows = tuple(
+            (language, *(f"{metrics[metric]:.4g}" if metric in metrics else "-" for metric in names))
+            for language, metrics in splits["test"].items()
+        )
+        tables.append(Table(f"{name} on the {results.protocol.split} split", ("language", *names), rows))
+    return tables
 
 
 def text_report(results: Results) -> str:
-    """The tables of recalls as plain text, for the terminal."""
-    return "\n\n".join(table.text() for table in report_tables(results))
+    """The tables of recalls and of further evaluators as plain text, for the terminal."""
+    return "\n\n".join(table.text() for table in (*report_tables(results), *evaluator_tables(results)))
 
 
 def markdown_report(results: Results) -> str:
-    """All tables, of recalls and of ranks, as Markdown."""
-    return "\n\n".join(table.markdown() for table in (*report_tables(results), *rank_tables(results))) + "\n"
+    """All tables as Markdown."""
+    tables = (*report_tables(results), *rank_tables(results), *evaluator_tables(results))
+    return "\n\n".join(table.markdown() for table in tables) + "\n"
 
 
 def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
-    """Writes results.md, then results.json into `directory`, each whole or not at all; returns (json, md) paths."""
-    markdown = markdown_report(results)
-    summary = summarise(results.test, source=results.source, targets=results.targets)
+    """Writes results.md, then results.json into `directory`, atomically; returns (json, md) paths."""
     content = {
         "protocol": results.protocol.as_dict(),
         "test": results.test,
         "validation": results.validation,
-        "mean_target": summary["mean_target"],
-        "language_gap": summary["language_gap"],
-        "weakest_target": summary["weakest_target"],
+        **summarise(results.test, source=results.source, targets=results.targets),
         "groups": {
             name: {"protocol": group.protocol.as_dict(), "test": group.per_language}
             for name, group in results.groups.items()
         },
+        **({"evaluators": results.evaluators} if results.evaluators else {}),
         "config": results.config,
         "seconds": results.seconds,
     }
     paths = directory / "results.json", directory / "results.md"
-    write_text(paths[1], markdown)
+    write_text(paths[1], markdown_report(results))
     write_text(paths[0], to_json(content))  # last: a workdir with results.json is a finished one
     return paths
 
 
 def read_results(directory: Path) -> Results:
-    """Reads the results.json that `write_results` wrote.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
+    """Reads the results.json of `write_results`; raises UserError if there is none, or it is damaged."""
     path = directory / "results.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -222,15 +227,16 @@ def read_results(directory: Path) -> Results:
             targets=tuple(config["data.targets"]),
             protocol=_read_protocol(content["protocol"]),
             groups=groups,
+            evaluators=content.get("evaluators", {}),
             **{name: content[name] for name in ("test", "validation", "config", "seconds")},
         )
     except FileNotFoundError as error:
         raise UserError(
-            f"--workdir={directory} holds no results.json; finish its training, with the command that began it"
+            f"--workdir={directory} holds no results.json; finish its training, with the command that started it"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); write it anew with --mode=evaluate"
+            f"{path} cannot be read ({type(error).__name__}: {error}); write it again with --mode=evaluate"
         ) from error
 
 
@@ -240,7 +246,7 @@ def _read_protocol(content: Mapping[str, Any]) -> Protocol:
 
 
 def to_json(content: Any) -> str:
-    """Indented strict JSON: NaN and infinity become null, numpy scalars become numbers, anything else its text."""
+    """Indented strict JSON: NaN and infinity become null, numpy scalars numbers, other objects their text."""
     return json.dumps(_strict(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -254,17 +260,3 @@ def _strict(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | bool | None) else str(value)
-
-
-def _language_rows(
-    per_language: PerLanguage, summary: Summary, shown: Mapping[str, str], *, source: str, targets: Sequence[str]
-) -> tuple[tuple[str, ...], ...]:
-    """The source, the targets and their mean, with rules between them."""
-    rows = [_row(f"{source} (source)", per_language[source], shown), RULE] if source in per_language else []
-    rows += [_row(target, per_language[target], shown) for target in targets]
-    name = f"mean of {len(targets)} target{'s' * (len(targets) != 1)}"
-    return (*rows, RULE, _row(name, summary["mean_target"], shown))
-
-
-def _row(name: str, metrics: Metrics, shown: Mapping[str, str]) -> tuple[str, ...]:
-    return (name, *(f"{metrics[metric]:.1f}" for metric in shown))

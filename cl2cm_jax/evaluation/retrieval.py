@@ -1,4 +1,4 @@
-"""Exact retrieval ranks of one language in both directions, and the metrics named after them."""
+"""Exact retrieval ranks of one language in both directions, and their metrics."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ DIRECTIONS = ("text_to_vision", "vision_to_text")
 
 
 class Ranks(NamedTuple):
-    """Ranks of M text queries and N' vision queries of one language (1 is best), and whose they are.
+    """Ranks (1 is best) of M text queries and N' vision queries of one language, and the images that they belong to.
 
-    `*_image` is the query's row in the gallery of images, so that a resample of images takes an image's queries
-    along. N' counts the images that have a caption in this language; the others are no vision queries, but stay in
-    the gallery of the text queries.
+    `*_image` is the query's row in the gallery of images, to resample queries with their image. N' counts the images
+    with a caption in this language; the others are part of the gallery, but not vision queries.
     """
 
     text_to_vision: np.ndarray  # (M,) int
@@ -40,9 +39,9 @@ def first_captions(text_image: np.ndarray) -> np.ndarray:
 def fuse_queries(target: np.ndarray, translated: np.ndarray, *, weight: float = 0.5) -> np.ndarray:
     """Query vectors of the fused protocol, (M, D): `weight` on the query translated to the source language.
 
-    Scores are dot products, so mixing vectors is mixing scores; the result is therefore not normalised.
-    Source: siblings (NRCCR), weight 0.5; they stretch the scores of either query to [0, 1] over the whole split first,
-    which we leave. Never print its numbers in one column with the target query's.
+    Not normalised, so that the scores (dot products) are the weighted sum of the scores of both queries.
+    Source: NRCCR, weight 0.5; it first rescales the scores of each query to [0, 1] over the whole split, which is left
+    out here. Its numbers are not comparable with those of the target query alone.
     """
     return weight * translated + (1 - weight) * target
 
@@ -57,18 +56,18 @@ def retrieval_ranks(
 ) -> Ranks:
     """Ranks every caption against all images, and every captioned image against all captions.
 
+    Ties are pessimistic (a tie ranks below); of several right answers the best counts.
+
     Args:
         text: (M, D) float32 caption vectors of one language.
         vision: (N, D) float32 image vectors.
         text_image: (M,) int, each caption's row in `vision`.
-        captions_per_image: "all" uses every caption; "first" only the first of each image. Published numbers exist in
-            both protocols, and they differ by 7 to 8 points in vision-to-text.
-        block: rows of the largest score tile held in memory.
+        captions_per_image: "all", or "first" of each image. Both protocols have published numbers, which differ by 7 to
+            8 points in vision-to-text.
+        block: rows of a tile of scores in memory.
 
     Raises:
-        ValueError: NaN or infinite vectors (counting would call them perfect), or no caption at all.
-
-    Source: ours (ties count against us, of several right answers the best one counts).
+        ValueError: NaN or infinite vectors (which would rank first), or no caption.
     """
     text_image = np.asarray(text_image)
     if captions_per_image == "first":
@@ -90,9 +89,9 @@ def retrieval_ranks(
 
 
 def metrics(ranks: Ranks) -> dict[str, float]:
-    """Named metrics: `<direction>/R@1`, R@5, R@10 and mAP in percent, median and mean rank, SumR and mR.
+    """Metrics by name: `<direction>/R@1`, R@5, R@10 and mAP in percent, median_rank and mean_rank; SumR and mR.
 
-    SumR is the sum of the six recalls (at most 600), mR is SumR / 6.
+    SumR is the sum of the six recalls (at most 600), mR their mean.
     """
     named: dict[str, float] = {}
     for direction in DIRECTIONS:
@@ -108,14 +107,14 @@ def metrics(ranks: Ranks) -> dict[str, float]:
 
 
 def save_ranks(path: Path, languages: dict[str, Ranks]) -> None:
-    """Writes the ranks of several languages to one .npz file, whole or not at all."""
+    """Writes the ranks of several languages to one .npz file, atomically."""
     arrays = {f"{language}/{name}": a for language, ranks in languages.items() for name, a in ranks._asdict().items()}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def load_ranks(path: Path) -> dict[str, Ranks]:
-    """Reads what `save_ranks` wrote."""
+    """Reads a file of `save_ranks`."""
     with np.load(path, allow_pickle=False) as arrays:
         languages = dict.fromkeys(name.split("/")[0] for name in arrays.files)
         return {

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-RULE: tuple[str, ...] = ()  # a row that draws a line in text; Markdown has no such thing and skips it
+RULE: tuple[str, ...] = ()  # a row that is a horizontal line in plain text, and left out in Markdown
 
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a head, rows of equal length (or `RULE`) and notes below. The first column holds names.
+    """A title, column names, rows of equal length (or `RULE`) and notes.
 
-    `words` names further columns that hold words instead of numbers.
+    The first column and those in `words` are left-aligned, the others are numbers.
     """
 
     title: str
@@ -22,7 +22,7 @@ class Table:
     words: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """Plain text: words to the left, numbers to the right, no colours, as wide as it needs."""
+        """Plain text."""
         cells = [self.columns, *(row for row in self.rows if row)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
         line = "-" * (sum(widths) + 2 * (len(widths) - 1))
@@ -30,7 +30,7 @@ class Table:
         return "\n".join([self.title, line, self._aligned(self.columns, widths), line, *body, line, *self.notes])
 
     def markdown(self) -> str:
-        """A GitHub table under a bold title."""
+        """A GitHub table below its title in bold."""
         head = [_piped(self.columns), _piped(["---" if words else "---:" for words in self._holds_words()])]
         body = [_piped(row) for row in self.rows if row]
         notes = [note for line in self.notes for note in ("", line)]

@@ -242,10 +242,10 @@ def write_split(
     ]
     total = {CAPTIONS: len(captions), VISION: len(records)}
 
-    def told(job: str, count: int) -> None:
+    def on_progress(job: str, count: int) -> None:
         logging.info("features: %s, %s: %s of %s", folder.name, job, f"{count:,}", f"{total[job]:,}")
 
-    space = OnDisk(folder, told=told)
+    space = OnDisk(folder, on_progress=on_progress)
     text = encode_text([c.text for _, _, c in captions], space)
     _write_vision(space, vision, len(records))
     ragged = {"words": text.words} | ({} if text.states is None else {"states": text.states})

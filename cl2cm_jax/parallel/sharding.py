@@ -1,4 +1,4 @@
-"""Where each array lives: rules from a parameter's path to its sharding, and batches put onto the mesh."""
+"""Sharding of parameters by rules on their path, and of batches over the mesh."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cl2cm_jax.parallel.mesh import BATCH_AXES
 
 Rule = tuple[str, PartitionSpec]
 
-# First match wins. A spec names an array's LAST dimensions, so stacked layers and convolutions need no rule of their
-# own. Matrices are split over "fsdp" on the side that comes in and over "tensor" on the side that goes out; those that
-# end a block the other way round, so that the activations between the two stay split.
+# First match wins. A spec is of an array's LAST dimensions, so stacked layers and convolutions need no rule of their
+# own. Matrices are split over "fsdp" on the input side and over "tensor" on the output side; those that end a block the
+# other way round, so that the activations between the two stay split.
 DEFAULT_RULES: tuple[Rule, ...] = (
     (r"embedding$", PartitionSpec("tensor", "fsdp")),
     (r"(^|/)(out|output|attended|down)/kernel$", PartitionSpec("tensor", "fsdp")),
@@ -33,13 +33,11 @@ def path_name(path: Sequence[Any]) -> str:
 def partition_spec(
     path: str, shape: Sequence[int], mesh: Mesh, *, rules: Sequence[Rule] = DEFAULT_RULES
 ) -> PartitionSpec:
-    """The spec for one array: the first rule whose pattern is found in `path`, replicated without one.
+    """The spec of one array: of the first rule whose pattern is found in `path`; replicated without one.
 
-    Axes that do not divide their dimension are given to another one of the rule's that they divide, mBERT's odd
-    vocabulary to the width, say; else that dimension stays whole. So does an array with fewer dimensions than its rule
-    names (factored optimiser moments, scalars).
-
-    Source: ours.
+    Axes that do not divide their dimension move to another of the rule's that they divide (of mBERT's odd vocabulary to
+    the width), else that dimension is not split. An array with fewer dimensions than its rule (factored optimiser
+    moments, scalars) is replicated.
     """
     spec = next((spec for pattern, spec in rules if re.search(pattern, path)), PartitionSpec())
     leading = len(shape) - len(spec)
@@ -60,12 +58,7 @@ def partition_spec(
             fitted[place] = (*fitted[place], *axes)
     if not any(fitted):
         return PartitionSpec()
-    return PartitionSpec(*(None,) * leading, *(_entry(axes) for axes in fitted))
-
-
-def _entry(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
-    """What a spec says of one dimension."""
-    return axes[0] if len(axes) == 1 else axes or None
+    return PartitionSpec(*(None,) * leading, *(axes[0] if len(axes) == 1 else axes or None for axes in fitted))
 
 
 def tree_shardings(tree: Any, mesh: Mesh, *, rules: Sequence[Rule] = DEFAULT_RULES) -> Any:
@@ -81,7 +74,7 @@ def tree_shardings(tree: Any, mesh: Mesh, *, rules: Sequence[Rule] = DEFAULT_RUL
 
 
 def abstract(tree: Any, shardings: Any) -> Any:
-    """Shapes, dtypes and places of `tree` without its values: what a checkpoint is restored onto."""
+    """Shapes, dtypes and shardings of `tree` without its values, to restore a checkpoint."""
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, shardings)
 
 
@@ -96,16 +89,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Global arrays from the whole batch, pytree of numpy arrays (B, ...), which every process holds alike.
+    """Global arrays of a batch, a pytree of numpy arrays (B, ...), that is the same on every process.
 
-    Each process moves only the rows of its own devices.
+    Each process transfers only the rows of its own devices.
     """
     place = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(place, rows, rows.shape), batch)
 
 
 class Spread(NamedTuple):
-    """How rows that have nothing to do with each other are spread over this process's devices."""
+    """How independent rows are spread over this process's devices."""
 
     rows: int  # of a batch
     whole: Callable[[Any], Any]  # a pytree onto every device
@@ -113,10 +106,7 @@ class Spread(NamedTuple):
 
 
 def spread(rows: int) -> Spread:
-    """Plans batches of `rows` a device; the CPU's pretended devices share them, since they share its cores.
-
-    Source: ours.
-    """
+    """Spreads batches of `rows` a device; virtual CPU devices share them, since they share the cores."""
     devices = jax.local_devices()
     each = -(-rows // len(devices)) if devices[0].platform == "cpu" else rows
     mesh = Mesh(np.array(devices), ("rows",))

@@ -1,1 +1,1 @@
-"""What surrounds the step: checkpoints, metrics, progress, signals, the watchdog. Nothing here knows the method."""
+"""Services around the training step: checkpoints, metrics, progress, signals, watchdog. None knows the method."""

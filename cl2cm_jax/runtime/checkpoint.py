@@ -1,7 +1,7 @@
 """Checkpoints of a run: asynchronous, atomic, newest readable first, restored onto any mesh.
 
-A step is a folder `<directory>/<step>` that appears under this name only when it is complete. Its state is written by
-Orbax; beside it are the caller's metadata (configuration, data position, clock), the metrics and the checksums.
+A step is a folder `<directory>/<step>`, renamed to this when it is complete. Orbax writes the state; beside it are the
+caller's metadata (configuration, data position, clock), the metrics and the checksums.
 
 Orbax's own `training.Checkpointer` is not used: it refuses to open a directory in which one step's metrics are damaged.
 """
@@ -32,14 +32,14 @@ from cl2cm_jax.runtime.checksums import verify_checksums, write_checksums
 Which = int | Literal["latest", "best"]
 T = TypeVar("T")
 
-# what the writer of arrays says where the system refused it
+# how the writer of arrays reports an error of the system
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+):")
 _UNREADABLE, _DELETED = ".unreadable", ".deleted"
-_UNFINISHED = ("*.orbax-checkpoint-tmp*", f"*{_DELETED}")  # what a killed process leaves behind
+_UNFINISHED = ("*.orbax-checkpoint-tmp*", f"*{_DELETED}")  # left by a killed process
 
 
 class Saved(NamedTuple):
-    """What a checkpoint says about itself, without its arrays."""
+    """Metadata and metrics of a checkpoint."""
 
     step: int
     metadata: dict[str, Any]
@@ -47,7 +47,7 @@ class Saved(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """A checkpoint's state (on the devices of the tree it was asked for) and what it says about itself."""
+    """A checkpoint's state, on the requested devices, and its metadata."""
 
     state: Any
     step: int
@@ -58,14 +58,12 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        directory: where they are; created at the first save, so that reading alone changes nothing on disk.
+        directory: where they are; created at the first save.
         keep_last: how many of the newest are kept.
-        best_metric: the metric whose highest value is kept besides; None keeps only the newest.
-        older_metric: stands in for it in checkpoints of an older version, which lack it.
+        best_metric: the checkpoint with its highest value is kept as well; None keeps only the newest.
+        older_metric: used instead in checkpoints of an older version, which lack `best_metric`.
 
-    A save that fails is reported by the next call of `save`, `check`, `wait` or `close`.
-
-    Source: ours.
+    A failed save is reported by the next call of `save`, `check`, `wait` or `close`.
     """
 
     def __init__(
@@ -82,7 +80,7 @@ class Checkpoints:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
         self._unreadable: set[int] = set()
-        self._scores: dict[int, float] = {}  # of steps that this object has saved or looked at, for pruning alone
+        self._scores: dict[int, float] = {}  # of steps that this object has saved or read, for pruning
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -93,7 +91,7 @@ class Checkpoints:
         except UserError as error:
             if kind is None:
                 raise
-            logging.warning("%s", error)  # the exception that is under way matters more
+            logging.warning("%s", error)  # the exception being raised matters more
 
     def save(self, step: int, state: Any, *, metadata: dict[str, Any], metrics: dict[str, float] | None = None) -> bool:
         """Starts to write a checkpoint and returns once `state` may be donated.
@@ -101,11 +99,11 @@ class Checkpoints:
         Args:
             step: number of finished steps.
             state: pytree of arrays (no typed keys).
-            metadata: anything that JSON can hold.
-            metrics: what `best_metric` is looked up in.
+            metadata: a dict that JSON can hold.
+            metrics: may contain `best_metric`.
 
         Returns:
-            False if the step is there already; it is left as it is.
+            False if the step exists already; it is not written again.
 
         Raises:
             UserError: the previous save, or the start of this one, failed (full disk, no permission).
@@ -114,10 +112,10 @@ class Checkpoints:
         self._set_unreadable_aside()
         if step in self.steps():
             return False
-        self._scores.pop(step, None)  # of one that was there before and could not be read
+        self._scores.pop(step, None)  # of an earlier, unreadable checkpoint of this step
         about = json.loads(json.dumps({"step": step, "metadata": metadata, "metrics": metrics or {}}))
         folder = self.directory / str(step)
-        logging.getLogger("absl").addFilter(_says_what_we_do_not)
+        logging.getLogger("absl").addFilter(_is_not_a_repeated_traceback)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
@@ -128,19 +126,15 @@ class Checkpoints:
         return True
 
     def check(self) -> None:
-        """Reports a failed save if it is known already; never waits.
-
-        Raises:
-            UserError: the save failed.
-        """
+        """Raises UserError if a save is known to have failed; does not wait."""
         if self._pending and self._pending[1].done():
             self.wait()
 
     def wait(self) -> None:
-        """Waits for the save under way, then deletes what need not be kept.
+        """Waits for the running save, then deletes old checkpoints.
 
         Raises:
-            UserError: the save failed; the checkpoints before it are untouched.
+            UserError: the save failed; earlier checkpoints are unchanged.
         """
         if self._pending is None:
             return
@@ -152,14 +146,14 @@ class Checkpoints:
         self._prune()
 
     def close(self) -> None:
-        """Waits for the save under way and ends the thread; raises as `wait` does."""
+        """Waits for the running save and ends the thread; raises as `wait` does."""
         try:
             self.wait()
         finally:
             self._worker.shutdown()
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, ascending, readable or not."""
+        """Steps of all complete checkpoints, ascending, readable or not."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal() and path.is_dir())
@@ -169,23 +163,23 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def read_metadata(self, *, step: Which | None = "latest") -> Saved | None:
-        """What a checkpoint says about itself; chooses and raises as `restore` does."""
+        """The metadata of a checkpoint; chooses and raises as `restore` does."""
         return self._first_readable(step, self._about)
 
     def restore(self, abstract_state: Any, *, step: Which | None = "latest") -> Restored | None:
-        """Reads a checkpoint onto the devices that `abstract_state` names.
+        """Reads a checkpoint onto the devices of `abstract_state`.
 
         Args:
             abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings, of the whole state or of a part of it
                 (`{"params": ...}` reads no optimiser state).
-            step: a step number; "latest" (or None) and "best" take the first that is readable, newest or best first,
-                and say in one warning for each what was passed over and why.
+            step: a step number; "latest" (or None) and "best" take the first readable one, newest or best first, and
+                log a warning for each that is skipped.
 
         Returns:
             None if the run has no checkpoint.
 
         Raises:
-            UserError: checkpoints exist and none that was asked for is readable, or the state has other shapes.
+            UserError: checkpoints exist and no requested one is readable, or the state has other shapes.
         """
 
         def read(step: int) -> Restored:
@@ -212,12 +206,12 @@ class Checkpoints:
         for position, step in enumerate(steps):
             try:
                 with _quiet():
-                    if damage := hosts.from_host_zero(self._damage(step)):  # all processes pass over the same ones
+                    if damage := hosts.from_host_zero(self._damage(step)):  # all processes skip the same ones
                         raise ValueError(damage)
                     return read(step)
             except UserError:
                 raise
-            except Exception as error:  # damage shows as any exception: JSON, Unicode, tensorstore, OSError
+            except Exception as error:  # damage raises anything: JSON, Unicode, tensorstore, OSError
                 reasons.append(f"step {step}: {_reason(error)}")
                 self._unreadable.add(step)
             if following := steps[position + 1 : position + 2]:
@@ -225,12 +219,12 @@ class Checkpoints:
                 logging.warning(text, self.directory / str(step), reasons[-1], following[0])
         if reasons:
             others = [step for step in self.steps() if step not in steps]
-            fix = f"ask for one of {others}" if others else "restore its files, or start again with another workdir"
+            fix = f"request one of {others}" if others else "restore its files, or start again with another workdir"
             raise UserError(f"no checkpoint in {self.directory} is readable ({'; '.join(reasons)}); {fix}.")
         return None
 
     def _damage(self, step: int) -> str:
-        """What is wrong with a checkpoint's files, as far as one can see without reading its arrays; "" if nothing."""
+        """Damage of a checkpoint's files that is found without reading its arrays; "" if there is none."""
         try:
             verify_checksums(self.directory / str(step))
         except Exception as error:
@@ -271,7 +265,7 @@ class Checkpoints:
             _delete(self.directory / str(step))
 
     def _set_unreadable_aside(self) -> None:
-        """Renames what could not be read, so that its step can be written again and it is not kept as the newest."""
+        """Renames unreadable checkpoints, so that their steps can be written again."""
         if self._unreadable:
             hosts.barrier("unreadable checkpoints are known")
             for step in self._unreadable & set(self.steps()) if hosts.is_host_zero() else ():
@@ -295,12 +289,12 @@ class Checkpoints:
         reason = os.strerror(int(system[1] or system[2])) if system else _reason(error)
         return UserError(
             f"checkpoint {self.directory / str(step)} was not written ({reason}): {left}; "
-            "mend the disk (space, permissions) and start the same command again."
+            "free disk space or fix permissions, then rerun the same command."
         )
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder, again for up to two seconds: other writers of a save that failed may still add files to it."""
+    """Removes a folder, retrying for two seconds: other writers of a failed save may still add files to it."""
     for _ in range(20):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
@@ -318,14 +312,14 @@ def _complete(response: ocp.AsyncResponse[None], folder: Path) -> None:
 
 
 def _delete(folder: Path) -> None:
-    """Removes a step; killed in between, it leaves nothing that looks like one."""
+    """Removes a step; renamed first, so that a kill does not leave a partial checkpoint."""
     doomed = folder.with_name(f"{folder.name}{_DELETED}")
     os.replace(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _check_shapes(saved: Any, wanted: Any, folder: Path) -> None:
-    if saved is None:  # Orbax's answer for arrays that it cannot open
+    if saved is None:  # Orbax cannot open the arrays
         raise ValueError("its arrays are damaged")
     shapes = {path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_flatten_with_path(saved)[0]}
     for path, leaf in jax.tree_util.tree_flatten_with_path(wanted)[0]:
@@ -346,14 +340,14 @@ def _reason(error: Exception) -> str:
     return lines[0][:160]
 
 
-def _says_what_we_do_not(record: logging.LogRecord) -> bool:
-    """False for a traceback of Orbax's writing threads, which each log the failure that `result` raises."""
+def _is_not_a_repeated_traceback(record: logging.LogRecord) -> bool:
+    """False for tracebacks of Orbax's writing threads, which each log the error that `result` raises."""
     return "orbax/checkpoint/_src/futures/" not in Path(record.pathname).as_posix()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences Orbax's own lines about damage (and those of its tasks): we report it in one of ours."""
+    """Silences Orbax's own messages about damage, which is reported in one line instead."""
     loggers = [logging.getLogger("absl"), logging.getLogger("asyncio")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -14,8 +14,9 @@ _CHUNK = 1 << 20
 
 def write_checksums(folder: Path) -> None:
     """Records the CRC-32 of every file under `folder` in `folder`/checksums.json."""
-    checksums = {name: _crc(folder / name) for name in _files(folder)}
-    write_text(folder / LIST_NAME, json.dumps(checksums))
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = sorted(name for name in names if not name.lstrip(".").startswith(LIST_NAME))
+    write_text(folder / LIST_NAME, json.dumps({name: _crc(folder / name) for name in files}))
 
 
 def verify_checksums(folder: Path) -> None:
@@ -24,7 +25,7 @@ def verify_checksums(folder: Path) -> None:
     Raises:
         ValueError: a listed file is missing or its content changed, or the list itself cannot be read.
     """
-    if not (folder / LIST_NAME).exists():  # the process died after the files were complete, before they were listed
+    if not (folder / LIST_NAME).exists():  # the process was killed between the files and the list
         return
     try:
         checksums = dict(json.loads((folder / LIST_NAME).read_text(encoding="utf-8")))
@@ -35,11 +36,6 @@ def verify_checksums(folder: Path) -> None:
             raise ValueError(f"{name} is missing")
         if _crc(folder / name) != expected:
             raise ValueError(f"{name} is damaged")
-
-
-def _files(folder: Path) -> list[str]:
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if not name.lstrip(".").startswith(LIST_NAME))
 
 
 def _crc(path: Path) -> int:

@@ -11,25 +11,25 @@ from cl2cm_jax.errors import UserError
 
 
 class Arguments(argparse.ArgumentParser):
-    """An `argparse` parser whose complaints are one line and whose options are never abbreviated."""
+    """An `argparse` parser with one-line errors and without abbreviated options."""
 
     def __init__(self, **options: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print with its usage."""
+        """Raises the error as UserError, without the usage."""
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def positive(text: str) -> int:
-    """The `type` of an argument that is a whole number of 1 or more."""
+    """A `type` for `add_argument`: a whole number of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
 def resume_command(verb: str, arguments: Sequence[str]) -> str:
-    """The command line that resumes a stopped run: the same one."""
+    """The command that resumes a stopped run: the same one."""
     return shlex.join(["cl2cm", verb, *arguments])
 
 

@@ -1,4 +1,4 @@
-"""Metrics on disk, in three forms: TensorBoard, one JSON object a line, and a CSV table."""
+"""Metrics on disk: TensorBoard, JSON Lines and CSV."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,12 @@ _FIRST_COLUMNS = ("step", "time")
 
 
 class MetricWriter:
-    """Writes `<workdir>/metrics.jsonl`, `metrics.csv` and `tensorboard/` event files; every row is on disk at return.
+    """Writes metrics.jsonl, metrics.csv and tensorboard/ event files, row by row; does not import TensorFlow.
 
     Args:
-        workdir: folder of the run, made if needed.
-        resume_step: the step that the run goes on from. Rows of later steps, which a killed run wrote after its last
+        workdir: folder of the run, created if needed.
+        resume_step: the step that the run resumes from. Rows of later steps, which a killed run wrote after its last
             checkpoint, are dropped (and TensorBoard hides them). None keeps all.
-
-    TensorFlow is not needed and not imported.
-
-    Source: ours.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, resume_step: int | None = None):
@@ -42,14 +37,13 @@ class MetricWriter:
         self._columns = list(dict.fromkeys([*_FIRST_COLUMNS, *(name for row in rows for name in row)]))
         _replace(self._jsonl, (_json_line(row) for row in rows))
         self._rewrite_csv(rows)
-        self._open_files = ExitStack()
-        self._events = self._open_files.enter_context(_EventFile(root / "tensorboard", resume_step=resume_step))
+        self._events = _EventFile(root / "tensorboard", resume_step=resume_step)
 
     def __enter__(self) -> MetricWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._events.close()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds one row; `values` are scalars by name. A new name becomes a new last column of the CSV."""
@@ -65,10 +59,6 @@ class MetricWriter:
             _append(self._csv, _csv_line(row.get(name, "") for name in self._columns))
         self._events.add(row["step"], row["time"], scalars)
 
-    def close(self) -> None:
-        """Closes the event file."""
-        self._open_files.close()
-
     def _rewrite_csv(self, rows: list[dict[str, Any]]) -> None:
         lines = (_csv_line(row.get(name, "") for name in self._columns) for row in rows)
         _replace(self._csv, [_csv_line(self._columns), *lines])
@@ -78,25 +68,22 @@ class _EventFile:
     """One TensorBoard event file, written record by record."""
 
     def __init__(self, folder: Path, *, resume_step: int | None):
-        # tensorboard's own EventFileWriter imports TensorFlow where it is installed; its records do not.
+        # tensorboard's EventFileWriter imports TensorFlow where it is installed; its RecordWriter does not
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        events: Any = event_pb2  # generated at run time, so unknown to type checkers
+        events: Any = event_pb2  # generated at run time, unknown to type checkers
         summaries: Any = summary_pb2
         self._event, self._summary = events.Event, summaries.Summary
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
         self._records = RecordWriter((folder / name).open("xb"))
         self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
-        if resume_step is not None:  # a restart: TensorBoard drops what came before it at this step or later
+        if resume_step is not None:  # TensorBoard drops earlier events of this step or later
             start = events.SessionLog(status=events.SessionLog.START)
             self._write(self._event(wall_time=time.time(), step=resume_step + 1, session_log=start))
 
-    def __enter__(self) -> _EventFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._records.close()
 
     def add(self, step: int, wall_time: float, scalars: Mapping[str, float]) -> None:
@@ -109,7 +96,7 @@ class _EventFile:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The complete rows of a JSONL file of metrics; a line that a kill cut short, or a damaged one, is left out."""
+    """The rows of metrics.jsonl; damaged lines, such as a last one that a kill cut, are left out."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:

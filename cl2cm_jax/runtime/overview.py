@@ -10,7 +10,7 @@ import jax
 from cl2cm_jax.parallel.sharding import path_name
 
 _HEADER = ("path", "shape", "dtype", "parameters", "bytes", "sharding")
-_RIGHT_ALIGNED = frozenset({"parameters", "bytes"})
+_RIGHT_ALIGNED = (3, 4)
 
 
 def overview(params: Any) -> str:
@@ -21,8 +21,6 @@ def overview(params: Any) -> str:
         path         shape   dtype    parameters  bytes  sharding
         text/kernel  (4, 6)  float32          24     96  replicated
         total                                 24     96
-
-    Source: ours.
     """
     rows: list[tuple[str, ...]] = [_HEADER]
     numbers = sizes = 0
@@ -31,21 +29,17 @@ def overview(params: Any) -> str:
         size = number * leaf.dtype.itemsize
         numbers, sizes = numbers + number, sizes + size
         shape = str(tuple(leaf.shape))
-        rows.append((path_name(path), shape, str(leaf.dtype), f"{number:,}", f"{size:,}", _placement(leaf)))
+        rows.append((path_name(path), shape, str(leaf.dtype), f"{number:,}", f"{size:,}", _sharding(leaf)))
     rows.append(("total", "", "", f"{numbers:,}", f"{sizes:,}", ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(_line(row, widths) for row in rows)
+    aligned = [
+        [cell.rjust(width) if i in _RIGHT_ALIGNED else cell.ljust(width) for i, (cell, width) in enumerate(cells)]
+        for cells in (zip(row, widths, strict=True) for row in rows)
+    ]
+    return "\n".join("  ".join(row).rstrip() for row in aligned)
 
 
-def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    cells = (
-        cell.rjust(width) if name in _RIGHT_ALIGNED else cell.ljust(width)
-        for name, cell, width in zip(_HEADER, row, widths, strict=True)
-    )
-    return "  ".join(cells).rstrip()
-
-
-def _placement(leaf: Any) -> str:
+def _sharding(leaf: Any) -> str:
     spec = getattr(getattr(leaf, "sharding", None), "spec", ())
     if not any(spec):
         return "replicated"

@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Preemption:
-    """Catches the first SIGTERM or SIGINT; a second one acts as if nothing had been caught.
+    """Catches the first SIGTERM or SIGINT; a second one has its default effect.
 
     Outside the main thread signals cannot be caught: the flag then stays False.
 
@@ -19,8 +19,6 @@ class Preemption:
         >>> with Preemption() as preemption:
         ...     while not preemption.requested:
         ...         train_one_step()
-
-    Source: ours.
     """
 
     def __init__(self) -> None:
@@ -29,19 +27,19 @@ class Preemption:
 
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore(self._previous)
+        _install(self._previous)
         self._previous = {}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        # The default, not what was there before: who asks twice wants the process to end.
-        self._restore({signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler})
+        # the default handlers, not the previous ones: a second signal ends the process
+        _install({signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler})
 
-    @staticmethod
-    def _restore(handlers: dict[signal.Signals, Any]) -> None:
-        for number, handler in handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+def _install(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,4 +1,4 @@
-"""How far the run is: a bar on a terminal, plain lines in a log."""
+"""Progress reports: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -11,16 +11,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 
 class _Report:
-    """A bar on a terminal, else lines.
-
-    Args:
-        stream: where to; stderr if None.
-        total: what the bar ends at, None if that is told later.
-        start: what of it was done before.
-    """
+    """A bar if `stream` (stderr by default) is a terminal, else lines."""
 
     def __init__(self, stream: TextIO | None, *, total: int | None, start: int = 0):
         self._stream = sys.stderr if stream is None else stream
+        self._began = self._last = time.monotonic()
         self._bar: Progress | None = None
         if self._stream.isatty():
             columns = (TextColumn("{task.description}"), BarColumn())
@@ -36,40 +31,34 @@ class _Report:
         if self._bar:
             self._bar.stop()
 
+    def note(self, text: str) -> None:
+        """Prints a line (a table, a saved checkpoint) without breaking the bar."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
 
 class ProgressReport(_Report):
     """Shows step, loss, examples a second, share of time spent waiting for data, and time left.
 
-    Args:
-        total: steps of the whole run.
-        start: steps that were done before (a resumed run).
-        batch_size: examples a step.
-        stream: where to; a bar if it is a terminal, else one line for each `update`. stderr if None.
-
-    Rates are those since the last `update`; the time left is from the mean of this process.
-
-    Source: ours.
+    Rates are those since the last `update`; the time left is from the mean of this process, which started after
+    `start` of `total` steps. The bar, or a line for each `update`, goes to `stream`, stderr if None.
     """
 
     def __init__(self, *, total: int, batch_size: int, start: int = 0, stream: TextIO | None = None):
         super().__init__(stream, total=total, start=start)
         self._total, self._batch_size, self._start = total, batch_size, start
-        self._began = self._last_time = time.monotonic()
-        self._last_step = start
-        self._waited = 0.0
+        self._last_step, self._waited = start, 0.0
 
     def waited(self, seconds: float) -> None:
         """Adds time that the loop spent waiting for its next batch."""
         self._waited += seconds
 
     def update(self, step: int, *, loss: float) -> dict[str, float]:
-        """Shows the state after `step` steps.
-
-        Returns:
-            The rates since the last call, for the metrics: "examples_per_second" and "data_wait" (0..1).
-        """
+        """Shows the state after `step` steps; returns the rates "examples_per_second" and "data_wait" (0..1)."""
         now = time.monotonic()
-        seconds = max(now - self._last_time, 1e-9)
+        seconds = max(now - self._last, 1e-9)
         rates = {
             "examples_per_second": (step - self._last_step) * self._batch_size / seconds,
             "data_wait": min(self._waited / seconds, 1.0),
@@ -82,36 +71,20 @@ class ProgressReport(_Report):
         if self._bar:
             self._bar.update(self._task, completed=step, description=text)
         else:
-            print(text, file=self._stream, flush=True)
-        self._last_time, self._last_step, self._waited = now, step, 0.0
+            self.note(text)
+        self._last, self._last_step, self._waited = now, step, 0.0
         return rates
-
-    def note(self, text: str) -> None:
-        """A line of its own (a table, a saved checkpoint) that does not break the bar."""
-        if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, file=self._stream, flush=True)
 
 
 class CountReport(_Report):
-    """Shows how many of a known number are done: a bar on a terminal, else a line now and then.
-
-    Args:
-        what: is counted, as in "embedded".
-        stream: where to; stderr if None.
-        seconds: between two lines where the stream is no terminal.
-
-    Source: ours.
-    """
+    """Shows how many items are done, as in `what`="embedded": a bar on a terminal, else a line every `seconds`."""
 
     def __init__(self, what: str, *, stream: TextIO | None = None, seconds: float = 10.0):
         super().__init__(stream, total=None)
         self._what, self._seconds = what, seconds
-        self._began = self._last = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        """Shows that `done` of `total` are done; lines come no more often than every `seconds`, the last one always."""
+        """Shows that `done` of `total` are done; in a log at most every `seconds`, and always the last time."""
         now = time.monotonic()
         rate = done / max(now - self._began, 1e-9)
         left = clock((total - done) / rate) if done else "?"
@@ -120,7 +93,7 @@ class CountReport(_Report):
             self._bar.update(self._task, completed=done, total=total, description=text)
         elif done == total or now - self._last >= self._seconds:
             self._last = now
-            print(text, file=self._stream, flush=True)
+            self.note(text)
 
 
 def clock(seconds: float) -> str:

@@ -13,7 +13,7 @@ from cl2cm_jax.parallel import hosts
 def start_jax(data_dir: Path) -> None:
     """Joins the cluster where there is one, and keeps compiled programs on disk for the next start.
 
-    They lie in the data folder, unless the environment variable JAX_COMPILATION_CACHE_DIR names another.
+    The cache is in the data folder, or where the environment variable JAX_COMPILATION_CACHE_DIR says.
     """
     hosts.start()
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -1,4 +1,4 @@
-"""Arrays that are filled bit by bit: in memory, or in a folder where the next process goes on with what it finds.
+"""Arrays that are filled step by step, in memory or resumable in a folder; and locks between processes.
 
 space = OnDisk(folder)
 rows = space.array("vision", (n, 49, 1280), np.float32, job="vision")
@@ -6,14 +6,11 @@ for start in range(space.done("vision"), n, 64):
     rows[start : start + 64] = ...
     space.reached("vision", start + 64)
 space.flush()
-
-Source: ours.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -23,59 +20,54 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import DTypeLike
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.atomic import write_text
 
 _PROGRESS = "progress.json"
-_SECONDS = 20.0  # between two notes of how far a job has got
+_SECONDS = 20.0  # between two writes of the progress
 
 
 class InMemory:
-    """Arrays in memory, which end with the process."""
+    """Arrays in memory."""
 
     def array(self, name: str, shape: Sequence[int], dtype: DTypeLike, *, job: str) -> np.ndarray:
-        """An array of zeros, or what the job that fills it has left there."""
+        """An array of zeros, or of what the job that fills it has written before."""
         del name, job
         return np.zeros(shape, dtype)
 
     def done(self, job: str) -> int:
-        """How far a job has got, in units of its own."""
+        """Progress of a job, in its own units."""
         del job
         return 0
 
     def reached(self, job: str, count: int) -> None:
-        """Notes how far a job has got; what it has written until now is kept."""
+        """Sets the progress of a job: everything that it has written is complete up to here."""
 
 
 class OnDisk(InMemory):
-    """Arrays as .npy files in a folder, which is made; a job that was killed goes on where it was.
+    """Arrays as .npy files in a folder, used by this object alone; a killed job is resumed.
 
-    Args:
-      folder: that belongs to this object alone.
-      told: is called with a job and how far it has got, every 20 seconds.
+    `on_progress` is called with a job and its progress every 20 seconds.
     """
 
-    def __init__(self, folder: Path, *, told: Callable[[str, int], None] = lambda job, count: None):
+    def __init__(self, folder: Path, *, on_progress: Callable[[str, int], None] = lambda job, count: None):
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._told = folder, told
+        self._folder, self._on_progress = folder, on_progress
         self._arrays: dict[str, np.ndarray] = {}
-        self._noted = time.monotonic()
+        self._written = time.monotonic()
         self._progress: dict[str, int] = {}
         with contextlib.suppress(OSError, ValueError):
             self._progress = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
 
     def array(self, name: str, shape: Sequence[int], dtype: DTypeLike, *, job: str) -> np.ndarray:
-        """See `InMemory`; memory-mapped, with its room on the disk set aside.
-
-        Raises:
-          UserError: there is no room for it.
-        """
+        """See `InMemory`; memory-mapped. Raises UserError if the disk has no room for it."""
         path = self._folder / f"{name}.npy"
         array = self._existing(path, tuple(shape), np.dtype(dtype))
         if array is None:
-            if self._progress.pop(job, 0):  # what was done was done to another array
+            if self._progress.pop(job, 0):  # of an array of another shape
                 self.flush()
             array = _new(path, tuple(shape), np.dtype(dtype))
         self._arrays[name] = array
@@ -86,15 +78,15 @@ class OnDisk(InMemory):
         return self._progress.get(job, 0)
 
     def reached(self, job: str, count: int) -> None:
-        """See `InMemory`; noted every 20 seconds, which is what a killed process loses."""
+        """See `InMemory`; written every 20 seconds, so that a killed process loses at most these."""
         self._progress[job] = count
-        if time.monotonic() - self._noted >= _SECONDS:
+        if time.monotonic() - self._written >= _SECONDS:
             self.flush()
-            self._told(job, count)
-            self._noted = time.monotonic()
+            self._on_progress(job, count)
+            self._written = time.monotonic()
 
     def flush(self) -> None:
-        """Brings to the disk what was reached: first the rows, then that they are there."""
+        """Writes the arrays to the disk, then the progress."""
         for array in self._arrays.values():
             cast(np.memmap, array).flush()
         write_text(self._folder / _PROGRESS, json.dumps(self._progress))
@@ -103,13 +95,13 @@ class OnDisk(InMemory):
     def _existing(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
         try:
             array = np.load(path, mmap_mode="r+", allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # none, or killed while it was made
+        except (OSError, ValueError, EOFError):  # none, or an unfinished one
             return None
         return array if array.shape == shape and array.dtype == dtype else None
 
 
 def _new(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array of zeros whose room is set aside: a full disk is an error now, not a killed process later."""
+    """An array of zeros with its disk space allocated, so that a full disk is an error now and not a SIGBUS later."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if array.nbytes and hasattr(os, "posix_fallocate"):
         try:
@@ -126,25 +118,22 @@ def _new(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, busy: str = "") -> Iterator[None]:
-    """Holds a lock file that one process at a time can hold; it is free again when its process ends, however.
+    """Holds a lock file, which the system releases when its process ends, however it ends.
 
-    Args:
-      path: the file; its folder is made.
-      busy: what is wrong where another process holds it; "" waits for that one.
-
-    Raises:
-      UserError: another process holds it and `busy` says so.
+    If another process holds it, waits for that one, or raises UserError with the message `busy` if given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if busy:
-                raise UserError(busy) from error
-            logging.info("another process is at work on %s; waiting for it", path.with_suffix(""))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if busy:
+            raise UserError(busy) from error
+        logging.info("another process is working on %s; waiting for it", path.with_suffix(""))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows: after the release
+            path.unlink()  # before it: a waiting process sees that the file is gone and creates a new one
+        lock.release()

@@ -1,4 +1,4 @@
-"""Shows where every thread stands when no step completes for a long time."""
+"""Dumps the stacks of all threads when no step completes for a long time."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ from typing import TextIO
 
 
 class Watchdog:
-    """Dumps the stacks of all threads, once a stall, to stderr and to a file; the run itself goes on.
+    """Dumps the stacks of all threads, once a stall, to stderr and to a file; does not stop the run.
 
     Args:
         seconds: how long without a `beat` is a stall; 0 or less switches the watchdog off.
-        path: file that the dumps are added to.
-
-    Source: ours.
+        path: file that the dumps are appended to.
     """
 
     def __init__(self, *, seconds: float, path: Path):
-        self._seconds = seconds
-        self._path = path
-        self._last = time.monotonic()
-        self._reported = False
+        self._seconds, self._path = seconds, path
+        self._last, self._reported = time.monotonic(), False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -40,9 +36,8 @@ class Watchdog:
             self._thread.join()
 
     def beat(self) -> None:
-        """Says that the run moves."""
-        self._last = time.monotonic()
-        self._reported = False
+        """Restarts the timer; called after every step."""
+        self._last, self._reported = time.monotonic(), False
 
     def _watch(self) -> None:
         while not self._stop.wait(self._seconds / 4):
@@ -53,7 +48,7 @@ class Watchdog:
 
     def _dump(self, waited: float) -> None:
         head = f"watchdog: no step for {waited:.1f} s, stacks of all threads follow (also in {self._path})"
-        # The original stderr: faulthandler writes to a file descriptor, which a replaced one may lack.
+        # the original stderr: faulthandler needs a file descriptor, which a replaced one may lack
         if sys.__stderr__ is not None:
             _write(sys.__stderr__, head)
         try:

@@ -19,7 +19,7 @@ def make_optimizers(config: ConfigDict, stages: Stages, *, warmup: int) -> dict[
     They are two transformations and not one over both networks: a stage updates the network that learns in it alone,
     since even zero gradients would advance the other's step count and spoil its bias correction.
     """
-    frozen = config.teacher["update"] == "frozen"
+    frozen = config.teacher.schedule == "frozen"
     steps = {"student": stages.student, "teacher": stages.teacher if frozen else stages.student}
     common = config.optimizer.learning_rate
     peaks = {"student": common, "teacher": config.teacher.learning_rate or common}

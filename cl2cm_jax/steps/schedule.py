@@ -72,7 +72,7 @@ def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
         and (config.teacher.head != "none" or name not in TEACHER_TERMS)
         and (config.transfer.relations or name != "transfer")
     ]
-    joint = config.teacher["update"] == "joint"
+    joint = config.teacher.schedule == "joint"
 
     def is_first(name: str) -> bool:
         return not joint and name in TEACHER_TERMS

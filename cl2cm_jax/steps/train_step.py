@@ -121,7 +121,7 @@ def train_program(
     frozen, own = _two_parts(vision)
     objective = Objective(config, networks, mesh)
     weights = term_weights(config, stages)
-    joint = config.teacher["update"] == "joint"
+    joint = config.teacher.schedule == "joint"
     drops = config.student.dropout or student_first(config) is not None or teacher_first(config) is not None
 
     def init(seed: jax.Array, tail: Params | None, own: Params | None) -> TrainState:

@@ -91,6 +91,7 @@ def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for name in _PLACES:
         public[name] = Path(str(config[name])).name
     public |= {"data.dir": "data", "data.beam_runner": "", "data.beam_options": ()}
+    public["evaluation.evaluators"] = ("retrieval",)  # a module of one's own is not part of a bundle
     for name in ("text.path", "vision.path"):
         if not hub_folder.is_hub_id(str(config[name])):
             public[name] = Path(str(config[name])).name
@@ -156,7 +157,7 @@ def bundle_config(folder: Path, manifest: Manifest) -> ConfigDict:
       UserError: a field is unknown or wrong.
     """
     try:
-        config = from_flat(dict(manifest.config))
+        config = from_flat(manifest.config, own_modules=False)
     except UserError as error:
         raise UserError(f"bundle {folder}: {MANIFEST}: {error}") from error
     config.text.path = str(folder / text_place(config))

@@ -1,4 +1,4 @@
-"""A configuration made concrete: data, mesh, networks and step, and the workdir that belongs to it."""
+"""An experiment: data, mesh, networks and training step of a configuration, and its workdir."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import defaults, differences, effective, flatten, vision_first
+from cl2cm_jax.config import DURATIONS, FIELDS, defaults, differences, effective, flatten, vision_first
 from cl2cm_jax.config.durations import steps_of
 from cl2cm_jax.data import batches
 from cl2cm_jax.data.corpus import LEFT_OUT, Corpus
@@ -23,6 +23,7 @@ from cl2cm_jax.data.media.crops import Crops
 from cl2cm_jax.data.noise import swap_translations
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.evaluate import check_translations, headline
+from cl2cm_jax.evaluation.evaluators import Evaluator, load_evaluators
 from cl2cm_jax.features import cache
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.features.encoders import ImageEncoder
@@ -45,7 +46,7 @@ from cl2cm_jax.training.workdir import CONFIG_FILE, read_fields
 
 SELECTION = "selection"  # validation metric that selects parameters: mean of the source's SumR and the targets' mean
 TARGETS_METRIC = "SumR"  # mean over the target languages, validation split; alone it selected in earlier versions
-# fields that may change between the runs of one workdir: they change no number
+# fields that may change between the runs of one workdir: they do not change what is trained
 FREE = (
     "data.dir",
     "data.root",
@@ -54,31 +55,41 @@ FREE = (
     "train.keep",
     "train.watchdog_seconds",
     "evaluation.block",
+    "evaluation.evaluators",
     "evaluation.pictures",
 )
-
-PRODUCTS = ("checkpoints/[0-9]*", "results.json", "ranks.npz")  # what a workdir is kept for
+OUTPUTS = ("checkpoints/[0-9]*", "results.json", "ranks.npz")  # a workdir with any of them keeps its configuration
 
 
 class Run(NamedTuple):
-    """A configuration made concrete; built once, changed by nothing."""
+    """Everything that a training needs, built once from its configuration and never changed.
+
+    Attributes:
+      data: fingerprint of the corpora.
+      validation: the headline pictures of the validation split, which select the parameters.
+      durations: in steps, by the name of their field.
+      evaluators: by name.
+      crops: of the training pictures, where layers of the vision backbone are trained.
+      seconds: spent on building, features included.
+    """
 
     config: ConfigDict
     mesh: Mesh
     corpora: Corpora
-    data: str  # their fingerprint
-    validation: Corpus  # the headline pictures of the validation split, which select
-    networks: Networks
+    data: str
+    validation: Corpus
     stages: Stages
-    every: dict[str, int]  # steps between evaluations, checkpoints and log lines
+    durations: dict[str, int]
+    evaluators: dict[str, Evaluator]
+    seconds: float
+    networks: Networks  # and the other fields of `Compiled`
     step: TrainStep
     embedder: Embedder
-    crops: Crops | None  # of the training pictures, where layers of the vision backbone are trained
-    seconds: float  # spent on building, features included
+    crops: Crops | None
 
 
 class Compiled(NamedTuple):
-    """What runs share whose configurations differ in seed and data alone: networks, and programs compiled once."""
+    """Networks and compiled programs, shared by runs whose configurations differ in seed and data alone."""
 
     networks: Networks
     step: TrainStep
@@ -86,7 +97,7 @@ class Compiled(NamedTuple):
     crops: Crops | None
 
 
-Programs = dict[str, Compiled]  # by all that they depend on
+Programs = dict[str, Compiled]  # by everything that they depend on, see `_program_key`
 
 
 def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Programs | None = None) -> Run:
@@ -94,12 +105,13 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
 
     Args:
       config: the configuration.
-      corpora: spares reading them again (ablation).
-      programs: those of earlier runs in this process, which are used again where they fit and added to where not.
+      corpora: of this configuration, if they have been read before.
+      programs: of earlier runs in this process, which are reused where they fit; new ones are added.
     """
     start = time.perf_counter()
     config = effective(config)
-    c = config.train
+    c, d = config.train, config.data
+    evaluators = load_evaluators(config)
     mesh = make_mesh(**config.mesh)
     check_batch_size(c.batch_size, mesh, accumulation=c.accumulation)
     corpora = cache.corpora(config) if corpora is None else corpora
@@ -108,58 +120,55 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
     for split in corpora if vision_first(config) is not None else ():
         batches.check_files(split)
     data = fingerprint(corpora)
-    if config.data.translation_noise:
-        noise = {"share": config.data.translation_noise, "seed": config.seed, "source": config.data.source}
+    if d.translation_noise:
+        noise = {"share": d.translation_noise, "seed": config.seed, "source": d.source}
         corpora = corpora._replace(train=swap_translations(corpora.train, **noise))
-    source, targets = config.data.source, (*config.data.targets, *config.data.reported)
-    asked = {"batch_size": c.batch_size, "targets_per_image": c.targets_per_image}
-    batches.check(corpora.train, source=source, targets=targets, **asked)
-    if config.confidence.kind == "posterior" and not len(corpora.validation.captions_of(source)):
+    wanted = {"batch_size": c.batch_size, "targets_per_image": c.targets_per_image}
+    batches.check(corpora.train, source=d.source, targets=(*d.targets, *d.reported), **wanted)
+    if config.confidence.kind == "posterior" and not len(corpora.validation.captions_of(d.source)):
         raise UserError(
-            f"config.confidence.kind='posterior' learns from validation captions in {source!r}, and there are none; "
+            f"config.confidence.kind='posterior' learns from validation captions in {d.source!r}, and there are none; "
             "use 'softmax' or 'none'"
         )
-    examples = len(batches.trainable_images(corpora.train, source=source))
-    stages, every, warmup = _lengths(config, examples=examples)
-    programs = {} if programs is None else programs
+    examples = len(batches.trainable_images(corpora.train, source=d.source))
+    stages, durations = _stages(config, examples=examples)
+    programs, warmup = {} if programs is None else programs, durations["optimizer.warmup"]
     key = _program_key(config, mesh, cache.shape_of(config, corpora), stages, warmup, corpora.train.languages)
     if key not in programs:
         programs[key] = _compiled(config, corpora, mesh=mesh, stages=stages, warmup=warmup)
-    networks, step, embedder, crops = programs[key]
-    validation = headline(corpora.validation)
-    seconds = time.perf_counter() - start
-    step = step.with_seed(config.seed)
-    return Run(config, mesh, corpora, data, validation, networks, stages, every, step, embedder, crops, seconds)
+    compiled = programs[key]
+    compiled = compiled._replace(step=compiled.step.with_seed(config.seed))
+    validation, seconds = headline(corpora.validation), time.perf_counter() - start
+    return Run(config, mesh, corpora, data, validation, stages, durations, evaluators, seconds, *compiled)
 
 
-def _lengths(config: ConfigDict, *, examples: int) -> tuple[Stages, dict[str, int], int]:
-    """The stages, how often things are done, and the warm-up, in steps."""
-    c = config.train
-
-    def steps(field: str, spec: str, total: int | None = None, *, least: int = 1) -> int:
-        count = steps_of(spec, field=field, batch_size=c.batch_size, examples=examples, total=total)
-        if count < least:
-            raise UserError(f"config.{field}={spec!r} is {count} steps; it must be {least} or more")
-        return count
-
-    student = steps("train.steps", c.steps)
-    first = config.method == "cl2cm" and config.teacher.head != "none" and config.teacher["update"] == "frozen"
-    heads = steps("student.text.start", config.student.text.start, student, least=0)
+def _stages(config: ConfigDict, *, examples: int) -> tuple[Stages, dict[str, int]]:
+    """The stages of the training, and every duration in steps; `teacher.steps` only where the teacher has a stage."""
+    has_teacher_stage = (
+        config.method == "cl2cm" and config.teacher.head != "none" and config.teacher.schedule == "frozen"
+    )
+    specs, size = flatten(config), config.train.batch_size
+    student = steps_of(config.train.steps, field="train.steps", batch_size=size, examples=examples)
+    durations = {}
+    for name in DURATIONS:
+        if name == "teacher.steps" and not has_teacher_stage:
+            continue
+        total, minimum = student if FIELDS[name].of_training else None, FIELDS[name].minimum_steps
+        steps = steps_of(specs[name], field=name, batch_size=size, examples=examples, total=total)
+        if minimum is not None and steps < minimum:
+            raise UserError(f"config.{name}={specs[name]!r} is {steps} steps; it must be {minimum} or more")
+        durations[name] = steps
+    heads = durations["student.text.start"]
     if heads >= student > 1:
         raise UserError(
             f"config.student.text.start={config.student.text.start!r} is step {heads}, and config.train.steps="
-            f"{c.steps!r} ends at {student}: the layers would never learn; use a smaller one"
+            f"{config.train.steps!r} ends at {student}: the layers would never learn; use a smaller one"
         )
-    heads = min(heads, student - 1)  # a run of one step is one of the layers
-    stages = Stages(steps("teacher.steps", config.teacher.steps) if first else 0, student, heads)
-    every = {
-        name: steps(f"train.{name}", c[name], student) for name in ("evaluate_every", "checkpoint_every", "log_every")
-    }
-    return stages, every, steps("optimizer.warmup", config.optimizer.warmup, student, least=0)
+    return Stages(durations.get("teacher.steps", 0), student, min(heads, student - 1)), durations
 
 
 def _program_key(config: ConfigDict, mesh: Mesh, *sizes: Any) -> str:
-    """All that networks and programs depend on: every field but the seed, which is an argument, and the data's."""
+    """Everything that networks and programs depend on: every field except the seed, which is an argument, and data."""
     fields = {name: value for name, value in flatten(config).items() if name != "seed" and not name.startswith("data.")}
     return repr((fields, tuple(mesh.shape.items()), mesh.device_ids.tolist(), sizes))
 
@@ -169,18 +178,27 @@ def _compiled(config: ConfigDict, corpora: Corpora, *, mesh: Mesh, stages: Stage
     tunable, tail = text_layers(config)
     vision, layers = vision_layers(config)
     networks = Networks(config, cache.shape_of(config, corpora, vision), tunable=tunable, vision=vision)
-    optimizers = make_optimizers(config, stages, warmup=warmup)
-    languages = len(corpora.train.languages)
     step = make_train_step(
-        config, networks, optimizers, mesh=mesh, stages=stages, languages=languages, tail=tail, vision=layers
+        config,
+        networks,
+        make_optimizers(config, stages, warmup=warmup),
+        mesh=mesh,
+        stages=stages,
+        languages=len(corpora.train.languages),
+        tail=tail,
+        vision=layers,
     )
-    return Compiled(networks, step, _embedder(config, networks, mesh, vision, step.frozen), _crops(config, vision))
+    crops = None
+    if vision is not None:
+        p, c = vision.preprocess, config.student.vision
+        crops = Crops(p.image_size, p.shorter_side, p.filter, c.crop, c.flip)
+    return Compiled(networks, step, _embedder(config, networks, mesh, vision, step.frozen), crops)
 
 
 def _embedder(
     config: ConfigDict, networks: Networks, mesh: Mesh, vision: VisionBackbone | None, frozen: Params
 ) -> Embedder:
-    """Both networks over whole corpora; pictures are read from their files if the student has layers for them."""
+    """Embeds whole corpora; reads picture files where layers of the vision backbone are trained."""
     encoder = None if vision is None else ImageEncoder(vision, pool=config.vision.pool)
 
     def see(student: Params, images: Iterable[np.ndarray]) -> np.ndarray:
@@ -198,16 +216,8 @@ def _embedder(
     )
 
 
-def _crops(config: ConfigDict, vision: VisionBackbone | None) -> Crops | None:
-    """How training pictures are cropped; None if their features are read."""
-    if vision is None:
-        return None
-    p, c = vision.preprocess, config.student.vision
-    return Crops(p.image_size, p.shorter_side, p.filter, c.crop, c.flip)
-
-
 def fingerprint(corpora: Iterable[Corpus]) -> str:
-    """A hash of the pictures or their features, the captions and what belongs to what, in all these splits."""
+    """Hash of the pictures or features, the captions and their pairing in all splits."""
     digest = hashlib.sha256()
     for corpus in corpora:
         texts = [corpus.image_ids.tolist(), corpus.caption_text]
@@ -218,36 +228,23 @@ def fingerprint(corpora: Iterable[Corpus]) -> str:
 
 
 def check_data(run: Run, workdir: Path, metadata: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint of other data.
-
-    Args:
-      run: what is to go on.
-      workdir: whose checkpoint it is.
-      metadata: the checkpoint's.
-
-    Raises:
-      UserError: its data were others.
-    """
+    """Raises UserError if a checkpoint of `workdir`, of which these are the metadata, was trained on other data."""
     if metadata.get("data") != run.data:
-        raise UserError(f"--workdir={workdir} was trained on other data than these; use another --workdir")
+        raise UserError(f"--workdir={workdir} was trained on other data; use another --workdir")
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Refuses a workdir that holds results or checkpoints of another configuration.
-
-    Raises:
-      UserError: lists the fields that differ; or it is no folder.
-    """
+    """Raises UserError if the workdir is a file, or has outputs of another configuration; lists the fields."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder, which is made if it is not there")
     path = workdir / CONFIG_FILE
-    if not path.exists() or not any(any(workdir.glob(pattern)) for pattern in PRODUCTS):
-        return  # new, or left by a first try that came to nothing
+    if not path.exists() or not any(any(workdir.glob(pattern)) for pattern in OUTPUTS):
+        return  # new, or a run that ended before its first checkpoint
     try:
-        theirs = flatten(defaults()) | read_fields(path)  # a field that came later had its default's effect
+        saved = flatten(defaults()) | read_fields(path)  # fields added since then have their default
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); use another --workdir") from error
-    changed = {n: pair for n, pair in differences(flatten(config), theirs).items() if not n.startswith(FREE)}
+    changed = {n: pair for n, pair in differences(flatten(config), saved).items() if not n.startswith(FREE)}
     if changed:
         listed = ", ".join(f"{name} ({was!r} there, {now!r} now)" for name, (now, was) in changed.items())
         raise UserError(f"--workdir={workdir} was made with another configuration: {listed}; use another --workdir")
@@ -255,26 +252,24 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """Holds a workdir, which must be new or of this configuration (`check_workdir`), and writes config.json into it.
+    """Creates a workdir, locks it and writes its config.json.
 
     Raises:
-      UserError: it is of another configuration, cannot be made, or another process is training in it.
+      UserError: it has another configuration, cannot be created, or another process is training in it.
     """
     busy = f"--workdir={workdir} is in use: another process trains there; wait for it, or use another --workdir"
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
 
-        def take() -> None:
+        def lock() -> None:
             check_workdir(workdir, config)
             try:
                 workdir.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UserError(
-                    f"--workdir={workdir} cannot be made ({error.strerror}); name another folder"
-                ) from error
-            held.enter_context(exclusive(workdir / ".lock", busy=busy))
+                raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}); name another") from error
+            stack.enter_context(exclusive(workdir / ".lock", busy=busy))
             write_text(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, ensure_ascii=False) + "\n")
 
-        hosts.on_host_zero(take)
+        hosts.on_host_zero(lock)
         yield
 
 
@@ -285,30 +280,29 @@ def checkpoints(run: Run, workdir: Path) -> Checkpoints:
 
 
 def abstract_state(run: Run) -> TrainState:
-    """Shapes and places of the train state: what a checkpoint is restored onto."""
+    """Shapes and shardings of the train state, to restore a checkpoint."""
     return abstract(jax.eval_shape(run.step.init), run.step.state_shardings)
 
 
 def evaluated_student(run: Run, state: TrainState) -> Params:
-    """The parameters that are evaluated: the averaged ones where there are any."""
+    """The student's parameters for evaluation: the moving average if there is one."""
     return state["ema"] if run.config.train.ema else state["params"]["student"]
 
 
-def check(run: Run) -> str:
-    """Says what would be trained, on what, and how large it is."""
+def describe(run: Run) -> str:
+    """What would be trained: data, mesh, steps and a table of the parameters."""
     state = abstract_state(run)
     mesh = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     sizes = ", ".join(map(_size, run.corpora))
-    stages = f"{run.stages.student} steps" + (
-        f" after {run.stages.teacher} of the teacher alone" if run.stages.teacher else ""
-    )
+    stages = f"{run.stages.student} steps"
+    stages += f" after {run.stages.teacher} of the teacher alone" if run.stages.teacher else ""
     stages += f"; in the first {run.stages.heads} of the {run.stages.student} heads alone" if run.stages.heads else ""
     captions = "; ".join(f"{corpus.name} {', '.join(_captions(corpus))}" for corpus in run.corpora)
     return f"data: {sizes}\ncaptions: {captions}\nmesh: {mesh}\ntraining: {stages}\n{overview(state['params'])}"
 
 
 def _size(corpus: Corpus) -> str:
-    """How many images and captions are read, of the images also how many there are where some have no caption left."""
+    """Number of images and captions that are read; of the images also all, where some have no caption left."""
     images, read = len(corpus.image_ids), corpus.caption_language != LEFT_OUT
     captioned = len(np.unique(corpus.caption_image[read]))
     of = f"{captioned:,} of {images:,}" if captioned < images else f"{images:,}"
@@ -316,7 +310,7 @@ def _size(corpus: Corpus) -> str:
 
 
 def _captions(corpus: Corpus) -> Iterator[str]:
-    """For each language how many of its captions are read, and who wrote them."""
+    """Number of captions of each language, by who wrote them."""
     for language in corpus.languages:
         rows = corpus.captions_of(language)
         counts = zip(*np.unique(corpus.caption_origin[rows], return_counts=True), strict=True)

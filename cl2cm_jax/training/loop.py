@@ -1,17 +1,17 @@
 """The training loop.
 
-Each turn first deals with the state as it is (calibrate, evaluate, save) and then changes it (next batch, step, log),
-so a run that goes on from a checkpoint does exactly what it would have done without the interruption.
+Each iteration first uses the state (calibrate, evaluate, save) and then updates it (next batch, step, log), so a
+resumed run is bit for bit the uninterrupted one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -21,6 +21,7 @@ from cl2cm_jax.config import flatten
 from cl2cm_jax.data.batches import batches
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
+from cl2cm_jax.evaluation.evaluators import run_evaluators
 from cl2cm_jax.maths.confidence import UNJUDGED
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import batch_shards
@@ -48,7 +49,7 @@ class Diverged(UserError):
 
 
 class Clock(NamedTuple):
-    """What a checkpoint holds beside the state: seconds trained, and the early stop's memory."""
+    """Stored in a checkpoint beside the state: seconds trained, and the state of early stopping."""
 
     seconds: float = 0.0
     best: float = -math.inf
@@ -56,9 +57,9 @@ class Clock(NamedTuple):
 
 
 def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainState | None:
-    """Trains to the end, going on from the newest readable checkpoint; None if a signal asked to stop before.
+    """Trains to the end, from the newest readable checkpoint if there is one; None if a signal stopped it.
 
-    Progress goes to `stream`, stderr without one. Of several processes the first writes metrics and progress; a signal
+    Progress goes to `stream`, stderr by default. Of several processes the first writes metrics and progress; a signal
     to one of them stops all at the same step.
 
     Raises:
@@ -76,92 +77,73 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
         if start == 0:
             logging.info("parameters of the train state:\n%s", overview(state["params"]))
         elif start < total:
-            logging.info("going on from step %d of %d", start, total)
+            logging.info("resuming from step %d of %d", start, total)
         began = time.perf_counter() - clock.seconds
         data = training_batches(run, start)
         checker, vote, stop = FiniteTerms(), hosts.Vote(), False
+        first = hosts.is_host_zero()
+        stream = stream if first else io.StringIO()
         with (
-            _writer(workdir, start) as write,
-            _progress(stream, total=total, start=start, batch_size=c.batch_size) as progress,
+            MetricWriter(workdir, resume_step=start) if first else contextlib.nullcontext() as metrics,
+            ProgressReport(total=total, start=start, batch_size=c.batch_size, stream=stream) as progress,
             Watchdog(seconds=c.watchdog_seconds, path=workdir / hosts.own_name("stalls.txt")) as watchdog,
         ):
             for step in range(start, total + 1):
                 stop = vote(preemption.requested)
-                # 1. the state as it is: calibrate, evaluate, save
+                # 1. use the state: calibrate, evaluate, save
                 state = _calibrate(run, state, step)
                 measured = {}
                 if _evaluates(run, step) and not step == start > 0:  # a resumed step has been evaluated before
-                    checker.check()  # embeddings that are not finite have a term to blame
+                    checker.check()  # names the term that made the embeddings NaN
                     measured = _validate(run, state, step)
                     clock = _advance(clock, measured[SELECTION], whole=run.stages.of(step - 1) == "student")
-                    write(step, {f"validation/{name}": value for name, value in measured.items()})
+                    if metrics:
+                        metrics.write(step, {f"validation/{name}": value for name, value in measured.items()})
                     progress.note(f"step {step} validation mean target SumR {measured[TARGETS_METRIC]:.1f}")
                 stopping = c.early_stop and clock.evaluations_since_best >= c.early_stop
                 last = step == total or stopping
-                if step > start and (measured or last or stop or step % run.every["checkpoint_every"] == 0):
-                    checker.check()  # a state that is not finite never becomes the newest checkpoint
+                if step > start and (measured or last or stop or step % run.durations["train.checkpoint_every"] == 0):
+                    checker.check()  # never saves a state that is not finite
                     clock = clock._replace(seconds=time.perf_counter() - began)
                     about = {"config": flatten(run.config), "clock": clock._asdict(), "data": run.data}
                     saved.save(step, state, metadata=about, metrics=measured)
                 if last or stop:
                     break
-                # 2. change it: next batch, step, log
-                asked = time.perf_counter()
+                # 2. update it: next batch, step, log
+                requested = time.perf_counter()
                 batch = put_batch(next(data), run.mesh)
-                progress.waited(time.perf_counter() - asked)
+                progress.waited(time.perf_counter() - requested)
                 state, terms = run.step.step(state, batch, step)
                 checker.add(step, terms)
-                if (step + 1) % run.every["log_every"] == 0 or step + 1 == total:
+                if (step + 1) % run.durations["train.log_every"] == 0 or step + 1 == total:
                     values = checker.check()
                     rates = progress.update(step + 1, loss=values["total"])
-                    write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
+                    if metrics:
+                        metrics.write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
                 watchdog.beat()
                 saved.check()
     return None if stop and not last else state
 
 
-@contextlib.contextmanager
-def _writer(workdir: Path, step: int) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
-    """What takes the metrics of a run that goes on from `step`; only the first process keeps them."""
-    if hosts.is_host_zero():
-        with MetricWriter(workdir, resume_step=step) as writer:
-            yield writer.write
-    else:
-        yield lambda step, values: None
-
-
-@contextlib.contextmanager
-def _progress(stream: TextIO | None, *, total: int, start: int, batch_size: int) -> Iterator[ProgressReport]:
-    """The progress of a run, which all but the first process keep to themselves."""
-    with contextlib.ExitStack() as opened:
-        if not hosts.is_host_zero():
-            stream = opened.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
-        yield opened.enter_context(ProgressReport(total=total, start=start, batch_size=batch_size, stream=stream))
-
-
 class FiniteTerms:
-    """Looks at every step's terms, one step late, so that the device is never waited for."""
+    """Checks that every step's terms are finite, one step late so that the host does not wait for the device."""
 
     def __init__(self) -> None:
         self._waiting: tuple[int, dict[str, jax.Array]] | None = None
 
     def add(self, step: int, terms: dict[str, jax.Array]) -> None:
-        """Takes the terms of a step that may still be running and checks those before it."""
+        """Adds the terms of a step that may still be running, and checks the previous ones."""
         if self._waiting:
             self.check()
         self._waiting = (step, terms)
 
     def check(self) -> dict[str, float]:
-        """The terms last added, as numbers; nothing before the first step.
-
-        Raises:
-          Diverged: one is not finite.
-        """
+        """The terms last added, as numbers; {} before the first step. Raises Diverged if one is not finite."""
         if self._waiting is None:
             return {}
         step, terms = self._waiting
         values = {name: float(value) for name, value in jax.device_get(terms).items()}
-        # the total is named last: it is not finite because another term is not
+        # the total last: it is not finite because another term is not
         for name in sorted(values, key=lambda name: name in ("total", "gradient_norm")):
             if not math.isfinite(values[name]):
                 raise Diverged(
@@ -172,7 +154,7 @@ class FiniteTerms:
 
 
 def training_batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
-    """Batches of the training split from step `start` on, as the configuration asks."""
+    """Batches of the training split from step `start` on."""
     c = run.config
     packs = c.text.pack and run.corpora.train.states is not None
     return batches(
@@ -192,10 +174,10 @@ def training_batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
 
 
 def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
-    """Fits the pair confidence when the teacher has finished, or anew at every evaluation while it learns."""
+    """Fits the pair confidence when the teacher has finished, or at every evaluation if it learns jointly."""
     c = run.config
-    joint = c.teacher.head != "none" and c.teacher["update"] == "joint"
-    due = step == run.stages.teacher or (joint and step % run.every["evaluate_every"] == 0)
+    joint = c.teacher.head != "none" and c.teacher.schedule == "joint"
+    due = step == run.stages.teacher or (joint and step % run.durations["train.evaluate_every"] == 0)
     if c.confidence.kind != "posterior" or not due:
         return state
     train, validation = run.corpora.train, run.corpora.validation
@@ -212,7 +194,7 @@ def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
     if unjudged:
         logging.warning(
             "pair confidence is off for %s: the teacher cannot tell right translations from wrong ones there; the "
-            "likely cause is that config.text.backbone=%r does not know the language. Its captions all count fully",
+            "likely cause is that config.text.backbone=%r does not know the language. All its captions have weight 1",
             ", ".join(unjudged),
             c.text.backbone,
         )
@@ -221,34 +203,34 @@ def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
 
 
 def _evaluates(run: Run, step: int) -> bool:
-    """Whether validation is due: at the end, and every so many steps of the student."""
+    """Whether validation is due: at the end, and every `train.evaluate_every` steps of the student."""
     done = step - run.stages.teacher
-    return done > 0 and (done % run.every["evaluate_every"] == 0 or step == run.stages.total)
+    return done > 0 and (done % run.durations["train.evaluate_every"] == 0 or step == run.stages.total)
 
 
 def _validate(run: Run, state: TrainState, step: int) -> dict[str, float]:
-    """Metrics of the validation split.
-
-    Raises:
-      Diverged: the student's vectors are not finite.
-    """
-    d = run.config.data
+    """Metrics of the validation split; raises Diverged if the student's vectors are not finite."""
+    c, d = run.config, run.config.data
     student = evaluated_student(run, state)
     languages = (d.source, *d.targets)
-    embedded = evaluate.embed_corpus(run.embedder, student, run.validation, languages=languages, config=run.config)
+    embedded = evaluate.embed_corpus(run.embedder, student, run.validation, languages=languages, config=c)
     try:
-        ranks = evaluate.rank_all(embedded, run.config)
-    except ValueError as error:  # the update before was too large, and no step has had a term to show it
+        ranks = evaluate.rank_all(embedded, c)
+    except ValueError as error:  # the last update was too large, and no later step has shown it
         raise Diverged(f"step {step}: {error}; lower config.optimizer.learning_rate") from error
-    by_language = {f"{name}/SumR": m["SumR"] for name, m in evaluate.measure(ranks, languages).items()}
+    retrieval, others = run_evaluators(run.evaluators, embedded, ranks, c)
+    by_language = {f"{language}/SumR": metrics["SumR"] for language, metrics in retrieval.items()}
     targets = evaluate.mean_sum_recall(ranks, d.targets)
-    # the source counts as much as all targets together: a step that gains in these by losing the source is not the best
+    for name, numbers in others.items():
+        for language, metrics in numbers.items():
+            by_language |= {f"{name}/{language}/{metric}": float(value) for metric, value in metrics.items()}
+    # the source counts as much as all targets together, so that a gain in these at its expense is not the best
     scores = [targets] if d.source not in ranks else [targets, by_language[f"{d.source}/SumR"]]
     return {SELECTION: sum(scores) / len(scores), TARGETS_METRIC: targets, **by_language}
 
 
 def _advance(clock: Clock, sum_recall: float, *, whole: bool) -> Clock:
-    """Counts evaluations without a better one, once the student learns as a whole."""
+    """Counts evaluations without a better one, once all of the student's layers learn."""
     if sum_recall > clock.best or not whole:
         return clock._replace(best=max(sum_recall, clock.best), evaluations_since_best=0)
     return clock._replace(evaluations_since_best=clock.evaluations_since_best + 1)

@@ -1,4 +1,4 @@
-"""What a finished run leaves in its workdir: results, tables, picture, model and gallery."""
+"""The outputs of a finished run in its workdir: results, tables, picture, model and gallery."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cl2cm_jax.config import flatten
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
+from cl2cm_jax.evaluation.evaluators import run_evaluators
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
 from cl2cm_jax.evaluation.picture import draw_retrieval, hit_share, query_rows
 from cl2cm_jax.evaluation.report import Results, text_report, write_results
@@ -25,23 +26,16 @@ from cl2cm_jax.training.workdir import save_student
 RANKS_FILE = "ranks.npz"
 
 
-class Finished(NamedTuple):
-    """What a run ends with."""
-
-    results: Results
-    workdir: Path
-
-
 def is_finished(workdir: Path) -> bool:
-    """Whether a run has ended here: results.json is written last, after the table in results.md."""
+    """Whether the run of a workdir has ended: results.json is written last, after the table in results.md."""
     return (workdir / "results.json").is_file() and (workdir / "results.md").is_file()
 
 
 class Selected(NamedTuple):
-    """The student chosen on validation, with the headline pictures of both evaluation splits as it sees them.
+    """The student selected on validation, and the headline pictures of both evaluation splits embedded by it.
 
     Attributes:
-      student: its parameters; `step` is the one they are from, `seconds` those of training.
+      student, step, seconds: its parameters, the step that they are from, and the seconds of training.
       embedded, ranks: by split, "validation" and "test".
     """
 
@@ -53,24 +47,25 @@ class Selected(NamedTuple):
 
 
 def select(run: Run, workdir: Path) -> Selected:
-    """Takes the checkpoint that validation chose and reads the test split, once.
+    """Restores the checkpoint that validation selected and ranks both evaluation splits.
 
     Raises:
       UserError: the run has no checkpoint.
     """
     d = run.config.data
-    languages = (d.source, *d.targets, *d.reported)
     student, step, seconds = _selected_student(run, workdir)
     embedded = {
-        name: evaluate.embed_corpus(run.embedder, student, corpus, languages=languages, config=run.config)
+        name: evaluate.embed_corpus(
+            run.embedder, student, corpus, languages=(d.source, *d.targets, *d.reported), config=run.config
+        )
         for name, corpus in (("validation", run.validation), ("test", evaluate.headline(run.corpora.test)))
     }
     ranks = {name: evaluate.rank_all(split, run.config) for name, split in embedded.items()}
     return Selected(student, step, seconds, embedded, ranks)
 
 
-def finish(run: Run, workdir: Path) -> Finished:
-    """Evaluates the selected parameters and writes everything that a run leaves behind.
+def evaluate_and_write(run: Run, workdir: Path) -> Results:
+    """Evaluates the selected parameters and writes all outputs of the run.
 
     Raises:
       UserError: the run has no checkpoint.
@@ -78,19 +73,28 @@ def finish(run: Run, workdir: Path) -> Finished:
     start = time.perf_counter()
     config, d = run.config, run.config.data
     selected = select(run, workdir)
-    headline = (d.source, *d.targets)
-    test = (selected.embedded["test"], selected.ranks["test"])
+    languages, test = (d.source, *d.targets), (selected.embedded["test"], selected.ranks["test"])
     apart = evaluate.groups_apart(run.embedder, selected.student, run.corpora.test, test, config)
+    measured = {
+        split: run_evaluators(run.evaluators, embedded, selected.ranks[split], config)
+        for split, embedded in selected.embedded.items()
+    }
+    headline = {
+        split: {language: metrics for language, metrics in retrieval.items() if language in languages}
+        for split, (retrieval, _) in measured.items()
+    }
+    others = {name: {split: numbers[name] for split, (_, numbers) in measured.items()} for name in measured["test"][1]}
     seconds = {"build": run.seconds, "train": selected.seconds, "evaluate": time.perf_counter() - start}
     results = Results(
         source=d.source,
         targets=d.targets,
-        protocol=evaluate.protocol(*test, headline, config),
-        test=evaluate.measure(test[1], headline),
-        validation=evaluate.measure(selected.ranks["validation"], headline),
+        protocol=evaluate.protocol(*test, languages, config),
+        test=headline["test"],
+        validation=headline["validation"],
         config=flatten(config) | {"selected_step": selected.step},
         seconds={name: round(value, 2) for name, value in seconds.items()},
         groups=apart,
+        evaluators=others,
     )
     pictures = np.concatenate([run.embedder.pictures(selected.student, corpus) for corpus in run.corpora])
     student = hosts.collect(selected.student)
@@ -103,26 +107,26 @@ def finish(run: Run, workdir: Path) -> Finished:
         write_results(workdir, results)  # last: it marks the workdir as finished
 
     hosts.on_host_zero(write)
-    return Finished(results, workdir)
+    return results
 
 
-def summary(finished: Finished, *, seconds: float) -> str:
-    """The closing lines of a run: the tables, and where everything is."""
-    where = {
+def summary(results: Results, workdir: Path, *, seconds: float) -> str:
+    """The last lines of a run: the tables, and where the outputs are."""
+    outputs = {
         "results": "results.json, results.md",
         "pictures": "retrieval.png",
         "metrics": "metrics.csv, metrics.jsonl, tensorboard/",
         "model": "model.safetensors, config.json, gallery.npz, checkpoints/",
     }
-    lines = [f"{name + ':':10} {finished.workdir}/ {files}" for name, files in where.items()]
-    return "\n".join([text_report(finished.results), "", *lines, f"seconds:   {seconds:.0f}"])
+    lines = [f"{name + ':':10} {workdir}/ {files}" for name, files in outputs.items()]
+    return "\n".join([text_report(results), "", *lines, f"seconds:   {seconds:.0f}"])
 
 
 def _selected_student(run: Run, workdir: Path) -> tuple[Params, int, float]:
-    """The student chosen on validation, its step, and the seconds of training."""
+    """The student selected on validation, its step, and the seconds of training."""
     which = "best" if run.config.train.select == "best" else "latest"
-    wanted = abstract_state(run)
-    part = {"ema": wanted["ema"]} if run.config.train.ema else {"params": {"student": wanted["params"]["student"]}}
+    whole = abstract_state(run)
+    part = {"ema": whole["ema"]} if run.config.train.ema else {"params": {"student": whole["params"]["student"]}}
     with checkpoints(run, workdir) as saved:
         restored = saved.restore(part, step=which)
         newest = saved.read_metadata()
@@ -150,17 +154,16 @@ def _first_captions(corpus: Corpus, language: str) -> list[str]:
 def _draw(test: evaluate.Embedded, config: ConfigDict, workdir: Path) -> None:
     shown = {name: test.queries[name] for name in config.evaluation.pictures if name in test.queries}
     shown = shown or dict(list(test.queries.items())[:5])
+    source, count = config.data.source, len(test.vision)
     rows = query_rows(
         shown,
         test.vision,
         image_ids=[str(image_id) for image_id in test.corpus.image_ids],
         paths=[path or None for path in test.corpus.paths],
-        glosses=_first_captions(test.corpus, config.data.source),
+        glosses=_first_captions(test.corpus, source),
     )
     note = (
-        f"{config.data.name}, test split, gallery of {len(test.vision)} pictures. Two hits, then a miss, in turn. "
+        f"{config.data.name}, test split, gallery of {count} pictures. Two hits, then a miss, in turn. "
         f"Of all these languages' queries {hit_share(shown, test.vision):.0%} hit"
     )
-    draw_retrieval(
-        workdir / "retrieval.png", rows, title="Text-to-picture retrieval", note=note, source=config.data.source
-    )
+    draw_retrieval(workdir / "retrieval.png", rows, title="Text-to-picture retrieval", note=note, source=source)

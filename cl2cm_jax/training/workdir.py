@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from cl2cm_jax.config import from_flat, student_first, vision_first
+from cl2cm_jax.config import current_names, from_flat, student_first, vision_first
 from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
@@ -30,7 +30,7 @@ CONFIG_FILE = "config.json"
 def save_student(workdir: Path, student: Params) -> str:
     """Writes the student's parameters; returns the name of these weights, a hash of the file."""
     arrays = {name: np.ascontiguousarray(array) for name, array in flatten_dict(student, sep="/").items()}
-    content = save(arrays, metadata={"network": "student"})  # one entry: the order of several changes from save to save
+    content = save(arrays, metadata={"network": "student"})  # one entry, since the order of several is not fixed
     with replacing(workdir / MODEL_FILE) as temporary:
         temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()[:16]
@@ -39,19 +39,15 @@ def save_student(workdir: Path, student: Params) -> str:
 def load_student(
     workdir: Path, config: ConfigDict, *, text: TextBackbone, vision: VisionBackbone | None
 ) -> tuple[Params, str]:
-    """Reads what `save_student` wrote: parameters and the name of the weights.
+    """Reads the file of `save_student`: parameters and the name of the weights.
 
-    Args:
-      workdir: of the run.
-      config: what it was trained with.
-      text: the backbone as it was before training.
-      vision: the same; None where the student was trained on features on disk.
+    The backbones are those before training; `vision` is None where the student was trained on features on disk.
 
     Raises:
       UserError: the file is missing or damaged, or its tensors are not those of the configuration.
     """
     path = workdir / MODEL_FILE
-    again = "run --mode=evaluate on the workdir to write it anew"
+    again = "run --mode=evaluate on the workdir to write it again"
     try:
         content = path.read_bytes()
         arrays = load(content)
@@ -60,7 +56,7 @@ def load_student(
     try:
         shape = feature_shape(config, unflatten_dict(arrays, sep="/"), text)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} holds no student, or half a one ({one_line(error)}); {again}") from error
+        raise UserError(f"{path} is not a complete student checkpoint ({one_line(error)}); {again}") from error
     if vision is not None and shape.vision != (found := vision_features(config, vision)):
         raise UserError(f"{path} is of {shape.vision} features, but the vision backbone yields {found}; {again}")
     abstract = _abstract(config, shape, text=text, vision=vision)
@@ -68,10 +64,9 @@ def load_student(
         if wanted == () and name in arrays and arrays[name].shape == (1,):  # as `ascontiguousarray` writes a scalar
             arrays[name] = arrays[name].reshape(())
     student = assign(abstract, arrays, source=path)
-    if odd := [
-        name for name, leaf in flatten_dict(student, sep="/").items() if not np.isfinite(np.asarray(leaf)).all()
-    ]:
-        raise UserError(f"{path}: {odd[0]} holds values that are not finite; train the model anew")
+    for name, leaf in flatten_dict(student, sep="/").items():
+        if not np.isfinite(np.asarray(leaf)).all():
+            raise UserError(f"{path}: {name} holds values that are not finite; train the model again")
     return student, hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -92,22 +87,18 @@ def _abstract(
 
 
 def read_fields(path: Path) -> dict[str, object]:
-    """The fields that a config.json holds; raises OSError or ValueError where it is missing or damaged."""
+    """The fields of a config.json; raises OSError or ValueError if it is missing or damaged."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(fields, dict):
         raise ValueError("it holds no fields")
-    return fields
+    return current_names(fields)
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The configuration that a workdir was trained with.
-
-    Raises:
-      UserError: there is none, or it is damaged.
-    """
+    """The configuration of a workdir; raises UserError if there is none, or it is damaged."""
     path = workdir / CONFIG_FILE
     try:
         return from_flat(read_fields(path))
@@ -116,7 +107,7 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def feature_shape(config: ConfigDict, student: Params, text: TextBackbone) -> FeatureShape:
-    """Sizes of what a student reads, off its parameters."""
+    """Sizes of the features that a student reads, from its parameters."""
     dim, frames = vision_size(student)
     return FeatureShape(text=text.dim, vision=dim, max_words=config.text.max_tokens, max_frames=frames)
 

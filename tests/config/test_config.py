@@ -45,10 +45,14 @@ def test_every_config_file_is_valid(path):
         ("teacher.hidden", "0", "must be at least 1"),
         ("seed", "-1", "must be between 0 and"),
         ("text.max_tokens", "2", "must be between 3 and 512"),
-        ("optimizer.exclude", "(", "is no regular expression"),
+        ("optimizer.exclude", "(", "is not a regular expression"),
         ("evaluation.query", "fuse", "did you mean 'fused'"),
         ("evaluation.fusion_weight", "1.5", "must be between 0 and 1"),
-        ("student.text_tower", "attention", "config.student.text_pool='backbone' leaves what the student's attention"),
+        (
+            "student.text_tower",
+            "attention",
+            "config.student.text_pool='backbone' leaves the output of the",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_field(field, text, message):
@@ -68,7 +72,7 @@ def test_a_value_of_another_type_in_a_file_is_refused():
         config.validate(changed)
 
 
-def test_flags_are_taken_out_of_the_command_line():
+def test_config_flags_are_split_from_the_command_line():
     given = ["--workdir=w", "--config.seed=3", "--config.data.targets", "de,fr", "--x"]
     rest, overrides = command_line.split_flags(given)
     assert rest == ["--workdir=w", "--x"]
@@ -77,7 +81,7 @@ def test_flags_are_taken_out_of_the_command_line():
         command_line.split_flags(["--config.seed"])
 
 
-def test_a_flattened_config_comes_back():
+def test_a_flattened_config_round_trips():
     changed = config.defaults()
     config.override(changed, "data.targets", "de, fr")
     flat = {
@@ -90,12 +94,12 @@ def test_a_flattened_config_comes_back():
     ("flat", "message"),
     [({"train.size": 3}, "config.train.size is not a field"), ({"train.batch_size": "x"}, "must be a whole number")],
 )
-def test_a_flattened_config_that_is_wrong(flat, message):
+def test_a_wrong_flattened_config_is_refused(flat, message):
     with pytest.raises(UserError, match=message):
         config.from_flat(flat)
 
 
-def test_a_teacher_tower_may_attend_for_the_word_term_alone():
+def test_a_teacher_tower_may_serve_the_word_term_alone():
     changed = config.defaults()
     config.override_all(changed, {"teacher.head": "tower", "teacher.pool": "backbone", "weights.word": "1.0"})
     with pytest.raises(UserError, match="config.teacher.pool='backbone' leaves"):
@@ -113,7 +117,7 @@ def test_a_teacher_tower_may_attend_for_the_word_term_alone():
         ({"transfer.word": "-1"}, "config.transfer.word=-1.0 must be at least 0"),
     ],
 )
-def test_word_scores_need_words_and_a_relation_that_reads_them(changes, message):
+def test_word_scores_need_a_word_teacher_and_the_cross_relation(changes, message):
     whole = {"teacher.head": "linear", "word.loss": "contrast", "transfer.word": "0.5"}
     config.override_all(config.defaults(), whole)
     with pytest.raises(UserError, match=message):
@@ -135,7 +139,7 @@ def test_a_set_of_pictures_takes_no_features():
     ("changes", "message"),
     [
         ({"data.beam_runner": "DirectRunner"}, "data.name='emoji' need no Beam"),
-        ({"data.beam_options": "project=mine"}, "there is no config.data.beam_runner to take them"),
+        ({"data.beam_options": "project=mine"}, "needs config.data.beam_runner"),
         ({"data.name": "captions"}, "config.data.shards a folder of webdataset shards"),
     ],
 )
@@ -144,11 +148,26 @@ def test_beam_and_shards_belong_to_captions(changes, message):
         config.override_all(config.defaults(), changes)
 
 
-def test_options_of_a_runner_stay_apart_on_the_command_line():
+def test_beam_options_are_separated_by_commas():
     changed = config.defaults()
     changes = {"data.name": "captions", "data.shards": "shards", "data.beam_runner": "DirectRunner"}
     config.override_all(changed, changes | {"data.beam_options": "project=mine,region=here"})
     assert changed.data.beam_options == ("project=mine", "region=here")
+
+
+def test_a_name_of_an_earlier_version_is_accepted(tmp_path):
+    assert config.override_all(config.defaults(), {"teacher.update": "joint"}).teacher.schedule == "joint"
+    flat = config.flatten(config.defaults())
+    old = {name: flat[name] for name in flat if name not in ("teacher.schedule", "evaluation.evaluators")}
+    assert config.from_flat(old | {"teacher.update": "joint"}).teacher.schedule == "joint"
+    text = (
+        "from cl2cm_jax.config import defaults\ndef get_config():\n c = defaults()\n c.teacher%s = 'joint'\n return c\n"
+    )
+    for place in (".update", "['update']"):
+        (tmp_path / "c.py").write_text(text % place)
+        read = config.read(str(tmp_path / "c.py"))
+        assert read.teacher.schedule == "joint"
+        assert config.flatten(read).keys() == config.flatten(config.defaults()).keys()
 
 
 def test_differences_are_named():
@@ -157,7 +176,7 @@ def test_differences_are_named():
     assert config.differences(config.flatten(changed), config.flatten(config.defaults())) == {"seed": (4, 0)}
 
 
-def test_a_config_file_that_fails_or_is_missing_is_a_line(tmp_path):
+def test_a_failing_or_missing_config_file_is_one_line(tmp_path):
     (tmp_path / "c.py").write_text("def get_config(argument=''):\n    raise ValueError('broken')\n")
     with pytest.raises(UserError, match="ValueError: broken"):
         config.read(str(tmp_path / "c.py"))

@@ -24,7 +24,7 @@ from cl2cm_jax.errors import UserError
         ("100%", 700),
     ],
 )
-def test_forms(spec, steps):
+def test_durations_in_steps(spec, steps):
     assert steps_of(spec, field="train.warmup", batch_size=10, examples=35, total=700) == steps
 
 
@@ -33,7 +33,7 @@ def test_fractions_are_exact():
 
 
 @pytest.mark.parametrize("spec", ["", "ten", "10 weeks", "-3", -3, "2.5", "1.5steps", 2.5, None, True, "5%%"])
-def test_other_forms_are_refused(spec):
+def test_other_text_is_refused(spec):
     with pytest.raises(UserError, match="config.train.warmup=.* is not a duration"):
         steps_of(spec, field="train.warmup", batch_size=10, examples=35, total=700)
 
@@ -44,6 +44,6 @@ def test_a_percentage_needs_a_total():
 
 
 @pytest.mark.parametrize("field", DURATIONS)
-def test_a_config_with_another_form_is_refused_before_anything_is_read(field):
+def test_a_wrong_duration_is_refused_by_the_config(field):
     with pytest.raises(UserError, match=rf"config\.{field}='soon' is not a duration"):
         override_all(defaults(), {field: "soon"})

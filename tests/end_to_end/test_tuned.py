@@ -32,7 +32,7 @@ TUNED = {
     "student.text.trainable": "layers 1-2",
     "teacher.text.trainable": "layers 1-2",
     "teacher.pool": "both",
-    "teacher.update": "joint",
+    "teacher.schedule": "joint",
     "weights.word": "0.5",
     "optimizer.backbone_rate": "1.0",
 }

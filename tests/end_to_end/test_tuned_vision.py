@@ -40,7 +40,7 @@ TUNED = {
     "text.length_multiple": "4",
     "student.text.trainable": "layers 1-2",
     "teacher.text.trainable": "layers 1-2",
-    "teacher.update": "joint",
+    "teacher.schedule": "joint",
     "optimizer.backbone_rate": "1.0",
 }
 

@@ -61,7 +61,7 @@ def test_the_weight_is_that_of_the_translation(embedded: Embedded) -> None:
     assert whole.text_to_vision.tolist() == translated.text_to_vision.tolist() != plain.text_to_vision.tolist()
 
 
-def test_the_source_is_never_fused_and_a_target_only_when_asked(embedded: Embedded) -> None:
+def test_the_source_is_never_fused_and_a_target_only_on_request(embedded: Embedded) -> None:
     plain, fused = rank_all(embedded, configuration.defaults()), rank_all(embedded, fused_config())
     assert plain["en"].text_to_vision.tolist() == fused["en"].text_to_vision.tolist()
     assert plain["de"].text_to_vision.tolist() != fused["de"].text_to_vision.tolist()
@@ -69,7 +69,7 @@ def test_the_source_is_never_fused_and_a_target_only_when_asked(embedded: Embedd
     assert again["de"].text_to_vision.tolist() == plain["de"].text_to_vision.tolist()
 
 
-def test_the_protocol_says_how_queries_were_made(embedded: Embedded) -> None:
+def test_the_protocol_names_the_kind_of_query(embedded: Embedded) -> None:
     config = fused_config()
     ranks = rank_all(embedded, config)
     fused = protocol(embedded, ranks, ("en", "de"), config)

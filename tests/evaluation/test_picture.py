@@ -61,9 +61,9 @@ def test_hit_share_counts_every_query() -> None:
 
 
 @pytest.mark.parametrize("packaged", [True, False])
-def test_picture_frames_the_right_ones_green(rows, tmp_path, monkeypatch, packaged) -> None:
+def test_right_results_are_framed_green(rows, tmp_path, monkeypatch, packaged) -> None:
     if not packaged:
-        monkeypatch.setattr(fonts, "TYPEFACES", ())
+        monkeypatch.setattr(fonts, "PACKAGED", {})
     path = tmp_path / "out" / "retrieval.png"
     draw_retrieval(path, rows, title="Test", note="eight pictures")
     with Image.open(path) as picture:
@@ -91,7 +91,7 @@ def test_a_broken_picture_becomes_a_labelled_tile(rows, tmp_path) -> None:
     assert (tmp_path / "retrieval.png").stat().st_size > 0
 
 
-def test_odd_texts_do_not_stop_the_picture(rows, tmp_path) -> None:
+def test_unusual_text_is_drawn(rows, tmp_path) -> None:
     odd = ["", "\n", "two\nlines", "x" * 500, "红" * 300, "🍎", "\x00", "mixed 红 яблоко"]
     changed = [row._replace(text=text, gloss=text) for row, text in zip(rows, odd, strict=True)]
     draw_retrieval(tmp_path / "retrieval.png", changed, title="Test", note="")
@@ -104,8 +104,8 @@ def test_scripts() -> None:
 
 
 def test_packaged_fonts_cover_the_languages_of_the_demo() -> None:
-    for typeface in fonts.TYPEFACES:
-        pytest.importorskip(typeface.package)
+    for package, _ in fonts.PACKAGED:
+        pytest.importorskip(package)
     for language in ("en", "de", "ru", "ja", "zh", "ko"):
         assert fonts.font_for(CAPTIONS[language], size=20) is not None, language
     assert fonts.font_for("תפוח אדום", size=20) is None

@@ -73,7 +73,7 @@ def test_protocol_is_named_in_full() -> None:
     assert "1 language," in fused.line and fused.as_dict()["fusion_weight"] == 0.25
 
 
-def test_every_table_names_its_protocol_and_groups_stand_apart() -> None:
+def test_every_table_names_its_protocol_and_groups_have_their_own() -> None:
     tables = report_tables(results())
     assert [table.rows[0][0] for table in tables] == ["en (source)", "fa", "en"]
     for table, images in zip(tables, (300, 300, 40), strict=True):
@@ -92,7 +92,7 @@ def test_ranks_and_average_precision_have_tables_of_their_own_in_both_directions
     assert "mAP" not in text_report(results())  # the terminal shows recalls alone
 
 
-def test_a_column_of_words_stands_to_the_left() -> None:
+def test_a_column_of_words_is_left_aligned() -> None:
     table = Table("t", ("name", "n", "why"), (("a", "1", "so"), ("b", "22", "because")), words=("why",))
     assert table.text().splitlines()[4] == "a      1  so"
     assert "| --- | ---: | --- |" in table.markdown()
@@ -123,7 +123,7 @@ def test_table_escapes_pipes_and_draws_rules() -> None:
     ]
 
 
-def test_results_have_the_agreed_layout(tmp_path) -> None:
+def test_layout_of_results_json_and_md(tmp_path) -> None:
     json_path, markdown_path = write_results(tmp_path, results())
     content = json.loads(json_path.read_text(encoding="utf-8"))
     assert {"protocol", "test", "validation", "mean_target", "language_gap", "config", "seconds"} <= set(content)

@@ -19,7 +19,7 @@ TEXT = np.array([[0.9, 0.1, 0.0], [0.1, 0.8, 0.2], [0.7, 0.6, 0.1], [0.3, 0.2, 0
 TEXT_IMAGE = np.array([0, 0, 1, 2])
 
 
-def test_hand_table_with_different_directions() -> None:
+def test_a_hand_made_table_in_both_directions() -> None:
     ranks = retrieval_ranks(TEXT, VISION, text_image=TEXT_IMAGE)
     # Caption 1 prefers images 1 and 2 to its own; caption 2 prefers image 0.
     assert ranks.text_to_vision.tolist() == [1, 3, 2, 1]
@@ -85,14 +85,14 @@ def test_metrics_equal_those_of_sorted_scores(block, captions) -> None:
         assert named[f"{direction}/mAP"] == pytest.approx(100 * np.mean(precision))
 
 
-def test_an_image_without_caption_is_a_distractor_but_no_query() -> None:
+def test_an_image_without_captions_is_in_the_gallery_but_not_a_query() -> None:
     ranks = retrieval_ranks(TEXT[1:3], VISION, text_image=TEXT_IMAGE[1:3])
     assert ranks.vision_image.tolist() == [0, 1]
     assert ranks.text_to_vision.tolist() == [3, 2]
     assert len(ranks.vision_to_text) == 2
 
 
-def test_equal_embeddings_earn_nothing() -> None:
+def test_ties_are_pessimistic() -> None:
     ranks = retrieval_ranks(np.ones((4, 3), np.float32), VISION * 0 + 1, text_image=TEXT_IMAGE)
     assert ranks.text_to_vision.tolist() == [3] * 4
     assert ranks.vision_to_text.tolist() == [3, 4, 4]  # image 0 has two right answers among four captions
@@ -123,7 +123,7 @@ def test_fused_query_fuses_scores() -> None:
     np.testing.assert_allclose(fused @ VISION.T, 0.25 * translated @ VISION.T + 0.75 * TEXT @ VISION.T, rtol=1e-6)
 
 
-def test_ranks_survive_the_disk(tmp_path) -> None:
+def test_ranks_round_trip(tmp_path) -> None:
     ranks = {
         "de": retrieval_ranks(TEXT, VISION, text_image=TEXT_IMAGE),
         "zh": retrieval_ranks(TEXT[:2], VISION, text_image=TEXT_IMAGE[:2]),

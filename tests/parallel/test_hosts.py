@@ -32,7 +32,9 @@ print(mesh.size, rows.shape, hosts.collect(rows)[:, 0].tolist(), hosts.is_host_z
 
 def test_one_process_is_host_zero_and_starts_alone(monkeypatch):
     hosts.start()
-    hosts.start(processes=1)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
+    hosts.start()
+    monkeypatch.delenv("JAX_NUM_PROCESSES")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     hosts.start()
     hosts.barrier("alone")
@@ -41,17 +43,21 @@ def test_one_process_is_host_zero_and_starts_alone(monkeypatch):
     np.testing.assert_array_equal(hosts.collect({"a": put_batch(rows, make_mesh())})["a"], rows)
 
 
-def test_a_half_given_cluster_is_refused(monkeypatch):
+def test_an_incomplete_cluster_is_an_error(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID missing"):
-        hosts.start(coordinator="127.0.0.1:1")
+        hosts.start()
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES='two'"):
         hosts.start()
 
 
-def test_a_process_number_out_of_range_is_refused():
+def test_a_process_id_out_of_range_is_an_error(monkeypatch):
+    cluster = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}
+    for name, value in cluster.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="could not join the other processes"):
-        hosts.start(coordinator="127.0.0.1:1", processes=2, process=2)
+        hosts.start()
 
 
 def ended(program: str) -> list[tuple[int, str, str]]:
@@ -77,11 +83,11 @@ def ended(program: str) -> list[tuple[int, str, str]]:
         for process in range(2)
     ]
     try:
-        said = [running.communicate(timeout=120) for running in started]
+        outputs = [running.communicate(timeout=120) for running in started]
     finally:
         for running in started:
             running.kill()
-    return [(running.returncode, *texts) for running, texts in zip(started, said, strict=True)]
+    return [(running.returncode, *texts) for running, texts in zip(started, outputs, strict=True)]
 
 
 def test_two_processes_share_one_batch():
@@ -94,8 +100,8 @@ _ALONE = """
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.parallel import hosts
 hosts.start()
-hosts.PARTING = 1.0
-with hosts.together():
+hosts.SHUTDOWN_SECONDS = 1.0
+with hosts.fail_together():
     hosts.barrier("both are there")
     if not hosts.is_host_zero():
         %s
@@ -104,16 +110,16 @@ with hosts.together():
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "said"),
+    ("fault", "code", "message"),
     [
         ("raise UserError('a mistake')", 2, "error: a mistake\n"),
         ("raise ZeroDivisionError('a bug')", 1, "ZeroDivisionError: a bug\n"),
     ],
 )
-def test_one_that_ends_alone_is_not_waited_for(fault: str, code: int, said: str):
-    """Without `together` jax would wait five minutes at the end of the one, and the other for the one."""
+def test_a_failing_process_ends_the_others_soon(fault: str, code: int, message: str):
+    """Without `fail_together` jax would wait five minutes at the end of the one, and the other for the one."""
     (left_code, _, left_err), (own_code, _, own_err) = ended(_ALONE % fault)
-    assert own_code == code and own_err.endswith(said), own_err
+    assert own_code == code and own_err.endswith(message), own_err
     # by the closed connection, or where none was open by the heartbeat
     assert left_code in (hosts.EXIT_LOST, -signal.SIGABRT), left_err
     assert re.search("another process of this run ended|another task died", left_err), left_err

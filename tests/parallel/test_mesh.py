@@ -7,7 +7,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.parallel.mesh import AXES, batch_shards, check_batch_size, make_mesh
 
 
-def test_one_axis_takes_what_the_others_leave():
+def test_minus_one_is_the_rest_of_the_devices():
     assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert dict(make_mesh(fsdp=2, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert dict(make_mesh(data=2, fsdp=-1).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
@@ -19,7 +19,7 @@ def test_a_subset_of_the_devices():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "said"),
+    ("sizes", "message"),
     [
         ({"data": 3}, "config.mesh.data=3 x config.mesh.fsdp=1 x config.mesh.tensor=1 needs 3 devices but there are 8"),
         ({"fsdp": 3}, "3 does not divide the 8 devices"),
@@ -29,10 +29,10 @@ def test_a_subset_of_the_devices():
         ({"data": -2}, "config.mesh.data=-2 is not a number of devices"),
     ],
 )
-def test_sizes_that_do_not_fit_are_named(sizes, said):
+def test_sizes_that_do_not_fit_are_errors(sizes, message):
     with pytest.raises(UserError) as error:
         make_mesh(**sizes)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_batch_size_must_split_evenly():
@@ -42,7 +42,7 @@ def test_batch_size_must_split_evenly():
     with pytest.raises(UserError) as error:
         check_batch_size(100, mesh)
     assert str(error.value) == (
-        'config.train.batch_size=100 is not divisible by the 8 devices of mesh axes "data" x "fsdp"; use 96 or 104.'
+        'config.train.batch_size=100 is not divisible by the 8 devices of mesh axes "data" x "fsdp"; use 96 or 104'
     )
     with pytest.raises(UserError, match="config.train.batch_size=3 .* use 8"):
         check_batch_size(3, mesh)

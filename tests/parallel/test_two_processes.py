@@ -70,7 +70,7 @@ def ended(running: list[subprocess.Popen[bytes]], workdir: Path, *, seconds: flo
     return [process.returncode for process in running]
 
 
-def test_two_processes_are_stopped_and_killed_and_end_as_one_does(
+def test_two_processes_stopped_and_killed_train_as_one_process(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
@@ -104,15 +104,15 @@ def test_two_processes_are_stopped_and_killed_and_end_as_one_does(
         for process in running:
             process.kill()
 
-    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (workdir, alone))
-    assert ours["test"] == theirs["test"] and ours["validation"] == theirs["validation"]
+    actual, expected = (json.loads((folder / "results.json").read_text()) for folder in (workdir, alone))
+    assert actual["test"] == expected["test"] and actual["validation"] == expected["validation"]
     assert [row["step"] for row in rows(workdir)] == [row["step"] for row in rows(alone)]
     for one, other in zip(rows(workdir), rows(alone), strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
     assert not list(workdir.glob("stalls*.txt"))
 
 
-def test_a_mistake_ends_both_with_its_line(home: Path, tmp_path: Path) -> None:
+def test_a_user_error_ends_both_processes_with_its_message(home: Path, tmp_path: Path) -> None:
     """Only the first process looks at the workdir, which is another configuration's."""
     workdir = tmp_path / "two" / "run"
     workdir.mkdir(parents=True)

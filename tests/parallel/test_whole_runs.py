@@ -26,7 +26,7 @@ EXACT = 1e-5
 NEAR = {"train/pair_score": EXACT}  # logged beside the terms: a mean of standard scores, which may be next to nothing
 # every term: both contrastive ones, sentence, word, transfer, and confidence
 EVERY_TERM = {
-    "teacher.update": "joint",
+    "teacher.schedule": "joint",
     "teacher.pool": "both",
     "student.text_pool": "both",
     "weights.word": "0.5",
@@ -153,7 +153,7 @@ def alone(home: Path, fields: dict[str, dict[str, str]], tmp_path_factory: pytes
     ],
     ids=lambda value: "-".join(f"{name}{size}" for name, size in value.items()) if isinstance(value, dict) else value,
 )
-def test_eight_devices_train_as_one(
+def test_eight_devices_train_like_one(
     home: Path,
     fields: dict[str, dict[str, str]],
     alone: dict[str, Ran],
@@ -164,11 +164,11 @@ def test_eight_devices_train_as_one(
 ) -> None:
     one, eight = alone[network], ran(home, tmp_path, fields[network] | changes, mesh)
     assert len(one.rows) >= STEPS and len(one.gradients) == STEPS
-    for theirs, ours in zip(one.rows, eight.rows, strict=True):
-        assert ours.keys() == theirs.keys()
-        for name, value in theirs.items():
-            assert ours[name] == pytest.approx(value, rel=EXACT, abs=NEAR.get(name, 0)), (
-                f"{name}, step {theirs['step']}"
+    for expected, actual in zip(one.rows, eight.rows, strict=True):
+        assert actual.keys() == expected.keys()
+        for name, value in expected.items():
+            assert actual[name] == pytest.approx(value, rel=EXACT, abs=NEAR.get(name, 0)), (
+                f"{name}, step {expected['step']}"
             )
     assert worst(one.gradients, eight.gradients) <= EXACT
     assert_split(eight.state, mesh.get("fsdp", 1) * mesh.get("tensor", 1))
@@ -190,9 +190,9 @@ def worst(one: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]]) 
     device too, in another order of the batch.
     """
     share = 0.0
-    for theirs, ours in zip(one, other, strict=True):
+    for expected, actual in zip(one, other, strict=True):
         for network in ("student", "teacher"):
-            names = [name for name in theirs if name.startswith(network)]
-            norm = float(np.sqrt(sum((theirs[name].astype(np.float64) ** 2).sum() for name in names)))
-            share = max(share, *(float(np.abs(theirs[name] - ours[name]).max()) / norm for name in names))
+            names = [name for name in expected if name.startswith(network)]
+            norm = float(np.sqrt(sum((expected[name].astype(np.float64) ** 2).sum() for name in names)))
+            share = max(share, *(float(np.abs(expected[name] - actual[name]).max()) / norm for name in names))
     return share

@@ -173,7 +173,7 @@ def test_a_busy_machine_does_not_decide_what_its_cpu_time_is_within(monkeypatch:
 @pytest.mark.parametrize(
     ("benchmark", "flags", "says"),
     [
-        (losses, ["--batches=foo"], "--batches: 'foo' is no whole number of 1 or more"),
+        (losses, ["--batches=foo"], "--batches: 'foo' is not a whole number of 1 or more"),
         (losses, ["--batches=10", "--devices=8"], "10 images are not divisible by 8 of --devices"),
         (losses, ["--devices=0"], "--devices: '0' is no whole number"),
         (losses, ["--forms=dens"], "--forms: 'dens' is none of dense, gathered, ring, gather"),

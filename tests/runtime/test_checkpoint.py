@@ -55,7 +55,7 @@ def _save(directory, *steps, keep_last=5, best_metric=None, scores=None):
             assert checkpoints.save(step, _state(step), metadata={**_METADATA, "position": step}, metrics=metrics)
 
 
-def test_what_was_saved_comes_back(tmp_path):
+def test_save_and_restore_round_trip(tmp_path):
     _save(tmp_path / "run" / "checkpoints", 3, 7)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert checkpoints.steps() == [3, 7] and checkpoints.latest_step() == 7
@@ -99,7 +99,7 @@ def test_best_may_be_the_latest_and_ties_go_to_the_newer(tmp_path):
     assert best is not None and best.step == 2
 
 
-def test_a_step_that_is_there_is_left_as_it_is(tmp_path):
+def test_an_existing_step_is_not_written_again(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.save(1, _state(1), metadata={})
         assert not checkpoints.save(1, _state(2), metadata={})
@@ -144,7 +144,7 @@ def test_eight_devices_to_one_and_back(tmp_path):
     _assert_same(back.state, _state(1))
 
 
-def test_another_model_is_said_to_be_one(tmp_path):
+def test_other_shapes_are_an_error(tmp_path):
     _save(tmp_path, 1)
     other = {"params": {"text": {"kernel": jax.ShapeDtypeStruct((8, 4), jnp.float32)}}}
     with pytest.raises(UserError, match=r"params/text/kernel has shape \(8, 16\) but .* builds \(8, 4\)"):
@@ -218,7 +218,7 @@ def _two_steps(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's reading tasks, when it fails
 @pytest.mark.parametrize("damage", _DAMAGE)
-def test_a_damaged_newest_falls_back_and_says_so(two_steps, tmp_path, caplog, damage):
+def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(two_steps, tmp_path, caplog, damage):
     directory = shutil.copytree(two_steps, tmp_path / "copy")
     _DAMAGE[damage](directory / "2")
     with caplog.at_level(logging.WARNING):
@@ -231,7 +231,7 @@ def test_a_damaged_newest_falls_back_and_says_so(two_steps, tmp_path, caplog, da
     assert messages[0].endswith("taking step 1 instead")
 
 
-def test_the_run_goes_on_after_a_fall_back(two_steps, tmp_path):
+def test_saving_continues_after_a_fallback(two_steps, tmp_path):
     directory = shutil.copytree(two_steps, tmp_path / "copy")
     _truncate_all(directory / "2")
     with Checkpoints(directory, keep_last=1) as checkpoints:
@@ -244,7 +244,7 @@ def test_the_run_goes_on_after_a_fall_back(two_steps, tmp_path):
     _assert_same(restored.state, _state(5))
 
 
-def test_none_readable_stops(two_steps, tmp_path):
+def test_no_readable_checkpoint_is_an_error(two_steps, tmp_path):
     directory = shutil.copytree(two_steps, tmp_path / "copy")
     _zero_all(directory / "1")
     _flip_one_byte(directory / "2")
@@ -257,10 +257,10 @@ def test_none_readable_stops(two_steps, tmp_path):
         Checkpoints(directory).read_metadata()
 
 
-def test_a_damaged_step_asked_for_by_number_stops(two_steps, tmp_path):
+def test_a_damaged_step_requested_by_number_is_an_error(two_steps, tmp_path):
     directory = shutil.copytree(two_steps, tmp_path / "copy")
     _flip_one_byte(directory / "2")
-    with pytest.raises(UserError, match=r"step 2: .* is damaged\); ask for one of \[1\]"):
+    with pytest.raises(UserError, match=r"step 2: .* is damaged\); request one of \[1\]"):
         Checkpoints(directory).restore(_abstract(), step=2)
 
 
@@ -309,13 +309,13 @@ def test_check_does_not_wait_but_reports(tmp_path):
     checkpoints.check()
 
 
-def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+def test_a_directory_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="was not written"):
         Checkpoints(tmp_path / "file" / "checkpoints").save(1, _state(1), metadata={})
 
 
-def test_a_really_full_disk(tmp_path):
+def test_a_full_file_system(tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(small)], capture_output=True)
@@ -352,7 +352,7 @@ with Checkpoints(sys.argv[1], keep_last=2) as checkpoints:
 
 
 @pytest.mark.parametrize("steps", [2, 4])
-def test_kill_in_the_middle_of_a_save(tmp_path, steps):
+def test_a_kill_during_a_save(tmp_path, steps):
     environment = {**os.environ, "XLA_FLAGS": ""}
     command = [sys.executable, "-c", _KILLED, str(tmp_path)]
     root = Path(__file__).parents[2]
@@ -425,8 +425,8 @@ def test_two_processes_save_set_aside_and_restore_together(tmp_path):
         for running in started:
             out, err = running.communicate(timeout=120)
             assert running.returncode == 0, err
-            said = re.findall("^refused .*|^restored .*", out, re.MULTILINE)  # Gloo prints too, and into our lines
-            assert said == ["refused UserError", "restored 3"]
+            lines = re.findall("^refused .*|^restored .*", out, re.MULTILINE)  # Gloo prints too, and into our lines
+            assert lines == ["refused UserError", "restored 3"]
     finally:
         for running in started:
             running.kill()

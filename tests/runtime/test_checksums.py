@@ -21,7 +21,7 @@ def test_unchanged_files_pass_and_so_does_a_folder_without_a_list(folder):
     verify_checksums(folder)
 
 
-def test_what_changed_is_named(folder):
+def test_changed_files_are_named(folder):
     (folder / "d" / "values").write_bytes(b"abd")
     with pytest.raises(ValueError, match="d/values is damaged"):
         verify_checksums(folder)

@@ -16,7 +16,7 @@ def test_rows_and_totals():
     assert lines[3].split() == ["total", "2,406", "9,612"]
 
 
-def test_sharding_of_shapes_that_do_not_exist_yet():
+def test_sharding_of_abstract_shapes():
     shapes = {"kernel": jax.ShapeDtypeStruct((3, 4, 6), jnp.float32)}
     placed = abstract(shapes, tree_shardings(shapes, make_mesh(data=2, fsdp=2, tensor=2)))
     assert overview(placed).splitlines()[1].endswith("whole x fsdp x tensor")

@@ -14,7 +14,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_sets_the_flag_and_old_handlers_come_back(number):
+def test_the_first_signal_sets_the_flag_and_handlers_are_restored(number):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with Preemption() as preemption:
         assert not preemption.requested
@@ -24,7 +24,7 @@ def test_the_first_signal_sets_the_flag_and_old_handlers_come_back(number):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_handlers_come_back_after_an_exception():
+def test_handlers_are_restored_after_an_exception():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ZeroDivisionError), Preemption():
         raise ZeroDivisionError
@@ -49,7 +49,7 @@ def test_a_second_sigterm_ends_the_process():
     assert done.returncode == -signal.SIGTERM and done.stdout == "True\n"
 
 
-def test_another_thread_changes_nothing():
+def test_no_handlers_are_installed_outside_the_main_thread():
     before = signal.getsignal(signal.SIGTERM)
     seen = []
 

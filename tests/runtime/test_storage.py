@@ -1,9 +1,11 @@
-"""What is kept of arrays that are filled bit by bit, and who may fill them."""
+"""Resumable arrays, and locks between processes."""
 
 from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import pytest
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime import storage
 from cl2cm_jax.runtime.storage import InMemory, OnDisk, exclusive
+
+ROOT = Path(__file__).parents[2]
 
 
 def fill(space: InMemory, *, until: int, batch: int = 2) -> list[int]:
@@ -25,7 +29,7 @@ def fill(space: InMemory, *, until: int, batch: int = 2) -> list[int]:
     return starts
 
 
-def test_a_job_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_job_is_resumed(tmp_path: Path) -> None:
     first = OnDisk(tmp_path)
     assert fill(first, until=4) == [0, 2]
     first.flush()
@@ -35,18 +39,18 @@ def test_a_job_goes_on_where_it_was(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "rows.npy")[:, 0], np.arange(6))
 
 
-def test_what_was_not_flushed_is_done_again(tmp_path: Path) -> None:
+def test_rows_that_were_not_flushed_are_computed_again(tmp_path: Path) -> None:
     fill(OnDisk(tmp_path), until=4)
     assert OnDisk(tmp_path).done("job") == 0
 
 
-def test_memory_keeps_nothing() -> None:
+def test_arrays_in_memory_have_no_progress() -> None:
     space = InMemory()
     fill(space, until=6)
     assert space.done("job") == 0
 
 
-def test_another_shape_begins_anew(tmp_path: Path) -> None:
+def test_an_array_of_another_shape_starts_again(tmp_path: Path) -> None:
     space = OnDisk(tmp_path)
     fill(space, until=6)
     space.flush()
@@ -55,7 +59,7 @@ def test_another_shape_begins_anew(tmp_path: Path) -> None:
     assert again.done("job") == 0 and OnDisk(tmp_path).done("job") == 0
 
 
-def test_the_array_of_a_later_job_forgets_no_earlier_one(tmp_path: Path) -> None:
+def test_a_new_array_keeps_the_progress_of_other_jobs(tmp_path: Path) -> None:
     space = OnDisk(tmp_path)
     fill(space, until=4)
     space.array("other", (3,), np.int32, job="another job")
@@ -64,7 +68,7 @@ def test_the_array_of_a_later_job_forgets_no_earlier_one(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY"], ids=["empty", "cut short"])
-def test_an_array_that_was_killed_in_the_making_begins_anew(tmp_path: Path, damage: bytes) -> None:
+def test_an_unfinished_array_file_starts_again(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "rows.npy").write_bytes(damage)
     assert fill(OnDisk(tmp_path), until=6) == [0, 2, 4]
 
@@ -87,14 +91,14 @@ def test_a_full_disk_is_an_error_before_anything_is_computed(tmp_path: Path, mon
     assert not (tmp_path / "rows.npy").exists()
 
 
-def test_how_far_it_is_is_told_at_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_at_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_SECONDS", 0.0)
-    told: list[tuple[str, int]] = []
-    fill(OnDisk(tmp_path, told=lambda job, count: told.append((job, count))), until=4)
-    assert told == [("job", 2), ("job", 4)]
+    reported: list[tuple[str, int]] = []
+    fill(OnDisk(tmp_path, on_progress=lambda job, count: reported.append((job, count))), until=4)
+    assert reported == [("job", 2), ("job", 4)]
 
 
-def test_one_at_a_time_holds_a_lock(tmp_path: Path) -> None:
+def test_a_second_holder_waits_for_the_first(tmp_path: Path) -> None:
     events: list[str] = []
 
     def second() -> None:
@@ -110,14 +114,44 @@ def test_one_at_a_time_holds_a_lock(tmp_path: Path) -> None:
     assert events == ["first ends", "second"]
 
 
-def test_an_error_frees_the_lock(tmp_path: Path) -> None:
+def test_an_error_releases_the_lock(tmp_path: Path) -> None:
     with pytest.raises(UserError), exclusive(tmp_path / ".lock"):
         raise UserError("wrong input")
     with exclusive(tmp_path / ".lock"):
         pass
 
 
-def test_who_does_not_wait_is_told(tmp_path: Path) -> None:
+def test_a_busy_lock_is_an_error_if_it_has_a_message(tmp_path: Path) -> None:
     with exclusive(tmp_path / ".lock"), pytest.raises(UserError, match="in use"):
         with exclusive(tmp_path / ".lock", busy="in use"):
             pytest.fail("two at once")
+
+
+HOLDS = """
+import os, sys, time
+from pathlib import Path
+from cl2cm_jax.runtime.storage import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(lock)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert holder.stdout and holder.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match="in use"), exclusive(lock, busy="in use"):
+            pytest.fail("two at once")
+    finally:
+        holder.kill()
+        holder.wait()
+    with exclusive(lock, busy="in use"):
+        assert lock.exists()
+    assert not lock.exists()
+
+
+def test_the_package_imports_where_there_is_no_fcntl() -> None:
+    code = "import sys; sys.modules['fcntl'] = None; import cl2cm_jax.main, cl2cm_jax.runtime.storage"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

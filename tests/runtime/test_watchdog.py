@@ -44,7 +44,7 @@ def test_stacks_go_to_stderr_too(tmp_path):
     assert done.returncode == 0 and done.stderr.count("watchdog: no step for") == 1 and "in stuck" in done.stderr
 
 
-def test_a_run_that_moves_is_left_alone(tmp_path):
+def test_no_dump_while_steps_complete(tmp_path):
     path = tmp_path / "stacks.txt"
     with Watchdog(seconds=5.0, path=path) as watchdog:
         for _ in range(5):
@@ -53,7 +53,7 @@ def test_a_run_that_moves_is_left_alone(tmp_path):
     assert not path.exists()
 
 
-def test_zero_switches_it_off(tmp_path):
+def test_zero_seconds_disable_the_watchdog(tmp_path):
     with Watchdog(seconds=0, path=tmp_path / "stacks.txt") as watchdog:
         watchdog.beat()
     assert not (tmp_path / "stacks.txt").exists()

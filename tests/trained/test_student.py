@@ -57,11 +57,14 @@ def narrow_vision(arrays: Arrays) -> None:
     [
         (lambda a: a.pop(KERNEL), f"{KERNEL} is missing"),
         (lambda a: a.update({KERNEL: np.ones(3, np.float32)}), rf"{KERNEL} has shape \(3,\) instead of"),
-        (lambda a: a.update({KERNEL + "/x": np.ones(2, np.float32)}), "(is not known to the model|holds no student)"),
+        (
+            lambda a: a.update({KERNEL + "/x": np.ones(2, np.float32)}),
+            "(is not known to the model|is not a complete)",
+        ),
         (lambda a: a.update(strange=np.ones(2, np.float32)), "strange is not known to the model"),
         (lambda a: a.update({KERNEL: np.full_like(a[KERNEL], np.nan)}), f"{KERNEL} holds values that are not finite"),
         (narrow_vision, r"of 7 features, but the vision backbone yields \d+"),
-        (without_vision, "holds no student, or half a one"),
+        (without_vision, "is not a complete student checkpoint"),
     ],
     ids=["no tensor", "one axis", "clash", "strange", "nan", "narrow vision", "no vision"],
 )

@@ -89,7 +89,7 @@ def clock(built: experiment.Run, workdir: Path) -> loop.Clock:
         pytest.param(checkpoint, "write_checksums", 3, ask_from_a_thread, None, id="the-end-of-a-save"),
     ],
 )
-def test_a_signal_in_the_middle_of(
+def test_a_signal_during(
     built: experiment.Run,
     undisturbed: Path,
     tmp_path: Path,
@@ -100,13 +100,13 @@ def test_a_signal_in_the_middle_of(
     act: Callable[[], None],
     stopped: int | None,
 ) -> None:
-    asked = built
+    run = built
     with monkeypatch.context() as patch:
         if place == "step":
-            asked = built._replace(step=built.step._replace(step=nth(number, built.step.step, act)))
+            run = built._replace(step=built.step._replace(step=nth(number, built.step.step, act)))
         else:
             patch.setattr(place, name, nth(number, getattr(place, name), act))
-        assert loop.train(asked, tmp_path) is None
+        assert loop.train(run, tmp_path) is None
     step, _ = last_state(built, tmp_path)
     assert step == stopped if stopped else 6 < step < STEPS
     before = clock(built, tmp_path)
@@ -116,9 +116,9 @@ def test_a_signal_in_the_middle_of(
     assert starts == [step]
     assert rows(tmp_path) == rows(undisturbed)
     assert_same_end(built, undisturbed, tmp_path)
-    after, ours = clock(built, undisturbed), clock(built, tmp_path)
-    assert (ours.best, ours.evaluations_since_best) == (after.best, after.evaluations_since_best)
-    assert ours.seconds > before.seconds > 0
+    after, actual = clock(built, undisturbed), clock(built, tmp_path)
+    assert (actual.best, actual.evaluations_since_best) == (after.best, after.evaluations_since_best)
+    assert actual.seconds > before.seconds > 0
 
 
 class Full:
@@ -160,7 +160,7 @@ def training(home: Path, workdir: Path) -> Outcome:
         (no_large_files, "File too large"),
     ],
 )
-def test_a_save_without_room_is_one_line_and_the_next_start_goes_on(
+def test_a_save_on_a_full_disk_is_one_line_and_the_next_start_resumes(
     built: experiment.Run,
     undisturbed: Path,
     home: Path,
@@ -186,13 +186,13 @@ def test_a_save_without_room_is_one_line_and_the_next_start_goes_on(
     assert f"step {FULL - 2} is the newest complete one" in last
     assert sorted(os.listdir(tmp_path / "checkpoints")) == [str(FULL - 4), str(FULL - 2)]
     again = training(home, tmp_path)
-    assert again.code == 0 and f"going on from step {FULL - 2} of {STEPS}" in again.err, again.err
+    assert again.code == 0 and f"resuming from step {FULL - 2} of {STEPS}" in again.err, again.err
     assert rows(tmp_path) == rows(undisturbed)
     assert_same_end(built, undisturbed, tmp_path)
 
 
 @pytest.mark.parametrize("order", ["8-to-1", "1-to-8"])
-def test_a_run_goes_on_with_another_number_of_devices(
+def test_a_run_resumes_with_another_number_of_devices(
     built: experiment.Run, on_one_device: experiment.Run, undisturbed: Path, tmp_path: Path, order: str
 ) -> None:
     first, second = (built, on_one_device) if order == "8-to-1" else (on_one_device, built)
@@ -202,8 +202,8 @@ def test_a_run_goes_on_with_another_number_of_devices(
     assert state is not None
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {second.mesh.size}
     assert int(state["step"]) == STEPS
-    for ours, theirs in zip(rows(tmp_path), rows(undisturbed), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5)
+    for actual, expected in zip(rows(tmp_path), rows(undisturbed), strict=True):
+        assert actual == pytest.approx(expected, rel=1e-5)
 
 
 KILLED = """
@@ -225,7 +225,7 @@ main.main(rest)
 """
 
 
-def test_killed_in_a_save_and_then_in_an_evaluation(
+def test_killed_during_a_save_and_then_during_an_evaluation(
     built: experiment.Run, undisturbed: Path, home: Path, tmp_path: Path
 ) -> None:
     for place in ("save", "evaluation"):

@@ -27,8 +27,7 @@ from cl2cm_jax import main
 from cl2cm_jax.data.batches import batches
 from cl2cm_jax.runtime.metrics import MetricWriter
 from cl2cm_jax.search import __main__ as search
-from cl2cm_jax.training import experiment, loop
-from cl2cm_jax.training import results as finish
+from cl2cm_jax.training import experiment, loop, results
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, TEACHER_STEPS = 12, 4
@@ -73,7 +72,7 @@ def built(home: Path) -> experiment.Run:
     return experiment.build(configuration.read(str(home / "config.py")))
 
 
-def test_a_run_leaves_everything_behind(finished: tuple[Path, Outcome]) -> None:
+def test_a_run_writes_all_outputs(finished: tuple[Path, Outcome]) -> None:
     workdir, outcome = finished
     assert outcome.code == 0, outcome.err
     files = ["config.json", "gallery.npz", "metrics.csv", "metrics.jsonl", "model.safetensors", "ranks.npz"]
@@ -86,7 +85,7 @@ def test_a_run_leaves_everything_behind(finished: tuple[Path, Outcome]) -> None:
     }
 
 
-def test_results_have_the_documented_layout(finished: tuple[Path, Outcome]) -> None:
+def test_layout_of_results_json(finished: tuple[Path, Outcome]) -> None:
     results = json.loads((finished[0] / "results.json").read_text())
     keys = {"protocol", "test", "validation", "mean_target", "language_gap", "config", "seconds"}
     assert keys <= set(results)
@@ -102,10 +101,10 @@ def test_results_have_the_documented_layout(finished: tuple[Path, Outcome]) -> N
     assert {"build", "train", "evaluate"} <= set(results["seconds"])
 
 
-def test_sigterm_saves_exits_0_and_says_how_to_resume(interrupted: tuple[Path, Outcome], home: Path) -> None:
+def test_sigterm_saves_exits_0_and_prints_the_resume_command(interrupted: tuple[Path, Outcome], home: Path) -> None:
     workdir, outcome = interrupted
     assert outcome.code == 0, outcome.err
-    assert f"resume with: python -m cl2cm_jax.main --config={home / 'config.py'} --workdir={workdir}" in outcome.out
+    assert f"resume with: cl2cm train --config={home / 'config.py'} --workdir={workdir}" in outcome.out
     assert "8" in os.listdir(workdir / "checkpoints")
     assert not (workdir / "results.json").exists()
 
@@ -117,10 +116,10 @@ def test_stopped_and_resumed_equals_uninterrupted(
     shutil.copytree(interrupted[0], workdir)
     outcome = training(home, workdir)
     assert outcome.code == 0, outcome.err
-    assert f"going on from step 8 of {STEPS}" in outcome.err
+    assert f"resuming from step 8 of {STEPS}" in outcome.err
     assert_same_end(built, finished[0], workdir)
-    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
-    assert ours["test"] == theirs["test"] and ours["validation"] == theirs["validation"]
+    actual, expected = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
+    assert actual["test"] == expected["test"] and actual["validation"] == expected["validation"]
 
 
 def test_one_process_at_a_time_trains_in_a_workdir(built: experiment.Run, home: Path, tmp_path: Path) -> None:
@@ -147,8 +146,9 @@ def test_seven_and_five_steps_equal_twelve(
 
 KILLED = """
 import os, signal, sys
-from cl2cm_jax import main, train
-put, left = train.put_batch, [int(sys.argv[1])]
+from cl2cm_jax import main
+from cl2cm_jax.training import loop
+put, left = loop.put_batch, [int(sys.argv[1])]
 
 def put_or_die(batch, mesh):
     left[0] -= 1
@@ -156,7 +156,7 @@ def put_or_die(batch, mesh):
         os.kill(os.getpid(), signal.SIGKILL)
     return put(batch, mesh)
 
-train.put_batch = put_or_die
+loop.put_batch = put_or_die
 main.main(sys.argv[2:])
 """
 
@@ -242,15 +242,13 @@ def test_evaluate_rewrites_the_results(finished: tuple[Path, Outcome], home: Pat
     outcome = call(main.main, f"--workdir={workdir}", "--mode=evaluate")  # the workdir knows its configuration
     assert outcome.code == 0, outcome.err
     assert all((workdir / name).exists() for name in written)
-    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
-    assert {k: v for k, v in ours.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
-    assert ours["seconds"]["train"] == theirs["seconds"]["train"]
+    actual, expected = (json.loads((folder / "results.json").read_text()) for folder in (workdir, finished[0]))
+    assert {k: v for k, v in actual.items() if k != "seconds"} == {k: v for k, v in expected.items() if k != "seconds"}
+    assert actual["seconds"]["train"] == expected["seconds"]["train"]
     assert (workdir / "model.safetensors").read_bytes() == (finished[0] / "model.safetensors").read_bytes()
 
 
-def test_a_workdir_made_before_a_field_was_there_goes_on(
-    finished: tuple[Path, Outcome], home: Path, tmp_path: Path
-) -> None:
+def test_a_workdir_of_an_earlier_version_resumes(finished: tuple[Path, Outcome], home: Path, tmp_path: Path) -> None:
     """The field had its default's effect; with another value it is another configuration."""
     workdir = tmp_path / "older"
     shutil.copytree(finished[0], workdir)
@@ -274,7 +272,7 @@ def test_training_without_a_config(tmp_path: Path) -> None:
     assert outcome.code == 2 and "config.json" in outcome.err
 
 
-def test_check_says_what_would_be_trained_and_writes_nothing(home: Path, tmp_path: Path) -> None:
+def test_check_describes_the_training_and_writes_nothing(home: Path, tmp_path: Path) -> None:
     outcome = training(home, tmp_path / "new", mode="check")
     assert outcome.code == 0, outcome.err
     assert not (tmp_path / "new").exists()
@@ -309,7 +307,7 @@ def test_bad_input_is_one_line_and_exit_code_2(home: Path, tmp_path: Path, chang
     assert not (tmp_path / "config.json").exists()  # the corrected line may use the same workdir
 
 
-def test_a_first_try_that_came_to_nothing_does_not_bind_the_workdir(home: Path, tmp_path: Path) -> None:
+def test_a_run_that_failed_before_its_first_checkpoint_leaves_its_workdir_free(home: Path, tmp_path: Path) -> None:
     failed = training(home, tmp_path, "optimizer.learning_rate=1e38", "optimizer.clip=0", "train.checkpoint_every=100")
     assert failed.code == 2 and (tmp_path / "config.json").exists()
     outcome = training(home, tmp_path)
@@ -317,7 +315,7 @@ def test_a_first_try_that_came_to_nothing_does_not_bind_the_workdir(home: Path, 
     assert json.loads((tmp_path / "config.json").read_text())["optimizer.learning_rate"] == 0.01
 
 
-def test_a_workdir_that_cannot_be_made(home: Path) -> None:
+def test_a_workdir_that_cannot_be_created(home: Path) -> None:
     outcome = training(home, Path("/proc/none"))
     assert outcome.code == 2 and "--workdir=/proc/none cannot be made" in outcome.err
 
@@ -333,7 +331,7 @@ def test_a_damaged_config_in_the_workdir(
         assert outcome.code == 2 and "config.json" in outcome.err and "Traceback" not in outcome.err
 
 
-def test_lost_tables_are_written_anew(finished: tuple[Path, Outcome], home: Path, tmp_path: Path) -> None:
+def test_a_deleted_results_table_is_written_again(finished: tuple[Path, Outcome], home: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     (workdir / "results.md").unlink()
@@ -341,7 +339,7 @@ def test_lost_tables_are_written_anew(finished: tuple[Path, Outcome], home: Path
     assert (workdir / "results.md").read_text() == (finished[0] / "results.md").read_text()
 
 
-def test_damaged_features_and_sets_are_named_and_made_anew(home: Path, tmp_path: Path) -> None:
+def test_damaged_features_and_sets_are_named_and_rebuilt(home: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(home / "data", data)
     changed = f"data.dir={data}"
@@ -382,7 +380,7 @@ def test_changed_data_are_not_trained_on_in_the_same_workdir(
     finally:
         for path, content in before.items():
             path.write_bytes(content)
-    assert outcome.code == 2 and "was trained on other data than these; use another --workdir" in outcome.err
+    assert outcome.code == 2 and "was trained on other data; use another --workdir" in outcome.err
 
 
 def test_a_full_disk_is_one_line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +390,7 @@ def test_a_full_disk_is_one_line(home: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(MetricWriter, "write", full)
     outcome = training(home, tmp_path)
     assert outcome.code == 2 and "Traceback" not in outcome.err
-    assert outcome.err.strip().splitlines()[-1] == "error: No space left on device: metrics.jsonl; make room"
+    assert outcome.err.strip().splitlines()[-1] == "error: No space left on device: metrics.jsonl; free disk space"
 
 
 def test_search_finds_the_planted_picture(home: Path, tmp_path: Path) -> None:
@@ -436,5 +434,5 @@ def test_search_needs_a_finished_run(interrupted: tuple[Path, Outcome], tmp_path
     assert outcome.code == 2 and "finish its training with" in outcome.err
 
 
-def test_finished_is_told_by_the_file_written_last(finished: tuple[Path, Outcome], tmp_path: Path) -> None:
-    assert finish.is_finished(finished[0]) and not finish.is_finished(tmp_path)
+def test_a_run_is_finished_when_its_results_are_there(finished: tuple[Path, Outcome], tmp_path: Path) -> None:
+    assert results.is_finished(finished[0]) and not results.is_finished(tmp_path)

@@ -57,11 +57,11 @@ def alike(corpora: Corpora, **word: str) -> float:
 
 
 @pytest.mark.parametrize("score", ["late_interaction", "transport"])
-def test_words_stay_apart_when_they_are_contrasted(corpora: Corpora, score: str) -> None:
+def test_the_contrastive_word_loss_keeps_words_distinct(corpora: Corpora, score: str) -> None:
     cosine = alike(corpora, loss="contrast", score=score)
     assert cosine < 0.5
 
 
-def test_the_cost_of_a_plan_makes_words_one(corpora: Corpora) -> None:
+def test_the_transport_cost_collapses_words(corpora: Corpora) -> None:
     cosine = alike(corpora, loss="transport")
     assert cosine > 0.9

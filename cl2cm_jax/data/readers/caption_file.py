@@ -193,9 +193,9 @@ def _json_row(line: str) -> Cells:
     for field, value in cells.items():
         if not isinstance(value, str):
             found = f"a JSON {type(value).__name__}" if isinstance(value, list | dict) else json.dumps(value)
-            return _BadRow(shortened(field, most=_MOST), f"is {shortened(found, most=_MOST)}; write a string")
+            return _BadRow(shortened(field, limit=_MOST), f"is {shortened(found, limit=_MOST)}; write a string")
         if field not in REQUIRED + OPTIONAL:
-            return _BadRow(shortened(field, most=_MOST), f"is not known{_did_you_mean(field, REQUIRED + OPTIONAL)}")
+            return _BadRow(shortened(field, limit=_MOST), f"is not known{_did_you_mean(field, REQUIRED + OPTIONAL)}")
     missing = [field for field in REQUIRED if field not in cells]
     return _BadRow(missing[0], "is missing; add it") if missing else cells
 
@@ -327,7 +327,7 @@ class _Seen:
 
 
 def _shown(value: str) -> str:
-    return repr(shortened(value, most=_MOST))
+    return repr(shortened(value, limit=_MOST))
 
 
 def _did_you_mean(value: str, known: Iterable[str]) -> str:

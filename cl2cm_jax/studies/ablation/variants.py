@@ -32,7 +32,7 @@ _TRANSFER = {
     "contrastive.labels": "uniform",
     "train.targets_per_image": "1",
     "teacher.head": "none",
-    "teacher.update": "frozen",
+    "teacher.schedule": "frozen",
     "teacher.pool": "backbone",
     "teacher.folds": "1",
     "weights.word": "0.0",

@@ -123,7 +123,7 @@ class _Made:
         """
         config = self._config.copy_and_resolve_references()
         config.train.batch_size = images
-        joint = config.teacher["update"] == "joint"
+        joint = config.teacher.schedule == "joint"
         first = self._options.stage == "teacher" and not joint
         if first and config.teacher.head == "none":
             raise UserError("--stage=teacher: config.teacher.head='none' has no stage of its own; use student")

@@ -147,7 +147,7 @@ def _matters(field: str, config: ConfigDict) -> bool:
     if field.startswith("teacher.") and config.teacher.head == "none":
         return False
     if field == "teacher.steps":
-        return config.teacher["update"] == "frozen"
+        return config.teacher.schedule == "frozen"
     return field != "teacher.folds" or not config.teacher.text.trainable
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cl2cm_jax.config import differences
+from cl2cm_jax.config import current_names, defaults, differences, flatten
 from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.studies.tuning.score import Measured, Score, score_of
 from cl2cm_jax.studies.tuning.space import Dimension
@@ -103,7 +103,9 @@ class Study:
             if name not in self._study.user_attrs:
                 self._study.set_user_attr(name, now)
                 continue
-            was = dict(self._study.user_attrs[name])
+            was = current_names(self._study.user_attrs[name])
+            if name == "configuration":  # fields added since then have their default
+                was = {field: value for field, value in flatten(defaults()).items() if field in now} | was
             if changed := differences(now, was):
                 listed = ", ".join(f"{key} ({then!r} there, {new!r} now)" for key, (new, then) in changed.items())
                 raise UserError(f"--workdir={workdir} was tuned with other {name}: {listed}; use another --workdir")

@@ -136,8 +136,8 @@ def check(config: ConfigDict) -> None:
       UserError: the teacher has no stage of its own, several heads or no words, or the word loss has no weight.
     """
     t = config.teacher
-    if t["update"] != "frozen":
-        raise UserError(f"config.teacher.update={t['update']!r} has no stage of its own; use 'frozen'")
+    if t.schedule != "frozen":
+        raise UserError(f"config.teacher.schedule={t.schedule!r} has no stage of its own; use 'frozen'")
     if t.folds > 1:
         raise UserError(f"config.teacher.folds={t.folds} has no one teacher to measure; use 1")
     if not reads_words(t.head, t.pool):

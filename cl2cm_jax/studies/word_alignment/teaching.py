@@ -36,7 +36,7 @@ def teach(run: Run, *, note: Callable[[str], None] = lambda _: None) -> Taught:
     """Runs the trainer's step for the teacher's stage; a teacher without a head is only measured.
 
     Args:
-      run: with teacher.update="frozen" and one fold.
+      run: with teacher.schedule="frozen" and one fold.
       note: takes a line of progress at every validation.
 
     Raises:
@@ -50,7 +50,7 @@ def teach(run: Run, *, note: Callable[[str], None] = lambda _: None) -> Taught:
             state, terms = run.step.step(state, put_batch(next(data), run.mesh), done)
             checker.add(done, terms)
             done += 1
-        if done == total or done % run.every["evaluate_every"] == 0:
+        if done == total or done % run.durations["train.evaluate_every"] == 0:
             values = checker.check()
             params = jax.device_get(state["params"]["teacher"])
             ranks = sentence_ranks(run, params, run.corpora.validation)

@@ -246,7 +246,7 @@ def test_what_fails_always_is_no_matter_of_values(home: Path, tmp_path: Path, me
     [
         (["--minutes=0"], "--minutes=0 must be more than 0"),
         (["--folds=1"], "--folds=1 must be 2 or more"),
-        (["--trials=0"], "'0' is no whole number of 1 or more"),
+        (["--trials=0"], "'0' is not a whole number of 1 or more"),
         (["--space=weights.transfr=1..2"], "did you mean 'weights.transfer'?"),
         (["--space=weights.transfr"], "did you mean 'weights.transfer'?"),
         (["--space=confidence.kind=none|posteror"], "did you mean 'posterior'?"),

@@ -140,7 +140,7 @@ def test_other_text_or_another_configuration_needs_another_folder(
         (["--text=x", "--limit=-1"], "--limit=-1 must be 0 or more"),
         (["--text=x", "--rows=sentence los"], "did you mean 'sentence loss'"),
         (["--text=x", "--config.teacher.folds=2"], "config.teacher.folds=2 has no one teacher to measure; use 1"),
-        (["--text=x", "--config.teacher.update=joint"], "config.teacher.update='joint' has no stage of its own"),
+        (["--text=x", "--config.teacher.schedule=joint"], "config.teacher.schedule='joint' has no stage of its own"),
         (["--text=x", "--config.weights.word=0.0"], "config.weights.word='0.0'"),
         ([], "--text"),
     ],
