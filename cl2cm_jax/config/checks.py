@@ -13,6 +13,7 @@ from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.knots import read_knots
 from cl2cm_jax.config.method import METHODS
+from cl2cm_jax.config.terms import all_fields, term_contradictions
 from cl2cm_jax.config.trainable import BERTS, starts_later, student_first, teacher_first, vision_first
 from cl2cm_jax.errors import UserError
 
@@ -126,13 +127,14 @@ def validate(config: ConfigDict) -> ConfigDict:
       UserError: one line that names the field, its value and what is allowed.
     """
     reference, flat = flatten(defaults()), flatten(config)
+    known = all_fields(reference, flat.get("terms", ()))
     for name in flat:
-        if name not in reference:
-            raise UserError(f"config.{name} is not a field{nearest(name, list(reference))}")
-    for name, default in reference.items():
-        if name not in flat:
+        if name not in known:
+            raise UserError(f"config.{name} is not a field{nearest(name, list(known))}")
+    for name, default in known.items():
+        if name in reference and name not in flat:
             raise UserError(f"config.{name} is missing; start the config file from cl2cm_jax.config.defaults()")
-        _check_type(name, flat[name], default)
+        _check_type(name, flat.get(name, default), default)
     for name, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.{name}={value} must be a finite number")
@@ -182,6 +184,7 @@ def _contradictions(c: ConfigDict) -> Iterator[str]:
         yield "config.data.dir='' must name a folder, which is made if it is not there"
     if not c.data.targets:
         yield "config.data.targets=() is empty; name at least one target language"
+    yield from term_contradictions(c)
     yield from _transfer_contradictions(c)
     if c.train.targets_per_image == 0 or c.train.targets_per_image < -1:
         yield f"config.train.targets_per_image={c.train.targets_per_image} must be 1 or more, or -1 for every language"

@@ -120,6 +120,9 @@ def defaults() -> ConfigDict:
     c.contrastive.block = 512  # side of a tile of the blockwise form
     c.contrastive.exchange = "ring"  # how its devices share images: "ring" (least memory) | "gather" (for pods)
 
+    # loss terms of your own: modules that define term(inputs), e.g. ("mine.uniformity",), each with its weight in
+    # config.weights under the last part of its name, weights.uniformity (1.0 where there is none)
+    c.terms = ()
     c.weights = ConfigDict()  # of the terms: a number, or a schedule "0:0 20%:1" (step or share : value)
     c.weights.source = "1.0"  # contrastive(V, S) (siblings, as the next one)
     c.weights.target = "1.0"  # contrastive(V, T), alpha (siblings: 0.6)

@@ -20,7 +20,7 @@ def effective(config: ConfigDict) -> ConfigDict:
         return config
     c = config.copy_and_resolve_references()
     c.weights.sentence = c.weights.word = c.weights.transfer = "0.0"
-    c.transfer.word = 0.0
+    c.transfer.word, c.terms = 0.0, ()
     c.confidence.kind = "none"
     c.contrastive.labels = "uniform"
     c.train.targets_per_image = 1

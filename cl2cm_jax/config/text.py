@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config.checks import validate
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
+from cl2cm_jax.config.plugins import load_plugin
+from cl2cm_jax.config.terms import PACKAGE, all_fields
 from cl2cm_jax.errors import UserError
 
 
@@ -36,13 +38,16 @@ def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     except Exception as error:
         line = str(error).splitlines()[0] if str(error) else ""
         raise UserError(f"--config={path} cannot be run ({type(error).__name__}: {line}); mend it") from error
-    return override_all(config, overrides or {})
+    config = override_all(config, overrides or {})
+    for module in config.terms:  # here, and not in `validate`: a bundle's configuration must import nothing
+        load_plugin(PACKAGE, module, "term", field="config.terms")
+    return config
 
 
 def override_all(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
     """Sets fields from text and validates; returns the same config."""
-    for name, text in overrides.items():
-        override(config, name, text)
+    for name in sorted(overrides, key=lambda name: name != "terms"):  # first, as they add fields to config.weights
+        override(config, name, overrides[name])
     return validate(config)
 
 
@@ -53,6 +58,7 @@ def override(config: ConfigDict, name: str, text: str) -> None:
       UserError: the field is unknown ("did you mean") or the text does not parse.
     """
     flat = flatten(config)
+    flat = all_fields(flat, flat.get("terms", ()))
     if name not in flat:
         if any(known.startswith(f"{name}.") for known in flat):
             raise UserError(f"config.{name} is a group of fields; set one of them, e.g. config.{_first(flat, name)}")
@@ -93,7 +99,7 @@ def from_flat(flat: dict[str, object]) -> ConfigDict:
       UserError: a field is unknown or wrong.
     """
     config = defaults()
-    known = flatten(config)
+    known = all_fields(flatten(config), flat.get("terms", ()))
     for name, value in flat.items():
         if name not in known:
             raise UserError(f"config.{name} is not a field{nearest(name, list(known))}")

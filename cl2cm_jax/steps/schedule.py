@@ -1,4 +1,4 @@
-"""Numbers that change with the step: weights of terms and learning rates."""
+"""Schedules: stages of a run, weights of the loss terms, learning rates."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import is_zero
 from cl2cm_jax.config.knots import read_knots
+from cl2cm_jax.config.terms import weight_texts
 from cl2cm_jax.errors import UserError
 
 TEACHER_TERMS = ("sentence", "word")
@@ -65,9 +66,10 @@ def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
     In the teacher's stage (static) these are the teacher's terms alone, after it the others; all with a joint
     teacher. A teacher without a head has no terms. A schedule counts from the beginning of its term's stage.
     """
+    texts = weight_texts(config)
     on = [
         name
-        for name, text in config.weights.items()
+        for name, text in texts.items()
         if not is_zero(text)
         and (config.teacher.head != "none" or name not in TEACHER_TERMS)
         and (config.transfer.relations or name != "transfer")
@@ -79,7 +81,7 @@ def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
 
     schedules = {
         name: piecewise(
-            config.weights[name],
+            texts[name],
             field=f"weights.{name}",
             steps=stages.teacher if is_first(name) else stages.student,
         )

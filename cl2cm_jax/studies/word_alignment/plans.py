@@ -14,7 +14,7 @@ from cl2cm_jax.maths.similarity import normalize, scores
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.steps.calibration import aligned_pairs
-from cl2cm_jax.steps.objective import transport_plan
+from cl2cm_jax.steps.word_scores import transport_plan
 from cl2cm_jax.studies.word_alignment.cooccurrence import learn, links, once
 from cl2cm_jax.training.experiment import Run
 
