@@ -15,18 +15,17 @@ from cl2cm_jax.config.terms import weight_texts
 from cl2cm_jax.errors import UserError
 
 TEACHER_TERMS = ("sentence", "word")
-
-
-# The teacher alone; the student without its layers of the text backbone; the student as a whole.
+# The teacher alone; the student without its layers of the text backbone; the whole student.
 Stage = Literal["teacher", "heads", "student"]
 
 
 class Stages(NamedTuple):
-    """Lengths in steps: the teacher alone first (0 with a headless or joint teacher), then the student.
+    """Lengths of the stages in steps.
 
     Attributes:
-      teacher, student: of these two.
-      heads: of the student's steps those in which its heads learn alone (`student.text.start`).
+      teacher: the teacher alone comes first; 0 for a teacher without a head or a joint one.
+      student: the student's steps.
+      heads: the first of them, in which only its heads are trained (`student.text.start`).
     """
 
     teacher: int
@@ -45,7 +44,7 @@ class Stages(NamedTuple):
 
 
 def piecewise(text: str, *, field: str, steps: int) -> optax.Schedule:
-    """Parses "1.0" or "0:0 20%:1": values at steps or shares of `steps`, linear in between, flat outside.
+    """Parses "1.0" or "0:0 20%:1": values at steps, or shares of `steps`; linear in between, constant outside.
 
     Raises:
       UserError: the text does not parse, or the steps do not ascend.
@@ -61,10 +60,10 @@ def piecewise(text: str, *, field: str, steps: int) -> optax.Schedule:
 
 
 def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
-    """Returns (step, stage) -> {term: weight}, with the terms that are computed at all: those with a weight.
+    """Returns (step, stage) -> {term: weight}, of the terms that are computed in the stage.
 
-    In the teacher's stage (static) these are the teacher's terms alone, after it the others; all with a joint
-    teacher. A teacher without a head has no terms. A schedule counts from the beginning of its term's stage.
+    In the teacher's stage (static) these are the teacher's terms, later the others; with a joint teacher all. A term
+    of weight 0 and the terms of a teacher without a head are not computed. A schedule starts with its term's stage.
     """
     texts = weight_texts(config)
     on = [

@@ -173,7 +173,7 @@ def _hits(plan: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def _has_partner(plan: np.ndarray) -> np.ndarray:
-    """(M,) bool: the words whose best partner sends most to them, as `maths.word_alignment.mutual_labels` has it."""
+    """(M,) bool: the words whose best partner sends most to them, as `maths.word_alignment.mutual_links` has it."""
     return plan.argmax(axis=0)[plan.argmax(axis=1)] == np.arange(len(plan))
 
 
