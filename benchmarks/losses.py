@@ -38,18 +38,17 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import record
 from cl2cm_jax import config as configs
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.maths.confidence import uncalibrated
 from cl2cm_jax.maths.similarity import normalize, scores
+from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.parallel.mesh import make_mesh
 from cl2cm_jax.parallel.sharding import batch_sharding
 from cl2cm_jax.runtime.command_line import Arguments, positive
 from cl2cm_jax.steps.embeddings import Embeddings
-from cl2cm_jax.steps.pair_terms import Coupled, term_by_term
-from cl2cm_jax.steps.pair_terms_blockwise import in_one_sweep
-from cl2cm_jax.steps.rows import HeldOut, Rows
+from cl2cm_jax.steps.objective import Objective
 
 FORMS = ("dense", "gathered", "ring", "gather")
-NAMES = frozenset({"source", "target", "sentence", "cross"})
 VECTORS = ("vision", "source", "target", "taught_source", "taught_target")
 # Eight pretended devices on few cores wait long for each other; collectives must keep one order (tests/conftest.py).
 XLA_FLAGS = (
@@ -169,18 +168,21 @@ def total(form: str, mesh: Mesh, block: int, vectors: Vectors) -> jax.Array:
         return _gathered(mesh, vectors)
     exchange = {} if form == "dense" else {"contrastive.form": "blockwise", "contrastive.exchange": form}
     config = configs.override_all(configs.defaults(), {"contrastive.block": str(block), **exchange})
-    count = len(vectors["vision"])
-    images, valid = jnp.arange(count), jnp.ones(count, bool)
-    rows = Rows(images, valid, images, valid, images)
+    size, dim = vectors["vision"].shape
+    batch = {
+        "image_id": jnp.arange(size),
+        "is_valid": jnp.ones(size, bool),
+        "target_is_valid": jnp.ones((size, 1), bool),
+    }
     taught_source, taught_target = Text(vectors["taught_source"][None]), Text(vectors["taught_target"][None, :, None])
     embeddings = Embeddings(
         vectors["vision"], vectors["source"], vectors["target"][:, None], taught_source, taught_target
     )
-    student = {"log_temperature": jnp.log(0.07)}
-    teacher = HeldOut.of(embeddings, rows)
-    coupled = Coupled(config, mesh, 1, embeddings, rows, teacher, jnp.ones(count), student, NAMES)
-    terms = (term_by_term if form == "dense" else in_one_sweep)(coupled)
-    return sum(terms.values(), jnp.zeros(()))
+    networks = Networks(config, FeatureShape(text=dim, vision=dim, max_words=1, max_frames=1))
+    params = {"student": {"log_temperature": jnp.log(0.07)}, "teacher": {}}
+    weights = {name: jnp.ones(()) for name in ("source", "target", "sentence", "transfer")}
+    objective = Objective(config, networks, mesh)
+    return objective(embeddings, params, batch, weights=weights, calibration=uncalibrated(1))[0]
 
 
 def _gathered(mesh: Mesh, vectors: Vectors) -> jax.Array:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config.declarations import wrong_type
 from cl2cm_jax.config.fields import FIELDS, LANGUAGES_OF
 from cl2cm_jax.config.flat import flatten, nearest
+from cl2cm_jax.config.terms import declared_fields, term_contradictions
 from cl2cm_jax.config.trainable import BERTS, starts_later, student_first, teacher_first, vision_first
 from cl2cm_jax.errors import UserError
 
@@ -23,15 +24,17 @@ def validate(config: ConfigDict) -> ConfigDict:
       UserError: one line that names the field, its value and what is allowed.
     """
     flat = flatten(config)
+    known = declared_fields(flat.get("terms", ()))
     for name in flat:
-        if name not in FIELDS:
-            raise UserError(f"config.{name} is not a field{nearest(name, list(FIELDS))}")
-    for name, field in FIELDS.items():
+        if name not in known:
+            raise UserError(f"config.{name} is not a field{nearest(name, list(known))}")
+    for name in FIELDS:
         if name not in flat:
             raise UserError(f"config.{name} is missing; start the config file from cl2cm_jax.config.defaults()")
-        _check_type(name, flat[name], field.default)
     for name, value in flat.items():
-        check_field(name, value)
+        _check_type(name, value, known[name].default)
+    for name, value in flat.items():
+        known[name].check(name, value)
     checks = (_data, _paper_set, _features, _clips, _training, _words, _attention, _trained_layers)
     for message in (message for check in checks for message in check(config)):
         raise UserError(message)
@@ -63,6 +66,7 @@ def _data(c: ConfigDict) -> Iterator[str]:
         yield "config.data.dir='' must name a folder, which is created if it does not exist"
     if not d.targets:
         yield "config.data.targets=() is empty; name at least one target language"
+    yield from term_contradictions(c)
     named = f"when config.data.name={d.name!r}"
     if d.name == "captions" and not d.captions and not d.shards:
         yield (

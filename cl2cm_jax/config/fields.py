@@ -113,6 +113,9 @@ FIELDS: dict[str, Field] = {
     "contrastive.form": choice("dense", "blockwise"),
     "contrastive.block": number(512, 1),  # side of a tile of the blockwise form
     "contrastive.exchange": choice("ring", "gather"),  # between devices: "ring" (least memory), "gather" (pods)
+    # loss terms of your own: modules that define term(inputs), e.g. ("mine.uniformity",), each with its weight in
+    # config.weights under the last part of its name, weights.uniformity (1.0 by default)
+    "terms": plugin("cl2cm_jax.steps.terms", ()),
     # Weights of the terms
     "weights.source": weight("1.0"),  # contrastive(V, S) (NRCCR)
     "weights.target": weight("1.0"),  # contrastive(V, T), alpha (NRCCR: 0.6)

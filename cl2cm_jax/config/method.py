@@ -18,7 +18,7 @@ def effective(config: ConfigDict) -> ConfigDict:
         return config
     c = config.copy_and_resolve_references()
     c.weights.sentence = c.weights.word = c.weights.transfer = "0.0"
-    c.transfer.word, c.confidence.kind, c.contrastive.labels = 0.0, "none", "uniform"
+    c.transfer.word, c.terms, c.confidence.kind, c.contrastive.labels = 0.0, (), "none", "uniform"
     c.train.targets_per_image, c.teacher.schedule = 1, "frozen"
     if teacher_first(c) is None:
         c.teacher.head, c.teacher.pool, c.teacher.folds = "none", "backbone", 1

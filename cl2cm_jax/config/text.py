@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config.checks import validate
 from cl2cm_jax.config.declarations import wrong_type
-from cl2cm_jax.config.fields import FIELDS, OLD_NAMES, current_names, defaults
+from cl2cm_jax.config.fields import OLD_NAMES, current_names, defaults
 from cl2cm_jax.config.flat import flatten, nearest
+from cl2cm_jax.config.plugins import load_plugin
 from cl2cm_jax.config.shipped import config_file, shipped_names
+from cl2cm_jax.config.terms import PACKAGE, declared_fields
 from cl2cm_jax.errors import UserError, one_line
 
 
@@ -40,19 +42,23 @@ def read(path: str, overrides: dict[str, str] | None = None) -> ConfigDict:
         if leaf in section:
             section[new.rpartition(".")[2]] = section[leaf]
             delattr(section, leaf)
-    return override_all(config, overrides or {})
+    config = override_all(config, overrides or {})
+    for module in config.terms:  # here, and not in `validate`: the configuration of a bundle must import nothing
+        load_plugin(PACKAGE, module, "term", field="config.terms")
+    return config
 
 
 def override_all(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
     """Sets fields from text and validates; returns the same config."""
-    for name, text in overrides.items():
-        override(config, name, text)
+    for name in sorted(overrides, key=lambda name: name != "terms"):  # first, as they add fields to config.weights
+        override(config, name, overrides[name])
     return validate(config)
 
 
 def override(config: ConfigDict, name: str, text: str) -> None:
     """Sets one field from text, by its type; raises UserError if the field is unknown or the text does not parse."""
-    flat, name = flatten(config), OLD_NAMES.get(name, name)
+    known = {name: field.default for name, field in declared_fields(config.get("terms", ())).items()}
+    flat, name = known | flatten(config), OLD_NAMES.get(name, name)
     if name not in flat:
         if first := next((known for known in flat if known.startswith(f"{name}.")), None):
             raise UserError(f"config.{name} is a group of fields; set one of them, e.g. config.{first}")
@@ -69,11 +75,11 @@ def from_flat(flat: Mapping[str, Any], *, own_modules: bool = True) -> ConfigDic
     Raises:
       UserError: a field is unknown or wrong.
     """
-    config = defaults()
+    config, known = defaults(), declared_fields(flat.get("terms", ()))
     for name, value in current_names(flat).items():
-        if name not in FIELDS:
-            raise UserError(f"config.{name} is not a field{nearest(name, list(FIELDS))}")
-        if FIELDS[name].package and not own_modules and "." in str(value):
+        if name not in known:
+            raise UserError(f"config.{name} is not a field{nearest(name, list(known))}")
+        if known[name].package and not own_modules and "." in str(value):
             raise UserError(f"config.{name}={value!r} is a module outside this package; use a built-in one here")
         section, leaf = _locate(config, name)
         with section.ignore_type():  # `validate` checks the type

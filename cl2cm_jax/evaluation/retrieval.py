@@ -74,7 +74,7 @@ def retrieval_ranks(
         rows = first_captions(text_image)
         text, text_image = text[rows], text_image[rows]
     vision_image = np.unique(text_image)
-    to_vision, to_text = ranking.competitors_both_ways(
+    to_vision, to_text = ranking.competitors(
         text, vision, query_image=text_image, gallery_image=np.arange(len(vision)), block=block
     )
     to_text = to_text[vision_image]

@@ -1,10 +1,10 @@
-"""How sure the teacher is that a caption and its translation belong together. Source: ours.
+"""Pair confidence: how likely it is that a caption is a correct translation, by the teacher's similarity.
 
-A pair's score is its teacher similarity, standardised against the mismatched pairs of the batch. Of each language we
-know two densities: that of mismatched pairs (every batch is full of them) and that of right pairs (validation, which
-is never machine-translated). The training pairs are a mixture of the two; the share of wrong ones is its only
-unknown, and the posterior that a pair is right follows. Where the teacher does not know a language the densities
-coincide and every pair gets the same weight, instead of good pairs being thrown away.
+A pair's score is its teacher similarity, standardised against the mismatched pairs of the batch. Two densities of
+scores are known for each language: of mismatched pairs, from the batch, and of correct pairs, from validation, which is
+never machine-translated. The training pairs are a mixture of the two; its share of wrong pairs is the only unknown, and
+the posterior that a pair is correct follows. Where the teacher does not know a language the densities coincide, and
+every pair gets the same weight.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from cl2cm_jax.maths.similarity import scores as similarities
 
 GRID = np.linspace(-4.0, 12.0, 129, dtype=np.float32)  # scores, in standard deviations of mismatched pairs
 
-# A language whose right pairs score less than this many standard deviations above mismatched ones, or that seems to
-# have a larger share of wrong pairs than this, is one that the teacher does not know: its pairs all keep weight 1.
+# The teacher does not know a language whose correct pairs score less than so many standard deviations above mismatched
+# ones, or whose estimated share of wrong pairs is larger: all its pairs keep weight 1.
 SMALLEST_SEPARATION = 1.0
 LARGEST_SHARE = 0.85
 UNJUDGED = -1.0
@@ -39,7 +39,7 @@ class Calibration(NamedTuple):
 
 
 def uncalibrated(languages: int) -> Calibration:
-    """Every pair counts fully."""
+    """Weight 1 for every pair."""
     return Calibration(np.ones((languages, len(GRID)), np.float32), np.zeros(languages, np.float32))
 
 
@@ -92,12 +92,12 @@ def calibrate(*, training: list[np.ndarray], right: list[np.ndarray], wrong: lis
 
     Args:
       training: per language, scores of the training pairs, some of them wrong.
-      right: per language, scores of pairs known to be right (validation); fewer than 8: weights stay 1.
+      right: per language, scores of pairs known to be correct (validation); fewer than 8: weights stay 1.
       wrong: per language, scores of mismatched pairs.
 
     Returns:
-      The posterior that a pair is right at every point of `GRID`, relative to the largest one of its language. Of a
-      language that the teacher does not know all weights are 1, and its share is `UNJUDGED`.
+      The posterior that a pair is correct at every point of `GRID`, relative to the largest of its language. In a
+      language that the teacher does not know all weights are 1 and the share is `UNJUDGED`.
     """
     weights, shares = [], []
     for pairs, clean, mismatched in zip(training, right, wrong, strict=True):
@@ -121,9 +121,9 @@ def calibrate(*, training: list[np.ndarray], right: list[np.ndarray], wrong: lis
 
 
 def _monotone(posterior: np.ndarray, typical_wrong: float, typical_right: float) -> np.ndarray:
-    """Makes a posterior on `GRID` never fall with the score: a higher score never makes a pair less credible.
+    """Makes a posterior on `GRID` non-decreasing, and flat beyond the typical wrong and correct scores.
 
-    Beyond the typical wrong and right scores it stays flat, since in the tails both densities are guesses.
+    In the tails both densities are guesses.
     """
     places = np.clip(GRID, typical_wrong, max(typical_wrong, typical_right))
     return np.maximum.accumulate(np.interp(places, GRID, posterior))

@@ -1,6 +1,6 @@
-"""Contrastive losses between two sets of vectors, in their dense (R x C) form; blockwise.py has the other.
+"""Contrastive losses between two sets of vectors, dense (R x C) form; the blockwise form is in blockwise.py.
 
-Two rows that show the same image are positives of each other, never negatives.
+Rows of the same image are positives of each other, never negatives.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Side(NamedTuple):
 
 
 def infonce(x: Side, y: Side, *, temperature: Array | float, positive_weight: Array | None = None) -> Term:
-    """Cross-entropy of each row against its positives, mean of both directions. Source: siblings (LECCR).
+    """Cross-entropy of each row against its positives, mean of both directions. Source: LECCR.
 
     Several positives of a row share its target distribution: equally, or in the direction x -> y in proportion to
     `positive_weight`. A row without a positive contributes nothing.
@@ -59,13 +59,13 @@ def infonce(x: Side, y: Side, *, temperature: Array | float, positive_weight: Ar
 
 
 def triplet(x: Side, y: Side, *, margin: Array | float) -> Term:
-    """Hinge of each row's hardest negative against its positive, both directions. Source: siblings (NRCCR).
+    """Hinge of each row's hardest negative against its positive, both directions. Source: NRCCR.
 
     sum_i [margin + max_j S_ij - S_ii]+ over the non-positive j, and the same with x and y exchanged. With several
-    positives S_ii is the best-scoring one (ours). A row without a positive or without a negative contributes 0.
+    positives S_ii is the best-scoring one. A row without a positive or without a negative contributes 0.
 
     Returns:
-        Term(sum of both directions, number of valid rows of x with a positive). The siblings use the sum.
+        Term(sum of both directions, number of valid rows of x with a positive). NRCCR uses the sum.
     """
     same, pair = pairs(x, y)
     score = scores(zero_invalid(x.vectors, x.is_valid), zero_invalid(y.vectors, y.is_valid))
@@ -77,7 +77,7 @@ def triplet(x: Side, y: Side, *, margin: Array | float) -> Term:
 
 
 def sigmoid(x: Side, y: Side, *, scale: Array | float, bias: Array | float) -> Term:
-    """Logistic loss of each pair on its own (SigLIP). Source: ours.
+    """Logistic loss of each pair on its own (SigLIP).
 
     -log sigmoid(label_ij (scale S_ij + bias)), label 1 for a positive pair and -1 for another. A pair weighs the mean
     of its two rows' weights, which is the mean of both directions.
@@ -93,7 +93,7 @@ def sigmoid(x: Side, y: Side, *, scale: Array | float, bias: Array | float) -> T
 
 
 def pairs(x: Side, y: Side) -> tuple[Array, Array]:
-    """(R, C) bool each: the positive pairs, and all pairs of two valid rows."""
+    """Masks (R, C) bool of the positive pairs and of all pairs of two valid rows."""
     pair = x.is_valid[:, None] & y.is_valid
     return pair & (x.image_id[:, None] == y.image_id), pair
 

@@ -1,4 +1,4 @@
-"""Relational distillation: how similar the teacher finds two things, taught to the student. Dense form."""
+"""Relational distillation, dense form: the student learns the teacher's similarities."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def relational_kl(
 ) -> Term:
     """KL(p_i || q_i) of each row's softmax over the columns, p the teacher's (no gradient), q the student's.
 
-    Source: paper for relational distillation from the cross-lingual to the cross-modal network; ours for this form.
+    Source: paper for relational distillation from the cross-lingual to the cross-modal network.
 
     Args:
         teacher_rows: (R, Dt), unit length.
@@ -36,7 +36,7 @@ def relational_kl(
         student_temperature: (), or None for the same.
         row_is_valid: (R,) bool; invalid rows and columns may hold anything.
         column_is_valid: (C,) bool.
-        exclude_diagonal: leave out column i of row i (a thing's similarity to itself says nothing).
+        exclude_diagonal: leave out column i of row i.
         teacher_bias: (R, C), added to the teacher's scores; None for none.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Masked sums that padding cannot touch: neither a value nor a gradient."""
+"""Masked sums: padding changes neither a value nor a gradient."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ MASKED = -1e30
 
 
 class Term(NamedTuple):
-    """One loss term before division, so that padding and accumulation over batches are exact.
-
-    sum: () fp32, the term summed over the examples that count.
-    count: () fp32, how many examples count.
-    """
+    """A loss term: sum () fp32 over the examples that count, and their count () fp32, so that padding is exact."""
 
     sum: Array
     count: Array

@@ -1,7 +1,7 @@
 """Optimal transport plans between the words of aligned pairs, one problem per pair, solved as a batch.
 
 Padding has marginal 0; its rows and columns of the plan are exactly 0 whatever the cost there. No gradient flows
-through a plan. Source: paper for word alignment by optimal transport; ours for the solvers and their settings.
+through a plan. Source: paper for word alignment by optimal transport.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Reductions over all (row, column) pairs, one tile of pairs at a time: the machinery of the blockwise losses.
+"""Reductions over all (row, column) pairs, one tile of pairs at a time; the blockwise losses are made of them.
 
-A loss names its tile: a function from a block of rows and a block of columns to what each of their pairs says about its
-row and about its column, as statistics that merge (pair_statistics.py). `reduce_pairs` sweeps the tiles. The backward
-pass sweeps again: it recomputes each tile and pulls the gradient of the merged statistics through it.
+A loss defines its tile: a function from a block of rows and a block of columns to mergeable statistics of each pair, of
+its row and of its column (pair_statistics.py). `reduce_pairs` sweeps the tiles. The backward pass sweeps again: it
+recomputes each tile and pulls the gradient of the merged statistics through it.
 
-Over a mesh rows stay where they are and columns come to them, in one of two exchanges. "ring": each device holds one
-part of the columns at a time and passes it on while it sweeps it, with what is known of it; the least memory. "gather":
-each device holds all columns, for the backward pass too; statistics of columns and their gradients go home at the end.
+Over a mesh rows stay on their device and columns come to them. "ring": each device holds one part of the columns at a
+time and passes it on, with its statistics, while it sweeps it; the least memory. "gather": each device holds all
+columns, for the backward pass too; their statistics and gradients return to their own device at the end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Exchange = Literal["ring", "gather"]
 
 
 class Block(NamedTuple):
-    """Rows or columns. moving: pytree of fp32 (n, ...) that get a gradient; fixed: pytree of (n, ...) that do not."""
+    """Rows or columns. moving: pytree of fp32 (n, ...) with a gradient; fixed: pytree of (n, ...) without."""
 
     moving: Tree
     fixed: Tree
@@ -43,7 +43,7 @@ Arrays of both are (r, ..., c): those of rows are reduced over the last axis, th
 
 
 class _Plan(NamedTuple):
-    """What is static about a reduction; a block is the most rows and the most columns of a tile."""
+    """Static part of a reduction; `block` is the largest number of rows and of columns of a tile."""
 
     tile: Tile
     block: tuple[int, int]
@@ -65,7 +65,7 @@ class _Plan(NamedTuple):
         return jax.shard_map(local, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
     def pass_on(self, tree: Tree) -> Tree:
-        """To the next device of the ring."""
+        """Sends to the next device of the ring."""
         n = self.devices
         return tree if n == 1 else jax.lax.ppermute(tree, self.axis, [(i, (i + 1) % n) for i in range(n)])
 
@@ -76,7 +76,7 @@ class _Plan(NamedTuple):
     def sum_home(self, parts: Array) -> Array:
         """This device's part (n/devices, ...) of the sum of all devices' (n, ...).
 
-        In two rounds: sums over all devices the TPU's compiler may join with those of scalars, and bring home whole.
+        In two rounds: the TPU compiler may join a sum over all devices with those of scalars, as one all-reduce.
         """
         n = self.devices
         inner = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
@@ -87,11 +87,11 @@ class _Plan(NamedTuple):
         return parts
 
     def home(self, stats: Tree) -> Tree:
-        """This device's part (n/devices, ...) of statistics (n, ...) that each device has of its own rows alone."""
+        """This device's part (n/devices, ...) of the merged statistics (n, ...) of all devices."""
         parts = jax.tree.map(lambda a: a.reshape(self.devices, -1, *a.shape[1:]), stats)
         parts = jax.tree.map(lambda a: jax.lax.all_to_all(a, self.axis, 0, 0, tiled=True), parts)
         n = self.devices
-        while n > 1:  # by halves, a part that is left over waits
+        while n > 1:  # merge by halves; an odd part waits for the next round
             low, high, odd = (_part(parts, *ends) for ends in ((0, n // 2), (n // 2, n // 2 * 2), (n // 2 * 2, n)))
             parts, n = jax.tree.map(lambda *a: jnp.concatenate(a), _merge(low, high), odd), n - n // 2
         return jax.tree.map(lambda a: a[0], parts)
@@ -111,11 +111,11 @@ def reduce_pairs(
     """Merged statistics of all rows and all columns, differentiable in what moves and in the scalars.
 
     Args:
-        tile: pure. It must give an invalid row or column no say: the last block is padded with zeros (False).
+        tile: pure. Invalid rows and columns must not count in it: the last block is padded with zeros (False).
         rows: R rows.
         columns: C columns.
         scalars: pytree of () fp32, such as a temperature.
-        block: most rows and columns of a tile, one number or two.
+        block: largest number of rows and columns of a tile, one number or two.
         mesh: None for one device, else R and C are split over its `axis` in equal parts.
         axis: mesh axis name or names.
         exchange: "ring" or "gather", how columns reach the other devices' rows.
@@ -153,8 +153,7 @@ def _reduce_backward(plan: _Plan, saved: Tree, gradients: tuple[Tree, Tree]) -> 
     split = P(plan.axis)
     places = split, P() if plan.gathers else split, split, P()
     local = plan.over_mesh(partial(_backward, plan), places, (split, split, P()))
-    rows, said = (rows, of_rows, gradients[0]), (of_columns, gradients[1])
-    by_rows, by_columns, by_scalars = local(rows, seen, said, scalars)
+    by_rows, by_columns, by_scalars = local((rows, of_rows, gradients[0]), seen, (of_columns, gradients[1]), scalars)
     return Block(by_rows, None), Block(by_columns, None), by_scalars
 
 
@@ -162,7 +161,7 @@ _reduce.defvjp(_reduce_forward, _reduce_backward)
 
 
 def _forward(plan: _Plan, rows: Block, columns: Block, scalars: Tree) -> tuple[Tree, Tree, Block]:
-    """Statistics of this device's rows and columns, and the columns that its backward pass starts with."""
+    """Statistics of this device's rows and columns, and the columns for its backward pass."""
     columns = plan.gather(columns)
     row_blocks, column_blocks = _blocked(rows, plan.block[0]), _blocked(columns, plan.block[1])
     nothing = _identities(plan, row_blocks, column_blocks, scalars)
@@ -182,7 +181,7 @@ def _forward(plan: _Plan, rows: Block, columns: Block, scalars: Tree) -> tuple[T
 
     def hop(state: tuple[Block, Tree, Tree], _: None) -> tuple[tuple[Block, Tree, Tree], None]:
         here, row_stats, column_stats = state
-        coming, column_stats = plan.pass_on((here, column_stats))  # first, so that it may run beside the sweep
+        coming, column_stats = plan.pass_on((here, column_stats))  # first, so that it can overlap with the sweep
         found, row_stats = sweep(here, row_stats)
         return (coming, row_stats, _merge(column_stats, found)), None
 
@@ -195,12 +194,12 @@ def _forward(plan: _Plan, rows: Block, columns: Block, scalars: Tree) -> tuple[T
     return _unblocked(row_stats, _length(rows)), column_stats, columns
 
 
-def _backward(plan: _Plan, rows: Tree, seen: Block, said: Tree, scalars: Tree) -> tuple[Tree, Tree, Tree]:
-    """Gradients of what moves and of the scalars.
+def _backward(plan: _Plan, rows: Tree, seen: Block, column_totals: Tree, scalars: Tree) -> tuple[Tree, Tree, Tree]:
+    """Gradients of `moving` of rows and columns, and of the scalars.
 
-    rows are (Block, totals, gradients of the totals); `said` are the latter two of this device's columns.
+    rows are (Block, totals, gradients of the totals); `column_totals` are the latter two of this device's columns.
     """
-    columns = seen, *plan.gather(said)
+    columns = seen, *plan.gather(column_totals)
     row_blocks, column_blocks = _blocked(rows, plan.block[0]), _blocked(columns, plan.block[1])
 
     def over_columns(row: Tree, sums: tuple[Tree, Tree, Tree], column: tuple[Array, Tree]) -> tuple[Tree, None]:
@@ -273,7 +272,7 @@ def _unblocked(tree: Tree, n: int) -> Tree:
 
 
 def _identities(plan: _Plan, row_blocks: Block, column_blocks: Block, scalars: Tree) -> tuple[Tree, Tree]:
-    """Statistics of nothing, for all blocks of rows and of columns."""
+    """Neutral statistics for all blocks of rows and of columns."""
 
     def reduced(row_blocks: Block, column_blocks: Block, scalars: Tree) -> tuple[Tree, Tree]:
         first = partial(jax.tree.map, lambda a: a[0])
@@ -302,7 +301,7 @@ def _by_column(pairs: Tree) -> Tree:
 
 
 def _merge(a: Tree, b: Tree) -> Tree:
-    return _over(lambda mine, its: mine.merge(its), a, b)
+    return _over(lambda one, other: one.merge(other), a, b)
 
 
 def _pull(pairs: Tree, totals: Tree, gradients: Tree) -> Tree:
@@ -316,7 +315,7 @@ def _add(a: Tree, b: Tree) -> Tree:
 
 
 def _add_at(place: Array, a: Array, new: Array) -> Array:
-    """Adds to one block in place: not a scatter, which a TPU's compiler runs over all of `a`, and they are many."""
+    """Adds to one block in place; a scatter, as the TPU compiler makes it, would run over all of `a` each time."""
     return jax.lax.dynamic_update_index_in_dim(a, a[place] + new, place, 0)
 
 

@@ -1,8 +1,7 @@
-"""Statistics that merge: what a pair, a tile of pairs or all pairs say about a row or a column.
+"""Mergeable statistics of rows and columns: of one pair, of a tile of pairs, or of all pairs.
 
-One class is all three. Of single pairs its arrays are (..., C), of reduced ones they lack the axes that were reduced;
-`reduce` and `merge` join parts, and `pull` is the gradient of any part, given the joined total and the gradient of
-that: a backward pass needs the totals of the forward one, and no reduction of its own. Source: ours.
+Of single pairs the arrays are (..., C); `reduce` removes axes, `merge` joins two parts. `pull` is the gradient of any
+part, given the merged total and its gradient, so a backward pass needs only the totals of the forward one.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class Sum(NamedTuple):
 
     @classmethod
     def identity(cls, like: Sum) -> Sum:
-        """The statistic of nothing, in the shape of another."""
+        """The neutral element of `merge`, in the shape of another."""
         return cls(jnp.zeros_like(like.value))
 
     def reduce(self, axes: Axes) -> Sum:
@@ -78,8 +77,8 @@ class SoftMean(NamedTuple):
 
     def merge(self, other: SoftMean) -> SoftMean:
         log_total = jnp.logaddexp(self.log_total, other.log_total)
-        mine, its = jnp.exp(self.log_total - log_total), jnp.exp(other.log_total - log_total)
-        return SoftMean(log_total, mine * self.mean + its * other.mean)
+        share, rest = jnp.exp(self.log_total - log_total), jnp.exp(other.log_total - log_total)
+        return SoftMean(log_total, share * self.mean + rest * other.mean)
 
     def pull(self, total: SoftMean, gradient: SoftMean) -> SoftMean:
         share = jnp.exp(self.log_total - total.log_total)

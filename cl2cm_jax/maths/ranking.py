@@ -1,7 +1,7 @@
-"""Exact ranks and nearest items of a retrieval, by tiles: no (M, N) matrix exists. Source: ours.
+"""Exact ranks and nearest items of a retrieval, by tiles: no (M, N) matrix exists.
 
-Tie rule: a non-positive item that scores the same as a positive is counted as higher, so ties never flatter. All
-scores come from products of one shape, so equal vectors score equal.
+Pessimistic ties: a non-positive item that scores the same as a positive is counted as higher. All scores come from
+products of one shape, so equal vectors score equal.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from cl2cm_jax.maths.similarity import scores
 
 ABSENT = np.iinfo(np.int32).max
 """Fills `competitors` where a query has fewer positives than the widest."""
-_KEPT = 32  # tiles of scores, 4 MB each, that are counted in without computing them again
-_GROUP = 16  # neighbouring items of which `top` looks at the best one first
+_KEPT = 32  # tiles of scores, 4 MB each, that are not computed a second time
+_GROUP = 16  # `top` compares the best of so many neighbouring items first
 
 
 def ranks(
@@ -31,17 +31,17 @@ def ranks(
 
     Arguments and errors as for `competitors`.
     """
-    counts = competitors(queries, gallery, query_image=query_image, gallery_image=gallery_image, block=block)
-    return ranks_of(counts)
+    images = {"query_image": query_image, "gallery_image": gallery_image}
+    return ranks_of(competitors(queries, gallery, **images, block=block)[0])
 
 
 def ranks_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Ranks (M,) from the answer of `competitors`."""
+    """Ranks (M,) from the counts of `competitors`."""
     return 1 + counts[:, 0]
 
 
 def average_precision_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Average precisions (M,) from the answer of `competitors`: the k-th best positive has rank k + competitors."""
+    """Average precisions (M,) from the counts of `competitors`: the k-th best positive has rank k + competitors."""
     present = counts != ABSENT
     k = np.arange(1, counts.shape[1] + 1)
     return np.sum(np.where(present, k / (k + counts), 0), axis=1) / np.sum(present, axis=1)
@@ -49,10 +49,11 @@ def average_precision_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def competitors(
     queries: ArrayLike, gallery: ArrayLike, *, query_image: ArrayLike, gallery_image: ArrayLike, block: int = 1024
-) -> NDArray[np.int64]:
-    """For each positive of each query: how many non-positive gallery items score as high as it or higher.
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number of non-positive items that score as high as a positive or higher, for each positive, in both directions.
 
-    Ranks and average precision both follow from it, so one pass over the scores serves both.
+    Ranks and average precision follow from it. The scores of positives come first, since all others are compared with
+    them; sorted by image, their tiles lie along the diagonal. The first of these are kept, the others computed twice.
 
     Args:
         queries: (M, D).
@@ -62,23 +63,11 @@ def competitors(
         block: rows and columns of the largest score tile.
 
     Returns:
-        (M, P), each row ascending, P the largest number of positives; ABSENT after the query's last positive.
+        (M, P) for the queries in the gallery and (N, Q) for the gallery items among the queries, each row ascending, P
+        and Q the largest number of positives; ABSENT after the last positive.
 
     Raises:
         ValueError: no vectors, a vector that is not finite, or a query without a positive.
-    """
-    return competitors_both_ways(queries, gallery, query_image=query_image, gallery_image=gallery_image, block=block)[0]
-
-
-def competitors_both_ways(
-    queries: ArrayLike, gallery: ArrayLike, *, query_image: ArrayLike, gallery_image: ArrayLike, block: int = 1024
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`competitors` of the queries (M, P) in the gallery and of the gallery's items (N, Q) among the queries.
-
-    The two directions read the same scores. The tiles that hold a positive come first, since a positive's score must be
-    known before others are compared with it; sorted by image, they lie along the diagonal. The first of them are kept,
-    the others are computed twice. Arguments and errors as for `competitors`; an item that no query belongs to has
-    ABSENT alone.
     """
     rows = _Side.of(_finite(queries, "query"), np.asarray(query_image), block)
     items = _Side.of(_finite(gallery, "gallery"), np.asarray(gallery_image), block)
@@ -111,8 +100,8 @@ def top(queries: ArrayLike, gallery: ArrayLike, k: int, block: int = 1024) -> tu
 
     Args:
         queries: (M, D).
-        gallery: (N, D); a JAX array that lies on the CPU is read where it is, of others each tile is copied.
-        k: at most N are found.
+        gallery: (N, D); a JAX array on the CPU is read in place, of others each tile is copied.
+        k: at most N are returned.
         block: rows of the largest score tile, which is four times as wide.
 
     Raises:
@@ -126,7 +115,7 @@ def top(queries: ArrayLike, gallery: ArrayLike, k: int, block: int = 1024) -> tu
         rows, best = jnp.asarray(rows), (jnp.full((len(rows), k), -jnp.inf), jnp.full((len(rows), k), -1))
         for start, items in _tiles(gallery, width):
             best = _merge(best, rows, items, start, count=min(width, len(gallery) - start))
-            jax.block_until_ready(best)  # else tiles in flight would hold a copy each
+            jax.block_until_ready(best)  # otherwise every tile in flight holds a copy
         found.append(jax.device_get(best))
     best, index = (np.concatenate(part)[: len(queries)] for part in zip(*found, strict=True))
     return best, index
@@ -136,7 +125,7 @@ class _Side(NamedTuple):
     """Queries or gallery, in the order of their image ids.
 
     Attributes:
-      vectors: (N, D) fp32, in the order that they were given.
+      vectors: (N, D) fp32, in their original order.
       order: (N,) their rows in the order of the ids.
       image: (N,) the ids, ascending.
       size: vectors of a tile.
@@ -153,24 +142,24 @@ class _Side(NamedTuple):
         return cls(vectors, order, image[order], _even(len(vectors), block))
 
     def tile(self, start: int) -> NDArray:
-        """Vectors (size, D) from a place on; after the last, zeros."""
+        """Vectors (size, D) from `start` on, zeros after the last."""
         return _padded(self.vectors[self.order[start : start + self.size]], self.size)
 
     def ids(self, start: int) -> tuple[NDArray, int]:
-        """Ids (size,) of a tile, and the number of vectors in it that are no padding."""
+        """Ids (size,) of a tile, and the number of its vectors without padding."""
         return _padded(self.image[start : start + self.size], self.size), min(self.size, len(self.image) - start)
 
     def starts(self) -> range:
-        """Where the tiles begin."""
+        """First places of the tiles."""
         return range(0, len(self.image), self.size)
 
     def positives_in(self, other: _Side) -> tuple[NDArray, NDArray]:
-        """First place and one past the last, (N,) each, of each one's positives on the other side."""
+        """Range (first, last + 1), (N,) each, of the positives of each vector on the other side."""
         first, last = (np.searchsorted(other.image, self.image, side) for side in ("left", "right"))
         return first, last
 
     def unsorted(self, values: NDArray) -> NDArray:
-        """Values (N, ...) in the order that the vectors were given."""
+        """Values (N, ...) in the original order of the vectors."""
         back = np.empty_like(values)
         back[self.order] = values
         return back
@@ -181,7 +170,7 @@ def _positive_scores(
 ) -> tuple[NDArray, NDArray, dict[tuple[int, int], Array]]:
     """Scores of the positives of each row (M, P) and of each item (N, Q), infinity after the last one.
 
-    The third are the first of the tiles that were computed, by where their rows and items begin.
+    The third value holds the first `_KEPT` tiles that were computed, by the first place of their rows and items.
     """
     (first, last), (item_first, _) = row_range, item_range
     of_rows, of_items = (
@@ -218,7 +207,7 @@ def _count(
     competes = (row_image[:, None] != item_image) & is_row[:, None] & is_item
     score = jnp.where(competes, score, -jnp.inf)
     of_rows = jnp.sum(score[:, None, :] >= row_positive[:, :, None], axis=2, dtype=jnp.int32)
-    # Items along the last axis, so that the comparison runs over neighbours.
+    # Items along the last axis, so that the comparison reads memory in order.
     of_items = jnp.sum(score[:, None, :] >= item_positive.T, axis=0, dtype=jnp.int32)
     return of_rows, of_items.T
 
@@ -229,8 +218,8 @@ def _merge(
 ) -> tuple[Array, Array]:
     """Best k of rows (b, D) so far, scores and indices (b, k), with those of one tile of items (c, D).
 
-    After the first tiles few rows find anything better in the next, and only those are merged: top_k is slow on a CPU.
-    The first `count` items are no padding.
+    After the first tiles few rows find better items, and only those are merged: top_k is slow on a CPU. Items after the
+    first `count` are padding.
     """
     score = scores(rows, items)
     if count < len(items):
@@ -251,7 +240,7 @@ def _merge(
 def _best(best: tuple[Array, Array], groups: Array, high: Array, start: Array | int) -> tuple[Array, Array]:
     """Best k so far (b, k) with those of a tile: scores (b, groups, neighbours), the highest of each group (b, groups).
 
-    An item outside the k best groups has k before it that score higher, or the same with a lower index.
+    Any item outside the k best groups has k items before it that score higher, or the same with a lower index.
     """
     k = best[0].shape[1]
     # Earlier items stand first and top_k keeps the first of equals, so ties go to the lower index.
@@ -264,18 +253,18 @@ def _best(best: tuple[Array, Array], groups: Array, high: Array, start: Array | 
 
 
 def _even(count: int, block: int) -> int:
-    """Size of the tiles that `count` vectors fill evenly, `block` at most."""
+    """Tile size, at most `block`, that divides `count` vectors evenly."""
     return -(-count // -(-count // block))
 
 
 def _tiles(vectors: NDArray, size: int) -> Iterator[tuple[int, NDArray]]:
-    """Start and vectors (size, D) of each tile, the last with zeros behind; the others are views."""
+    """Start and vectors (size, D) of each tile; the last is padded with zeros, the others are views."""
     for start in range(0, len(vectors), size):
         yield start, _padded(vectors[start : start + size], size)
 
 
 def _part(a: NDArray, start: int, size: int) -> NDArray:
-    """Scores of the positives of one tile; no score reaches those of the padding."""
+    """Scores of the positives of one tile, padded with infinity, which no score reaches."""
     return _padded(a[start : start + size], size, np.inf)
 
 
@@ -287,11 +276,11 @@ def _padded(a: NDArray, size: int, value: float = 0) -> NDArray:
 
 
 def _finite(vectors: ArrayLike, name: str) -> NDArray[np.float32]:
-    """Vectors (N, D) as fp32; NaN and infinity are errors, for a NaN would compare as never higher: a perfect rank."""
+    """Vectors (N, D) as fp32; NaN and infinity are errors, as nothing compares as higher than NaN: a perfect rank."""
     vectors = np.asarray(vectors, np.float32)
     if not len(vectors):
         raise ValueError(f"there are no {name} vectors")
-    starts = range(0, len(vectors), 4096)  # so that no array of booleans is as long as a large gallery
+    starts = range(0, len(vectors), 4096)  # no array of booleans as large as a large gallery
     bad = [start + np.flatnonzero(~np.isfinite(vectors[start : start + 4096]).all(axis=1)) for start in starts]
     bad = np.concatenate(bad)
     if bad.size:

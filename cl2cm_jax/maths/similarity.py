@@ -18,15 +18,12 @@ def normalize(x: Array) -> Array:
 def scores(a: Array, b: Array) -> Array:
     """All dot products of a (..., M, d) and b (..., N, d) -> (..., M, N) fp32.
 
-    Full fp32 on every platform: accelerators would else round the factors to TF32 or bf16.
+    Full fp32 on every platform: accelerators would otherwise round the factors to TF32 or bf16.
     """
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return jnp.einsum("...md,...nd->...mn", a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def cosine_cost(a: Array, b: Array) -> Array:
-    """Transport cost 1 - cos(a_m, b_n) of words a (..., M, d) and b (..., N, d) -> (..., M, N) fp32 in [0, 2].
-
-    Source: ours (the paper's cost is not available).
-    """
+    """Transport cost 1 - cos(a_m, b_n) of words a (..., M, d) and b (..., N, d) -> (..., M, N) fp32 in [0, 2]."""
     return 1 - scores(normalize(a), normalize(b))

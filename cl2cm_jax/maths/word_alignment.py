@@ -1,6 +1,6 @@
-"""Word-level losses of the cross-lingual network, and the scores of sentence pairs that words give.
+"""Word-level losses of the cross-lingual network, and scores of sentence pairs by their words.
 
-Source: paper for the idea (words aligned without labels, by optimal transport); ours for every form.
+Source: paper for the idea, words aligned without labels by optimal transport.
 """
 
 from __future__ import annotations
@@ -24,20 +24,8 @@ def transport_cost(plan: Array, cost: Array, *, is_valid: Array) -> Term:
     return Term(jnp.sum(jnp.where(moved, plan * cost, 0)), jnp.sum(counts, dtype=jnp.float32))
 
 
-def mutual_labels(plan: Array, source_mask: Array, target_mask: Array) -> tuple[Array, Array]:
-    """Partner of each word: the one that it sends most to and that receives most from it; -1 for none.
-
-    plan (B, M, N), masks (B, M) and (B, N) bool -> labels (B, M) and (B, N) int32. The first of equals is taken.
-    Normalising the plan's rows for the one choice and its columns for the other would change neither choice.
-    """
-    link = _mutual_links(plan, source_mask, target_mask)
-    labels_s = jnp.where(jnp.any(link, axis=2), jnp.argmax(link, axis=2), -1)
-    labels_t = jnp.where(jnp.any(link, axis=1), jnp.argmax(link, axis=1), -1)
-    return labels_s.astype(jnp.int32), labels_t.astype(jnp.int32)
-
-
 def self_labelled(logits: Array, plan: Array, *, source_mask: Array, target_mask: Array, is_valid: Array) -> Term:
-    """Cross-entropy of pointing from a word to its partner (`mutual_labels`) among the other sentence's words.
+    """Cross-entropy of pointing from a word to its partner (`mutual_links`) among the other sentence's words.
 
     Args:
         logits: (B, M, N) fp32, word m of the source against word n of the target (a bilinear form of the caller).
@@ -50,7 +38,7 @@ def self_labelled(logits: Array, plan: Array, *, source_mask: Array, target_mask
         Term(sum over linked word pairs of the mean of both directions, number of linked word pairs).
     """
     real = source_mask[:, :, None] & target_mask[:, None, :]
-    link = _mutual_links(plan, source_mask, target_mask) & is_valid[:, None, None]
+    link = mutual_links(plan, source_mask, target_mask) & is_valid[:, None, None]
     logits = jnp.where(real, logits.astype(jnp.float32), MASKED)
     log_p = (jax.nn.log_softmax(logits, axis=2) + jax.nn.log_softmax(logits, axis=1)) / 2
     return Term(-jnp.sum(jnp.where(link, log_p, 0)), jnp.sum(link, dtype=jnp.float32))
@@ -96,7 +84,7 @@ def candidate_contrast(score: Array, *, is_positive: Array, counts: Array, tempe
     Args:
         score: (R, k) fp32.
         is_positive: (R, k) bool.
-        counts: (R, k) bool; a candidate where it is False is none, and may hold anything.
+        counts: (R, k) bool; candidates where it is False are ignored and may hold anything.
         temperature: (), divides the scores.
 
     Returns:
@@ -109,7 +97,7 @@ def candidate_contrast(score: Array, *, is_positive: Array, counts: Array, tempe
 
 
 def mean_word_cosine(unit: Array, mask: Array) -> Term:
-    """How alike the words of a sentence are: the mean cosine of two different words; 1 is a collapse.
+    """Mean cosine of two different words of a sentence; near 1 the words have collapsed.
 
     unit (N, L, D) of unit length, those of padding 0; mask (N, L) bool. Returns Term(sum over sentences, number of
     sentences of two words or more).
@@ -120,8 +108,11 @@ def mean_word_cosine(unit: Array, mask: Array) -> Term:
     return Term(jnp.sum(found), jnp.sum(count > 1, dtype=jnp.float32))
 
 
-def _mutual_links(plan: Array, source_mask: Array, target_mask: Array) -> Array:
-    """(B, M, N) bool: the cells that are the first maximum of both their row and their column of the plan."""
+def mutual_links(plan: Array, source_mask: Array, target_mask: Array) -> Array:
+    """Partners: the cells of the plan (B, M, N) that are the first maximum of their row and of their column, bool.
+
+    Normalising the plan's rows for the one maximum and its columns for the other would change neither.
+    """
     real = source_mask[:, :, None] & target_mask[:, None, :] & (plan > 0)
     mass = jnp.where(real, plan, 0)
     in_row = jnp.arange(plan.shape[2]) == jnp.argmax(mass, axis=2, keepdims=True)

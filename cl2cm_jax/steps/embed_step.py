@@ -1,4 +1,4 @@
-"""Embeds whole corpora with one network: what evaluation, calibration and search read."""
+"""Embeds whole corpora with one network, for evaluation, calibration and search."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from cl2cm_jax.parallel.sharding import put_batch, replicated
 
 
 class Embedder:
-    """Jitted encoders of one configuration; a batch has one of few shapes, the last one is padded.
+    """Jitted encoders of one configuration; the last batch is padded, so that few shapes are compiled.
 
     Args:
       networks: student and teacher.
-      batch_size: rows a call; rounded up to a multiple of the devices that share a batch.
-      max_words: longest caption.
+      batch_size: rows per call; rounded up to a multiple of the devices that share a batch.
+      max_words: length of the longest caption.
       length_multiple: captions are padded to a multiple of it; 0: to `max_words`.
-      mesh: whose devices share a batch; the parameters that are given live there. None: one device.
-      see: (student, pictures) -> features (n, F, d), where the student has layers of the vision backbone.
+      mesh: its devices share a batch, and hold the parameters; None for one device.
+      see: (student, images) -> features (n, F, d), where the student trains layers of the vision backbone.
     """
 
     def __init__(
@@ -52,19 +52,19 @@ class Embedder:
         def text(student: Params, text: Text) -> jax.Array:
             return networks.encode_text(student, networks.read("student", student, text))
 
-        def taught(teacher: Params, text: Text) -> jax.Array:
+        def by_teacher(teacher: Params, text: Text) -> jax.Array:
             return networks.teach(teacher, networks.read("teacher", teacher, text)).sentence.swapaxes(0, 1)
 
-        self._text, self._teacher = jit(text), jit(taught)
+        self._text, self._teacher = jit(text), jit(by_teacher)
 
     def vision(self, student: Params, features: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Student vectors (n, D) of pictures with features (n, F, d) and mask (n, F)."""
+        """Student vectors (n, D) of images with features (n, F, d) and mask (n, F)."""
         batches = evaluation_batches(len(features), batch_size=self.batch_size)
         parts = [(self._vision(student, *self._put((features[b.rows], mask[b.rows]))), b.is_valid) for b in batches]
         return np.concatenate([np.asarray(vectors)[is_valid] for vectors, is_valid in parts])
 
     def pictures(self, student: Params, corpus: Corpus) -> np.ndarray:
-        """Student vectors (n, D) of a corpus's pictures, by their features or, with `see`, from their files.
+        """Student vectors (n, D) of a corpus's images, from their features or, with `see`, from their files.
 
         Raises:
           UserError: a file cannot be read.
@@ -86,7 +86,7 @@ class Embedder:
         return self._captions(lambda batch: self._teacher(teacher, batch), text, rows)
 
     def _captions(self, embed: Callable[[Text], jax.Array], text: CaptionFeatures, rows: np.ndarray) -> np.ndarray:
-        """Captions of about one length go together, where their length matters."""
+        """Embeds captions, batched by length where it matters."""
         order = by_length(text, rows) if self._with_words or text.states is not None else np.arange(len(rows))
         vectors: np.ndarray | None = None
         for batch in evaluation_batches(len(rows), batch_size=self.batch_size):

@@ -1,4 +1,4 @@
-"""What the networks say about a batch, and the calls that make them say it."""
+"""Forward pass: student and teacher embeddings; image ids and masks of a batch; held-out teacher head of each row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Batch = dict[str, Any]
 
 
 class Embeddings(NamedTuple):
-    """Everything that the losses read. Vectors are unit, fp32.
+    """Outputs of both networks that the losses read; unit vectors, fp32.
 
     Attributes:
       vision, source: (B, D) from the student.
@@ -32,11 +32,6 @@ class Embeddings(NamedTuple):
     teacher_target: Text
 
 
-def as_text(captions: dict[str, jax.Array]) -> Text:
-    """Reads a batch's captions; beside sentences there is only what the pipeline was asked for."""
-    return Text(**captions)
-
-
 def embed(
     networks: Networks,
     params: Params,
@@ -46,37 +41,43 @@ def embed(
     frozen: Params | None = None,
     heads_only: bool = False,
 ) -> Embeddings:
-    """Runs both networks. Pure; `key` (None: evaluation) turns dropout on, `frozen` is for `Networks.see`.
+    """Runs both networks; pure.
 
-    With `heads_only` the student reads the frozen text backbone's outputs in place of its own layers'.
+    Args:
+      networks: student and teacher.
+      params: of both.
+      batch: captions and image features as the data pipeline yields them.
+      key: for dropout; None turns it off.
+      frozen: see `Networks.see`.
+      heads_only: the student reads the frozen text backbone's outputs in place of its own trained layers'.
     """
     keys: list[jax.Array | None] = [None] * 5
     if key is not None:
         keys = [*jax.random.split(key, 3), *(jax.random.fold_in(key, place) for place in (3, 4))]
     student = heads_of(params["student"]) if heads_only else params["student"]
     source, target = _read(networks, "student", student, batch, keys[3])
-    taught_source, taught_target = _read(networks, "teacher", params["teacher"], batch, keys[4])
+    teacher_source, teacher_target = _read(networks, "teacher", params["teacher"], batch, keys[4])
     images, captions = batch["target_is_valid"].shape
     target_vectors = networks.encode_text(params["student"], target, key=keys[2])
-    taught = networks.teach(params["teacher"], taught_target)
+    teacher_vectors = networks.teach(params["teacher"], teacher_target)
     features, mask = networks.see(params["student"], batch["vision"], frozen=frozen)
     return Embeddings(
         vision=networks.encode_vision(params["student"], features, mask, key=keys[0]),
         source=networks.encode_text(params["student"], source, key=keys[1]),
         target=target_vectors.reshape(images, captions, -1),
-        teacher_source=networks.teach(params["teacher"], taught_source),
-        teacher_target=jax.tree.map(lambda x: x.reshape(x.shape[0], images, captions, *x.shape[2:]), taught),
+        teacher_source=networks.teach(params["teacher"], teacher_source),
+        teacher_target=jax.tree.map(lambda x: x.reshape(x.shape[0], images, captions, *x.shape[2:]), teacher_vectors),
     )
 
 
 def _read(
     networks: Networks, network: Literal["student", "teacher"], params: Params, batch: Batch, key: jax.Array | None
 ) -> tuple[Text, Text]:
-    """Source (B, ...) and target captions (B*K, ...) as a network's heads read them.
+    """Inputs of a network's text tower: source captions (B, ...) and target captions (B*K, ...).
 
-    Its own layers run once over both. They are joined image by image, so that every device keeps its own rows.
+    Trained backbone layers run once over both, joined image by image, so that every device keeps its own rows.
     """
-    source, target = as_text(batch["source"]), as_text(batch["target"])
+    source, target = Text(**batch["source"]), Text(**batch["target"])
     if TAIL not in params:
         flat = jax.tree.map(merge_two, target)
         return networks.read(network, params, source), networks.read(network, params, flat)
@@ -89,3 +90,70 @@ def _read(
 def merge_two(x: jax.Array) -> jax.Array:
     """Joins the first two axes: (B, K, ...) -> (B*K, ...)."""
     return jnp.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]))
+
+
+class BatchIds(NamedTuple):
+    """Image ids and masks of a batch: of its B images and of their B*K target captions, image by image.
+
+    Attributes:
+      image_id, is_valid: (B,).
+      target_image_id, target_is_valid: (B*K,).
+      pair: (B*K,) index of each target caption's image in the batch.
+    """
+
+    image_id: jax.Array
+    is_valid: jax.Array
+    target_image_id: jax.Array
+    target_is_valid: jax.Array
+    pair: jax.Array
+
+    @classmethod
+    def of(cls, batch: Batch) -> BatchIds:
+        images, captions = batch["target_is_valid"].shape
+        pair = jnp.repeat(jnp.arange(images), captions)
+        valid = (batch["target_is_valid"] & batch["is_valid"][:, None]).reshape(-1)
+        return cls(batch["image_id"], batch["is_valid"], batch["image_id"][pair], valid, pair)
+
+
+class HeldOut(NamedTuple):
+    """Teacher vectors whose dot products score each row with the head that did not train on it; no gradient passes.
+
+    With F heads a row holds its held-out head's vector in the slot of that head and zeros elsewhere; a column holds
+    the vectors of all heads side by side. With one head both are that head's vectors.
+
+    Attributes:
+      source_rows, source_columns: (B, F*D); target_rows, target_columns: (B*K, F*D).
+    """
+
+    source_rows: jax.Array
+    source_columns: jax.Array
+    target_rows: jax.Array
+    target_columns: jax.Array
+
+    @classmethod
+    def of(cls, embeddings: Embeddings, ids: BatchIds) -> HeldOut:
+        source = jax.lax.stop_gradient(embeddings.teacher_source.sentence)
+        target = jax.lax.stop_gradient(jax.vmap(merge_two)(embeddings.teacher_target.sentence))
+        heads = len(source)
+
+        def arrange(vectors: jax.Array, image_id: jax.Array) -> tuple[jax.Array, jax.Array]:
+            columns = jnp.moveaxis(vectors, 0, 1)  # (N, F, D)
+            own = jax.nn.one_hot(image_id % heads, heads)[..., None]
+            return (columns * own).reshape(len(columns), -1), columns.reshape(len(columns), -1)
+
+        return cls(*arrange(source, ids.image_id), *arrange(target, ids.target_image_id))
+
+    def relation(self, embeddings: Embeddings, ids: BatchIds, *, sentence: float, own: float) -> HeldOut:
+        """Vectors whose dot products are the teacher's side of the relation "cross"; no gradient passes.
+
+        The score of an image and a target caption is `sentence` * (teacher: its source caption with the target) +
+        `own` * (student: the image with the target's source caption).
+        """
+        of_teacher = jax.tree.map(lambda x: sentence**0.5 * x, self)
+        if not own:
+            return of_teacher
+        vision, source = (own**0.5 * jax.lax.stop_gradient(x) for x in (embeddings.vision, embeddings.source))
+        of_student = (vision, vision, source[ids.pair], source[ids.pair])
+        if not sentence:
+            return HeldOut(*of_student)
+        return HeldOut(*(jnp.concatenate(both, axis=1) for both in zip(of_teacher, of_student, strict=True)))

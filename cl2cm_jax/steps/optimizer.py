@@ -1,4 +1,4 @@
-"""AdamW for both networks: warm-up, cosine, clipping, decoupled weight decay with exclusions."""
+"""AdamW for both networks: schedule, gradient clipping, decoupled weight decay with exclusions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cl2cm_jax.steps.schedule import Stages, learning_rate
 
 
 def make_optimizers(config: ConfigDict, stages: Stages, *, warmup: int) -> dict[str, optax.GradientTransformation]:
-    """One AdamW for each network, with a clip and a learning rate of its own, both counted from its own first step.
+    """One AdamW for each network, with its own clipping, learning rate and step count.
 
-    They are two transformations and not one over both networks: a stage updates the network that learns in it alone,
-    since even zero gradients would advance the other's step count and spoil its bias correction.
+    Two transformations and not one: a stage updates only the network that it trains, since zero gradients would advance
+    the step count of the other and spoil its bias correction.
     """
     frozen = config.teacher.schedule == "frozen"
     steps = {"student": stages.student, "teacher": stages.teacher if frozen else stages.student}
@@ -38,7 +38,7 @@ def _adamw(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransforma
 
 
 def _slower_backbone(share: float) -> optax.GradientTransformation:
-    """Scales the updates of a network's layers of the backbones, which come pretrained."""
+    """Scales the updates of pretrained backbone layers."""
 
     def scale(updates: Any, params: Any = None) -> Any:
         del params
@@ -49,7 +49,7 @@ def _slower_backbone(share: float) -> optax.GradientTransformation:
 
 
 def decayed(params: Any, exclude: str) -> Any:
-    """True at the parameters with weight decay: those whose path does not match `exclude`."""
+    """Mask of the parameters with weight decay: those whose path does not match `exclude`."""
 
     def keep(path: tuple, _: jax.Array) -> bool:
         return not re.search(exclude, jax.tree_util.keystr(path, simple=True, separator="/"))

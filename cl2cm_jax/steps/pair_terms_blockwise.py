@@ -1,7 +1,8 @@
-"""The terms of coupled.py from one sweep over tiles of scores: every score is computed once, and no B x B array exists.
+"""Pairwise loss terms, blockwise form: one sweep over tiles of scores, so that no B x B array exists.
 
-Rows are the images' captions, an image's source and target captions together, and columns the images. It is the images
-that travel over a mesh: there are fewer of them than captions, and V is needed by V-S and V-T alike. Source: ours.
+Every score is computed once for all terms. Rows are the captions of each image, its source and target captions
+together; columns are the images. Over a mesh the images travel: there are fewer of them than captions, and both V-S
+and V-T need them.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from cl2cm_jax.maths import blockwise
 from cl2cm_jax.maths.masking import zero_invalid
 from cl2cm_jax.maths.pair_reduction import Block, Tree, reduce_pairs
 from cl2cm_jax.maths.similarity import scores
-from cl2cm_jax.steps.pair_terms import Coupled, Scalars, reduced, tiles_of
+from cl2cm_jax.steps.pair_terms import Scalars, TermInputs, reduced, tiles_of
 
-Found = dict[Any, tuple[Tree, Tree]]  # statistics of images and of captions, by term
+Statistics = dict[Any, tuple[Tree, Tree]]  # of images and of captions, by term
 
 
-def in_one_sweep(c: Coupled) -> Scalars:
-    """What `term_by_term` returns, to rounding."""
+def in_one_sweep(c: TermInputs) -> Scalars:
+    """The terms "source", "target", "sentence" and the relation "cross", those that are wanted; dense to rounding."""
     if c.names.isdisjoint({"source", "target", "sentence", "cross"}):
         return {}
     captions, images = _sides(c)
@@ -37,31 +38,31 @@ def in_one_sweep(c: Coupled) -> Scalars:
     return _terms(c, {name: (x, of_captions[name]) for name, x in of_images.items()})
 
 
-def _sides(c: Coupled) -> tuple[Block, Block]:
-    """Captions by image, and images: who they are, and the vectors that the terms look at."""
-    rows, embeddings = c.rows, c.embeddings
-    valid = rows.target_is_valid.reshape(embeddings.target.shape[:2])
-    of_both = {"id": rows.image_id, "index": jnp.arange(len(valid)), "valid": rows.is_valid}
-    captions: Tree = of_both | {"target_valid": valid, "trusted": c.trusted.reshape(valid.shape)}
+def _sides(c: TermInputs) -> tuple[Block, Block]:
+    """Captions by image, and images: ids, masks, weights, and the vectors that the terms read."""
+    ids, embeddings = c.ids, c.embeddings
+    valid = ids.target_is_valid.reshape(embeddings.target.shape[:2])
+    of_both = {"id": ids.image_id, "index": jnp.arange(len(valid)), "valid": ids.is_valid}
+    captions: Tree = of_both | {"target_valid": valid, "target_weight": c.confidence.reshape(valid.shape)}
     images: Tree = of_both | {"weight": c.image_weight}
     if c.words is not None:
         captions["words"] = tuple(a.reshape(*valid.shape, -1) for a in c.words)
     texts, visions = {}, {}
     if "source" in c.names or ("cross" in c.names and c.config.transfer.own):
-        texts["source"] = zero_invalid(embeddings.source, rows.is_valid)
+        texts["source"] = zero_invalid(embeddings.source, ids.is_valid)
     if not c.names.isdisjoint({"target", "cross"}):
         texts["target"] = zero_invalid(embeddings.target, valid)
     if texts:
-        visions["vision"] = zero_invalid(embeddings.vision, rows.is_valid)
-    if not c.names.isdisjoint({"sentence", "cross"}):  # heads go behind images
+        visions["vision"] = zero_invalid(embeddings.vision, ids.is_valid)
+    if not c.names.isdisjoint({"sentence", "cross"}):  # the axis of heads comes after that of images
         of_captions, of_images = (texts, visions) if "sentence" in c.names else (captions, images)
         of_captions["heads"] = zero_invalid(jnp.moveaxis(embeddings.teacher_target.sentence, 0, 2), valid)
-        of_images["heads"] = zero_invalid(jnp.moveaxis(embeddings.teacher_source.sentence, 0, 1), rows.is_valid)
+        of_images["heads"] = zero_invalid(jnp.moveaxis(embeddings.teacher_source.sentence, 0, 1), ids.is_valid)
     return Block(texts, jax.lax.stop_gradient(captions)), Block(visions, jax.lax.stop_gradient(images))
 
 
 class _Side(NamedTuple):
-    """What pairs need to know of their image or caption; broadcasts over (b, K, c)."""
+    """Ids, mask and weight of the images or captions of a tile; broadcasts over (b, K, c)."""
 
     image_id: jax.Array
     is_valid: jax.Array
@@ -69,31 +70,32 @@ class _Side(NamedTuple):
     weight: jax.Array | float
 
 
-def _tile(c: Coupled, text: Tree, vision: Tree, scalars: Scalars) -> Found:
-    """What the pairs of b images' captions with c images say: arrays (b, K, c), with K = 1 for source captions."""
-    found: Found = {}
+def _tile(c: TermInputs, text: Tree, vision: Tree, scalars: Scalars) -> Statistics:
+    """Statistics of the pairs of b images' captions with c images: arrays (b, K, c), K = 1 for source captions."""
+    found: Statistics = {}
     image = _Side(vision["id"], vision["valid"], vision["index"], 1.0)
     ids, valid, index = (text[name][:, None, None] for name in ("id", "valid", "index"))
     source = _Side(ids, valid, index, 1.0)
     targets = text["target_valid"].shape[1]
     index = index * targets + jnp.arange(targets)[:, None]
-    target = _Side(ids, text["target_valid"][..., None], index, text["trusted"][..., None])
+    target = _Side(ids, text["target_valid"][..., None], index, text["target_weight"][..., None])
     own = _scores(text["source"][:, None], vision["vision"]) if "source" in text else jnp.zeros(())
     if "source" in c.names:
         found["source"] = _contrast(c, own, image, source, scalars, soft=False)
     if "target" in text:
         student = _scores(text["target"], vision["vision"])
         if "target" in c.names:
-            weighed, soft = image._replace(weight=vision["weight"]), c.config.contrastive.labels == "soft"
-            found["target"] = _contrast(c, student, weighed, target, scalars, soft=soft)
+            weighted, soft = image._replace(weight=vision["weight"]), c.config.contrastive.labels == "soft"
+            found["target"] = _contrast(c, student, weighted, target, scalars, soft=soft)
     if "heads" in text:
-        teacher = [_scores(text["heads"][:, :, head], vision["heads"][:, head]) for head in range(c.heads)]
+        heads = range(c.networks.folds)
+        teacher = [_scores(text["heads"][:, :, head], vision["heads"][:, head]) for head in heads]
         if "sentence" in c.names:
             found |= _sentence(c, teacher, image, target)
         if "cross" in c.names:
             by_words = _by_words(text["words"], vision["index"]) if "words" in text else jnp.zeros(())
-            taught = jax.lax.stop_gradient(own) if c.config.transfer.own else jnp.zeros(())
-            found["cross"] = _cross(c, teacher, taught, by_words, student, image, target)
+            own = jax.lax.stop_gradient(own) if c.config.transfer.own else jnp.zeros(())
+            found["cross"] = _cross(c, teacher, own, by_words, student, image, target)
     return found
 
 
@@ -102,7 +104,9 @@ def _scores(texts: jax.Array, visions: jax.Array) -> jax.Array:
     return scores(texts.reshape(-1, texts.shape[-1]), visions).reshape(*texts.shape[:2], -1)
 
 
-def _contrast(c: Coupled, score: jax.Array, x: _Side, y: _Side, scalars: Scalars, *, soft: bool) -> tuple[Tree, Tree]:
+def _contrast(
+    c: TermInputs, score: jax.Array, x: _Side, y: _Side, scalars: Scalars, *, soft: bool
+) -> tuple[Tree, Tree]:
     pair = x.is_valid & y.is_valid
     same = pair & (x.image_id == y.image_id)
     temperature = scalars["temperature"]
@@ -115,18 +119,18 @@ def _contrast(c: Coupled, score: jax.Array, x: _Side, y: _Side, scalars: Scalars
     return blockwise.sigmoid_pairs(score, same, pair, scale=1 / temperature, bias=scalars["bias"], weight=weight)
 
 
-def _sentence(c: Coupled, teacher: list[jax.Array], x: _Side, y: _Side) -> Found:
-    """Contrastive(S, T) of each head."""
+def _sentence(c: TermInputs, teacher: list[jax.Array], x: _Side, y: _Side) -> Statistics:
+    """Contrastive(S~, T~) of each head."""
     found = {}
     for head, score in enumerate(teacher):
-        pair = x.is_valid & y.is_valid & c.learns(head, x.image_id) & c.learns(head, y.image_id)
+        pair = x.is_valid & y.is_valid & c.trains(head, x.image_id) & c.trains(head, y.image_id)
         same = pair & (x.image_id == y.image_id)
         found[f"sentence {head}"] = blockwise.infonce_pairs(score, same, pair, temperature=c.config.teacher.temperature)
     return found
 
 
 def _by_words(words: tuple[jax.Array, jax.Array], images: jax.Array) -> jax.Array:
-    """What candidates (b, K, k) and their word scores add to the scores with images (c,) -> (b, K, c)."""
+    """Word scores of the candidates (b, K, k), placed at their images (c,) -> (b, K, c)."""
     index, bias = words
     found = jnp.zeros((*index.shape[:2], len(images)))
     for place in range(index.shape[2]):  # few, and an array with all of them would be as many times a tile
@@ -135,7 +139,7 @@ def _by_words(words: tuple[jax.Array, jax.Array], images: jax.Array) -> jax.Arra
 
 
 def _cross(
-    c: Coupled,
+    c: TermInputs,
     teacher: list[jax.Array],
     own: jax.Array,
     by_words: jax.Array,
@@ -145,44 +149,43 @@ def _cross(
 ) -> tuple[Tree, Tree]:
     """Relations of images to captions and of captions to images, each under the teacher's head of its own fold.
 
-    `own` (b, 1, c) is the student's V-S similarity, which is added to the teacher's (`HeldOut.relation`), `by_words`
-    (b, K, c) what words add.
+    The student's V-S scores `own` (b, 1, c) and the word scores `by_words` (b, K, c) are added to the teacher's.
     """
     t, pair = c.config.transfer, x.is_valid & y.is_valid
     student = student / t.student_temperature
 
     def relation(of: _Side) -> Tree:
         held_out = teacher[0]
-        for head in range(1, c.heads):
-            held_out = jnp.where(of.image_id % c.heads == head, teacher[head], held_out)
-        taught = (t.sentence * held_out + t.own * own + by_words) / t.temperature
-        return blockwise.relational_pairs(taught, student, pair)
+        for head in range(1, len(teacher)):
+            held_out = jnp.where(of.image_id % len(teacher) == head, teacher[head], held_out)
+        logits = (t.sentence * held_out + t.own * own + by_words) / t.temperature
+        return blockwise.relational_pairs(logits, student, pair)
 
     return relation(x), relation(y)
 
 
-def _terms(c: Coupled, totals: Found) -> Scalars:
+def _terms(c: TermInputs, totals: Statistics) -> Scalars:
     """The terms from the statistics of all pairs."""
-    rows, found = c.rows, {}
-    shape = c.embeddings.target.shape[:2]
-    ones, trusted = jnp.ones(rows.is_valid.shape), c.trusted.reshape(shape)
+    found: Scalars = {}
+    shape, folds = c.embeddings.target.shape[:2], c.networks.folds
+    ones, confidence = jnp.ones(c.ids.is_valid.shape), c.confidence.reshape(shape)
     if "source" in totals:
         found["source"] = _contrast_term(c, *totals["source"], ones, ones[:, None])
     if "target" in totals:
-        found["target"] = _contrast_term(c, *totals["target"], c.image_weight, trusted)
-    heads = [totals[f"sentence {head}"] for head in range(c.heads) if "sentence" in c.names]
+        found["target"] = _contrast_term(c, *totals["target"], c.image_weight, confidence)
+    heads = [totals[f"sentence {head}"] for head in range(folds) if "sentence" in c.names]
     if heads:
-        found["sentence"] = sum(blockwise.infonce_term(*of, ones, jnp.ones(shape)).mean for of in heads) / c.heads
+        found["sentence"] = sum(blockwise.infonce_term(*of, ones, jnp.ones(shape)).mean for of in heads) / folds
     if "cross" in totals:
         found["cross"] = 0.5 * sum(blockwise.relational_term(of).mean for of in totals["cross"])
     return found
 
 
-def _contrast_term(c: Coupled, of_x: Tree, of_y: Tree, x_weight: jax.Array, y_weight: jax.Array) -> jax.Array:
+def _contrast_term(c: TermInputs, of_x: Tree, of_y: Tree, x_weight: jax.Array, y_weight: jax.Array) -> jax.Array:
     if c.config.contrastive.loss == "infonce":
         term = blockwise.infonce_term(of_x, of_y, x_weight, y_weight)
     elif c.config.contrastive.loss == "triplet":
         term = blockwise.triplet_term(of_x, of_y, x_weight, y_weight, margin=c.config.contrastive.margin)
     else:
-        term = blockwise.sigmoid_term(of_x, c.rows.is_valid)
+        term = blockwise.sigmoid_term(of_x, c.ids.is_valid)
     return reduced(c.config, term)

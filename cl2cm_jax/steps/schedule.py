@@ -1,4 +1,4 @@
-"""Numbers that change with the step: weights of terms and learning rates."""
+"""Schedules: stages of a run, weights of the loss terms, learning rates."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import is_zero
 from cl2cm_jax.config.knots import read_knots
+from cl2cm_jax.config.terms import weight_texts
 from cl2cm_jax.errors import UserError
 
 TEACHER_TERMS = ("sentence", "word")
-
-
-# The teacher alone; the student without its layers of the text backbone; the student as a whole.
+# The teacher alone; the student without its layers of the text backbone; the whole student.
 Stage = Literal["teacher", "heads", "student"]
 
 
 class Stages(NamedTuple):
-    """Lengths in steps: the teacher alone first (0 with a headless or joint teacher), then the student.
+    """Lengths of the stages in steps.
 
     Attributes:
-      teacher, student: of these two.
-      heads: of the student's steps those in which its heads learn alone (`student.text.start`).
+      teacher: the teacher alone comes first; 0 for a teacher without a head or a joint one.
+      student: the student's steps.
+      heads: the first of them, in which only its heads are trained (`student.text.start`).
     """
 
     teacher: int
@@ -44,7 +44,7 @@ class Stages(NamedTuple):
 
 
 def piecewise(text: str, *, field: str, steps: int) -> optax.Schedule:
-    """Parses "1.0" or "0:0 20%:1": values at steps or shares of `steps`, linear in between, flat outside.
+    """Parses "1.0" or "0:0 20%:1": values at steps, or shares of `steps`; linear in between, constant outside.
 
     Raises:
       UserError: the text does not parse, or the steps do not ascend.
@@ -60,14 +60,15 @@ def piecewise(text: str, *, field: str, steps: int) -> optax.Schedule:
 
 
 def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
-    """Returns (step, stage) -> {term: weight}, with the terms that are computed at all: those with a weight.
+    """Returns (step, stage) -> {term: weight}, of the terms that are computed in the stage.
 
-    In the teacher's stage (static) these are the teacher's terms alone, after it the others; all with a joint
-    teacher. A teacher without a head has no terms. A schedule counts from the beginning of its term's stage.
+    In the teacher's stage (static) these are the teacher's terms, later the others; with a joint teacher all. A term
+    of weight 0 and the terms of a teacher without a head are not computed. A schedule starts with its term's stage.
     """
+    texts = weight_texts(config)
     on = [
         name
-        for name, text in config.weights.items()
+        for name, text in texts.items()
         if not is_zero(text)
         and (config.teacher.head != "none" or name not in TEACHER_TERMS)
         and (config.transfer.relations or name != "transfer")
@@ -79,7 +80,7 @@ def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
 
     schedules = {
         name: piecewise(
-            config.weights[name],
+            texts[name],
             field=f"weights.{name}",
             steps=stages.teacher if is_first(name) else stages.student,
         )

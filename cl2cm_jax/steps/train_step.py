@@ -1,4 +1,4 @@
-"""The train state and the one jitted step: (state, batch, number) -> (state, terms)."""
+"""Train state and the jitted train step: (state, batch, number) -> (state, terms)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from cl2cm_jax.steps.objective import Objective, Scalars
 from cl2cm_jax.steps.schedule import Stage, Stages, term_weights
 
 TrainState = dict[str, Any]
-"""A plain dict, which is also what a checkpoint holds.
+"""A plain dict, as it is saved in a checkpoint.
 
-step: () int32, updates done. params: {"student", "teacher"}. opt: the optimisers', by network. ema: averaged student
-or {}.
-calibration: {"weight", "wrong_share"} of the pair confidence. The randomness of step n is fold_in(seed, n).
+step: () int32, updates done. params: {"student", "teacher"}. opt: optimiser states by network. ema: averaged student
+parameters or {}. calibration: {"weight", "wrong_share"} of the pair confidence. The key of step n is fold_in(seed, n).
 """
 
 
@@ -33,10 +32,10 @@ class TrainStep(NamedTuple):
     """The step of one configuration, compiled at its first call.
 
     Attributes:
-      init: () -> TrainState, born sharded.
-      step: (state, batch, number) -> (state, terms); jitted, the state is donated. The number is that of the step,
-        on the host: it says which of the stages, each a program of its own, is run.
-      state_shardings: where each leaf of the state lives.
+      init: () -> TrainState, created sharded.
+      step: (state, batch, number) -> (state, terms); jitted, the state is donated. The step number, on the host,
+        selects the stage; each stage is a program of its own.
+      state_shardings: of each leaf of the state.
       frozen: parameters of the vision backbone below the student's layers, on the mesh: an argument of every step, in
         neither state nor checkpoint.
       with_seed: (seed) -> the same step for another `config.seed`, which is an argument of the compiled programs.
@@ -50,13 +49,13 @@ class TrainStep(NamedTuple):
 
 
 class Program(NamedTuple):
-    """The step of one configuration before there is an array of it: what `TrainStep` runs and `plan` compiles.
+    """Jitted functions and shapes of a step, without arrays; studies/tpu_estimate compiles it.
 
     Attributes:
       init: (seed () uint32, tail, own) -> TrainState; jitted.
       step: (state, batch, frozen, seed, stage: static) -> (state, terms); jitted, the state is donated.
       state: shapes of the state.
-      state_shardings, frozen_shardings: where each leaf lives.
+      state_shardings, frozen_shardings: of each leaf.
     """
 
     init: Callable[..., TrainState]
@@ -77,10 +76,10 @@ def make_train_step(
     tail: Params | None = None,
     vision: Params | None = None,
 ) -> TrainStep:
-    """Builds the step once. The same code runs on one device and on a mesh.
+    """Builds the step, for one device or a mesh.
 
-    `tail` are the pretrained parameters of the text backbone's layers that the networks train, `vision` those of the
-    vision backbone: {"frozen", "own"}, see `trained_layers.vision_layers`.
+    `tail` are the pretrained parameters of the trained layers of the text backbone, `vision` those of the vision
+    backbone: {"frozen", "own"}, see `trained_layers.vision_layers`.
     """
     program = train_program(
         config, networks, optimizers, mesh=mesh, stages=stages, languages=languages, tail=tail, vision=vision
@@ -102,7 +101,7 @@ def make_train_step(
 
 
 def _two_parts(vision: Params | None) -> tuple[Params, Params | None]:
-    """What is frozen of the vision backbone and run in the step, and what the student trains."""
+    """Parameters of the vision backbone that the step only runs, and those that the student trains."""
     return ({}, None) if vision is None else (vision["frozen"], vision["own"])
 
 
@@ -117,7 +116,7 @@ def train_program(
     tail: Params | None = None,
     vision: Params | None = None,
 ) -> Program:
-    """Builds the jitted step; of `tail` and `vision` (see `make_train_step`) shapes are enough."""
+    """Builds the jitted step; shapes suffice for `tail` and `vision` (see `make_train_step`)."""
     frozen, own = _two_parts(vision)
     objective = Objective(config, networks, mesh)
     weights = term_weights(config, stages)
@@ -130,7 +129,7 @@ def train_program(
             "step": jnp.zeros((), jnp.int32),
             "params": params,
             "opt": {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()},
-            # a copy: the state is donated, and no buffer may be in it twice
+            # a copy, since the state is donated and no buffer may be in it twice
             "ema": jax.tree.map(jnp.copy, params["student"]) if config.train.ema else {},
             "calibration": jax.tree.map(jnp.asarray, uncalibrated(languages)._asdict()),
         }
@@ -153,7 +152,7 @@ def train_program(
         for name in learning:
             updates, opt[name] = optimizers[name].update(gradients[name], opt[name], params[name])
             if name == "student" and stages.heads:
-                updates = _eased_in(updates, state["step"], stages)
+                updates = _warmed_up(updates, state["step"], stages)
             params[name] = optax.apply_updates(params[name], updates)
         decay = config.train.ema
         ema = optax.incremental_update(params["student"], state["ema"], 1 - decay) if decay else {}
@@ -173,10 +172,10 @@ def train_program(
     return Program(jax.jit(init, out_shardings=shardings), jitted, state, shardings, below)
 
 
-def _eased_in(updates: Any, step: jax.Array, stages: Stages) -> Any:
-    """Scales the updates of the student's text layers: 0 until they begin, then to 1 over a tenth of their steps.
+def _warmed_up(updates: Any, step: jax.Array, stages: Stages) -> Any:
+    """Warms up the updates of the student's text layers: 0 in the stage "heads", then to 1 over a tenth of the rest.
 
-    The optimiser's second moments are small where gradients were 0, and make its first updates large.
+    The second moments are small where gradients were 0, and would make the first updates large.
     """
     begin = stages.teacher + stages.heads
     share = jnp.clip((step + 1.0 - begin) / max(1, (stages.total - begin) // 10), 0, 1)
@@ -194,12 +193,12 @@ def gradient(
     frozen: Params | None = None,
     heads_only: bool = False,
 ) -> tuple[Params, Scalars]:
-    """Gradient of the whole batch's loss; with `parts` > 1 the networks see a micro-batch at a time.
+    """Gradient of the whole batch's loss; with `parts` > 1 the networks run one micro-batch at a time.
 
-    Contrastive terms couple every pair of the batch, so averaging micro-batch losses would be wrong. Instead all
+    Contrastive terms couple all pairs of the batch, so averaging micro-batch losses would be wrong. Instead all
     embeddings are computed first, the loss is differentiated with respect to them, and each micro-batch is run again
-    to carry its share of that gradient to the parameters. Exact, at the price of one more forward pass.
-    Source: ours, after the feature caching of contrastive trainers (GradCache, arXiv 2101.06983).
+    to propagate its share of that gradient to the parameters: exact, for one more forward pass.
+    Source: after GradCache (arXiv 2101.06983).
     """
 
     def whole(params: Params) -> tuple[jax.Array, Scalars]:
@@ -230,7 +229,7 @@ def gradient(
 
 
 def _image_axis(embeddings: Embeddings) -> Embeddings:
-    """Position of the image axis in each leaf: the teacher's leaves have their heads before it."""
+    """Image axis of each leaf: 1 in the teacher's, after the heads, else 0."""
     axis = jax.tree.map(lambda _: 0, embeddings)
     heads = {name: jax.tree.map(lambda _: 1, getattr(axis, name)) for name in ("teacher_source", "teacher_target")}
     return axis._replace(**heads)

@@ -1,7 +1,7 @@
-"""Scores of sentence pairs by their words, for the few pairs that are worth it.
+"""Scores of sentence pairs by their words, for a few candidate pairs of each target caption.
 
-A target caption is compared word by word with k source captions of the batch: those that the teacher's sentence vectors
-find most similar to it, its own always among them. So memory is O(B k L^2), never B x B x L x L. Source: ours.
+A target caption is compared word by word with k source captions of the batch: the most similar ones by the teacher's
+sentence vectors, its own always among them. So memory is O(B k L^2), never B x B x L x L.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from ml_collections import ConfigDict
 from cl2cm_jax.maths import optimal_transport as transport
 from cl2cm_jax.maths import word_alignment
 from cl2cm_jax.maths.masking import MASKED, Term, zero_invalid
-from cl2cm_jax.maths.similarity import normalize, scores
+from cl2cm_jax.maths.similarity import cosine_cost, normalize, scores
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.parallel.mesh import BATCH_AXES
-from cl2cm_jax.steps.embeddings import Batch, Embeddings, merge_two
-from cl2cm_jax.steps.rows import HeldOut, Rows
+from cl2cm_jax.steps.embeddings import Batch, BatchIds, Embeddings, HeldOut, merge_two
 
 
 class Words(NamedTuple):
-    """Words of N captions, those of captions that do not count left out; leading axes may be more than one.
+    """Words of N captions, masked where the caption is not valid; leading axes may be more than one.
 
     Attributes:
       unit: (N, L, d) of unit length, 0 at padding.
@@ -45,7 +44,7 @@ class Words(NamedTuple):
         return cls(normalize(words), mask, transport.marginals(words, mask, kind=marginals))  # type: ignore[arg-type]
 
     def at(self, index: jax.Array) -> Words:
-        """Those of the captions `index`, of any shape."""
+        """Words of the captions `index`, of any shape."""
         return Words(*(a[index] for a in self))
 
 
@@ -53,7 +52,7 @@ class Candidates(NamedTuple):
     """The source captions that each of R target captions is scored with.
 
     Attributes:
-      index: (R, k) int32, places of their images in the batch.
+      index: (R, k) int32, their images in the batch.
       counts: (R, k) bool; False where there are fewer than k.
     """
 
@@ -62,10 +61,10 @@ class Candidates(NamedTuple):
 
 
 class WordRelation(NamedTuple):
-    """What words add to the teacher's score of a target caption with an image's source caption; 0 for other images.
+    """Added to the teacher's scores of R target captions with images' source captions; 0 for images not listed.
 
     Attributes:
-      index: (R, k) int32, places of the images.
+      index: (R, k) int32, the images in the batch.
       bias: (R, k), no gradient.
     """
 
@@ -97,7 +96,7 @@ def candidates(
       own: (R,) place of the caption's own image.
       target_valid: (R,) bool; a caption that is not valid has no candidates.
       source_valid: (B,) bool.
-      mesh: over which R is split, if `contrastive.form` is blockwise, which makes no R x B matrix.
+      mesh: R is split over it if `contrastive.form` is blockwise, which makes no R x B matrix.
     """
     count = min(config.word.candidates, len(source))
     target, source = (
@@ -150,12 +149,22 @@ def solve(config: ConfigDict, cost: jax.Array, *, source_marginal: jax.Array, ta
     return transport.sinkhorn(cost, epsilon=c.epsilon, iterations=c.iterations, **masses)
 
 
+def transport_plan(
+    config: ConfigDict, source: jax.Array, target: jax.Array, *, source_mask: jax.Array, target_mask: jax.Array
+) -> jax.Array:
+    """The configured solver's plan (B, M, N) between words (B, M, D) and (B, N, D) under their masks."""
+    kind = config.word.marginals
+    of_source = transport.marginals(source, source_mask, kind=kind)
+    of_target = transport.marginals(target, target_mask, kind=kind)
+    return solve(config, cosine_cost(source, target), source_marginal=of_source, target_marginal=of_target)
+
+
 def contrast(
     config: ConfigDict,
     source: Text,
     target: Text,
     batch: Batch,
-    rows: Rows,
+    ids: BatchIds,
     *,
     source_valid: jax.Array,
     target_valid: jax.Array,
@@ -167,9 +176,9 @@ def contrast(
       config: the configuration.
       source: sentences (B, D) and words (B, M, d) of the head.
       target: the same of target captions, R = B*K.
-      batch: for the masks of words.
-      rows: who is who.
-      source_valid: (B,) bool, the images that the head learns from.
+      batch: has the masks of words.
+      ids: image ids and masks.
+      source_valid: (B,) bool, the images that the head trains on.
       target_valid: (R,) bool.
       mesh: see `candidates`.
     """
@@ -178,7 +187,7 @@ def contrast(
         config,
         target.sentence,
         source.sentence,
-        own=rows.pair,
+        own=ids.pair,
         target_valid=target_valid,
         source_valid=source_valid,
         mesh=mesh,
@@ -188,38 +197,38 @@ def contrast(
     targets = Words.of(target.words, merge_two(batch["target"]["mask"]), target_valid, marginals=kind)
     return word_alignment.candidate_contrast(
         pair_scores(config, sources.at(found.index), targets),
-        is_positive=rows.image_id[found.index] == rows.target_image_id[:, None],
+        is_positive=ids.image_id[found.index] == ids.target_image_id[:, None],
         counts=found.counts,
         temperature=config.word.temperature,
     )
 
 
 def relation(
-    config: ConfigDict, teacher: HeldOut, embeddings: Embeddings, batch: Batch, rows: Rows, *, mesh: Mesh | None
+    config: ConfigDict, teacher: HeldOut, embeddings: Embeddings, batch: Batch, ids: BatchIds, *, mesh: Mesh | None
 ) -> WordRelation:
-    """The word scores in the relation that the student learns; no gradient passes.
+    """Word scores in the relation "cross"; no gradient passes.
 
     score_ij = cos_ij + `transfer.word` * w_ij, where w_ij of a pair that is no candidate is the mean over captions of
-    the smallest word score of their candidates. That number is subtracted everywhere, which changes no softmax. A
-    caption's words are those of the head that never saw it, and so are those of its candidates.
+    the smallest word score of their candidates. That number is subtracted everywhere, which changes no softmax. The
+    words of a caption and of its candidates are those of the caption's held-out head.
     """
     found = candidates(
         config,
         teacher.target_rows,
         teacher.source_columns,
-        own=rows.pair,
-        target_valid=rows.target_is_valid,
-        source_valid=rows.is_valid,
+        own=ids.pair,
+        target_valid=ids.target_is_valid,
+        source_valid=ids.is_valid,
         mesh=mesh,
     )
     source, target = embeddings.teacher_source.words, embeddings.teacher_target.words
     assert source is not None and target is not None
     source, target = jax.lax.stop_gradient((source, jax.vmap(merge_two)(target)))
     heads, images = source.shape[:2]
-    head, kind = rows.target_image_id % heads, config.word.marginals
+    head, kind = ids.target_image_id % heads, config.word.marginals
     own = target[head, jnp.arange(len(head))]
-    targets = Words.of(own, merge_two(batch["target"]["mask"]), rows.target_is_valid, marginals=kind)
-    masks, valid = (jnp.tile(a, (heads, *([1] * (a.ndim - 1)))) for a in (batch["source"]["mask"], rows.is_valid))
+    targets = Words.of(own, merge_two(batch["target"]["mask"]), ids.target_is_valid, marginals=kind)
+    masks, valid = (jnp.tile(a, (heads, *([1] * (a.ndim - 1)))) for a in (batch["source"]["mask"], ids.is_valid))
     sources = Words.of(merge_two(source), masks, valid, marginals=kind)
     score = pair_scores(config, sources.at(head[:, None] * images + found.index), targets)
     smallest = jnp.min(jnp.where(found.counts, score, jnp.inf), axis=1)

@@ -15,8 +15,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cl2cm_jax.maths import blockwise, confidence, contrastive, distillation
 from cl2cm_jax.maths.contrastive import Side
-from cl2cm_jax.maths.masking import Term
-from cl2cm_jax.maths.similarity import normalize
+from cl2cm_jax.maths.masking import Term, zero_invalid
+from cl2cm_jax.maths.pair_reduction import Block, Tree, reduce_pairs
+from cl2cm_jax.maths.similarity import normalize, scores
 
 ROWS, COLUMNS = 24, 40
 
@@ -49,16 +50,52 @@ def sides(a: Arrays) -> tuple[Side, Side]:
     )
 
 
+def by_blocks(a: Arrays, pairs: Callable[..., tuple[Tree, Tree]], *, block: int, **tiles: Any) -> tuple[Tree, Tree]:
+    """Statistics of both sides of `a` in a sweep of one loss, `pairs` of (score, same, pair, x, y, (scale, bias))."""
+
+    def side(side: Side) -> Block:
+        identity = side._replace(vectors=()), jnp.arange(len(side.vectors))
+        return Block(zero_invalid(side.vectors, side.is_valid), jax.lax.stop_gradient(identity))
+
+    def tile(x: Block, y: Block, scalars: Tree) -> tuple[Tree, Tree]:
+        same, pair = contrastive.pairs(x.fixed[0], y.fixed[0])
+        return pairs(scores(x.moving, y.moving), same, pair, x.fixed, y.fixed, scalars)
+
+    x, y = map(side, sides(a))
+    return reduce_pairs(tile, x, y, (a["scale"], a["bias"]), block=block, **tiles)
+
+
 def infonce(module: Any, a: Arrays, **tiles: Any) -> Term:
-    return module.infonce(*sides(a), temperature=a["scale"], positive_weight=a["y_weight"], **tiles)
+    if module is contrastive:
+        return contrastive.infonce(*sides(a), temperature=a["scale"], positive_weight=a["y_weight"])
+
+    def pairs(score: jax.Array, same: jax.Array, pair: jax.Array, x: Tree, y: Tree, scalars: Tree) -> Any:
+        weight = y[0].weight
+        return blockwise.infonce_pairs(score, same, pair, temperature=scalars[0], positive_weight=weight)
+
+    return blockwise.infonce_term(*by_blocks(a, pairs, **tiles), a["x_weight"], a["y_weight"])
 
 
 def triplet(module: Any, a: Arrays, **tiles: Any) -> Term:
-    return module.triplet(*sides(a), margin=0.5 * a["scale"], **tiles)
+    margin = 0.5 * a["scale"]
+    if module is contrastive:
+        return contrastive.triplet(*sides(a), margin=margin)
+
+    def pairs(score: jax.Array, same: jax.Array, pair: jax.Array, x: Tree, y: Tree, scalars: Tree) -> Any:
+        return blockwise.triplet_pairs(score, same, pair, x_index=x[1][:, None], y_index=y[1])
+
+    return blockwise.triplet_term(*by_blocks(a, pairs, **tiles), a["x_weight"], a["y_weight"], margin=margin)
 
 
 def sigmoid(module: Any, a: Arrays, **tiles: Any) -> Term:
-    return module.sigmoid(*sides(a), scale=a["scale"], bias=a["bias"], **tiles)
+    if module is contrastive:
+        return contrastive.sigmoid(*sides(a), scale=a["scale"], bias=a["bias"])
+
+    def pairs(score: jax.Array, same: jax.Array, pair: jax.Array, x: Tree, y: Tree, scalars: Tree) -> Any:
+        weight = (x[0].weight[:, None] + y[0].weight) / 2
+        return blockwise.sigmoid_pairs(score, same, pair, scale=scalars[0], bias=scalars[1], weight=weight)
+
+    return blockwise.sigmoid_term(by_blocks(a, pairs, **tiles)[0], a["x_valid"])
 
 
 def relational_kl(module: Any, a: Arrays, *, exclude_diagonal: bool = False, **tiles: Any) -> Term:
@@ -208,9 +245,9 @@ def test_rows_that_the_devices_cannot_share_are_an_error(data):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     short = {k: v[:20] if k.startswith(("x", "teacher_x")) else v for k, v in data.items()}
     with pytest.raises(ValueError, match="20 rows are not divisible by the 8 devices"):
-        infonce(blockwise, short, mesh=mesh)
+        infonce(blockwise, short, block=16, mesh=mesh)
 
 
 def test_an_unknown_exchange_is_an_error(data):
     with pytest.raises(ValueError, match="exchange='post' is none of ring, gather"):
-        infonce(blockwise, data, exchange="post")
+        infonce(blockwise, data, block=16, exchange="post")

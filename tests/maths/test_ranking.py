@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cl2cm_jax.maths.ranking import ABSENT, average_precision_of, competitors, competitors_both_ways, ranks, top
+from cl2cm_jax.maths.ranking import ABSENT, average_precision_of, competitors, ranks, top
 
 # Three queries against three gallery items with these scores; the other direction has other ranks.
 SCORES = np.array([[0.9, 0.8, 0.7], [0.6, 0.5, 0.1], [0.3, 0.4, 0.2]], np.float32)
@@ -31,7 +31,7 @@ def naive_rank(score: np.ndarray, positive: np.ndarray) -> int:
 
 def average_precision(queries: np.ndarray, gallery: np.ndarray, **arguments: Any) -> np.ndarray:
     """As the evaluation gets it, from the counts that the ranks come from too."""
-    return average_precision_of(competitors(queries, gallery, **arguments))
+    return average_precision_of(competitors(queries, gallery, **arguments)[0])
 
 
 def naive_average_precision(score: np.ndarray, positive: np.ndarray) -> float:
@@ -105,7 +105,7 @@ def test_ranks_and_average_precision_equal_a_naive_count(block, tied):
 def test_other_positives_are_no_competitors():
     scores = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
     arguments: dict[str, Any] = dict(query_image=[1], gallery_image=[1, 0, 1, 1])
-    np.testing.assert_array_equal(competitors(scores, np.eye(4), **arguments), [[0, 1, 1]])
+    np.testing.assert_array_equal(competitors(scores, np.eye(4), **arguments)[0], [[0, 1, 1]])
     np.testing.assert_array_equal(ranks(scores, np.eye(4), **arguments), [1])
     np.testing.assert_allclose(average_precision(scores, np.eye(4), **arguments), [(1 + 2 / 3 + 3 / 4) / 3])
 
@@ -129,10 +129,10 @@ def test_one_sweep_counts_for_both_directions_what_two_count(block):
     queries, gallery, query_image, gallery_image = random_case(23, 41, 7)
     queries, gallery = np.round(queries), np.round(gallery)  # often equal
     images = {"query_image": query_image, "gallery_image": gallery_image}
-    of_queries, of_items = competitors_both_ways(queries, gallery, **images, block=block)
-    np.testing.assert_array_equal(of_queries, competitors(queries, gallery, **images))
+    of_queries, of_items = competitors(queries, gallery, **images, block=block)
+    np.testing.assert_array_equal(of_queries, competitors(queries, gallery, **images)[0])
     asked = np.isin(gallery_image, query_image)
-    back = competitors(gallery[asked], queries, query_image=gallery_image[asked], gallery_image=query_image)
+    back, _ = competitors(gallery[asked], queries, query_image=gallery_image[asked], gallery_image=query_image)
     np.testing.assert_array_equal(of_items[asked], back)
     np.testing.assert_array_equal(of_items[~asked], ABSENT)
 

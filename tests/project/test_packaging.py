@@ -1,4 +1,4 @@
-"""What a maintainer expects around the code: workflows, Dockerfile, hooks, the release script and the shipped configs."""
+"""What surrounds the code: workflows, Dockerfile, hooks, the release script and the shipped configs."""
 
 from __future__ import annotations
 

@@ -5,9 +5,8 @@ import pytest
 
 from cl2cm_jax.maths.confidence import GRID, Calibration, uncalibrated
 from cl2cm_jax.models.networks import Networks
-from cl2cm_jax.steps.embeddings import embed
+from cl2cm_jax.steps.embeddings import BatchIds, HeldOut, embed
 from cl2cm_jax.steps.objective import Objective
-from cl2cm_jax.steps.rows import HeldOut, Rows
 
 from .conftest import LANGUAGES, SHAPE, every_weight, losses, make_batch
 
@@ -143,7 +142,7 @@ def test_the_relation_that_is_taught_is_the_weighted_sum_of_teacher_and_own(make
     batch = make_batch(captions=2)
     networks = Networks(make_config(teacher__head="linear", teacher__folds="2"), SHAPE)
     params = networks.init(jax.random.key(0))
-    embeddings, rows = embed(networks, params, batch), Rows.of(batch)
+    embeddings, rows = embed(networks, params, batch), BatchIds.of(batch)
     held_out = HeldOut.of(embeddings, rows)
     taught = held_out.relation(embeddings, rows, sentence=0.3, own=0.7)
     own = embeddings.vision @ embeddings.source[rows.pair].T

@@ -7,8 +7,7 @@ import numpy as np
 from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.steps import word_scores
-from cl2cm_jax.steps.embeddings import embed, merge_two
-from cl2cm_jax.steps.rows import HeldOut, Rows
+from cl2cm_jax.steps.embeddings import BatchIds, HeldOut, embed, merge_two
 
 from .conftest import SHAPE, make_batch
 
@@ -61,7 +60,7 @@ def test_the_relation_has_the_scores_of_candidates_and_one_number_elsewhere(make
     config, batch = make_config(**WORDS, teacher__folds="2"), ragged()
     networks = Networks(config, SHAPE)
     params = networks.init(jax.random.key(0))
-    embeddings, rows = embed(networks, params, batch), Rows.of(batch)
+    embeddings, rows = embed(networks, params, batch), BatchIds.of(batch)
     teacher = HeldOut.of(embeddings, rows)
     got = word_scores.relation(config, teacher, embeddings, batch, rows, mesh=None)
     source, target = (
@@ -87,7 +86,7 @@ def test_the_contrast_is_that_of_a_loop_and_padding_has_no_say(make_config):
     sentences = [random.normal(size=(16, 4)).astype(np.float32) for _ in range(2)]
     masks = [np.asarray(batch["source"]["mask"]), np.asarray(batch["target"]["mask"][:, 0])]
     words = [random.normal(size=(16, 5, 4)).astype(np.float32) for _ in range(2)]
-    rows = Rows.of(batch)
+    rows = BatchIds.of(batch)
     valid = np.asarray(rows.is_valid)
     hidden = [np.where((mask & valid[:, None])[..., None], w, np.nan) for mask, w in zip(masks, words, strict=True)]
 

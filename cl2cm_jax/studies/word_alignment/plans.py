@@ -14,7 +14,7 @@ from cl2cm_jax.maths.similarity import normalize, scores
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.steps.calibration import aligned_pairs
-from cl2cm_jax.steps.objective import transport_plan
+from cl2cm_jax.steps.word_scores import transport_plan
 from cl2cm_jax.studies.word_alignment.cooccurrence import learn, links, once
 from cl2cm_jax.training.experiment import Run
 
@@ -173,7 +173,7 @@ def _hits(plan: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def _has_partner(plan: np.ndarray) -> np.ndarray:
-    """(M,) bool: the words whose best partner sends most to them, as `maths.word_alignment.mutual_labels` has it."""
+    """(M,) bool: the words whose best partner sends most to them, as `maths.word_alignment.mutual_links` has it."""
     return plan.argmax(axis=0)[plan.argmax(axis=1)] == np.arange(len(plan))
 
 

@@ -1,0 +1,1 @@
+"""Loss terms of the objective, one module each: `term(inputs)` returns the value, or (value, {name: value to log})."""
