@@ -21,14 +21,14 @@ class Verb(NamedTuple):
 
 VERBS = {
     "train": Verb("main", "train a model from a config, evaluate it and write its results"),
-    "features": Verb("features.cache", "compute the frozen features of a config in advance"),
+    "features": Verb("features.__main__", "compute the frozen features of a config in advance"),
     "search": Verb("search.__main__", "rank pictures for text queries"),
     "index": Verb("search.index_command", "build, update and query an index of a picture folder"),
     "serve": Verb("serve.__main__", "serve an index as a web page and a JSON API"),
     "draw": Verb("search.draw_queries", "draw queries and the pictures found for them"),
     "export": Verb("export.__main__", "write a trained model as a folder that other tools load; push it to the hub"),
     "translate": Verb("translation.__main__", "translate a caption file"),
-    "stamps": Verb("data.sets.stamps_captions", "write the English captions of the stamps data set, to be translated"),
+    "stamps": Verb("data.sets.pictograms.stamp_captions", "write English captions of the stamps set, to be translated"),
     "compare": Verb("studies.comparison.__main__", "compare finished runs with each other and with published numbers"),
     "ablate": Verb("studies.ablation.__main__", "measure what each part of the method is worth"),
     "noise-curve": Verb("studies.noise_curve.__main__", "measure recall over the share of wrong translations"),

@@ -13,6 +13,7 @@ from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.knots import read_knots
 from cl2cm_jax.config.method import METHODS
+from cl2cm_jax.config.plugins import check_plugin
 from cl2cm_jax.config.trainable import BERTS, starts_later, student_first, teacher_first, vision_first
 from cl2cm_jax.errors import UserError
 
@@ -22,7 +23,6 @@ VIDEO_SETS = ("vatex", "msrvtt_cn")
 
 CHOICES = {
     "method": METHODS,
-    "data.name": ("emoji", "captions", "fluent", "stamps", "flickr8k_cn", *LANGUAGES_OF),
     "data.train_origin": ("any", "machine", "human"),
     "data.engine": ("baidu", "google"),
     "data.on_error": ("stop", "skip"),
@@ -153,6 +153,8 @@ def check_field(name: str, value: object) -> None:
         read_knots(value, field=name)  # type: ignore[arg-type]
     if name in DURATIONS:
         read_duration(value, field=name)  # type: ignore[arg-type]
+    if name == "data.name":
+        check_plugin("cl2cm_jax.data.sets", str(value), field="config.data.name")
     if name in CHOICES and value not in CHOICES[name]:
         raise UserError(f"config.{name}={value!r} is unknown{nearest(str(value), CHOICES[name])}")
     low, high = RANGES.get(name, (-math.inf, math.inf))

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from cl2cm_jax.data.captions import HEADLINE
 from cl2cm_jax.data.corpus import Corpus, Ragged
-from cl2cm_jax.data.records import HEADLINE
 from cl2cm_jax.errors import UserError
 
 FOLD_SALT = "cl2cm_jax/folds/1"

@@ -13,7 +13,7 @@ pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("apache_beam", reason="apache_beam is not installed; `make test-beam` installs and tests it")
 
 from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.records import SPLITS
+from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.data.sets.captions import Captions, captions_builder
 from cl2cm_jax.errors import UserError
 

@@ -24,7 +24,7 @@ from cl2cm_jax.data import sets
 from cl2cm_jax.data.builders import prepare, read_records
 from cl2cm_jax.data.readers import shards
 from cl2cm_jax.data.readers.shards import read_picture, read_shard, shard_files
-from cl2cm_jax.data.records import SPLITS, Caption, Record
+from cl2cm_jax.data.captions import SPLITS, Caption, Record
 from cl2cm_jax.data.sets.captions import Captions, captions_builder
 from cl2cm_jax.errors import UserError
 

@@ -16,7 +16,7 @@ pytest.importorskip("tensorflow_datasets")
 
 from cl2cm_jax.data import builders
 from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.records import SPLITS, Caption, Record
+from cl2cm_jax.data.captions import SPLITS, Caption, Record
 from cl2cm_jax.data.sets.captions import Captions, captions_builder
 from cl2cm_jax.errors import UserError
 

@@ -22,7 +22,7 @@ pytest.importorskip("tensorflow_datasets")
 
 from cl2cm_jax.data.builders import prepare, read_records
 from cl2cm_jax.data.media.images import decode
-from cl2cm_jax.data.records import SPLITS, Caption
+from cl2cm_jax.data.captions import SPLITS, Caption
 from cl2cm_jax.data.sets import drawings as drawings_module
 from cl2cm_jax.data.sets import emoji as emoji_set
 from cl2cm_jax.data.sets.drawings import (

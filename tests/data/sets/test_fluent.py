@@ -13,7 +13,7 @@ pytest.importorskip("tensorflow")
 
 from cl2cm_jax.data.builders import prepare, read_records
 from cl2cm_jax.data.media.images import decode_frames
-from cl2cm_jax.data.records import SPLITS, Caption
+from cl2cm_jax.data.captions import SPLITS, Caption
 from cl2cm_jax.data.sets import fluent
 from cl2cm_jax.data.sets.drawings import LANGUAGES, Drawing, drawings
 from cl2cm_jax.errors import UserError

@@ -20,7 +20,7 @@ from cl2cm_jax.config import defaults
 from cl2cm_jax.data import sets
 from cl2cm_jax.data.builders import prepare, read_records
 from cl2cm_jax.data.media.images import decode
-from cl2cm_jax.data.records import SPLITS, Caption
+from cl2cm_jax.data.captions import SPLITS, Caption
 from cl2cm_jax.data.sets import stamps_captions as stamps_command
 from cl2cm_jax.data.sets.stamp_files import (
     WITHIN_PACKAGE,

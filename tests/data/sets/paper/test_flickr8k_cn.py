@@ -16,7 +16,7 @@ pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
 from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.records import Record
+from cl2cm_jax.data.captions import Record
 from cl2cm_jax.data.sets.paper.flickr8k_cn import Flickr8kCn, flickr8k_cn_builder
 from cl2cm_jax.errors import UserError
 

@@ -16,7 +16,7 @@ pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
 from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.data.captions import Caption, Record
 from cl2cm_jax.data.sets.paper.captions import read_caption_lines
 from cl2cm_jax.data.sets.paper.sets import PaperBuilder, paper_builder
 from cl2cm_jax.errors import UserError
