@@ -1,7 +1,6 @@
 """k folds over concepts: every picture of a small set is tested once, and near-twins never straddle two folds.
 
-A concept is what a set's builder calls one (`Record.concept`): variants of a concept all go to the fold that it is
-dealt to. Run k is tested on fold k, selects its parameters on fold k + 1 and trains on all others. Source: ours.
+All images of a concept (`Caption.concept`) are in one fold. Run k is tested on fold k, selects its parameters on fold k + 1 and trains on all others. Source: ours.
 """
 
 from __future__ import annotations
