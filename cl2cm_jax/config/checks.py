@@ -153,7 +153,7 @@ def check_field(name: str, value: object) -> None:
         read_knots(value, field=name)  # type: ignore[arg-type]
     if name in DURATIONS:
         read_duration(value, field=name)  # type: ignore[arg-type]
-    if name == "data.name":
+    if name == "data.name" and not _is_dotted(str(value)):  # a module of the user is looked up when it is loaded
         check_plugin("cl2cm_jax.data.sets", str(value), field="config.data.name")
     if name in CHOICES and value not in CHOICES[name]:
         raise UserError(f"config.{name}={value!r} is unknown{nearest(str(value), CHOICES[name])}")
@@ -161,6 +161,10 @@ def check_field(name: str, value: object) -> None:
     if name in RANGES and not low <= value <= high:  # type: ignore[operator]
         limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
         raise UserError(f"config.{name}={value} must be {limits}")
+
+
+def _is_dotted(name: str) -> bool:
+    return "." in name and all(part.isidentifier() for part in name.split("."))
 
 
 def _check_type(name: str, value: object, default: object) -> None:
