@@ -1,6 +1,6 @@
 """Clips: an animated file or a folder of frames as at most so many pictures, decoded one after the other.
 
-A picture is a clip of one frame. Which frames are taken says `cl2cm_jax.data.media.images.frame_places`.
+A picture is a clip of one frame; `cl2cm_jax.data.media.images.frame_places` chooses the frames.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from cl2cm_jax.data.media.images import SUFFIXES, AnimatedError, ImageError, decode, decode_frames, frame_places
 
-MAX_BYTES = 1_000_000_000  # of the frames that are taken of a folder; a record can hold twice that
+MAX_BYTES = 1_000_000_000  # of the chosen frames of a folder; a tfrecord can hold twice that
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
