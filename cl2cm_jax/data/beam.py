@@ -72,12 +72,6 @@ def examples(
 ) -> Any:
     """The Beam transform that makes the examples of a tfds builder, for its `_generate_examples`.
 
-    Args:
-      function: (key, example) of one item; as in `mapped`.
-      items: one an example.
-      beam: where it runs.
-      file: for the items; all workers see it.
-
     Returns:
       A `beam.PTransform`.
     """

@@ -75,11 +75,6 @@ def fingerprint(files: Iterable[str], settings: Sequence[str] = ()) -> str:
 def check_languages(rows: Iterable[Caption], split: str, languages: Sequence[str]) -> None:
     """Refuses a split without a requested language; without the source, an evaluation split is evaluated without it.
 
-    Args:
-      rows: of the split.
-      split: its name.
-      languages: the requested ones, the source first.
-
     Raises:
       UserError: names the language and those that are there.
     """

@@ -210,14 +210,7 @@ class Corpus:
 
 
 def padded_length(text: CaptionFeatures, rows: np.ndarray, *, max_length: int, multiple: int) -> int:
-    """L for the captions `rows`: that of the longest, rounded up to a multiple so that few shapes are compiled.
-
-    Args:
-      text: all captions.
-      rows: (k,).
-      max_length: the limit.
-      multiple: 0: always `max_length`.
-    """
+    """L for the captions `rows`: that of the longest, rounded up to a multiple (0: always `max_length`)."""
     if not multiple:
         return max_length
     longest = int(_lengths(text)[rows].max(initial=1))

@@ -52,12 +52,7 @@ class Picture(NamedTuple):
 
 
 class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A data set as `tensorflow_datasets` stores it.
-
-    Args:
-      source: the set.
-      data_dir: where built sets are kept.
-    """
+    """A data set as `tensorflow_datasets` stores it."""
 
     VERSION = tfds.core.Version("1.0.0")  # raise it when the stored columns change
 

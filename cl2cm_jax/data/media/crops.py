@@ -41,16 +41,10 @@ class Box(NamedTuple):
 
 
 def box(width: int, height: int, *, least: float, chance: np.ndarray) -> Box:
-    """A random part of a picture.
+    """A random part of a picture, of `chance` (4,) in [0, 1): share, aspect ratio, position across and down.
 
-    Its share of the area is between `least` and 1, its aspect ratio between 3/4 and 4/3, uniform in its logarithm as far
-    as such a box fits. A picture too long for any keeps the largest box of ratio 3/4 or 4/3.
-
-    Args:
-      width: the picture's.
-      height: the picture's.
-      least: smallest share.
-      chance: (4,) in [0, 1): share, ratio, place across and down.
+    Its share of the area is between `least` and 1, its aspect ratio between 3/4 and 4/3, uniform in its logarithm
+    as far as such a box fits. A picture too long for any keeps the largest box of ratio 3/4 or 4/3.
     """
     share = least + (1 - least) * chance[0]
     long = math.log(width / height)

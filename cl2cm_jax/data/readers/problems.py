@@ -41,12 +41,6 @@ def write_report(path: str | os.PathLike[str], problems: Sequence[Problem]) -> N
 def report_problems(report: Path, problems: Sequence[Problem], *, on_error: str, name: str) -> None:
     """Writes the report and, unless there is a problem to stop at, logs a summary.
 
-    Args:
-      report: the file that lists all problems and notes.
-      problems: what was found.
-      on_error: "stop" or "skip".
-      name: of the data set.
-
     Raises:
       UserError: there is a problem and `on_error` is "stop".
     """

@@ -35,12 +35,6 @@ class SampleCaptions(NamedTuple):
 def read_captions(key: str, *, text: bytes | None, described: bytes | None, source: str) -> SampleCaptions:
     """Reads and checks the captions of a sample. One that is repeated counts once.
 
-    Args:
-      key: of the sample.
-      text: content of its .txt, None if it has none.
-      described: content of its .json, None if it has none.
-      source: the language of the .txt and of "caption".
-
     Raises:
       SampleError: a file is not UTF-8 or no JSON object, or a field is of the wrong kind.
     """

@@ -86,13 +86,7 @@ def read_picture(place: ShardOffset) -> bytes:
 
 
 def read_shard(path: str, *, source: str, frames: int) -> Shard:
-    """Reads and checks a shard, one sample in memory at a time.
-
-    Args:
-      path: of the tar.
-      source: the language of a sample's .txt and of "caption" in its .json.
-      frames: limit of frames of a clip (`config.data.frames`).
-    """
+    """Reads and checks a shard, one sample in memory at a time."""
     shard = Shard([], [], [])
     seen: set[str] = set()
     try:

@@ -1,4 +1,7 @@
-"""Which images of a caption table can be used: in a folder of pictures, in a feature file or in shards."""
+"""Which images of a caption table can be used: in a folder of pictures, in a feature file or in shards.
+
+A clip has at most `frames` frames; 1 is a picture. `mapper` decodes the pictures, perhaps on other machines.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,7 @@ from cl2cm_jax.data.readers.shards import read_shard
 
 
 def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, mapper: Mapper) -> CaptionTable:
-    """The captions whose picture or clip is in a folder and can be decoded, with its path.
-
-    Args:
-      captions: of the caption file.
-      file: its path.
-      images: the folder.
-      frames: limit of frames of a clip; 1 is pictures.
-      mapper: where the pictures are decoded.
-    """
+    """The captions whose picture or clip is in a folder and can be decoded, with its path."""
     known = by_image(captions.rows)
     reasons = mapper(partial(_reason_against_file, images=images, frames=frames), list(known))
     table = CaptionTable([], list(captions.problems))
@@ -66,16 +61,7 @@ def from_features(captions: CaptionTable, file: str, features: FeatureFile, *, i
 def from_shards(
     captions: CaptionTable, file: str, shards: Sequence[str], *, source: str, frames: int, mapper: Mapper
 ) -> CaptionTable:
-    """The captions of the samples of shards, and those that a caption file has for their keys.
-
-    Args:
-      captions: of the caption file, empty if there is none.
-      file: its path, "" if there is none.
-      shards: paths of the tars.
-      source: language of captions whose sample does not name it.
-      frames: limit of frames of a clip; 1 is pictures.
-      mapper: where the shards are read.
-    """
+    """The captions of the samples of shards, and those that a caption file has for their keys."""
     samples, left_out, problems = _merged(mapper(partial(_shard_as_json, source=source, frames=frames), shards))
     problems = [*captions.problems, *problems]
     further = by_image(captions.rows)

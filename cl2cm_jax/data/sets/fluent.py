@@ -53,9 +53,6 @@ def dataset(data: ConfigDict) -> CaptionSet:
 def clips(root: str | os.PathLike[str]) -> list[Caption]:
     """The captions of the animated files of the package in the order of the files' names.
 
-    Args:
-      root: the unpacked package, with the folder assets/.
-
     Raises:
       UserError: the folder is not there, or not as published.
     """

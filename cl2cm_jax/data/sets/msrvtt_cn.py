@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.data.caption_sets import CaptionSet
 from cl2cm_jax.data.sets.paper.build import paper_set
-from cl2cm_jax.data.sets.paper.files import NRCCR, PaperSet, video_names
+from cl2cm_jax.data.sets.paper.files import NRCCR, PaperSet
 
 SET = PaperSet(
     name="msrvtt_cn",
@@ -15,7 +15,6 @@ SET = PaperSet(
     sizes={"": {"test": 1_000}},  # MLCMR's README; it states the size of no other split
     folders=("msrvttcn", "msrvtt10kcn", "msrvtt_cn"),
     prefixes=("msrvtt10kcn", "msrvttcn"),
-    names=video_names,
 )
 
 

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.data.caption_sets import CaptionSet
 from cl2cm_jax.data.sets.paper.build import paper_set
-from cl2cm_jax.data.sets.paper.files import NRCCR, PaperSet, video_names
+from cl2cm_jax.data.sets.paper.files import NRCCR, PaperSet
 
 SET = PaperSet(
     name="vatex",
@@ -16,7 +16,6 @@ SET = PaperSet(
     captions_each=10,
     folders=("vatex", "VATEX"),
     prefixes=("vatex",),
-    names=video_names,
 )
 
 

@@ -33,6 +33,13 @@ class EvaluationNames(NamedTuple):
     english: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
+def video_names(target: str, task: int) -> EvaluationNames:
+    """The evaluation files of the sets of videos."""
+    del task
+    validation, test = ((f"{part}_google_{target}2enc", f"{part}_google_{target}c2en") for part in ("val", "test"))
+    return EvaluationNames((f"val_{target}", f"test_{target}"), (validation, test), (("val",), ("test",)))
+
+
 @dataclass(frozen=True)
 class PaperSet:
     """What is known of a set.
@@ -44,7 +51,7 @@ class PaperSet:
       folders: names of its tree.
       prefixes: of its file names.
       train_prefixes: of training files by `config.data.task`, where they differ.
-      names: (target, task) -> the names of its evaluation files.
+      names: (target, task) -> the names of its evaluation files; those of the sets of videos are alike.
       pictures: name of the folder of pictures; "" for a set of videos, which has features.
       id_lists: (target) -> names of the list of images of each split.
       picture_names: name of the file that has the name of each picture; "": they are `<id>.jpg`.
@@ -58,9 +65,9 @@ class PaperSet:
     folders: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     train_prefixes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    names: Callable[[str, int], EvaluationNames] | None = None
+    names: Callable[[str, int], EvaluationNames] = video_names
     pictures: str = ""
-    id_lists: Callable[[str], dict[str, tuple[str, ...]]] | None = None
+    id_lists: Callable[[str], dict[str, tuple[str, ...]]] = lambda target: {}
     picture_names: str = ""
 
 
@@ -75,22 +82,8 @@ class Role(NamedTuple):
     is_required: bool = True
 
 
-def video_names(target: str, task: int) -> EvaluationNames:
-    """The evaluation files of the sets of videos."""
-    del task
-    validation, test = ((f"{part}_google_{target}2enc", f"{part}_google_{target}c2en") for part in ("val", "test"))
-    return EvaluationNames((f"val_{target}", f"test_{target}"), (validation, test), (("val",), ("test",)))
-
-
 def roles(paper: PaperSet, *, target: str, task: int) -> tuple[Role, ...]:
-    """The caption files of a set and target language: first those of training, source before target.
-
-    Args:
-      paper: the set.
-      target: xx.
-      task: 2 or 1, of multi30k.
-    """
-    assert paper.names is not None
+    """The caption files of a set and target language: first those of training, source before target."""
     xx, prefixes, is_video = target, paper.prefixes, not paper.pictures
     train = paper.train_prefixes.get(task, prefixes)
     english, both = _names(train, "train" if is_video else "train_enc"), _names(train, f"train_google_enc2{xx}2enc")

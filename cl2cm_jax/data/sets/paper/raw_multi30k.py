@@ -27,13 +27,7 @@ _FILES = {
 
 
 class RawFiles:
-    """The files of a task, found and not yet read.
-
-    Args:
-      search: remembers what is missing.
-      folder: of the task.
-      data: `config.data`, with the task and the target languages.
-    """
+    """The files of a task, found and not yet read."""
 
     def __init__(self, search: Search, folder: Path, data: ConfigDict):
         self.texts: dict[str, list[tuple[str, Path]]] = {}

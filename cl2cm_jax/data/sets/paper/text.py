@@ -23,13 +23,7 @@ from cl2cm_jax.data.sets.paper.files import TEXT, Role, Search, roles
 
 
 class TextFiles:
-    """The caption files of a set, found and not yet read.
-
-    Args:
-      search: remembers what is missing.
-      targets: the target languages.
-      task: 2 or 1, of multi30k.
-    """
+    """The caption files of a set, found and not yet read."""
 
     def __init__(self, search: Search, *, targets: Sequence[str], task: int):
         self._targets = targets

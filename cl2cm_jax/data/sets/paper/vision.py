@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,29 +29,34 @@ from cl2cm_jax.errors import UserError
 _FEATURE_PARTS = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 
 
-class Vision(Protocol):
-    """The pictures or features of one split."""
+class Vision:
+    """The pictures or features of one split.
 
-    where: str  # the list that ids belong to, for messages
+    Attributes:
+      where: the list that ids belong to, for messages.
+    """
+
+    where: str
 
     def ids(self) -> Iterable[str]:
         """All media ids; none where there is no list of them."""
-        ...
+        raise NotImplementedError
 
     def reason_against(self, media: str) -> str:
         """Why it cannot be used; "" if it is good."""
-        ...
+        raise NotImplementedError
 
     def picture(self, media: str) -> str:
-        """The path of its picture, "" if it has features."""
-        ...
+        """The absolute path of its picture; "" if it has features."""
+        del media
+        return ""
 
     def row(self, media: str) -> np.ndarray:
         """Its features (frames, d)."""
-        ...
+        raise NotImplementedError
 
 
-class Pictures:
+class Pictures(Vision):
     """A folder of pictures, `<id>.jpg` or as a list of files has them, and the ids of a split where they are listed."""
 
     def __init__(self, folder: Path, *, files: dict[str, str] | None = None, listed: Path | None = None):
@@ -68,7 +73,8 @@ class Pictures:
             return f"{media!r} is not in {self.where}; the two must name the same images"
         if self._files is not None and media not in self._files:
             return f"{media!r} is not in image_ids.txt; add it or remove its captions"
-        if not _is_within(self._folder, self._path(media)):
+        base = os.path.abspath(self._folder)
+        if os.path.commonpath([base, self.picture(media)]) != base:
             return f"{media!r} is {self._path(media)}, which is outside {self._folder}"
         try:
             decode(self._path(media))
@@ -79,14 +85,11 @@ class Pictures:
     def picture(self, media: str) -> str:
         return os.path.abspath(self._path(media))
 
-    def row(self, media: str) -> np.ndarray:
-        raise NotImplementedError("pictures have no features")
-
     def _path(self, media: str) -> str:
         return str(self._folder / (f"{media}.jpg" if self._files is None else self._files[media]))
 
 
-class Features:
+class Features(Vision):
     """Features of images or of the frames of videos."""
 
     def __init__(self, features: FeatureFile | FrameFolder, *, where: Path):
@@ -103,10 +106,6 @@ class Features:
             return f"video {media!r} has no frame in {self.where}; add its frames or remove its captions"
         if not np.isfinite(values).all():
             return f"{media!r} has NaN or infinite features; compute them anew"
-        return ""
-
-    def picture(self, media: str) -> str:
-        del media
         return ""
 
     def row(self, media: str) -> np.ndarray:
@@ -152,8 +151,8 @@ def _find_pictures(search: Search, *, target: str, images: str) -> VisionFiles:
     places = [search.root, search.root / name, search.root / FEATURES]
     table = search.file([paper.picture_names], places, is_required=False) if paper.picture_names else None
     lists = {
-        split: search.file(names, _list_places(search.root), is_required=False)
-        for split, names in _id_lists(search, target).items()
+        split: search.file(names, [search.root / FEATURES, search.root / TEXT], is_required=False)
+        for split, names in search.paper.id_lists(target).items()
     }
 
     def read() -> Mapping[str, Vision]:
@@ -180,10 +179,10 @@ def _find_image_features(search: Search, features: str, *, target: str) -> Visio
     root, name = search.root, Path(features).name
     own = [Path(features)] if Path(features).is_dir() else [root / FEATURES / name, root / name]
     found: dict[str, tuple[Path, Path]] = {}
-    for split, list_names in _id_lists(search, target).items():
+    for split, list_names in search.paper.id_lists(target).items():
         part = _FEATURE_PARTS[split]
         values = search.file([f"{part}-{name}-avgpool.npy"], [*own, root / FEATURES])
-        ids = search.file(list_names, [*own, *_list_places(root)])
+        ids = search.file(list_names, [*own, root / FEATURES, root / TEXT])
         if values and ids:
             found[split] = values, ids
 
@@ -197,18 +196,3 @@ def _find_image_features(search: Search, features: str, *, target: str) -> Visio
         return {split: Features(read_image_features(values, ids), where=ids) for split, (values, ids) in found.items()}
 
     return VisionFiles([path for files in found.values() for path in files], read, shape)
-
-
-def _id_lists(search: Search, target: str) -> dict[str, tuple[str, ...]]:
-    assert search.paper.id_lists is not None
-    return search.paper.id_lists(target)
-
-
-def _list_places(root: Path) -> list[Path]:
-    """Where id lists are, if not in their own feature folder: beside the feature folders, or beside the captions."""
-    return [root / FEATURES, root / TEXT]
-
-
-def _is_within(folder: Path, path: str) -> bool:
-    base, file = os.path.abspath(folder), os.path.abspath(path)
-    return os.path.commonpath([base, file]) == base

@@ -147,10 +147,6 @@ def family_of(english_name: str) -> str | None:
 def concepts_of(emoji: Sequence[str], english_captions: Sequence[Sequence[str]]) -> list[str]:
     """The concept of each emoji by the rule of this module.
 
-    Args:
-      emoji: n emoji as text.
-      english_captions: for each emoji its English captions, the name first.
-
     Returns:
       n concepts, each called by its family, or else by the first of its members' names in (length, alphabet) order.
     """

@@ -9,9 +9,6 @@ from collections.abc import Iterable, Sequence
 def grouped(keys: Sequence[Iterable[str]]) -> list[int]:
     """The group of each item: items are together if they share a key, directly or through others.
 
-    Args:
-      keys: for each of n items its keys.
-
     Returns:
       n numbers, that of a group's first item.
     """

@@ -54,9 +54,6 @@ def stamps(root: str | os.PathLike[str]) -> list[Caption]:
 
     An id is the path within the stamps without its ending, e.g. "food/fruit/apple_fuji"; English comes first.
 
-    Args:
-      root: the unpacked Debian package, or the folder of the stamps itself.
-
     Raises:
       UserError: the folder is missing or holds no stamps, or a caption is not UTF-8.
     """
