@@ -40,7 +40,7 @@ class Caption(NamedTuple):
 
 @dataclass(frozen=True)
 class CaptionTable:
-    """Captions in the order of their images, and what is wrong with those that were left out."""
+    """Captions in the order of their images, and the problems of those that were left out."""
 
     rows: list[Caption]
     problems: list[Problem] = field(default_factory=list)

@@ -29,7 +29,7 @@ def swap_translations(corpus: Corpus, *, share: float, seed: int, source: str) -
       UserError: the corpus lacks the source language.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"share={share} must lie between 0 and 1")
+        raise ValueError(f"share={share} must be between 0 and 1")
     source_index = corpus.language_index(source)
     image, origin = corpus.caption_image.copy(), corpus.caption_origin.astype(f"<U{len(NOISED)}")
     for index, language in enumerate(corpus.languages):

@@ -160,7 +160,7 @@ def _read_picture(picture: str | ShardOffset, folder: str, frames: int) -> Pictu
     if isinstance(picture, ShardOffset):
         return Picture(read_picture(picture))
     path = os.path.join(folder, picture)
-    files = [file.read_bytes() for file in taken_files(path, most=frames)]
+    files = [file.read_bytes() for file in taken_files(path, limit=frames)]
     return Picture(frames=tuple(files)) if os.path.isdir(path) else Picture(files[0])
 
 

@@ -145,7 +145,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     from cl2cm_jax.data.stored_sets import read_captions, read_pictures
 
     encode_text = text_encoder(config, configured_text(config))
-    encode_pictures, most = _picture_encoder(config)
+    encode_pictures, limit = _picture_encoder(config)
     read = {split: read_captions(stored, split) for split in SPLITS}
     for split in SPLITS:  # a missing language is found before any picture is encoded
         check_languages(read[split][0], split, languages[split])
@@ -156,7 +156,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
         def from_image(start: int) -> Iterator[np.ndarray]:
             return encode_pictures(itertools.islice(read_pictures(stored, split), start, None))
 
-        write_split(place, rows, languages[split], VisionFeatures(from_image, max(most, frames)), encode_text)
+        write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
 
     write_cache(folder, write, about={"languages": languages})
 
@@ -298,7 +298,7 @@ def _picture_encoder(config: ConfigDict) -> tuple[Callable[[Iterable[Picture]], 
         return lambda pictures: (picture.feature for picture in pictures if picture.feature is not None), 0
     encode = ImageEncoder(vision, pool=config.vision.pool)
     if frames > 1:
-        clips = partial(decode_clip, most=frames)
+        clips = partial(decode_clip, limit=frames)
         return lambda pictures: encode.clips(clips(p.files) for p in pictures), frames * encode.frames
     return lambda pictures: encode.each(decode(p.image) for p in pictures if p.image is not None), encode.frames
 

@@ -81,20 +81,20 @@ def as_rgb(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return _to_rgb(_upright(image))
 
 
-def frame_places(count: int, most: int) -> list[int]:
-    """Samples at most `most` of `count` frames evenly, whatever their durations.
+def frame_places(count: int, limit: int) -> list[int]:
+    """Samples at most `limit` of `count` frames evenly, whatever their durations.
 
-    All, if there are not more; else the middle frame of each of `most` parts of equal length, frame
-    floor((i + 1/2) count / most) for i = 0 ... most - 1.
+    All, if there are not more; else the middle frame of each of `limit` parts of equal length, frame
+    floor((i + 1/2) count / limit) for i = 0 ... limit - 1.
     """
-    taken = min(count, most)
+    taken = min(count, limit)
     return [(2 * i + 1) * count // (2 * taken) for i in range(taken)]
 
 
 def decode_frames(
     source: bytes | str | os.PathLike[str],
     *,
-    most: int,
+    limit: int,
     max_pixels: int = MAX_PIXELS,
     max_frames: int = MAX_FRAMES,
     max_animation_pixels: int = MAX_ANIMATION_PIXELS,
@@ -105,7 +105,7 @@ def decode_frames(
 
     Args:
       source: the bytes of an image file, or its path.
-      most: limit of frames, see `frame_places`.
+      limit: limit of frames, see `frame_places`.
       max_pixels: as in `decode`, of a frame.
       max_frames: animations of more frames are refused before any is decoded.
       max_animation_pixels: limit of the pixels of all frames together.
@@ -124,7 +124,7 @@ def decode_frames(
         first = int(count > 1 and bool(image.info.get("default_image")))  # of a PNG: for viewers without animation
         _check_animation(name, image, count, max_frames, max_animation_pixels)
     with image:
-        for place in frame_places(count - first, most):
+        for place in frame_places(count - first, limit):
             with _as_image_error(name, max_pixels):
                 if count > 1:
                     image.seek(first + place)

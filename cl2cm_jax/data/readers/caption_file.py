@@ -265,7 +265,7 @@ def _checked(line: int, cells: Cells) -> Caption:
 
 
 def checked_row(cells: dict[str, str]) -> Caption | tuple[str, str]:
-    """A row that stands in no file (line 0), by the same rules; or (field, reason) where it cannot be used."""
+    """A row that comes from no file (line 0), by the same rules; or (field, reason) if it cannot be used."""
     try:
         return _checked(0, cells)
     except _BadRow as bad:
@@ -273,7 +273,7 @@ def checked_row(cells: dict[str, str]) -> Caption | tuple[str, str]:
 
 
 def known_split(name: str) -> str:
-    """The split that a name stands for ("val" for "validation"), "" if none."""
+    """The split of an alternative name ("validation" of "val"), "" if there is none."""
     return _SPLITS.get(name.strip().lower(), "")
 
 
@@ -288,8 +288,8 @@ class _Seen:
     def check(self, row: Caption) -> None:
         self._first = self._first or row
         if bool(row.split) != bool(self._first.split):
-            raise _BadRow("split", f"must stand in all rows or in none, and line {self._first.line} differs from this")
-        # a machine may have found a person's very words; each is a caption, and either may be asked for by its origin
+            raise _BadRow("split", f"must be in all rows or in none, and line {self._first.line} differs from this")
+        # a machine translation may equal a human caption, and the origin chooses between them
         first = self._line_of.setdefault((row.image, row.language, row.caption, row.origin), row.line)
         # two captions may have one translation, and each needs its own row
         if first != row.line and not _TRANSLATION.fullmatch(row.language):

@@ -1,4 +1,4 @@
-"""Reads vision features that lie on disk: a .npy array and a text file with the image id of each row."""
+"""Reads precomputed vision features: a .npy array and a text file with the image id of each row."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LONGEST_AXIS = 2**48  # bytes that no disk has
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """Features by image id; the array stays on disk until a row is asked for."""
+    """Features by image id; the array is memory-mapped."""
 
     values: np.ndarray  # (n, frames, d), memory-mapped
     row_of: dict[str, int]

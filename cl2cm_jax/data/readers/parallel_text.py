@@ -1,7 +1,7 @@
 """Reads parallel text: one file a split and language, where line i of each is the same sentence.
 
 Files are called train.en, val.de.gz and the like; the folder may also be a copy of Multi30K's own repository, whose
-text lies in data/task1/raw and whose test split is called test_2016_flickr.
+text is in data/task1/raw and whose test split is called test_2016_flickr.
 """
 
 from __future__ import annotations

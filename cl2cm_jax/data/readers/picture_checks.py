@@ -35,7 +35,7 @@ def reason_against(source: bytes | str, frames: int) -> tuple[str, bool]:
         return f"{source} is a folder; set config.data.frames to 2 or more to read its pictures as a clip", False
     try:
         if frames > 1:
-            for _ in decode_clip(taken_files(source, most=frames) if is_path else [source], most=frames):
+            for _ in decode_clip(taken_files(source, limit=frames) if is_path else [source], limit=frames):
                 pass
             return "", False
         try:

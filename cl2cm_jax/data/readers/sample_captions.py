@@ -27,7 +27,7 @@ class SampleError(Exception):
 class SampleCaptions(NamedTuple):
     """The captions of a sample."""
 
-    split: str  # "" where the sample does not say
+    split: str  # "" if the sample has none
     rows: tuple[Caption, ...]
     problems: tuple[tuple[str, str], ...]  # (ending, reason) of captions that are left out
 

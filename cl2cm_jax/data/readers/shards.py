@@ -144,7 +144,7 @@ def _check_extended(raw: BinaryIO, offset: int) -> None:
         try:
             size = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
         except tarfile.HeaderError:
-            return  # tarfile will say so
+            return  # tarfile raises it
         if not 0 <= size <= MAX_HEADER_BYTES:
             raise _BrokenError(
                 f"has an extended header of {size:,} bytes at byte {offset:,}, over the limit of {MAX_HEADER_BYTES:,}"

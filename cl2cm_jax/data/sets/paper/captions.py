@@ -26,7 +26,7 @@ class Line(NamedTuple):
 
 
 class CaptionLines(NamedTuple):
-    """The good lines of a file in their order, and what is wrong with the others."""
+    """The good lines of a file in their order, and the problems of the others."""
 
     path: Path
     tags: tuple[str, ...]  # those that its lines may have

@@ -3,7 +3,7 @@
 Training captions are the English ones (human) and their translations (machine); those without their partner are named.
 Validation and test captions are the target's (human). Their translations back to English become captions of a language
 of their own, "de2en", in the order of the captions that they translate; so do the training captions translated there
-and back, "en2de2en", which no term reads: what is wrong with them is a note and costs no training caption. English
+and back, "en2de2en", which no term reads: their problems are notes and cost no training caption. English
 validation and test captions are read where the tree has them.
 
 Source: NRCCR, LECCR (training and evaluation files).

@@ -116,7 +116,7 @@ class VisionFiles(NamedTuple):
     """The vision files of a set, found and not yet read.
 
     Attributes:
-      paths: all of them; a folder of pictures stands for its pictures.
+      paths: all of them; a folder of pictures represents its pictures.
       read: () -> the pictures or features of each split; raises a UserError where a file is malformed.
       shape: () -> (frames or None, d) of features; None for pictures.
     """

@@ -1,6 +1,6 @@
 """Tux Paint's stamps (GPL-2) as Debian packages them: pictures with human captions in dozens of languages.
 
-`X.png` or `X.svg` lies beside `X.txt`, whose first line is the English caption and whose others are `de.utf8=...`.
+`X.png` or `X.svg` is beside `X.txt`, whose first line is the English caption and whose others are `de.utf8=...`.
 What is done with it:
 
 - `symbols/` (coins, letters, chess pieces, ...) is left out: names of signs, not captions of pictures.
@@ -8,7 +8,7 @@ What is done with it:
 - A leading full stop of Arabic, which belongs to its end, is moved there.
 - Near-duplicates are of one concept and in one split: see `concepts_of`.
 
-A picture becomes a PNG of 224 x 224, whole, on white. resvg_py takes absolute units (`width="5cm"`) for 0 unless it
+A picture becomes a PNG, padded to 224 x 224 on white. resvg_py takes absolute units (`width="5cm"`) for 0 unless it
 has the dots an inch.
 """
 
@@ -86,7 +86,7 @@ def stamps_folder(root: str | os.PathLike[str]) -> Path:
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """The captions of one text file by language: "en" is its first line, "pt-BR" stands there as `pt_BR.utf8=`.
+    """The captions of one text file by language: "en" is its first line, "pt-BR" is written there as `pt_BR.utf8=`.
 
     Empty ones are left out. Raises UserError.
     """
@@ -129,7 +129,7 @@ def split_of(concept: str) -> str:
 
 
 def picture(file: Path) -> bytes:
-    """A PNG file of a stamp, 224 x 224, whole, on white.
+    """A PNG file of a stamp, padded to 224 x 224 on white.
 
     Raises:
       UserError: the file is damaged, or resvg_py is missing.
