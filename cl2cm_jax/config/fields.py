@@ -24,7 +24,7 @@ FIELDS: dict[str, Field] = {
     "method": choice("cl2cm", "baseline"),
     "seed": number(0, 0, 2**32 - 1),  # initial weights, order of examples, choice of captions, translation noise
     # Data. "captions": your own pictures or clips; "fluent": animated emoji; "flickr8k_cn": photographs
-    "data.name": choice("emoji", "captions", "fluent", "stamps", "flickr8k_cn", *LANGUAGES_OF),
+    "data.name": plugin("cl2cm_jax.data.sets", "emoji"),
     "data.dir": Field("data"),  # folder of built sets and cached features
     "data.source": Field("en"),  # the language that the pictures were captioned in
     "data.targets": Field(("de",)),  # languages to search in; the headline numbers are their mean

@@ -22,32 +22,44 @@ def plugin_names(package: str) -> tuple[str, ...]:
 
 
 def check_plugin(package: str, name: str, *, field: str, extra: tuple[str, ...] = ()) -> None:
-    """Raises UserError if a name is no module; imports no plugin, so that optional dependencies may be missing.
+    """Refuses a name without a dot that is no module of the package, and a malformed one; imports no plugin.
+
+    A dotted name is looked up when the plugin is loaded, so that a model can be searched where the data set or the loss
+    term that it was trained with is not installed.
 
     Args:
       package: of the built-in plugins, "cl2cm_jax.data.sets".
       name: the chosen one.
       field: named in the error, "config.data.name".
       extra: further names that are allowed, such as "precomputed".
+
+    Raises:
+      UserError: there is no such plugin.
     """
     known = (*plugin_names(package), *extra)
-    if name in known:
+    if name in known or ("." in name and all(part.isidentifier() for part in name.split("."))):
         return
-    try:
-        found = "." in name and importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        found = False
-    if not found:
-        raise UserError(
-            f"{field}={name!r} is unknown{nearest(name, known, listed=False)}; use one of {', '.join(known)}, "
-            "or the dotted name of a module of yours"
-        )
+    raise UserError(
+        f"{field}={name!r} is unknown{nearest(name, list(known))}; use one of {', '.join(known)}, "
+        "or the dotted name of a module of yours"
+    )
 
 
 def load_plugin(package: str, name: str, attribute: str, *, field: str) -> Any:
-    """An attribute of the named module; raises UserError if there is no such module, or it lacks the attribute."""
+    """The attribute of the named module that makes it a plugin of its kind.
+
+    Raises:
+      UserError: there is no such module, or it lacks the attribute.
+    """
     check_plugin(package, name, field=field)
-    module = importlib.import_module(name if "." in name else f"{package}.{name}")
+    module_name = name if "." in name else f"{package}.{name}"
+    try:
+        found = importlib.util.find_spec(module_name) is not None
+    except ModuleNotFoundError:  # the package that the dotted name begins with
+        found = False
+    if not found:
+        raise UserError(f"{field}={name!r}: there is no module of this name; put its folder on PYTHONPATH")
+    module = importlib.import_module(module_name)
     if not hasattr(module, attribute):
         raise UserError(f"{field}={name!r}: the module {module.__name__} does not define {attribute}")
     return getattr(module, attribute)

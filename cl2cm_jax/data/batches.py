@@ -1,7 +1,7 @@
 """Batches as a pure function of the step: batch n is the same however many batches were drawn before it.
 
-The order of an epoch is a permutation of (seed, epoch), and which captions an image brings is a hash of (seed, epoch,
-image); so the state of the data is the step number, and resuming reads nothing twice. Source: ours.
+The order of an epoch is a permutation of (seed, epoch), and the captions of an image are chosen by a hash of (seed,
+epoch, image), so the step number is the whole state of the data.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from cl2cm_jax.data.packing import pack
 from cl2cm_jax.data.position import position
 from cl2cm_jax.errors import UserError
 
-_SOURCE, _LANGUAGE, _TARGET, _CROP = range(4)  # what a random number is for
+_SOURCE, _LANGUAGE, _TARGET, _CROP = range(4)  # uses of random numbers
 
 
 class _Captions(NamedTuple):
     """The captions of each image and language: `rows[start[i, l] : start[i, l] + count[i, l]]`."""
 
-    rows: np.ndarray  # (m,), of the captions that are read
+    rows: np.ndarray  # (m,), of the captions that are used
     start: np.ndarray  # (n, languages)
     count: np.ndarray  # (n, languages)
 
 
 class _Draw(NamedTuple):
-    """What a batch consists of, before anything is read."""
+    """The images and captions of a batch."""
 
     image: np.ndarray  # (B,)
     source_caption: np.ndarray  # (B,)
-    target_caption: np.ndarray  # (B, K), -1 where the image has no further target language
+    target_caption: np.ndarray  # (B, K), -1 where the image lacks a caption in the language
     target_language: np.ndarray  # (B, K)
 
 
 class EvaluationBatch(NamedTuple):
-    """Rows to embed. The last batch is filled up with row 0, where `is_valid` is False."""
+    """Rows to embed. The last batch is padded with row 0, where `is_valid` is False."""
 
     rows: np.ndarray  # (B,) int32
     is_valid: np.ndarray  # (B,) bool
 
 
 def trainable_images(corpus: Corpus, *, source: str) -> np.ndarray:
-    """Rows (k,) of the images that have a caption in the source language; the others are not trained on."""
+    """Rows (k,) of the images with a caption in the source language, which are trained on."""
     return np.unique(corpus.caption_image[corpus.captions_of(source)])
 
 
 def check(corpus: Corpus, *, batch_size: int, source: str, targets: Sequence[str], targets_per_image: int) -> None:
-    """Refuses what `batches` could not do.
+    """Checks the arguments of `batches`.
 
     Raises:
       UserError: fewer images with a source caption than the batch size, more targets per image than targets, or a
@@ -75,16 +75,16 @@ def check(corpus: Corpus, *, batch_size: int, source: str, targets: Sequence[str
 
 
 def check_files(corpus: Corpus) -> None:
-    """Refuses pictures that cannot be read in training.
+    """Checks that every picture is a file, as trained vision layers need.
 
     Raises:
-      UserError: one of them has no file.
+      UserError: one is not.
     """
     if "" in corpus.paths:
         image = str(corpus.image_ids[corpus.paths.index("")])
         raise UserError(
             f"config.student.vision.trainable: the picture {image!r} of split {corpus.name!r} is no file on disk, and "
-            "trained layers read pictures from files in every step; use '', which caches features"
+            "trained layers read picture files in every step; use '', which caches features"
         )
 
 
@@ -103,7 +103,7 @@ def batches(
     groups: int = 0,
     crops: Crops | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Endless training batches from `start_step` on, prefetched by tf.data; the last of an epoch is never partial.
+    """Endless training batches from `start_step` on, prefetched by tf.data; no batch of an epoch is partial.
 
     Args:
       corpus: the training split.
@@ -114,16 +114,15 @@ def batches(
       targets: languages of the target captions.
       targets_per_image: K distinct target languages for an image, drawn anew each epoch; -1: all, in the given order.
       with_words: adds "words" and "mask" to both sides.
-      max_words: longer captions are cut.
+      max_words: longer captions are truncated.
       length_multiple: L of a batch is its longest caption's, rounded up to a multiple of it; 0: `max_words`.
-      groups: plans rows that captions share in the trained layers, a plan for each of so many runs of images, one a
-        device and micro-batch; 0: none.
-      crops: reads the pictures' files in place of their features. A crop is a function of (seed, epoch, image).
+      groups: number of groups of images whose captions are packed into rows, one a device and micro-batch; 0: none.
+      crops: reads crops of the picture files in place of features. A crop is a function of (seed, epoch, image).
 
     Yields:
       "vision": {"features" (B, F, dv) float32, "mask" (B, F) bool}, or with crops {"pixels" (B, S, S, 3) uint8},
-      "source": {"sentence" (B, dt) float32 [, "words" (B, L, dt) float32, "mask" (B, L) bool]}, and what
-        `corpus.text_inputs` adds where the networks have layers of the backbone of their own,
+      "source": {"sentence" (B, dt) float32 [, "words" (B, L, dt) float32, "mask" (B, L) bool]}, and the
+        inputs of trained layers of the backbone, see `corpus.text_inputs`,
       "target": the same with (B, K, ...), zero where there is no target,
       "packing": {"take" (G, R, L) int32, "put" (B, 1 + K, L) int32} of groups, see `packing.pack`; caption 0 of an
         image is its source,
@@ -138,20 +137,20 @@ def batches(
     images = trainable_images(corpus, source=source)
     draw = _drawer(corpus, seed=seed, source=source, targets=targets, targets_per_image=targets_per_image)
     words = {"with_words": with_words, "max_words": max_words, "length_multiple": length_multiple}
-    see = _features(corpus) if crops is None else _pixels(corpus, crops, seed=seed)
+    vision = _features(corpus) if crops is None else _pixels(corpus, crops, seed=seed)
     failures: list[UserError] = []
 
     def gather(step: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
         epoch = position(int(step), images=len(images), batch_size=batch_size).epoch
         try:
-            batch = _gather(corpus, draw(epoch, images[order]), groups=groups, **words) | see(epoch, images[order])
+            batch = _gather(corpus, draw(epoch, images[order]), groups=groups, **words) | vision(epoch, images[order])
         except UserError as error:
-            failures.append(error)  # what comes out of tf.data is an error of its own
+            failures.append(error)  # tf.data raises an error of its own
             raise
         return [batch[path] for path in paths]
 
-    # Drawn once here to know the names and types of the arrays that come out of tf.data.
-    first = _gather(corpus, draw(0, images[:1]), groups=min(groups, 1), **words) | see(0, images[:1])
+    # One image, for the names and types of the arrays that come out of tf.data.
+    first = _gather(corpus, draw(0, images[:1]), groups=min(groups, 1), **words) | vision(0, images[:1])
     paths = list(first)
     types = [array.dtype for array in first.values()]
     indices = _index_dataset(len(images), batch_size=batch_size, seed=seed, start_step=start_step)
@@ -162,17 +161,17 @@ def batches(
         deterministic=True,
     ).prefetch(2)
     options = tf.data.Options()
-    options.autotune.enabled = False  # nothing to tune, and its thread holds up the end of the iterator by seconds
+    options.autotune.enabled = False  # nothing to tune, and its thread delays the end of the iterator by seconds
     dataset = dataset.with_options(options)
-    return (_nested(dict(zip(paths, arrays, strict=True))) for arrays in _one_line(dataset, failures))
+    return (_nested(dict(zip(paths, arrays, strict=True))) for arrays in _arrays(dataset, failures))
 
 
-def _one_line(dataset: Any, failures: list[UserError]) -> Iterator[Any]:
+def _arrays(dataset: Any, failures: list[UserError]) -> Iterator[Any]:
     """The arrays of a tf.data set; a UserError from within it is raised as such."""
-    its_error = lazy_tensorflow.tensorflow().errors.OpError  # looked up now: at the end of Python the module is empty
+    op_error = lazy_tensorflow.tensorflow().errors.OpError  # looked up now: at interpreter exit the module is empty
     try:
         yield from dataset.as_numpy_iterator()
-    except its_error:
+    except op_error:
         if failures:
             raise failures[0] from None
         raise
@@ -220,7 +219,7 @@ def _drawer(corpus: Corpus, *, seed: int, source: str, targets: Sequence[str], t
         if targets_per_image != -1:
             chance = _random(seed, epoch, image[:, None], _LANGUAGE, languages)
             lacking = captions.count[image[:, None], languages] == 0
-            order = np.lexsort((chance, lacking), axis=1)[:, :number]  # languages that the image has come first
+            order = np.lexsort((chance, lacking), axis=1)[:, :number]  # languages with a caption first
             languages = np.take_along_axis(languages, order, axis=1)
         return _Draw(
             image=image.astype(np.int32),
@@ -244,7 +243,7 @@ def _captions_by_image(corpus: Corpus) -> _Captions:
 def _gather(
     corpus: Corpus, draw: _Draw, *, with_words: bool, max_words: int, length_multiple: int, groups: int
 ) -> dict[str, np.ndarray]:
-    """The arrays of a batch by the paths of their names, but for its pictures."""
+    """The arrays of a batch by "/"-joined names, except those of its pictures."""
     is_target = draw.target_caption >= 0
     target_rows = draw.target_caption.reshape(-1)
     rows = np.concatenate([draw.source_caption, target_rows])
@@ -274,12 +273,12 @@ def _gather(
 def _features(corpus: Corpus) -> Callable[[int, np.ndarray], dict[str, np.ndarray]]:
     """A function (epoch, image rows (B,)) -> the features of a batch."""
 
-    def see(epoch: int, image: np.ndarray) -> dict[str, np.ndarray]:
+    def features(epoch: int, image: np.ndarray) -> dict[str, np.ndarray]:
         del epoch
-        features = np.asarray(corpus.vision[image], np.float32)
-        return {"vision/features": features, "vision/mask": corpus.vision_mask[image]}
+        values = np.asarray(corpus.vision[image], np.float32)
+        return {"vision/features": values, "vision/mask": corpus.vision_mask[image]}
 
-    return see
+    return features
 
 
 def _pixels(corpus: Corpus, crops: Crops, *, seed: int) -> Callable[[int, np.ndarray], dict[str, np.ndarray]]:
@@ -294,11 +293,11 @@ def _pixels(corpus: Corpus, crops: Crops, *, seed: int) -> Callable[[int, np.nda
     def one(row: int, chance: np.ndarray) -> np.ndarray:
         return cropped(decode(corpus.paths[row]), crops, chance=chance)
 
-    def see(epoch: int, image: np.ndarray) -> dict[str, np.ndarray]:
+    def pixels(epoch: int, image: np.ndarray) -> dict[str, np.ndarray]:
         chance = _random(seed, epoch, image[:, None], _CROP, np.arange(NUMBERS)) / 2.0**62
         return {"vision/pixels": np.stack(list(pool.map(one, image.tolist(), chance)))}
 
-    return see
+    return pixels
 
 
 def _zero_absent(array: np.ndarray, is_target: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Apache Beam for large builds, tfds' own way to Dataflow, Flink and Spark. Needs the extra `beam`.
+"""Large builds on Apache Beam: Dataflow, Flink or Spark. Needs the extra `beam`.
 
-Workers read the inputs and write the set at the paths that the configuration names, so these must be the same on all
-of them. What is to be done is handed to them as lines of a file, since some runners limit the size of the graph.
+Workers read the inputs and write the set at the paths of the configuration, which must be the same on all of them.
+They get their items as lines of a file, since some runners limit the size of the graph.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cl2cm_jax.data import lazy_tensorflow
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, one_line
 
 
 class Beam(NamedTuple):
-    """Where a set is built."""
+    """The runner of a build."""
 
     beam_runner: str  # "DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner" ...
     beam_options: Any  # apache_beam's PipelineOptions
@@ -37,7 +37,7 @@ def beam_of(runner: str, options: Sequence[str]) -> Beam:
         beam.runners.create_runner(runner)
     except (ValueError, ImportError, AttributeError, TypeError) as error:
         raise UserError(
-            f"config.data.beam_runner={runner!r} cannot be used ({_one_line(error)}); use 'DirectRunner', "
+            f"config.data.beam_runner={runner!r} cannot be used ({one_line(error)}); use 'DirectRunner', "
             "'DataflowRunner', 'FlinkRunner' or 'SparkRunner'"
         ) from error
     flags = [f"--{option.lstrip('-')}" for option in options]
@@ -70,13 +70,7 @@ def mapped(function: Callable[[Any], Any], items: Iterable[Any], *, beam: Beam, 
 def examples(
     function: Callable[[Any], tuple[int, dict[str, Any]]], items: Iterable[Any], *, beam: Beam, file: Path
 ) -> Any:
-    """What `_generate_examples` of a tfds builder returns to have its examples made by Beam.
-
-    Args:
-      function: (key, example) of one item; as in `mapped`.
-      items: one an example.
-      beam: where it runs.
-      file: for the items; all workers see it.
+    """The Beam transform that makes the examples of a tfds builder, for its `_generate_examples`.
 
     Returns:
       A `beam.PTransform`.
@@ -106,14 +100,14 @@ def _write_lines(file: Path, items: Iterable[Any]) -> Path:
 
 
 def _pipeline_options(beam: Any, flags: list[str]) -> Any:
-    """The options; of unknown ones Beam itself warns, since a runner may pass them on."""
+    """The options; Beam warns of unknown ones, since a runner may pass them on."""
     options = beam.options.pipeline_options.PipelineOptions(flags)
-    said = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):  # argparse, with all of its 150 options
+        with contextlib.redirect_stderr(message):  # argparse, with all of its 150 options
             options.get_all_options()
     except SystemExit as error:
-        reason = said.getvalue().strip().rpartition("error: ")[2]
+        reason = message.getvalue().strip().rpartition("error: ")[2]
         raise UserError(f"config.data.beam_options: {' '.join(reason.split())}") from error
     return options
 
@@ -127,7 +121,3 @@ def _apache_beam(runner: str) -> Any:
             f"config.data.beam_runner={runner!r} needs apache_beam, which is not installed; "
             "in a checkout pip install -e '.[data,beam]', in an environment of its own"
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -10,11 +10,11 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError
 
-LEFT_OUT = -1  # the language of a caption that is not read, see `cl2cm_jax.data.origins`
+LEFT_OUT = -1  # the language of a caption that is not used, see `cl2cm_jax.data.origins`
 
 
 def translation_tag(language: str, source: str) -> str:
-    """The language name of captions in `language` translated to `source` by machine, e.g. "de2en"."""
+    """The language name of captions in `language` that are machine-translated to `source`, e.g. "de2en"."""
     return f"{language}2{source}"
 
 
@@ -48,9 +48,9 @@ class Ragged:
         )
 
     def padded(self, rows: np.ndarray, *, max_words: int) -> tuple[np.ndarray, np.ndarray]:
-        """The captions `rows` (k,) as (k, L, d) float32, 0 where nothing is, and their mask (k, L) of real words.
+        """The captions `rows` (k,) padded with 0 to (k, L, d) float32, and their mask (k, L) of real words.
 
-        L is `max_words`; what is longer is cut.
+        L is `max_words`; longer captions are truncated.
         """
         inside, where = self._places(rows, max_words)
         if not len(self.values):
@@ -59,18 +59,18 @@ class Ragged:
         return words, inside & self.is_word[where]
 
     def states(self, rows: np.ndarray, *, max_tokens: int) -> dict[str, np.ndarray]:
-        """The captions `rows` (k,) as what a backbone's trained layers read.
+        """The captions `rows` (k,) as inputs of a backbone's trained layers.
 
         Returns:
-          "states" (k, L, d) in their own dtype, "tokens" (k, L) True where there is one, "mask" (k, L) where it is a
-          word and no mark of begin or end. L is `max_tokens`.
+          "states" (k, L, d) in their own dtype, "tokens" (k, L) bool of real tokens, "mask" (k, L) bool of words, which
+          special tokens are not. L is `max_tokens`.
         """
         inside, where = self._places(rows, max_tokens)
         states = np.where(inside[..., None], self.values[where], np.zeros((), self.values.dtype))
         return {"states": states, "tokens": inside, "mask": inside & self.is_word[where]}
 
     def _places(self, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which of (k, L) places are filled, and the position of each in `values`, 0 where it is not."""
+        """A mask (k, L) of real tokens, and the position of each in `values`, 0 elsewhere."""
         starts, lengths = self.offsets[:-1][rows], np.diff(self.offsets)[rows]
         columns = np.arange(length)
         inside = columns < lengths[:, None]
@@ -78,12 +78,12 @@ class Ragged:
 
 
 class CaptionFeatures(NamedTuple):
-    """What backbones say about m captions.
+    """Outputs of the text backbone for m captions.
 
     Attributes:
       sentences: (m, dt) float32.
-      words: of the m captions, if a network reads them.
-      states: what the networks' own layers of the backbone read, if there are any.
+      words: of the m captions, if a network uses them.
+      states: inputs of trained layers of the backbone, if there are any.
     """
 
     sentences: np.ndarray
@@ -98,7 +98,7 @@ class Corpus:
     name: str  # of the split
     languages: tuple[str, ...]
     image_ids: np.ndarray  # (n,) str
-    groups: np.ndarray  # (n,) str, "headline" or a group that is evaluated apart
+    groups: np.ndarray  # (n,) str, "headline" or a group that is evaluated separately
     paths: list[str]  # n, "" where there is no file
     vision: np.ndarray  # (n, F, dv) float32; (n, 1, 32) uint8, a hash, where pictures are read in training
     vision_mask: np.ndarray  # (n, F) bool
@@ -108,7 +108,7 @@ class Corpus:
     caption_origin: np.ndarray  # (m,) str, "human", "machine" or "human_noised"
     sentences: np.ndarray  # (m, dt) float32
     words: Ragged  # of the m captions
-    states: Ragged | None = None  # of the m captions: what the trained layers of the text backbone read
+    states: Ragged | None = None  # of the m captions: inputs of trained layers of the text backbone
 
     @property
     def text(self) -> CaptionFeatures:
@@ -129,7 +129,7 @@ class Corpus:
     def first_captions_of(self, language: str) -> np.ndarray:
         """Row (n,) of each image's first caption in a language, -1 where it has none."""
         first = np.full(len(self.image_ids), -1)
-        rows = self.captions_of(language)[::-1]  # backwards, so that an image's first caption is written last
+        rows = self.captions_of(language)[::-1]  # backwards: an image's first caption is written last
         first[self.caption_image[rows]] = rows
         return first
 
@@ -159,13 +159,13 @@ class Corpus:
         return aligned
 
     def with_captions_of(self, other: Corpus) -> Corpus:
-        """The same images with the captions of another corpus of them too; its languages are further ones.
+        """The same images, with the captions of another corpus added, in further languages.
 
         Raises:
-          ValueError: its images are others, or a language is in both.
+          ValueError: it has other images, or a language is in both.
         """
         if not np.array_equal(self.image_ids, other.image_ids) or set(self.languages) & set(other.languages):
-            raise ValueError("captions can be added of the same images and in further languages alone")
+            raise ValueError("added captions must be of the same images and in further languages")
         language = np.where(other.caption_language == LEFT_OUT, LEFT_OUT, other.caption_language + len(self.languages))
         return replace(
             self,
@@ -194,36 +194,23 @@ class Corpus:
         )
 
     def select_images(self, mask: np.ndarray) -> Corpus:
-        """The images where `mask` (n,) is True, with their captions; rows are counted anew."""
+        """The images where `mask` (n,) is True, with their captions."""
         images = np.flatnonzero(mask)
         new_row = np.cumsum(mask) - 1
-        captions = np.flatnonzero(mask[self.caption_image])
+        kept = self.select_captions(mask[self.caption_image])
         return replace(
-            self,
+            kept,
             image_ids=self.image_ids[images],
             groups=self.groups[images],
             paths=[self.paths[row] for row in images],
             vision=self.vision[images],
             vision_mask=self.vision_mask[images],
-            caption_text=[self.caption_text[row] for row in captions],
-            caption_image=new_row[self.caption_image[captions]].astype(np.int32),
-            caption_language=self.caption_language[captions],
-            caption_origin=self.caption_origin[captions],
-            sentences=self.sentences[captions],
-            words=self.words.select(captions),
-            states=self.states and self.states.select(captions),
+            caption_image=new_row[kept.caption_image].astype(np.int32),
         )
 
 
 def padded_length(text: CaptionFeatures, rows: np.ndarray, *, max_length: int, multiple: int) -> int:
-    """L for the captions `rows`: the longest of them, rounded up to a multiple so that few shapes are compiled.
-
-    Args:
-      text: where they are in.
-      rows: (k,).
-      max_length: never more than this.
-      multiple: 0 is `max_length`, always.
-    """
+    """L for the captions `rows`: that of the longest, rounded up to a multiple (0: always `max_length`)."""
     if not multiple:
         return max_length
     longest = int(_lengths(text)[rows].max(initial=1))
@@ -240,7 +227,7 @@ def _lengths(text: CaptionFeatures) -> np.ndarray:
 
 
 def text_inputs(text: CaptionFeatures, rows: np.ndarray, *, length: int, with_words: bool) -> dict[str, Any]:
-    """The captions `rows` (k,) as the networks read them.
+    """The captions `rows` (k,) as inputs of the networks.
 
     Returns:
       "sentence" (k, dt) float32 and, with words, "words" (k, L, dt) float32 and "mask" (k, L) bool; with states also

@@ -1,7 +1,7 @@
-"""k folds over concepts: every picture of a small set is tested once, and near-twins never straddle two folds.
+"""k folds over concepts: every image of a small set is tested once, and near-duplicates are never in two folds.
 
-A concept is what a set's builder calls one (`Record.concept`): variants of a concept all go to the fold that it is
-dealt to. Run k is tested on fold k, selects its parameters on fold k + 1 and trains on all others. Source: ours.
+All images of a concept (`Caption.concept`) are in one fold. Run k is tested on fold k, selects its parameters on fold
+k + 1 and trains on all others.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import replace
 
 import numpy as np
 
+from cl2cm_jax.data.captions import HEADLINE
 from cl2cm_jax.data.corpus import Corpus, Ragged
-from cl2cm_jax.data.records import HEADLINE
 from cl2cm_jax.errors import UserError
 
 FOLD_SALT = "cl2cm_jax/folds/1"
-LEAST_FOLDS = 3  # one to test, one to select, one to train
+MIN_FOLDS = 3  # one to test, one to select, one to train
 MACHINE = "machine"
 
 
 def deal(concepts: Sequence[str], *, folds: int) -> np.ndarray:
-    """The fold (n,) of each of n pictures, by their concepts.
+    """The fold (n,) of each of n images, by their concepts.
 
-    Concepts are dealt from the largest to the smallest, those of one size in the order of a fixed hash, each to the
-    fold that has the fewest pictures: the folds, which are galleries, differ by little, and no run's seed plays a part.
+    Concepts are assigned from the largest to the smallest, those of one size in the order of a fixed hash, each to the
+    fold with the fewest images, so that folds are of about one size and independent of a run's seed.
     """
     sizes = Counter(concepts)
     digest = {concept: hashlib.sha256(f"{FOLD_SALT}/{concept}".encode()).digest() for concept in sizes}
@@ -38,21 +38,21 @@ def deal(concepts: Sequence[str], *, folds: int) -> np.ndarray:
 
 
 class Folds:
-    """The splits of each fold, made when they are asked for.
+    """The splits of each fold, made on demand.
 
-    The headline pictures of all three splits are pooled and dealt. Those that are reported apart stay out, but for the
-    ones of the training split, which every fold trains on unless their concept is tested or selected on there.
-    Validation and test keep captions by people alone where the set's own test split has such.
+    The headline images of all three splits are pooled and assigned to folds. Images of other groups are left out,
+    except those of the training split, which every fold trains on unless their concept is validated or tested on there.
+    Validation and test keep human captions only, where the set's own test split has them.
 
     Args:
       splits: training, validation and test split of a set.
-      concepts: those of the pictures of each.
+      concepts: of the images of each split.
       folds: their number.
-      source: the source language; its captions stay, whoever wrote them.
-      languages: that are trained on; evaluation may have further ones, translated queries.
+      source: the source language; its captions of any origin stay.
+      languages: of training; evaluation may have translated queries as further ones.
 
     Raises:
-      UserError: fewer than three folds or more than concepts, or a picture would be tested on machine translations.
+      UserError: fewer than three folds or more than concepts, or an image would be tested on machine translations.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class Folds:
         self._concepts = np.concatenate([np.asarray(names)[mask] for names, mask in zip(concepts, kept, strict=True)])
         self._extra, self._extra_concepts = train.select_images(~kept[0]), np.asarray(concepts[0])[~kept[0]]
         count = len(set(self._concepts.tolist()))
-        if not LEAST_FOLDS <= folds <= count:
+        if not MIN_FOLDS <= folds <= count:
             raise UserError(
-                f"--folds={folds} must be 0 (the set's own split) or between {LEAST_FOLDS} and {count}, the concepts"
+                f"--folds={folds} must be 0 (the set's own split) or between {MIN_FOLDS} and {count}, the concepts"
             )
         self._pool, self._tested = pool, _without_machine(pool, test, source=source, folds=folds)
         self._fold = deal(self._concepts.tolist(), folds=folds)
@@ -94,7 +94,7 @@ class Folds:
 
 
 def _without_machine(pool: Corpus, test: Corpus, *, source: str, folds: int) -> Corpus:
-    """The pool as it is evaluated: without machine translations into the languages that people caption in `test`."""
+    """The pool for evaluation: without machine translations into languages that have human captions in `test`."""
     is_machine, dropped = pool.caption_origin == MACHINE, np.zeros(len(pool.caption_text), bool)
     for index, language in enumerate(pool.languages):
         by_people = (test.caption_language == index) & (test.caption_origin != MACHINE)
@@ -105,19 +105,19 @@ def _without_machine(pool: Corpus, test: Corpus, *, source: str, folds: int) -> 
         captioned, tested = (set(pool.caption_image[rows].tolist()) for rows in (here, here & ~is_machine))
         if captioned != tested:
             raise UserError(
-                f"--folds={folds} tests on every picture, and {len(captioned - tested)} of {len(captioned)} have only "
-                f"machine translations in {language!r}; give them captions by people too, or leave --folds out"
+                f"--folds={folds} tests on every image, and {len(captioned - tested)} of {len(captioned)} have only "
+                f"machine translations in {language!r}; give them human captions too, or leave --folds out"
             )
     return pool.select_captions(~dropped) if dropped.any() else pool
 
 
 def joined(corpora: Sequence[Corpus], *, name: str) -> Corpus:
-    """Several corpora as one, in memory; the languages of one begin with those of the others."""
+    """Several corpora as one, in memory; the languages of each are a prefix of the longest list."""
     starts = np.cumsum([0, *(len(corpus.image_ids) for corpus in corpora)])
     frames = max(corpus.vision.shape[1] for corpus in corpora)
 
     def padded(array: np.ndarray) -> np.ndarray:
-        """(n, F, ...) filled up to the most frames."""
+        """(n, F, ...) padded to the largest F."""
         return np.pad(array, [(0, 0), (0, frames - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
 
     states = [corpus.states for corpus in corpora if corpus.states is not None]

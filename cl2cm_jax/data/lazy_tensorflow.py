@@ -1,4 +1,4 @@
-"""TensorFlow and tfds, imported when first needed and kept quiet; the only place that imports TensorFlow itself."""
+"""TensorFlow and tfds, imported on first use and without their log lines; TensorFlow is imported here alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def tensorflow() -> Any:
-    """The module `tensorflow`, hidden from accelerators, which belong to JAX. The first import takes seconds."""
+    """The module `tensorflow`, without accelerators, which JAX uses. The first import takes seconds."""
     _silence()
     import tensorflow as tf
 
@@ -26,6 +26,6 @@ def tensorflow_datasets() -> Any:
 
 
 def _silence() -> None:
-    """No log lines at import; oneDNN announces itself at every level, and reading records makes no use of it."""
+    """No log lines at import; oneDNN, which logs at every level, is of no use for reading records."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

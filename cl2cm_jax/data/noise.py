@@ -1,4 +1,4 @@
-"""Wrong translations on purpose, so that robustness to them can be measured."""
+"""Synthetic translation noise, to measure robustness to wrong translations."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ NOISED = "human_noised"
 
 
 def swap_translations(corpus: Corpus, *, share: float, seed: int, source: str) -> Corpus:
-    """Gives a share of the target captions to other images, within each language. Source: ours.
+    """Permutes a share of the target captions between images, within each language.
 
-    In each language but the source, `round(share * captions)` captions are drawn and moved round: each goes to an image
-    other than its own, and each chosen place is filled again. Texts and vectors stay; only `caption_image` and
-    `caption_origin` change. Depends on nothing but the arguments.
+    In each language but the source, `round(share * captions)` captions are drawn and permuted so that none keeps its
+    image. Only `caption_image` and `caption_origin` change. Depends on the arguments alone.
 
     Args:
       corpus: the training split.
-      share: in [0, 1]. One caption alone cannot be swapped: a share that rounds to one swaps two.
+      share: in [0, 1]; a share that rounds to one caption swaps two.
       seed: any integer >= 0.
-      source: the language that stays as it is.
+      source: the language that is not changed.
 
     Raises:
       ValueError: the share is outside [0, 1], or more than half of the chosen captions belong to one image.
       UserError: the corpus lacks the source language.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"share={share} must lie between 0 and 1")
+        raise ValueError(f"share={share} must be between 0 and 1")
     source_index = corpus.language_index(source)
     image, origin = corpus.caption_image.copy(), corpus.caption_origin.astype(f"<U{len(NOISED)}")
     for index, language in enumerate(corpus.languages):
@@ -46,9 +45,9 @@ def swap_translations(corpus: Corpus, *, share: float, seed: int, source: str) -
 
 
 def _moved(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The same images in an order in which none stands where it stood."""
-    # Sort by image in a random order of the images: equal ones lie together, and a shift by the longest run moves
-    # every place to another image if that is possible at all.
+    """A permutation of the images in which no position keeps its image."""
+    # Sorted by image in a random order of the images, equal ones are adjacent, and a shift by the longest run changes
+    # the image of every position if that is possible at all.
     _, groups, counts = np.unique(images, return_inverse=True, return_counts=True)
     longest = int(counts.max())
     if 2 * longest > len(images):

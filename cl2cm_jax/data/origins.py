@@ -1,11 +1,11 @@
-"""Which captions are read, by who wrote them, and on which share of the pictures is trained.
+"""The choice of captions by who wrote them, and of the share of the images that is trained on.
 
-A caption that is left out keeps its place and loses its language (`caption_language` is -1), so `Corpus.captions_of`
-does not find it. No array is copied, and rows of an ablation that train on other captions share one feature cache.
+A caption that is left out keeps its row and loses its language (`caption_language` is -1), so `Corpus.captions_of`
+does not find it. No array is copied, and runs that train on other captions share one feature cache.
 
-Training: `data.train_origin` and `data.train_share`. Validation and test: where a target language has captions by
-people, these alone; translations by machine count only where there are no others. The source language is left as it
-is. Source: ours; what is trained on and what is evaluated (paper).
+Training: `data.train_origin` and `data.train_share`. Validation and test: where a target language has human captions,
+these alone; machine translations only where there are no others. The source language stays as it is.
+Source: paper (training and evaluation captions); ours: the share.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ ANY, HUMAN = "any", "human"
 
 
 def trained_on(corpus: Corpus, *, origin: str, targets: Sequence[str], share: float) -> Corpus:
-    """The training split with the captions that are trained on.
+    """The training split with the chosen captions.
 
     Args:
       corpus: the training split.
-      origin: "any", "machine" or "human": whose captions of the target languages are kept.
+      origin: "any", "machine" or "human": origin of the captions in the target languages that are kept.
       targets: the target languages.
-      share: of the pictures whose captions are kept, in (0, 1].
+      share: of the images whose captions are kept, in (0, 1].
 
     Raises:
-      UserError: a target language has no caption of that origin, or none on the share of the pictures.
+      UserError: a target language has no caption of that origin, or none on the share of the images.
     """
     for target in targets if origin != ANY else ():
         rows = corpus.captions_of(target)
@@ -58,12 +58,12 @@ def trained_on(corpus: Corpus, *, origin: str, targets: Sequence[str], share: fl
 
 _REMEDY = {
     "machine": "translate the source captions (cl2cm translate), or use 'any'",
-    "human": "add captions that people wrote, or use 'any'",
+    "human": "add human captions, or use 'any'",
 }
 
 
 def evaluated_on(corpus: Corpus, *, targets: Sequence[str]) -> Corpus:
-    """A validation or test split with the captions that are evaluated: of people, where a target language has any."""
+    """A validation or test split with the human captions of each target language, or with all if it has none."""
     for target in targets:
         rows = corpus.captions_of(target)
         others = rows[corpus.caption_origin[rows] != HUMAN]
@@ -73,7 +73,7 @@ def evaluated_on(corpus: Corpus, *, targets: Sequence[str]) -> Corpus:
 
 
 def _without(corpus: Corpus, rows: np.ndarray) -> Corpus:
-    """The corpus in which the captions `rows` (k,) are left out; the same one if there are none."""
+    """The corpus without the captions `rows` (k,)."""
     if not len(rows):
         return corpus
     language = corpus.caption_language.copy()
@@ -82,10 +82,7 @@ def _without(corpus: Corpus, rows: np.ndarray) -> Corpus:
 
 
 def _chosen(image_ids: np.ndarray, share: float) -> np.ndarray:
-    """Whether each of n images is in the share: the first by a hash of the ids, at least one. (n,) bool.
-
-    A smaller share is part of a larger one.
-    """
+    """A mask (n,) of the images in the share, at least one: the first by a hash of ids, so shares are nested."""
     order = sorted(range(len(image_ids)), key=lambda row: hashlib.sha256(str(image_ids[row]).encode()).digest())
     chosen = np.zeros(len(image_ids), bool)
     chosen[order[: max(1, round(share * len(order)))]] = True

@@ -1,10 +1,7 @@
-"""Short captions share rows: what a transformer's layers see is then mostly words, and not padding.
+"""Sequence packing: several short captions share a row of the trained layers, so that less of a batch is padding.
 
-A batch is as long as its longest caption, and captions differ: of Multi30K's, more than half of a batch is padding.
-The layers that are trained are run on rows that hold several captions each, none of which attends to another, so
-that what comes out is the same. Which caption lies where is planned here, on the host.
-
-Source: ours, after the packing of sequences for BERT (Krell et al. 2021, arXiv 2107.02027); best-fit decreasing.
+No caption attends to another, so the outputs are the same. The layout is planned here, on the host, by best-fit
+decreasing. Source: ours, after the packing of sequences for BERT (Krell et al. 2021, arXiv 2107.02027).
 """
 
 from __future__ import annotations
@@ -13,21 +10,21 @@ import heapq
 
 import numpy as np
 
-WORTH = 0.875  # of the rows, what is left at most; where fewer are saved, moving states about costs as much
+WORTH = 0.875  # largest share of the rows that pays; with more, moving states costs as much as it saves
 _STEPS = 16  # numbers of rows, so that few shapes are compiled
 
 
 def pack(lengths: np.ndarray, *, length: int, groups: int) -> dict[str, np.ndarray]:
-    """Plans rows for the captions of a batch.
+    """Plans the packed rows of a batch.
 
     Args:
       lengths: (B, C) tokens of the C captions of each image.
-      length: L, places of a row, at least the longest caption's tokens; where it is not, captions are cut to it.
-      groups: runs of B / groups images each that share no row, one a device and micro-batch.
+      length: L, of a row; longer captions are truncated.
+      groups: of B / groups images each that share no row, one a device and micro-batch.
 
     Returns:
-      "take" (G, R, L) int32: what lies at each place, as c * L + l for token l of the group's caption c; -1: nothing.
-      "put" (B, C, L) int32: where token l lies, as a place of the group's R * L; 0 where there is no token.
+      "take" (G, R, L) int32: the token at each position, as c * L + l for token l of the group's caption c; -1: none.
+      "put" (B, C, L) int32: the position of token l among the group's R * L; 0 where there is no token.
       R is the same for all groups, and 0 where packing saves too little.
     """
     lengths = np.minimum(lengths, length)
@@ -50,9 +47,9 @@ def pack(lengths: np.ndarray, *, length: int, groups: int) -> dict[str, np.ndarr
 
 
 def _begins(lengths: np.ndarray, length: int) -> np.ndarray:
-    """The place (n,) of each caption's first token among the rows of `length`, the longest caption laid first."""
+    """The position (n,) of each caption's first token in rows of `length`, the longest caption placed first."""
     begin = np.zeros(len(lengths), np.int64)
-    room: list[list[int]] = [[] for _ in range(length + 1)]  # by what is left of them: rows, lowest first
+    room: list[list[int]] = [[] for _ in range(length + 1)]  # rows by their free positions, lowest row first
     used = 0
     for caption in np.argsort(-lengths, kind="stable"):
         needed = int(lengths[caption])

@@ -1,4 +1,4 @@
-"""Where a training step stands in the data."""
+"""The epoch and the batch within it of a training step."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class Position(NamedTuple):
-    """A place in the data: whole epochs, then batches of the epoch under way."""
+    """Completed epochs, and batches of the current one."""
 
     epoch: int
     offset: int
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Batches in an epoch; the images that do not fill the last one wait for the next epoch's order."""
+    """Batches in an epoch; images that do not fill the last one are dropped."""
     return images // batch_size
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from cl2cm_jax.data.captions import HEADLINE
 from cl2cm_jax.data.corpus import Corpus
-from cl2cm_jax.data.records import HEADLINE
 from cl2cm_jax.evaluation.picture import Queries
 from cl2cm_jax.evaluation.report import Group, Protocol
 from cl2cm_jax.evaluation.retrieval import Query, Ranks, fuse_queries, metrics, retrieval_ranks

@@ -1,54 +1,47 @@
-"""Frozen work is done once: backbones run over a data set and their outputs are kept on disk.
+"""The cached outputs of the frozen backbones for a data set, which every run of a configuration reads.
 
-cl2cm features --config=configs/emoji.py [--config.data.dir=... ...]
-
-Every command computes the features that it lacks; this one does nothing else, for a machine that is good at it or for a
-night. It uses all devices of the machine, and a stopped one goes on where it was.
-
-A cache folder is named by a hash of what went in (the built records, the weights, the options), so a change of any of
-them makes a new one and an unchanged run reads it in no time.
-
-Source: ours.
+A cache folder is named by a hash of its inputs (the built records, the weights, the options): a change of any of them
+makes a new one, and an unchanged run reads it at once. An interrupted computation resumes.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import cut_layer, read, reads_frozen, vision_first
-from cl2cm_jax.data import builders, origins, sets
+from cl2cm_jax.config import cut_layer, reads_frozen, vision_first
+from cl2cm_jax.data import origins, sets
+from cl2cm_jax.data.caption_sets import check_languages
+from cl2cm_jax.data.captions import SPLITS, Caption, by_image
 from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
 from cl2cm_jax.data.media.clips import decode_clip
 from cl2cm_jax.data.media.images import decode
-from cl2cm_jax.data.records import SPLITS, Record
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
 from cl2cm_jax.models.backbones import VisionBackbone, fingerprint
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.networks import FeatureShape
-from cl2cm_jax.models.pretrained import weights_hash
-from cl2cm_jax.runtime.command_line import Arguments, split_flags
-from cl2cm_jax.runtime.start import start_jax
+from cl2cm_jax.runtime.atomic import remove_stale
 from cl2cm_jax.runtime.storage import OnDisk, exclusive
+
+if TYPE_CHECKING:
+    from cl2cm_jax.data.stored_sets import Picture, StoredSet
 
 FORMAT = 4  # raise it when the files in a cache folder change
 VISION = "vision"  # the job of filling arrays with the features of pictures
-_ABANDONED = 7 * 86400.0  # seconds; features that nobody went on with for a week are removed
+_ABANDONED = 7 * 86400.0  # seconds after which unfinished features are removed
 
 
 class Corpora(NamedTuple):
@@ -60,19 +53,19 @@ class Corpora(NamedTuple):
 
 
 def corpora(config: ConfigDict) -> Corpora:
-    """The captions and pictures that a run reads; builds the data set and its features where they are not there yet.
+    """The captions and pictures that a run reads; builds the data set and its features where they do not exist.
 
     Raises:
-      UserError: an input is wrong or missing, or the data set lacks a language, or captions of the asked origin.
+      UserError: an input is wrong or missing, or the data set lacks a language, or captions of the requested origin.
     """
     return chosen(all_corpora(config), config)
 
 
 def chosen(found: Corpora, config: ConfigDict) -> Corpora:
-    """What a run reads of all captions, see `cl2cm_jax.data.origins`; the arrays are shared.
+    """The captions that a run reads, see `cl2cm_jax.data.origins`; the arrays are shared.
 
     Raises:
-      UserError: a target language has no caption of the asked origin.
+      UserError: a target language has no caption of the requested origin.
     """
     d = config.data
     targets = (*d.targets, *d.reported)
@@ -84,11 +77,13 @@ def chosen(found: Corpora, config: ConfigDict) -> Corpora:
 
 
 def all_corpora(config: ConfigDict) -> Corpora:
-    """As `corpora`, with the captions of all origins: runs that differ in the choice alone read them once.
+    """As `corpora`, with the captions of all origins, for runs that differ in the choice of them.
 
     Raises:
       UserError: an input is wrong or missing, or the data set lacks a language.
     """
+    from cl2cm_jax.data.stored_sets import prepare  # slow to import
+
     start = time.perf_counter()
     try:
         Path(config.data.dir).mkdir(parents=True, exist_ok=True)
@@ -96,13 +91,13 @@ def all_corpora(config: ConfigDict) -> Corpora:
         raise UserError(
             f"config.data.dir={config.data.dir!r} cannot be made ({error.strerror}); name another"
         ) from error
-    builder = sets.builder(config.data)
-    builders.prepare(builder, beam_runner=config.data.beam_runner, beam_options=config.data.beam_options)
+    stored = sets.stored_set(config.data)
+    prepare(stored, beam_runner=config.data.beam_runner, beam_options=config.data.beam_options)
     languages = {split: languages_of(config, split) for split in SPLITS}
-    folder = Path(config.data.dir, "features", _key(config, Path(builder.data_dir), languages["test"]))
+    folder = Path(config.data.dir, "features", _key(config, stored, languages["test"]))
     if not (folder / "done.json").exists():
         logging.info("features: the frozen backbones run once over %s; later runs read %s", config.data.name, folder)
-        _compute(config, builder, languages, folder)
+        _compute(config, stored, languages, folder)
         logging.info("features: computed in %.1f s", time.perf_counter() - start)
     else:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
@@ -110,86 +105,85 @@ def all_corpora(config: ConfigDict) -> Corpora:
 
 
 def languages_of(config: ConfigDict, split: str) -> tuple[str, ...]:
-    """The languages that are read of a split; translated queries ("de2en") belong to the evaluation splits alone."""
+    """The languages that are read of a split; translated queries ("de2en") are in the evaluation splits alone."""
     d = config.data
     targets = (*d.targets, *d.reported)
     fused = split != "train" and config.evaluation.query == "fused"
     return (d.source, *targets, *(translation_tag(target, d.source) for target in targets if fused))
 
 
+def stored_captions(config: ConfigDict, splits: Sequence[str] = SPLITS) -> dict[str, list[Caption]]:
+    """The captions of a set that is built already, in the order of the images of `corpora`."""
+    from cl2cm_jax.data.stored_sets import read_captions
+
+    stored = sets.stored_set(config.data)
+    return {split: read_captions(stored, split)[0] for split in splits}
+
+
 def concepts(config: ConfigDict, splits: Sequence[str] = SPLITS) -> dict[str, list[str]]:
-    """The concept of every picture by split, in the order of `corpora`, as the builder of the set says."""
-    builder = sets.builder(config.data)
-    return {split: [record.concept for record in builders.read_records(builder, split)] for split in splits}
+    """The concept of every image by split, in the order of `corpora`."""
+    captions = stored_captions(config, splits)
+    return {split: [own[0].concept for own in by_image(rows).values()] for split, rows in captions.items()}
 
 
-def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
+def _key(config: ConfigDict, stored: StoredSet, languages: tuple[str, ...]) -> str:
     """A hash of everything that the features depend on."""
-    records = hashlib.sha256()
-    for file in sorted(built.glob("*.tfrecord*")):
-        records.update(weights_hash(file).encode())
+    from cl2cm_jax.data.stored_sets import records_hash
+
     t, v = config.text, config.vision
     weights = [fingerprint("text", t.backbone, t.path or None)]
     if v.backbone != "precomputed":  # those are in the records
         weights.append(fingerprint("vision", v.backbone, v.path or None))
-    inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
+    inputs = [FORMAT, records_hash(stored), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
     inputs += [t.prefix] if t.prefix else []  # caches made before it stay valid
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
-def _compute(config: ConfigDict, builder, languages: dict[str, tuple[str, ...]], folder: Path) -> None:  # noqa: ANN001
-    """Runs the backbones over all splits and keeps what they yield."""
-    encode_text = text_encoder(config, configured_text(config))
-    see = _sight(config)
+def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[str, ...]], folder: Path) -> None:
+    """Runs the backbones over all splits and keeps their outputs."""
+    from cl2cm_jax.data.stored_sets import read_captions, read_pictures
 
-    read = {split: _without_pictures(builder, split) for split in SPLITS}
+    encode_text = text_encoder(config, configured_text(config))
+    encode_pictures, limit = _picture_encoder(config)
+    read = {split: read_captions(stored, split) for split in SPLITS}
     for split in SPLITS:  # a missing language is found before any picture is encoded
-        builders.check_languages(read[split][0], split, languages[split])
+        check_languages(read[split][0], split, languages[split])
 
     def write(split: str, place: Path) -> None:
-        records, frames = read[split]
+        rows, frames = read[split]
 
-        def seen(start: int) -> Iterator[np.ndarray]:
-            return see.each(itertools.islice(builders.read_records(builder, split), start, None))
+        def from_image(start: int) -> Iterator[np.ndarray]:
+            return encode_pictures(itertools.islice(read_pictures(stored, split), start, None))
 
-        write_split(place, records, languages[split], Vision(seen, max(see.frames, frames)), encode_text)
+        write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
 
     write_cache(folder, write, about={"languages": languages})
-
-
-def _without_pictures(builder, split: str) -> tuple[list[Record], int]:  # noqa: ANN001
-    """The records of a split, whose pictures are read again one by one, and the most frames of a feature (0: none)."""
-    records, frames = [], 0
-    for record in builders.read_records(builder, split):
-        frames = max(frames, 0 if record.feature is None else len(record.feature))
-        records.append(replace(record, image=None, feature=None, frames=()))
-    return records, frames
 
 
 def write_cache(
     folder: Path, write: Callable[[str, Path], None], *, about: dict[str, Any], splits: Sequence[str] = SPLITS
 ) -> None:
-    """Writes the splits beside their final place, then gives them their name; one process at a time.
+    """Writes the splits into a temporary folder and renames it; one process at a time.
 
-    A killed process leaves what it has done, and the next one goes on there.
+    The work of a killed process is kept, and the next one resumes it.
 
     Args:
       folder: the cache.
       write: (split, its folder) writes one split, with `write_split`.
-      about: kept in done.json, which marks the cache as whole.
+      about: kept in done.json, which marks the cache as complete.
       splits: those that it holds.
     """
-    builders.remove_stale(folder.parent, ".*.partial", seconds=_ABANDONED)
+    remove_stale(folder.parent, ".*.partial", seconds=_ABANDONED)
     with exclusive(folder.with_name(f".{folder.name}.lock")):
         if (folder / "done.json").exists():
-            return  # another process was at it
+            return  # another process made it meanwhile
         temporary = folder.with_name(f".{folder.name}.partial")
         for split in splits:
             write(split, temporary / split)
             os.utime(temporary)  # not abandoned
         (temporary / "done.json").write_text(json.dumps(about))
-        shutil.rmtree(folder, ignore_errors=True)  # what is left of one that was deleted or copied in part
+        shutil.rmtree(folder, ignore_errors=True)  # remains of one that was deleted or copied in part
         temporary.rename(folder)
 
 
@@ -212,68 +206,77 @@ def read_splits(folder: Path, languages: dict[str, tuple[str, ...]]) -> dict[str
     try:
         return {split: _read_split(folder / split, split, languages[split]) for split in languages}
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); delete it, it is made anew") from error
+        raise UserError(
+            f"{folder} is damaged ({type(error).__name__}: {error}); delete it, and it is computed again"
+        ) from error
 
 
-class Vision(NamedTuple):
+class VisionFeatures(NamedTuple):
     """The vision features of n pictures or clips, one after the other.
 
     Attributes:
-      each: (start) -> features (F_i, d) of the pictures from row `start` on, all of one dtype.
-      frames: F, the most that one has.
+      from_image: (start) -> features (F_i, d) of the images from number `start` on, all of one dtype.
+      frames: F, the largest F_i.
     """
 
-    each: Callable[[int], Iterator[np.ndarray]]
+    from_image: Callable[[int], Iterator[np.ndarray]]
     frames: int
 
 
 def write_split(
-    folder: Path, records: list[Record], languages: tuple[str, ...], vision: Vision, encode_text: TextEncoder
+    folder: Path, rows: Iterable[Caption], languages: tuple[str, ...], vision: VisionFeatures, encode_text: TextEncoder
 ) -> None:
-    """Writes one split: arrays as .npy, so that they can be memory-mapped, and the rest as JSON.
+    """Writes one split: arrays as .npy, so that they can be memory-mapped, and the rest as JSON; resumes.
 
-    What an earlier call for the same split has done before it was killed is not done again.
+    Args:
+      folder: of the split.
+      rows: its captions; those in other languages than `languages` are left out, their images are not.
+      languages: of the captions that are encoded.
+      vision: the features of its images.
+      encode_text: the text backbone.
     """
+    images = by_image(rows)
     captions = [
-        (row, languages.index(caption.language), caption)
-        for row, record in enumerate(records)
-        for caption in record.captions
-        if caption.language in languages
+        (number, languages.index(row.language), row)
+        for number, own in enumerate(images.values())
+        for row in own
+        if row.language in languages
     ]
-    total = {CAPTIONS: len(captions), VISION: len(records)}
+    total = {CAPTIONS: len(captions), VISION: len(images)}
 
     def on_progress(job: str, count: int) -> None:
         logging.info("features: %s, %s: %s of %s", folder.name, job, f"{count:,}", f"{total[job]:,}")
 
     space = OnDisk(folder, on_progress=on_progress)
-    text = encode_text([c.text for _, _, c in captions], space)
-    _write_vision(space, vision, len(records))
+    text = encode_text([row.caption for _, _, row in captions], space)
+    _write_vision(space, vision, len(images))
     ragged = {"words": text.words} | ({} if text.states is None else {"states": text.states})
     parts = {"offsets": "_offsets", "is_word": "_real"}
     arrays = {
         **{f"{name}{end}": getattr(x, part) for name, x in ragged.items() for part, end in parts.items()},
-        "caption_image": np.array([row for row, _, _ in captions], np.int32),
+        "caption_image": np.array([number for number, _, _ in captions], np.int32),
         "caption_language": np.array([language for _, language, _ in captions], np.int32),
     }
     for name, array in arrays.items():
         space.array(name, array.shape, array.dtype, job="what belongs to what")[...] = array
     space.flush()
+    first = [own[0] for own in images.values()]
     table = {
-        "image_ids": [record.image_id for record in records],
-        "groups": [record.group for record in records],
-        "paths": [record.path for record in records],
-        "caption_text": [caption.text for _, _, caption in captions],
-        "caption_origin": [caption.origin for _, _, caption in captions],
+        "image_ids": [row.image for row in first],
+        "groups": [row.group for row in first],
+        "paths": [row.picture for row in first],
+        "caption_text": [row.caption for _, _, row in captions],
+        "caption_origin": [row.origin for _, _, row in captions],
     }
     (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
 
 
-def _write_vision(space: OnDisk, vision: Vision, count: int) -> None:
-    """Fills the features (n, F, d) of `count` pictures, 0 behind the last frame of each, and their numbers (n,)."""
+def _write_vision(space: OnDisk, vision: VisionFeatures, count: int) -> None:
+    """Fills the features (n, F, d) of `count` pictures, 0 after the last frame of each, and their frames (n,)."""
     start = space.done(VISION)
     if start == count:
         return
-    rows = vision.each(start)
+    rows = vision.from_image(start)
     first = next(rows)
     features = space.array("vision", (count, vision.frames, first.shape[1]), first.dtype, job=VISION)
     frames = space.array("frames", (count,), np.int32, job=VISION)
@@ -282,37 +285,27 @@ def _write_vision(space: OnDisk, vision: Vision, count: int) -> None:
         space.reached(VISION, place + 1)
 
 
-class Sight(NamedTuple):
-    """What is kept of pictures.
+def _picture_encoder(config: ConfigDict) -> tuple[Callable[[Iterable[Picture]], Iterator[np.ndarray]], int]:
+    """Maps pictures to features (F_i, d), or to hashes where trained layers read the pictures; and the largest F_i.
 
-    Attributes:
-      each: records -> features (F_i, d) of each.
-      frames: the most that a picture or clip has; features that records bring may have more.
+    Features of a set that has them may have more frames.
     """
-
-    each: Callable[[Iterable[Record]], Iterator[np.ndarray]]
-    frames: int
-
-
-def _sight(config: ConfigDict) -> Sight:
-    """Hashes of pictures that trained layers will read themselves, features of all others."""
     if vision_first(config) is not None:
         weights = fingerprint("vision", config.vision.backbone, config.vision.path or None)
-        return Sight(lambda records: (_hash(record, weights) for record in records), frames=1)
+        return lambda pictures: (_hash(picture, weights) for picture in pictures), 1
     vision, frames = configured_vision(config), config.data.frames
     if vision is None:
-        return Sight(lambda records: (record.feature for record in records if record.feature is not None), frames=0)
+        return lambda pictures: (picture.feature for picture in pictures if picture.feature is not None), 0
     encode = ImageEncoder(vision, pool=config.vision.pool)
     if frames > 1:
-        return Sight(
-            lambda records: encode.clips(decode_clip(r.files, most=frames) for r in records), frames * encode.frames
-        )
-    return Sight(lambda records: encode.each(decode(r.image) for r in records if r.image is not None), encode.frames)
+        clips = partial(decode_clip, limit=frames)
+        return lambda pictures: encode.clips(clips(p.files) for p in pictures), frames * encode.frames
+    return lambda pictures: encode.each(decode(p.image) for p in pictures if p.image is not None), encode.frames
 
 
-def _hash(record: Record, weights: str) -> np.ndarray:
-    """SHA-256 (1, 32) uint8 of picture and weights, in the place of features: a resumed run sees other ones."""
-    return np.frombuffer(hashlib.sha256(weights.encode() + (record.image or b"")).digest(), np.uint8)[None]
+def _hash(picture: Picture, weights: str) -> np.ndarray:
+    """SHA-256 (1, 32) uint8 of picture and weights, in place of features: a resumed run notices other ones."""
+    return np.frombuffer(hashlib.sha256(weights.encode() + (picture.image or b"")).digest(), np.uint8)[None]
 
 
 def _read_split(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
@@ -344,7 +337,7 @@ def _read_split(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
 
 
 def shape_of(config: ConfigDict, corpora: Corpora, vision: VisionBackbone | None = None) -> FeatureShape:
-    """Sizes of the cached features, as the networks need them; of pictures off their backbone, if it is trained.
+    """Sizes of the cached features, as the networks need them; of the backbone's outputs, if it is trained.
 
     The longest clip may be in any split.
     """
@@ -353,27 +346,3 @@ def shape_of(config: ConfigDict, corpora: Corpora, vision: VisionBackbone | None
     if vision is not None:
         frames, dim = (1, vision.pooled) if config.vision.pool == "backbone" else (vision.frames, vision.dim)
     return FeatureShape(train.sentences.shape[1], dim, config.text.max_tokens, frames)
-
-
-def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The command line: options, and the config fields that it changes."""
-    rest, overrides = split_flags(list(arguments))
-    parser = Arguments(prog="cl2cm features", description=__doc__)
-    parser.add_argument("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
-    return parser.parse_args(rest), overrides
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Computes what is missing and says what is there."""
-    start = time.perf_counter()
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
-    for noisy in ("absl", "jax"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
-    config = read(options.config, overrides)
-    start_jax(Path(config.data.dir))
-    for corpus in all_corpora(config):
-        frames, dim = corpus.vision.shape[1:]
-        captions = f"{len(corpus.caption_text):,} captions in {', '.join(corpus.languages)}"
-        print(f"{corpus.name}: {len(corpus.image_ids):,} x {frames} x {dim} vision features, {captions}")
-    print(f"seconds: {time.perf_counter() - start:.0f}; the runs of this configuration find them in {config.data.dir}")

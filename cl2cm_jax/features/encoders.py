@@ -1,7 +1,4 @@
-"""Backbones behind what prepares their inputs: pictures and captions in, features out.
-
-Source: ours.
-"""
+"""Frozen backbones with their preprocessing: pictures and captions in, features out."""
 
 from __future__ import annotations
 
@@ -26,8 +23,8 @@ from cl2cm_jax.models.trained_layers import check_text_layers
 from cl2cm_jax.parallel.sharding import spread
 from cl2cm_jax.runtime.storage import InMemory
 
-TEXT_BATCH = 64  # a device; small batches of captions of about one length stay in a CPU's caches
-CAPTIONS = "captions"  # the job of filling arrays with what is said about them
+TEXT_BATCH = 64  # a device; small batches of captions of similar length stay in a CPU's caches
+CAPTIONS = "captions"  # the job of filling arrays with their features
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
 
 
@@ -54,11 +51,11 @@ class ImageEncoder:
         return np.stack(rows) if rows else np.zeros((0, self.frames, self._dim), np.float32)
 
     def each(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> Iterator[np.ndarray]:
-        """The features (F, d) of one picture after the other, as above; pictures are read as they are needed."""
+        """The features (F, d) of each picture, as above; pictures are read lazily."""
         params = self._params if params is None else self._spread.whole(params)
         p = self._prepare
         pictures = (scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter) for image in images)
-        computing: Sequence[jax.Array] = ()  # one batch, while the pictures of the next are read
+        computing: Sequence[jax.Array] = ()  # a batch, while the pictures of the next are read
         while waiting := list(itertools.islice(pictures, self._spread.rows)):
             filled = np.stack(waiting + waiting[-1:] * (self._spread.rows - len(waiting)))
             features = self._forward(params, self._spread.split(p(filled)))[: len(waiting)]
@@ -67,7 +64,7 @@ class ImageEncoder:
         yield from np.asarray(computing)
 
     def clips(self, clips: Iterable[Iterable[np.ndarray]]) -> Iterator[np.ndarray]:
-        """Maps clips of pictures as above, read one after the other, to their features (F_i, d) float32."""
+        """Maps clips of pictures, read lazily, to their features (F_i, d) float32."""
         lengths: deque[int] = deque()  # of the clips that are not yielded yet; all but the last are final
 
         def frames() -> Iterator[np.ndarray]:
@@ -96,11 +93,11 @@ class TextEncoder:
 
     Args:
       backbone: with its weights.
-      max_tokens: longer captions are cut.
-      first: the layer where the networks' own ones begin, whose states are wanted too; -1: token ids; None: none.
-      frozen: whether anyone reads the frozen backbone's own words and sentences.
-      lowercase: take captions `without_case_and_accents`.
-      prefix: stands before every caption, and its pieces are words of it.
+      max_tokens: longer captions are truncated.
+      first: the first trained layer, whose inputs are returned as states; -1: token ids as states; None: no states.
+      frozen: whether the frozen backbone's words and sentences are used.
+      lowercase: removes case and accents.
+      prefix: of every caption; its pieces are words of it.
 
     Raises:
       UserError: the backbone takes no captions of that length.
@@ -136,13 +133,13 @@ class TextEncoder:
         self._rest = functools.partial(jax.jit(rest[0]), whole(rest[1])) if frozen else None
 
     def __call__(self, texts: Sequence[str], space: InMemory | None = None) -> CaptionFeatures:
-        """Maps m texts to sentences (m, dt) float32, words float16, and states float16 (ids int32) if asked for.
+        """Maps m texts to sentences (m, dt) float32, words float16, and states float16 (ids int32) if requested.
 
-        Words come without special tokens if there are no states, else with them, so that both have one layout.
+        Words include special tokens if there are states, so that both have one layout.
 
         Args:
           texts: m of them.
-          space: where the arrays are kept and how far they are filled; None keeps them in memory.
+          space: storage of the arrays and of the progress; None keeps them in memory.
         """
         space = InMemory() if space is None else space
         tokens = self._tokenize([self._prepared(text) for text in texts])
@@ -156,15 +153,15 @@ class TextEncoder:
         return out
 
     def _arrays(self, space: InMemory, lengths: np.ndarray) -> CaptionFeatures:
-        """Room for the captions of `lengths` (m,) tokens, begin and end included."""
+        """Arrays for captions of `lengths` (m,) tokens, special ones included."""
         marked, count = self._first is not None, len(lengths)
         words = (lengths if marked else np.maximum(lengths - 2, 0)) if self._frozen else np.zeros_like(lengths)
         sentences = space.array("sentences", (count, self._dim), np.float32, job=CAPTIONS)
         states = None
         if marked:
             cell = (1, np.int32) if self._prefix is None else (self._dim, np.float16)
-            states = _room(space, "states", lengths, *cell, marked=True)
-        return CaptionFeatures(sentences, _room(space, "words", words, self._dim, np.float16, marked=marked), states)
+            states = _ragged(space, "states", lengths, *cell, marked=True)
+        return CaptionFeatures(sentences, _ragged(space, "words", words, self._dim, np.float16, marked=marked), states)
 
     def _fill(self, out: CaptionFeatures, rows: np.ndarray, tokens: TokenBatch) -> None:
         """Runs the backbone over one batch, the captions `rows`."""
@@ -176,14 +173,14 @@ class TextEncoder:
         if self._rest is not None:
             output = self._rest(begun, mask)
             out.sentences[rows] = np.asarray(output.sentence)[: len(rows)]
-            first = 0 if out.states is not None else 1  # the mark of begin is not kept
+            first = 0 if out.states is not None else 1  # without the first special token
             _put(out.words, rows, np.asarray(output.words)[:, first:])
         if out.states is not None:
             _put(out.states, rows, np.asarray(begun) if self._prefix is not None else np.asarray(ids)[..., None])
 
 
-def _room(space: InMemory, name: str, lengths: np.ndarray, dim: int, dtype: DTypeLike, *, marked: bool) -> Ragged:
-    """Room for rows (L_i, d); `marked` ones begin and end with a special token."""
+def _ragged(space: InMemory, name: str, lengths: np.ndarray, dim: int, dtype: DTypeLike, *, marked: bool) -> Ragged:
+    """An array for rows (L_i, d); `marked` ones begin and end with a special token."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     is_word = np.ones(offsets[-1], bool)
     if marked and len(is_word):
@@ -208,10 +205,10 @@ def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:
 
 
 def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
-    """The encoder that yields what the configured networks read.
+    """The encoder of the inputs of the configured networks.
 
     Raises:
-      UserError: the backbone has not the layers that the configuration names, or takes no captions of that length.
+      UserError: the backbone lacks the layers that the configuration names, or is limited to shorter captions.
     """
     check_text_layers(config, backbone)
     return TextEncoder(
@@ -224,13 +221,13 @@ def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
     )
 
 
-def padded_frames(features: Sequence[np.ndarray], *, least: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def padded_frames(features: Sequence[np.ndarray], *, minimum: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Joins features (F_i, d) to (n, F, d) float32, 0 where a row has fewer frames, and their numbers (n,) int32.
 
-    F is that of the longest, but at least `least`.
+    F is that of the longest, but at least `minimum`.
     """
     frames = np.array([len(feature) for feature in features], np.int32)
-    joined = np.zeros((len(features), max(least, frames.max()), features[0].shape[1]), np.float32)
+    joined = np.zeros((len(features), max(minimum, frames.max()), features[0].shape[1]), np.float32)
     for row, feature in zip(joined, features, strict=True):
         row[: len(feature)] = feature
     return joined, frames

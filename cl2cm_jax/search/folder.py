@@ -185,7 +185,7 @@ def _embed(folder: Path, paths: list[Path], encoder: Encoder) -> Gallery:
 def _frames(path: Path, most: int, unread: set[Path]) -> Iterator[np.ndarray]:
     """The frames of a clip, decoded when they are asked for; one that cannot be read is a warning and in `unread`."""
     try:
-        yield from decode_clip(taken_files(path, most=most), most=most)
+        yield from decode_clip(taken_files(path, limit=most), limit=most)
     except ImageError as error:
         log.warning("skipped: %s", error)
         unread.add(path)

@@ -124,7 +124,7 @@ def scan(folder: Path, *, frames: int) -> Scan:
             found.skipped[path] = reason
             continue
         try:
-            sources = tuple(taken_files(place, most=frames)) if place.is_dir() else (place,)
+            sources = tuple(taken_files(place, limit=frames)) if place.is_dir() else (place,)
             stats = [file.stat() for file in sources]
         except ImageError as error:
             found.skipped[path] = str(error)
@@ -291,7 +291,7 @@ class _Work:
 
         def frames(one: Present) -> Iterator[np.ndarray]:
             try:
-                yield from decode_clip(contents[one], most=self.encoder.frames)
+                yield from decode_clip(contents[one], limit=self.encoder.frames)
             except ImageError as error:
                 self.outcome.skipped[one.path] = str(error)
                 unread.add(one)

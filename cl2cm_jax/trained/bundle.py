@@ -136,7 +136,7 @@ class RetrievalModel:
 
     def _clip(self, clip: Clip) -> Iterator[np.ndarray]:
         if isinstance(clip, str | os.PathLike):
-            yield from decode_clip(taken_files(clip, most=self.frames), most=self.frames)
+            yield from decode_clip(taken_files(clip, limit=self.frames), limit=self.frames)
             return
         clip = _listed("a clip", clip)
         if not clip:

@@ -69,7 +69,7 @@ def student_encoder(
                 "pictures: the model was trained on features on disk (config.vision.backbone='precomputed') and "
                 "cannot read pictures; search the gallery of its training run instead"
             )
-        features, frames = padded_frames(list(image_features.clips(clips)), least=config.data.frames)
+        features, frames = padded_frames(list(image_features.clips(clips)), minimum=config.data.frames)
         return embedder.vision(student, features, np.arange(features.shape[1]) < frames[:, None])
 
     batch = image_features.batch if image_features is not None else 1

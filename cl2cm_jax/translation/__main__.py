@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cl2cm_jax.config import nearest
-from cl2cm_jax.data.records import SPLITS
+from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.command_line import Arguments, resume_command

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from cl2cm_jax.data.captions import Caption
 from cl2cm_jax.data.corpus import translation_tag
 from cl2cm_jax.data.readers.cap_ids import CapLine, Key, parse_line
-from cl2cm_jax.data.readers.caption_file import Row, read_caption_file
+from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.text_lines import read_entries
 from cl2cm_jax.errors import UserError
@@ -104,10 +105,10 @@ class _Rows:
                 f"{len(empty)} captions have no translation, first {empty[0].text!r} of {empty[0].name!r}, and a query "
                 "needs its own; write one as 'caption' of its line in the provenance file, then run the command again"
             )
-        added: dict[object, Row] = {}
+        added: dict[object, Caption] = {}
         for item, text in translations.items():
             if text:
-                row = Row(0, item.name, self.language, text, item.split, "machine")
+                row = Caption(item.name, self.language, text, item.split, "machine")
                 added.setdefault(item if self._are_queries else (item.name, text), row)
         empty = sum(not text for text in translations.values())
         rows = [*self._rows, *added.values()]
@@ -118,7 +119,7 @@ class _Rows:
         return Written(text, len(added), empty, alike, () if self._are_queries else lacking)
 
 
-def _formatted(rows: Sequence[Row], ending: str) -> str:
+def _formatted(rows: Sequence[Caption], ending: str) -> str:
     columns = ("image", "language", "caption", *(("split",) if rows[0].split else ()), "origin")
     cells = [[getattr(row, column) for column in columns] for row in rows]
     if ending == ".jsonl":

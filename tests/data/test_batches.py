@@ -138,7 +138,7 @@ def test_evaluation_pads_the_last_batch() -> None:
     assert found[-1].is_valid.tolist() == [True, False]
 
 
-CROPS = Crops(size=4, shorter_side=4, filter="bicubic", least=0.4, flip=True)
+CROPS = Crops(size=4, shorter_side=4, filter="bicubic", minimum=0.4, flip=True)
 
 
 @pytest.fixture
@@ -154,9 +154,9 @@ def test_pictures_take_the_place_of_features(photographed: Corpus) -> None:
     batch = draw(photographed, 1, crops=CROPS)[0]
     assert {name for name in leaves(batch) if name.startswith("vision")} == {"vision/pixels"}
     assert batch["vision"]["pixels"].shape == (3, 4, 4, 3) and batch["vision"]["pixels"].dtype == np.uint8
-    whole = draw(photographed, 1, crops=CROPS._replace(least=1.0, flip=False))[0]
+    whole = draw(photographed, 1, crops=CROPS._replace(minimum=1.0, flip=False))[0]
     for row, pixels in zip(whole["image_id"], whole["vision"]["pixels"], strict=True):
-        expected = cropped(decode(photographed.paths[row]), CROPS._replace(least=1.0, flip=False), chance=np.ones(5))
+        expected = cropped(decode(photographed.paths[row]), CROPS._replace(minimum=1.0, flip=False), chance=np.ones(5))
         np.testing.assert_array_equal(pixels, expected)
     plain = draw(photographed, 1)[0]
     assert_equal({**batch, "vision": 0}, {**plain, "vision": 0})

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.built_sets import open_set, read_records
 from support.tar_shards import files_of, write_shard, write_shards
 
 pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("apache_beam", reason="apache_beam is not installed; `make test-beam` installs and tests it")
 
-from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.records import SPLITS
-from cl2cm_jax.data.sets.captions import Captions, captions_builder
+from cl2cm_jax.data.captions import SPLITS
+from cl2cm_jax.data.stored_sets import StoredSet, prepare
 from cl2cm_jax.errors import UserError
 
 COLOURS = ("red", "green", "blue")
@@ -36,13 +36,13 @@ def write_pictures(home: Path) -> dict[str, str]:
     return {"images": str(folder), "captions": str(home / "captions.csv")}
 
 
-def built(data: Path, inputs: dict[str, Any], *, runner: str = "", **options: Any) -> Captions:
-    builder = captions_builder(data_dir=data, **inputs, **options)
+def built(data: Path, inputs: dict[str, Any], *, runner: str = "", **options: Any) -> StoredSet:
+    builder = open_set("captions", data, **inputs, **options)
     prepare(builder, beam_runner=runner, beam_options=("direct_num_workers=1",) if runner else ())
     return builder
 
 
-def both(home: Path, inputs: dict[str, Any], **options: Any) -> tuple[Captions, Captions]:
+def both(home: Path, inputs: dict[str, Any], **options: Any) -> tuple[StoredSet, StoredSet]:
     """The set as it is built here, and by Beam."""
     return (
         built(home / "here", inputs, **options),
@@ -50,7 +50,7 @@ def both(home: Path, inputs: dict[str, Any], **options: Any) -> tuple[Captions, 
     )
 
 
-def assert_equal(here: Captions, beam: Captions) -> None:
+def assert_equal(here: StoredSet, beam: StoredSet) -> None:
     for split in SPLITS:
         assert list(read_records(beam, split)) == list(read_records(here, split))  # in the same order
         assert beam.info.splits[split].num_examples == here.info.splits[split].num_examples
@@ -110,7 +110,7 @@ def test_problems_stop_the_build(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_runner_and_options(tmp_path: Path, runner: str, options: tuple[str, ...], message: str) -> None:
-    builder = captions_builder(data_dir=tmp_path / "data", shards=str(write_shards(tmp_path / "shards")))
+    builder = open_set("captions", tmp_path / "data", shards=str(write_shards(tmp_path / "shards")))
     with pytest.raises(UserError, match=message) as error:
         prepare(builder, beam_runner=runner, beam_options=options)
     assert "\n" not in str(error.value)

@@ -38,7 +38,7 @@ def test_training_captions_by_origin(mixed: Corpus, origin: str, expected: list[
 
 
 def test_a_language_without_captions_of_the_origin(mixed: Corpus) -> None:
-    said = "config.data.train_origin='human': the train split has no such caption in 'fr', but machine; add captions"
+    said = "train_origin='human': the train split has no such caption in 'fr', but machine; add human captions"
     with pytest.raises(UserError, match=said):
         trained_on(mixed, origin="human", targets=TARGETS, share=1.0)
     assert images(trained_on(mixed, origin="human", targets=("de",), share=1.0), "de") == [1, 3, 5, 7, 9]

@@ -22,8 +22,8 @@ from cl2cm_jax import main
 from cl2cm_jax.config import read
 from cl2cm_jax.data.sets import emoji as emoji_set
 from cl2cm_jax.data.sets import fluent
-from cl2cm_jax.data.sets import stamps_captions as stamps_command
-from cl2cm_jax.data.sets.drawings import drawings
+from cl2cm_jax.data.sets.pictograms import stamp_captions as stamps_command
+from cl2cm_jax.data.sets.pictograms.drawings import drawings
 from cl2cm_jax.search import __main__ as search
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -129,7 +129,7 @@ def test_cached_features_are_those_of_the_frames_and_the_rest_is_masked(
     seen = set()
     for row in range(0, len(corpus.image_ids), 3):
         path = mine / "clips" / str(corpus.image_ids[row])
-        frames = list(decode_clip(taken_files(path, most=FRAMES), most=FRAMES))
+        frames = list(decode_clip(taken_files(path, limit=FRAMES), limit=FRAMES))
         assert corpus.vision_mask[row].tolist() == [place < len(frames) for place in range(FRAMES)]
         np.testing.assert_allclose(corpus.vision[row, : len(frames)], encoder(frames)[:, 0], atol=1e-4)
         assert not corpus.vision[row, len(frames) :].any()
@@ -209,7 +209,7 @@ def test_padding_changes_no_vector(kind: str) -> None:
     networks = Networks(config, FeatureShape(text=6, vision=5, max_words=4, max_frames=7))
     student = networks.init(jax.random.key(0))["student"]
     clips = [np.random.default_rng(length).normal(size=(length, 5)).astype(np.float32) for length in (1, 3, 7)]
-    padded, frames = padded_frames(clips, least=7)
+    padded, frames = padded_frames(clips, minimum=7)
     mask = np.arange(7) < frames[:, None]
     padded[~mask] = 1e3  # whatever lies there
     vectors = networks.student.bind(student).encode_vision(padded, mask)
@@ -220,6 +220,6 @@ def test_padding_changes_no_vector(kind: str) -> None:
 
 def test_a_picture_model_still_takes_the_first_frame(mine: Path) -> None:
     clip = next(path for path in sorted((mine / "clips").iterdir()) if path.suffix == ".gif")
-    frames = list(decode_clip([clip], most=1))
+    frames = list(decode_clip([clip], limit=1))
     assert len(frames) == 1
     np.testing.assert_array_equal(frames[0], decode(clip))

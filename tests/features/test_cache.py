@@ -12,12 +12,12 @@ import pytest
 from support.command import call
 from support.tiny_set import write_tiny_set
 
-from cl2cm_jax.features import cache as features
+from cl2cm_jax.features import __main__ as command
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
 import os, signal, sys
-from cl2cm_jax.features import cache as features, encoders
+from cl2cm_jax.features import __main__ as command, encoders
 from cl2cm_jax.runtime import storage
 encoders.TEXT_BATCH, storage._SECONDS, reached, left = 8, 0.0, storage.OnDisk.reached, [int(sys.argv[1])]
 
@@ -28,7 +28,7 @@ def reached_or_die(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 
 storage.OnDisk.reached = reached_or_die
-features.main(sys.argv[2:])
+command.main(sys.argv[2:])
 """
 
 
@@ -51,10 +51,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cl2cm_jax.features.encoders.TEXT_BATCH", 8)
         config = place(tmp_path_factory.mktemp("whole") / "set")
-        outcome = call(features.main, f"--config={config}")
+        outcome = call(command.main, f"--config={config}")
     assert outcome.code == 0, outcome.err
     assert "train: 16 x 1 x 32 vision features, 48 captions in en, de, fr" in outcome.out
-    again = call(features.main, f"--config={config}")
+    again = call(command.main, f"--config={config}")
     assert "are read from" in again.err
     return arrays(config.parent / "data")
 
@@ -81,7 +81,7 @@ def test_killed_and_resumed_is_as_if_uninterrupted(whole: dict[str, np.ndarray],
 
 
 def test_a_wrong_config_is_one_line() -> None:
-    outcome = call(features.main, "--config=configs/emoji.py", "--config.vision.pool=nothing")
+    outcome = call(command.main, "--config=configs/emoji.py", "--config.vision.pool=nothing")
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1 and "config.vision.pool" in outcome.err
 
@@ -91,6 +91,6 @@ def test_a_language_that_a_later_split_lacks_is_found_before_anything_is_encoded
     captions = config.parent / "captions.csv"
     rows = captions.read_text(encoding="utf-8").splitlines(keepends=True)
     captions.write_text("".join(row for row in rows if ",fr," not in row or ",test" not in row), encoding="utf-8")
-    outcome = call(features.main, f"--config={config}")
+    outcome = call(command.main, f"--config={config}")
     assert outcome.code == 2 and "the test split has no caption in 'fr'; it has de, en" in outcome.err
     assert not list((config.parent / "data" / "features").rglob("*.npy"))

@@ -280,7 +280,7 @@ def pictures() -> Iterator[bytes]:
 
 
 def read_picture(data: bytes, _: Path) -> object:
-    frames = decode_frames(data, most=3, max_pixels=PIXELS, max_frames=100, max_animation_pixels=PIXELS)
+    frames = decode_frames(data, limit=3, max_pixels=PIXELS, max_frames=100, max_animation_pixels=PIXELS)
     return decode(data, max_pixels=PIXELS), list(frames)
 
 

@@ -21,7 +21,7 @@ import nbformat
 
 from cl2cm_jax import main
 from cl2cm_jax.config import read
-from cl2cm_jax.data.sets.drawings import drawings, render
+from cl2cm_jax.data.sets.pictograms.drawings import drawings, render
 from notebooks.execute import executed
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -42,14 +42,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def train_a_small_demo(folder: Path) -> None:
     """Finishes a run in runs/emoji, of the demo's languages but of 48 drawings and two steps."""
     demo = read(str(ROOT / "configs" / "emoji.py"), {}).data
-    chosen = [one for one in drawings() if one.group == "headline"][::30][:48]
+    chosen = [one for one in drawings() if one.rows[0].group == "headline"][::30][:48]
     (folder / "photos").mkdir()
     with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "language", "caption"])
         for one, png in zip(chosen, render([one.image_id for one in chosen]), strict=True):
             (folder / "photos" / f"{one.image_id}.png").write_bytes(png)
-            writer.writerows([f"{one.image_id}.png", caption.language, caption.text] for caption in one.captions)
+            writer.writerows([f"{one.image_id}.png", row.language, row.caption] for row in one.rows)
     fields = [
         "data.images=photos",
         "data.captions=captions.csv",

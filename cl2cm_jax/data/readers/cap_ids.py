@@ -1,9 +1,8 @@
 """Lines `cap_id sentence` of the paper's sets, where cap_id is `media#tag#k`.
 
-The media id is what stands before the first "#", without .jpg or .mp4. The tag says the language and how the sentence
-came about; a caption and its translation share the media id and k and differ in the tag: they are partners.
-
-Source: siblings (the format).
+The media id is the part before the first "#", without .jpg or .mp4. The tag names the language and the origin of the
+sentence; a caption and its translation, its partner, have the same media id and k and another tag.
+Source: NRCCR, LECCR (the format).
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ _SUFFIX = re.compile(r"\.(jpg|mp4)$", re.IGNORECASE)
 
 
 class CapLine(NamedTuple):
-    """What a line says."""
+    """A parsed line."""
 
-    cap_id: str  # as it stands there, with the ending of its picture
+    cap_id: str  # as written, with the suffix of its picture
     key: Key  # which a caption shares with its translation
     tag: str
     sentence: str  # "" where there is none
@@ -31,7 +30,7 @@ def media_id(name: str) -> str:
 
 
 def cap_id_of(content: str) -> str:
-    """What stands before a line's first space, whether it is a cap_id or not."""
+    """The part before a line's first space, whether it is a cap_id or not."""
     return content.strip(" \t\r").partition(" ")[0]
 
 

@@ -1,9 +1,6 @@
-"""Reads a caption file: CSV, TSV or JSONL, UTF-8, with the columns image, language, caption[, split[, origin]].
+"""Reads a caption file: CSV, TSV or JSONL in UTF-8, perhaps gzipped, with the columns of `REQUIRED` and `OPTIONAL`.
 
-Any of them may be gzipped (`captions.tsv.gz`).
-
-What is wrong with the file as a whole (not there, wrong columns) raises; what is wrong with a row becomes a `Problem`
-with its line and field, and the row is left out.
+A file that cannot be read or has wrong columns raises; a wrong row becomes a `Problem` and is left out.
 """
 
 from __future__ import annotations
@@ -15,28 +12,26 @@ import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from cl2cm_jax.data.captions import ORIGINS, SPLITS, Caption, CaptionTable
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.text_lines import read_gzipped
-from cl2cm_jax.data.records import SPLITS
 from cl2cm_jax.errors import UserError, shortened
 
 REQUIRED = ("image", "language", "caption")
 OPTIONAL = ("split", "origin")
-ORIGINS = ("human", "machine", "human_noised")
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
 _CODE = r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*"
 _LANGUAGE = re.compile(rf"{_CODE}(2{_CODE})?")
 _TRANSLATION = re.compile(rf"{_CODE}2{_CODE}")  # "de2en": each caption is the translation of one in "de"
-_MOST = 80  # characters of a cell that are shown
+_LIMIT = 80  # characters of a cell that are shown
 _UNDECODED = re.compile("[\ud800-\udfff]")
 
 
 class Columns(NamedTuple):
-    """Those that a file must have, and those that it may have."""
+    """Names of the required and the optional columns of a file."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...]
@@ -45,33 +40,13 @@ class Columns(NamedTuple):
 CAPTIONS = Columns(REQUIRED, OPTIONAL)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One caption of one image."""
-
-    line: int  # counted from 1; 0 of a caption that comes with its picture, not from a file
-    image: str  # path within the images folder, or id of a feature
-    language: str
-    caption: str
-    split: str  # "" where the file has no such column
-    origin: str
-
-
-@dataclass(frozen=True)
-class CaptionFile:
-    """The good rows of a caption file, and what is wrong with the others."""
-
-    rows: list[Row]
-    problems: list[Problem]
-
-
 class _BadRow(Exception):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
         self.field, self.reason = field, reason
 
 
-def read_caption_file(path: str, *, image_is_path: bool) -> CaptionFile:
+def read_caption_file(path: str, *, image_is_path: bool) -> CaptionTable:
     """Reads and checks every row.
 
     Args:
@@ -90,24 +65,24 @@ def read_caption_file(path: str, *, image_is_path: bool) -> CaptionFile:
     if suffix not in readers:
         raise UserError(f"config.data.captions={path!r} must end in .csv, .tsv or .jsonl, each with .gz or without")
     text = _text_of(file)
-    rows: list[Row] = []
+    rows: list[Caption] = []
     problems: list[Problem] = []
     seen = _Seen()
     for line, cells in readers[suffix](path, text):
         try:
             row = _checked(line, cells)
             if image_is_path:
-                row = replace(row, image=posixpath.normpath(row.image))
+                row = row._replace(image=posixpath.normpath(row.image))
             seen.check(row)
             rows.append(row)
         except _BadRow as bad:
             problems.append(Problem(path, line, bad.field, bad.reason))
     if not rows and not problems:
         raise UserError(f"{path} has no rows; give it lines of image, language and caption")
-    return CaptionFile(rows, problems)
+    return CaptionTable(rows, problems)
 
 
-def read_rows(path: str, *, flag: str) -> list[Row]:
+def read_rows(path: str, *, flag: str) -> list[Caption]:
     """The rows of a caption file of pictures, for a command that reads it by a flag of its own.
 
     Args:
@@ -193,9 +168,9 @@ def _json_row(line: str) -> Cells:
     for field, value in cells.items():
         if not isinstance(value, str):
             found = f"a JSON {type(value).__name__}" if isinstance(value, list | dict) else json.dumps(value)
-            return _BadRow(shortened(field, limit=_MOST), f"is {shortened(found, limit=_MOST)}; write a string")
+            return _BadRow(shortened(field, limit=_LIMIT), f"is {shortened(found, limit=_LIMIT)}; write a string")
         if field not in REQUIRED + OPTIONAL:
-            return _BadRow(shortened(field, limit=_MOST), f"is not known{_did_you_mean(field, REQUIRED + OPTIONAL)}")
+            return _BadRow(shortened(field, limit=_LIMIT), f"is not known{_did_you_mean(field, REQUIRED + OPTIONAL)}")
     missing = [field for field in REQUIRED if field not in cells]
     return _BadRow(missing[0], "is missing; add it") if missing else cells
 
@@ -266,12 +241,12 @@ def _clean(cells: Cells, filled: Iterable[str]) -> dict[str, str]:
     return clean
 
 
-def _checked(line: int, cells: Cells) -> Row:
+def _checked(line: int, cells: Cells) -> Caption:
     if isinstance(cells, _BadRow):
         raise cells
     clean = _clean(cells, cells)
     # the pattern's time grows with the square of the length
-    if len(clean["language"]) > _MOST or not _LANGUAGE.fullmatch(clean["language"]):
+    if len(clean["language"]) > _LIMIT or not _LANGUAGE.fullmatch(clean["language"]):
         raise _BadRow("language", f"is {_shown(clean['language'])}; write a code such as 'de' or 'zh-TW'")
     split = clean.get("split", "")
     if split and split.lower() not in _SPLITS:
@@ -279,7 +254,7 @@ def _checked(line: int, cells: Cells) -> Row:
     origin = clean.get("origin", "human").lower()
     if origin not in ORIGINS:
         raise _BadRow("origin", f"is {_shown(origin)}{_did_you_mean(origin, ORIGINS)}")
-    return Row(
+    return Caption(
         line=line,
         image=cells["image"].strip(),
         language=clean["language"],
@@ -289,8 +264,8 @@ def _checked(line: int, cells: Cells) -> Row:
     )
 
 
-def checked_row(cells: dict[str, str]) -> Row | tuple[str, str]:
-    """A row that stands in no file (line 0), by the same rules; or (field, reason) where it cannot be used."""
+def checked_row(cells: dict[str, str]) -> Caption | tuple[str, str]:
+    """A row that comes from no file (line 0), by the same rules; or (field, reason) if it cannot be used."""
     try:
         return _checked(0, cells)
     except _BadRow as bad:
@@ -298,7 +273,7 @@ def checked_row(cells: dict[str, str]) -> Row | tuple[str, str]:
 
 
 def known_split(name: str) -> str:
-    """The split that a name stands for ("val" for "validation"), "" if none."""
+    """The split of an alternative name ("validation" of "val"), "" if there is none."""
     return _SPLITS.get(name.strip().lower(), "")
 
 
@@ -308,13 +283,13 @@ class _Seen:
     def __init__(self) -> None:
         self._line_of: dict[tuple[str, str, str, str], int] = {}
         self._split_of: dict[str, tuple[str, int]] = {}
-        self._first: Row | None = None
+        self._first: Caption | None = None
 
-    def check(self, row: Row) -> None:
+    def check(self, row: Caption) -> None:
         self._first = self._first or row
         if bool(row.split) != bool(self._first.split):
-            raise _BadRow("split", f"must stand in all rows or in none, and line {self._first.line} differs from this")
-        # a machine may have found a person's very words; each is a caption, and either may be asked for by its origin
+            raise _BadRow("split", f"must be in all rows or in none, and line {self._first.line} differs from this")
+        # a machine translation may equal a human caption, and the origin chooses between them
         first = self._line_of.setdefault((row.image, row.language, row.caption, row.origin), row.line)
         # two captions may have one translation, and each needs its own row
         if first != row.line and not _TRANSLATION.fullmatch(row.language):
@@ -327,10 +302,10 @@ class _Seen:
 
 
 def _shown(value: str) -> str:
-    return repr(shortened(value, limit=_MOST))
+    return repr(shortened(value, limit=_LIMIT))
 
 
 def _did_you_mean(value: str, known: Iterable[str]) -> str:
     names = list(known)
-    near = difflib.get_close_matches(value[:_MOST], names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(value[:_LIMIT], names, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; use one of {', '.join(names)}"

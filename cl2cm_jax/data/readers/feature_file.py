@@ -1,4 +1,4 @@
-"""Reads vision features that lie on disk: a .npy array and a text file with the image id of each row."""
+"""Reads precomputed vision features: a .npy array and a text file with the image id of each row."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LONGEST_AXIS = 2**48  # bytes that no disk has
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """Features by image id; the array stays on disk until a row is asked for."""
+    """Features by image id; the array is memory-mapped."""
 
     values: np.ndarray  # (n, frames, d), memory-mapped
     row_of: dict[str, int]
@@ -52,11 +52,6 @@ class FeatureFile:
 def read_feature_file(features: str, feature_ids: str, *, id_of: Callable[[str], str] = str) -> FeatureFile:
     """Maps the array and reads its ids.
 
-    Args:
-      features: the .npy file.
-      feature_ids: the list of the image id of each of its rows.
-      id_of: makes the id of what a line holds.
-
     Raises:
       UserError: no .npy of floats of two or three axes, an axis of none, more or fewer bytes than the header says, an
         empty or duplicate id, or not as many ids as rows.
@@ -72,11 +67,6 @@ def read_feature_file(features: str, feature_ids: str, *, id_of: Callable[[str],
 
 def map_floats(path: str | os.PathLike[str], *, shape: str, axes: Sequence[int]) -> np.ndarray:
     """Maps a .npy array of floats; nothing of it is read but the header, and nothing of it is run.
-
-    Args:
-      path: the file.
-      shape: that it must have, for messages.
-      axes: how many axes it may have, each of 1 or more.
 
     Raises:
       UserError: it is none of these, or has more or fewer bytes than its header says.

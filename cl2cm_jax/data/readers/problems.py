@@ -19,32 +19,27 @@ class Problem:
     file: str
     line: int | None  # counted from 1, None where it is the file as a whole
     field: str
-    reason: str  # what was found and how to mend it
-    is_note: bool = False  # worth knowing, but nothing is left out because of it
+    reason: str  # what was found and how to fix it
+    is_note: bool = False  # nothing is left out because of it
+    is_logged: bool = False  # a note that is a warning as well
 
     def __str__(self) -> str:
-        """One line: "captions.csv, line 12, field caption: is empty; write one or remove the row"."""
+        """One line: "captions.csv, line 12, field caption: is empty; fill it in or remove the row"."""
         place = self.file if self.line is None else f"{self.file}, line {self.line}"
         return f"{place}, field {self.field}: {self.reason}"
 
 
 def write_report(path: str | os.PathLike[str], problems: Sequence[Problem]) -> None:
-    """Writes all problems, one a line, as TSV with a header; in whole or not at all."""
-    target = Path(path)
+    """Writes all problems, one a line, as TSV with a header."""
     rows = [("kind", "file", "line", "field", "reason")]
     rows += [("note" if p.is_note else "problem", p.file, str(p.line or ""), p.field, p.reason) for p in problems]
     lines = ("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
-    with replacing(target) as temporary:
+    with replacing(Path(path)) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def settle(report: Path, problems: Sequence[Problem], *, on_error: str) -> None:
-    """Writes the report, and stops at problems, or warns where they are to be skipped.
-
-    Args:
-      report: the file that lists all problems and notes.
-      problems: what was found.
-      on_error: "stop" or "skip".
+def report_problems(report: Path, problems: Sequence[Problem], *, on_error: str, name: str) -> None:
+    """Writes the report and, unless there is a problem to stop at, logs a summary.
 
     Raises:
       UserError: there is a problem and `on_error` is "stop".
@@ -53,7 +48,10 @@ def settle(report: Path, problems: Sequence[Problem], *, on_error: str) -> None:
     serious = [problem for problem in problems if not problem.is_note]
     if serious and on_error == "stop":
         more = f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
-        raise UserError(f"{serious[0]}{more}; the list is {report}; mend them or set config.data.on_error='skip'")
+        raise UserError(f"{serious[0]}{more}; the list is {report}; fix them or set config.data.on_error='skip'")
     if problems:
         notes = len(problems) - len(serious)
         logging.warning("%d problems left out and %d notes, listed in %s", len(serious), notes, report)
+    for problem in problems:
+        if problem.is_logged:
+            logging.warning("%s: %s", name, problem.reason)

@@ -1,6 +1,6 @@
 """The captions that a webdataset sample carries: KEY.txt, and "caption", "captions", "origins", "split" of KEY.json.
 
-img2dataset writes the first two, which then agree; the other three are ours:
+img2dataset writes the first two, which then agree; the other three are optional:
 
     {"caption": "two dogs", "captions": {"de": "zwei Hunde", "fr": ["deux chiens", "des chiens"]},
      "origins": {"de": "machine"}, "split": "train"}
@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from cl2cm_jax.data.readers.caption_file import Row, checked_row, known_split
+from cl2cm_jax.data.captions import Caption
+from cl2cm_jax.data.readers.caption_file import checked_row, known_split
 
 
 class SampleError(Exception):
@@ -26,19 +27,13 @@ class SampleError(Exception):
 class SampleCaptions(NamedTuple):
     """The captions of a sample."""
 
-    split: str  # "" where the sample does not say
-    rows: tuple[Row, ...]  # their line is 0; none if the sample has no caption
+    split: str  # "" if the sample has none
+    rows: tuple[Caption, ...]
     problems: tuple[tuple[str, str], ...]  # (ending, reason) of captions that are left out
 
 
 def read_captions(key: str, *, text: bytes | None, described: bytes | None, source: str) -> SampleCaptions:
     """Reads and checks the captions of a sample. One that is repeated counts once.
-
-    Args:
-      key: of the sample.
-      text: content of its .txt, None if it has none.
-      described: content of its .json, None if it has none.
-      source: the language of the .txt and of "caption".
 
     Raises:
       SampleError: a file is not UTF-8 or no JSON object, or a field is of the wrong kind.
@@ -47,15 +42,15 @@ def read_captions(key: str, *, text: bytes | None, described: bytes | None, sour
     split = description.get("split") or ""
     if not isinstance(split, str) or bool(split) != bool(known_split(split)):
         raise SampleError("json", f"split is {_shown(split)}; write 'train', 'validation' or 'test'")
-    rows: list[Row] = []
+    rows: list[Caption] = []
     problems = []
     for ending, language, caption, origin in _entries(text, description, source):
         row = checked_row({"image": key, "language": language, "caption": caption, "origin": origin})
-        if not isinstance(row, Row):
+        if not isinstance(row, Caption):
             field, reason = row
             problems.append((ending, f"{field} in {language!r} {reason.replace('the row', 'it')}"))
         elif "2" in language or all((row.language, row.caption) != (other.language, other.caption) for other in rows):
-            rows.append(row)  # in "de2en", two captions may have one translation
+            rows.append(row)  # in "de2en", two captions may have the same translation
     return SampleCaptions(known_split(split), tuple(rows), tuple(problems))
 
 
@@ -83,7 +78,7 @@ def _object(described: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(described.decode("utf-8-sig")) if described is not None else {}
     except (ValueError, RecursionError) as error:
-        raise SampleError("json", f"is not JSON in UTF-8 ({error}); mend it") from error
+        raise SampleError("json", f"is not JSON in UTF-8 ({error}); fix it") from error
     if not isinstance(found, dict):
         raise SampleError("json", f"is a JSON {type(found).__name__}; write an object")
     return found

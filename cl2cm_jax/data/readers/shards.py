@@ -3,7 +3,7 @@
     00000.tar    000000001.jpg  000000001.txt  000000001.json  000000002.jpg ...
 
 Nothing is unpacked: names in a tar are never used as paths, only regular files are read, and only up to a limit. A
-picture is remembered as a place in its shard, so a shard is read once to check it and once to build the set.
+picture is known by its offset in the shard, so a shard is read once to check it and once to build the set.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
+from cl2cm_jax.data.captions import Caption, ShardOffset
 from cl2cm_jax.data.media.images import SUFFIXES
-from cl2cm_jax.data.readers.caption_file import Row
 from cl2cm_jax.data.readers.picture_checks import reason_against
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.sample_captions import SampleError, read_captions
@@ -31,27 +31,10 @@ _PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES)
 _TEXTS = frozenset({"txt", "json"})
 
 
-class Place(NamedTuple):
-    """Where a picture lies in a shard."""
-
-    shard: str
-    offset: int
-    size: int
-
-
-class Sample(NamedTuple):
-    """A picture and the captions that its shard gives it, perhaps none."""
-
-    key: str
-    place: Place
-    split: str  # "" where the shard does not say
-    rows: tuple[Row, ...]
-
-
 class Shard(NamedTuple):
-    """What a shard holds."""
+    """The content of a shard."""
 
-    samples: list[Sample]
+    samples: list[list[Caption]]  # the rows of each picture; one with caption="" if it has no caption
     left_out: list[str]  # keys of samples that have a problem
     problems: list[Problem]
 
@@ -64,7 +47,7 @@ class _File(NamedTuple):
     """A file of a sample."""
 
     ending: str
-    place: Place
+    offset: ShardOffset
     content: bytes  # b"" where it cannot be read
     reason: str  # why it cannot be read; "" if it can
 
@@ -85,7 +68,7 @@ def shard_files(shards: str) -> list[str]:
     return files
 
 
-def read_picture(place: Place) -> bytes:
+def read_picture(place: ShardOffset) -> bytes:
     """The bytes of a picture.
 
     Raises:
@@ -103,20 +86,14 @@ def read_picture(place: Place) -> bytes:
 
 
 def read_shard(path: str, *, source: str, frames: int) -> Shard:
-    """Reads and checks a shard, one sample in memory at a time.
-
-    Args:
-      path: of the tar.
-      source: the language of a sample's .txt and of "caption" in its .json.
-      frames: most frames of a clip, as in `cl2cm_jax.data.sets.captions.captions_builder`.
-    """
+    """Reads and checks a shard, one sample in memory at a time."""
     shard = Shard([], [], [])
     seen: set[str] = set()
     try:
         for key, files in _grouped(_files(path)):
             problems = list(_file_problems(path, key, files, frames, is_repeated=key in seen))
             seen.add(key)
-            sample = None
+            sample: list[Caption] = []
             if all(problem.is_note for problem in problems):
                 sample, further = _sample(path, key, files, source)
                 problems += further
@@ -167,7 +144,7 @@ def _check_extended(raw: BinaryIO, offset: int) -> None:
         try:
             size = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
         except tarfile.HeaderError:
-            return  # tarfile will say so
+            return  # tarfile raises it
         if not 0 <= size <= MAX_HEADER_BYTES:
             raise _BrokenError(
                 f"has an extended header of {size:,} bytes at byte {offset:,}, over the limit of {MAX_HEADER_BYTES:,}"
@@ -187,19 +164,19 @@ def _next(tar: Any, raw: BinaryIO) -> tarfile.TarInfo | None:
 
 
 def _file(raw: BinaryIO, path: str, member: tarfile.TarInfo, ending: str) -> _File:
-    place = Place(path, member.offset_data, member.size)
+    offset = ShardOffset(path, member.offset_data, member.size)
     if ending not in _PICTURES | _TEXTS:
-        return _File(ending, place, b"", "")
+        return _File(ending, offset, b"", "")
     limit = MAX_TEXT_BYTES if ending in _TEXTS else MAX_PICTURE_BYTES
     if not member.isreg() or member.issparse():
-        return _File(ending, place, b"", "is a link or a special file; store the file itself")
+        return _File(ending, offset, b"", "is a link or a special file; store the file itself")
     if member.size > limit:
-        return _File(ending, place, b"", f"has {member.size:,} bytes, over the limit of {limit:,}; make it smaller")
+        return _File(ending, offset, b"", f"has {member.size:,} bytes, over the limit of {limit:,}; make it smaller")
     raw.seek(member.offset_data)
     content = raw.read(member.size)
     if len(content) < member.size:
         raise _BrokenError("is cut short")
-    return _File(ending, place, content, "")
+    return _File(ending, offset, content, "")
 
 
 def _check_end(raw: BinaryIO, end: int) -> None:
@@ -249,15 +226,16 @@ def _file_problems(path: str, key: str, files: list[_File], frames: int, *, is_r
             yield Problem(path, None, f"{key}.{file.ending}", reason, is_note=is_note)
 
 
-def _sample(path: str, key: str, files: list[_File], source: str) -> tuple[Sample | None, list[Problem]]:
-    """A sample whose files are good, or None where its .json or all of its captions are not; and their problems."""
+def _sample(path: str, key: str, files: list[_File], source: str) -> tuple[list[Caption], list[Problem]]:
+    """The rows of a sample whose files are good, none where its .json or all captions are wrong; and its problems."""
     content = {file.ending: file.content for file in files}
     try:
         found = read_captions(key, text=content.get("txt"), described=content.get("json"), source=source)
     except SampleError as error:
-        return None, [Problem(path, None, f"{key}.{error.ending}", error.reason)]
+        return [], [Problem(path, None, f"{key}.{error.ending}", error.reason)]
     problems = [Problem(path, None, f"{key}.{ending}", reason) for ending, reason in found.problems]
     if problems and not found.rows:
-        return None, problems
-    place = next(file.place for file in files if file.ending in _PICTURES)
-    return Sample(key, place, found.split, found.rows), problems
+        return [], problems
+    offset = next(file.offset for file in files if file.ending in _PICTURES)
+    rows = found.rows or (Caption(key, "", ""),)
+    return [row._replace(split=found.split, picture=offset) for row in rows], problems

@@ -71,10 +71,6 @@ def read_entries(path: Path) -> list[str]:
 def read_ids(path: Path, *, id_of: Callable[[str], str] = str) -> dict[str, int]:
     """The ids of a list, one a line, each with its row counted from 0; blank lines may follow the last one.
 
-    Args:
-      path: the list.
-      id_of: makes the id of what a line holds, as where "1.jpg" and "1" are one.
-
     Raises:
       UserError: it cannot be read or is no UTF-8, or an id is empty or there twice.
     """

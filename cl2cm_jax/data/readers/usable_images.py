@@ -1,150 +1,147 @@
-"""What a `captions` set can be made of: the images that can be used, and what is wrong with the others."""
+"""Which images of a caption table can be used: in a folder of pictures, in a feature file or in shards.
+
+A clip has at most `frames` frames; 1 is a picture. `mapper` decodes the pictures, perhaps on other machines.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-from cl2cm_jax.data.readers.caption_file import CaptionFile, Row
+import numpy as np
+
+from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image
+from cl2cm_jax.data.media.images import SUFFIXES
 from cl2cm_jax.data.readers.feature_file import FeatureFile
-from cl2cm_jax.data.readers.picture_checks import Mapper, bad_features, bad_pictures
+from cl2cm_jax.data.readers.picture_checks import Mapper, reason_against
 from cl2cm_jax.data.readers.problems import Problem
-from cl2cm_jax.data.readers.shards import Place, Sample, read_shard
-from cl2cm_jax.data.records import Caption
+from cl2cm_jax.data.readers.shards import read_shard
 
 
-class Entry(NamedTuple):
-    """An image that can be used."""
-
-    image: str
-    split: str  # "" where none is named
-    captions: tuple[Caption, ...]
-    place: Place | None = None  # of an image in a shard
-
-
-class Found(NamedTuple):
-    """The images of a set by their ids, and the problems of the others."""
-
-    entries: dict[str, Entry]
-    problems: list[Problem]
-
-
-def from_folder(captions: CaptionFile, file: str, images: str, *, frames: int, mapper: Mapper) -> Found:
-    """The pictures or clips of a folder that the captions name.
-
-    Args:
-      captions: what the caption file holds.
-      file: its path.
-      images: the folder.
-      frames: most frames of a clip; 1 is pictures.
-      mapper: where the pictures are decoded to check them.
-    """
-    by_image = _by_image(captions.rows)
-    return _without(by_image, bad_pictures(by_image, captions=file, images=images, frames=frames, mapper=mapper))
+def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, mapper: Mapper) -> CaptionTable:
+    """The captions whose picture or clip is in a folder and can be decoded, with its path."""
+    known = by_image(captions.rows)
+    reasons = mapper(partial(_reason_against_file, images=images, frames=frames), list(known))
+    table = CaptionTable([], list(captions.problems))
+    for (image, rows), (reason, is_note) in zip(known.items(), reasons, strict=True):
+        if reason:
+            table.problems.append(Problem(file, rows[0].line, "image", reason, is_note=is_note))
+        if not reason or is_note:
+            path = os.path.abspath(os.path.join(images, image))
+            table.rows.extend(row._replace(picture=path) for row in rows)
+    files = (Path(base, name).relative_to(images) for base, _, names in os.walk(images) for name in names)
+    for image in sorted(name.as_posix() for name in files if name.suffix.lower() in SUFFIXES):
+        if image not in known and not (frames > 1 and os.path.dirname(image) in known):
+            table.problems.append(_unused(images, None, "image", image))
+    return table
 
 
-def from_features(captions: CaptionFile, file: str, features: FeatureFile, *, ids: str, path: str) -> Found:
-    """The features that the captions of `file` name; `ids` and `path` are the files of the features."""
-    by_image = _by_image(captions.rows)
-    return _without(by_image, bad_features(by_image, features, captions=file, feature_ids=ids, path=path))
+def from_features(captions: CaptionTable, file: str, features: FeatureFile, *, ids: str, path: str) -> CaptionTable:
+    """The captions of `file` that have finite features; `ids` and `path` are the files of the features."""
+    known = by_image(captions.rows)
+    table = CaptionTable([], list(captions.problems))
+    for image, rows in known.items():
+        if image not in features.row_of:
+            reason = f"{image!r} is not in {ids}; add it or remove its rows"
+        elif not np.isfinite(features.row(image)).all():
+            reason = f"{image!r} has NaN or infinite values in {path} (as float32); compute them anew"
+        else:
+            table.rows.extend(rows)
+            continue
+        table.problems.append(Problem(file, rows[0].line, "image", reason))
+    unused = [(image, row) for image, row in features.row_of.items() if image not in known]
+    table.problems.extend(_unused(ids, row + 1, "id", image) for image, row in unused)
+    return table
 
 
 def from_shards(
-    captions: CaptionFile, file: str, shards: Sequence[str], *, source: str, frames: int, mapper: Mapper
-) -> Found:
-    """The samples of shards, with their own captions and those that a caption file gives to their keys.
-
-    Args:
-      captions: what the caption file holds, nothing if there is none.
-      file: its path, "" if there is none.
-      shards: paths of the tars.
-      source: language of captions that do not name theirs.
-      frames: most frames of a clip; 1 is pictures.
-      mapper: where the shards are read to check them.
-    """
-    found = mapper(partial(_shard_as_json, source=source, frames=frames), shards)
-    samples, known, problems = _merged(found)
-    by_image = _by_image(captions.rows)
-    for key, rows in by_image.items():
-        if key not in known:
+    captions: CaptionTable, file: str, shards: Sequence[str], *, source: str, frames: int, mapper: Mapper
+) -> CaptionTable:
+    """The captions of the samples of shards, and those that a caption file has for their keys."""
+    samples, left_out, problems = _merged(mapper(partial(_shard_as_json, source=source, frames=frames), shards))
+    problems = [*captions.problems, *problems]
+    further = by_image(captions.rows)
+    for key, rows in further.items():
+        if key not in samples and key not in left_out:
             reason = f"{key!r} is the key of no sample in config.data.shards; remove its rows"
             problems.append(Problem(file, rows[0].line, "image", reason))
-    entries = {}
-    for sample in samples:
-        entry, problem = _entry(sample, by_image.get(sample.key, []), file)
-        if problem:
-            problems.append(problem)
-        if entry:
-            entries[sample.key] = entry
-    if any(entry.split for entry in entries.values()):
-        for entry in [entry for entry in entries.values() if not entry.split]:
-            del entries[entry.image]
-            problems.append(_problem(entry, "has no split, where other samples have one; name it in its .json"))
-    return Found(entries, problems)
+    images = []
+    for key, rows in samples.items():
+        joined = _joined(rows, further.get(key, []), file)
+        if isinstance(joined, Problem):
+            problems.append(joined)
+        else:
+            images.append(joined)
+    if any(rows[0].split for rows in images):
+        reason = "has no split, where other samples have one; name it in its .json"
+        problems += [_of_sample(rows[0], reason) for rows in images if not rows[0].split]
+        images = [rows for rows in images if rows[0].split]
+    return CaptionTable([row for rows in images for row in rows], problems)
+
+
+def row_from_json(cells: Sequence[Any]) -> Caption:
+    """A row that a pipeline passed on as JSON."""
+    row = Caption(*cells)
+    return row if isinstance(row.picture, str) else row._replace(picture=ShardOffset(*row.picture))
+
+
+def _reason_against_file(image: str, *, images: str, frames: int) -> tuple[str, bool]:
+    if os.path.isabs(image) or image in (".", "..") or image.startswith("../"):
+        return f"is {image!r}, which is not within config.data.images; copy the picture into it", False
+    return reason_against(os.path.join(images, image), frames)
+
+
+def _unused(file: str, line: int | None, field: str, image: str) -> Problem:
+    return Problem(file, line, field, f"{image!r} has no caption and is not used", is_note=True)
 
 
 def _shard_as_json(path: str, *, source: str, frames: int) -> list[Any]:
-    """A shard so that a pipeline can pass it on: samples, keys of those left out, problems."""
+    """A shard in a form that a pipeline can pass on: rows of samples, keys of those left out, problems."""
     shard = read_shard(path, source=source, frames=frames)
-    samples = [[s.key, s.place, s.split, [astuple(row) for row in s.rows]] for s in shard.samples]
-    return [samples, shard.left_out, [astuple(problem) for problem in shard.problems]]
+    return [shard.samples, shard.left_out, [astuple(problem) for problem in shard.problems]]
 
 
-def _merged(found: Iterable[Sequence[Any]]) -> tuple[list[Sample], set[str], list[Problem]]:
-    """The samples of all shards, the keys of these and of those left out, and problems; one is a key in two shards."""
-    samples: dict[str, Sample] = {}
+def _merged(shards: Iterable[Sequence[Any]]) -> tuple[dict[str, list[Caption]], set[str], list[Problem]]:
+    """The samples of all shards by key, keys of those left out, and problems; a key in two shards is one."""
+    samples: dict[str, list[Caption]] = {}
     left_out: set[str] = set()
     problems: list[Problem] = []
-    for good, bad, reasons in found:
+    for good, bad, reasons in shards:
         problems += [Problem(*reason) for reason in reasons]
         left_out.update(bad)
-        for key, place, split, rows in good:
-            sample = Sample(key, Place(*place), split, tuple(Row(*row) for row in rows))
-            first = samples.setdefault(key, sample)
-            if first is not sample:
-                reason = f"is also the key of a sample in {first.place.shard}, which is kept; rename one"
-                problems.append(Problem(sample.place.shard, None, key, reason))
-    return list(samples.values()), left_out | samples.keys(), problems
+        for rows in ([row_from_json(cells) for cells in sample] for sample in good):
+            first = samples.setdefault(rows[0].image, rows)
+            if first is not rows:
+                reason = f"is also the key of a sample in {_shard(first[0])}, which is kept; rename one"
+                problems.append(Problem(_shard(rows[0]), None, rows[0].image, reason))
+    return samples, left_out, problems
 
 
-def _entry(sample: Sample, rows: Sequence[Row], file: str) -> tuple[Entry | None, Problem | None]:
-    """A sample with its own captions and the rows of a caption file; or why it cannot be used."""
-    further = next((row.split for row in rows if row.split), "")
-    if sample.split and further and sample.split != further:
-        reason = f"is {further!r} but the sample {sample.key!r} itself says {sample.split!r}; keep one"
-        return None, Problem(file, rows[0].line, "split", reason)
-    captions = [Caption(row.language, row.caption, row.origin) for row in sample.rows]
-    own = {(row.language, row.caption) for row in sample.rows}
-    captions += [
-        Caption(row.language, row.caption, row.origin) for row in rows if (row.language, row.caption) not in own
-    ]
-    entry = Entry(sample.key, sample.split or further, tuple(captions), sample.place)
-    if captions:
-        return entry, None
+def _joined(sample: Sequence[Caption], further: Sequence[Caption], file: str) -> list[Caption] | Problem:
+    """The rows of a sample and those of a caption file that differ from them, or why the sample cannot be used."""
+    first = sample[0]
+    split = next((row.split for row in further if row.split), "")
+    if first.split and split and first.split != split:
+        reason = f"is {split!r} but the sample {first.image!r} itself has {first.split!r}; keep one"
+        return Problem(file, further[0].line, "split", reason)
+    own = {(row.language, row.caption) for row in sample}
+    rows = [row for row in sample if row.caption]
+    rows += [row for row in further if (row.language, row.caption) not in own]
+    if rows:
+        return [row._replace(split=first.split or split, picture=first.picture) for row in rows]
     if file:
-        return None, replace(_problem(entry, "has no caption and is not used"), is_note=True)
-    return None, _problem(entry, "has no caption; give it a .txt, or remove the sample")
+        return replace(_of_sample(first, "has no caption and is not used"), is_note=True)
+    return _of_sample(first, "has no caption; give it a .txt, or remove the sample")
 
 
-def _problem(entry: Entry, reason: str) -> Problem:
-    assert entry.place is not None
-    return Problem(entry.place.shard, None, entry.image, reason)
+def _of_sample(row: Caption, reason: str) -> Problem:
+    return Problem(_shard(row), None, row.image, reason)
 
 
-def _by_image(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    by_image: dict[str, list[Row]] = {}
-    for row in rows:
-        by_image.setdefault(row.image, []).append(row)
-    return by_image
-
-
-def _without(by_image: dict[str, list[Row]], problems: Sequence[tuple[str, Problem]]) -> Found:
-    left_out = {image for image, problem in problems if not problem.is_note}
-    entries = {
-        image: Entry(image, rows[0].split, tuple(Caption(row.language, row.caption, row.origin) for row in rows))
-        for image, rows in by_image.items()
-        if image not in left_out
-    }
-    return Found(entries, [problem for _, problem in problems])
+def _shard(row: Caption) -> str:
+    assert isinstance(row.picture, ShardOffset)
+    return row.picture.shard

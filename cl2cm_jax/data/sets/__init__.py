@@ -1,97 +1,27 @@
-"""The data sets by the name that a configuration gives them."""
+"""The data sets: a module each, found by its name in `config.data.name`.
+
+A set's module defines `dataset(data)`, which makes a `CaptionSet` of `config.data`; one of your own is a dotted name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import LANGUAGES_OF
+from cl2cm_jax.config.plugins import load_plugin
 
 if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
+    from cl2cm_jax.data.stored_sets import StoredSet
 
 
-def builder(data: ConfigDict) -> tfds.core.DatasetBuilder:
-    """The builder of `config.data`; `builders.prepare` builds the set.
+def stored_set(data: ConfigDict) -> StoredSet:
+    """The set that `config.data` names; `stored_sets.prepare` builds it.
 
     Raises:
-      UserError: an input is not named or not there.
+      UserError: there is no such set, or an input of it is not named or not there.
     """
-    return _SETS[data.name](data)
+    dataset = load_plugin(__name__, data.name, "dataset", field="config.data.name")
+    from cl2cm_jax.data.stored_sets import StoredSet  # slow to import
 
-
-def _emoji(data: ConfigDict) -> tfds.core.DatasetBuilder:
-    from cl2cm_jax.data.sets.emoji import Emoji
-
-    return Emoji(data_dir=data.dir)
-
-
-def _captions(data: ConfigDict) -> tfds.core.DatasetBuilder:
-    from cl2cm_jax.data.sets.captions import captions_builder
-
-    return captions_builder(
-        data_dir=data.dir,
-        captions=data.captions,
-        images=data.images,
-        features=data.features,
-        feature_ids=data.feature_ids,
-        shards=data.shards,
-        source=data.source,
-        on_error=data.on_error,
-        frames=data.frames,
-    )
-
-
-def _of_the_paper(data: ConfigDict) -> tfds.core.DatasetBuilder:
-    from cl2cm_jax.data.sets.paper.sets import paper_builder
-
-    return paper_builder(
-        data.name,
-        data_dir=data.dir,
-        root=data.root,
-        targets=(*data.targets, *data.reported),
-        task=data.task,
-        images=data.images,
-        features=data.features,
-        on_error=data.on_error,
-    )
-
-
-def _flickr8k_cn(data: ConfigDict) -> tfds.core.DatasetBuilder:
-    from cl2cm_jax.data.sets.paper.flickr8k_cn import flickr8k_cn_builder
-
-    return flickr8k_cn_builder(
-        data_dir=data.dir,
-        root=data.root,
-        captions=data.captions,
-        engine=data.engine,
-        images=data.images,
-        features=data.features,
-        feature_ids=data.feature_ids,
-        on_error=data.on_error,
-    )
-
-
-def _stamps(data: ConfigDict) -> tfds.core.DatasetBuilder:
-    from cl2cm_jax.data.sets.stamps import stamps_builder
-
-    return stamps_builder(data_dir=data.dir, root=data.root, translations=data.captions)
-
-
-def _fluent(data: ConfigDict) -> tfds.core.DatasetBuilder:
-    from cl2cm_jax.data.sets.fluent import Fluent
-
-    return Fluent(root=data.root, data_dir=data.dir)
-
-
-# name -> (config.data) -> builder; each imports its module when it is asked for, since tfds is slow to import
-_SETS: dict[str, Callable[[ConfigDict], tfds.core.DatasetBuilder]] = {
-    "emoji": _emoji,
-    "captions": _captions,
-    "fluent": _fluent,
-    "stamps": _stamps,
-    "flickr8k_cn": _flickr8k_cn,
-    **dict.fromkeys(LANGUAGES_OF, _of_the_paper),
-}
+    return StoredSet(dataset(data), data_dir=data.dir)

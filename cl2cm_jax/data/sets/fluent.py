@@ -3,21 +3,27 @@
 Of the 999 files of the npm package `@lobehub/fluent-emoji-anim-1` (MIT) 477 are animated, 256 x 256 pixels and 28 to
 97 frames; the others are left out. Names, concepts and the split are those of the `emoji` set: 187 clips show an emoji
 that has a drawing there, the group "headline". The other 290 are 58 of these in five skin tones, the group "tones":
-near-twins, so they share the concept, and thus the split, of the emoji without a tone and are evaluated apart.
+near-duplicates, so they have the concept, and thus the split, of the emoji without a tone and are evaluated separately.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 
-from cl2cm_jax.data import builders
-from cl2cm_jax.data.records import SPLITS, Caption, Record
-from cl2cm_jax.data.sets.drawings import LANGUAGES, SKIN_TONES, Drawing, drawings, emoji_names, plain_name
+from cl2cm_jax.data.caption_sets import CaptionSet
+from cl2cm_jax.data.captions import Caption, CaptionTable
+from cl2cm_jax.data.readers.picture_checks import Mapper
+from cl2cm_jax.data.sets.pictograms.drawings import (
+    LANGUAGES,
+    SKIN_TONES,
+    Drawing,
+    drawings,
+    emoji_names,
+    plain_name,
+)
 from cl2cm_jax.errors import UserError
 
 ANIMATED = 477  # of 999 files, as published
@@ -28,20 +34,24 @@ _ANIMATION = 0x02  # of the flags in it
 _PRESENTATION = "\ufe0f"
 
 
-class Clip(NamedTuple):
-    """One animated file, and the emoji that it shows."""
+def dataset(data: ConfigDict) -> CaptionSet:
+    """The set of the unpacked package in `data.root`."""
 
-    path: Path
-    group: str  # "headline" or "tones"
-    drawing: Drawing  # of the emoji without its skin tone
-    captions: tuple[Caption, ...]
+    def read(folder: Path, mapper: Mapper) -> CaptionTable:
+        del folder, mapper
+        return CaptionTable(clips(data.root))
+
+    return CaptionSet(
+        name="fluent",
+        read=read,
+        description=__doc__,
+        homepage="https://github.com/lobehub/fluent-emoji",
+        license="Clips: MIT. Names: Unicode CLDR.",
+    )
 
 
-def clips(root: str | os.PathLike[str]) -> list[Clip]:
-    """The animated files of the package in the order of their names. Source: ours.
-
-    Args:
-      root: the unpacked package, with the folder assets/.
+def clips(root: str | os.PathLike[str]) -> list[Caption]:
+    """The captions of the animated files of the package in the order of the files' names.
 
     Raises:
       UserError: the folder is not there, or not as published.
@@ -55,17 +65,17 @@ def clips(root: str | os.PathLike[str]) -> list[Clip]:
         )
     by_emoji = {_plain(drawing.emoji): drawing for drawing in drawings()}
     names = emoji_names()
-    return [_clip(file, by_emoji, names) for file in animated]
+    return [row for file in animated for row in _captions(file, by_emoji, names)]
 
 
-def _clip(file: Path, by_emoji: dict[str, Drawing], names: dict[str, dict[str, str]]) -> Clip:
-    """A file is called by its emoji's code points, e.g. 1f3c4-1f3fb.webp."""
+def _captions(file: Path, by_emoji: dict[str, Drawing], names: dict[str, dict[str, str]]) -> list[Caption]:
+    """The captions of a file, which is named by its emoji's code points, e.g. 1f3c4-1f3fb.webp."""
     emoji = "".join(chr(int(point, 16)) for point in file.stem.split("-"))
-    drawing = by_emoji[_plain(emoji)]
-    if not SKIN_TONES & set(emoji):
-        return Clip(file, drawing.group, drawing, drawing.captions)
-    captions = tuple(Caption(language, plain_name(names[emoji][language]), "human") for language in LANGUAGES)
-    return Clip(file, TONES, drawing, captions)
+    rows = by_emoji[_plain(emoji)].rows
+    if SKIN_TONES & set(emoji):
+        first = rows[0]._replace(group=TONES)
+        rows = [first._replace(language=name, caption=plain_name(names[emoji][name])) for name in LANGUAGES]
+    return [row._replace(image=file.stem.upper(), picture=os.path.abspath(file)) for row in rows]
 
 
 def _plain(emoji: str) -> str:
@@ -77,45 +87,3 @@ def _is_animated(file: Path) -> bool:
     with file.open("rb") as opened:
         header = opened.read(_HEADER)
     return header[12:16] == b"VP8X" and bool(header[20] & _ANIMATION)
-
-
-class Fluent(tfds.core.GeneratorBasedBuilder):
-    """Animated emoji and their names.
-
-    Args:
-      root: the unpacked package.
-      **options: those of tfds.
-    """
-
-    VERSION = tfds.core.Version("1.0.0")  # raise it when the names, the files or the split change
-
-    def __init__(self, *, root: str, **options: Any) -> None:
-        self._root = root
-        super().__init__(**options)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            description=__doc__,
-            features=builders.features(),
-            homepage="https://github.com/lobehub/fluent-emoji",
-            license="Clips: MIT. Names: Unicode CLDR.",
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, Any]]]:
-        found = clips(self._root)
-        return {split: self._generate_examples(found, split) for split in SPLITS}
-
-    def _generate_examples(self, found: list[Clip], split: str) -> Iterator[tuple[int, Any]]:
-        for key, clip in enumerate(found):
-            if clip.drawing.split == split:
-                record = Record(
-                    image=clip.path.read_bytes(),
-                    feature=None,
-                    image_id=clip.path.stem.upper(),
-                    group=clip.group,
-                    concept=clip.drawing.concept,
-                    path=os.path.abspath(clip.path),
-                    captions=clip.captions,
-                )
-                yield key, builders.example(record)

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.data.folds import Folds
-from cl2cm_jax.data.records import SPLITS
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.retrieval import Ranks, load_ranks, save_ranks

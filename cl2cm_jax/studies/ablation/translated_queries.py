@@ -10,16 +10,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import cut_layer, reads_frozen
-from cl2cm_jax.data import builders, sets
+from cl2cm_jax.data.captions import Caption, by_image
 from cl2cm_jax.data.corpus import translation_tag
-from cl2cm_jax.data.records import Record
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import cache
 from cl2cm_jax.features.cache import Corpora
@@ -46,28 +44,26 @@ def with_translations(config: ConfigDict, corpora: Corpora, *, splits: Sequence[
     d = config.data
     if config.evaluation.query == "fused":
         return corpora  # they are read
-    builder, tags = sets.builder(d), {name: translation_tag(name, d.source) for name in (*d.targets, *d.reported)}
-    records: dict[str, list[Record]] = {}
-    for split in dict.fromkeys((*splits, "validation")):
-        of_split = [_only(record, set(tags.values())) for record in builders.read_records(builder, split)]
-        there = {caption.language for record in of_split for caption in record.captions}
-        lacking = [tags[name] for name in d.targets if tags[name] not in there]
+    tags = {name: translation_tag(name, d.source) for name in (*d.targets, *d.reported)}
+    captions = cache.stored_captions(config, list(dict.fromkeys((*splits, "validation"))))
+    there = {split: {row.language for row in rows} for split, rows in captions.items()}
+    for split in list(captions):
+        lacking = [tags[name] for name in d.targets if tags[name] not in there[split]]
         if lacking and split in splits:
             raise NoTranslationsError(f"the {split} split has no captions {lacking[0]!r}; cl2cm translate makes them")
-        if not lacking:
-            records[split] = of_split
-    tagged = {split: {c.language for record in some for c in record.captions} for split, some in records.items()}
-    languages = tuple(tag for tag in tags.values() if all(tag in there for there in tagged.values()))
-    folder = Path(d.dir, "features", f"translated-{_key(config, records, languages)}")
+        if lacking:
+            del captions[split]
+    languages = tuple(tag for tag in tags.values() if all(tag in there[split] for split in captions))
+    folder = Path(d.dir, "features", f"translated-{_key(config, captions, languages, tags=set(tags.values()))}")
     if not (folder / "done.json").exists():
         logging.info("features: the text backbone runs over the translated captions, once")
-        _compute(config, records, languages, folder)
-    added = cache.read_splits(folder, dict.fromkeys(records, languages))
+        _compute(config, captions, languages, folder)
+    added = cache.read_splits(folder, dict.fromkeys(captions, languages))
     joined = corpora._replace(
         **{split: getattr(corpora, split).with_captions_of(corpus) for split, corpus in added.items()}
     )
     try:
-        for split in records:
+        for split in captions:
             for name, tag in tags.items():
                 if tag in languages:
                     getattr(joined, split).translations_of(name, d.source)
@@ -76,26 +72,23 @@ def with_translations(config: ConfigDict, corpora: Corpora, *, splits: Sequence[
     return joined
 
 
-def _only(record: Record, languages: set[str]) -> Record:
-    captions = tuple(caption for caption in record.captions if caption.language in languages)
-    return replace(record, captions=captions, image=None, feature=None, frames=())
-
-
-def _key(config: ConfigDict, records: dict[str, list[Record]], languages: tuple[str, ...]) -> str:
-    texts = [[(r.image_id, c.language, c.text) for r in some for c in r.captions] for some in records.values()]
+def _key(config: ConfigDict, captions: dict[str, list[Caption]], languages: tuple[str, ...], *, tags: set[str]) -> str:
+    texts = [
+        [(row.image, row.language, row.caption) for row in rows if row.language in tags] for rows in captions.values()
+    ]
     t = config.text
     inputs = [cache.FORMAT, fingerprint("text", t.backbone, t.path or None), t.max_tokens, t.lowercase, languages]
-    inputs += [cut_layer(config), reads_frozen(config), list(records), texts]
+    inputs += [cut_layer(config), reads_frozen(config), list(captions), texts]
     inputs += [t.prefix] if t.prefix else []  # as features._key
     return hashlib.sha256(json.dumps(inputs).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _compute(config: ConfigDict, records: dict[str, list[Record]], languages: tuple[str, ...], folder: Path) -> None:
+def _compute(config: ConfigDict, captions: dict[str, list[Caption]], languages: tuple[str, ...], folder: Path) -> None:
     encode = text_encoder(config, configured_text(config))
 
     def write(split: str, place: Path) -> None:
-        of_split = records[split]
-        nothing = cache.Vision(lambda start: iter(np.zeros((len(of_split) - start, 1, 1), np.float32)), frames=1)
-        cache.write_split(place, of_split, languages, nothing, encode)
+        count = len(by_image(captions[split]))
+        nothing = cache.VisionFeatures(lambda start: iter(np.zeros((count - start, 1, 1), np.float32)), frames=1)
+        cache.write_split(place, captions[split], languages, nothing, encode)
 
-    cache.write_cache(folder, write, about={"languages": languages}, splits=list(records))
+    cache.write_cache(folder, write, about={"languages": languages}, splits=list(captions))

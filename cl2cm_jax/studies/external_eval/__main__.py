@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cl2cm_jax.config import nearest
-from cl2cm_jax.data.records import SPLITS
+from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments
 

@@ -15,9 +15,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
+from cl2cm_jax.data.captions import Caption
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.media.images import as_rgb
-from cl2cm_jax.data.readers.caption_file import Row
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import Ranks, metrics, retrieval_ranks
 from cl2cm_jax.maths.ranking import ABSENT, average_precision_of, ranks_of
@@ -105,7 +105,7 @@ class Captioned:
         return found
 
 
-def from_rows(rows: Sequence[Row], *, images: Path, split: str) -> Captioned:
+def from_rows(rows: Sequence[Caption], *, images: Path, split: str) -> Captioned:
     """What the rows of a caption file say of a folder of pictures.
 
     Args:

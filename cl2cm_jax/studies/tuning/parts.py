@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from cl2cm_jax.data.captions import HEADLINE
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.folds import deal
-from cl2cm_jax.data.records import HEADLINE
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.cache import Corpora, concepts
 

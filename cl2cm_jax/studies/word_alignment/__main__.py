@@ -111,9 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check(config)
     d = config.data
     languages = (*d.targets, *d.reported)
-    records = read_parallel(options.text, languages=(d.source, *languages), limit=options.limit)
+    text = read_parallel(options.text, languages=(d.source, *languages), limit=options.limit)
     start_jax(Path(d.dir))
-    corpora = text_corpora(config, records)
+    corpora = text_corpora(config, text)
     pairs = plans.pairs_of(corpora.train, corpora.test, words=_pieces_of(config), source=d.source, languages=languages)
     setting = Setting(config, corpora, fingerprint(corpora), pairs, options.out)
     for seed in range(options.seeds):

@@ -15,35 +15,36 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import cut_layer, reads_frozen
-from cl2cm_jax.data.records import Record
+from cl2cm_jax.data.captions import SPLITS, Caption, CaptionTable, by_image
 from cl2cm_jax.features import cache, encoders
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.models.backbones import fingerprint
 from cl2cm_jax.models.configured import configured_text
 
 
-def text_corpora(config: ConfigDict, records: dict[str, list[Record]]) -> Corpora:
+def text_corpora(config: ConfigDict, text: CaptionTable) -> Corpora:
     """The three splits with the text backbone's features, which are computed where they are not there yet.
 
     Args:
       config: its text backbone is run; the features lie below config.data.dir.
-      records: by split, from `read_parallel`.
+      text: from `read_parallel`.
 
     Raises:
       UserError: the cached features are damaged, or the backbone takes no captions of that length.
     """
+    captions = {split: [row for row in text.rows if row.split == split] for split in SPLITS}
     languages = (config.data.source, *config.data.targets, *config.data.reported)
-    folder = Path(config.data.dir, "features", f"text-{_key(config, records)}")
+    folder = Path(config.data.dir, "features", f"text-{_key(config, captions)}")
     if not (folder / "done.json").exists():
         start = time.perf_counter()
-        _compute(config, records, languages, folder)
+        _compute(config, captions, languages, folder)
         logging.info("features: computed in %.0f s, kept in %s", time.perf_counter() - start, folder)
-    return cache.read_cache(folder, dict.fromkeys(records, languages))
+    return cache.read_cache(folder, dict.fromkeys(captions, languages))
 
 
-def _key(config: ConfigDict, records: dict[str, list[Record]]) -> str:
+def _key(config: ConfigDict, captions: dict[str, list[Caption]]) -> str:
     """A hash of everything that the features depend on."""
-    texts = [[(c.language, c.text) for record in some for c in record.captions] for some in records.values()]
+    texts = [[(row.language, row.caption) for row in rows] for rows in captions.values()]
     weights = fingerprint("text", config.text.backbone, config.text.path or None)
     t = config.text
     inputs = [cache.FORMAT, weights, t.max_tokens, t.lowercase, cut_layer(config), reads_frozen(config), texts]
@@ -51,13 +52,13 @@ def _key(config: ConfigDict, records: dict[str, list[Record]]) -> str:
     return hashlib.sha256(json.dumps(inputs).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _compute(config: ConfigDict, records: dict[str, list[Record]], languages: tuple[str, ...], folder: Path) -> None:
+def _compute(config: ConfigDict, captions: dict[str, list[Caption]], languages: tuple[str, ...], folder: Path) -> None:
     """Runs the text backbone over all splits and keeps what it yields."""
     encode = encoders.text_encoder(config, configured_text(config))
 
     def write(split: str, place: Path) -> None:
-        lines = records[split]
-        nothing = cache.Vision(lambda start: iter(np.zeros((len(lines) - start, 1, 1), np.float32)), frames=1)
-        cache.write_split(place, lines, languages, nothing, encode)
+        count = len(by_image(captions[split]))
+        nothing = cache.VisionFeatures(lambda start: iter(np.zeros((count - start, 1, 1), np.float32)), frames=1)
+        cache.write_split(place, captions[split], languages, nothing, encode)
 
     cache.write_cache(folder, write, about={"languages": languages})

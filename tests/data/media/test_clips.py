@@ -50,7 +50,7 @@ def folder_of(path: Path, values: list[int], pattern: str = "frame{}.png") -> Pa
 
 
 @pytest.mark.parametrize(
-    ("count", "most", "expected"),
+    ("count", "limit", "expected"),
     [
         (1, 8, [0]),
         (3, 8, [0, 1, 2]),
@@ -61,15 +61,15 @@ def folder_of(path: Path, values: list[int], pattern: str = "frame{}.png") -> Pa
         (7, 1, [3]),
     ],
 )
-def test_rule_for_frames(count: int, most: int, expected: list[int]) -> None:
-    assert frame_places(count, most) == expected
+def test_rule_for_frames(count: int, limit: int, expected: list[int]) -> None:
+    assert frame_places(count, limit) == expected
 
 
 def test_taken_frames_are_distinct_evenly_spaced_and_the_same_both_ways() -> None:
     for count in range(1, 130):
-        for most in (2, 3, 7, 64):
-            places = frame_places(count, most)
-            assert len(places) == min(count, most) and 0 <= places[0] and places[-1] < count
+        for limit in (2, 3, 7, 64):
+            places = frame_places(count, limit)
+            assert len(places) == min(count, limit) and 0 <= places[0] and places[-1] < count
             steps = np.diff(places)
             assert len(steps) == 0 or (steps.min() >= 1 and steps.max() - steps.min() <= 1)
             mirrored = [count - 1 - place for place in reversed(places)]
@@ -79,39 +79,39 @@ def test_taken_frames_are_distinct_evenly_spaced_and_the_same_both_ways() -> Non
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_animations_yield_the_frames_of_the_rule(file_format: str) -> None:
     values = [10 * step for step in range(1, 11)]
-    found = list(decode_frames(animation(values, file_format), most=4))
+    found = list(decode_frames(animation(values, file_format), limit=4))
     assert all(frame.shape == (6, 8, 3) and frame.dtype == np.uint8 for frame in found)
     assert levels(found) == [20, 40, 70, 90]
-    assert levels(list(decode_frames(animation(values, file_format), most=64))) == values
+    assert levels(list(decode_frames(animation(values, file_format), limit=64))) == values
 
 
 def test_a_still_picture_is_one_frame() -> None:
     file = io.BytesIO()
     grey(70).save(file, "PNG")
-    assert levels(list(decode_frames(file.getvalue(), most=8))) == [70]
+    assert levels(list(decode_frames(file.getvalue(), limit=8))) == [70]
 
 
 def test_pages_of_a_tiff_are_no_frames() -> None:
-    assert levels(list(decode_frames(animation([10, 20, 30], "TIFF"), most=8))) == [10]
+    assert levels(list(decode_frames(animation([10, 20, 30], "TIFF"), limit=8))) == [10]
 
 
 def test_the_stand_in_of_an_animated_png_is_no_frame() -> None:
     content = animation([200, 10, 20, 30], "PNG", default_image=True)
-    assert levels(list(decode_frames(content, most=8))) == [10, 20, 30]
+    assert levels(list(decode_frames(content, limit=8))) == [10, 20, 30]
 
 
 def test_transparency_lies_on_white() -> None:
     frames = [Image.new("RGBA", (8, 6), (0, 0, 0, alpha)) for alpha in (255, 0)]
     file = io.BytesIO()
     frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-    assert levels(list(decode_frames(file.getvalue(), most=8))) == [0, 255]
+    assert levels(list(decode_frames(file.getvalue(), limit=8))) == [0, 255]
 
 
 def test_one_frame_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     converted = []
     to_rgb = images._to_rgb
     monkeypatch.setattr(images, "_to_rgb", lambda image: converted.append(image.tell()) or to_rgb(image))
-    frames = decode_frames(animation([step % 250 for step in range(3000)], "GIF"), most=4)
+    frames = decode_frames(animation([step % 250 for step in range(3000)], "GIF"), limit=4)
     assert converted == []
     assert next(frames).mean() == 375 % 250
     assert len(converted) == 1
@@ -125,12 +125,12 @@ def test_too_many_frames_or_pixels_are_refused_before_decoding(
 ) -> None:
     monkeypatch.setattr(images, "_to_rgb", lambda image: pytest.fail("a frame was decoded"))
     content = animation([10, 20, 30, 40], file_format)
-    with pytest.raises(ImageError, match="has 4 frames, over the limit of 3; cut it"):
-        next(decode_frames(content, most=2, max_frames=3))
-    with pytest.raises(ImageError, match="4 frames of 8 x 6, 192 pixels, over the limit of 191; cut it"):
-        next(decode_frames(content, most=2, max_animation_pixels=191))
+    with pytest.raises(ImageError, match="has 4 frames, over the limit of 3; shorten it"):
+        next(decode_frames(content, limit=2, max_frames=3))
+    with pytest.raises(ImageError, match="4 frames of 8 x 6, 192 pixels, over the limit of 191; shorten it"):
+        next(decode_frames(content, limit=2, max_animation_pixels=191))
     with pytest.raises(ImageError, match="8 x 6 pixels, over the limit of 47"):
-        next(decode_frames(content, most=2, max_pixels=47))
+        next(decode_frames(content, limit=2, max_pixels=47))
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -138,7 +138,7 @@ def test_too_many_frames_or_pixels_are_refused_before_decoding(
 def test_truncated_animations_are_refused_whichever_frames_are_taken(file_format: str, share: float) -> None:
     content = noise(10, file_format)
     with pytest.raises(ImageError, match="truncated or damaged"):
-        list(decode_frames(content[: int(share * len(content))], most=2))
+        list(decode_frames(content[: int(share * len(content))], limit=2))
 
 
 def test_claimed_frames_that_are_not_there_are_refused() -> None:
@@ -147,13 +147,13 @@ def test_claimed_frames_that_are_not_there_are_refused() -> None:
     chunk = b"acTL" + struct.pack(">I", 9000) + content[start + 8 : start + 12]
     changed = content[:start] + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[start + 16 :]
     with pytest.raises(ImageError, match="truncated or damaged"):
-        list(decode_frames(changed, most=2))
+        list(decode_frames(changed, limit=2))
 
 
 @pytest.mark.parametrize(("content", "message"), [(b"", "is empty"), (b"GIF89a but no", "truncated|not an image")])
 def test_what_is_no_animation_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
-        list(decode_frames(content, most=2))
+        list(decode_frames(content, limit=2))
 
 
 def test_frames_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
@@ -161,10 +161,10 @@ def test_frames_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
     (clip / "notes.txt").write_text("no frame")
     (clip / ".frame0.png").write_bytes(b"hidden")
     assert [file.name for file in frame_files(clip)] == [f"frame{number}.png" for number in range(1, 13)]
-    taken = taken_files(clip, most=4)
+    taken = taken_files(clip, limit=4)
     assert [file.name for file in taken] == ["frame2.png", "frame5.png", "frame8.png", "frame11.png"]
-    assert levels(list(decode_clip(taken, most=4))) == [20, 50, 80, 110]
-    assert levels(list(decode_clip([file.read_bytes() for file in taken], most=4))) == [20, 50, 80, 110]
+    assert levels(list(decode_clip(taken, limit=4))) == [20, 50, 80, 110]
+    assert levels(list(decode_clip([file.read_bytes() for file in taken], limit=4))) == [20, 50, 80, 110]
     assert picture_of(str(clip)) == clip / "frame1.png"
 
 
@@ -178,27 +178,27 @@ def test_natural_order_mixes_names_and_numbers(tmp_path: Path) -> None:
 def test_a_folder_without_frames_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ImageError, match="has no frame; it needs files ending in"):
-        taken_files(tmp_path, most=4)
+        taken_files(tmp_path, limit=4)
 
 
 def test_frames_of_several_sizes_are_refused(tmp_path: Path) -> None:
     clip = folder_of(tmp_path / "clip", [10, 20])
     grey(30, (16, 12)).save(clip / "frame3.png")
     with pytest.raises(ImageError, match=r"frame3\.png is 16 x 12 pixels where .*frame1\.png is 8 x 6; save all"):
-        list(decode_clip(taken_files(clip, most=4), most=4))
+        list(decode_clip(taken_files(clip, limit=4), limit=4))
 
 
 def test_a_broken_frame_is_named(tmp_path: Path) -> None:
     clip = folder_of(tmp_path / "clip", [10, 20])
     (clip / "frame2.png").write_bytes((clip / "frame1.png").read_bytes()[:50])
     with pytest.raises(ImageError, match=r"frame2\.png is truncated"):
-        list(decode_clip(taken_files(clip, most=4), most=4))
+        list(decode_clip(taken_files(clip, limit=4), limit=4))
 
 
 def test_frames_that_no_record_can_hold_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cl2cm_jax.data.media.clips.MAX_BYTES", 100)
     with pytest.raises(ImageError, match=r"2 frames have \d+ bytes, over the limit of 100"):
-        taken_files(folder_of(tmp_path / "clip", [10, 20]), most=4)
+        taken_files(folder_of(tmp_path / "clip", [10, 20]), limit=4)
 
 
 def test_a_folder_is_a_clip_if_its_first_picture_is_still(tmp_path: Path) -> None:

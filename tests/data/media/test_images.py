@@ -135,7 +135,7 @@ def test_a_folder_is_no_picture(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_on(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.gif")
-    for read in (decode, lambda path: list(decode_frames(path, most=4))):
+    for read in (decode, lambda path: list(decode_frames(path, limit=4))):
         with pytest.raises(ImageError, match="p.gif is no regular file but a pipe or device; replace it"):
             read(tmp_path / "p.gif")
 

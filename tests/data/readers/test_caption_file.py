@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from cl2cm_jax.data.captions import CaptionTable
 from cl2cm_jax.data.readers import text_lines
-from cl2cm_jax.data.readers.caption_file import CaptionFile, read_caption_file
+from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.errors import UserError
 
 HEADER = b"image,language,caption\n"
 LONG = "x" * 100_000
 
 
-def read(folder: Path, content: bytes, name: str = "captions.csv") -> CaptionFile:
+def read(folder: Path, content: bytes, name: str = "captions.csv") -> CaptionTable:
     (folder / name).write_bytes(content)
     return read_caption_file(str(folder / name), image_is_path=True)
 

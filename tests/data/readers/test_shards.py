@@ -14,35 +14,31 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.built_sets import Caption, Record, build_set, open_set, read_records
 from support.tar_shards import files_of, pax_header, picture, write_shard, write_shards
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
-from cl2cm_jax.config import defaults
-from cl2cm_jax.data import sets
-from cl2cm_jax.data.builders import prepare, read_records
+from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.data.readers import shards
 from cl2cm_jax.data.readers.shards import read_picture, read_shard, shard_files
-from cl2cm_jax.data.records import SPLITS, Caption, Record
-from cl2cm_jax.data.sets.captions import Captions, captions_builder
+from cl2cm_jax.data.stored_sets import StoredSet, prepare
 from cl2cm_jax.errors import UserError
 
 
-def built(folder: Path, **options: Any) -> Captions:
-    builder = captions_builder(**({"data_dir": folder.parent / "data", "shards": str(folder)} | options))
-    prepare(builder)
-    return builder
+def built(folder: Path, **options: Any) -> StoredSet:
+    return build_set("captions", **({"data_dir": folder.parent / "data", "shards": str(folder)} | options))
 
 
-def by_key(builder: Captions) -> dict[str, Record]:
+def by_key(builder: StoredSet) -> dict[str, Record]:
     return {record.image_id: record for split in SPLITS for record in read_records(builder, split)}
 
 
 def read(path: Path, *, frames: int = 1) -> tuple[list[str], list[str]]:
     """(keys of good samples, problems) of a shard."""
     found = read_shard(str(path), source="en", frames=frames)
-    return [sample.key for sample in found.samples], [f"{p.field}: {p.reason}" for p in found.problems]
+    return [rows[0].image for rows in found.samples], [f"{p.field}: {p.reason}" for p in found.problems]
 
 
 def test_builds_and_reads_back(tmp_path: Path) -> None:
@@ -64,18 +60,14 @@ def test_builds_and_reads_back(tmp_path: Path) -> None:
 
 
 def test_source_of_the_configuration_is_the_language_of_plain_captions(tmp_path: Path) -> None:
-    config = defaults()
-    config.data.name, config.data.source, config.data.targets = "captions", "it", ("en",)
-    config.data.dir, config.data.shards = str(tmp_path / "data"), str(write_shards(tmp_path / "shards"))
-    builder = sets.builder(config.data)
-    prepare(builder)
+    builder = built(write_shards(tmp_path / "shards"), source="it", targets=("en",))
     languages = {caption.language for record in read_records(builder, "train") for caption in record.captions}
     assert languages == {"it", "de", "fr"}
 
 
 def test_beam_that_is_not_installed_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam", None)  # the import then fails
-    builder = captions_builder(data_dir=tmp_path / "data", shards=str(write_shards(tmp_path / "shards")))
+    builder = open_set("captions", tmp_path / "data", shards=str(write_shards(tmp_path / "shards")))
     with pytest.raises(UserError, match=r"beam_runner='DirectRunner' needs apache_beam, .* in an environment of its"):
         prepare(builder, beam_runner="DirectRunner")
     prepare(builder)
@@ -84,11 +76,11 @@ def test_beam_that_is_not_installed_is_a_line(tmp_path: Path, monkeypatch: pytes
 
 def test_shards_need_no_caption_file_but_one_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"captions='none.csv' is not a file; .* name none"):
-        captions_builder(data_dir=tmp_path, shards=str(write_shards(tmp_path / "s")), captions="none.csv")
+        open_set("captions", tmp_path, shards=str(write_shards(tmp_path / "s")), captions="none.csv")
 
 
 def test_split_depends_on_the_keys_alone(tmp_path: Path) -> None:
-    def splits(builder: Captions) -> dict[str, set[str]]:
+    def splits(builder: StoredSet) -> dict[str, set[str]]:
         return {split: {record.image_id for record in read_records(builder, split)} for split in SPLITS}
 
     one = built(write_shards(tmp_path / "a", 20, each=20))
@@ -146,7 +138,7 @@ def test_split_of_caption_file_and_sample_must_agree(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "s", split="train")
     file = tmp_path / "captions.csv"
     file.write_text("image,language,caption,split\n000000003,it,cane,test\n")
-    message = "line 2, field split: is 'test' but the sample '000000003' itself says 'train'"
+    message = "line 2, field split: is 'test' but the sample '000000003' itself has 'train'"
     with pytest.raises(UserError, match=message):
         built(folder, captions=str(file))
 
@@ -212,9 +204,9 @@ def test_names_follow_webdataset(tmp_path: Path) -> None:
         "LICENSE": b"text",
     }
     found = read_shard(str(write_shard(tmp_path / "a.tar", files)), source="en", frames=1)
-    assert [sample.key for sample in found.samples] == ["00000/a", "00000/b"]
+    assert [rows[0].image for rows in found.samples] == ["00000/a", "00000/b"]
     assert found.problems == []
-    assert [read_picture(sample.place) for sample in found.samples] == [image, image]
+    assert [read_picture(rows[0].picture) for rows in found.samples] == [image, image]
 
 
 JPEG = picture(1)
@@ -254,7 +246,7 @@ def test_one_bad_caption_does_not_cost_the_others(tmp_path: Path) -> None:
     described = {"captions": {"de": ["", "Hund"], "xx!": "?", "it": "cane"}, "origins": {"it": "machine"}}
     shard = write_shard(tmp_path / "a.tar", {"x.jpg": JPEG, "x.json": json.dumps(described).encode()})
     found = read_shard(str(shard), source="en", frames=1)
-    assert [(row.language, row.caption, row.origin) for row in found.samples[0].rows] == [
+    assert [(row.language, row.caption, row.origin) for row in found.samples[0]] == [
         ("de", "Hund", "human"),
         ("it", "cane", "machine"),
     ]
@@ -363,7 +355,7 @@ def test_large_pictures_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_shard_that_changes_while_it_is_read(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "a.tar", files_of(1))
-    place = read_shard(str(shard), source="en", frames=1).samples[0].place
+    place = read_shard(str(shard), source="en", frames=1).samples[0][0].picture
     shard.write_bytes(shard.read_bytes()[:600])
     with pytest.raises(UserError, match="became shorter"):
         read_picture(place)

@@ -14,10 +14,11 @@ from PIL import Image
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
-from cl2cm_jax.data import builders
-from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.records import SPLITS, Caption, Record
-from cl2cm_jax.data.sets.captions import Captions, captions_builder
+from support.built_sets import Caption, all_records, build_set, open_set
+
+from cl2cm_jax.data.caption_sets import fingerprint
+from cl2cm_jax.data.captions import SPLITS
+from cl2cm_jax.data.stored_sets import StoredSet
 from cl2cm_jax.errors import UserError
 
 
@@ -28,15 +29,9 @@ def write_captions(pictures: Path, extra: str = "", header: str = "image,languag
     return file
 
 
-def built(pictures: Path, captions: Path, **options: Any) -> Captions:
+def built(pictures: Path, captions: Path, **options: Any) -> StoredSet:
     inputs = {"data_dir": pictures.parent / "data", "images": str(pictures)} | options
-    builder = captions_builder(captions=str(captions), **inputs)
-    prepare(builder)
-    return builder
-
-
-def all_records(builder: Captions) -> dict[str, list[Record]]:
-    return {split: list(read_records(builder, split)) for split in SPLITS}
+    return build_set("captions", captions=captions, **inputs)
 
 
 def test_builds_and_reads_back(pictures: Path) -> None:
@@ -138,7 +133,7 @@ def test_a_set_of_pictures_keeps_its_name(pictures: Path) -> None:
     file = write_captions(pictures)
     settings = (str(pictures), "stop")
     files = [str(file), *(str(pictures / f"{name}.png") for name in "abcdefghij")]
-    assert Path(built(pictures, file).data_dir).parent.name == builders.fingerprint(files, settings)
+    assert Path(built(pictures, file).data_dir).parent.name == fingerprint(files, settings)
 
 
 def test_clips_are_built_anew_when_a_frame_or_their_number_changes(pictures: Path) -> None:
@@ -199,14 +194,13 @@ def test_data_may_lie_within_the_images_folder(pictures: Path) -> None:
         ({"features": "x.npy"}, "name one of them"),
         ({"images": "", "features": "x.npy"}, "feature_ids='' must name"),
         ({"images": "", "features": "x.npy", "feature_ids": "x.txt"}, "features='x.npy' is not a file"),
-        ({"on_error": "ignore"}, "on_error='ignore' is not known"),
         ({"captions": "none.csv"}, "captions='none.csv' is not a file"),
     ],
 )
 def test_wrong_inputs(pictures: Path, options: dict[str, Any], message: str) -> None:
     inputs: dict[str, Any] = {"captions": str(write_captions(pictures)), "images": str(pictures)} | options
     with pytest.raises(UserError, match=message):
-        captions_builder(data_dir=pictures.parent / "data", **inputs)
+        open_set("captions", pictures.parent / "data", **inputs)
 
 
 def write_features(folder: Path, values: np.ndarray, ids: list[str]) -> dict[str, str]:

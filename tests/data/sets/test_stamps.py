@@ -13,18 +13,16 @@ import pytest
 pytest.importorskip("resvg_py")
 pytest.importorskip("tensorflow_datasets")
 
+from support.built_sets import Caption, Record, all_records, build_set, captions_of, open_set
 from support.command import call
 from support.set_trees import write_stamp, write_stamps
 
-from cl2cm_jax.config import defaults
-from cl2cm_jax.data import sets
-from cl2cm_jax.data.builders import prepare, read_records
+from cl2cm_jax.data.captions import Caption as Row
+from cl2cm_jax.data.captions import by_image
 from cl2cm_jax.data.media.images import decode
-from cl2cm_jax.data.records import SPLITS, Caption
-from cl2cm_jax.data.sets import stamps_captions as stamps_command
-from cl2cm_jax.data.sets.stamp_files import (
+from cl2cm_jax.data.sets.pictograms import stamp_captions as stamps_command
+from cl2cm_jax.data.sets.pictograms.stamp_files import (
     WITHIN_PACKAGE,
-    Stamp,
     concepts_of,
     picture,
     read_captions,
@@ -32,7 +30,7 @@ from cl2cm_jax.data.sets.stamp_files import (
     stamps,
     stamps_folder,
 )
-from cl2cm_jax.data.sets.stamps import read_translations, stamps_builder
+from cl2cm_jax.data.sets.stamps import with_translations
 from cl2cm_jax.errors import UserError
 
 
@@ -42,8 +40,12 @@ def root(tmp_path: Path) -> Path:
     return write_stamps(tmp_path / "unpacked")
 
 
-def by_id(root: Path) -> dict[str, Stamp]:
-    return {stamp.image_id: stamp for stamp in stamps(root)}
+def by_id(root: Path) -> dict[str, list[Row]]:
+    return by_image(stamps(root))
+
+
+def text_of(rows: list[Row]) -> dict[str, str]:
+    return {row.language: row.caption for row in rows}
 
 
 def test_captioned_pictures_outside_symbols_are_read_once_for_each_english_caption(root: Path) -> None:
@@ -54,11 +56,11 @@ def test_captioned_pictures_outside_symbols_are_read_once_for_each_english_capti
         "town/houses/lighthouse",
     ]
     assert list(found) == sorted(found)
-    assert [stamp.image_id for stamp in stamps(root / WITHIN_PACKAGE)] == list(found)  # the folder itself is fine too
+    assert list(by_id(root / WITHIN_PACKAGE)) == list(found)  # the folder itself is fine too
 
 
 def test_captions_by_language_without_the_packages_quirks(root: Path) -> None:
-    assert by_id(root)["food/fruit/apple_red"].captions == {
+    assert text_of(by_id(root)["food/fruit/apple_red"]) == {
         "en": "A red apple.",
         "ar": "تفاحة حمراء.",  # the full stop stood first
         "ja": "あかい りんご",
@@ -93,7 +95,7 @@ def test_a_file_in_another_encoding_is_named(root: Path) -> None:
         (("toys/1", "The one."), ("toys/2", "Another two."), False),  # nothing is left: nothing in common
     ],
 )
-def test_near_twins_are_of_one_concept(one: tuple[str, str], other: tuple[str, str], together: bool) -> None:
+def test_near_duplicates_are_of_one_concept(one: tuple[str, str], other: tuple[str, str], together: bool) -> None:
     concepts = concepts_of([one[0], other[0]], [one[1], other[1]])
     assert (concepts[0] == concepts[1]) is together
 
@@ -109,14 +111,14 @@ def test_concepts_reach_through_others_and_decide_the_split(root: Path) -> None:
 
 
 def test_pictures_are_whole_and_on_white(root: Path) -> None:
-    wide = decode(picture(by_id(root)["food/fruit/apple_red"].file))
+    wide = decode(picture(Path(str(by_id(root)["food/fruit/apple_red"][0].picture))))
     assert wide.shape == (224, 224, 3)
     assert wide[112, 2].tolist() == wide[112, 221].tolist() == [0, 0, 255]  # from side to side
     assert wide[2, 112].tolist() == [255, 255, 255]  # and white above
 
 
 def test_a_drawing_in_absolute_units_is_drawn(root: Path) -> None:
-    tall = decode(picture(by_id(root)["town/houses/lighthouse"].file))
+    tall = decode(picture(Path(str(by_id(root)["town/houses/lighthouse"][0].picture))))
     assert tall[2, 112].tolist() == tall[221, 112].tolist() == [255, 0, 0]
     assert tall[112, 2].tolist() == [255, 255, 255]
 
@@ -135,19 +137,15 @@ def test_a_folder_without_stamps_says_how_to_get_them(tmp_path: Path, folder: st
         stamps_folder(tmp_path / folder if folder else "")
 
 
-def built(root: Path, home: Path, captions: str = "") -> dict[str, list]:
-    data = defaults().data
-    data.name, data.dir, data.root, data.captions = "stamps", str(home), str(root), captions
-    builder = sets.builder(data)
-    prepare(builder)
-    return {split: list(read_records(builder, split)) for split in SPLITS}
+def built(root: Path, home: Path, captions: str = "") -> dict[str, list[Record]]:
+    return all_records(build_set("stamps", home, root=root, captions=captions))
 
 
 def test_a_stamp_written_over_in_place_is_a_changed_input(root: Path, tmp_path: Path) -> None:
     """No folder's own time of change says it."""
 
     def name() -> str:
-        return stamps_builder(data_dir=tmp_path / "home", root=str(root)).data_dir
+        return open_set("stamps", tmp_path / "home", root=root).data_dir
 
     first, folder = name(), root / WITHIN_PACKAGE
     (folder / "animals" / ".hidden").write_text("of the file manager")
@@ -174,7 +172,7 @@ def translations(root: Path, tmp_path: Path) -> Path:
 def test_only_training_captions_are_written_for_translation(root: Path, translations: Path) -> None:
     rows = [json.loads(line) for line in translations.read_text(encoding="utf-8").splitlines()]
     english = {row["image"]: row["caption"] for row in rows if row["language"] == "en"}
-    assert english == {stamp.image_id: stamp.captions["en"] for stamp in stamps(root) if stamp.split == "train"}
+    assert english == {row.image: row.caption for row in stamps(root) if (row.split, row.language) == ("train", "en")}
     assert {row["split"] for row in rows} == {"train"}
 
 
@@ -186,14 +184,12 @@ def test_training_sees_machine_translations_and_evaluation_human_captions(
     records = built(root, tmp_path / "data", str(translations))
     assert all(records.values())
     for split, rows in records.items():
-        assert [row.image_id for row in rows] == [name for name, stamp in found.items() if stamp.split == split]
+        assert [row.image_id for row in rows] == [name for name, own in found.items() if own[0].split == split]
         for row in rows:
-            human = found[row.image_id].captions
-            english = Caption("en", human["en"], "human")
-            expected = [Caption(language, text, "human") for language, text in human.items()]
+            expected = captions_of(found[row.image_id])
             if split == "train":
-                expected = [english, Caption("es", f"máquina {human['en']}", "machine")]
-            assert list(row.captions) == expected
+                expected = (expected[0], Caption("es", f"máquina {expected[0].text}", "machine"))
+            assert row.captions == expected
             assert row.image == Path(row.path).read_bytes()
 
 
@@ -219,17 +215,17 @@ def test_a_wrong_row_of_the_translations_is_named(
     lines[-1] = json.dumps(json.loads(lines[-1]) | change)
     translations.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=f"captions.jsonl, line {len(lines)}.*{says}"):
-        read_translations(str(translations), stamps(root))
+        with_translations(stamps(root), str(translations))
 
 
 def test_a_human_test_caption_cannot_slip_into_training(root: Path, translations: Path) -> None:
     entries = stamps(root)
-    held_out = next(entry.image_id for entry in entries if entry.split == "test")
+    held_out = next(entry.image for entry in entries if entry.split == "test")
     row = {"image": held_out, "language": "es", "caption": "x", "split": "train", "origin": "machine"}
     with translations.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     with pytest.raises(UserError, match="is no picture of the training split"):
-        read_translations(str(translations), entries)
+        with_translations(entries, str(translations))
 
 
 def test_a_missing_file_of_translations_is_named(root: Path, tmp_path: Path) -> None:
@@ -251,18 +247,20 @@ def test_counts_of_the_package() -> None:
     ]
     assert len(captioned) == 950
     assert sum("symbols" not in text.relative_to(folder).parts for text in captioned) == 701
-    entries = stamps(PACKAGE)
-    assert len(entries) == len({entry.captions["en"] for entry in entries}) == 626
-    assert Counter(entry.split for entry in entries) == {"train": 475, "validation": 65, "test": 86}
-    assert len({entry.concept for entry in entries}) == 514
+    rows = stamps(PACKAGE)
+    english = [row for row in rows if row.language == "en"]
+    assert len(english) == len({row.caption for row in english}) == len(by_image(rows)) == 626
+    assert Counter(row.split for row in english) == {"train": 475, "validation": 65, "test": 86}
+    assert len({row.concept for row in rows}) == 514
     for language in ("es", "pt", "it", "fr", "ca", "gl"):
-        assert sum(language in entry.captions for entry in entries) >= 621
-    arabic = [entry.captions["ar"] for entry in entries if "ar" in entry.captions]
+        assert sum(row.language == language for row in rows) >= 621
+    arabic = [row.caption for row in rows if row.language == "ar"]
     assert not [caption for caption in arabic if caption.startswith(".")] and len(arabic) > 500
 
 
 @needs_package
 def test_every_drawing_of_the_package_can_be_drawn() -> None:
-    drawn = [decode(picture(entry.file)) for entry in stamps(PACKAGE) if entry.file.suffix == ".svg"]
+    files = dict.fromkeys(Path(str(row.picture)) for row in stamps(PACKAGE))
+    drawn = [decode(picture(file)) for file in files if file.suffix == ".svg"]
     assert len(drawn) > 100
     assert min(int(np.ptp(image)) for image in drawn) > 50  # none is blank

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from support.command import call
 
+from cl2cm_jax.data.captions import Caption
 from cl2cm_jax.data.corpus import Corpus, Ragged
-from cl2cm_jax.data.readers.caption_file import Row
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import metrics, retrieval_ranks
 from cl2cm_jax.studies.external_eval import __main__ as judge
@@ -39,7 +39,7 @@ class Coordinates:
         return np.array([[float(digit) for digit in Path(image).stem] for image in images], np.float32)
 
 
-def write_pictures(folder: Path) -> list[Row]:
+def write_pictures(folder: Path) -> list[Caption]:
     """Three pictures and their captions: two of the first in English, none of the last in German."""
     captions = [
         ("100.png", "en", "0.9 0.1 0"),
@@ -51,7 +51,7 @@ def write_pictures(folder: Path) -> list[Row]:
     ]
     for image in dict.fromkeys(image for image, *_ in captions):
         (folder / image).touch()
-    return [Row(number, *caption, "", "human") for number, caption in enumerate(captions, 2)]
+    return [Caption(*caption, line=number) for number, caption in enumerate(captions, 2)]
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +75,8 @@ def test_rows_become_pictures_and_captions_by_language(data: Captioned) -> None:
 
 def test_only_rows_of_the_split_count(tmp_path: Path) -> None:
     rows = [
-        Row(2, "a.png", "en", "1 0 0", "train", "human"),
-        Row(3, "b.png", "en", "0 1 0", "test", "human"),
+        Caption("a.png", "en", "1 0 0", "train"),
+        Caption("b.png", "en", "0 1 0", "test"),
     ]
     (tmp_path / "b.png").touch()
     assert [path.name for path in from_rows(rows, images=tmp_path, split="test").pictures] == ["b.png"]
@@ -203,7 +203,7 @@ def test_many_ties_are_warned_of(data: Captioned, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("image", ["../100.png", "/etc/hostname", "a/../../100.png"])
 def test_pictures_are_in_their_folder(image: str, tmp_path: Path) -> None:
-    rows = [*write_pictures(tmp_path), Row(9, image, "en", "0 0 1", "", "human")]
+    rows = [*write_pictures(tmp_path), Caption(image, "en", "0 0 1")]
     with pytest.raises(UserError, match="is not within --images="):
         from_rows(rows, images=tmp_path, split="test")
 

@@ -1,8 +1,6 @@
 """Reads the caption files of the paper's sets: UTF-8 lines `cap_id sentence`, see `cl2cm_jax.data.readers.cap_ids`.
 
-What is wrong with a line becomes a `Problem` with file and line, and the line is left out.
-
-Source: siblings (the format).
+A wrong line becomes a `Problem` with file and line, and is left out. Source: NRCCR, LECCR (the format).
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ class Line(NamedTuple):
 
 
 class CaptionLines(NamedTuple):
-    """The good lines of a file in their order, and what is wrong with the others."""
+    """The good lines of a file in their order, and the problems of the others."""
 
     path: Path
     tags: tuple[str, ...]  # those that its lines may have
@@ -41,19 +39,10 @@ class CaptionLines(NamedTuple):
         return next((line.tag for line in self.lines.values()), self.tags[0])
 
 
-class _BadLine(Exception):
-    pass
-
-
 def read_caption_lines(
     path: Path, *, tags: Sequence[str], parse: Callable[[str], CapLine | None] = parse_line
 ) -> CaptionLines:
     """Reads and checks every line; the last one may lack its newline.
-
-    Args:
-      path: the file.
-      tags: those that its captions may have.
-      parse: reads a line; None where it does not begin with an id.
 
     Raises:
       UserError: it cannot be read, or has no line.
@@ -66,34 +55,30 @@ def read_caption_lines(
     found = CaptionLines(path, tuple(tags), {}, [])
     # str.splitlines would also end a line at U+2028 and the like, which sentences contain
     for number, content in enumerate(text.rstrip("\r\n").split("\n"), start=1):
-        try:
-            key, line = _parsed(number, parse(content), content, tags)
-            if key in found.lines:
-                first = found.lines[key].number
-                raise _BadLine(f"duplicate id {'#'.join((key[0], line.tag, key[1]))!r}, first in line {first}")
-            found.lines[key] = line
-        except _BadLine as bad:
-            found.problems.append(Problem(str(path), number, "cap_id sentence", str(bad)))
+        line = parse(content)
+        reason = _reason_against(line, content, tags)
+        if line and not reason and line.key in found.lines:
+            first = found.lines[line.key].number
+            reason = f"duplicate id {'#'.join((line.key[0], line.tag, line.key[1]))!r}, first in line {first}"
+        if line and not reason:
+            found.lines[line.key] = Line(number, line.tag, line.sentence)
+        else:
+            found.problems.append(Problem(str(path), number, "cap_id sentence", reason))
     if not found.lines and not text.strip():
         raise UserError(f"{path} is empty; get a fresh copy")
     return found
 
 
-def _parsed(number: int, line: CapLine | None, content: str, tags: Sequence[str]) -> tuple[Key, Line]:
-    """Raises _BadLine."""
+def _reason_against(line: CapLine | None, content: str, tags: Sequence[str]) -> str:
+    """Why a line cannot be used; "" if it is good."""
     if _UNREADABLE.search(content):
-        raise _BadLine("is not valid UTF-8, or has a NUL byte; get a fresh copy")
+        return "is not valid UTF-8, or has a NUL byte; get a fresh copy"
     if line is None:
-        raise _BadLine(f"{cap_id_of(content)!r} is no id of the form {_form(tags)}")
+        form = "media#tag#k" if any(tags) else "media#k before a tab"
+        return f"{cap_id_of(content)!r} is no id of the form {form}"
     if line.tag not in tags:
-        raise _BadLine(f"{line.cap_id!r} has the tag {line.tag!r}; this file has {' or '.join(map(repr, tags))}")
-    if not line.sentence:
-        raise _BadLine(f"{line.cap_id!r} has no sentence")
-    return line.key, Line(number, line.tag, line.sentence)
-
-
-def _form(tags: Sequence[str]) -> str:
-    return "media#tag#k" if any(tags) else "media#k before a tab"
+        return f"{line.cap_id!r} has the tag {line.tag!r}; this file has {' or '.join(map(repr, tags))}"
+    return "" if line.sentence else f"{line.cap_id!r} has no sentence"
 
 
 def partners(first: CaptionLines, others: Iterable[CaptionLines]) -> tuple[list[Key], list[Problem]]:

@@ -1,8 +1,8 @@
 """Reads the vision features of the paper's sets as their authors publish them.
 
-Frames of videos lie in a folder: shape.txt "N D", id.txt with N ids, feature.bin of N x D little-endian float32, and
+Frames of videos are in a folder: shape.txt "N D", id.txt with N ids, feature.bin of N x D little-endian float32, and
 video2frames.txt, a Python dict literal. Features of images are a .npy file a split, with the image id of each row in a
-text file. Source: siblings (the formats); ours: how long videos are thinned.
+text file. Source: NRCCR, LECCR (the formats); ours: the sampling of long videos.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from cl2cm_jax.data.readers.feature_file import FeatureFile, read_feature_file
 from cl2cm_jax.data.readers.text_lines import read_entries, read_ids
 from cl2cm_jax.errors import UserError
 
-MAX_FRAMES = 64  # siblings: the most frames that a video has
+MAX_FRAMES = 64  # NRCCR, LECCR: limit of the frames of a video
 _SIZE = re.compile("[1-9][0-9]{0,8}")
 FRAME_FILES = ("shape.txt", "id.txt", "feature.bin", "video2frames.txt")
 
 
 @dataclass(frozen=True)
 class FrameFolder:
-    """Frame features by video; they stay on disk until a video is asked for."""
+    """Frame features by video; the array is memory-mapped."""
 
     values: np.ndarray  # (N, D) float32, memory-mapped
     row_of: dict[str, np.ndarray]  # rows (F,) of a video's frames, in their order; F may be 0
@@ -47,7 +47,7 @@ class FrameFolder:
 def thinned(frames: np.ndarray) -> np.ndarray:
     """All frames, or `MAX_FRAMES` of more: the first, the last, and evenly spaced ones between.
 
-    (The siblings keep the first 64.)
+    (NRCCR and LECCR keep the first 64.)
     """
     if len(frames) <= MAX_FRAMES:
         return frames
@@ -73,7 +73,7 @@ def read_frame_folder(folder: Path) -> FrameFolder:
 
 
 def read_shape(path: Path) -> tuple[int, int]:
-    """Rows and columns that a shape.txt says; raises a UserError where it says something else."""
+    """The numbers of rows and columns in a shape.txt; raises a UserError where it has others."""
     words = _read(path, "iso-8859-1").split()
     if len(words) != 2 or not all(_SIZE.fullmatch(word) for word in words):
         raise UserError(

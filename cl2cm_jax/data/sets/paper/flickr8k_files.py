@@ -1,14 +1,14 @@
-"""Where the published files of Flickr8k and Flickr8k-CN lie, and who publishes them.
+"""Finds the published files of Flickr8k and Flickr8k-CN.
 
 Flickr8k has the pictures, English captions and lists of its splits; Flickr8k-CN has Chinese captions by people and by
 two engines, the English ones again, and lists of the same splits. Mirrors unpack them into folders of any name, so the
-files are looked for by their own names. Source: the two sets' authors (names and formats).
+files are found by their own names. Source: the two sets' authors (names and formats).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ SIZES = {"train": 6_000, "validation": 1_000, "test": 1_000}  # images of each s
 DEPTH = 4  # folders below data.root that are looked into
 TOKENS = "Flickr8k.token.txt"  # English captions, lines "media#k TAB sentence"; the others are "media#tag#k sentence"
 _ENGLISH = (TOKENS, "flickr8kenc.caption.txt")
-_CHINESE = ("flickr8kzhc.caption.txt",)  # written by people, who saw the pictures and no English
+_CHINESE = ("flickr8kzhc.caption.txt",)  # written for the pictures, without the English captions
 # by engine; the later translations first
 _TRANSLATED = {
     "baidu": ("flickr8kzhb.caption.txt.v20160815", "flickr8kzhb.caption.txt"),
@@ -45,7 +45,7 @@ class Published(NamedTuple):
     chinese: Path
     translated: Path
     lists: dict[str, Path]  # by split
-    pictures: Path | None  # their folder, None where it was not asked for
+    pictures: Path | None  # their folder, None if it is not needed
 
     @property
     def texts(self) -> list[Path]:
@@ -55,11 +55,6 @@ class Published(NamedTuple):
 
 def find(root: str, *, engine: str, with_pictures: bool) -> Published:
     """Looks for the files in a folder and in those below it, `DEPTH` deep.
-
-    Args:
-      root: the folder.
-      engine: "baidu" or "google", whose translations are taken.
-      with_pictures: whether the folder of pictures is needed.
 
     Raises:
       UserError: `root` is no folder, or lists the files that are missing and who publishes them.
@@ -94,23 +89,17 @@ def find(root: str, *, engine: str, with_pictures: bool) -> Published:
 
 
 def _below(root: str) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Text files and folders of pictures by name; of two of one name the one nearest to the root."""
+    """Text files and folders of pictures by name, `DEPTH` deep; of two of one name the one nearest to the root."""
+    walked: list[tuple[int, Path, list[str]]] = []
+    for base, folders, names in os.walk(root):
+        depth = len(Path(base).relative_to(root).parts)
+        walked.append((depth, Path(base), sorted(name for name in names if name[0] != ".")))
+        kept = sorted(name for name in folders if name[0] != "." and name not in _NO_FOLDER)
+        folders[:] = kept if depth < DEPTH else []
     files: dict[str, Path] = {}
-    folders: dict[str, Path] = {}
-    for folder, names in _folders(root):
+    folders_of_pictures: dict[str, Path] = {}
+    for _, folder, names in sorted(walked, key=lambda found: found[0]):
         files = {name: folder / name for name in names} | files
         if folder.name in _PICTURES and any(name.lower().endswith(".jpg") for name in names):
-            folders.setdefault(folder.name, folder)
-    return files, folders
-
-
-def _folders(root: str) -> Iterator[tuple[Path, list[str]]]:
-    """The folders `DEPTH` deep, the nearest first, each with the names of its files; hidden ones are left out."""
-    level = [Path(root)]
-    for _ in range(DEPTH + 1):
-        below: list[Path] = []
-        for folder in level:
-            base, folders, names = next(os.walk(folder), ("", [], []))
-            yield folder, sorted(name for name in names if name[0] != ".")
-            below += [Path(base, name) for name in sorted(folders) if name[0] != "." and name not in _NO_FOLDER]
-        level = below
+            folders_of_pictures.setdefault(folder.name, folder)
+    return files, folders_of_pictures

@@ -1,20 +1,19 @@
-"""The pictures or vision features of a paper's set: where they lie, and what is wrong with them.
+"""The pictures or vision features of a paper's set: where they are, and which of them cannot be used.
 
-Source: siblings (names and places).
+Source: NRCCR, LECCR (names and places).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from cl2cm_jax.data.media.images import ImageError, decode
 from cl2cm_jax.data.readers.feature_file import FeatureFile
-from cl2cm_jax.data.readers.picture_checks import in_threads
 from cl2cm_jax.data.sets.paper.features import (
     FRAME_FILES,
     FrameFolder,
@@ -24,43 +23,43 @@ from cl2cm_jax.data.sets.paper.features import (
     read_image_ids,
     read_shape,
 )
-from cl2cm_jax.data.sets.paper.files import FEATURES, PAPER_SETS, TEXT, Search
+from cl2cm_jax.data.sets.paper.files import FEATURES, TEXT, Search
 from cl2cm_jax.errors import UserError
 
-_PICTURES = {"multi30k": "flickr30k-images", "mscoco": "all_pics"}
 _FEATURE_PARTS = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 
 
-class Seen(NamedTuple):
-    """What a record shows: a picture's bytes and its path, or features (frames, d)."""
+class Vision:
+    """The pictures or features of one split.
 
-    image: bytes | None
-    feature: np.ndarray | None
-    path: str
+    Attributes:
+      where: the list that ids belong to, for messages.
+    """
 
-
-class Vision(Protocol):
-    """What there is to see of one split."""
-
-    where: str  # the list that ids belong to, for messages
+    where: str
 
     def ids(self) -> Iterable[str]:
         """All media ids; none where there is no list of them."""
-        ...
+        raise NotImplementedError
 
     def reason_against(self, media: str) -> str:
-        """Why it cannot be used; "" if all is well."""
-        ...
+        """Why it cannot be used; "" if it is good."""
+        raise NotImplementedError
 
-    def load(self, media: str) -> Seen:
-        """What the record shows."""
-        ...
+    def picture(self, media: str) -> str:
+        """The absolute path of its picture; "" if it has features."""
+        del media
+        return ""
+
+    def row(self, media: str) -> np.ndarray:
+        """Its features (frames, d)."""
+        raise NotImplementedError
 
 
-class Pictures:
-    """A folder of pictures, `<id>.jpg` or as a list of files says, and the ids of a split where they are listed."""
+class Pictures(Vision):
+    """A folder of pictures, `<id>.jpg` or as a list of files has them, and the ids of a split where they are listed."""
 
-    def __init__(self, folder: Path, *, files: dict[str, str] | None, listed: Path | None):
+    def __init__(self, folder: Path, *, files: dict[str, str] | None = None, listed: Path | None = None):
         self._folder, self._files = folder, files
         self._listed = read_image_ids(listed) if listed else []
         self._known = frozenset(self._listed)
@@ -74,7 +73,8 @@ class Pictures:
             return f"{media!r} is not in {self.where}; the two must name the same images"
         if self._files is not None and media not in self._files:
             return f"{media!r} is not in image_ids.txt; add it or remove its captions"
-        if not _is_within(self._folder, self._path(media)):
+        base = os.path.abspath(self._folder)
+        if os.path.commonpath([base, self.picture(media)]) != base:
             return f"{media!r} is {self._path(media)}, which is outside {self._folder}"
         try:
             decode(self._path(media))
@@ -82,15 +82,14 @@ class Pictures:
             return str(error)
         return ""
 
-    def load(self, media: str) -> Seen:
-        path = os.path.abspath(self._path(media))
-        return Seen(Path(path).read_bytes(), None, path)
+    def picture(self, media: str) -> str:
+        return os.path.abspath(self._path(media))
 
     def _path(self, media: str) -> str:
         return str(self._folder / (f"{media}.jpg" if self._files is None else self._files[media]))
 
 
-class Features:
+class Features(Vision):
     """Features of images or of the frames of videos."""
 
     def __init__(self, features: FeatureFile | FrameFolder, *, where: Path):
@@ -109,22 +108,22 @@ class Features:
             return f"{media!r} has NaN or infinite features; compute them anew"
         return ""
 
-    def load(self, media: str) -> Seen:
-        return Seen(None, self._features.row(media), "")
+    def row(self, media: str) -> np.ndarray:
+        return self._features.row(media)
 
 
 class VisionFiles(NamedTuple):
     """The vision files of a set, found and not yet read.
 
     Attributes:
-      paths: all of them; a folder of pictures stands for its pictures.
-      shape: () -> (frames or None, d) of features; None of pictures.
-      read: () -> what there is to see of each split; raises a UserError where a file is malformed.
+      paths: all of them; a folder of pictures represents its pictures.
+      read: () -> the pictures or features of each split; raises a UserError where a file is malformed.
+      shape: () -> (frames or None, d) of features; None for pictures.
     """
 
     paths: list[Path]
-    shape: Callable[[], tuple[int | None, int] | None]
-    read: Callable[[], dict[str, Vision]]
+    read: Callable[[], Mapping[str, Vision]]
+    shape: Callable[[], tuple[int | None, int]] | None = None
 
 
 def find_vision(search: Search, *, target: str, images: str, features: str) -> VisionFiles:
@@ -138,7 +137,7 @@ def find_vision(search: Search, *, target: str, images: str, features: str) -> V
     """
     if not features:
         return _find_pictures(search, target=target, images=images)
-    if PAPER_SETS[search.name].is_video:
+    if not search.paper.pictures:
         return _find_frames(search, features)
     return _find_image_features(search, features, target=target)
 
@@ -146,43 +145,44 @@ def find_vision(search: Search, *, target: str, images: str, features: str) -> V
 def _find_pictures(search: Search, *, target: str, images: str) -> VisionFiles:
     if images and not Path(images).is_dir():
         raise UserError(f"config.data.images={images!r} is not a folder; name the folder with the pictures")
-    name = _PICTURES[search.name]
+    paper = search.paper
+    name = paper.pictures
     folder = Path(images) if images else search.file([name], [search.root])
     places = [search.root, search.root / name, search.root / FEATURES]
-    table = search.file(["image_ids.txt"], places, is_required=False) if search.name == "mscoco" else None
+    table = search.file([paper.picture_names], places, is_required=False) if paper.picture_names else None
     lists = {
-        split: search.file(names, _list_places(search.root), is_required=False)
-        for split, names in _list_names(search.name, target).items()
+        split: search.file(names, [search.root / FEATURES, search.root / TEXT], is_required=False)
+        for split, names in search.paper.id_lists(target).items()
     }
 
-    def read() -> dict[str, Vision]:
+    def read() -> Mapping[str, Vision]:
         assert folder is not None
         files = read_image_files(table) if table else None
         return {split: Pictures(folder, files=files, listed=listed) for split, listed in lists.items()}
 
     found = [path for path in (folder, table, *lists.values()) if path]
-    return VisionFiles(found, lambda: None, read)
+    return VisionFiles(found, read)
 
 
 def _find_frames(search: Search, features: str) -> VisionFiles:
     folder = Path(features) if Path(features).is_dir() else search.root / FEATURES / features
     found = [path for name in FRAME_FILES if (path := search.file([name], [folder]))]
 
-    def read() -> dict[str, Vision]:
+    def read() -> Mapping[str, Vision]:
         frames = Features(read_frame_folder(folder), where=folder / "video2frames.txt")
         return dict.fromkeys(_FEATURE_PARTS, frames)
 
-    return VisionFiles(found, lambda: (None, read_shape(folder / "shape.txt")[1]), read)
+    return VisionFiles(found, read, lambda: (None, read_shape(folder / "shape.txt")[1]))
 
 
 def _find_image_features(search: Search, features: str, *, target: str) -> VisionFiles:
     root, name = search.root, Path(features).name
     own = [Path(features)] if Path(features).is_dir() else [root / FEATURES / name, root / name]
     found: dict[str, tuple[Path, Path]] = {}
-    for split, list_names in _list_names(search.name, target).items():
+    for split, list_names in search.paper.id_lists(target).items():
         part = _FEATURE_PARTS[split]
         values = search.file([f"{part}-{name}-avgpool.npy"], [*own, root / FEATURES])
-        ids = search.file(list_names, [*own, *_list_places(root)])
+        ids = search.file(list_names, [*own, root / FEATURES, root / TEXT])
         if values and ids:
             found[split] = values, ids
 
@@ -192,39 +192,7 @@ def _find_image_features(search: Search, features: str, *, target: str) -> Visio
             raise UserError(f"config.data.features={features!r}: the splits differ in (frames, size): {shapes}")
         return shapes["train"]
 
-    def read() -> dict[str, Vision]:
+    def read() -> Mapping[str, Vision]:
         return {split: Features(read_image_features(values, ids), where=ids) for split, (values, ids) in found.items()}
 
-    return VisionFiles([path for files in found.values() for path in files], shape, read)
-
-
-def _list_names(name: str, target: str) -> dict[str, tuple[str, ...]]:
-    """What the id list of each split is called."""
-    if name == "mscoco":
-        return {
-            "train": ("train_id.txt", "train.txt"),
-            "validation": (f"{target}_val_id.txt",),
-            "test": (f"{target}_test_id.txt",),
-        }
-    return {
-        "train": ("train_id.txt", "train.txt"),
-        "validation": ("val_id.txt", "val.txt"),
-        "test": ("test_id_2016.txt",),
-    }
-
-
-def _list_places(root: Path) -> list[Path]:
-    """Where id lists lie beside a feature folder of their own: beside the feature folders, or beside the captions."""
-    return [root / FEATURES, root / TEXT]
-
-
-def _is_within(folder: Path, path: str) -> bool:
-    base, file = os.path.abspath(folder), os.path.abspath(path)
-    return os.path.commonpath([base, file]) == base
-
-
-def reasons_against(vision: Vision, medias: Iterable[str]) -> dict[str, str]:
-    """The reason against each medium that has one; pictures are decoded in threads."""
-    medias = list(medias)
-    reasons = in_threads(vision.reason_against, medias)
-    return {media: reason for media, reason in zip(medias, reasons, strict=True) if reason}
+    return VisionFiles([path for files in found.values() for path in files], read, shape)

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.built_sets import Record, all_records, open_set
 from support.flickr8k_trees import EVERY, SPLITS, TEST, TRAIN, UNLISTED, write_flickr8k_cn
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
-from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.records import Record
-from cl2cm_jax.data.sets.paper.flickr8k_cn import Flickr8kCn, flickr8k_cn_builder
+from cl2cm_jax.data.stored_sets import StoredSet, prepare
 from cl2cm_jax.errors import UserError
 
 REAL = Path(__file__).resolve().parents[5] / "shared" / "data" / "flickr8k"
@@ -27,11 +26,11 @@ MORE = "image,language,caption,split,origin\n"
 def built(folder: Path, **options: Any) -> dict[str, list[Record]]:
     builder = builder_of(folder, **options)
     prepare(builder)
-    return {split: list(read_records(builder, split)) for split in SPLITS}
+    return all_records(builder)
 
 
-def builder_of(folder: Path, **options: Any) -> Flickr8kCn:
-    return flickr8k_cn_builder(data_dir=folder / "data", **options)
+def builder_of(folder: Path, **options: Any) -> StoredSet:
+    return open_set("flickr8k_cn", folder / "data", **options)
 
 
 def report(folder: Path) -> str:
@@ -127,7 +126,7 @@ def test_problems_go_into_the_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'100_abc.jpg' is no id of the form media#k before a tab \(and 2 more\)"):
         prepare(builder_of(tmp_path, **options))
     said = report(tmp_path)
-    assert "is 'test' but the published lists have '100_abc' in 'train'" in said
+    assert "is 'test' but the published lists have '100_abc' in 'train'; keep the published one" in said
     assert "is not an image" in said
     assert f"note\t{chinese}\t\tcap_id\t1 of Flickr_8k.trainImages.txt have no caption here, first '101_abc'" in said
     records = built(tmp_path / "skip", **options, on_error="skip")

@@ -10,29 +10,30 @@ from typing import Any
 import numpy as np
 import pytest
 from support import paper_trees
+from support.built_sets import Caption, Record, all_records, captions_of, open_set, read_records
 from support.paper_trees import SPLITS, TEST, TRAIN, VALIDATION
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
-from cl2cm_jax.data.builders import prepare, read_records
-from cl2cm_jax.data.records import Caption, Record
+from cl2cm_jax.config import defaults
+from cl2cm_jax.data.captions import by_split
 from cl2cm_jax.data.sets.paper.captions import read_caption_lines
-from cl2cm_jax.data.sets.paper.sets import PaperBuilder, paper_builder
+from cl2cm_jax.data.stored_sets import StoredSet, prepare
 from cl2cm_jax.errors import UserError
 
 REAL = Path(__file__).resolve().parents[5] / "shared" / "data" / "multi30k"
 
 
-def builder(name: str, root: Path, **options: Any) -> PaperBuilder:
-    defaults = {"targets": ("zh",), "task": 2} if name != "multi30k" else {"targets": ("de",), "task": 2}
-    return paper_builder(name, data_dir=str(root / "data"), root=str(root), **defaults | options)
+def builder(name: str, root: Path, **options: Any) -> StoredSet:
+    usual = {"targets": ("zh",) if name != "multi30k" else ("de",), "task": 2}
+    return open_set(name, root / "data", root=root, **usual | options)
 
 
 def built(name: str, root: Path, **options: Any) -> dict[str, list[Record]]:
     made = builder(name, root, **options)
     prepare(made)
-    return {split: list(read_records(made, split)) for split in SPLITS}
+    return all_records(made)
 
 
 def texts(record: Record, language: str) -> list[str]:
@@ -351,24 +352,27 @@ def test_a_picture_written_over_in_place_is_a_changed_input(tmp_path: Path) -> N
 def test_the_real_text_of_multi30k(tmp_path: Path, task: int, each: int) -> None:
     if not REAL.is_dir():
         pytest.skip("no ../shared/data/multi30k beside the project: nothing real to read")
+    from cl2cm_jax.data.sets.multi30k import SET
     from cl2cm_jax.data.sets.paper.files import Search
-    from cl2cm_jax.data.sets.paper.raw_multi30k import RawFiles, raw_folder
+    from cl2cm_jax.data.sets.paper.raw_multi30k import RawFiles
 
-    folder = raw_folder(REAL, task)
-    assert folder is not None
-    search = Search("multi30k", str(REAL))
-    files = RawFiles(search, folder, task=task, languages=("en", "de", "fr", "cs") if task == 1 else ("en", "de"))
+    data = defaults().data
+    data.task, data.targets = task, ("de", "fr", "cs") if task == 1 else ("de",)
+    search = Search(SET, str(REAL))
+    files = RawFiles.found_in(search, data)
+    assert files is not None
     search.check()
-    splits, problems = files.read()
+    table = files.read()
+    splits, problems = by_split(table.rows), table.problems
     assert {split: len(found) for split, found in splits.items()} == {"train": 29000, "validation": 1014, "test": 1000}
-    first = splits["train"]["1000092795"]
+    first = captions_of(splits["train"]["1000092795"])
     german = [caption.text for caption in first if caption.language == "de"]
     assert len(german) == each
     if task == 1:
         assert Caption("en", "Two young, White males are outside near many bushes.", "human") in first
         assert german == ["Zwei junge weiße Männer sind im Freien in der Nähe vieler Büsche."]
     assert problems == []
-    sentences = {media: captions[0].text for media, captions in splits["validation"].items()}
+    sentences = {media: captions[0].caption for media, captions in splits["validation"].items()}
     file = tmp_path / "val.caption.txt"
     file.write_text("\n".join(f"{media}.jpg#enc#0 {text}" for media, text in sentences.items()), encoding="utf-8")
     read = read_caption_lines(file, tags=["enc"])

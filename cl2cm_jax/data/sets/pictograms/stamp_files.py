@@ -1,15 +1,15 @@
 """Tux Paint's stamps (GPL-2) as Debian packages them: pictures with human captions in dozens of languages.
 
-`X.png` or `X.svg` lies beside `X.txt`, whose first line is the English caption and whose others are `de.utf8=...`.
-What is done with it (Source: ours):
+`X.png` or `X.svg` is beside `X.txt`, whose first line is the English caption and whose others are `de.utf8=...`.
+What is done with it:
 
 - `symbols/` (coins, letters, chess pieces, ...) is left out: names of signs, not captions of pictures.
 - Pictures with the same English caption are one: the first that is no cartoon, by path.
-- A leading full stop of Arabic, which belongs to its end, is put there.
-- Near-twins are of one concept and in one split: see `concepts_of`.
+- A leading full stop of Arabic, which belongs to its end, is moved there.
+- Near-duplicates are of one concept and in one split: see `concepts_of`.
 
-A picture becomes a PNG of 224 x 224, whole, on white. resvg_py takes absolute units (`width="5cm"`) for 0 unless it is
-told the dots an inch; told them, it draws every SVG of the package.
+A picture becomes a PNG, padded to 224 x 224 on white. resvg_py takes absolute units (`width="5cm"`) for 0 unless it
+has the dots an inch.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from cl2cm_jax.data.captions import Caption
 from cl2cm_jax.data.media.images import decode
-from cl2cm_jax.data.sets.grouping import grouped, hashed_split
+from cl2cm_jax.data.sets.pictograms.grouping import grouped, hashed_split
 from cl2cm_jax.errors import UserError
 
 PACKAGE = "tuxpaint-stamps-default"
@@ -49,22 +49,10 @@ _NOT_THE_CONCEPT = frozenset(f"{_COLOURS} {_SIZES} {_COUNTS} {_POSES}".split())
 _NOT_IN_FILE_NAMES = _NOT_THE_CONCEPT | frozenset("iso toy tux my xmas".split())
 
 
-@dataclass(frozen=True)
-class Stamp:
-    """One picture with its captions by language; each language has one."""
+def stamps(root: str | os.PathLike[str]) -> list[Caption]:
+    """The human captions of all stamps outside `symbols/`, one picture for each English caption, ordered by id.
 
-    image_id: str  # path within the stamps without its ending, e.g. "food/fruit/apple_fuji"
-    file: Path
-    concept: str
-    split: str  # "train", "validation" or "test"
-    captions: Mapping[str, str]
-
-
-def stamps(root: str | os.PathLike[str]) -> list[Stamp]:
-    """All stamps outside `symbols/`, one for each English caption, in the order of their ids.
-
-    Args:
-      root: the unpacked Debian package, or the folder of the stamps itself.
+    An id is the path within the stamps without its ending, e.g. "food/fruit/apple_fuji"; English comes first.
 
     Raises:
       UserError: the folder is missing or holds no stamps, or a caption is not UTF-8.
@@ -81,8 +69,9 @@ def stamps(root: str | os.PathLike[str]) -> list[Stamp]:
     rows = sorted(chosen.values(), key=lambda row: row[0])
     concepts = concepts_of([row[0] for row in rows], [row[2][SOURCE] for row in rows])
     return [
-        Stamp(image_id, file, concept, split_of(concept), captions)
+        Caption(image_id, language, text, split_of(concept), concept=concept, picture=str(file))
         for (image_id, file, captions), concept in zip(rows, concepts, strict=True)
+        for language, text in captions.items()
     ]
 
 
@@ -97,7 +86,7 @@ def stamps_folder(root: str | os.PathLike[str]) -> Path:
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """The captions of one text file by language: "en" is its first line, "pt-BR" stands there as `pt_BR.utf8=`.
+    """The captions of one text file by language: "en" is its first line, "pt-BR" is written there as `pt_BR.utf8=`.
 
     Empty ones are left out. Raises UserError.
     """
@@ -113,7 +102,7 @@ def read_captions(path: Path) -> dict[str, str]:
 
 
 def concepts_of(image_ids: Sequence[str], english: Sequence[str]) -> list[str]:
-    """The concept of each stamp. Source: ours.
+    """The concept of each stamp.
 
     Two stamps are of one concept when they share any of these, transitively:
 
@@ -140,7 +129,7 @@ def split_of(concept: str) -> str:
 
 
 def picture(file: Path) -> bytes:
-    """A PNG file of a stamp, 224 x 224, whole, on white.
+    """A PNG file of a stamp, padded to 224 x 224 on white.
 
     Raises:
       UserError: the file is damaged, or resvg_py is missing.

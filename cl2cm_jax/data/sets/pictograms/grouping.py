@@ -1,4 +1,4 @@
-"""Groups of near-twins that a split must not part, and the split by a hash of their names."""
+"""Groups of near-duplicates, which belong to one split, and the split by a hash of their names."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Iterable, Sequence
 
 
 def grouped(keys: Sequence[Iterable[str]]) -> list[int]:
-    """The group of each item: items are together if they share a key, directly or through others. Source: ours.
-
-    Args:
-      keys: for each of n items its keys.
+    """The group of each item: items are together if they share a key, directly or through others.
 
     Returns:
       n numbers, that of a group's first item.

@@ -1,6 +1,6 @@
-"""Which emoji are variants of one concept, so that near-twins never straddle a split.
+"""Which emoji are variants of one concept, so that near-duplicates are never in two splits.
 
-The rule (Source: ours). Two emoji are of one concept when they share any of these, transitively:
+Two emoji are of one concept when they share any of these, transitively:
 
 1. *Structure*: the same code points once presentation selectors, gender signs, "facing right" arrows, hair and colour
    components are dropped and man / woman / person are read as one. Sequences of people only (couples, families) are
@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from cl2cm_jax.data.sets.grouping import grouped, hashed_split
+from cl2cm_jax.data.sets.pictograms.grouping import grouped, hashed_split
 
 SPLIT_SALT = "cl2cm_jax/emoji/1"
 TRAIN_SHARE, VALIDATION_SHARE = 0.70, 0.15
@@ -146,10 +146,6 @@ def family_of(english_name: str) -> str | None:
 
 def concepts_of(emoji: Sequence[str], english_captions: Sequence[Sequence[str]]) -> list[str]:
     """The concept of each emoji by the rule of this module.
-
-    Args:
-      emoji: n emoji as text.
-      english_captions: for each emoji its English captions, the name first.
 
     Returns:
       n concepts, each called by its family, or else by the first of its members' names in (length, alphabet) order.

@@ -5,7 +5,7 @@ renders them at 224 x 224 on white. Skin tones are left out. Drawings that come 
 "man pilot", the flags of Chad and Romania) are one image with the captions of both, so that no rank hangs on a tie.
 
 Groups: "flags" (the flags of countries and their parts: names of places) and "headline" (all else). The split is by
-concept, see `cl2cm_jax.data.sets.concepts`.
+concept, see `cl2cm_jax.data.sets.pictograms.concepts`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
+from typing import NamedTuple
 
-from cl2cm_jax.data.records import HEADLINE, Caption
-from cl2cm_jax.data.sets.concepts import concepts_of, split_of
+from cl2cm_jax.data.captions import HEADLINE, Caption
+from cl2cm_jax.data.sets.pictograms.concepts import concepts_of, split_of
 from cl2cm_jax.errors import UserError
 
 LANGUAGES = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
@@ -34,20 +34,16 @@ _REGIONAL_INDICATORS = {chr(point) for point in range(0x1F1E6, 0x1F200)}
 _CANCEL_TAG = "\U000e007f"  # ends the flags of England, Scotland and Wales
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """One emoji that has a drawing. `captions` hold the English name first."""
+class Drawing(NamedTuple):
+    """An emoji that has a drawing."""
 
     image_id: str  # code points, e.g. "1F34E"
     emoji: str
-    group: str  # "headline" or "flags"
-    concept: str
-    split: str  # "train", "validation" or "test"
-    captions: tuple[Caption, ...]
+    rows: list[Caption]  # the English name first
 
 
 def drawings() -> list[Drawing]:
-    """All emoji without a skin tone that OpenMoji draws, in the order of their code points. Source: ours.
+    """All emoji without a skin tone that OpenMoji draws, in the order of their code points.
 
     Raises:
       UserError: a package is missing or has no drawings.
@@ -62,18 +58,15 @@ def drawings() -> list[Drawing]:
         )
     english = _english_captions(kept, names)
     concepts = concepts_of(kept, english)
-    return [
-        Drawing(
-            image_id=_code(text, files),
-            emoji=text,
-            group="flags" if text[0] in _REGIONAL_INDICATORS or text[-1] == _CANCEL_TAG else HEADLINE,
-            concept=concept,
-            split=split_of(concept),
-            captions=tuple(Caption("en", caption, "human") for caption in captions)
-            + tuple(Caption(language, plain_name(names[text][language]), "human") for language in LANGUAGES[1:]),
-        )
-        for text, captions, concept in zip(kept, english, concepts, strict=True)
-    ]
+    found = []
+    for text, captions, concept in zip(kept, english, concepts, strict=True):
+        group = "flags" if text[0] in _REGIONAL_INDICATORS or text[-1] == _CANCEL_TAG else HEADLINE
+        image, split = _code(text, files), split_of(concept)
+        own = [("en", caption) for caption in captions]
+        own += [(language, plain_name(names[text][language])) for language in LANGUAGES[1:]]
+        rows = [Caption(image, language, name, split, concept=concept, group=group) for language, name in own]
+        found.append(Drawing(image, text, rows))
+    return found
 
 
 def plain_name(name: str) -> str:
@@ -127,14 +120,15 @@ def render(image_ids: Sequence[str]) -> list[bytes]:
     return images
 
 
-def merge_identical(entries: Sequence[Drawing], images: Sequence[bytes]) -> Iterator[tuple[Drawing, bytes]]:
-    """One entry for each distinct picture; the first's id and concept, the captions of all."""
-    by_image: dict[bytes, list[Drawing]] = {}
-    for entry, image in zip(entries, images, strict=True):
-        by_image.setdefault(image, []).append(entry)
-    for image, same in by_image.items():
-        captions = dict.fromkeys(caption for entry in same for caption in entry.captions)
-        yield replace(same[0], captions=tuple(captions)), image
+def merge_identical(found: Sequence[Drawing], images: Sequence[bytes]) -> Iterator[tuple[Drawing, bytes]]:
+    """One drawing for each distinct picture: with the first's id, concept, split and group, the captions of all."""
+    by_png: dict[bytes, list[Drawing]] = {}
+    for drawing, image in zip(found, images, strict=True):
+        by_png.setdefault(image, []).append(drawing)
+    for image, same in by_png.items():
+        first = same[0].rows[0]
+        rows = (first._replace(language=row.language, caption=row.caption) for one in same for row in one.rows)
+        yield same[0]._replace(rows=list(dict.fromkeys(rows))), image
 
 
 def emoji_names() -> dict[str, dict[str, str]]:

@@ -1,0 +1,273 @@
+"""Built data sets: the one `tensorflow_datasets` builder, which stores a caption table with its pictures and reads it.
+
+A set is built offline into a temporary folder that takes its name when it is complete. Apache Beam builds the same set
+on many workers. What the set was built from is in its folder's name, and the hash of its records in fingerprint.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cl2cm_jax.data import beam, lazy_tensorflow
+from cl2cm_jax.data.caption_sets import CaptionSet
+from cl2cm_jax.data.captions import SPLITS, Caption, ShardOffset, by_split
+from cl2cm_jax.data.media.clips import taken_files
+from cl2cm_jax.data.readers.picture_checks import Mapper, in_threads
+from cl2cm_jax.data.readers.problems import report_problems
+from cl2cm_jax.data.readers.shards import read_picture
+from cl2cm_jax.data.readers.usable_images import row_from_json
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime.atomic import remove_stale, write_text
+
+_STALE = 3600.0  # seconds; an older unfinished build belongs to no running process
+_PLANS = "plans"  # items for Beam's workers, in the unfinished set
+_FINGERPRINT = "fingerprint.json"
+
+
+class Picture(NamedTuple):
+    """The content of one image: an encoded file, the encoded frames of a clip, or features."""
+
+    image: bytes | None = None
+    frames: tuple[bytes, ...] = ()
+    feature: np.ndarray | None = None  # (frames, d) float32
+
+    @property
+    def files(self) -> tuple[bytes, ...]:
+        """The encoded files; none where there are features."""
+        return self.frames or (() if self.image is None else (self.image,))
+
+
+class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set as `tensorflow_datasets` stores it."""
+
+    VERSION = tfds.core.Version("1.0.0")  # raise it when the stored columns change
+
+    _beam: beam.Beam | None = None
+
+    def __init__(self, source: CaptionSet, *, data_dir: str | os.PathLike[str]):
+        self.name, self.source = source.name, source  # type: ignore[misc]
+        config = source.inputs and tfds.core.BuilderConfig(name=source.inputs, description=source.description)
+        with _quiet():
+            super().__init__(data_dir=data_dir, config=config or None)
+
+    @property
+    def report_path(self) -> Path:
+        """The list of all problems and notes of the last build, beside the built set."""
+        return Path(self._data_dir_root, self.name, f"{self.source.inputs}.report.tsv")
+
+    def download_and_prepare(self, **options: Any) -> None:
+        """As tfds'; a `beam_runner` in `download_config` checks and builds the set."""
+        config = options.get("download_config")
+        runner = config.beam_runner if config else None
+        self._beam = beam.Beam(runner, config.beam_options) if config and runner else None
+        super().download_and_prepare(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        text, source = tfds.features.Text, self.source
+        picture: dict[str, Any] = {"image": tfds.features.Scalar(dtype=np.object_)}
+        if source.feature_shape:
+            encoding = tfds.features.Encoding.BYTES
+            picture = {
+                "feature": tfds.features.Tensor(shape=source.feature_shape(), dtype=np.float32, encoding=encoding)
+            }
+        if source.frames > 1:
+            picture["frames"] = tfds.features.Sequence(tfds.features.Scalar(dtype=np.object_))
+        captions = tfds.features.Sequence({"language": text(), "text": text(), "origin": text()})
+        columns = {"image_id": text(), "group": text(), "concept": text(), "path": text(), "captions": captions}
+        return self.dataset_info_from_configs(
+            description=source.description,
+            features=tfds.features.FeaturesDict(picture | columns),
+            homepage=source.homepage,
+            license=source.license,
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        mapper: Mapper = in_threads
+        if self._beam:
+            mapper = partial(beam.mapped, beam=self._beam, folder=Path(self.data_dir, _PLANS, "checks"))
+        table = self.source.read(Path(self.data_dir), mapper)
+        if self.source.on_error:
+            report_problems(self.report_path, table.problems, on_error=self.source.on_error, name=self.name)
+        splits = by_split(table.rows)
+        for split in SPLITS:
+            if not splits[split]:
+                count = len({row.image for row in table.rows})
+                fix = "give each of train, validation and test at least one image"
+                if not any(row.split for row in table.rows):
+                    fix = "three images are the minimum; add pictures"
+                elif self.source.draws_splits:
+                    fix += ", or no split to any image, and they are drawn"
+                raise UserError(f"{self.source.origin or self.name}: split {split!r} has no image among {count}; {fix}")
+        return {split: self._generate_examples(images.values(), split) for split, images in splits.items()}
+
+    def _generate_examples(self, images: Iterable[Sequence[Caption]], split: str) -> Any:
+        """Pairs of key and example, or the Beam transform that yields them."""
+        plan = ([key, *rows] for key, rows in enumerate(images))
+        feature = self.source.feature and partial(self.source.feature, split)
+        example = partial(_keyed_example, folder=self.data_dir, frames=self.source.frames, feature=feature)
+        if self._beam and not feature:
+            return beam.examples(example, plan, beam=self._beam, file=Path(self.data_dir, _PLANS, f"{split}.jsonl"))
+        return map(example, plan)
+
+    def _process_pipeline_result(self, pipeline_result: Any) -> None:
+        """Removes the items of the workers; called by tfds when Beam is through."""
+        shutil.rmtree(Path(self.data_dir, _PLANS))
+
+    def _download_and_prepare(self, *arguments: Any, **options: Any) -> None:
+        super()._download_and_prepare(*arguments, **options)
+        _write_fingerprint(Path(self.data_dir))  # still the temporary folder
+
+
+def _keyed_example(
+    item: Sequence[Any], *, folder: str, frames: int, feature: Callable[[str], np.ndarray] | None
+) -> tuple[int, dict[str, Any]]:
+    """The key and the example, as tfds writes it, of [key, first row, second row, ...] of an image."""
+    key, *rows = item
+    rows = [row_from_json(row) for row in rows]
+    first = rows[0]
+    if feature:
+        vision: dict[str, Any] = {"feature": feature(first.image)}
+    else:
+        picture = _read_picture(first.picture, folder, frames)
+        vision = {"image": picture.image or b""}
+        if frames > 1:
+            vision["frames"] = list(picture.frames)
+    return key, vision | {
+        "image_id": first.image,
+        "group": first.group,
+        "concept": first.concept or first.image,
+        "path": first.picture if isinstance(first.picture, str) else "",
+        "captions": [{"language": row.language, "text": row.caption, "origin": row.origin} for row in rows],
+    }
+
+
+def _read_picture(picture: str | ShardOffset, folder: str, frames: int) -> Picture:
+    if isinstance(picture, ShardOffset):
+        return Picture(read_picture(picture))
+    path = os.path.join(folder, picture)
+    files = [file.read_bytes() for file in taken_files(path, limit=frames)]
+    return Picture(frames=tuple(files)) if os.path.isdir(path) else Picture(files[0])
+
+
+def prepare(stored: StoredSet, *, beam_runner: str = "", beam_options: Sequence[str] = ()) -> None:
+    """Builds the set if it is not built yet.
+
+    Args:
+      stored: the set.
+      beam_runner: of Apache Beam, which then builds it; "" builds it without Beam.
+      beam_options: of the runner, such as "project=mine".
+
+    Raises:
+      UserError: an input is missing or wrong, or Beam is not installed or does not know the runner.
+    """
+    target = Path(stored.data_dir)
+    if _is_built(target):
+        return
+    lazy_tensorflow.tensorflow()
+    lazy_tensorflow.tensorflow_datasets()
+    remove_stale(target.parent, f"incomplete.*_{target.name}", seconds=_STALE)
+    config = tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False)
+    if beam_runner:
+        config = dataclasses.replace(config, **beam.beam_of(beam_runner, beam_options)._asdict())
+    try:
+        with _quiet():
+            stored.download_and_prepare(file_format="tfrecord", download_config=config)
+    except OSError:
+        if not _is_built(target):  # else another process finished the same set first
+            raise
+
+
+def read_captions(stored: StoredSet, split: str) -> tuple[list[Caption], int]:
+    """The captions of a split in the order of its images, and the largest number of frames of a feature (0: none).
+
+    Paths of pictures are absolute.
+
+    Raises:
+      UserError: the built set is damaged.
+    """
+    rows: list[Caption] = []
+    frames = 0
+    for example in _examples(stored, split):
+        captions, path = example["captions"], example["path"].decode()
+        frames = max(frames, len(example["feature"]) if "feature" in example else 0)
+        image, concept, group = (example[name].decode() for name in ("image_id", "concept", "group"))
+        picture = str(Path(stored.data_dir, path).resolve()) if path else ""
+        for cells in zip(captions["language"], captions["text"], captions["origin"], strict=True):
+            language, text, origin = (cell.decode() for cell in cells)
+            rows.append(Caption(image, language, text, split, origin, concept, group, picture))
+    return rows, frames
+
+
+def read_pictures(stored: StoredSet, split: str) -> Iterator[Picture]:
+    """The pictures of a split in the order of its images.
+
+    Raises:
+      UserError: the built set is damaged.
+    """
+    for example in _examples(stored, split):
+        yield Picture(example.get("image") or None, tuple(example.get("frames", ())), example.get("feature"))
+
+
+def _examples(stored: StoredSet, split: str) -> Iterator[dict[str, Any]]:
+    tf = lazy_tensorflow.tensorflow()
+    read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    with _quiet():
+        dataset = cast(Any, stored).as_dataset(split=split, shuffle_files=False, read_config=read_config)
+    try:
+        yield from dataset.as_numpy_iterator()
+    except tf.errors.OpError as error:
+        reason = str(error).splitlines()[0].split("}} ")[-1]
+        raise UserError(
+            f"the built set {stored.data_dir} is damaged ({reason}); delete it, and it is built again"
+        ) from error
+
+
+def records_hash(stored: StoredSet) -> str:
+    """A hash of the records of a built set, from its fingerprint.json; computed once for sets that have none yet."""
+    folder = Path(stored.data_dir)
+    try:
+        return json.loads((folder / _FINGERPRINT).read_text(encoding="utf-8"))["records"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return _write_fingerprint(folder)
+
+
+def _write_fingerprint(folder: Path) -> str:
+    records = hashlib.sha256()
+    for path in sorted(folder.glob("*.tfrecord*")):
+        with path.open("rb") as file:
+            records.update(hashlib.file_digest(file, "sha256").hexdigest().encode())
+    with contextlib.suppress(OSError):  # the folder may be read-only
+        write_text(folder / _FINGERPRINT, json.dumps({"records": records.hexdigest()}))
+    return records.hexdigest()
+
+
+def _is_built(folder: Path) -> bool:
+    return (folder / "dataset_info.json").exists()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps tfds' progress messages, on stdout and in absl's log, off the terminal; errors still show."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

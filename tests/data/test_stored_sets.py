@@ -1,0 +1,93 @@
+"""Built sets: opened again without being built or hashed again, and read by what was parsed and decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from support.built_sets import all_records, build_set, open_set
+
+pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_datasets")
+
+from cl2cm_jax.data import stored_sets
+from cl2cm_jax.data.captions import Caption, by_split
+from cl2cm_jax.data.readers import caption_file, picture_checks
+from cl2cm_jax.data.sets import captions as captions_set
+from cl2cm_jax.data.stored_sets import StoredSet, prepare, records_hash
+from cl2cm_jax.errors import UserError
+
+
+@pytest.fixture
+def inputs(pictures: Path) -> dict[str, str]:
+    """The fields of a set of ten pictures."""
+    rows = [f"{name}.png,{language},{name}" for name in "abcdefghij" for language in ("en", "de")]
+    (pictures.parent / "captions.csv").write_text("\n".join(["image,language,caption", *rows]))
+    return {"images": str(pictures), "captions": str(pictures.parent / "captions.csv")}
+
+
+def hash_of(stored: StoredSet) -> str:
+    """The hash as caches made before fingerprint.json have it in their key."""
+    files = sorted(Path(stored.data_dir).glob("*.tfrecord*"))
+    assert len(files) == 3
+    return hashlib.sha256("".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files).encode()).hexdigest()
+
+
+def test_the_fingerprint_is_written_when_the_set_is_built(inputs: dict[str, str], tmp_path: Path) -> None:
+    stored = build_set("captions", tmp_path / "data", **inputs)
+    written = json.loads(Path(stored.data_dir, "fingerprint.json").read_text())
+    assert written == {"records": hash_of(stored)}
+    next(Path(stored.data_dir).glob("*.tfrecord*")).write_bytes(b"")
+    assert records_hash(stored) == written["records"]  # no record is read
+
+
+def test_a_set_built_without_a_fingerprint_gets_one(inputs: dict[str, str], tmp_path: Path) -> None:
+    stored = build_set("captions", tmp_path / "data", **inputs)
+    file = Path(stored.data_dir, "fingerprint.json")
+    for content in (None, "", "[]", "{}"):
+        file.unlink() if content is None else file.write_text(content)
+        assert records_hash(stored) == hash_of(stored)
+        assert json.loads(file.read_text()) == {"records": hash_of(stored)}
+
+
+def test_a_build_parses_the_file_once_and_decodes_each_picture_once(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed, decoded = [], []
+
+    def read(path: str, *, image_is_path: bool) -> object:
+        parsed.append(path)
+        return caption_file.read_caption_file(path, image_is_path=image_is_path)
+
+    def decode(source: str, **options: str) -> object:
+        decoded.append(source)
+        return original(source, **options)
+
+    original = picture_checks.decode
+    monkeypatch.setattr(captions_set, "read_caption_file", read)
+    monkeypatch.setattr(picture_checks, "decode", decode)
+    stored = build_set("captions", tmp_path / "data", **inputs)
+    assert parsed == [inputs["captions"]]
+    assert sorted(decoded) == [str(Path(inputs["images"], f"{name}.png")) for name in "abcdefghij"]
+    assert sum(map(len, all_records(stored).values())) == 10
+    prepare(open_set("captions", tmp_path / "data", **inputs))
+    assert len(decoded) == 10
+
+
+def test_a_damaged_set_is_one_line(inputs: dict[str, str], tmp_path: Path) -> None:
+    stored = build_set("captions", tmp_path / "data", **inputs)
+    file = next(Path(stored.data_dir).glob("*train.tfrecord*"))
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"the built set .* is damaged \(.*\); delete it"):
+        stored_sets.read_captions(stored, "train")
+
+
+def test_splits_are_those_of_the_rows_or_drawn() -> None:
+    rows = [Caption(f"{number}", language, "x") for number in range(20) for language in ("en", "de")]
+    drawn = by_split(rows)
+    assert {split: len(images) for split, images in drawn.items()} == {"train": 16, "validation": 2, "test": 2}
+    assert by_split(reversed(rows))["test"].keys() == drawn["test"].keys()
+    with pytest.raises(UserError, match="image '1' has split=''; use one of train, validation, test"):
+        by_split([Caption("0", "en", "x", "train"), Caption("1", "en", "x")])
