@@ -1,17 +1,17 @@
-"""Numbers that others printed, each with its source and, as far as it can be known, its protocol.
+"""Published numbers, each with its source and its protocol as far as it is known.
 
-Only what the authors themselves print is here. The protocol is read off their public test code, which ranks every
-caption, counts the best of several right answers, and breaks ties by the order of the gallery.
+Only numbers printed by the authors of a method are listed. The protocol is that of their public test code, which ranks
+every caption, counts the best of several correct answers, and breaks ties by the order of the gallery.
 """
 
 from __future__ import annotations
 
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS
-from cl2cm_jax.studies.comparison.comparison import Row
+from cl2cm_jax.studies.comparison.tables import Row
 
 _NRCCR = "README of github.com/LiJiaBei-7/nrccr (ACM MM 2022, arXiv 2208.12526)"
 _MLCMR = "README of github.com/HuiGuanLab/MLCMR, trained on machine translations"
-_CCLM = "arXiv 2206.00621, six times its mean recall; taken over unchecked"
+_CCLM = "arXiv 2206.00621, six times its mean recall; not verified"
 _FUSED = "query=fused 0.5 on scores stretched to [0, 1] (its test code)"
 _ANY = "query not stated (its test code prints five weights)"
 _MLCMR_FUSED = "query=fused 0.45 (its test code)"
@@ -21,7 +21,7 @@ _NAMES = tuple(
 
 
 def _full(*values: float) -> dict[str, float]:
-    """R@1, R@5, R@10, median rank and mAP, text to vision and back, and SumR, in the order of the siblings' tables."""
+    """R@1, R@5, R@10, median rank and mAP, text to vision and back, and SumR: as NRCCR and MLCMR print them."""
     return dict(zip((*_NAMES, "SumR"), values, strict=True))
 
 
@@ -75,7 +75,7 @@ PUBLISHED: tuple[Row, ...] = (
         28.9, 55.5, 69.2, 4.0, 41.54, 30.4, 57.8, 69.7, 4.0, 43.07, 311.5,
     ),
 )  # fmt: skip
-"""Methods of the paper's league: trained on one set, a vector a text and a vector a picture."""
+"""Methods comparable to the paper: trained on one set, one vector per text and one per image."""
 
 
 def _cclm(name: str, language: str, sum_recall: float) -> Row:
@@ -84,13 +84,13 @@ def _cclm(name: str, language: str, sum_recall: float) -> Row:
     )
 
 
-OTHER_LEAGUE: tuple[Row, ...] = (
+PRETRAINED: tuple[Row, ...] = (
     _cclm("multi30k", "de", 539.4),
     _cclm("multi30k", "fr", 536.4),
     _cclm("multi30k", "cs", 528.6),
     _cclm("mscoco", "zh", 542.4),
     _cclm("mscoco", "ja", 523.8),
 )
-"""Pretrained on millions of captioned pictures, and re-ranking with attention between text and picture."""
+"""Pretrained on millions of captioned images, and re-ranking with attention between text and image."""
 
 SETS = tuple(dict.fromkeys(row.set for row in PUBLISHED))

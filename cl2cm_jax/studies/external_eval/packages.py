@@ -1,4 +1,4 @@
-"""The packages of the judges: imported when they are asked, since each brings torch along."""
+"""Import of the evaluation libraries, which are optional and depend on PyTorch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ INSTALL = "in a checkout pip install -e '.[judges]', then pip install --no-deps 
 
 
 def package(name: str) -> Any:
-    """A module of a judge.
+    """A module of an evaluation library.
 
     Raises:
-      UserError: it, or what it needs, is not installed.
+      UserError: it, or a package that it needs, is not installed.
     """
     try:
         return importlib.import_module(name)

@@ -1,38 +1,38 @@
-"""Retrieval over the share of wrong translations: a table by language, and a picture drawn with Pillow."""
+"""Retrieval over the share of wrong translations: a table by language, and a chart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from PIL import Image, ImageColor, ImageDraw
-
-from cl2cm_jax.evaluation.fonts import font_for
-from cl2cm_jax.evaluation.picture import INK, LINE, SOFT
 from cl2cm_jax.evaluation.table import RULE, Table
-from cl2cm_jax.runtime.atomic import replacing
-from cl2cm_jax.studies.ablation.table import format_difference
-from cl2cm_jax.studies.bootstrap import Difference, Level
+from cl2cm_jax.studies import charts
+from cl2cm_jax.studies.bootstrap import Estimate, format_difference
 
 COLOURS = ("#6e7781", "#0969da", "#1a7f37", "#bc6c00")
-SCALE = 2  # drawn twice as large and scaled down, which smooths the lines
-WIDTH, HEIGHT = 860, 520
-LEFT, RIGHT, TOP, BOTTOM = 74, 40, 112, 66
 
 
 class Curve(NamedTuple):
-    """One row of the ablation over the noise: SumR with its interval at each share, by language or group of them.
+    """One row of the ablation over the noise: SumR with its interval at each share, by language or group of languages.
 
     Attributes:
       name: of the row.
-      levels: {"mean of 4 targets": (Level, ...), "es": ...}, one Level a share.
-      differences: the same to the first curve; empty for that one.
+      levels: {"mean of 4 targets": (Estimate, ...), "es": ...}, one per share.
+      differences: the same, to the first curve; empty for the first curve.
     """
 
     name: str
-    levels: Mapping[str, tuple[Level, ...]]
-    differences: Mapping[str, tuple[Difference, ...]]
+    levels: Mapping[str, tuple[Estimate, ...]]
+    differences: Mapping[str, tuple[Estimate, ...]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The curve for noise_curve.json."""
+
+        def plain(groups: Mapping[str, tuple[Estimate, ...]]) -> dict[str, list[dict[str, float]]]:
+            return {group: [value._asdict() for value in values] for group, values in groups.items()}
+
+        return {"name": self.name, "levels": plain(self.levels), "differences": plain(self.differences)}
 
 
 def curve_table(curves: Sequence[Curve], *, noises: Sequence[float], seeds: int, protocol: str) -> Table:
@@ -58,78 +58,23 @@ def curve_table(curves: Sequence[Curve], *, noises: Sequence[float], seeds: int,
 
 
 def draw_curves(
-    path: Path, curves: Sequence[Curve], *, noises: Sequence[float], language: str, title: str, note: str
+    path: Path, curves: Sequence[Curve], *, noises: Sequence[float], group: str, title: str, note: str
 ) -> None:
-    """Draws SumR over the noise, a line with its 95 % band for each curve; writes a PNG.
-
-    Args:
-      path: the PNG, written whole or not at all.
-      curves: at most as many as there are colours.
-      noises: shares in [0, 1], rising.
-      language: which of the curves' levels.
-      title: what the picture shows.
-      note: one line below it.
-    """
-    levels = [level for curve in curves for level in curve.levels[language]]
-    low, high = min(level.low for level in levels), max(level.high for level in levels)
-    step = next(step for step in (5, 10, 20, 50, 100, 200) if (high - low) / step <= 7)
-    bottom, top = int(low // step) * step, int(-(-high // step)) * step
-    canvas = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
-    plot = _Plot(ImageDraw.Draw(canvas, "RGBA"), (min(noises), max(max(noises), min(noises) + 0.01)), (bottom, top))
-    plot.write(LEFT, 40, title, size=22, fill=INK)
-    plot.write(LEFT, 64, note, size=13, fill=SOFT)
-    for value in range(bottom, top + 1, step):
-        plot.rule(value)
-    for noise in noises:
-        plot.write(plot.x(noise), HEIGHT - BOTTOM + 22, f"{noise:.0%}", size=14, fill=SOFT, anchor="ms")
-    plot.write(LEFT, HEIGHT - 14, "share of the training translations that are wrong", size=14, fill=SOFT)
-    x = LEFT
+    """Draws SumR of a group over the noise as a PNG, with `note` below `title`: a line and a 95 % band per curve."""
+    figure, left = charts.figure(8.6, 5.2), 0.085
+    axes = figure.add_axes((left, 0.13, 0.88, 0.62))
     for curve, colour in zip(curves, COLOURS, strict=False):
-        plot.curve(noises, curve.levels[language], colour)
-        x = plot.legend(x, curve.name, colour)
-    with replacing(path) as temporary:
-        canvas.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).save(temporary, format="PNG", optimize=True)
-
-
-class _Plot:
-    """Places and strokes of the picture; all arguments are in its own pixels, before scaling."""
-
-    def __init__(self, draw: ImageDraw.ImageDraw, across: tuple[float, float], up: tuple[float, float]):
-        self._draw, self._across, self._up = draw, across, up
-
-    def x(self, noise: float) -> float:
-        start, end = self._across
-        return LEFT + (noise - start) / (end - start) * (WIDTH - LEFT - RIGHT)
-
-    def y(self, value: float) -> float:
-        bottom, top = self._up
-        return HEIGHT - BOTTOM - (value - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
-
-    def rule(self, value: float) -> None:
-        y = self.y(value)
-        self._line([(LEFT, y), (WIDTH - RIGHT, y)], LINE, 1)
-        self.write(LEFT - 10, y, f"{value:g}", size=14, fill=SOFT, anchor="rm")
-
-    def curve(self, noises: Sequence[float], levels: Sequence[Level], colour: str) -> None:
-        above = [(self.x(noise), self.y(level.high)) for noise, level in zip(noises, levels, strict=True)]
-        below = [(self.x(noise), self.y(level.low)) for noise, level in zip(noises, levels, strict=True)]
-        middle = [(self.x(noise), self.y(level.mean)) for noise, level in zip(noises, levels, strict=True)]
-        band = [(x * SCALE, y * SCALE) for x, y in above + below[::-1]]
-        self._draw.polygon(band, fill=(*ImageColor.getrgb(colour)[:3], 36))
-        self._line(middle, colour, 3)
-        for x, y in middle:
-            box = ((x - 4) * SCALE, (y - 4) * SCALE, (x + 4) * SCALE, (y + 4) * SCALE)
-            self._draw.ellipse(box, fill=colour, outline="white", width=SCALE)
-
-    def legend(self, x: float, name: str, colour: str) -> float:
-        """Writes a name beside its colour; returns where the next one may start."""
-        self._line([(x, 88), (x + 24, 88)], colour, 4)
-        self.write(x + 32, 93, name, size=14, fill=INK)
-        return x + 32 + self._draw.textlength(name, font=font_for(name, size=14 * SCALE)) / SCALE + 32
-
-    def write(self, x: float, y: float, text: str, *, size: int, fill: str, anchor: str = "ls") -> None:
-        font = font_for(text, size=size * SCALE)
-        self._draw.text((x * SCALE, y * SCALE), text, font=font, fill=fill, anchor=anchor)
-
-    def _line(self, points: Sequence[tuple[float, float]], colour: str, width: int) -> None:
-        self._draw.line([(x * SCALE, y * SCALE) for x, y in points], fill=colour, width=width * SCALE, joint="curve")
+        mean, low, high = zip(*curve.levels[group], strict=True)
+        axes.fill_between(noises, low, high, color=colour, alpha=0.14, linewidth=0)
+        axes.plot(noises, mean, color=colour, linewidth=2.2, marker="o", markeredgecolor="white", label=curve.name)
+    axes.set_xticks(noises, [f"{noise:.0%}" for noise in noises])
+    axes.set_xlabel("share of the training translations that are wrong", loc="left", color=charts.SOFT)
+    axes.grid(axis="y", color=charts.GRID)
+    axes.margins(x=0.01)
+    axes.tick_params(length=0, labelcolor=charts.SOFT)
+    axes.spines[:].set_visible(False)
+    columns = len(curves) if sum(len(curve.name) for curve in curves) < 90 else 2
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.01), ncols=columns, frameon=False, borderaxespad=0)
+    figure.text(left, 0.925, title, font=charts.font(title, size=15), color=charts.INK)
+    figure.text(left, 0.88, note, font=charts.font(note, size=9.5), color=charts.SOFT)
+    charts.save(figure, path)

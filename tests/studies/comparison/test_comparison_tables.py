@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
-from cl2cm_jax.studies.comparison.comparison import Row, comparison_tables, run_rows
-from cl2cm_jax.studies.comparison.published import OTHER_LEAGUE, PUBLISHED, SETS
+from cl2cm_jax.studies.comparison.published import PRETRAINED, PUBLISHED, SETS
+from cl2cm_jax.studies.comparison.tables import Row, comparison_tables, run_rows
 
 RECALLS = [f"{direction}/R@{k}" for direction in DIRECTIONS for k in RECALL_AT]
 
@@ -140,5 +140,5 @@ def test_published_recalls_add_up_to_the_published_sum(row: Row) -> None:
 
 def test_only_what_is_printed_by_its_authors_is_published() -> None:
     assert {row.name.split()[0] for row in PUBLISHED} == {"NRCCR", "MLCMR"}
-    assert {row.set for row in OTHER_LEAGUE} <= set(SETS)
-    assert not {row.name for row in OTHER_LEAGUE} & {row.name for row in PUBLISHED}
+    assert {row.set for row in PRETRAINED} <= set(SETS)
+    assert not {row.name for row in PRETRAINED} & {row.name for row in PUBLISHED}

@@ -1,7 +1,7 @@
-"""Results of several runs and of others in the layout of the papers: a table a language, a row a method.
+"""Results of runs and published numbers in the layout of papers: a table per language, a row per method.
 
-Numbers of different protocols never share a column: how a query is made and which captions count are in the title, and
-the rest of the protocol stands on each row.
+Numbers of different protocols never share a column: the kind of query and the captions that count are in the title,
+the rest of the protocol is in each row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cl2cm_jax.evaluation.report import SHOWN, SHOWN_RANKS
 from cl2cm_jax.evaluation.table import Table
 
 UNKNOWN = "-"
-_LIMIT = 1e9  # no rank, recall or count comes near it
+_LIMIT = 1e9  # larger ranks, recalls and counts are damage
 
 
 class Row(NamedTuple):
@@ -22,13 +22,13 @@ class Row(NamedTuple):
 
     Attributes:
       name: of the method, or the workdir of a run.
-      set: name of the data set, as `config.data.name` has it.
+      set: `config.data.name` of the data set.
       language: of the queries.
-      query: "target", "fused" or, of others, "not stated".
+      query: "target", "fused" or, for published numbers, "not stated".
       captions_per_image: "all" or "first".
-      protocol: split, sizes and what else is to be known of how it was measured.
-      metrics: as `retrieval.metrics` names them; those that are not known are not there.
-      source: where others printed it, "" for a run of ours.
+      protocol: split, sizes and further conditions of the measurement.
+      metrics: as `retrieval.metrics` names them, without unknown ones.
+      source: of a published number, "" for a run.
     """
 
     name: str
@@ -40,19 +40,24 @@ class Row(NamedTuple):
     metrics: Mapping[str, float | None]
     source: str = ""
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Set and language."""
+        return self.set, self.language
+
 
 def run_rows(name: str, results: Mapping[str, Any]) -> list[Row]:
-    """The rows of one run: its headline languages and, where its queries are fused, the same ones not fused.
+    """The rows of one run: its headline languages and, if its queries are fused, the same without fusion.
 
     Args:
-      name: to stand in the table.
-      results: what results.json holds.
+      name: of the run in the table.
+      results: content of results.json.
 
     Raises:
-      ValueError: it is not what `report.write_results` writes; names the field.
+      ValueError: a field, which is named, is not as `report.write_results` writes it.
     """
     if not _is_object(results):
-        raise ValueError(f"it holds {reprlib.repr(results)}, not a result")
+        raise ValueError(f"it contains {reprlib.repr(results)}, not a result")
     config, groups = _field(results, "config", _is_object), _field(results, "groups", _is_object)
     parts = [results, *(_field(groups, group, _is_object) for group in groups)]
     main = _query(results)
@@ -60,7 +65,7 @@ def run_rows(name: str, results: Mapping[str, Any]) -> list[Row]:
     for part in parts:
         if part is results or _query(part) != main:
             for row in _rows(name, config, part):
-                rows.setdefault((row.language, row.query), row)  # the source is in both parts, and never fused
+                rows.setdefault((row.language, row.query), row)  # the source is in both parts and never fused
     return list(rows.values())
 
 
@@ -95,9 +100,9 @@ def _query(part: Mapping[str, Any]) -> str:
     return _field(_field(part, "protocol", _is_object), "query", _is_text)
 
 
-def _field(fields: Mapping[str, Any], name: str, is_right: Callable[[Any], bool]) -> Any:
-    """What a field of a results.json holds, whose name and content a damaged file may have made anything."""
-    if name not in fields or not is_right(fields[name]) or not name.isprintable():
+def _field(fields: Mapping[str, Any], name: str, is_valid: Callable[[Any], bool]) -> Any:
+    """A field of results.json; name and content may be anything in a damaged file."""
+    if name not in fields or not is_valid(fields[name]) or not name.isprintable():
         found = reprlib.repr(fields[name]) if name in fields else "missing"
         raise ValueError(f"its field {reprlib.repr(name)} is {found}")
     return fields[name]
@@ -120,9 +125,9 @@ def _is_metric(value: Any) -> bool:
 
 
 def comparison_tables(rows: Iterable[Row], *, prefix: str = "") -> list[Table]:
-    """For each set, language and protocol the recalls and SumR, then the ranks and mAP of the rows that have them.
+    """For each set, language and protocol a table of recalls and SumR, and one of ranks and mAP if rows have them.
 
-    `prefix` stands before every title.
+    `prefix` is that of every title.
     """
     groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:

@@ -1,0 +1,81 @@
+"""Cached text features of captions without pictures, whose vision features are a single zero."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cl2cm_jax.config import cut_layer, reads_frozen
+from cl2cm_jax.data.records import Record
+from cl2cm_jax.features import cache
+from cl2cm_jax.features.cache import Corpora
+from cl2cm_jax.features.encoders import text_encoder
+from cl2cm_jax.models.backbones import fingerprint
+from cl2cm_jax.models.configured import configured_text
+
+Records = dict[str, list[Record]]  # by split
+
+
+def parallel_text_corpora(config: ConfigDict, records: Records) -> Corpora:
+    """Parallel text as the three splits of a data set, in which each line stands for a picture.
+
+    Args:
+      config: its text backbone computes the features, which are cached below config.data.dir.
+      records: from `read_parallel`.
+
+    Raises:
+      UserError: the cached features are damaged, or the backbone cannot take captions of that length.
+    """
+    languages = (config.data.source, *config.data.targets, *config.data.reported)
+    folder = cached_text_features(config, records, languages, selected=False)
+    return cache.read_cache(folder, dict.fromkeys(records, languages))
+
+
+def cached_text_features(config: ConfigDict, records: Records, languages: Sequence[str], *, selected: bool) -> Path:
+    """The feature cache of these captions, computed if it is missing.
+
+    Args:
+      config: its text backbone computes the features.
+      records: their captions alone.
+      languages: of the captions.
+      selected: the captions are a selection of a data set's: splits, languages and pictures identify it too.
+    """
+    name = "translated" if selected else "text"
+    folder = Path(config.data.dir, "features", f"{name}-{_key(config, records, languages, selected=selected)}")
+    if (folder / "done.json").exists():
+        return folder
+    logging.info("features: the text backbone runs over %s, once", "translated captions" if selected else "the text")
+    start = time.perf_counter()
+    encode = text_encoder(config, configured_text(config))
+
+    def write(split: str, place: Path) -> None:
+        count = len(records[split])
+        no_pictures = cache.Vision(lambda start: iter(np.zeros((count - start, 1, 1), np.float32)), frames=1)
+        cache.write_split(place, records[split], tuple(languages), no_pictures, encode)
+
+    cache.write_cache(folder, write, about={"languages": tuple(languages)}, splits=list(records))
+    logging.info("features: computed in %.0f s, kept in %s", time.perf_counter() - start, folder)
+    return folder
+
+
+def _key(config: ConfigDict, records: Records, languages: Sequence[str], *, selected: bool) -> str:
+    """A hash of everything that the features depend on."""
+    t = config.text
+    captions = [
+        [(r.image_id, c.language, c.text) for r in of_split for c in r.captions] for of_split in records.values()
+    ]
+    inputs = [cache.FORMAT, fingerprint("text", t.backbone, t.path or None), t.max_tokens, t.lowercase]
+    layers = [cut_layer(config), reads_frozen(config)]
+    if selected:
+        inputs += [list(languages), *layers, list(records), captions]
+    else:
+        inputs += [*layers, [[caption[1:] for caption in of_split] for of_split in captions]]
+    inputs += [t.prefix] if t.prefix else []  # as in `features.cache`: earlier caches stay valid
+    return hashlib.sha256(json.dumps(inputs).encode("utf-8", "surrogatepass")).hexdigest()[:16]
