@@ -78,14 +78,7 @@ def paired_difference(
     Runs are paired by seed and queries by test image. One resample draws seeds with replacement and images with
     replacement; an image comes with all its captions in all languages, as they are not independent. All drawn seeds
     share the drawn images, because all seeds are tested on the same split: images drawn anew for each seed would
-    average out the sampling error of the split and make the interval too narrow.
-
-    Args:
-        treated: one run per seed.
-        baseline: runs of the same seeds on the same test queries.
-        languages: to average over: the targets, or the source alone.
-        resamples: number of bootstrap draws.
-        seed: of the bootstrap's own generator, so that a table is reproducible.
+    average out the sampling error of the split and make the interval too narrow. `seed` is that of the draws.
 
     Raises:
         ValueError: the seeds or the queries of the two sides differ.
@@ -104,14 +97,8 @@ def headroom_share(
 ) -> Estimate | None:
     """(treated - baseline) / (ceiling - baseline) of SumR, averaged over `languages` and seeds, with its interval.
 
-    Seeds and images are drawn jointly for all three, as in `paired_difference`; the interval is that of the ratio.
-
-    Returns:
-        None if the share is undefined: the interval of ceiling - baseline contains 0, or the headroom is below
-        `MIN_HEADROOM`.
-
-    Raises:
-        ValueError: the seeds or the queries differ.
+    Seeds and images are drawn jointly for all three, as in `paired_difference`, which says what is refused. None if the
+    share is undefined: the interval of ceiling - baseline contains 0, or the headroom is below `MIN_HEADROOM`.
     """
     treated, ceiling = (sorted(runs, key=lambda run: run.seed) for runs in (treated, ceiling))  # the same seed is drawn
     gain, queries = _paired_hits(treated, baseline, languages)
@@ -125,9 +112,7 @@ def headroom_share(
 
 
 def joined(folds: Sequence[RunRanks]) -> RunRanks:
-    """Merges one seed's runs on the folds into one run; images of a fold follow those of the folds before it.
-
-    Each image keeps the gallery of its fold: ranks are not computed anew.
+    """Merges one seed's runs on the folds into one; each image keeps its rank in the gallery of its fold.
 
     Raises:
         ValueError: the seeds or the languages of the folds differ.

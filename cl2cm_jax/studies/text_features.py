@@ -24,11 +24,7 @@ Records = dict[str, list[Record]]  # by split
 
 
 def parallel_text_corpora(config: ConfigDict, records: Records) -> Corpora:
-    """Parallel text as the three splits of a data set, in which each line stands for a picture.
-
-    Args:
-      config: its text backbone computes the features, which are cached below config.data.dir.
-      records: from `read_parallel`.
+    """Parallel text, from `read_parallel`, as the three splits of a data set in which each line stands for an image.
 
     Raises:
       UserError: the cached features are damaged, or the backbone cannot take captions of that length.
@@ -39,13 +35,9 @@ def parallel_text_corpora(config: ConfigDict, records: Records) -> Corpora:
 
 
 def cached_text_features(config: ConfigDict, records: Records, languages: Sequence[str], *, selected: bool) -> Path:
-    """The feature cache of these captions, computed if it is missing.
+    """The folder of the features of these captions below config.data.dir; computes them if they are missing.
 
-    Args:
-      config: its text backbone computes the features.
-      records: their captions alone.
-      languages: of the captions.
-      selected: the captions are a selection of a data set's: splits, languages and pictures identify it too.
+    `selected`: the captions are a selection from a data set, so that splits, languages and images identify it too.
     """
     name = "translated" if selected else "text"
     folder = Path(config.data.dir, "features", f"{name}-{_key(config, records, languages, selected=selected)}")

@@ -47,10 +47,7 @@ def parse(
 
 
 def train_missing(
-    arguments: Sequence[str] | None,
-    *,
-    verb: str,
-    parse: Callable[[Sequence[str]], Options],
+    arguments: Sequence[str] | None, *, verb: str, parse: Callable[[Sequence[str]], Options]
 ) -> Ablation | None:
     """Trains the missing runs of an ablation; returns None, with a message, if a signal stopped it.
 

@@ -37,12 +37,8 @@ def mapped_ranks(
 ) -> Mapped:
     """Ranks of both evaluation splits with every target's queries mapped to the source.
 
-    Args:
-      embedder: of the run.
-      student: trained on the source alone.
-      train: captions that the maps are fitted on, with their translation noise.
-      embedded: headline pictures of "validation" and "test".
-      config: of the run.
+    The student was trained on the source alone; the maps are fitted on `train` with its translation noise; `embedded`
+    has the headline images of "validation" and "test".
     """
     source = config.data.source
     rows = train.captions_of(source)
@@ -75,7 +71,8 @@ def _chosen(
 def _ranks(embedded: Embedded, language: str, matrix: np.ndarray, config: ConfigDict) -> Ranks:
     """Ranks of one language's queries, each mapped by `matrix` (D, D)."""
     queries = embedded.queries[language]
-    vectors = _unit(queries.vectors @ matrix)
+    vectors = queries.vectors @ matrix
+    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     alone = embedded._replace(queries={language: queries._replace(vectors=vectors)})
     return evaluate.rank_all(alone, config)[language]
 
@@ -85,11 +82,7 @@ def most_similar(
 ) -> np.ndarray:
     """For each target the most similar source caption of its image: rows (m,) of `sources`, -1 where there is none.
 
-    Args:
-      targets: (m, D) unit vectors.
-      target_image: (m,) int, the image of each.
-      sources: (k, D) unit vectors.
-      source_image: (k,) int.
+    Captions are unit vectors, (m, D) and (k, D), each with the number of its image, (m,) and (k,) int.
     """
     order = np.argsort(source_image, kind="stable")
     first, last = (np.searchsorted(source_image[order], target_image, side) for side in ("left", "right"))
@@ -106,10 +99,7 @@ def most_similar(
 def ridge_maps(x: np.ndarray, y: np.ndarray, ridges: Iterable[float]) -> Iterable[tuple[float, np.ndarray]]:
     """The matrix W (D, D) that minimises |x W - y|^2 + r * |W - I|^2, for each ridge.
 
-    Args:
-      x: (n, D) unit vectors.
-      y: (n, D) unit vectors that they are mapped to.
-      ridges: r in units of the mean eigenvalue of x^T x, which is n / D.
+    x and y (n, D) are unit vectors; r is in units of the mean eigenvalue of x^T x, which is n / D.
     """
     dim = x.shape[1]
     moments, rest = (x.T @ x).astype(np.float64), (x.T @ (y - x)).astype(np.float64)
@@ -117,7 +107,3 @@ def ridge_maps(x: np.ndarray, y: np.ndarray, ridges: Iterable[float]) -> Iterabl
         strength = ridge * max(len(x), 1) / dim
         change = np.linalg.solve(moments + strength * np.eye(dim), rest)
         yield ridge, (np.eye(dim) + change).astype(np.float32)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

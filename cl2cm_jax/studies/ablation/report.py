@@ -65,22 +65,9 @@ def protocol_of(config: ConfigDict, run: RunRanks, *, folds: int = 0) -> Protoco
 
 
 def ablation_row(
-    name: str,
-    runs: dict[str, list[RunRanks]],
-    *,
-    config: ConfigDict,
-    ceiling: str,
-    validation: tuple[float, ...],
+    name: str, runs: dict[str, list[RunRanks]], *, config: ConfigDict, ceiling: str, validation: tuple[float, ...]
 ) -> AblationRow:
-    """One row from the finished runs of all rows at one level of noise.
-
-    Args:
-      name: of the row.
-      runs: by row, one per seed.
-      config: that the rows share.
-      ceiling: the row that the headroom is measured to, "": none.
-      validation: SumR on the validation split per seed.
-    """
+    """One row from the finished runs of all rows, one run per seed; `ceiling` is "" if there is none."""
     d, own, baseline = config.data, runs[name], runs[BASELINE]
     is_baseline = name == BASELINE
 

@@ -60,13 +60,8 @@ class Ablation:
     Args:
       config: that the rows share.
       workdir: of all runs.
-      noises: shares of wrong translations.
-      seeds: `config.seed` of the runs.
-      names: the rows.
+      noises, seeds, names: shares of wrong translations, values of `config.seed`, and rows.
       folds: of cross-validation by concept; 0: the set's own split.
-
-    Attributes:
-      absent: by noise, the rows that are not possible and why.
 
     Raises:
       UserError: the test split has no source caption, or the set does not have as many concepts as folds.
@@ -90,29 +85,22 @@ class Ablation:
                 f"config.data.source={config.data.source!r}: the test split has no caption in this language, and every "
                 "row of the ablation is tested on it; add such captions to the set"
             )
-        self._data, self._translated, untranslated = data, data, "not requested"
+        self._data, self._translated, untranslated = data, data, ""
         if TRANSLATED in names:
+            read, splits = (data, SPLITS) if folds else (chosen(data, config), ("test",))
             try:
-                self._translated = with_translations(
-                    config, data if folds else chosen(data, config), splits=SPLITS if folds else ("test",)
-                )
-                untranslated = ""
+                self._translated = with_translations(config, read, splits=splits)
             except NoTranslationsError as error:
                 untranslated = str(error)
         self._human = variants.trains_on_human(config, data.train)
-        self.absent: dict[float, dict[str, str]] = {}
+        self.absent: dict[float, dict[str, str]] = {}  # by noise, the rows that are not possible and why
         for noise in self.noises:
             absent = variants.absent_rows(config, data.train, noise=noise, untranslated=untranslated)
             self.absent[noise] = {name: reason for name, reason in absent.items() if name in names}
         self._folds = None
         if folds:
-            self._folds = Folds(
-                self._translated,
-                list(concepts(config).values()),
-                folds=folds,
-                source=config.data.source,
-                languages=data.train.languages,
-            )
+            by_split, languages = list(concepts(config).values()), data.train.languages
+            self._folds = Folds(self._translated, by_split, folds=folds, source=config.data.source, languages=languages)
         self._programs: Programs = {}
 
     def rows(self, noise: float) -> list[str]:
@@ -121,15 +109,9 @@ class Ablation:
 
     def test_ranks(self, name: str, *, noise: float) -> list[RunRanks]:
         """Test ranks of the finished runs of a row, one per seed; folds are joined."""
-        return [
-            joined(
-                [
-                    RunRanks(seed, load_ranks(run.folder / results.RANKS_FILE))
-                    for run in self._folds_of(name, noise, seed)
-                ]
-            )
-            for seed in self.seeds
-        ]
+        by_seed = [self._folds_of(name, noise, seed) for seed in self.seeds]
+        ranks = [[RunRanks(run.seed, load_ranks(run.folder / results.RANKS_FILE)) for run in runs] for runs in by_seed]
+        return [joined(of_seed) for of_seed in ranks]
 
     def validation(self, name: str, *, noise: float) -> tuple[float, ...]:
         """Validation SumR of the selected parameters per seed, averaged over folds; empty if a run has none."""
@@ -199,7 +181,7 @@ class Ablation:
             self._keep(first, selected, data, translated)
 
         config = first.config(self.config)
-        return _train_in(first.folder, config, chosen(data, config), keep=keep, programs=self._programs)
+        return _train_in(first.folder, config, chosen(data, config), keep, self._programs)
 
     def _keep(self, row: RowRun, selected: results.Selected, data: Corpora, translated: Corpora) -> None:
         """Writes the results of a row for a trained model, its ranks last."""
@@ -231,11 +213,8 @@ def run_once(config: ConfigDict, data: Corpora, folder: Path, *, programs: Progr
     """
     if _is_finished(folder, config):
         return False
-
-    def keep(selected: results.Selected) -> None:
-        save_ranks(folder / results.RANKS_FILE, selected.ranks["test"])
-
-    return _train_in(folder, config, data, keep=keep, programs=programs)
+    ranks_file = folder / results.RANKS_FILE
+    return _train_in(folder, config, data, lambda selected: save_ranks(ranks_file, selected.ranks["test"]), programs)
 
 
 def _is_finished(folder: Path, config: ConfigDict) -> bool:
@@ -247,12 +226,7 @@ def _is_finished(folder: Path, config: ConfigDict) -> bool:
 
 
 def _train_in(
-    folder: Path,
-    config: ConfigDict,
-    data: Corpora,
-    *,
-    keep: Callable[[results.Selected], None],
-    programs: Programs | None,
+    folder: Path, config: ConfigDict, data: Corpora, keep: Callable[[results.Selected], None], programs: Programs | None
 ) -> bool | None:
     """Trains one run, calls `keep` with the selected model and deletes its checkpoints; None if a signal stopped it."""
     with claim(folder, config), (folder / "log.txt").open("a", encoding="utf-8") as log:
@@ -272,9 +246,8 @@ def _translated_ranks(run: Run, selected: results.Selected, translated: Corpora)
     for corpus in (translated.validation, translated.test):
         languages = [d.source, *(n for n in (*d.targets, *d.reported) if f"{n}2{d.source}" in corpus.languages)]
         if len(languages) > 1:
-            pictures = evaluate.headline(corpus)
             embedded = evaluate.embed_corpus(
-                run.embedder, selected.student, pictures, languages=languages, config=config
+                run.embedder, selected.student, evaluate.headline(corpus), languages=languages, config=config
             )
             ranks[corpus.name] = evaluate.rank_all(embedded, config)
     return ranks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,25 +24,16 @@ class LanguageResult(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class AblationRow:
-    """One row at one level of translation noise.
-
-    Attributes:
-      seeds: of the runs; per-seed values are in this order.
-      source, targets: the languages.
-      languages: results of source, targets and reported languages; one that the row has no queries in is missing.
-      validation: mean target SumR on the validation split at the selected step, one value per seed.
-      difference: mean target SumR on the test split minus that of the baseline; None for the baseline itself.
-      share: of the headroom between baseline and ceiling that the row wins back; None if undefined.
-    """
+    """One row at one level of translation noise; values per seed are in the order of `seeds`."""
 
     name: str
     seeds: tuple[int, ...]
     source: str
     targets: tuple[str, ...]
-    languages: Mapping[str, LanguageResult] = field(default_factory=dict)
-    validation: tuple[float, ...] = ()
-    difference: Estimate | None = None
-    share: Estimate | None = None
+    languages: Mapping[str, LanguageResult]  # source, targets and reported ones, if the row has queries in them
+    validation: tuple[float, ...] = ()  # mean target SumR on the validation split at the selected step
+    difference: Estimate | None = None  # of mean target SumR to the baseline; None for the baseline itself
+    share: Estimate | None = None  # of the headroom between baseline and ceiling; None if undefined
 
     def mean(self, language: str) -> float:
         """SumR of one language, averaged over seeds."""
@@ -65,12 +56,7 @@ def ablation_table(
 ) -> Table:
     """SumR per target language, their mean, its spread over seeds and the difference to the baseline.
 
-    Args:
-        rows: all rows at this noise; the one without a difference is the baseline.
-        noise: share of wrong training translations, in [0, 1].
-        protocol: `Protocol.line` of the test split.
-        ceiling: name of the row that the headroom is measured to; "": there is none, and no such column.
-        folds: of cross-validation; 0: the test split.
+    `ceiling` is the row that the headroom is measured to ("": no such column), `folds` is 0 for the test split.
     """
     source, targets = rows[0].source, rows[0].targets
     columns = (

@@ -25,12 +25,7 @@ class NoTranslationsError(Exception):
 
 
 def with_translations(config: ConfigDict, corpora: Corpora, *, splits: Sequence[str] = ("test",)) -> Corpora:
-    """Adds the captions that were translated to the source, of every target that has any.
-
-    Args:
-      config: all its targets must have translations in these splits; those in `data.reported` may.
-      corpora: as `features.corpora` reads them.
-      splits: whose captions are queries; validation is added if it has translations too.
+    """Adds the captions that were translated to the source: those of every target in `splits`, and others if any.
 
     Raises:
       NoTranslationsError: translations of a target are missing, or their number differs from that of its captions.

@@ -87,10 +87,7 @@ def variant(config: ConfigDict, name: str, *, noise: float, seed: int) -> Config
 def stored_as(name: str, *, noise: float, human: bool) -> tuple[str, float]:
     """Row and noise under which the run of a row is stored: rows that do not depend on the noise are trained once.
 
-    Args:
-      name: of the row.
-      noise: share of wrong translations in the training split.
-      human: whether the ceiling trains on human captions (`trains_on_human`); else it is the baseline without noise.
+    Unless the ceiling trains on human captions (`trains_on_human`), it is the baseline without noise.
     """
     if name == CEILING:
         return (CEILING if human else BASELINE), 0.0
@@ -103,14 +100,7 @@ def trains_on_human(config: ConfigDict, train: Corpus) -> bool:
 
 
 def absent_rows(config: ConfigDict, train: Corpus, *, noise: float, untranslated: str) -> dict[str, str]:
-    """Rows that cannot be trained or evaluated on a set, each with a one-line reason.
-
-    Args:
-      config: that the rows share.
-      train: the training split.
-      noise: share of wrong translations.
-      untranslated: why queries cannot be translated; "" if they can.
-    """
+    """Rows that a set does not allow, each with a one-line reason; `untranslated` is that for TRANSLATED, if any."""
     absent: dict[str, str] = {}
     if teacher_first(config) is not None:
         trained = f"config.teacher.text.trainable={config.teacher.text.trainable!r}"

@@ -13,7 +13,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cl2cm_jax.config import nearest
 from cl2cm_jax.errors import UserError, exit_cleanly
@@ -60,20 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(workdir: Path, name: str) -> list[Row]:
     """The rows of one run; `name` identifies its set if the run itself does not, or is ""."""
-    rows = _read_rows(workdir)
-    found = rows[0].set
-    if name and found not in (name, OWN_FILES):
-        raise UserError(
-            f"--workdirs: {workdir} was run on the set {found!r}, not on {name!r}; leave out --set or this workdir"
-        )
-    return [row._replace(set=name or found) for row in rows]
-
-
-def _read_rows(workdir: Path) -> list[Row]:
     path = workdir / "results.json"
     try:
-        results: Any = json.loads(path.read_text(encoding="utf-8"))
-        return run_rows(str(workdir), results)
+        rows = run_rows(str(workdir), json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(
             f"--workdirs: {path} cannot be read ({error.strerror}); name the --workdir of a finished run"
@@ -82,6 +70,12 @@ def _read_rows(workdir: Path) -> list[Row]:
         raise UserError(
             f"--workdirs: {path} is damaged ({error}); run --mode=evaluate on the workdir to write it again"
         ) from error
+    found = rows[0].set
+    if name and found not in (name, OWN_FILES):
+        raise UserError(
+            f"--workdirs: {workdir} was run on the set {found!r}, not on {name!r}; leave out --set or this workdir"
+        )
+    return [row._replace(set=name or found) for row in rows]
 
 
 if __name__ == "__main__":

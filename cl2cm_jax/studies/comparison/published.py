@@ -25,39 +25,32 @@ def _full(*values: float) -> dict[str, float]:
     return dict(zip((*_NAMES, "SumR"), values, strict=True))
 
 
-def _nrccr(name: str, language: str, query: str, protocol: str, metrics: dict[str, float], encoder: str) -> Row:
-    return Row(f"NRCCR ({encoder}, mBERT)", name, language, query, "all", protocol, metrics, _NRCCR)
-
-
-def _multi30k(language: str, metrics: dict[str, float], *, task: int, encoder: str = "CLIP ViT-B/32") -> Row:
-    captions = "5 captions" if task == 2 and language == "de" else "1 caption"
-    protocol = f"test 2016, 1,000 images, task {task}, {captions} each (all), {_FUSED}"
-    return _nrccr("multi30k", language, "fused", protocol, metrics, encoder)
-
-
-def _mscoco(language: str, sum_recall: float, test: str) -> Row:
-    return _nrccr("mscoco", language, "fused", f"{test}, {_FUSED}", {"SumR": sum_recall}, "CLIP ViT-B/32")
+def _nrccr(name: str, language: str, test: str, metrics: dict[str, float], encoder: str = "CLIP ViT-B/32") -> Row:
+    return Row(f"NRCCR ({encoder}, mBERT)", name, language, "fused", "all", f"{test}, {_FUSED}", metrics, _NRCCR)
 
 
 def _video(method: str, name: str, query: str, protocol: str, source: str, *values: float) -> Row:
     return Row(method, name, "zh", query, "all", protocol, _full(*values), source)
 
 
+_TASK_1 = "test 2016, 1,000 images, task 1, 1 caption each (all)"
+_TASK_2, _TASK_2_DE = (f"test 2016, 1,000 images, task 2, {count} each (all)" for count in ("1 caption", "5 captions"))
 _VATEX = "test, 1,500 videos, 10 captions each (all)"
 _MSRVTT = "test, 1,000 videos, 1 caption each (all)"
 
 PUBLISHED: tuple[Row, ...] = (
-    _multi30k("de", _full(53.8, 81.8, 88.3, 1.0, 66.60, 53.8, 82.7, 90.3, 1.0, 66.66, 450.7), task=1),
-    _multi30k("fr", _full(54.7, 81.7, 89.2, 1.0, 67.05, 54.9, 82.7, 89.7, 1.0, 67.29, 452.9), task=1),
-    _multi30k("cs", _full(52.6, 79.4, 87.9, 1.0, 65.26, 52.3, 78.7, 87.8, 1.0, 64.68, 438.7), task=1),
-    _multi30k(
-        "cs", _full(29.5, 56.0, 68.1, 4.0, 41.89, 27.5, 55.1, 67.4, 4.0, 40.59, 303.6), task=1, encoder="ResNet-152"
+    _nrccr("multi30k", "de", _TASK_1, _full(53.8, 81.8, 88.3, 1.0, 66.60, 53.8, 82.7, 90.3, 1.0, 66.66, 450.7)),
+    _nrccr("multi30k", "fr", _TASK_1, _full(54.7, 81.7, 89.2, 1.0, 67.05, 54.9, 82.7, 89.7, 1.0, 67.29, 452.9)),
+    _nrccr("multi30k", "cs", _TASK_1, _full(52.6, 79.4, 87.9, 1.0, 65.26, 52.3, 78.7, 87.8, 1.0, 64.68, 438.7)),
+    _nrccr(
+        "multi30k", "cs", _TASK_1, _full(29.5, 56.0, 68.1, 4.0, 41.89, 27.5, 55.1, 67.4, 4.0, 40.59, 303.6),
+        encoder="ResNet-152",
     ),
-    _multi30k("de", {"SumR": 480.9}, task=2),
-    _multi30k("fr", {"SumR": 482.1}, task=2),
-    _multi30k("cs", {"SumR": 467.1}, task=2),
-    _mscoco("zh", 512.4, "COCO-CN test, 1,000 images (all)"),
-    _mscoco("ja", 507.0, "STAIR test, 1,000 images (all)"),
+    _nrccr("multi30k", "de", _TASK_2_DE, {"SumR": 480.9}),
+    _nrccr("multi30k", "fr", _TASK_2, {"SumR": 482.1}),
+    _nrccr("multi30k", "cs", _TASK_2, {"SumR": 467.1}),
+    _nrccr("mscoco", "zh", "COCO-CN test, 1,000 images (all)", {"SumR": 512.4}),
+    _nrccr("mscoco", "ja", "STAIR test, 1,000 images (all)", {"SumR": 507.0}),
     _video(
         "NRCCR (I3D, mBERT)", "vatex", "not stated", f"{_VATEX}, {_ANY}", _NRCCR,
         30.8, 64.4, 74.6, 3.0, 45.78, 43.1, 72.3, 81.4, 2.0, 32.57, 366.5,
@@ -77,20 +70,13 @@ PUBLISHED: tuple[Row, ...] = (
 )  # fmt: skip
 """Methods comparable to the paper: trained on one set, one vector per text and one per image."""
 
-
-def _cclm(name: str, language: str, sum_recall: float) -> Row:
-    return Row(
-        "CCLM-3M", name, language, "not stated", "all", "test, re-ranked, query not stated", {"SumR": sum_recall}, _CCLM
+PRETRAINED: tuple[Row, ...] = tuple(
+    Row("CCLM-3M", name, language, "not stated", "all", "test, re-ranked, query not stated", {"SumR": total}, _CCLM)
+    for name, language, total in (
+        ("multi30k", "de", 539.4), ("multi30k", "fr", 536.4), ("multi30k", "cs", 528.6),
+        ("mscoco", "zh", 542.4), ("mscoco", "ja", 523.8),
     )
-
-
-PRETRAINED: tuple[Row, ...] = (
-    _cclm("multi30k", "de", 539.4),
-    _cclm("multi30k", "fr", 536.4),
-    _cclm("multi30k", "cs", 528.6),
-    _cclm("mscoco", "zh", 542.4),
-    _cclm("mscoco", "ja", 523.8),
-)
+)  # fmt: skip
 """Pretrained on millions of captioned images, and re-ranking with attention between text and image."""
 
 SETS = tuple(dict.fromkeys(row.set for row in PUBLISHED))

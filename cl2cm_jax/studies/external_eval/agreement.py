@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cl2cm_jax.evaluation.report import SHORT_DIRECTION
-from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import Table
 from cl2cm_jax.studies.external_eval import clip_benchmark_retrieval, mteb_retrieval
 from cl2cm_jax.studies.external_eval.captioned import CachedModel, Captioned, TwoTowers
@@ -19,62 +18,33 @@ SAME, NONE = "same", "not one of ours"
 
 
 class Library(NamedTuple):
-    """An evaluation library.
+    """An evaluation library."""
 
-    Attributes:
-      evaluate: its scores in percent, by language and name.
-      ours: the metric of ours that each score corresponds to, "" for none.
-      modules: imported by `evaluate`.
-    """
-
-    evaluate: Callable[[TwoTowers, Captioned], dict[str, dict[str, float]]]
-    ours: dict[str, str]
-    modules: tuple[str, ...] = ()
-
-
-def _mteb_names() -> dict[str, str]:
-    ours = {f"hit_rate_at_{k}": f"R@{k}" for k in RECALL_AT} | {f"map_at_{mteb_retrieval.DEPTH}": "mAP"}
-    return {
-        f"{direction}/{name}": f"{direction}/{ours[name]}" if name in ours else ""
-        for direction in DIRECTIONS
-        for name in mteb_retrieval.SCORES
-    }
-
-
-def _clip_benchmark_names() -> dict[str, str]:
-    kinds = zip(clip_benchmark_retrieval.SCORES, DIRECTIONS, strict=True)  # named by what is retrieved; ours by from-to
-    return {f"{kind}@{k}": f"{direction}/R@{k}" for kind, direction in kinds for k in RECALL_AT}
+    evaluate: Callable[[TwoTowers, Captioned], dict[str, dict[str, float]]]  # scores in percent by language and name
+    ours: dict[str, str]  # the metric of ours that each score corresponds to, "" for none
+    modules: tuple[str, ...] = ()  # imported by `evaluate`
+    other_protocol: Callable[[str, Captioned, str], str] = lambda *_: ""  # why a metric is not compared, "": it is
 
 
 LIBRARIES = {
-    "mteb": Library(mteb_retrieval.evaluate, _mteb_names(), mteb_retrieval.MODULES),
-    "clip_benchmark": Library(
-        clip_benchmark_retrieval.evaluate, _clip_benchmark_names(), clip_benchmark_retrieval.MODULES
-    ),
+    name: Library(adapter.evaluate, adapter.SCORES, adapter.MODULES, adapter.other_protocol)
+    for name, adapter in {"mteb": mteb_retrieval, "clip_benchmark": clip_benchmark_retrieval}.items()
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Score:
-    """One score of a library in one language, in percent, beside ours.
-
-    Attributes:
-      library, language, name: name is that of the library.
-      reference: the score of the library.
-      metric: our name for it; "" if we have no such metric.
-      ours, worst, best: our value, and those with pessimistic and optimistic ties.
-      protocol: `SAME`, or why the two are not compared.
-    """
+    """One score of a library in one language, in percent, beside ours."""
 
     library: str
     language: str
-    name: str
-    reference: float
-    metric: str = ""
+    name: str  # in the library
+    reference: float  # the library's value
+    metric: str = ""  # our name for it; "" if we have no such metric
     ours: float = 0.0
-    worst: float = 0.0
-    best: float = 0.0
-    protocol: str = NONE
+    worst: float = 0.0  # ours with pessimistic ties
+    best: float = 0.0  # ours with optimistic ties
+    protocol: str = NONE  # SAME, or why the two are not compared
 
     @property
     def difference(self) -> float:
@@ -115,33 +85,11 @@ def compare(model: TwoTowers, data: Captioned, libraries: Sequence[str]) -> list
 def _beside(library: str, language: str, name: str, reference: float, own: TieBounds, data: Captioned) -> Score:
     metric = LIBRARIES[library].ours[name]
     if not metric:
-        return Score(library=library, language=language, name=name, reference=reference)
-    return Score(
-        library=library,
-        language=language,
-        name=name,
-        reference=reference,
-        metric=metric,
-        ours=own.ours[metric],
-        worst=min(own.worst[metric], own.ours[metric]),
-        best=max(own.best[metric], own.ours[metric]),
-        protocol=_protocol(library, metric, data, language),
-    )
-
-
-def _protocol(library: str, metric: str, data: Captioned, language: str) -> str:
-    captions = data.captions[language]
-    direction, _, name = metric.partition("/")
-    gallery = len(data.pictures) if direction == "text_to_vision" else len(captions.texts)
-    if library == "mteb" and name == "mAP" and gallery > mteb_retrieval.DEPTH:
-        return f"cut at rank {mteb_retrieval.DEPTH}"
-    if (
-        library == "clip_benchmark"
-        and direction == "vision_to_text"
-        and len(set(captions.picture)) < len(data.pictures)
-    ):
-        return "counts images without caption"
-    return SAME
+        return Score(library, language, name, reference)
+    ours = own.ours[metric]
+    worst, best = min(own.worst[metric], ours), max(own.best[metric], ours)
+    protocol = LIBRARIES[library].other_protocol(metric, data, language) or SAME
+    return Score(library, language, name, reference, metric, ours, worst, best, protocol)
 
 
 def table(scores: Sequence[Score]) -> Table:
@@ -156,31 +104,28 @@ def table(scores: Sequence[Score]) -> Table:
     verdict += f"{len(apart)} differ by more than {TOLERANCE} point" if apart else f"all within {TOLERANCE} point"
     if any(score.ties for score in compared):
         verdict += " beyond ties"
+    notes = [
+        verdict,
+        *(f"{s.library}, {s.language}: {_short(s.name)} {s.reference:.2f}, ours {s.ours:.2f}" for s in apart),
+    ]
+    tied = [score for score in compared if score.ties > MANY_TIES]
+    if tied:  # a model that gives all images one score would agree with any value
+        most = max(tied, key=lambda score: score.ties)
+        notes.append(
+            f"warning: ties could change {len(tied)} of the scores by more than {MANY_TIES:g} point, "
+            f"{_short(most.name)} in {most.language} by {most.ties:.1f}; their agreement is not informative"
+        )
+    notes.append(
+        "means over the languages, in percent; ties: points by which scores within 1e-6 of each other could change "
+        "ours; largest difference: in one language, beyond ties"
+    )
     return Table(
         title="Our metrics and those of evaluation libraries",
         columns=("library", "ours", "ours %", "its name", "its %", "ties", "largest difference", "protocol"),
         words=("ours", "its name", "protocol"),
         rows=tuple(_line(group) for group in groups.values()),
-        notes=(
-            verdict,
-            *(f"{s.library}, {s.language}: {_short(s.name)} {s.reference:.2f}, ours {s.ours:.2f}" for s in apart),
-            *_tie_warning(compared),
-            "means over the languages, in percent; ties: points by which scores within 1e-6 of each other could change "
-            "ours; largest difference: in one language, beyond ties",
-        ),
+        notes=tuple(notes),
     )
-
-
-def _tie_warning(compared: Sequence[Score]) -> list[str]:
-    """A warning about many ties: a model that gives all images one score would agree with any value."""
-    tied = [score for score in compared if score.ties > MANY_TIES]
-    if not tied:
-        return []
-    most = max(tied, key=lambda score: score.ties)
-    return [
-        f"warning: ties could change {len(tied)} of the scores by more than {MANY_TIES:g} point, {_short(most.name)} "
-        f"in {most.language} by {most.ties:.1f}; their agreement is not informative"
-    ]
 
 
 def _line(group: Sequence[Score]) -> tuple[str, ...]:

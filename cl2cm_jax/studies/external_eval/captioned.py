@@ -28,11 +28,9 @@ class TwoTowers(Protocol):
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (N, D) float32 of N texts."""
-        ...
 
     def encode_image(self, images: Sequence[Picture]) -> np.ndarray:
         """Unit vectors (N, D) float32 of N images."""
-        ...
 
 
 class CachedModel:
@@ -97,12 +95,7 @@ class Captioned:
 
 
 def from_rows(rows: Sequence[Row], *, images: Path, split: str) -> Captioned:
-    """The images and captions of a caption file.
-
-    Args:
-      rows: of the file; those that name a split must name `split`.
-      images: folder of the images.
-      split: "train", "validation" or "test".
+    """The images, in the folder `images`, and captions of a file's rows of `split` or of no split.
 
     Raises:
       UserError: no row is left, or an image is not a file in the folder.

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from cl2cm_jax.evaluation.retrieval import RECALL_AT
+from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.studies.external_eval.captioned import Captioned, TwoTowers
 from cl2cm_jax.studies.external_eval.packages import package
 
 MODULES = ("torch", "clip_benchmark.metrics.zeroshot_retrieval")  # that this module imports
-SCORES = ("image_retrieval_recall", "text_retrieval_recall")
+_KINDS = ("image_retrieval_recall", "text_retrieval_recall")  # named by what is retrieved; our directions by from-to
+# Names of `evaluate`, and the metrics of ours that they correspond to.
+SCORES = {f"{kind}@{k}": f"{d}/R@{k}" for kind, d in zip(_KINDS, DIRECTIONS, strict=True) for k in RECALL_AT}
 _BATCH = 64
 _DEVICE = "cpu"  # of clip-benchmark's arithmetic; the model runs on JAX's device
 
@@ -70,5 +72,11 @@ def evaluate(model: TwoTowers, data: Captioned) -> dict[str, dict[str, float]]:
         scores = metric.evaluate(
             ClipModel(model), loader(data, language), as_batch, _DEVICE, amp=False, recall_k_list=cutoffs
         )
-        found[language] = {f"{name}@{k}": 100 * scores[f"{name}@{k}"] for name in SCORES for k in cutoffs}
+        found[language] = {f"{name}@{k}": 100 * scores[f"{name}@{k}"] for name in _KINDS for k in cutoffs}
     return found
+
+
+def other_protocol(metric: str, data: Captioned, language: str) -> str:
+    """Why a metric of ours is not compared on these data; "" if it is."""
+    all_have_captions = len(set(data.captions[language].picture)) == len(data.pictures)
+    return "" if all_have_captions or metric.startswith("text_to_vision/") else "counts images without caption"

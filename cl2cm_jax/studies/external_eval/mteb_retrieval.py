@@ -19,7 +19,10 @@ from cl2cm_jax.studies.external_eval.packages import package
 
 DEPTH = 1000  # length at which mteb cuts a ranking
 MODULES = ("mteb", "datasets")  # that this module imports
-SCORES = (*(f"hit_rate_at_{k}" for k in RECALL_AT), f"map_at_{DEPTH}", "recall_at_10", "ndcg_at_10")
+_OURS = {f"hit_rate_at_{k}": f"R@{k}" for k in RECALL_AT} | {f"map_at_{DEPTH}": "mAP"}
+_NAMES = (*_OURS, "recall_at_10", "ndcg_at_10")
+# Names of `evaluate`, and the metrics of ours that they correspond to ("": none).
+SCORES = {f"{d}/{name}": f"{d}/{_OURS[name]}" if name in _OURS else "" for d in DIRECTIONS for name in _NAMES}
 _SPLIT = "test"
 _BATCH = 64
 
@@ -61,17 +64,22 @@ class MtebEncoder:
 
 
 def retrieval_task(data: Captioned, *, direction: str) -> Any:
-    """An `AbsTaskRetrieval` of mteb on local data.
-
-    Args:
-      data: images and captions; each language becomes a subset of that name.
-      direction: "text_to_vision" or "vision_to_text".
-    """
-    base = package("mteb.abstasks").AbsTaskRetrieval
+    """An `AbsTaskRetrieval` of mteb on local data in a direction, "text_to_vision" or "vision_to_text"."""
+    kind = "t2i" if direction == "text_to_vision" else "i2t"
     subsets = {language: {_SPLIT: _subset(data, language, direction)} for language in data.captions}
 
-    class LocalRetrieval(base):
-        metadata = _metadata(data, direction)
+    class LocalRetrieval(package("mteb.abstasks").AbsTaskRetrieval):
+        metadata = package("mteb.abstasks.task_metadata").TaskMetadata(
+            name=f"Local{kind.upper()}Retrieval",
+            description="Local images and captions.",
+            dataset={"path": "local", "revision": "local"},
+            type="Any2AnyMultilingualRetrieval",
+            category=kind,
+            modalities=["text", "image"],
+            eval_splits=[_SPLIT],
+            eval_langs={language: ["und"] for language in data.captions},  # subsets are named as the data name them
+            main_score="ndcg_at_10",
+        )
 
         def load_data(self, num_proc: int | None = None, **options: Any) -> None:
             del num_proc, options
@@ -95,25 +103,15 @@ def evaluate(model: TwoTowers, data: Captioned) -> dict[str, dict[str, float]]:
         )
         subsets = {scores["hf_subset"]: scores for scores in results.task_results[0].scores[_SPLIT]}
         for language, own in found.items():
-            own |= {f"{direction}/{name}": 100 * subsets[language][name] for name in SCORES}
+            own |= {f"{direction}/{name}": 100 * subsets[language][name] for name in _NAMES}
     return found
 
 
-def _metadata(data: Captioned, direction: str) -> Any:
-    to_vision = direction == "text_to_vision"
-    return package("mteb.abstasks.task_metadata").TaskMetadata(
-        name="LocalT2IRetrieval" if to_vision else "LocalI2TRetrieval",
-        description="Local images and captions.",
-        dataset={"path": "local", "revision": "local"},
-        type="Any2AnyMultilingualRetrieval",
-        category="t2i" if to_vision else "i2t",
-        modalities=["text", "image"],
-        eval_splits=[_SPLIT],
-        eval_langs={
-            language: ["und"] for language in data.captions
-        },  # subsets are named by the language codes of the data
-        main_score="ndcg_at_10",
-    )
+def other_protocol(metric: str, data: Captioned, language: str) -> str:
+    """Why a metric of ours is not compared on these data; "" if it is."""
+    to_vision, is_map = metric.startswith("text_to_vision/"), metric.endswith("/mAP")
+    gallery = len(data.pictures if to_vision else data.captions[language].texts)
+    return f"cut at rank {DEPTH}" if is_map and gallery > DEPTH else ""
 
 
 def _subset(data: Captioned, language: str, direction: str) -> dict[str, Any]:

@@ -32,13 +32,9 @@ def own_metrics(model: TwoTowers, data: Captioned) -> dict[str, TieBounds]:
 
 
 def tie_bounds(text: np.ndarray, vision: np.ndarray, *, text_image: np.ndarray, tied: float = TIED) -> TieBounds:
-    """Our metrics of one language, and the bounds for all rules for ties.
+    """Our metrics of one language, and the bounds for all rules for ties; scores within `tied` count as equal.
 
-    Args:
-      text: (M, D) float32 caption vectors.
-      vision: (N, D) float32 image vectors.
-      text_image: (M,) int, each caption's row in `vision`.
-      tied: largest difference of scores that count as equal.
+    text (M, D) and vision (N, D) are float32 vectors; text_image (M,) is the row of each caption's image in `vision`.
     """
     captioned = np.unique(text_image)
     places = np.arange(len(vision))

@@ -14,17 +14,11 @@ COLOURS = ("#6e7781", "#0969da", "#1a7f37", "#bc6c00")
 
 
 class Curve(NamedTuple):
-    """One row of the ablation over the noise: SumR with its interval at each share, by language or group of languages.
-
-    Attributes:
-      name: of the row.
-      levels: {"mean of 4 targets": (Estimate, ...), "es": ...}, one per share.
-      differences: the same, to the first curve; empty for the first curve.
-    """
+    """One row of the ablation over the noise."""
 
     name: str
-    levels: Mapping[str, tuple[Estimate, ...]]
-    differences: Mapping[str, tuple[Estimate, ...]]
+    levels: Mapping[str, tuple[Estimate, ...]]  # SumR at each share, {"mean of 4 targets": ..., "es": ...}
+    differences: Mapping[str, tuple[Estimate, ...]]  # the same, to the first curve; empty for the first curve
 
     def as_dict(self) -> dict[str, Any]:
         """The curve for noise_curve.json."""

@@ -36,12 +36,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     parser = Arguments(prog="cl2cm align-words", description=__doc__)
     parser.add_argument("--text", type=Path, required=True, help="folder with train.en, val.en, test.en and so on")
     add_run_options(
-        parser,
-        rows=list(ROWS),
-        workdir="runs/word_level",
-        aliases=("--out",),
-        config="configs/word_level.py",
-        seeds=3,
+        parser, rows=list(ROWS), workdir="runs/word_level", aliases=("--out",), config="configs/word_level.py", seeds=3
     )
     parser.add_argument("--limit", type=int, default=0, help="train on the first LIMIT lines; 0: all (default)")
     parser.add_argument(

@@ -55,13 +55,8 @@ def fit(source: Sentences, target: Sentences, *, rounds: int = ROUNDS) -> Transl
 def links(forward: TranslationTable, backward: TranslationTable, source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Pairs (k, 2) of places in two sentences of piece ids, (M,) and (N,), that both directions choose.
 
-    Pieces that a sentence repeats are left out, because the model does not distinguish them.
-
-    Args:
-      forward: target given source.
-      backward: source given target.
-      source: ids of one sentence's pieces.
-      target: ids of its translation's pieces.
+    `forward` is target given source, `backward` source given target. Pieces that a sentence repeats are left out,
+    because the model does not distinguish them.
     """
     to_target = _most_probable(forward.of(source, target))  # (M, N)
     to_source = _most_probable(backward.of(target, source)).T

@@ -17,20 +17,13 @@ DEEP = "#094892"  # a cell that gets all mass of its row; one that gets none is 
 
 
 class ShownPair(NamedTuple):
-    """One sentence pair of the chart.
+    """One sentence pair of the chart."""
 
-    Attributes:
-      language: of the target sentence.
-      source, target: their word pieces.
-      plans: (M, N) by the caption of each map.
-      linked: (k, 2) places that are framed.
-    """
-
-    language: str
-    source: Sequence[str]
+    language: str  # of the target sentence
+    source: Sequence[str]  # word pieces
     target: Sequence[str]
-    plans: Mapping[str, np.ndarray]
-    linked: np.ndarray
+    plans: Mapping[str, np.ndarray]  # (M, N) by the caption of each map
+    linked: np.ndarray  # (k, 2) places that are framed
 
 
 def label(piece: str) -> str:
@@ -42,17 +35,7 @@ def label(piece: str) -> str:
 
 
 def draw_plans(path: Path, pairs: Sequence[ShownPair], *, title: str, notes: Sequence[str]) -> None:
-    """Draws each pair as heat maps side by side, as a PNG.
-
-    Args:
-      path: the PNG.
-      pairs: in their order; all have plans of the same captions.
-      title: the headline.
-      notes: lines below it.
-
-    Raises:
-      UserError: matplotlib is not installed.
-    """
+    """Draws the plans of each pair as heat maps side by side, with `notes` below, as a PNG."""
     maps = len(pairs[0].plans)
     pairs_per_line = min(len(pairs), max(1, MAPS_PER_LINE // maps))
     lines = [pairs[i : i + pairs_per_line] for i in range(0, len(pairs), pairs_per_line)]
@@ -93,7 +76,7 @@ def _heat_map(axes: Any, pair: ShownPair, caption: str) -> None:
     colours = LinearSegmentedColormap.from_list("mass", ["white", DEEP])
     axes.pcolormesh(share, cmap=colours, vmin=0, vmax=1, edgecolors=charts.GRID, linewidth=0.7)
     for row, column in pair.linked.tolist():
-        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=charts.FRAME, linewidth=1.5))
+        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=charts.FRAME, linewidth=1.5, clip_on=False))
     axes.set_axis_on()
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelcolor=charts.INK)

@@ -25,33 +25,18 @@ _NAME_LETTERS = 4  # shorter equal words are often function words
 
 
 class Pairs(NamedTuple):
-    """Sentence pairs of a language with their word pieces.
+    """The n sentence pairs of a language with their word pieces."""
 
-    Attributes:
-      source_rows, target_rows: (n,) rows of the corpus.
-      source, target: the pieces of each, n lists.
-      linked: (k, 2) places that `ibm_model` links, by pair.
-      same: (k, 2) places of equal numbers, names and marks, by pair.
-    """
-
-    source_rows: np.ndarray
-    target_rows: np.ndarray
-    source: list[list[str]]
+    source_rows: np.ndarray  # (n,) of the corpus
+    target_rows: np.ndarray  # (n,)
+    source: list[list[str]]  # pieces
     target: list[list[str]]
-    linked: list[np.ndarray]
-    same: list[np.ndarray]
+    linked: list[np.ndarray]  # (k, 2) places that `ibm_model` links
+    same: list[np.ndarray]  # (k, 2) places of equal numbers, names and marks
 
 
 class Quality(NamedTuple):
-    """Percentages over all pairs of a language.
-
-    Attributes:
-      linked: share of the IBM links whose source word sends most of its mass to the linked word.
-      linked_mass: share of the mass of those source words that arrives there.
-      same: share of equal numbers, names and marks that send most of their mass to their equal.
-      mutual: share of source words that receive most from the word that they send most to.
-      alike: mean cosine of two words of one source sentence, times 100; 100 is a collapse.
-    """
+    """Percentages over all pairs of a language; `tables.QUALITY` explains them."""
 
     linked: float
     linked_mass: float
@@ -63,15 +48,7 @@ class Quality(NamedTuple):
 def read_pairs(
     train: Corpus, test: Corpus, *, words: Callable[[str], list[str]], source: str, languages: Sequence[str]
 ) -> dict[str, Pairs]:
-    """The test pairs of each language, with the links of an IBM model of the training split.
-
-    Args:
-      train: the split that the model is fitted on.
-      test: the split of the pairs.
-      words: cuts a caption into the word pieces of the text backbone.
-      source: language of the source sentences.
-      languages: of the targets.
-    """
+    """The test pairs of each language with the links of an IBM model of the training split; `words` cuts a caption."""
     vocabulary: dict[str, int] = {}
 
     def pieces(corpus: Corpus, rows: np.ndarray) -> list[list[str]]:
@@ -101,7 +78,7 @@ def _same(source: list[str], target: list[str]) -> np.ndarray:
 
 
 def transport_plans(run: Run, teacher: Params, pairs: Pairs) -> tuple[list[np.ndarray], list[float]]:
-    """The plan (M, N) of each pair's words, and the mean cosine of two source words of each pair.
+    """The plan (M, N) of each pair, and the mean cosine of its source words.
 
     The words are those of the teacher's head, or of the backbone if the head makes none.
     """

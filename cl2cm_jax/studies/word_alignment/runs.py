@@ -54,17 +54,12 @@ RANKS_FILE, PLANS_FILE, RESULTS_FILE = "ranks.npz", "plans.npz", "results.json" 
 
 
 class Experiment(NamedTuple):
-    """What all runs share.
-
-    Attributes:
-      data: fingerprint of the corpora.
-      pairs: of the test split, by language.
-    """
+    """What all runs share."""
 
     config: ConfigDict
     corpora: Corpora
-    data: str
-    pairs: dict[str, Pairs]
+    data: str  # fingerprint of the corpora
+    pairs: dict[str, Pairs]  # of the test split, by language
     workdir: Path
 
     @staticmethod
@@ -89,7 +84,6 @@ class Experiment(NamedTuple):
         return shown_pairs(self.corpora.test, source=self.config.data.source, languages=list(self.pairs))
 
     def folder(self, name: str, seed: int) -> Path:
-        """The folder of a row's run."""
         return run_folder(self.workdir, name, seed)
 
 
@@ -125,11 +119,7 @@ def run_once(experiment: Experiment, name: str, *, seed: int) -> bool:
 
 
 def read_runs(experiment: Experiment, name: str, seeds: Sequence[int]) -> RowRuns:
-    """The finished runs of a row.
-
-    Raises:
-      UserError: results are damaged.
-    """
+    """The finished runs of a row; raises UserError if results are damaged."""
     folders = [experiment.folder(name, seed) for seed in seeds]
     results = [_results(folder) for folder in folders]
     return RowRuns(

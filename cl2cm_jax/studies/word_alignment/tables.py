@@ -27,19 +27,12 @@ QUALITY = {
 
 
 class RowRuns(NamedTuple):
-    """All runs of one row.
+    """All runs of one row, one per seed."""
 
-    Attributes:
-      ranks: on the test split, by seed.
-      validation: mean SumR at the selected step, by seed.
-      step: the selected step, by seed.
-      quality: of the plans, by language and seed.
-    """
-
-    ranks: Sequence[RunRanks]
-    validation: Sequence[float]
-    step: Sequence[int]
-    quality: Mapping[str, Sequence[Quality]]
+    ranks: Sequence[RunRanks]  # on the test split
+    validation: Sequence[float]  # mean SumR at the selected step
+    step: Sequence[int]  # the selected one
+    quality: Mapping[str, Sequence[Quality]]  # of the plans, by language
 
 
 def retrieval_table(rows: Mapping[str, RowRuns], language: str, *, source: str, sentences: int) -> Table:

@@ -20,25 +20,17 @@ from cl2cm_jax.training.loop import FiniteTerms, training_batches
 
 
 class TrainedTeacher(NamedTuple):
-    """The teacher selected on validation.
+    """The teacher selected on validation."""
 
-    Attributes:
-      params: on the host.
-      step: at which they were selected.
-      validation: mean target SumR of sentence retrieval.
-    """
-
-    params: Params
+    params: Params  # on the host
     step: int
-    validation: float
+    validation: float  # mean target SumR of sentence retrieval
 
 
 def train_teacher(run: Run, *, on_progress: Callable[[str], None] = lambda _: None) -> TrainedTeacher:
     """Runs the trainer's step for the teacher's stage; a teacher without a head is only evaluated.
 
-    Args:
-      run: with teacher.update="frozen" and one fold.
-      on_progress: receives a line at every validation.
+    The run has teacher.update="frozen" and one fold; `on_progress` receives a line at every validation.
 
     Raises:
       UserError: a loss term is not finite.
