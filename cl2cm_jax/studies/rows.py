@@ -11,15 +11,26 @@ from cl2cm_jax.runtime.command_line import Arguments, positive
 
 
 def add_run_options(
-    parser: Arguments, *, rows: Sequence[str], workdir: str, seeds: int, config: str = "", aliases: Sequence[str] = ()
+    parser: Arguments,
+    *,
+    rows: Sequence[str],
+    workdir: str,
+    seeds: int,
+    config: str = "",
+    aliases: Sequence[str] = (),
+    chosen: Sequence[str] = (),
 ) -> None:
-    """Adds --config (required without a default), --workdir with its aliases, --seeds and --rows."""
+    """Adds --config (required without a default), --workdir and its aliases, --seeds and --rows (default: `chosen`)."""
     default = "(default: %(default)s)"
     about = f"a file in configs/; FILE:ARGUMENT passes it an argument{f' {default}' if config else ''}"
     parser.add_argument("--config", required=not config, default=config, help=about)
     parser.add_argument("--workdir", *aliases, type=Path, default=Path(workdir), help=f"folder of all runs {default}")
     parser.add_argument("--seeds", type=positive, default=seeds, help=f"number of seeds {default}")
-    parser.add_argument("--rows", type=row_names(rows, flag="--rows"), help="names separated by ';' (default: all)")
+    parser.add_argument(
+        "--rows",
+        type=row_names(rows, flag="--rows"),
+        help=f"names separated by ';' (default: {'; '.join(chosen) or 'all'})",
+    )
 
 
 def row_names(known: Sequence[str], *, flag: str) -> Callable[[str], list[str]]:

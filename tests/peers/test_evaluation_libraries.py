@@ -98,8 +98,8 @@ def test_mteb_agrees_in_every_language_and_direction(model: RetrievalModel, data
         for direction, name in itertools.product(DIRECTIONS, (*(f"hit_rate_at_{k}" for k in RECALL_AT), "map_at_1000")):
             one = own[f"{direction}/{name}"]
             assert one.protocol == agreement.SAME
-            assert one.ties < agreement.AGREES  # which scores lie within 1e-6 of each other depends on the CPU
-            assert one.reference == pytest.approx(one.ours, abs=agreement.AGREES)
+            assert one.ties < agreement.TOLERANCE  # which scores lie within 1e-6 of each other depends on the CPU
+            assert one.reference == pytest.approx(one.ours, abs=agreement.TOLERANCE)
         for direction in DIRECTIONS:
             assert own[f"{direction}/ndcg_at_10"].protocol == agreement.NONE
     assert len({one.ours for one in found if one.metric}) > 12  # not only zeros
@@ -114,15 +114,17 @@ def test_clip_benchmark_agrees_where_all_pictures_have_captions(model: Retrieval
     names = [f"{kind}_retrieval_recall@{k}" for kind in ("image", "text") for k in RECALL_AT]
     for language, name in itertools.product(("en", "fr"), names):
         one = compared(found, language)[name]
-        assert one.protocol == agreement.SAME and one.ties < agreement.AGREES  # as above
-        assert one.reference == pytest.approx(one.ours, abs=agreement.AGREES)
+        assert one.protocol == agreement.SAME and one.ties < agreement.TOLERANCE  # as above
+        assert one.reference == pytest.approx(one.ours, abs=agreement.TOLERANCE)
     assert len({one.ours for one in found}) > 8
     pictures = len(data.pictures)
     for k in RECALL_AT:
         one = compared(found, "de")[f"text_retrieval_recall@{k}"]
         assert "without caption" in one.protocol
         # clip-benchmark counts an image without caption as a query that finds nothing, we do not count it
-        assert one.reference == pytest.approx(one.ours * (pictures - WITHOUT_GERMAN) / pictures, abs=agreement.AGREES)
+        assert one.reference == pytest.approx(
+            one.ours * (pictures - WITHOUT_GERMAN) / pictures, abs=agreement.TOLERANCE
+        )
         assert compared(found, "de")[f"image_retrieval_recall@{k}"].protocol == agreement.SAME
 
 

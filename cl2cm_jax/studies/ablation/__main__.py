@@ -10,19 +10,23 @@ Writes ablation.md and ablation.json. Finished runs are kept: rerun an interrupt
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
 
 from cl2cm_jax.errors import exit_cleanly
-from cl2cm_jax.studies.ablation.command import parse, train_missing
+from cl2cm_jax.studies.ablation import command
 from cl2cm_jax.studies.ablation.report import report
+
+
+def parse(arguments: Sequence[str]) -> command.Options:
+    """The options, and the config fields that the command line changes in every row."""
+    return command.parse_options(arguments, verb="ablate", about=__doc__)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains missing runs, then prints and writes the tables."""
     start = time.perf_counter()
-    ablation = train_missing(arguments, verb="ablate", parse=functools.partial(parse, verb="ablate", about=__doc__))
+    ablation = command.train_missing(arguments, verb="ablate", parse=parse)
     if ablation is None:
         return
     report(ablation)

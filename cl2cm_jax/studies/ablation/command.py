@@ -19,13 +19,13 @@ from cl2cm_jax.studies.rows import add_run_options
 Options = tuple[argparse.Namespace, dict[str, str]]
 
 
-def parse(
-    arguments: Sequence[str], *, verb: str, about: str | None, noise: str = "0,0.4", rows: Sequence[str] = tuple(ROWS)
+def parse_options(
+    arguments: Sequence[str], *, verb: str, about: str | None, noise: str = "0,0.4", rows: Sequence[str] = ()
 ) -> Options:
     """Parses the command line of `verb`: the options, and the config fields that it changes in every row."""
     rest, overrides = split_flags(list(arguments))
     parser = Arguments(prog=f"cl2cm {verb}", description=about)
-    add_run_options(parser, rows=list(ROWS), workdir="runs/ablation", seeds=5)
+    add_run_options(parser, rows=list(ROWS), workdir="runs/ablation", seeds=5, chosen=rows)
     parser.add_argument("--first-seed", type=int, default=0, help="the lowest config.seed (default: %(default)s)")
     parser.add_argument(
         "--noise", type=_shares, default=noise, help="shares of wrong translations (default: %(default)s)"
@@ -34,13 +34,13 @@ def parse(
         "--folds",
         type=int,
         default=0,
-        help="cross-validation: deal all pictures into FOLDS by concept (0: the test split)",
+        help="cross-validation: deal all images into FOLDS by concept (0: the test split)",
     )
     options = parser.parse_args(rest)
     if options.folds < 0:
         raise UserError(f"--folds={options.folds} must be 0 (the set's own split) or 3 or more")
     options.folds = 0 if options.folds == 1 else options.folds
-    options.rows = list(options.rows or rows)
+    options.rows = list(options.rows or rows or ROWS)
     if BASELINE not in options.rows:
         options.rows.insert(0, BASELINE)
     return options, overrides

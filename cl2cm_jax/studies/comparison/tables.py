@@ -79,7 +79,7 @@ def _field(fields: dict[str, Any], name: str, kind: type) -> Any:
     if kind is float:
         is_valid = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LIMIT
     else:
-        is_valid = isinstance(value, kind) and (kind is dict or value.isprintable())
+        is_valid = isinstance(value, kind) and (not isinstance(value, str) or value.isprintable())
     if not is_valid or not name.isprintable():
         found = reprlib.repr(value) if name in fields else "missing"
         raise ValueError(f"its field {reprlib.repr(name)} is {found}")

@@ -28,9 +28,11 @@ class TwoTowers(Protocol):
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (N, D) float32 of N texts."""
+        ...
 
     def encode_image(self, images: Sequence[Picture]) -> np.ndarray:
         """Unit vectors (N, D) float32 of N images."""
+        ...
 
 
 class CachedModel:
@@ -73,11 +75,7 @@ class Captioned:
     captions: dict[str, Captions]
 
     def of(self, languages: Sequence[str]) -> Captioned:
-        """The same images with captions of these languages only.
-
-        Raises:
-          UserError: a language has no captions.
-        """
+        """The same images with captions of these languages only; raises UserError if a language has no captions."""
         for language in languages:
             if language not in self.captions:
                 raise UserError(

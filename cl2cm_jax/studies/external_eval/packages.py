@@ -11,11 +11,7 @@ INSTALL = "in a checkout pip install -e '.[judges]', then pip install --no-deps 
 
 
 def package(name: str) -> Any:
-    """A module of an evaluation library.
-
-    Raises:
-      UserError: it, or a package that it needs, is not installed.
-    """
+    """A module of an evaluation library; raises UserError if it, or a package that it needs, is not installed."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

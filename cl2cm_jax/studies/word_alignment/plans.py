@@ -36,7 +36,7 @@ class Pairs(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """Percentages over all pairs of a language; `tables.QUALITY` explains them."""
+    """Percentages over all pairs of a language; `report.QUALITY` explains them."""
 
     linked: float
     linked_mass: float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,21 +12,18 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config import override_all
 from cl2cm_jax.data.media.tokenise import prepared, tokenizer
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.evaluation.retrieval import load_ranks, save_ranks
+from cl2cm_jax.evaluation.retrieval import save_ranks
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.models.configured import configured_text
 from cl2cm_jax.runtime.atomic import replacing, write_text
-from cl2cm_jax.studies.bootstrap import RunRanks
 from cl2cm_jax.studies.rows import run_folder
 from cl2cm_jax.studies.word_alignment.plans import (
     Pairs,
-    Quality,
     plan_quality,
     read_pairs,
     shown_pairs,
     transport_plans,
 )
-from cl2cm_jax.studies.word_alignment.tables import RowRuns
 from cl2cm_jax.studies.word_alignment.teacher_training import sentence_ranks, targets_of, train_teacher
 from cl2cm_jax.training.experiment import build, claim, fingerprint
 
@@ -99,7 +95,7 @@ def run_once(experiment: Experiment, name: str, *, seed: int) -> bool:
     folder = experiment.folder(name, seed)
     with claim(folder, config):
         if (folder / RESULTS_FILE).exists():
-            if _results(folder)["data"] != experiment.data:
+            if read_results(folder)["data"] != experiment.data:
                 raise UserError(f"--workdir={experiment.workdir} has runs on other text; use another --workdir")
             return False
         run = build(config, experiment.corpora)
@@ -118,21 +114,8 @@ def run_once(experiment: Experiment, name: str, *, seed: int) -> bool:
     return True
 
 
-def read_runs(experiment: Experiment, name: str, seeds: Sequence[int]) -> RowRuns:
-    """The finished runs of a row; raises UserError if results are damaged."""
-    folders = [experiment.folder(name, seed) for seed in seeds]
-    results = [_results(folder) for folder in folders]
-    return RowRuns(
-        ranks=[RunRanks(seed, load_ranks(folder / RANKS_FILE)) for seed, folder in zip(seeds, folders, strict=True)],
-        validation=[result["validation"] for result in results],
-        step=[result["step"] for result in results],
-        quality={
-            language: [Quality(**result["quality"][language]) for result in results] for language in experiment.pairs
-        },
-    )
-
-
-def _results(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results of a finished run; raises UserError if they are damaged."""
     try:
         return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     except ValueError as error:

@@ -13,9 +13,9 @@ from support.command import Outcome, call
 pytest.importorskip("tensorflow")
 
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics
+from cl2cm_jax.studies import noise_curve
 from cl2cm_jax.studies.ablation import __main__ as ablate
 from cl2cm_jax.studies.ablation.variants import BASELINE, DEFAULT, ROWS, SOURCE_ONLY
-from cl2cm_jax.studies.noise_curve import __main__ as noise_curve
 from cl2cm_jax.training import loop
 
 NOISE = "--noise=0.4,0"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cl2cm_jax.evaluation.report import to_json
-from cl2cm_jax.studies.ablation.table import (
+from cl2cm_jax.studies.ablation.report import (
     AblationRow,
     LanguageResult,
     ablation_json,

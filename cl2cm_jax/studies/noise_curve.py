@@ -9,27 +9,91 @@ noise_curve.json and noise_curve.png. Rerun an interrupted command to resume.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.report import to_json
+from cl2cm_jax.evaluation.table import RULE, Table
 from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.studies import charts
 from cl2cm_jax.studies.ablation import command
 from cl2cm_jax.studies.ablation.report import protocol_of
 from cl2cm_jax.studies.ablation.runs import Ablation
 from cl2cm_jax.studies.ablation.variants import BASELINE, DEFAULT, SOURCE_ONLY
-from cl2cm_jax.studies.bootstrap import paired_difference, sum_recall
-from cl2cm_jax.studies.charts import require_matplotlib
-from cl2cm_jax.studies.noise_curve.curve import COLOURS, Curve, curve_table, draw_curves
+from cl2cm_jax.studies.bootstrap import Estimate, format_difference, paired_difference, sum_recall
 
 ROWS = (BASELINE, DEFAULT, SOURCE_ONLY)
 NOISE = "0,0.1,0.2,0.3,0.4,0.5,0.6"
 FILES = ("noise_curve.md", "noise_curve.json", "noise_curve.png")
+COLOURS = ("#6e7781", "#0969da", "#1a7f37", "#bc6c00")
+
+
+class Curve(NamedTuple):
+    """One row of the ablation over the noise."""
+
+    name: str
+    levels: Mapping[str, tuple[Estimate, ...]]  # SumR at each share, {"mean of 4 targets": ..., "es": ...}
+    differences: Mapping[str, tuple[Estimate, ...]]  # the same, to the first curve; empty for the first curve
+
+    def as_dict(self) -> dict[str, Any]:
+        """The curve for noise_curve.json."""
+
+        def plain(groups: Mapping[str, tuple[Estimate, ...]]) -> dict[str, list[dict[str, float]]]:
+            return {group: [value._asdict() for value in values] for group, values in groups.items()}
+
+        return {"name": self.name, "levels": plain(self.levels), "differences": plain(self.differences)}
+
+
+def curve_table(curves: Sequence[Curve], *, noises: Sequence[float], seeds: int, protocol: str) -> Table:
+    """SumR of each language at each share of wrong translations, and the differences to the first curve."""
+    body: list[tuple[str, ...]] = []
+    for language in curves[0].levels:
+        body += [RULE] if body else []
+        for curve in curves:
+            cells = (f"{level.mean:.1f} [{level.low:.1f}, {level.high:.1f}]" for level in curve.levels[language])
+            body.append((f"{language}: {curve.name}", *cells))
+            if curve.differences:
+                body.append((f"{language}: difference", *map(format_difference, curve.differences[language])))
+    return Table(
+        f"SumR over the share of wrong translations: {' and '.join(curve.name for curve in curves)}",
+        ("", *(f"{noise:.0%}" for noise in noises)),
+        tuple(body),
+        (
+            f"mean of {seeds} seed{'s' * (seeds != 1)} [95 %: bootstrap over seeds and images]; difference: to "
+            f"{curves[0].name!r}, paired by seed and test image; * marks an interval that excludes 0",
+            protocol,
+        ),
+    )
+
+
+def draw_curves(
+    path: Path, curves: Sequence[Curve], *, noises: Sequence[float], group: str, title: str, note: str
+) -> None:
+    """Draws SumR of a group over the noise as a PNG, with `note` below `title`: a line and a 95 % band per curve."""
+    figure, left = charts.figure(8.6, 5.2), 0.085
+    axes = figure.add_axes((left, 0.13, 0.88, 0.62))
+    for curve, colour in zip(curves, COLOURS, strict=False):
+        mean, low, high = zip(*curve.levels[group], strict=True)
+        axes.fill_between(noises, low, high, color=colour, alpha=0.14, linewidth=0)
+        axes.plot(noises, mean, color=colour, linewidth=2.2, marker="o", markeredgecolor="white", label=curve.name)
+    axes.set_xticks(noises, [f"{noise:.0%}" for noise in noises])
+    axes.set_xlabel("share of the training translations that are wrong", loc="left", color=charts.SOFT)
+    axes.grid(axis="y", color=charts.GRID)
+    axes.margins(x=0.01)
+    axes.tick_params(length=0, labelcolor=charts.SOFT)
+    axes.spines[:].set_visible(False)
+    columns = len(curves) if sum(len(curve.name) for curve in curves) < 90 else 2
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.01), ncols=columns, frameon=False, borderaxespad=0)
+    figure.text(left, 0.925, title, font=charts.font(title, size=15), color=charts.INK)
+    figure.text(left, 0.88, note, font=charts.font(note, size=9.5), color=charts.SOFT)
+    charts.save(figure, path)
 
 
 def parse(arguments: Sequence[str]) -> command.Options:
     """The options, which are those of the ablation, and the config fields that change in every row."""
-    options, overrides = command.parse(arguments, verb="noise-curve", about=__doc__, noise=NOISE, rows=ROWS)
+    options, overrides = command.parse_options(arguments, verb="noise-curve", about=__doc__, noise=NOISE, rows=ROWS)
     options.rows = [BASELINE, *(name for name in options.rows if name != BASELINE)]
     options.noise = sorted(set(options.noise))
     if len(options.rows) > len(COLOURS):
@@ -42,7 +106,7 @@ def parse(arguments: Sequence[str]) -> command.Options:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains missing runs, then prints and writes the table and draws the chart."""
     start = time.perf_counter()
-    require_matplotlib()
+    charts.require_matplotlib()
     ablation = command.train_missing(arguments, verb="noise-curve", parse=parse)
     if ablation is None:
         return
@@ -76,7 +140,3 @@ def report(ablation: Ablation) -> None:
     title = f"SumR on the test split, {mean}: {', '.join(d.targets)}"
     note = f"{d.name}, {protocol.images} test images; mean of {len(seeds)} seeds, bands: 95 % over seeds and images"
     draw_curves(chart, curves, noises=noises, group=mean, title=title, note=note)
-
-
-if __name__ == "__main__":
-    exit_cleanly(main)
