@@ -77,7 +77,7 @@ def paired_difference(
 
     Runs are paired by seed and queries by test image. One resample draws seeds with replacement and images with
     replacement; an image comes with all its captions in all languages, as they are not independent. All drawn seeds
-    share the drawn images, because all seeds are tested on the same split: images drawn anew for each seed would
+    share the drawn images, because all seeds are tested on the same split: separate images for each seed would
     average out the sampling error of the split and make the interval too narrow. `seed` is that of the draws.
 
     Raises:
@@ -97,8 +97,8 @@ def headroom_share(
 ) -> Estimate | None:
     """(treated - baseline) / (ceiling - baseline) of SumR, averaged over `languages` and seeds, with its interval.
 
-    Seeds and images are drawn jointly for all three, as in `paired_difference`, which says what is refused. None if the
-    share is undefined: the interval of ceiling - baseline contains 0, or the headroom is below `MIN_HEADROOM`.
+    Seeds and images are drawn jointly for all three; errors are those of `paired_difference`. None if the share is
+    undefined: the interval of ceiling - baseline contains 0, or the headroom is below `MIN_HEADROOM`.
     """
     treated, ceiling = (sorted(runs, key=lambda run: run.seed) for runs in (treated, ceiling))  # the same seed is drawn
     gain, queries = _paired_hits(treated, baseline, languages)

@@ -1,4 +1,4 @@
-"""Cached text features of captions without pictures, whose vision features are a single zero."""
+"""Cached text features of captions without images, whose vision features are a single zero."""
 
 from __future__ import annotations
 

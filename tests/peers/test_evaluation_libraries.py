@@ -29,7 +29,7 @@ from cl2cm_jax.trained.bundle import RetrievalModel
 
 pytest.importorskip("torch")
 LIBRARIES = ("mteb", "clip_benchmark")
-WITHOUT_GERMAN = 3  # pictures that have no caption in this language
+WITHOUT_GERMAN = 3  # images that have no caption in this language
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def model(bundle: Path) -> RetrievalModel:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A caption file and its pictures: two captions of each in English and one in French, German not of all."""
+    """A caption file and its images: two captions of each in English and one in French, German not of all."""
     folder, random = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
     names = list(itertools.product(COLOURS, THINGS))
     with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
@@ -117,14 +117,12 @@ def test_clip_benchmark_agrees_where_all_pictures_have_captions(model: Retrieval
         assert one.protocol == agreement.SAME and one.ties < agreement.TOLERANCE  # as above
         assert one.reference == pytest.approx(one.ours, abs=agreement.TOLERANCE)
     assert len({one.ours for one in found}) > 8
-    pictures = len(data.pictures)
+    images = len(data.images)
     for k in RECALL_AT:
         one = compared(found, "de")[f"text_retrieval_recall@{k}"]
         assert "without caption" in one.protocol
         # clip-benchmark counts an image without caption as a query that finds nothing, we do not count it
-        assert one.reference == pytest.approx(
-            one.ours * (pictures - WITHOUT_GERMAN) / pictures, abs=agreement.TOLERANCE
-        )
+        assert one.reference == pytest.approx(one.ours * (images - WITHOUT_GERMAN) / images, abs=agreement.TOLERANCE)
         assert compared(found, "de")[f"image_retrieval_recall@{k}"].protocol == agreement.SAME
 
 
@@ -153,8 +151,8 @@ def test_both_libraries_detect_a_wrong_model(
 def test_libraries_may_break_ties_in_another_way(model: RetrievalModel, data: Captioned) -> None:
     for name in LIBRARIES:
         pytest.importorskip(name)
-    same = data.captions["fr"]._replace(texts=["voiture"] * len(data.pictures))
-    found = agreement.compare(model, Captioned(data.pictures, {"fr": same}), LIBRARIES)
+    same = data.captions["fr"]._replace(texts=["voiture"] * len(data.images))
+    found = agreement.compare(model, Captioned(data.images, {"fr": same}), LIBRARIES)
     assert all(one.agrees for one in found)
     for one in found:
         if one.metric.startswith("vision_to_text/R@"):
@@ -173,12 +171,12 @@ def test_an_encoder_and_a_task_of_mteb(model: RetrievalModel, data: Captioned) -
     german = task.dataset["de"]["test"]
     assert (len(german["queries"]), len(german["corpus"])) == (32, 32 - WITHOUT_GERMAN)
     first = german["queries"][0]["image"]
-    np.testing.assert_allclose(model.encode_image([first]), model.encode_image(data.pictures[:1]), atol=1e-6)
+    np.testing.assert_allclose(model.encode_image([first]), model.encode_image(data.images[:1]), atol=1e-6)
 
 
 def test_recalls_beyond_the_gallery_are_left_out_for_clip_benchmark(model: RetrievalModel, data: Captioned) -> None:
     pytest.importorskip("clip_benchmark")
-    few = Captioned(data.pictures[:6], {"en": Captions(["red car", "blue dog"] * 3, np.arange(6))})
+    few = Captioned(data.images[:6], {"en": Captions(["red car", "blue dog"] * 3, np.arange(6))})
     assert list(clip_benchmark_retrieval.evaluate(model, few)["en"]) == [
         f"{kind}_retrieval_recall@{k}" for kind in ("image", "text") for k in (1, 5)
     ]
@@ -231,7 +229,7 @@ def trec_eval(text: np.ndarray, vision: np.ndarray, image: np.ndarray, *, optimi
 @pytest.mark.parametrize("seed", range(3))
 def test_our_metrics_agree_with_trec_eval(seed: int, values: str, block: int) -> None:
     random = np.random.default_rng(seed)
-    image = random.permutation(np.r_[np.arange(40), random.integers(0, 40, 80)])  # of 45 pictures 5 have no caption
+    image = random.permutation(np.r_[np.arange(40), random.integers(0, 40, 80)])  # of 45 images 5 have no caption
     if values == "tied":
         text, vision = (random.integers(-2, 3, (count, 4)).astype(np.float32) for count in (120, 45))
     else:

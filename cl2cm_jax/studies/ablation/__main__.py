@@ -4,7 +4,7 @@ cl2cm ablate --config=configs/emoji.py --workdir=runs/ablation --seeds=5 --noise
 cl2cm ablate --config=configs/emoji.py --workdir=runs/ablation --seeds=1 --folds=7
 
 Each row is the config with the fields of one variant changed (`variants.ROWS`). Parameters are selected on validation;
-the test split is read once per run. With folds each picture is tested once, which narrows the intervals of a small set.
+the test split is read once per run. With folds each image is tested once, which narrows the intervals of a small set.
 Writes ablation.md and ablation.json. Finished runs are kept: rerun an interrupted command to resume.
 """
 

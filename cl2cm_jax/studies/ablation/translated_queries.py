@@ -1,7 +1,7 @@
 """Target captions translated to the source ("de2en"), for runs that do not read them.
 
 `evaluation.query="fused"` reads such captions with all others. The ablation evaluates one row on them, so their text
-features are cached separately and no picture is encoded again.
+features are cached separately and no image is encoded again.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from cl2cm_jax.data.media.images import as_rgb
 from cl2cm_jax.data.readers.caption_file import Row
 from cl2cm_jax.errors import UserError
 
-Picture = Image.Image | str | os.PathLike[str]  # an open image, or a path
+ImageInput = Image.Image | str | os.PathLike[str]  # an open image, or a path
 
 
 class TwoTowers(Protocol):
@@ -30,7 +30,7 @@ class TwoTowers(Protocol):
         """Unit vectors (N, D) float32 of N texts."""
         ...
 
-    def encode_image(self, images: Sequence[Picture]) -> np.ndarray:
+    def encode_image(self, images: Sequence[ImageInput]) -> np.ndarray:
         """Unit vectors (N, D) float32 of N images."""
         ...
 
@@ -45,33 +45,33 @@ class CachedModel:
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         return self._model.encode_text(texts)
 
-    def encode_image(self, images: Sequence[Picture]) -> np.ndarray:
+    def encode_image(self, images: Sequence[ImageInput]) -> np.ndarray:
         keys = [_key(image) for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._vectors}
         self._vectors |= dict(zip(new, self._model.encode_image(list(new.values())), strict=True))
         return np.array([self._vectors[key] for key in keys], np.float32).reshape(-1, self.dim)
 
 
-def _key(picture: Picture) -> str | tuple[tuple[int, ...], bytes]:
+def _key(image: ImageInput) -> str | tuple[tuple[int, ...], bytes]:
     """The path of a file; of an open image its size and pixels as a model sees them."""
-    if not isinstance(picture, Image.Image):
-        return os.fspath(picture)
-    pixels = as_rgb(picture)
+    if not isinstance(image, Image.Image):
+        return os.fspath(image)
+    pixels = as_rgb(image)
     return pixels.shape, hashlib.sha256(pixels.tobytes()).digest()
 
 
 class Captions(NamedTuple):
-    """M captions of one language; `picture` (M,) int is the row of each one's image."""
+    """M captions of one language; `image` (M,) int is the row of each one's image."""
 
     texts: list[str]
-    picture: np.ndarray
+    image: np.ndarray
 
 
 @dataclass(frozen=True)
 class Captioned:
     """N image files and their captions by language. An image may have several captions, or none in some language."""
 
-    pictures: list[Path]
+    images: list[Path]
     captions: dict[str, Captions]
 
     def of(self, languages: Sequence[str]) -> Captioned:
@@ -82,13 +82,13 @@ class Captioned:
                     f"language {language!r} has no captions in the data, which have {', '.join(self.captions)}; "
                     "choose among these"
                 )
-        return Captioned(self.pictures, {language: self.captions[language] for language in languages})
+        return Captioned(self.images, {language: self.captions[language] for language in languages})
 
     def texts_of(self, language: str) -> list[list[str]]:
         """The captions of each of the N images, in the order of the captions."""
-        texts: list[list[str]] = [[] for _ in self.pictures]
-        for text, picture in zip(*self.captions[language], strict=True):
-            texts[picture].append(text)
+        texts: list[list[str]] = [[] for _ in self.images]
+        for text, image in zip(*self.captions[language], strict=True):
+            texts[image].append(text)
         return texts
 
 
@@ -128,7 +128,7 @@ def from_corpus(corpus: Corpus, *, languages: Sequence[str]) -> Captioned:
 
 
 def _checked(data: Captioned) -> Captioned:
-    for path in data.pictures:
+    for path in data.images:
         if not path.is_file():
             raise UserError(f"{path} is not an image file; the libraries evaluate images, not clips or features")
     return data

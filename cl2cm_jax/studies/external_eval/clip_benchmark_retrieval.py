@@ -39,12 +39,12 @@ as_batch = Batch  # passed as clip-benchmark's tokenizer: the model has its own
 
 def loader(data: Captioned, language: str, *, batch_size: int = _BATCH) -> Any:
     """A torch `DataLoader` of batches (image paths, captions of each image in one language)."""
-    pairs = list(zip(map(str, data.pictures), data.texts_of(language), strict=True))
+    pairs = list(zip(map(str, data.images), data.texts_of(language), strict=True))
     return package("torch.utils.data").DataLoader(pairs, batch_size=batch_size, shuffle=False, collate_fn=_collated)
 
 
 def _collated(pairs: Sequence[tuple[str, list[str]]]) -> tuple[Batch, list[list[str]]]:
-    return Batch(picture for picture, _ in pairs), [texts for _, texts in pairs]
+    return Batch(image for image, _ in pairs), [texts for _, texts in pairs]
 
 
 class ClipModel:
@@ -68,7 +68,7 @@ def evaluate(model: TwoTowers, data: Captioned) -> dict[str, dict[str, float]]:
     metric = package("clip_benchmark.metrics.zeroshot_retrieval")
     found = {}
     for language, captions in data.captions.items():
-        cutoffs = [k for k in RECALL_AT if k <= min(len(data.pictures), len(captions.texts))]
+        cutoffs = [k for k in RECALL_AT if k <= min(len(data.images), len(captions.texts))]
         scores = metric.evaluate(
             ClipModel(model), loader(data, language), as_batch, _DEVICE, amp=False, recall_k_list=cutoffs
         )
@@ -78,5 +78,5 @@ def evaluate(model: TwoTowers, data: Captioned) -> dict[str, dict[str, float]]:
 
 def other_protocol(metric: str, data: Captioned, language: str) -> str:
     """Why a metric of ours is not compared on these data; "" if it is."""
-    all_have_captions = len(set(data.captions[language].picture)) == len(data.pictures)
+    all_have_captions = len(set(data.captions[language].image)) == len(data.images)
     return "" if all_have_captions or metric.startswith("text_to_vision/") else "counts images without caption"

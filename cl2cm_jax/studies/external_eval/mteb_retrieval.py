@@ -110,7 +110,7 @@ def evaluate(model: TwoTowers, data: Captioned) -> dict[str, dict[str, float]]:
 def other_protocol(metric: str, data: Captioned, language: str) -> str:
     """Why a metric of ours is not compared on these data; "" if it is."""
     to_vision, is_map = metric.startswith("text_to_vision/"), metric.endswith("/mAP")
-    gallery = len(data.pictures if to_vision else data.captions[language].texts)
+    gallery = len(data.images if to_vision else data.captions[language].texts)
     return f"cut at rank {DEPTH}" if is_map and gallery > DEPTH else ""
 
 
@@ -118,11 +118,11 @@ def _subset(data: Captioned, language: str, direction: str) -> dict[str, Any]:
     """One language as mteb's corpus, queries and relevant documents."""
     datasets = package("datasets")
     captions = data.captions[language]
-    picture_ids = [f"picture{row:08d}" for row in range(len(data.pictures))]
+    image_ids = [f"image{row:08d}" for row in range(len(data.images))]
     caption_ids = [f"caption{row:08d}" for row in range(len(captions.texts))]
     string = datasets.Value("string")
-    pictures = datasets.Dataset.from_dict(
-        {"id": picture_ids, "image": [str(path) for path in data.pictures]},
+    images = datasets.Dataset.from_dict(
+        {"id": image_ids, "image": [str(path) for path in data.images]},
         features=datasets.Features({"id": string, "image": datasets.Image()}),
     )
     texts = datasets.Dataset.from_dict(
@@ -130,8 +130,8 @@ def _subset(data: Captioned, language: str, direction: str) -> dict[str, Any]:
     )
     to_vision = direction == "text_to_vision"
     relevant: dict[str, dict[str, int]] = {}
-    for caption, row in zip(caption_ids, captions.picture, strict=True):
-        query, document = (caption, picture_ids[row]) if to_vision else (picture_ids[row], caption)
+    for caption, row in zip(caption_ids, captions.image, strict=True):
+        query, document = (caption, image_ids[row]) if to_vision else (image_ids[row], caption)
         relevant.setdefault(query, {})[document] = 1
-    corpus, queries = (pictures, texts) if to_vision else (texts, pictures)
+    corpus, queries = (images, texts) if to_vision else (texts, images)
     return {"corpus": corpus, "queries": queries, "relevant_docs": relevant, "top_ranked": None}

@@ -24,9 +24,9 @@ class TieBounds(NamedTuple):
 
 def own_metrics(model: TwoTowers, data: Captioned) -> dict[str, TieBounds]:
     """Our metrics of each language, with the bounds of ties."""
-    vision = model.encode_image(data.pictures)
+    vision = model.encode_image(data.images)
     return {
-        language: tie_bounds(model.encode_text(captions.texts), vision, text_image=captions.picture)
+        language: tie_bounds(model.encode_text(captions.texts), vision, text_image=captions.image)
         for language, captions in data.captions.items()
     }
 

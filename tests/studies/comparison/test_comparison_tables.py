@@ -1,4 +1,4 @@
-"""Tables in the papers' layout: what stands in one column, and what others printed."""
+"""Tables in the layout of papers: columns, protocols, published numbers."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_protocols_never_share_a_column() -> None:
 def test_columns_are_those_of_the_papers_and_gaps_are_marked() -> None:
     known = metrics(240) | {"vision_to_text/mAP": 41.26}
     rows = [
-        Row("theirs", "multi30k", "de", "target", "all", "test", {"SumR": 480.9}, "their paper"),
+        Row("another", "multi30k", "de", "target", "all", "test", {"SumR": 480.9}, "its paper"),
         Row("runs/a", "multi30k", "de", "target", "all", "test", known),
     ]
     recalls, ranks = comparison_tables(rows)
@@ -123,10 +123,10 @@ def test_columns_are_those_of_the_papers_and_gaps_are_marked() -> None:
         "method", "t2v R@1", "t2v R@5", "t2v R@10", "v2t R@1", "v2t R@5", "v2t R@10", "SumR", "protocol",
     )  # fmt: skip
     assert recalls.rows == (
-        ("theirs", "-", "-", "-", "-", "-", "-", "480.9", "test"),
+        ("another", "-", "-", "-", "-", "-", "-", "480.9", "test"),
         ("runs/a", *["40.0"] * 6, "240.0", "test"),
     )
-    assert recalls.notes == ("theirs: their paper",)
+    assert recalls.notes == ("another: its paper",)
     assert ranks.title.endswith("ranks and mAP") and ranks.rows == (("runs/a", "41.3", "test"),)
 
 

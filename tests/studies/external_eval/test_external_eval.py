@@ -38,7 +38,7 @@ class Coordinates:
         return np.array([[float(digit) for digit in Path(image).stem] for image in images], np.float32)
 
 
-def write_pictures(folder: Path) -> list[Row]:
+def write_images(folder: Path) -> list[Row]:
     """Three images and their captions: two of the first in English, none of the last in German."""
     captions = [
         ("100.png", "en", "0.9 0.1 0"),
@@ -60,12 +60,12 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Captioned:
-    return from_rows(write_pictures(tmp_path), images=tmp_path, split="test")
+    return from_rows(write_images(tmp_path), images=tmp_path, split="test")
 
 
 def test_rows_become_images_and_captions_by_language(data: Captioned) -> None:
-    assert [path.stem for path in data.pictures] == ["100", "010", "001"]
-    assert data.captions["en"].picture.tolist() == [0, 0, 1, 2]
+    assert [path.stem for path in data.images] == ["100", "010", "001"]
+    assert data.captions["en"].image.tolist() == [0, 0, 1, 2]
     assert data.texts_of("de") == [["0.8 0.2 0.2"], ["0.1 0.9 0.3"], []]
     assert list(data.of(["de"]).captions) == ["de"]
     with pytest.raises(UserError, match="language 'fr' has no captions in the data, which have en, de"):
@@ -78,7 +78,7 @@ def test_only_rows_of_the_split_count(tmp_path: Path) -> None:
         Row(3, "b.png", "en", "0 1 0", "test", "human"),
     ]
     (tmp_path / "b.png").touch()
-    assert [path.name for path in from_rows(rows, images=tmp_path, split="test").pictures] == ["b.png"]
+    assert [path.name for path in from_rows(rows, images=tmp_path, split="test").images] == ["b.png"]
     with pytest.raises(UserError, match="--split=validation"):
         from_rows(rows, images=tmp_path, split="validation")
     with pytest.raises(UserError, match="a.png is not an image file"):
@@ -90,9 +90,9 @@ def test_a_split_of_a_run_is_the_same_data(tmp_path: Path, data: Captioned) -> N
     corpus = Corpus(
         name="test",
         languages=("de", "en", "fr"),
-        image_ids=np.array([path.stem for path in data.pictures]),
+        image_ids=np.array([path.stem for path in data.images]),
         groups=np.full(3, "headline"),
-        paths=[str(path) for path in data.pictures],
+        paths=[str(path) for path in data.images],
         vision=np.zeros((3, 1, 1), np.float32),
         vision_mask=np.ones((3, 1), bool),
         caption_text=[text for _, text, _ in captions],
@@ -103,20 +103,20 @@ def test_a_split_of_a_run_is_the_same_data(tmp_path: Path, data: Captioned) -> N
         words=Ragged(np.zeros((0, 1)), np.zeros(len(captions) + 1, np.int64), np.zeros(0, bool)),
     )
     found = from_corpus(corpus, languages=("en", "de", "fr"))
-    assert found.pictures == data.pictures and list(found.captions) == ["en", "de"]
+    assert found.images == data.images and list(found.captions) == ["en", "de"]
     for language, own in data.captions.items():
         assert found.captions[language].texts == own.texts
-        assert found.captions[language].picture.tolist() == own.picture.tolist()
+        assert found.captions[language].image.tolist() == own.image.tolist()
 
 
 def test_our_metrics_are_those_of_the_evaluation(data: Captioned) -> None:
     model, captions = Coordinates(), data.captions["en"]
     ranks = retrieval_ranks(
-        model.encode_text(captions.texts), model.encode_image(data.pictures), text_image=captions.picture
+        model.encode_text(captions.texts), model.encode_image(data.images), text_image=captions.image
     )
     own = own_metrics(model, data)
     assert own["en"].ours == metrics(ranks) and own["en"].worst == own["en"].ours
-    # Only the third caption has a tie: it scores 0.7 with the first picture and with its own.
+    # Only the third caption has a tie: it scores 0.7 with the first image and with its own.
     assert own["en"].best["text_to_vision/R@1"] - own["en"].ours["text_to_vision/R@1"] == 25
     assert own["de"].best == own["de"].ours
 
@@ -202,7 +202,7 @@ def test_many_ties_cause_a_warning(data: Captioned, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("image", ["../100.png", "/etc/hostname", "a/../../100.png"])
 def test_images_outside_their_folder_are_refused(image: str, tmp_path: Path) -> None:
-    rows = [*write_pictures(tmp_path), Row(9, image, "en", "0 0 1", "", "human")]
+    rows = [*write_images(tmp_path), Row(9, image, "en", "0 0 1", "", "human")]
     with pytest.raises(UserError, match="is not within --images="):
         from_rows(rows, images=tmp_path, split="test")
 
@@ -233,7 +233,7 @@ def test_scores_of_another_protocol_are_not_compared(
         agreement.LIBRARIES, "mteb", agreement.LIBRARIES["mteb"]._replace(evaluate=evaluate, modules=())
     )
     texts = [*data.captions["en"].texts, *["0 0 0.1"] * 997]
-    many = Captioned(data.pictures, {"en": Captions(texts, np.r_[data.captions["en"].picture, np.zeros(997, int)])})
+    many = Captioned(data.images, {"en": Captions(texts, np.r_[data.captions["en"].image, np.zeros(997, int)])})
     found = {one.name: one for one in agreement.compare(Coordinates(), many, ["mteb"])}
     assert found["vision_to_text/map_at_1000"].protocol == "cut at rank 1000"
     assert found["text_to_vision/map_at_1000"].protocol == agreement.SAME
@@ -244,7 +244,7 @@ def test_scores_of_another_protocol_are_not_compared(
 
 @pytest.mark.parametrize(("points", "code"), [(0.0, 0), (0.2, 1)])
 def test_command(points: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = write_pictures(tmp_path)
+    rows = write_images(tmp_path)
     lines = ["image,language,caption", *(f"{row.image},{row.language},{row.caption}" for row in rows)]
     (tmp_path / "captions.csv").write_text("\n".join(lines))
     monkeypatch.setitem(agreement.LIBRARIES, "mteb", library_that_adds(points))
