@@ -32,7 +32,7 @@ VERBS = {
     "stamps": Verb("data.sets.pictograms.stamp_captions", "write English captions of the stamps set, to be translated"),
     "compare": Verb("studies.comparison.__main__", "compare finished runs with each other and with published numbers"),
     "ablate": Verb("studies.ablation.__main__", "measure what each part of the method is worth"),
-    "noise-curve": Verb("studies.noise_curve.__main__", "measure recall over the share of wrong translations"),
+    "noise-curve": Verb("studies.noise_curve", "measure recall over the share of wrong translations"),
     "tune": Verb("studies.tuning.__main__", "search for better hyperparameters on validation data"),
     "external-eval": Verb("studies.external_eval.__main__", "evaluate a model with mteb and clip-benchmark"),
     "align-words": Verb("studies.word_alignment.__main__", "measure the word-level teacher loss on parallel text"),

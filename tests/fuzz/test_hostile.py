@@ -212,7 +212,7 @@ def test_names_in_a_shard_lead_nowhere(tmp_path) -> None:
     before = sorted(tmp_path.rglob("*"))
     shard = read_shard(str(path), source="en", frames=1)
     assert sorted(tmp_path.rglob("*")) == before
-    assert all(sample.place.shard == str(path) for sample in shard.samples)
+    assert all(row.picture.shard == str(path) for sample in shard.samples for row in sample)
     assert "b" in shard.left_out
 
 

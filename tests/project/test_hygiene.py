@@ -34,7 +34,7 @@ IMPORT_NAMES = {
     "tensorflow-datasets": "tensorflow_datasets",
 }
 NEEDED_BY_OTHERS = {"importlib_resources", "onnx", "onnx-ir"}
-INSTALLED_EXTRAS = ("data", "demo", "e5", "export", "hub", "index", "judges", "serve", "translate", "tune")
+INSTALLED_EXTRAS = ("data", "demo", "e5", "export", "hub", "index", "judges", "serve", "studies", "translate", "tune")
 APART = {"jax2onnx"}  # installed without its dependencies, which cannot stand beside ours (pyproject.toml)
 
 

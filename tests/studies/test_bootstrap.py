@@ -3,17 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cl2cm_jax.evaluation.evaluate import mean_sum_recall
 from cl2cm_jax.evaluation.retrieval import Ranks
 from cl2cm_jax.studies.bootstrap import (
-    Difference,
-    RunHits,
-    Share,
+    Estimate,
+    RunRanks,
     headroom_share,
     joined,
-    mean_sum_recall,
     paired_difference,
     spread,
-    sum_recall_level,
+    sum_recall,
 )
 
 LANGUAGES = ("de", "zh")
@@ -33,8 +32,8 @@ def ranks_of_hits(hits: np.ndarray, captions: int = 1) -> Ranks:
     )
 
 
-def run(seed: int, hits: np.ndarray, captions: int = 1) -> RunHits:
-    return RunHits(seed, {language: ranks_of_hits(hits, captions) for language in LANGUAGES})
+def run(seed: int, hits: np.ndarray, captions: int = 1) -> RunRanks:
+    return RunRanks(seed, {language: ranks_of_hits(hits, captions) for language in LANGUAGES})
 
 
 def share(size: int, hit: int) -> np.ndarray:
@@ -51,13 +50,13 @@ def test_known_difference_is_recovered() -> None:
     assert difference.excludes_zero
     # The same 20 of 200 images differ for every seed: the standard error is that of one binomial share.
     assert (difference.high - difference.low) / 3.92 == pytest.approx(600 * np.sqrt(0.1 * 0.9 / 200), rel=0.1)
-    assert mean_sum_recall(treated[0], languages=LANGUAGES) == pytest.approx(360)
+    assert mean_sum_recall(treated[0].languages, LANGUAGES) == pytest.approx(360)
 
 
 def test_identical_runs_differ_by_exactly_nothing() -> None:
     runs = [run(seed, np.random.default_rng(seed).random(50) < 0.5) for seed in range(4)]
     difference = paired_difference(runs, list(reversed(runs)), languages=LANGUAGES)
-    assert difference == Difference(0.0, 0.0, 0.0)
+    assert difference == Estimate(0.0, 0.0, 0.0)
     assert not difference.excludes_zero
 
 
@@ -105,11 +104,11 @@ def test_spread() -> None:
 
 def test_a_level_is_the_mean_of_the_runs_with_the_spread_of_their_images() -> None:
     runs = [run(seed, share(200, 120)) for seed in range(3)]
-    level = sum_recall_level(runs, languages=LANGUAGES)
+    level = sum_recall(runs, languages=LANGUAGES)
     assert level.mean == pytest.approx(360)
     assert (level.high - level.low) / 3.92 == pytest.approx(600 * np.sqrt(0.6 * 0.4 / 200), rel=0.1)
     uneven = [run(0, share(10, 2)), run(1, share(10, 4))]
-    assert sum_recall_level(uneven, languages=("de",)).mean == pytest.approx(180)
+    assert sum_recall(uneven, languages=("de",)).mean == pytest.approx(180)
 
 
 def test_a_share_of_the_headroom_is_a_ratio_of_paired_differences() -> None:
@@ -121,7 +120,7 @@ def test_a_share_of_the_headroom_is_a_ratio_of_paired_differences() -> None:
     assert won.low < 0.25 < won.high
     # the row's images are among the ceiling's: drawn jointly, the share lies in [0, 1] in every resample
     assert won.low >= 0 and won.high <= 1
-    assert headroom_share(ceiling, baseline, ceiling, languages=LANGUAGES) == Share(1.0, 1.0, 1.0)
+    assert headroom_share(ceiling, baseline, ceiling, languages=LANGUAGES) == Estimate(1.0, 1.0, 1.0)
 
 
 def test_a_share_of_no_headroom_is_not_defined() -> None:
@@ -138,7 +137,7 @@ def test_folds_are_joined_without_mixing_their_images() -> None:
     whole = joined(folds)
     ranks = whole.languages["de"]
     assert len(ranks.vision_to_text) == 150 and sorted(ranks.text_image) == list(range(150))
-    assert mean_sum_recall(whole, languages=LANGUAGES) == pytest.approx(600 * 60 / 150)
+    assert mean_sum_recall(whole.languages, LANGUAGES) == pytest.approx(600 * 60 / 150)
     assert joined([folds[0]]).languages["de"].text_image.tolist() == list(range(50))
     other = joined([run(0, share(50, 0)), run(0, share(40, 0)), run(0, share(60, 0))])
     difference = paired_difference([whole], [other], languages=LANGUAGES)
@@ -155,7 +154,7 @@ def test_intervals_over_folds_cover_the_truth_as_often_as_they_say() -> None:
     for trial in range(trials):
         gain = generator.choice([-0.3, 0.1, 0.5], size=(3, 60))
 
-        def of_seed(seed: int, chance: np.ndarray) -> RunHits:
+        def of_seed(seed: int, chance: np.ndarray) -> RunRanks:
             return joined([run(seed, generator.random(60) < fold) for fold in chance])
 
         treated, baseline = ([of_seed(s, 0.4 + add) for s in range(2)] for add in (gain, 0 * gain))

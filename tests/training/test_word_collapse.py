@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.config import override_all, read
+from cl2cm_jax.data.captions import CaptionTable, by_split
 from cl2cm_jax.data.corpus import text_inputs
 from cl2cm_jax.data.readers.parallel_text import read_parallel
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.maths.word_alignment import mean_word_cosine
 from cl2cm_jax.models.towers import Text
-from cl2cm_jax.studies.word_alignment.corpora import text_corpora
-from cl2cm_jax.studies.word_alignment.teaching import teach
+from cl2cm_jax.studies.text_features import parallel_text_corpora
+from cl2cm_jax.studies.word_alignment.teacher_training import train_teacher
 from cl2cm_jax.training.experiment import build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,17 +38,19 @@ FIELDS = {
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Corpora:
     if not REAL.is_dir():
         pytest.skip("../shared/data/multi30k is not there: no real text to train on")
-    records = read_parallel(REAL, languages=("en", "de"), limit=256)
-    records = {split: lines[: 256 if split == "train" else 64] for split, lines in records.items()}
+    table = read_parallel(REAL, languages=("en", "de"), limit=256)
+    kept = [row for rows in by_split(table.rows).values() for own in list(rows.values())[:64] for row in own]
+    train = [row for row in table.rows if row.split == "train"]
+    table = CaptionTable(train + [row for row in kept if row.split != "train"])
     fields = FIELDS | {"data.dir": str(tmp_path_factory.mktemp("words"))}
-    return text_corpora(read(str(ROOT / "configs" / "word_level.py"), fields), records)
+    return parallel_text_corpora(read(str(ROOT / "configs" / "word_level.py"), fields), table)
 
 
 def alike(corpora: Corpora, **word: str) -> float:
     """Mean cosine of two words of a test sentence after a short training of the teacher."""
     config = read(str(ROOT / "configs" / "word_level.py"), FIELDS)
     run = build(override_all(config, {f"word.{name}": value for name, value in word.items()}), corpora)
-    taught = teach(run)
+    taught = train_teacher(run)
     rows = corpora.test.captions_of("en")
     text = Text(**text_inputs(corpora.test.text, rows, length=24, with_words=True))
     words = jax.jit(run.networks.teach)(taught.params, text).words

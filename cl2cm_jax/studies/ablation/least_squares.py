@@ -1,9 +1,9 @@
-"""A least-squares map over an English-only model: the baseline that users of frozen encoders ask for.
+"""Least-squares map over a model trained on the source language alone, a baseline for frozen encoders.
 
 A target caption's vector is mapped into the space of the source captions and searches there; neither tower sees a
-target caption in training. The kind is that of METAL and uCLIP, which map the vectors of a multilingual text encoder
-into those of an English vision-language model; the form is ours: a ridge regression towards the identity, because here
-both vectors come out of one tower, so that an infinite ridge is the model without a map.
+target caption in training. METAL and uCLIP map the vectors of a multilingual text encoder to those of an English
+vision-language model in this way. Here both vectors come from one tower, so this form is a ridge regression towards the
+identity: an infinite ridge is the model without a map.
 """
 
 from __future__ import annotations
@@ -26,12 +26,7 @@ WITHOUT_VALIDATION = 1.0
 
 
 class Mapped(NamedTuple):
-    """What the mapped queries find.
-
-    Attributes:
-      ranks: by split, "validation" and "test", and language.
-      ridges: what validation chose for each language.
-    """
+    """Ranks of the mapped queries by split ("validation", "test") and language, and the ridge of each language."""
 
     ranks: dict[str, dict[str, Ranks]]
     ridges: dict[str, float]
@@ -42,12 +37,8 @@ def mapped_ranks(
 ) -> Mapped:
     """Ranks of both evaluation splits with every target's queries mapped to the source.
 
-    Args:
-      embedder: runs the student.
-      student: trained on the source alone.
-      train: the captions that the maps are fitted on, translation noise included.
-      embedded: the headline pictures of "validation" and "test".
-      config: the run's.
+    The student was trained on the source alone; the maps are fitted on `train` with its translation noise; `embedded`
+    has the headline images of "validation" and "test".
     """
     source = config.data.source
     rows = train.captions_of(source)
@@ -80,7 +71,8 @@ def _chosen(
 def _ranks(embedded: Embedded, language: str, matrix: np.ndarray, config: ConfigDict) -> Ranks:
     """Ranks of one language's queries, each mapped by `matrix` (D, D)."""
     queries = embedded.queries[language]
-    vectors = _unit(queries.vectors @ matrix)
+    vectors = queries.vectors @ matrix
+    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     alone = embedded._replace(queries={language: queries._replace(vectors=vectors)})
     return evaluate.rank_all(alone, config)[language]
 
@@ -88,13 +80,9 @@ def _ranks(embedded: Embedded, language: str, matrix: np.ndarray, config: Config
 def most_similar(
     targets: np.ndarray, target_image: np.ndarray, sources: np.ndarray, source_image: np.ndarray
 ) -> np.ndarray:
-    """Row (m,) of the source caption of the same image that is most similar to each target; -1 where it has none.
+    """For each target the most similar source caption of its image: rows (m,) of `sources`, -1 where there is none.
 
-    Args:
-      targets: (m, D) unit vectors.
-      target_image: (m,) int, the image of each.
-      sources: (k, D) unit vectors.
-      source_image: (k,) int.
+    Captions are unit vectors, (m, D) and (k, D), each with the number of its image, (m,) and (k,) int.
     """
     order = np.argsort(source_image, kind="stable")
     first, last = (np.searchsorted(source_image[order], target_image, side) for side in ("left", "right"))
@@ -109,12 +97,9 @@ def most_similar(
 
 
 def ridge_maps(x: np.ndarray, y: np.ndarray, ridges: Iterable[float]) -> Iterable[tuple[float, np.ndarray]]:
-    """The matrix W (D, D) that minimises |x W - y|^2 + r * |W - 1|^2, for each ridge.
+    """The matrix W (D, D) that minimises |x W - y|^2 + r * |W - I|^2, for each ridge.
 
-    Args:
-      x: (n, D) unit vectors.
-      y: (n, D) those that they are mapped to.
-      ridges: r in units of the mean eigenvalue of x^T x, which is n / D.
+    x and y (n, D) are unit vectors; r is in units of the mean eigenvalue of x^T x, which is n / D.
     """
     dim = x.shape[1]
     moments, rest = (x.T @ x).astype(np.float64), (x.T @ (y - x)).astype(np.float64)
@@ -122,7 +107,3 @@ def ridge_maps(x: np.ndarray, y: np.ndarray, ridges: Iterable[float]) -> Iterabl
         strength = ridge * max(len(x), 1) / dim
         change = np.linalg.solve(moments + strength * np.eye(dim), rest)
         yield ridge, (np.eye(dim) + change).astype(np.float32)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

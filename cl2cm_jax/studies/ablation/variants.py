@@ -1,12 +1,9 @@
-"""The rows of the ablation: their names, the fields in which each differs from the config, and which runs they share.
+"""Rows of the ablation: names, fields in which each differs from the config, and which of them share a run.
 
-Rows above the baseline have less than it, or stand beside it; rows below have more.
+Rows above the baseline have less than it or are alternatives to it; rows below have more.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -22,7 +19,7 @@ TRANSLATED = "translate the query, search in source"
 BACKBONE = "+ transfer, backbone's own vectors"
 DEFAULT = "default: the config as it is"
 
-# The transfer's weight and temperature, and the teacher's steps, are the config's.
+# Weight and temperature of the transfer and the teacher's steps are those of the config.
 _TRANSFER = {
     "method": "cl2cm",
     "transfer.relations": "cross",
@@ -42,114 +39,83 @@ _PLAIN = {"method": "baseline", "contrastive.labels": "uniform", "train.targets_
 _SOURCE_ONLY = _PLAIN | {"weights.target": "0.0"}
 _SENTENCE = _TRANSFER | {"teacher.head": "linear"}
 _CROSS_FITTED = _SENTENCE | {"teacher.folds": "2"}
-_OWN = _TRANSFER | {"transfer.sentence": "0.0", "transfer.own": "1.0"}  # headless: no teacher is needed for it
-_MANY = {"train.targets_per_image": "2"}
-_EVERY = {"train.targets_per_image": "-1"}
+_OWN = _TRANSFER | {"transfer.sentence": "0.0", "transfer.own": "1.0"}  # needs no teacher, hence no head
+_TWO_TARGETS = {"train.targets_per_image": "2"}
+_ALL_TARGETS = {"train.targets_per_image": "-1"}
+_WORDS = {"teacher.pool": "both", "weights.word": "1.0"}
 
 ROWS: dict[str, dict[str, str]] = {
     PROBE: _SOURCE_ONLY | {"student.dropout": "0.0"},
     SOURCE_ONLY: _SOURCE_ONLY,
     BASELINE: _PLAIN,
     CEILING: _PLAIN | {"data.train_origin": "human", "data.translation_noise": "0.0"},
-    LEAST_SQUARES: _SOURCE_ONLY,  # the same model as SOURCE_ONLY; its queries are read otherwise, as those of the next
+    LEAST_SQUARES: _SOURCE_ONLY,
     TRANSLATED: _SOURCE_ONLY,
-    "+ 1-to-K, every target language": _TRANSFER | _EVERY | {"weights.transfer": "0.0"},
+    "+ 1-to-K, every target language": _TRANSFER | _ALL_TARGETS | {"weights.transfer": "0.0"},
     "+ transfer, student's own V-S": _OWN,
-    "+ transfer, student's own V-S, 1-to-K": _OWN | _EVERY,
+    "+ transfer, student's own V-S, 1-to-K": _OWN | _ALL_TARGETS,
     BACKBONE: _TRANSFER,
     "+ transfer, trained sentence teacher": _SENTENCE,
     "+ transfer, cross-fitted sentence teacher": _CROSS_FITTED,
-    "+ word level (full CL2CM)": _CROSS_FITTED
-    | {"teacher.pool": "both", "word.loss": "contrast", "weights.word": "1.0", "transfer.word": "0.5"},
-    "+ word level, <plan, cost>": _CROSS_FITTED
-    | {"teacher.pool": "both", "word.loss": "transport", "weights.word": "1.0"},
+    "+ word level (full CL2CM)": _CROSS_FITTED | _WORDS | {"word.loss": "contrast", "transfer.word": "0.5"},
+    "+ word level, <plan, cost>": _CROSS_FITTED | _WORDS | {"word.loss": "transport"},
     "cross-fitted + intra relations": _CROSS_FITTED | {"transfer.relations": "cross,intra_target,intra_vision"},
     "cross-fitted + confidence, softmax": _CROSS_FITTED | {"confidence.kind": "softmax"},
-    "cross-fitted + 1-to-K (K=2)": _CROSS_FITTED | _MANY,
+    "cross-fitted + 1-to-K (K=2)": _CROSS_FITTED | _TWO_TARGETS,
     "cross-fitted + posterior + K=2, soft labels": _CROSS_FITTED
-    | _MANY
+    | _TWO_TARGETS
     | {"confidence.kind": "posterior", "contrastive.labels": "soft"},
     DEFAULT: {},
 }
-READ_OTHERWISE = (LEAST_SQUARES, TRANSLATED)  # of the model of SOURCE_ONLY, which is trained once for the three
-_WITHOUT_TARGETS = (PROBE, SOURCE_ONLY, TRANSLATED)  # their training reads no translation, so noise changes nothing
-
-
-class Place(NamedTuple):
-    """Where the run of a row is kept: rows that are the same at several levels of noise share one."""
-
-    noise: float
-    name: str
+SHARE_SOURCE_ONLY = (LEAST_SQUARES, TRANSLATED)  # evaluate the model of SOURCE_ONLY in another way
+_WITHOUT_TARGETS = (PROBE, SOURCE_ONLY, TRANSLATED)  # train on no translation, so that noise changes nothing
 
 
 def variant(config: ConfigDict, name: str, *, noise: float, seed: int) -> ConfigDict:
-    """The config of one run."""
+    """The config of a row's run with a share of wrong translations and a seed."""
     changed = config.copy_and_resolve_references()
     changed.seed, changed.data.translation_noise = seed, noise
     fields = ROWS[name]
-    if teacher_first(config) is not None:
-        fields = fields | _beside_trained_layers(fields)
+    if teacher_first(config) is not None:  # the config's teacher trains layers of the text backbone
+        if fields.get("teacher.head") == "none":
+            fields = fields | {"teacher.text.trainable": ""}  # which needs a head
+        elif "teacher.folds" in fields:
+            fields = fields | {"teacher.folds": "1"}  # heads that share layers are not cross-fitted
     return override_all(changed, fields)
 
 
-def _beside_trained_layers(fields: Mapping[str, str]) -> dict[str, str]:
-    """What a row changes further where the config's teacher trains layers.
+def stored_as(name: str, *, noise: float, human: bool) -> tuple[str, float]:
+    """Row and noise under which the run of a row is stored: rows that do not depend on the noise are trained once.
 
-    Without a head there are none to train, and heads that share layers are not cross-fitted.
-    """
-    if fields.get("teacher.head") == "none":
-        return {"teacher.text.trainable": ""}
-    return {"teacher.folds": "1"} if "teacher.folds" in fields else {}
-
-
-def place_of(name: str, *, noise: float, human: bool) -> Place:
-    """The place of a row at a level of noise.
-
-    Args:
-      name: of the row.
-      noise: share of the training translations that are swapped.
-      human: whether the ceiling trains on human captions in place of machine translations (`trains_on_human`); else
-        it is the baseline without noise.
+    Unless the ceiling trains on human captions (`trains_on_human`), it is the baseline without noise.
     """
     if name == CEILING:
-        return Place(0.0, CEILING if human else BASELINE)
-    return Place(0.0 if name in _WITHOUT_TARGETS else noise, name)
+        return (CEILING if human else BASELINE), 0.0
+    return name, 0.0 if name in _WITHOUT_TARGETS else noise
 
 
 def trains_on_human(config: ConfigDict, train: Corpus) -> bool:
-    """Whether the ceiling trains on captions that the other rows do not see: human ones in every target language."""
+    """Whether the ceiling trains on human captions in every target language that the other rows do not see."""
     return config.data.train_origin == "machine" and not _without_human(config, train)
 
 
-def absent_rows(config: ConfigDict, train: Corpus, *, noise: float, untranslated: str) -> Mapping[str, str]:
-    """The rows that a set cannot have at a level of noise, each with one line that says why.
-
-    `untranslated` says why queries cannot be translated; "" where they can.
-    """
-    absent = _absent_beside_trained_layers(config)
+def absent_rows(config: ConfigDict, train: Corpus, *, noise: float, untranslated: str) -> dict[str, str]:
+    """Rows that a set does not allow, each with a one-line reason; `untranslated` is that for TRANSLATED, if any."""
+    absent: dict[str, str] = {}
+    if teacher_first(config) is not None:
+        trained = f"config.teacher.text.trainable={config.teacher.text.trainable!r}"
+        absent |= {name: f"{trained}: the heads share these layers" for name in ROWS if "cross-fitted" in name}
+        if not reads_frozen(config):
+            absent[BACKBONE] = f"{trained}: the frozen backbone's own vectors are not in the feature cache"
     if noise == 0 and not trains_on_human(config, train):
         origin = config.data.train_origin
-        why = f"config.data.train_origin={origin!r} keeps no human caption from training"
+        reason = f"config.data.train_origin={origin!r} leaves no human caption out of training"
         if origin == "machine":
-            language = _without_human(config, train)[0]
-            why = f"the training split has no human caption in {language!r}"
-        absent[CEILING] = f"no ceiling above translations without noise: {why}"
-    if untranslated:
-        absent[TRANSLATED] = untranslated
-    return absent
-
-
-def _absent_beside_trained_layers(config: ConfigDict) -> dict[str, str]:
-    """Rows that are not where the config's teacher trains layers of the text backbone."""
-    if teacher_first(config) is None:
-        return {}
-    trained = f"config.teacher.text.trainable={config.teacher.text.trainable!r}"
-    absent = {name: f"{trained}: the heads share these layers" for name in ROWS if "cross-fitted" in name}
-    if not reads_frozen(config):
-        absent[BACKBONE] = f"{trained}: the frozen backbone's own vectors are not in the feature cache"
-    return absent
+            reason = f"the training split has no human caption in {_without_human(config, train)[0]!r}"
+        absent[CEILING] = f"no ceiling above translations without noise: {reason}"
+    return absent | ({TRANSLATED: untranslated} if untranslated else {})
 
 
 def _without_human(config: ConfigDict, train: Corpus) -> list[str]:
-    """The target languages in which people captioned no training picture."""
+    """Target languages without a human caption in the training split."""
     return [name for name in config.data.targets if "human" not in train.caption_origin[train.captions_of(name)]]

@@ -1,9 +1,10 @@
-"""An exported model before judges of others, mteb and clip-benchmark, on pictures and captions of this machine.
+"""External evaluation: an exported model evaluated by mteb and clip-benchmark on local images and captions.
 
 cl2cm external-eval --model=bundle --captions=captions.csv --images=photos
 cl2cm external-eval --model=bundle --workdir=runs/emoji [--judges=mteb] [--languages=en,de] [--markdown]
 
-Prints our numbers beside theirs. Exit code 0: they agree wherever the protocol is the same; 1: they do not.
+Prints our metrics beside those of the libraries. Exit code 0: they agree wherever the protocol is the same; 1: they do
+not.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from cl2cm_jax.config import nearest
 from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments
+from cl2cm_jax.studies.rows import separated
 
 if TYPE_CHECKING:
     from cl2cm_jax.studies.external_eval.captioned import Captioned
 
-JUDGES = ("mteb", "clip_benchmark")
-EXIT_APART = 1
-ENVIRONMENT = {  # read when the judges are imported: nothing is asked of a hub, and no progress is drawn
+LIBRARIES = ("mteb", "clip_benchmark")
+EXIT_DISAGREEMENT = 1
+ENVIRONMENT = {  # read when the libraries are imported: no network access and no progress bars
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
@@ -38,45 +40,49 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Arguments(prog="cl2cm external-eval", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="a bundle of cl2cm export")
     parser.add_argument("--captions", type=Path, help="CSV, TSV or JSONL with the columns image, language and caption")
-    parser.add_argument("--images", type=Path, help="the folder that the captions' paths are in")
-    parser.add_argument("--split", default="test", choices=SPLITS, help="where the captions name one (default: test)")
-    parser.add_argument("--workdir", type=Path, help="instead of --captions: a finished run, whose test split is taken")
-    parser.add_argument("--judges", default=",".join(JUDGES), help="separated by commas (default: %(default)s)")
-    parser.add_argument("--languages", default="", help="separated by commas (default: all that the data have)")
+    parser.add_argument("--images", type=Path, help="folder of the images that the captions name")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="of captions that have a split (default: test)")
+    parser.add_argument("--workdir", type=Path, help="instead of --captions: a finished run, whose test split is used")
+    parser.add_argument(
+        "--judges",
+        type=separated,
+        default=",".join(LIBRARIES),
+        help="evaluation libraries, separated by commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--languages", type=separated, default="", help="separated by commas (default: all languages of the data)"
+    )
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of plain text")
     options = parser.parse_args(list(arguments))
-    options.judges, options.languages = (
-        [name.strip() for name in names.split(",") if name.strip()] for names in (options.judges, options.languages)
-    )
     for name in options.judges:
-        if name not in JUDGES:
-            raise UserError(f"--judges={name!r} is unknown{nearest(name, JUDGES)}")
+        if name not in LIBRARIES:
+            raise UserError(f"--judges={name!r} is unknown{nearest(name, LIBRARIES)}")
     if not options.judges:
-        raise UserError(f"--judges= is empty; name some of {', '.join(JUDGES)}")
+        raise UserError(f"--judges= is empty; name some of {', '.join(LIBRARIES)}")
     if (options.workdir is None) == (options.captions is None):
-        raise UserError("give either --captions with --images, or the --workdir of a finished run, for the data")
+        raise UserError("no data, or two sources of data; give either --captions with --images, or --workdir")
     if (options.images is None) != (options.captions is None):
         raise UserError("--captions and --images go together; give both")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table; exits with code 1 where a judge's number is another."""
+    """Prints the table; exits with code 1 if a metric of a library differs from ours."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ |= ENVIRONMENT
     options = parse(sys.argv[1:] if arguments is None else arguments)
 
-    from cl2cm_jax.studies.external_eval.agreement import judged, table
+    from cl2cm_jax.studies.external_eval.agreement import compare, table
     from cl2cm_jax.trained.bundle import from_pretrained
 
     data = _data(options)
     model = from_pretrained(options.model)
-    results = judged(model, data.of(options.languages or list(data.captions)), options.judges)
-    printed = table(results)
+    scores = compare(model, data.of(options.languages or list(data.captions)), options.judges)
+    printed = table(scores)
     print(printed.markdown() if options.markdown else printed.text())
-    if not all(one.agrees for one in results):
-        sys.exit(EXIT_APART)
+    if not all(score.agrees for score in scores):
+        sys.exit(EXIT_DISAGREEMENT)
 
 
 def _data(options: argparse.Namespace) -> Captioned:

@@ -1,10 +1,9 @@
-"""mteb's retrieval protocol on local data: a task for each direction, every language a subset, and its encoder.
+"""mteb's retrieval protocol on local data: a task per direction with one subset per language, and a model adapter.
 
 task = retrieval_task(data, direction="text_to_vision")
 mteb.evaluate(MtebEncoder(model), task, cache=None)
 
-Nothing is fetched: the task has the data that it is given, and no cache of results is used. Source: mteb 2 (Apache-2.0)
-for what it asks of tasks and encoders; the rest is ours.
+Nothing is downloaded, and no cache of results is used. Source: mteb 2 (Apache-2.0) for the interfaces that it calls.
 """
 
 from __future__ import annotations
@@ -18,22 +17,25 @@ from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.studies.external_eval.captioned import Captioned, TwoTowers
 from cl2cm_jax.studies.external_eval.packages import package
 
-DEPTH = 1000  # where mteb ends a list of answers
-MODULES = ("mteb", "datasets")  # what it is imported from
-SCORES = (*(f"hit_rate_at_{k}" for k in RECALL_AT), f"map_at_{DEPTH}", "recall_at_10", "ndcg_at_10")
+DEPTH = 1000  # length at which mteb cuts a ranking
+MODULES = ("mteb", "datasets")  # that this module imports
+_OURS = {f"hit_rate_at_{k}": f"R@{k}" for k in RECALL_AT} | {f"map_at_{DEPTH}": "mAP"}
+_NAMES = (*_OURS, "recall_at_10", "ndcg_at_10")
+# Names of `evaluate`, and the metrics of ours that they correspond to ("": none).
+SCORES = {f"{d}/{name}": f"{d}/{_OURS[name]}" if name in _OURS else "" for d in DIRECTIONS for name in _NAMES}
 _SPLIT = "test"
 _BATCH = 64
 
 
 class MtebEncoder:
-    """A model as mteb's `EncoderProtocol`; `name` and the weights stand in mteb's results."""
+    """A model as mteb's `EncoderProtocol`; mteb's results contain `name` and the hash of the weights."""
 
     def __init__(self, model: TwoTowers, *, name: str = "cl2cm_jax/bundle"):
         self._model, self._name = model, name
 
     @cached_property
     def mteb_model_meta(self) -> Any:
-        """What mteb writes down of the model."""
+        """The metadata of the model in mteb's results."""
         facts = {
             "name": self._name,
             "revision": self._model.weights,
@@ -44,8 +46,8 @@ class MtebEncoder:
         return package("mteb.models.model_meta").ModelMeta.create_empty(overwrites=facts)
 
     def encode(self, inputs: Any, **options: Any) -> np.ndarray:
-        """Batches of a data loader, with "image" (Pillow pictures) or "text" (strings), onto (N, D) float32."""
-        del options  # prompts, and the task's name: the model knows neither
+        """Vectors (N, D) float32 of a data loader's batches, which have "image" (Pillow images) or "text" (strings)."""
+        del options  # prompts and the task's name, which the model does not use
         parts = [
             self._model.encode_image(batch["image"]) if "image" in batch else self._model.encode_text(batch["text"])
             for batch in inputs
@@ -53,26 +55,31 @@ class MtebEncoder:
         return np.concatenate(parts)
 
     def similarity(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
-        """Cosines of all pairs (M, N), of unit vectors."""
+        """Cosines (M, N) of all pairs of unit vectors."""
         return np.asarray(embeddings1) @ np.asarray(embeddings2).T
 
     def similarity_pairwise(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
-        """Cosines (N,) of the first with the first and so on."""
+        """Cosines (N,) of corresponding rows."""
         return np.sum(np.asarray(embeddings1) * np.asarray(embeddings2), axis=1)
 
 
 def retrieval_task(data: Captioned, *, direction: str) -> Any:
-    """An `AbsTaskRetrieval` of mteb, whose data are those given.
-
-    Args:
-      data: pictures and captions; each language becomes a subset of that name.
-      direction: "text_to_vision" or "vision_to_text".
-    """
-    base = package("mteb.abstasks").AbsTaskRetrieval
+    """An `AbsTaskRetrieval` of mteb on local data in a direction, "text_to_vision" or "vision_to_text"."""
+    kind = "t2i" if direction == "text_to_vision" else "i2t"
     subsets = {language: {_SPLIT: _subset(data, language, direction)} for language in data.captions}
 
-    class LocalRetrieval(base):
-        metadata = _metadata(data, direction)
+    class LocalRetrieval(package("mteb.abstasks").AbsTaskRetrieval):
+        metadata = package("mteb.abstasks.task_metadata").TaskMetadata(
+            name=f"Local{kind.upper()}Retrieval",
+            description="Local images and captions.",
+            dataset={"path": "local", "revision": "local"},
+            type="Any2AnyMultilingualRetrieval",
+            category=kind,
+            modalities=["text", "image"],
+            eval_splits=[_SPLIT],
+            eval_langs={language: ["und"] for language in data.captions},  # subsets are named as the data name them
+            main_score="ndcg_at_10",
+        )
 
         def load_data(self, num_proc: int | None = None, **options: Any) -> None:
             del num_proc, options
@@ -96,45 +103,35 @@ def evaluate(model: TwoTowers, data: Captioned) -> dict[str, dict[str, float]]:
         )
         subsets = {scores["hf_subset"]: scores for scores in results.task_results[0].scores[_SPLIT]}
         for language, own in found.items():
-            own |= {f"{direction}/{name}": 100 * subsets[language][name] for name in SCORES}
+            own |= {f"{direction}/{name}": 100 * subsets[language][name] for name in _NAMES}
     return found
 
 
-def _metadata(data: Captioned, direction: str) -> Any:
-    to_vision = direction == "text_to_vision"
-    return package("mteb.abstasks.task_metadata").TaskMetadata(
-        name="LocalT2IRetrieval" if to_vision else "LocalI2TRetrieval",
-        description="Pictures and captions of this machine.",
-        dataset={"path": "local", "revision": "local"},
-        type="Any2AnyMultilingualRetrieval",
-        category="t2i" if to_vision else "i2t",
-        modalities=["text", "image"],
-        eval_splits=[_SPLIT],
-        eval_langs={language: ["und"] for language in data.captions},  # the subset is the language, by the user's code
-        main_score="ndcg_at_10",
-    )
+def other_protocol(metric: str, data: Captioned, language: str) -> str:
+    """Why a metric of ours is not compared on these data; "" if it is."""
+    to_vision, is_map = metric.startswith("text_to_vision/"), metric.endswith("/mAP")
+    gallery = len(data.images if to_vision else data.captions[language].texts)
+    return f"cut at rank {DEPTH}" if is_map and gallery > DEPTH else ""
 
 
 def _subset(data: Captioned, language: str, direction: str) -> dict[str, Any]:
     """One language as mteb's corpus, queries and relevant documents."""
     datasets = package("datasets")
     captions = data.captions[language]
-    picture_ids, caption_ids = (
-        [f"{kind}{row:08d}" for row in range(count)]
-        for kind, count in (("picture", len(data.pictures)), ("caption", len(captions.texts)))
-    )
+    image_ids = [f"image{row:08d}" for row in range(len(data.images))]
+    caption_ids = [f"caption{row:08d}" for row in range(len(captions.texts))]
     string = datasets.Value("string")
-    pictures = datasets.Dataset.from_dict(
-        {"id": picture_ids, "image": [str(path) for path in data.pictures]},
+    images = datasets.Dataset.from_dict(
+        {"id": image_ids, "image": [str(path) for path in data.images]},
         features=datasets.Features({"id": string, "image": datasets.Image()}),
     )
     texts = datasets.Dataset.from_dict(
         {"id": caption_ids, "text": captions.texts}, features=datasets.Features({"id": string, "text": string})
     )
-    pairs = [(caption, picture_ids[row]) for caption, row in zip(caption_ids, captions.picture, strict=True)]
+    to_vision = direction == "text_to_vision"
     relevant: dict[str, dict[str, int]] = {}
-    for caption, picture in pairs:
-        query, document = (caption, picture) if direction == "text_to_vision" else (picture, caption)
+    for caption, row in zip(caption_ids, captions.image, strict=True):
+        query, document = (caption, image_ids[row]) if to_vision else (image_ids[row], caption)
         relevant.setdefault(query, {})[document] = 1
-    corpus, queries = (pictures, texts) if direction == "text_to_vision" else (texts, pictures)
+    corpus, queries = (images, texts) if to_vision else (texts, images)
     return {"corpus": corpus, "queries": queries, "relevant_docs": relevant, "top_ranked": None}

@@ -1,4 +1,4 @@
-"""The packages of the judges: imported when they are asked, since each brings torch along."""
+"""Import of the evaluation libraries, which are optional and depend on PyTorch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ INSTALL = "in a checkout pip install -e '.[judges]', then pip install --no-deps 
 
 
 def package(name: str) -> Any:
-    """A module of a judge.
-
-    Raises:
-      UserError: it, or what it needs, is not installed.
-    """
+    """A module of an evaluation library; raises UserError if it, or a package that it needs, is not installed."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

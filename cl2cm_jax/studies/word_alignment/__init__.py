@@ -1,1 +1,1 @@
-"""Word alignment: the word-level teacher loss on parallel text alone."""
+"""Word alignment: the word-level teacher loss, measured on parallel text."""

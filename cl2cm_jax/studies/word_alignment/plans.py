@@ -1,4 +1,4 @@
-"""Transport plans of test pairs, and what can be said about them without alignments made by people."""
+"""Transport plans of test pairs, and measures of them that need no manual alignments."""
 
 from __future__ import annotations
 
@@ -15,43 +15,28 @@ from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.steps.calibration import aligned_pairs
 from cl2cm_jax.steps.word_scores import transport_plan
-from cl2cm_jax.studies.word_alignment.cooccurrence import learn, links, once
+from cl2cm_jax.studies.word_alignment.ibm_model import fit, is_unique, links
 from cl2cm_jax.training.experiment import Run
 
 BATCH = 100
-SHOWN, FEWEST, MOST = 10, 6, 12  # pairs in the picture, and how many words their source sentences have
-LANGUAGE_OF_PAIR = (0, 0, 1, 0, 2, 0, 1, 0, 2, 0)  # place of the target language, by pair
-_LETTERS_OF_A_NAME = 4
+MIN_WORDS, MAX_WORDS = 6, 12  # of the source sentences in the chart
+LANGUAGE_OF_PAIR = (0, 0, 1, 0, 2, 0, 1, 0, 2, 0)  # index of the target language, by pair of the chart
+_NAME_LETTERS = 4  # shorter equal words are often function words
 
 
 class Pairs(NamedTuple):
-    """The sentence pairs of a language with their word pieces.
+    """The n sentence pairs of a language with their word pieces."""
 
-    Attributes:
-      source_rows, target_rows: (n,) rows of the corpus.
-      source, target: the pieces of each, n lists.
-      linked: (k, 2) places that count words link, by pair (`cooccurrence`).
-      same: (k, 2) places of equal numbers, names and marks, by pair.
-    """
-
-    source_rows: np.ndarray
-    target_rows: np.ndarray
-    source: list[list[str]]
+    source_rows: np.ndarray  # (n,) of the corpus
+    target_rows: np.ndarray  # (n,)
+    source: list[list[str]]  # pieces
     target: list[list[str]]
-    linked: list[np.ndarray]
-    same: list[np.ndarray]
+    linked: list[np.ndarray]  # (k, 2) places that `ibm_model` links
+    same: list[np.ndarray]  # (k, 2) places of equal numbers, names and marks
 
 
 class Quality(NamedTuple):
-    """Percentages over all pairs of a language.
-
-    Attributes:
-      linked: of the links of cooccurrence, those whose source word sends more to the linked word than to any other.
-      linked_mass: of the mass of those source words, what arrives there.
-      same: of equal numbers, names and marks, those that send more to their equal than to any other word.
-      mutual: of all source words, those that receive most from the word they send most to.
-      alike: mean cosine of two words of one source sentence, times 100; 100 is a collapse.
-    """
+    """Percentages over all pairs of a language; `report.QUALITY` explains them."""
 
     linked: float
     linked_mass: float
@@ -60,18 +45,10 @@ class Quality(NamedTuple):
     alike: float
 
 
-def pairs_of(
+def read_pairs(
     train: Corpus, test: Corpus, *, words: Callable[[str], list[str]], source: str, languages: Sequence[str]
 ) -> dict[str, Pairs]:
-    """The test pairs of each language, with the links that counting on the training split finds.
-
-    Args:
-      train: the split that is counted.
-      test: the split of the pairs.
-      words: the pieces of a caption that the backbone has words for.
-      source: language of the source sentences.
-      languages: of the targets.
-    """
+    """The test pairs of each language with the links of an IBM model of the training split; `words` cuts a caption."""
     vocabulary: dict[str, int] = {}
 
     def pieces(corpus: Corpus, rows: np.ndarray) -> list[list[str]]:
@@ -83,8 +60,8 @@ def pairs_of(
     source_pieces = {corpus.name: pieces(corpus, corpus.captions_of(source)) for corpus in (train, test)}
     found = {}
     for language in languages:
-        learnt_from = ids(source_pieces[train.name]), ids(pieces(train, train.captions_of(language)))
-        tables = learn(*learnt_from), learn(*reversed(learnt_from))
+        sentences = ids(source_pieces[train.name]), ids(pieces(train, train.captions_of(language)))
+        tables = fit(*sentences), fit(*reversed(sentences))
         source_rows, target_rows, _ = aligned_pairs(test, source, language)
         s, t = source_pieces[test.name], pieces(test, target_rows)
         linked = [links(*tables, *pair) for pair in zip(ids(s), ids(t), strict=True)]
@@ -94,35 +71,34 @@ def pairs_of(
 
 
 def _same(source: list[str], target: list[str]) -> np.ndarray:
-    """Places (k, 2) of pieces that stand once in both and are numbers, marks, or as long as few words but names are."""
+    """Places (k, 2) of equal pieces that occur once in both sentences and are numbers, marks, or as long as names."""
     s, t = np.array(source), np.array(target)
-    telling = [not p.strip("▁").isalpha() or len(p.strip("▁")) >= _LETTERS_OF_A_NAME for p in source]
-    return np.argwhere((s[:, None] == t) & (once(s) & np.array(telling))[:, None] & once(t))
+    distinctive = [not p.strip("▁").isalpha() or len(p.strip("▁")) >= _NAME_LETTERS for p in source]
+    return np.argwhere((s[:, None] == t) & (is_unique(s) & np.array(distinctive))[:, None] & is_unique(t))
 
 
-def plans(run: Run, teacher: Params, pairs: Pairs) -> tuple[list[np.ndarray], list[float]]:
-    """The plan (M, N) of each pair's words, and how alike the source words of each are.
+def transport_plans(run: Run, teacher: Params, pairs: Pairs) -> tuple[list[np.ndarray], list[float]]:
+    """The plan (M, N) of each pair, and the mean cosine of its source words.
 
-    The words are those that this teacher makes, or the backbone's where it makes none.
+    The words are those of the teacher's head, or of the backbone if the head makes none.
     """
     solve = _solver(run)
-    found: list[np.ndarray] = []
-    alike: list[float] = []
-    length = run.config.text.max_tokens
+    plans: list[np.ndarray] = []
+    cosines: list[float] = []
     for batch in evaluation_batches(len(pairs.source_rows), batch_size=BATCH):
         texts = [
-            text_inputs(run.corpora.test.text, rows[batch.rows], length=length, with_words=True)
+            text_inputs(run.corpora.test.text, rows[batch.rows], length=run.config.text.max_tokens, with_words=True)
             for rows in (pairs.source_rows, pairs.target_rows)
         ]
         plan, cosine, source_mask, target_mask = map(np.asarray, solve(teacher, *(Text(**text) for text in texts)))
         for row in np.flatnonzero(batch.is_valid):
             m, n = source_mask[row].sum(), target_mask[row].sum()
-            found.append(plan[row][source_mask[row]][:, target_mask[row]])
+            place = len(plans)
+            assert (m, n) == (len(pairs.source[place]), len(pairs.target[place])), "pieces and words differ in number"
+            plans.append(plan[row][source_mask[row]][:, target_mask[row]])
             between = cosine[row][source_mask[row]][:, source_mask[row]]
-            alike += [float((between.sum() - m) / (m * (m - 1)))] if m > 1 else []
-            place = len(found) - 1
-            assert (m, n) == (len(pairs.source[place]), len(pairs.target[place])), "pieces and words are not the same"
-    return found, alike
+            cosines += [float((between.sum() - m) / (m * (m - 1)))] if m > 1 else []
+    return plans, cosines
 
 
 def _solver(run: Run):  # noqa: ANN202
@@ -141,47 +117,35 @@ def _solver(run: Run):  # noqa: ANN202
     return solve
 
 
-def by_place(pairs: Pairs) -> list[np.ndarray]:
-    """Plans that send a word to the one at its own place in the other sentence: what knowing nothing yields."""
-    found = []
+def diagonal_plans(pairs: Pairs) -> list[np.ndarray]:
+    """Plans that send each word to the one at the same place in the other sentence: a baseline without knowledge."""
+    plans = []
     for source, target in zip(pairs.source, pairs.target, strict=True):
         m, n = len(source), len(target)
         plan = np.zeros((m, n), np.float32)
         plan[np.arange(m), np.minimum((np.arange(m) + 0.5) * n / m, n - 1).astype(int)] = 1 / m
-        found.append(plan)
-    return found
+        plans.append(plan)
+    return plans
 
 
-def quality(found: Sequence[np.ndarray], alike: Sequence[float], pairs: Pairs) -> Quality:
+def plan_quality(plans: Sequence[np.ndarray], cosines: Sequence[float], pairs: Pairs) -> Quality:
     """Measures the plans of all pairs."""
-    mutual = np.concatenate([_has_partner(plan) for plan in found])
-    linked = [_hits(plan, where) for plan, where in zip(found, pairs.linked, strict=True)]
-    same = [_hits(plan, where) for plan, where in zip(found, pairs.same, strict=True)]
-    mass = [
-        plan[tuple(where.T)] / plan.sum(axis=1)[where[:, 0]] for plan, where in zip(found, pairs.linked, strict=True)
-    ]
-    return Quality(*(_percent(part) for part in (linked, mass, same, [mutual], [np.asarray(alike)])))
+    linked, mass, same, mutual = [], [], [], []
+    for plan, links_of_pair, same_of_pair in zip(plans, pairs.linked, pairs.same, strict=True):
+        best = plan.argmax(axis=1)
+        linked.append(best[links_of_pair[:, 0]] == links_of_pair[:, 1])
+        same.append(best[same_of_pair[:, 0]] == same_of_pair[:, 1])
+        mass.append(plan[tuple(links_of_pair.T)] / plan.sum(axis=1)[links_of_pair[:, 0]])
+        mutual.append(plan.argmax(axis=0)[best] == np.arange(len(plan)))  # as in `maths.word_alignment.mutual_labels`
+    return Quality(*(_percent(np.concatenate(parts)) for parts in (linked, mass, same, mutual, [np.asarray(cosines)])))
 
 
-def _percent(parts: Sequence[np.ndarray]) -> float:
-    values = np.concatenate(parts)
+def _percent(values: np.ndarray) -> float:
     return 100.0 * float(values.mean()) if len(values) else float("nan")
 
 
-def _hits(plan: np.ndarray, where: np.ndarray) -> np.ndarray:
-    return plan.argmax(axis=1)[where[:, 0]] == where[:, 1]
-
-
-def _has_partner(plan: np.ndarray) -> np.ndarray:
-    """(M,) bool: the words whose best partner sends most to them, as `maths.word_alignment.mutual_links` has it."""
-    return plan.argmax(axis=0)[plan.argmax(axis=1)] == np.arange(len(plan))
-
-
 def shown_pairs(corpus: Corpus, *, source: str, languages: Sequence[str]) -> list[tuple[str, int]]:
-    """(language, place among the source sentences) of the pairs to show: the first of a handy length, none skipped."""
-    rows = corpus.captions_of(source)
-    handy = [place for place, row in enumerate(rows) if FEWEST <= len(corpus.caption_text[row].split()) <= MOST]
-    return [
-        (languages[which % len(languages)], place)
-        for which, place in zip(LANGUAGE_OF_PAIR, handy[:SHOWN], strict=False)
-    ]
+    """(language, row among the source sentences) of the pairs of the chart: the first ones of suitable length."""
+    lengths = [len(corpus.caption_text[row].split()) for row in corpus.captions_of(source)]
+    suitable = [row for row, length in enumerate(lengths) if MIN_WORDS <= length <= MAX_WORDS]
+    return [(languages[i % len(languages)], row) for i, row in zip(LANGUAGE_OF_PAIR, suitable, strict=False)]

@@ -1,4 +1,4 @@
-"""The ablation on the tiny set: tables, verdicts, resuming, and what it says about wrong arguments."""
+"""The ablation on the tiny set: tables, verdicts, resuming, and errors for wrong arguments."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ from cl2cm_jax.studies.ablation import __main__ as ablate
 from cl2cm_jax.studies.ablation import runs
 from cl2cm_jax.studies.ablation.variants import (
     BACKBONE,
+    BASELINE,
     CEILING,
+    DEFAULT,
     LEAST_SQUARES,
     PROBE,
     SOURCE_ONLY,
     TRANSLATED,
     absent_rows,
+    variant,
 )
+from cl2cm_jax.studies.ablation.variants import ROWS as VARIANTS
 from cl2cm_jax.training import loop
 
-ROWS = [ablate.BASELINE, SOURCE_ONLY, ablate.DEFAULT]
+ROWS = [BASELINE, SOURCE_ONLY, DEFAULT]
 
 
 def ablation(home: Path, workdir: Path, *changes: str, rows: list[str] = ROWS) -> Outcome:
@@ -94,7 +98,7 @@ def test_finished_runs_are_not_repeated(home: Path, finished: tuple[Path, Outcom
     assert again.out.splitlines()[:-1] == first.out.splitlines()[:-1]  # the last line names the seconds
 
 
-def test_sigterm_stops_with_the_command_that_goes_on(home: Path, tmp_path: Path) -> None:
+def test_sigterm_stops_with_the_command_that_resumes(home: Path, tmp_path: Path) -> None:
     put, calls = loop.put_batch, iter(range(1000))
 
     def interrupting(batch: Any, mesh: Any) -> Any:
@@ -109,44 +113,44 @@ def test_sigterm_stops_with_the_command_that_goes_on(home: Path, tmp_path: Path)
     assert "resume with: cl2cm ablate" in stopped.out and not (tmp_path / "ablation.md").exists()
     resumed = ablation(home, tmp_path, "--seeds=1", "--noise=0")
     assert resumed.code == 0 and (tmp_path / "ablation.md").exists()
-    assert f"1/3 noise 0 seed 0 {ablate.BASELINE}" not in resumed.err
+    assert f"1/3 noise 0 seed 0 {BASELINE}" not in resumed.err
 
 
-def test_a_row_is_the_config_but_for_its_fields(home: Path) -> None:
+def test_a_row_differs_from_the_config_in_its_fields(home: Path) -> None:
     config = configuration.read(str(home / "config.py"))
-    changed = ablate.variant(config, SOURCE_ONLY, noise=0.4, seed=3)
+    changed = variant(config, SOURCE_ONLY, noise=0.4, seed=3)
     differing = configuration.differences(configuration.flatten(changed), configuration.flatten(config))
-    named = {*ablate.ROWS[SOURCE_ONLY], "seed", "data.translation_noise"}
+    named = {*VARIANTS[SOURCE_ONLY], "seed", "data.translation_noise"}
     assert {"seed", "data.translation_noise", "weights.target"} <= differing.keys() <= named
-    assert ablate.ROWS[ablate.DEFAULT] == {}
+    assert VARIANTS[DEFAULT] == {}
 
 
 @pytest.mark.parametrize("start", ["0", "60%"])
 @pytest.mark.parametrize("name", configuration.LANGUAGES_OF)
-def test_rows_beside_a_teacher_with_trained_layers_are_valid_or_left_out_with_the_reason(name: str, start: str) -> None:
+def test_rows_with_a_trained_teacher_are_valid_or_left_out_with_the_reason(name: str, start: str) -> None:
     config = configuration.read(f"configs/{name}.py", {"student.text.start": start})
     absent = absent_rows(config, None, noise=0.4, untranslated="")  # type: ignore[arg-type]
     assert absent.keys() >= {"cross-fitted + intra relations"}
     assert (BACKBONE in absent) == (start == "0"), "its vectors are cached where the heads learn first"
-    assert len(ablate.ROWS.keys() - absent.keys()) >= 12
-    for row in ablate.ROWS.keys() - absent.keys():
-        changed = ablate.variant(config, row, noise=0.4, seed=0)  # checks names, values and what contradicts
+    assert len(VARIANTS.keys() - absent.keys()) >= 12
+    for row in VARIANTS.keys() - absent.keys():
+        changed = variant(config, row, noise=0.4, seed=0)  # checks names, values and what contradicts
         assert configuration.cut_layer(changed) == configuration.cut_layer(config)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
-        (["--seeds=0"], "--seeds=0 must be 1 or more"),
+        (["--seeds=0"], "argument --seeds: '0'"),
         (["--noise=much"], "--noise='much' must be shares"),
         (["--noise=1.5"], "config.data.translation_noise=1.5 must be between 0 and 1"),
         (["--rows=source onyl"], "'source onyl' is not a row; did you mean 'source only'?"),
         (["--config.student.dimm=3"], "did you mean 'student.dim'?"),
     ],
 )
-def test_a_wrong_argument_is_one_line(home: Path, tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_a_wrong_argument_is_one_line(home: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     outcome = call(ablate.main, f"--config={home / 'config.py'}", f"--workdir={tmp_path / 'new'}", *arguments)
-    assert outcome.code == 2 and says in outcome.err and outcome.err.count("\n") == 1
+    assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 1
     assert not (tmp_path / "new").exists()
 
 
@@ -155,7 +159,7 @@ def test_a_workdir_of_another_config_is_refused(home: Path, finished: tuple[Path
     assert outcome.code == 2 and "student.dim" in outcome.err and "use another --workdir" in outcome.err
 
 
-BESIDE = [ablate.BASELINE, SOURCE_ONLY, CEILING, LEAST_SQUARES, TRANSLATED]
+ALTERNATIVES = [BASELINE, SOURCE_ONLY, CEILING, LEAST_SQUARES, TRANSLATED]
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +187,9 @@ def same(one: dict[str, Ranks], other: dict[str, Ranks], language: str) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one[language], other[language], strict=True))
 
 
-def test_the_ceiling_and_rows_beside_the_baseline(mixed: Path, tmp_path: Path) -> None:
+def test_the_ceiling_and_alternatives_to_the_baseline(mixed: Path, tmp_path: Path) -> None:
     machine = "--config.data.train_origin=machine"
-    outcome = ablation(mixed, tmp_path, "--seeds=1", machine, rows=[*BESIDE, ablate.DEFAULT])
+    outcome = ablation(mixed, tmp_path, "--seeds=1", machine, rows=[*ALTERNATIVES, DEFAULT])
     assert outcome.code == 0, outcome.err
     fields = json.loads((tmp_path / "noise-0/ceiling-baseline-on-human-target-captions/seed-0/config.json").read_text())
     assert (fields["data.train_origin"], fields["data.translation_noise"]) == ("human", 0)
@@ -193,15 +197,15 @@ def test_the_ceiling_and_rows_beside_the_baseline(mixed: Path, tmp_path: Path) -
     alone = ranks_of(tmp_path, row="source-only")
     mapped = ranks_of(tmp_path, row="least-squares-map-over-source-only")
     translated = ranks_of(tmp_path, row="translate-the-query-search-in-source")
-    for beside in (mapped, translated):
-        assert same(beside, alone, "en")
-    # the translation of every query is an English caption of its picture
+    for ranks in (mapped, translated):
+        assert same(ranks, alone, "en")
+    # the translation of every query is an English caption of its image
     for german in (translated["de"], translated["fr"]):
         assert german.text_to_vision.tolist() == alone["en"].text_to_vision.tolist()
     for noise, table in zip(("0", "0.4"), json.loads((tmp_path / "ablation.json").read_text()), strict=True):
         assert table["ceiling"] == CEILING and table["absent"] == {}
         rows = {row["name"]: row for row in table["rows"]}
-        assert list(rows) == [*BESIDE, ablate.DEFAULT]
+        assert list(rows) == [*ALTERNATIVES, DEFAULT]
         assert rows[LEAST_SQUARES]["validation"] and rows[TRANSLATED]["validation"]
         assert rows[CEILING]["headroom_share"] is None
         read = json.loads((tmp_path / f"noise-{noise}/least-squares-map-over-source-only/seed-0/read.json").read_text())
@@ -210,24 +214,22 @@ def test_the_ceiling_and_rows_beside_the_baseline(mixed: Path, tmp_path: Path) -
     assert not list(tmp_path.rglob("checkpoints"))
 
 
-def test_without_human_captions_to_hold_out_the_ceiling_is_the_baseline_without_noise(
-    home: Path, tmp_path: Path
-) -> None:
-    outcome = ablation(home, tmp_path, "--seeds=1", rows=[ablate.BASELINE, PROBE, CEILING, TRANSLATED])
+def test_without_held_out_human_captions_the_ceiling_is_the_baseline_without_noise(home: Path, tmp_path: Path) -> None:
+    outcome = ablation(home, tmp_path, "--seeds=1", rows=[BASELINE, PROBE, CEILING, TRANSLATED])
     assert outcome.code == 0, outcome.err
     clean, noisy = json.loads((tmp_path / "ablation.json").read_text())
     assert clean["ceiling"] is None and noisy["ceiling"] == CEILING
     assert clean["absent"].keys() == {CEILING, TRANSLATED} and noisy["absent"].keys() == {TRANSLATED}
     assert f"{CEILING}: left out: no ceiling above translations without noise" in outcome.out
-    assert "no captions 'de2en'; cl2cm translate makes them" in outcome.out
+    assert "no captions 'de2en'; create them with cl2cm translate" in outcome.out
     ceiling = noisy["rows"][-1]
     assert ceiling["target_sum_recall"] == clean["rows"][0]["target_sum_recall"]
     assert len(list(tmp_path.rglob("ranks.npz"))) == 3  # the baseline twice, the probe once
     assert "headroom won back" in (tmp_path / "ablation.md").read_text(encoding="utf-8")
 
 
-def test_a_row_read_off_a_model_is_made_when_it_is_killed_or_asked_for_later(home: Path, tmp_path: Path) -> None:
-    rows = [ablate.BASELINE, SOURCE_ONLY]
+def test_a_row_of_a_shared_model_is_evaluated_after_a_kill_or_later(home: Path, tmp_path: Path) -> None:
+    rows = [BASELINE, SOURCE_ONLY]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "mapped_ranks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -248,8 +250,8 @@ def test_a_row_read_off_a_model_is_made_when_it_is_killed_or_asked_for_later(hom
     assert json.loads((tmp_path / "ablation.json").read_text())[0]["rows"][2] == first
 
 
-def test_folds_test_every_picture_once(home: Path, tmp_path: Path) -> None:
-    rows = [ablate.BASELINE, SOURCE_ONLY, LEAST_SQUARES]
+def test_folds_test_every_image_once(home: Path, tmp_path: Path) -> None:
+    rows = [BASELINE, SOURCE_ONLY, LEAST_SQUARES]
     outcome = ablation(home, tmp_path, "--seeds=1", "--noise=0", "--folds=3", rows=rows)
     assert outcome.code == 0, outcome.err
     (table,) = json.loads((tmp_path / "ablation.json").read_text())
@@ -261,10 +263,10 @@ def test_folds_test_every_picture_once(home: Path, tmp_path: Path) -> None:
     assert refused.code == 2 and "--folds=2 must be 0" in refused.err
 
 
-def test_runs_that_share_programs_are_those_of_a_process_of_their_own(
+def test_runs_that_share_programs_equal_those_of_a_separate_process(
     home: Path, finished: tuple[Path, Outcome], tmp_path: Path
 ) -> None:
-    outcome = ablation(home, tmp_path, "--seeds=1", "--first-seed=1", "--noise=0.4", rows=[ablate.DEFAULT])
+    outcome = ablation(home, tmp_path, "--seeds=1", "--first-seed=1", "--noise=0.4", rows=[DEFAULT])
     assert outcome.code == 0, outcome.err
     for path in tmp_path.rglob("ranks.npz"):
         shared = load_ranks(finished[0] / path.relative_to(tmp_path))

@@ -1,4 +1,4 @@
-"""The curve over wrong translations on the tiny set: it shares the ablation's runs, and its numbers are theirs."""
+"""The noise curve on the tiny set: it shares the runs of the ablation, and its numbers are those of the runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from support.command import Outcome, call
 pytest.importorskip("tensorflow")
 
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics
+from cl2cm_jax.studies import noise_curve
 from cl2cm_jax.studies.ablation import __main__ as ablate
-from cl2cm_jax.studies.noise_curve import __main__ as noise_curve
+from cl2cm_jax.studies.ablation.variants import BASELINE, DEFAULT, ROWS, SOURCE_ONLY
 from cl2cm_jax.training import loop
 
 NOISE = "--noise=0.4,0"
@@ -26,7 +27,7 @@ def curve(home: Path, workdir: Path, *arguments: str) -> Outcome:
         f"--config={home / 'config.py'}",
         f"--workdir={workdir}",
         "--seeds=2",
-        f"--rows={ablate.DEFAULT}",
+        f"--rows={DEFAULT}",
         *arguments,
     )
 
@@ -37,13 +38,13 @@ def finished(home: Path) -> tuple[Path, Outcome]:
     return workdir, curve(home, workdir, NOISE)
 
 
-def test_levels_are_those_of_the_runs_and_lie_in_their_intervals(finished: tuple[Path, Outcome]) -> None:
+def test_levels_are_the_means_of_the_runs_within_their_intervals(finished: tuple[Path, Outcome]) -> None:
     workdir, outcome = finished
     assert outcome.code == 0, outcome.err
     content = json.loads((workdir / "noise_curve.json").read_text())
     assert content["noise"] == [0.0, 0.4]
     baseline, full = content["rows"]
-    assert (baseline["name"], full["name"]) == (ablate.BASELINE, ablate.DEFAULT)
+    assert (baseline["name"], full["name"]) == (BASELINE, DEFAULT)
     assert baseline["differences"] == {}
     folders = sorted((workdir / "noise-0.4" / "v-t-baseline").iterdir())
     german = [metrics(load_ranks(folder / "ranks.npz")["de"])["SumR"] for folder in folders]
@@ -56,19 +57,19 @@ def test_levels_are_those_of_the_runs_and_lie_in_their_intervals(finished: tuple
             assert difference["mean"] == pytest.approx(gained, abs=1e-6)
 
 
-def test_table_and_picture_show_every_share(finished: tuple[Path, Outcome]) -> None:
+def test_table_and_chart_have_every_share(finished: tuple[Path, Outcome]) -> None:
     workdir, outcome = finished
     markdown = (workdir / "noise_curve.md").read_text(encoding="utf-8")
     assert "|  | 0% | 40% |" in markdown and "de: difference" in markdown and "captions_per_image=all" in markdown
-    assert ablate.DEFAULT in outcome.out
+    assert DEFAULT in outcome.out
     with Image.open(workdir / "noise_curve.png") as picture:
         colours = picture.convert("RGB").getcolors(1 << 20)
-    assert colours is not None and len(colours) > 50  # lines, bands and letters
+    assert colours is not None and len(colours) > 50  # lines, bands and text
 
 
-def test_runs_of_the_ablation_are_not_repeated(home: Path, finished: tuple[Path, Outcome]) -> None:
+def test_finished_runs_of_the_ablation_are_reused(home: Path, finished: tuple[Path, Outcome]) -> None:
     workdir, first = finished
-    arguments = (f"--config={home / 'config.py'}", f"--workdir={workdir}", "--seeds=2", f"--rows={ablate.DEFAULT}")
+    arguments = (f"--config={home / 'config.py'}", f"--workdir={workdir}", "--seeds=2", f"--rows={DEFAULT}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
         assert call(ablate.main, *arguments, "--noise=0,0.4").code == 0
@@ -76,15 +77,15 @@ def test_runs_of_the_ablation_are_not_repeated(home: Path, finished: tuple[Path,
     assert again.out.splitlines()[:-1] == first.out.splitlines()[:-1]  # the last line names the seconds
 
 
-def test_defaults_are_seven_shares_of_three_rows() -> None:
+def test_default_is_seven_shares_of_three_rows() -> None:
     options, overrides = noise_curve.parse(["--config=x", "--config.student.dim=8"])
     assert options.noise == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
-    assert options.rows == [ablate.BASELINE, ablate.DEFAULT, "source only"]
+    assert options.rows == [BASELINE, DEFAULT, SOURCE_ONLY]
     assert overrides == {"student.dim": "8"}
 
 
 def test_more_rows_than_colours_are_refused(home: Path, tmp_path: Path) -> None:
-    rows = ";".join(list(ablate.ROWS)[:5])
+    rows = ";".join(list(ROWS)[:5])
     outcome = call(noise_curve.main, f"--config={home / 'config.py'}", f"--workdir={tmp_path / 'x'}", f"--rows={rows}")
-    assert outcome.code == 2 and "a picture shows at most 4" in outcome.err and outcome.err.count("\n") == 1
+    assert outcome.code == 2 and "the chart has room for at most 4" in outcome.err and outcome.err.count("\n") == 1
     assert not (tmp_path / "x").exists()

@@ -1,4 +1,4 @@
-"""Tables in the papers' layout: what stands in one column, and what others printed."""
+"""Tables in the layout of papers: columns, protocols, published numbers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
-from cl2cm_jax.studies.comparison.comparison import Row, comparison_tables, run_rows
-from cl2cm_jax.studies.comparison.published import OTHER_LEAGUE, PUBLISHED, SETS
+from cl2cm_jax.studies.comparison.published import PRETRAINED, PUBLISHED, SETS
+from cl2cm_jax.studies.comparison.tables import Row, comparison_tables, run_rows
 
 RECALLS = [f"{direction}/R@{k}" for direction in DIRECTIONS for k in RECALL_AT]
 
@@ -115,7 +115,7 @@ def test_protocols_never_share_a_column() -> None:
 def test_columns_are_those_of_the_papers_and_gaps_are_marked() -> None:
     known = metrics(240) | {"vision_to_text/mAP": 41.26}
     rows = [
-        Row("theirs", "multi30k", "de", "target", "all", "test", {"SumR": 480.9}, "their paper"),
+        Row("another", "multi30k", "de", "target", "all", "test", {"SumR": 480.9}, "its paper"),
         Row("runs/a", "multi30k", "de", "target", "all", "test", known),
     ]
     recalls, ranks = comparison_tables(rows)
@@ -123,10 +123,10 @@ def test_columns_are_those_of_the_papers_and_gaps_are_marked() -> None:
         "method", "t2v R@1", "t2v R@5", "t2v R@10", "v2t R@1", "v2t R@5", "v2t R@10", "SumR", "protocol",
     )  # fmt: skip
     assert recalls.rows == (
-        ("theirs", "-", "-", "-", "-", "-", "-", "480.9", "test"),
+        ("another", "-", "-", "-", "-", "-", "-", "480.9", "test"),
         ("runs/a", *["40.0"] * 6, "240.0", "test"),
     )
-    assert recalls.notes == ("theirs: their paper",)
+    assert recalls.notes == ("another: its paper",)
     assert ranks.title.endswith("ranks and mAP") and ranks.rows == (("runs/a", "41.3", "test"),)
 
 
@@ -140,5 +140,5 @@ def test_published_recalls_add_up_to_the_published_sum(row: Row) -> None:
 
 def test_only_what_is_printed_by_its_authors_is_published() -> None:
     assert {row.name.split()[0] for row in PUBLISHED} == {"NRCCR", "MLCMR"}
-    assert {row.set for row in OTHER_LEAGUE} <= set(SETS)
-    assert not {row.name for row in OTHER_LEAGUE} & {row.name for row in PUBLISHED}
+    assert {row.set for row in PRETRAINED} <= set(SETS)
+    assert not {row.name for row in PRETRAINED} & {row.name for row in PUBLISHED}

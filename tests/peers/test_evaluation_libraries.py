@@ -1,4 +1,4 @@
-"""mteb and clip-benchmark evaluate a bundle on local data, without a network; trec_eval checks our metrics."""
+"""mteb and clip-benchmark evaluate a bundle on local data without network access; trec_eval checks our metrics."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ import cl2cm_jax
 from cl2cm_jax.data.readers.caption_file import read_rows
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT, metrics, retrieval_ranks
 from cl2cm_jax.export.bundle import read_trained, write_bundle
-from cl2cm_jax.studies.external_eval import __main__ as judge
+from cl2cm_jax.studies.external_eval import __main__ as external_eval
 from cl2cm_jax.studies.external_eval import agreement, clip_benchmark_retrieval, mteb_retrieval
-from cl2cm_jax.studies.external_eval.captioned import Captioned, Captions, extremes, from_rows
+from cl2cm_jax.studies.external_eval.captioned import Captioned, Captions, from_rows
+from cl2cm_jax.studies.external_eval.ties import tie_bounds
 from cl2cm_jax.trained.bundle import RetrievalModel
 
 pytest.importorskip("torch")
-JUDGES = ("mteb", "clip_benchmark")
-WITHOUT_GERMAN = 3  # pictures that have no caption in this language
+LIBRARIES = ("mteb", "clip_benchmark")
+WITHOUT_GERMAN = 3  # images that have no caption in this language
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Connections and names of hosts are refused, and a test that asked for one fails, whatever became of it."""
+    """Connections and host lookups are refused, and a test that tried one fails in any case."""
     asked = []
 
     def refuse(*arguments: Any, **_: Any) -> None:
@@ -42,14 +43,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for owner, name in ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo")):
         monkeypatch.setattr(owner, name, refuse)
-    monkeypatch.setattr(judge, "ENVIRONMENT", {})  # it would stay in what tests of this process import
+    monkeypatch.setattr(external_eval, "ENVIRONMENT", {})  # it would affect later imports in this process
     yield
     assert asked == []
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("judged")
+    folder = tmp_path_factory.mktemp("evaluated")
     text = {"text__backbone": "bert", "text__path": str(write_tiny_bert(folder / "bert")), "text__max_tokens": 8}
     images = {"vision__backbone": "clip_vit", "vision__path": str(GOLDEN / "clip")}
     write_bundle(read_trained(write_finished_run(folder / "run", student__dim=12, **text, **images)), folder / "bundle")
@@ -63,7 +64,7 @@ def model(bundle: Path) -> RetrievalModel:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A caption file and its pictures: two captions of each in English and one in French, German not of all."""
+    """A caption file and its images: two captions of each in English and one in French, German not of all."""
     folder, random = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
     names = list(itertools.product(COLOURS, THINGS))
     with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
@@ -85,52 +86,54 @@ def data(files: tuple[Path, Path]) -> Captioned:
     return from_rows(read_rows(str(files[0]), flag="--captions"), images=files[1], split="test")
 
 
-def compared(judges: list[agreement.Judged], language: str) -> dict[str, agreement.Judged]:
-    return {one.name: one for one in judges if one.language == language}
+def compared(scores: list[agreement.Score], language: str) -> dict[str, agreement.Score]:
+    return {one.name: one for one in scores if one.language == language}
 
 
 def test_mteb_agrees_in_every_language_and_direction(model: RetrievalModel, data: Captioned) -> None:
     pytest.importorskip("mteb")
-    found = agreement.judged(model, data, ["mteb"])
+    found = agreement.compare(model, data, ["mteb"])
     for language in ("en", "de", "fr"):
         own = compared(found, language)
         for direction, name in itertools.product(DIRECTIONS, (*(f"hit_rate_at_{k}" for k in RECALL_AT), "map_at_1000")):
             one = own[f"{direction}/{name}"]
             assert one.protocol == agreement.SAME
-            assert one.ties < agreement.AGREES  # which scores lie within 1e-6 of each other depends on the CPU
-            assert one.theirs == pytest.approx(one.ours, abs=agreement.AGREES)
+            assert one.ties < agreement.TOLERANCE  # which scores lie within 1e-6 of each other depends on the CPU
+            assert one.reference == pytest.approx(one.ours, abs=agreement.TOLERANCE)
         for direction in DIRECTIONS:
             assert own[f"{direction}/ndcg_at_10"].protocol == agreement.NONE
-    assert len({one.ours for one in found if one.metric}) > 12  # not zeros alone
-    # Of a picture's two captions one among ten is a hit for us, and half of what there is for mteb's recall.
+    assert len({one.ours for one in found if one.metric}) > 12  # not only zeros
+    # One of an image's two captions among ten is a hit for us, and half of mteb's recall.
     own = compared(found, "en")
-    assert own["vision_to_text/recall_at_10"].theirs < own["vision_to_text/hit_rate_at_10"].theirs
+    assert own["vision_to_text/recall_at_10"].reference < own["vision_to_text/hit_rate_at_10"].reference
 
 
 def test_clip_benchmark_agrees_where_all_pictures_have_captions(model: RetrievalModel, data: Captioned) -> None:
     pytest.importorskip("clip_benchmark")
-    found = agreement.judged(model, data, ["clip_benchmark"])
+    found = agreement.compare(model, data, ["clip_benchmark"])
     names = [f"{kind}_retrieval_recall@{k}" for kind in ("image", "text") for k in RECALL_AT]
     for language, name in itertools.product(("en", "fr"), names):
         one = compared(found, language)[name]
-        assert one.protocol == agreement.SAME and one.ties < agreement.AGREES  # as above
-        assert one.theirs == pytest.approx(one.ours, abs=agreement.AGREES)
+        assert one.protocol == agreement.SAME and one.ties < agreement.TOLERANCE  # as above
+        assert one.reference == pytest.approx(one.ours, abs=agreement.TOLERANCE)
     assert len({one.ours for one in found}) > 8
-    pictures = len(data.pictures)
+    images = len(data.images)
     for k in RECALL_AT:
         one = compared(found, "de")[f"text_retrieval_recall@{k}"]
         assert "without caption" in one.protocol
-        # theirs counts a picture without caption as a query that finds nothing, ours as no query
-        assert one.theirs == pytest.approx(one.ours * (pictures - WITHOUT_GERMAN) / pictures, abs=agreement.AGREES)
+        # clip-benchmark counts an image without caption as a query that finds nothing, we do not count it
+        assert one.reference == pytest.approx(one.ours * (images - WITHOUT_GERMAN) / images, abs=agreement.TOLERANCE)
         assert compared(found, "de")[f"image_retrieval_recall@{k}"].protocol == agreement.SAME
 
 
-def test_both_notice_another_model(model: RetrievalModel, data: Captioned, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in JUDGES:
+def test_both_libraries_detect_a_wrong_model(
+    model: RetrievalModel, data: Captioned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in LIBRARIES:
         pytest.importorskip(name)
 
     class Reversed(RetrievalModel):
-        """Each batch of texts gets its vectors in the wrong order: what an adapter that mixes rows up would do."""
+        """Returns the vectors of each batch of texts in reverse order, as an adapter that mixes up rows would."""
 
         def __init__(self) -> None:
             self.__dict__ = model.__dict__
@@ -140,21 +143,21 @@ def test_both_notice_another_model(model: RetrievalModel, data: Captioned, monke
 
     right = agreement.own_metrics(model, data)
     monkeypatch.setattr(agreement, "own_metrics", lambda *_: right)
-    found = agreement.judged(Reversed(), data, JUDGES)
-    for name in JUDGES:
-        assert not all(one.agrees for one in found if one.judge == name), name
+    found = agreement.compare(Reversed(), data, LIBRARIES)
+    for name in LIBRARIES:
+        assert not all(one.agrees for one in found if one.library == name), name
 
 
-def test_ties_are_theirs_to_break(model: RetrievalModel, data: Captioned) -> None:
-    for name in JUDGES:
+def test_libraries_may_break_ties_in_another_way(model: RetrievalModel, data: Captioned) -> None:
+    for name in LIBRARIES:
         pytest.importorskip(name)
-    same = data.captions["fr"]._replace(texts=["voiture"] * len(data.pictures))
-    found = agreement.judged(model, Captioned(data.pictures, {"fr": same}), JUDGES)
+    same = data.captions["fr"]._replace(texts=["voiture"] * len(data.images))
+    found = agreement.compare(model, Captioned(data.images, {"fr": same}), LIBRARIES)
     assert all(one.agrees for one in found)
     for one in found:
         if one.metric.startswith("vision_to_text/R@"):
-            assert (one.ours, one.best) == (0, 100)  # all captions are one, and that counts against us
-    assert {one.judge for one in found if one.theirs > one.ours + 1} == set(JUDGES)
+            assert (one.ours, one.best) == (0, 100)  # all captions are equal: pessimistic ties
+    assert {one.library for one in found if one.reference > one.ours + 1} == set(LIBRARIES)
 
 
 def test_an_encoder_and_a_task_of_mteb(model: RetrievalModel, data: Captioned) -> None:
@@ -168,29 +171,29 @@ def test_an_encoder_and_a_task_of_mteb(model: RetrievalModel, data: Captioned) -
     german = task.dataset["de"]["test"]
     assert (len(german["queries"]), len(german["corpus"])) == (32, 32 - WITHOUT_GERMAN)
     first = german["queries"][0]["image"]
-    np.testing.assert_allclose(model.encode_image([first]), model.encode_image(data.pictures[:1]), atol=1e-6)
+    np.testing.assert_allclose(model.encode_image([first]), model.encode_image(data.images[:1]), atol=1e-6)
 
 
-def test_a_small_gallery_leaves_out_what_clip_benchmark_cannot_count(model: RetrievalModel, data: Captioned) -> None:
+def test_recalls_beyond_the_gallery_are_left_out_for_clip_benchmark(model: RetrievalModel, data: Captioned) -> None:
     pytest.importorskip("clip_benchmark")
-    few = Captioned(data.pictures[:6], {"en": Captions(["red car", "blue dog"] * 3, np.arange(6))})
+    few = Captioned(data.images[:6], {"en": Captions(["red car", "blue dog"] * 3, np.arange(6))})
     assert list(clip_benchmark_retrieval.evaluate(model, few)["en"]) == [
         f"{kind}_retrieval_recall@{k}" for kind in ("image", "text") for k in (1, 5)
     ]
 
 
 def test_the_command(bundle: Path, files: tuple[Path, Path]) -> None:
-    for name in JUDGES:
+    for name in LIBRARIES:
         pytest.importorskip(name)
     captions, images = files
-    told = call(judge.main, f"--model={bundle}", f"--captions={captions}", f"--images={images}")
-    assert told.code == 0, told.err
-    assert "compared in en, fr, de: all within 0.1 point" in told.out
-    rows = [line for line in told.out.splitlines() if line.startswith(JUDGES)]
-    assert len(rows) == 12 + 6 and sum("theirs counts pictures without caption" in row for row in rows) == 3
+    outcome = call(external_eval.main, f"--model={bundle}", f"--captions={captions}", f"--images={images}")
+    assert outcome.code == 0, outcome.err
+    assert "compared in en, fr, de: all within 0.1 point" in outcome.out
+    rows = [line for line in outcome.out.splitlines() if line.startswith(LIBRARIES)]
+    assert len(rows) == 12 + 6 and sum("counts images without caption" in row for row in rows) == 3
 
 
-def trec_eval(text: np.ndarray, vision: np.ndarray, image: np.ndarray, *, ties_win: bool) -> dict[str, float]:
+def trec_eval(text: np.ndarray, vision: np.ndarray, image: np.ndarray, *, optimistic: bool) -> dict[str, float]:
     """Our metrics by trec_eval, the reference implementation of text retrieval, in its Python binding.
 
     Among documents of one score it takes that whose name is last in the alphabet first, so names decide on ties.
@@ -205,7 +208,7 @@ def trec_eval(text: np.ndarray, vision: np.ndarray, image: np.ndarray, *, ties_w
     for direction, (scores, right) in tasks.items():
         run, relevant = {}, {}
         for query, (row, hits) in enumerate(zip(scores, right, strict=True)):
-            names = [f"{'b' if hit == ties_win else 'a'}{place}" for place, hit in enumerate(hits)]
+            names = [f"{'b' if hit == optimistic else 'a'}{place}" for place, hit in enumerate(hits)]
             run[str(query)] = {name: float(score) for name, score in zip(names, row, strict=True)}
             relevant[str(query)] = {name: 1 for name, hit in zip(names, hits, strict=True) if hit}
         cuts = ",".join(map(str, RECALL_AT))
@@ -224,15 +227,15 @@ def trec_eval(text: np.ndarray, vision: np.ndarray, image: np.ndarray, *, ties_w
 @pytest.mark.parametrize("block", [7, 1024])
 @pytest.mark.parametrize("values", ["distinct", "tied"])
 @pytest.mark.parametrize("seed", range(3))
-def test_trec_eval_counts_what_we_count(seed: int, values: str, block: int) -> None:
+def test_our_metrics_agree_with_trec_eval(seed: int, values: str, block: int) -> None:
     random = np.random.default_rng(seed)
-    image = random.permutation(np.r_[np.arange(40), random.integers(0, 40, 80)])  # of 45 pictures 5 have no caption
+    image = random.permutation(np.r_[np.arange(40), random.integers(0, 40, 80)])  # of 45 images 5 have no caption
     if values == "tied":
         text, vision = (random.integers(-2, 3, (count, 4)).astype(np.float32) for count in (120, 45))
     else:
         text, vision = (random.normal(size=(count, 4)).astype(np.float32) for count in (120, 45))
     ours = metrics(retrieval_ranks(text, vision, text_image=image, block=block))
-    assert ours == pytest.approx(trec_eval(text, vision, image, ties_win=False), abs=1e-4)
-    found = extremes(text, vision, text_image=image)
-    assert found.best == pytest.approx(trec_eval(text, vision, image, ties_win=True), abs=1e-4)
+    assert ours == pytest.approx(trec_eval(text, vision, image, optimistic=False), abs=1e-4)
+    found = tie_bounds(text, vision, text_image=image)
+    assert found.best == pytest.approx(trec_eval(text, vision, image, optimistic=True), abs=1e-4)
     assert (found.best["SumR"] > ours["SumR"]) == (values == "tied")

@@ -1,1 +1,0 @@
-"""Noise curve: recall over the share of wrong translations."""
