@@ -1,10 +1,8 @@
-"""What a compiled program does: products, bytes of the large memory, collectives, each times its trip count.
+"""Cost of a compiled program: FLOPs, HBM traffic and collectives, each multiplied by the trip counts of its loops.
 
-Products are those of dots and convolutions (a multiplication and its addition are two); a TPU's compiler writes both as
-convolutions. Bytes are what each scheduled instruction reads and writes of the large memory (HBM): a fusion reads its
-arguments once, and of those that it slices or updates in place, what it touches. Pure functions of the parsed text.
-
-Source: ours; the count of a convolution's products follows XLA's definition of the operation.
+FLOPs are those of dots and convolutions, a multiply-add being two; a TPU's compiler writes both as convolutions, which
+are counted by XLA's definition. HBM traffic is what each scheduled instruction reads from and writes to HBM: a fusion
+reads its arguments once, and only the part that it uses of those that it slices or updates in place.
 """
 
 from __future__ import annotations
@@ -19,23 +17,25 @@ from cl2cm_jax.studies.tpu_estimate.hlo import Array, Computation, Instruction, 
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-# A float32 product of this precision is so many bfloat16 passes of the matrix unit. Source: jax.lax.Precision.
+# bfloat16 passes of the matrix unit for a float32 product of this precision. Source: jax.lax.Precision.
 _PASSES = {"default": 1, "high": 3, "highest": 6}
-_FREE = frozenset(
+_NO_TRAFFIC = frozenset(
     "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier add-dependency "
-    "domain while conditional call copy-done slice-done async-done async-update custom-call-done".split()
+    "domain while conditional call copy-done slice-done async-start async-done async-update custom-call-done".split()
 )
 _VIEWS = ("bitcast", "reshape")
+_SLICES = ("dynamic-slice", "slice", "gather")
+_COUNTED_ELSEWHERE = ("tuple", "custom-call", *KINDS)  # results, marks of the compiler, collectives
 
 
 class Work(NamedTuple):
-    """What one instruction does.
+    """Work of an instruction or a program.
 
     Attributes:
-      flops: of its products.
-      passes: the same, times the passes that the matrix unit makes for a product of high precision.
-      size: bytes read and written of the large memory.
-      cycles: the compiler's own estimate, 0 where it gives none.
+      flops: of dots and convolutions.
+      passes: `flops` times the passes that the matrix unit makes for a product of high precision.
+      size: bytes read from and written to HBM.
+      cycles: the compiler's own estimate, 0 if it gives none.
     """
 
     flops: int = 0
@@ -43,25 +43,20 @@ class Work(NamedTuple):
     size: int = 0
     cycles: int = 0
 
-    def __add__(self, other: object) -> Work:  # type: ignore[override]
-        """Adds up, attribute by attribute."""
-        assert isinstance(other, Work)
-        return Work(*(a + b for a, b in zip(self, other, strict=True)))
-
-    def times(self, count: int) -> Work:
-        """So many times as much."""
-        return Work(*(count * x for x in self))
+    def plus(self, other: Work, times: int = 1) -> Work:
+        """The sum with `times` the other's work."""
+        return Work(*(a + times * b for a, b in zip(self, other, strict=True)))
 
 
 class Collective(NamedTuple):
-    """One exchange among devices.
+    """One collective operation.
 
     Attributes:
       kind: one of `KINDS`.
-      size: bytes of a device: the result of an all-gather, of all others what goes in.
-      group: devices that take part together.
-      channel: names it between its start and its end.
-      overlaps: whether the schedule starts it, does something else, and ends it.
+      size: bytes of a device: the result of an all-gather, the operands of the others.
+      group: number of participating devices.
+      channel: identifies it between its start and its end.
+      overlaps: whether the schedule has other work between its start and its end.
     """
 
     kind: str
@@ -75,12 +70,12 @@ class Event(NamedTuple):
     """One instruction of the schedule.
 
     Attributes:
-      work: its own.
-      times: how often `body` runs.
-      body: what a loop, call or branch runs.
-      begins: collectives that start here; one that does not overlap is over when the event is.
-      ends: channels of those that are over.
-      unknown: whether it is a loop whose trip count the text does not tell; it is counted once.
+      work: without that of `body`.
+      times: trip count of `body`.
+      body: schedule of a loop, call or branch.
+      begins: collectives that start here; one that does not overlap ends with the event.
+      ends: channels of the collectives that end here.
+      unknown: whether it is a loop of unknown trip count, which is counted once.
     """
 
     work: Work = Work()
@@ -93,19 +88,19 @@ class Event(NamedTuple):
 
 def events(module: Module) -> tuple[Event, ...]:
     """The schedule of a program."""
-    return _Reader(module).schedule(module.entry)
+    return _Reader(module).schedule(module.entry, set())
 
 
 def total(schedule: tuple[Event, ...]) -> Work:
-    """All work, loop bodies times their trip counts."""
+    """All work of a schedule, loop bodies times their trip counts."""
     done = Work()
     for event in schedule:
-        done = done + event.work + total(event.body).times(event.times)
+        done = done.plus(event.work).plus(total(event.body), event.times)
     return done
 
 
 def collectives(schedule: tuple[Event, ...], times: int = 1) -> list[tuple[int, Collective]]:
-    """(times, collective) of every one."""
+    """(number of executions, collective) of all collectives."""
     found = []
     for event in schedule:
         found += [(times, one) for one in event.begins]
@@ -114,25 +109,23 @@ def collectives(schedule: tuple[Event, ...], times: int = 1) -> list[tuple[int, 
 
 
 def unknown_loops(schedule: tuple[Event, ...]) -> int:
-    """Loops that were counted once for want of a trip count."""
+    """Number of loops that are counted once because their trip count is unknown."""
     return sum(event.unknown + unknown_loops(event.body) for event in schedule)
 
 
 class _Reader:
-    """Walks the computations of a module; what it has found of one is kept."""
+    """Walks the computations of a module and caches what is derived from each."""
 
     def __init__(self, module: Module):
         self.module = module
         self._flops: dict[str, tuple[int, int]] = {}
         self._users: dict[str, dict[str, list[Instruction]]] = {}
 
-    def schedule(self, name: str, running: set[str] | None = None) -> tuple[Event, ...]:
-        """The events of a computation; `running` are the channels of what began before it and goes on beside it."""
-        channels = set() if running is None else running
-        computation = self.module.computations[name]
-        return tuple(self._event(name, computation, one, channels) for one in computation.values())
+    def schedule(self, name: str, running: set[str]) -> tuple[Event, ...]:
+        """The events of a computation; `running` has the channels of collectives in flight, and is updated."""
+        return tuple(self._event(name, one, running) for one in self.module.computations[name].values())
 
-    def _event(self, name: str, computation: Computation, one: Instruction, running: set[str]) -> Event:
+    def _event(self, name: str, one: Instruction, running: set[str]) -> Event:
         if one.opcode == "while":
             count = trip_count(self.module, name, one)
             body = self.schedule(one.calls("body")[0], running)
@@ -143,39 +136,34 @@ class _Reader:
             names = one.calls("branch_computations", "true_computation", "false_computation")
             branches = [self.schedule(branch, set(running)) for branch in names]
             return Event(body=max(branches, key=lambda branch: total(branch)[1:3], default=()))
-        begins, ends = self._exchanges(computation, one, running)
+        computation = self.module.computations[name]
+        begins, ends = self._collectives(computation, one, running)
         return Event(self._work(computation, one), begins=tuple(begins), ends=tuple(ends))
 
-    def _exchanges(
+    def _collectives(
         self, computation: Computation, one: Instruction, running: set[str]
     ) -> tuple[list[Collective], list[str]]:
-        """(collectives that begin, channels that end) with an instruction of the schedule."""
+        """(collectives that start, channels of those that end) at an instruction of the schedule."""
         base, _, phase = one.opcode.rpartition("-")
         if one.opcode in KINDS:
             return [self._collective(computation, one, one, overlaps=False)], []
-        if base in KINDS and phase in ("start", "done"):
-            if phase == "done":
-                return [], list(one.operands[:1])
-            return [self._collective(computation, one, one, overlaps=True)._replace(channel=one.name)], []
-        if one.opcode == "async-done":
+        if one.opcode == "async-done" or (base in KINDS and phase == "done"):
             return [], list(one.operands[:1])
+        if base in KINDS and phase == "start":
+            return [self._collective(computation, one, one, overlaps=True)._replace(channel=one.name)], []
         if one.opcode not in ("fusion", "async-start"):
             return [], []
         begins, ends = [], []
-        called = one.calls("calls")[0]
-        inside = self.module.computations[called]
+        inside = self.module.computations[one.calls("calls")[0]]
         marks = {i.attribute("custom_call_target").strip('"') for i in inside.values() if i.opcode == "custom-call"}
-        for found in inside.values():
-            if found.opcode not in KINDS:
-                continue
+        starts = one.opcode == "async-start" or "AsyncCollectiveStart" in marks
+        for found in (i for i in inside.values() if i.opcode in KINDS):
             channel = one.name if one.opcode == "async-start" else found.attribute("channel_id") or found.name
-            starts = one.opcode == "async-start" or "AsyncCollectiveStart" in marks
             if "AsyncCollectiveDone" in marks:
                 ends.append(channel)
                 running.discard(channel)
-            elif channel not in running:  # else it goes on beside what this fusion computes
-                made = self._collective(inside, found, one, overlaps=starts)
-                begins.append(made._replace(channel=channel))
+            elif channel not in running:  # otherwise it is in flight and overlaps with this fusion
+                begins.append(self._collective(inside, found, one, overlaps=starts)._replace(channel=channel))
                 running |= {channel} if starts else set()
         return begins, ends
 
@@ -183,17 +171,18 @@ class _Reader:
         self, computation: Computation, one: Instruction, outer: Instruction, *, overlaps: bool
     ) -> Collective:
         kind = next(kind for kind in KINDS if one.opcode.startswith(kind))
-        into = sum(a.size for name in one.operands for a in computation[name].arrays) if one.operands else 0
+        size = sum(array.size for name in one.operands for array in computation[name].arrays)
         group = _group(one, self.module.partitions)
-        size = into * group if kind == "all-gather" else into
+        if kind == "all-gather":
+            size *= group
         if kind == "all-reduce" and "all-reduce-scatter" in outer.attribute("calls"):
-            kind = "reduce-scatter"  # a TPU's form of it
+            kind = "reduce-scatter"  # as a TPU's compiler writes it
         return Collective(kind, size, group, one.attribute("channel_id") or one.name, overlaps)
 
     def _work(self, computation: Computation, one: Instruction) -> Work:
-        flops, passes = self._products(computation, one)
         cycles = re.search(r'"estimated_cycles":"(\d+)"', one.attributes)
-        return Work(flops, passes, self._size(computation, one), int(cycles[1]) if cycles else 0)
+        flops, passes = self._products(computation, one)
+        return Work(flops, passes, self._traffic(computation, one), int(cycles[1]) if cycles else 0)
 
     def _products(self, computation: Computation, one: Instruction) -> tuple[int, int]:
         """(FLOPs, FLOPs times passes)."""
@@ -202,59 +191,59 @@ class _Reader:
             if called not in self._flops:
                 inside = self.module.computations[called]
                 both = [self._products(inside, each) for each in inside.values()]
-                self._flops[called] = sum(a for a, _ in both), sum(b for _, b in both)
+                self._flops[called] = sum(flops for flops, _ in both), sum(passes for _, passes in both)
             return self._flops[called]
         if one.opcode not in ("dot", "convolution"):
             return 0, 0
         left, right = (computation[name].arrays[0] for name in one.operands[:2])
         flops = _dot(one, left) if one.opcode == "dot" else _convolution(one, left, right)
-        precision = (re.findall(r"\w+", one.attribute("operand_precision")) or ["default"])[0]
-        passes = _PASSES.get(precision, 1) if left.dtype == "f32" else 1
+        precision = re.search(r"\w+", one.attribute("operand_precision"))
+        passes = _PASSES.get(precision[0], 1) if precision and left.dtype == "f32" else 1
         return flops, flops * passes
 
-    def _size(self, computation: Computation, one: Instruction) -> int:
-        """Bytes of the large memory that an instruction of the schedule reads and writes."""
+    def _traffic(self, computation: Computation, one: Instruction) -> int:
+        """Bytes that an instruction of the schedule reads from and writes to HBM."""
         base, _, phase = one.opcode.rpartition("-")
-        if one.opcode in _FREE or one.opcode in KINDS or base in KINDS or one.opcode == "async-start":
+        if one.opcode in _NO_TRAFFIC or one.opcode in KINDS or base in KINDS:
             return 0
         if one.opcode == "custom-call" and "AllocateBuffer" in one.attributes:
             return 0
-        sources = [array for name in one.operands for array in computation[name].arrays]
         if phase == "start":  # a copy or slice between memories: (from, to, context)
-            moved = min((a for a in one.arrays[:2]), key=lambda a: a.size, default=None)
-            return sum(moved.size for a in one.arrays[:2] if a.space == 0) if moved else 0
+            ends = one.arrays[:2]
+            return min((array.size for array in ends), default=0) * sum(array.space == 0 for array in ends)
         if one.opcode == "fusion":
             called = one.calls("calls")[0]
             return self._read(computation, one, called) + self._written(one, called)
-        out = sum(a.size for a in one.arrays if a.space == 0)
-        if one.opcode in ("dynamic-slice", "slice", "gather"):
-            return out + min(out, _in_hbm(sources[:1])) + _in_hbm(sources[1:])
+        sources = [array for name in one.operands for array in computation[name].arrays]
         if one.opcode == "dynamic-update-slice":
             return 2 * _in_hbm(sources[1:2])
-        return out + _in_hbm(sources)
+        out = _in_hbm(one.arrays)
+        read = min(out, _in_hbm(sources[:1])) if one.opcode in _SLICES else _in_hbm(sources[:1])
+        return out + read + _in_hbm(sources[1:])
 
     def _read(self, computation: Computation, one: Instruction, called: str) -> int:
+        """Bytes that a fusion reads from HBM."""
         read = 0
         for place, name in enumerate(one.operands):
             full = _in_hbm(computation[name].arrays)
-            parameter = self.module.parameter(called, place)
-            read += min(full, self._touched(called, parameter)) if full and parameter else full
+            read += min(full, self._used(called, self.module.parameter(called, place), full)) if full else 0
         return read
 
     def _written(self, one: Instruction, called: str) -> int:
+        """Bytes that a fusion writes to HBM."""
         root = self.module.root(called)
         inside = self.module.computations[called]
         results = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
         if len(results) != len(one.arrays):
             return _in_hbm(one.arrays)
         pairs = zip(results, one.arrays, strict=True)
-        return sum(self._made(inside, result, array) for result, array in pairs if array.space == 0)
+        return sum(self._new(inside, result, array) for result, array in pairs if array.space == 0)
 
-    def _made(self, inside: Computation, result: Instruction, array: Array) -> int:
-        """Bytes of a result that are new: of an update in place, the update."""
+    def _new(self, inside: Computation, result: Instruction, array: Array) -> int:
+        """Bytes that the computation of a result writes: for an update in place, those of the update."""
         while result.opcode in _VIEWS:
             result = inside[result.operands[0]]
-        # an exchange that goes on beside several fusions is a result of each; its start counts it
+        # a collective in flight beside several fusions is a result of each; it is counted at its start
         if result.opcode in ("parameter", *KINDS) or "AsyncCollectiveDone" in result.attributes:
             return 0
         if result.opcode == "dynamic-update-slice":
@@ -262,37 +251,36 @@ class _Reader:
         if result.opcode == "fusion":
             called = result.calls("calls")[0]
             root = self.module.root(called)
-            return self._made(self.module.computations[called], root, array) if root.opcode != "tuple" else array.size
+            return self._new(self.module.computations[called], root, array) if root.opcode != "tuple" else array.size
         return array.size
 
-    def _touched(self, name: str, value: Instruction) -> int:
-        """Bytes of a value that its users within a fused computation read."""
-        full, touched = sum(a.size for a in value.arrays), 0
+    def _used(self, name: str, value: Instruction | None, unknown: int) -> int:
+        """Bytes of a value that its users within a fused computation read; `unknown` if there is no such value."""
+        if value is None:
+            return unknown
+        full, used = sum(array.size for array in value.arrays), 0
         for user in self._users_of(name).get(value.name, []):
             places = [place for place, operand in enumerate(user.operands) if operand == value.name]
-            if user.opcode in _VIEWS:
-                touched += self._touched(name, user)
-            elif user.opcode in ("dynamic-slice", "slice", "gather") and places == [0]:
-                touched += user.arrays[0].size
-            elif user.opcode == "dynamic-update-slice" and places == [0]:
+            is_overwritten = user.opcode == "dynamic-update-slice" and places == [0]
+            if is_overwritten or user.opcode in _COUNTED_ELSEWHERE:
                 continue
+            if user.opcode in _VIEWS:
+                used += self._used(name, user, full)
+            elif user.opcode in _SLICES and places == [0]:
+                used += user.arrays[0].size
             elif user.opcode == "fusion":
                 called = user.calls("calls")[0]
-                inner = [self.module.parameter(called, place) for place in places]
-                touched += sum(self._touched(called, parameter) if parameter else full for parameter in inner)
-            elif user.opcode in ("tuple", "custom-call", *KINDS):
-                continue  # passed on, or a mark of the compiler's; an exchange is counted apart
+                used += sum(self._used(called, self.module.parameter(called, place), full) for place in places)
             else:
                 return full
-        return min(full, touched)
+        return min(full, used)
 
     def _users_of(self, name: str) -> dict[str, list[Instruction]]:
         if name not in self._users:
-            users: dict[str, list[Instruction]] = {}
+            users = self._users[name] = {}
             for one in self.module.computations[name].values():
                 for operand in set(one.operands):
                     users.setdefault(operand, []).append(one)
-            self._users[name] = users
         return self._users[name]
 
 
@@ -306,7 +294,7 @@ def _dot(one: Instruction, left: Array) -> int:
 
 
 def _convolution(one: Instruction, left: Array, kernel: Array) -> int:
-    """Products whose input lies within the picture: the padding or holes of a batched dot cost nothing."""
+    """FLOPs on inputs within the picture: the padding or holes of a batched dot cost nothing."""
     of_left, of_kernel, of_out = re.split(r"_|->", one.attribute("dim_labels"))
     out = one.arrays[0].dims
     count = 2 * left.dims[of_left.index("b")] // int(one.attribute("batch_group_count") or 1)
@@ -327,11 +315,10 @@ def _positions(size: int, kernel: int, out: int, window: dict[str, str]) -> int:
 
 
 def _group(one: Instruction, partitions: int) -> int:
-    """Devices that exchange together, in any of the forms that the text names them."""
+    """Number of devices in a collective's group, in any of the notations of `replica_groups`."""
     if one.opcode.startswith("collective-permute"):
         return 2
-    at = one.attributes.find("replica_groups=")
-    text = one.attributes[at + len("replica_groups=") :] if at >= 0 else ""
+    text = one.attributes.partition("replica_groups=")[2]
     if match := re.match(r"\[\d+,(\d+)\]", text):
         return int(match[1])
     if match := re.match(r"\{\{([\d,]+)\}", text):
