@@ -1,4 +1,4 @@
-"""What a trial is measured on: folds of the training split, or the validation split, each with its seeds."""
+"""The parts that each trial is measured on: folds of the training split, or the validation split, with seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Part(NamedTuple):
     Attributes:
       name: of its folder.
       seed: config.seed of the run.
-      corpora: what it trains on, what chooses its step, and in the place of the test split what it is scored on.
+      corpora: for training and for selecting the step; `corpora.test` is the part to score on.
     """
 
     name: str
@@ -37,17 +37,16 @@ def parts_of(
     """The runs of a trial.
 
     Args:
-      config: whose seed is the first.
-      train: the training split, and
-      validation: the validation split; the test split is not asked for.
-      score: `FOLDS`: a run for each fold of the training split, which it is scored on, its step chosen by the
-        validation split as in every other run. `VALIDATION`: trained on the whole training split, and scored on the
-        validation split.
-      folds: K, of `FOLDS`.
-      seeds: runs of each.
+      config: `config.seed` is the first seed.
+      train: the training split.
+      validation: the validation split, which selects the step of every run.
+      score: `FOLDS`: one run per fold of the training split, scored on it and trained on the others. `VALIDATION`:
+        trained on the whole training split, scored on the validation split.
+      folds: number of folds.
+      seeds: number of runs of each part.
 
     Raises:
-      UserError: a part to score on lacks pictures, a language or translations.
+      UserError: a part to score on has no images, a language without captions, or no translated queries.
     """
     numbers = range(config.seed, config.seed + seeds)
     if score == VALIDATION:
@@ -59,10 +58,7 @@ def parts_of(
             f"--score={VALIDATION}, or --config.evaluation.query=target"
         )
     fold = fold_of(concepts(config, ["train"])["train"], folds=folds)
-    split = [
-        Corpora(train.select_images(fold != held), validation, train.select_images(fold == held))
-        for held in range(folds)
-    ]
+    split = [Corpora(train.select_images(fold != k), validation, train.select_images(fold == k)) for k in range(folds)]
     for number, corpora in enumerate(split):
         _check(corpora.test, config, what=f"fold {number} of the training split", fix="use fewer --folds")
     return [
@@ -70,32 +66,31 @@ def parts_of(
     ]
 
 
-def fold_of(of_pictures: Sequence[str], *, folds: int) -> np.ndarray:
-    """The fold (n,) of each picture by its concept, see `cl2cm_jax.data.folds.deal`.
+def fold_of(concept_of: Sequence[str], *, folds: int) -> np.ndarray:
+    """The fold (n,) of each image by its concept, see `cl2cm_jax.data.folds.deal`.
 
     Raises:
       UserError: there are fewer concepts than folds.
     """
-    count = len(set(of_pictures))
-    if count < folds:
+    if (count := len(set(concept_of))) < folds:
         raise UserError(f"--folds={folds}: the training split has {count} concepts; use fewer folds")
-    return deal(of_pictures, folds=folds)
+    return deal(concept_of, folds=folds)
 
 
 def machine_share(part: Part, config: ConfigDict) -> float:
-    """The share of the target captions of a part, those that it is scored by, that a machine wrote."""
+    """Share of machine translations among the target captions that a part is scored by."""
     corpus = part.corpora.test
     rows = np.concatenate([corpus.captions_of(language) for language in config.data.targets])
     return float(np.mean(corpus.caption_origin[rows] == "machine"))
 
 
 def _check(corpus: Corpus, config: ConfigDict, *, what: str, fix: str) -> None:
-    """Says before anything is trained that a part can be scored, by captions that the training may see."""
-    shown = corpus.groups[corpus.caption_image] == HEADLINE
+    """Checks that a part can be scored, and only by captions that training may see."""
+    scored = corpus.groups[corpus.caption_image] == HEADLINE
     for language in (config.data.source, *config.data.targets):
-        if not shown[corpus.captions_of(language)].any():
+        if not scored[corpus.captions_of(language)].any():
             raise UserError(f"{what} has no caption in {language!r} to score a trial by; {fix}")
-    wanted = config.data.train_origin  # targets of the training split by another hand are not for tuning
-    if corpus.name == "train" and wanted != "any":
+    origin = config.data.train_origin
+    if corpus.name == "train" and origin != "any":
         for language in config.data.targets:
-            assert (corpus.caption_origin[corpus.captions_of(language)] == wanted).all(), (language, wanted)
+            assert (corpus.caption_origin[corpus.captions_of(language)] == origin).all(), (language, origin)
