@@ -13,29 +13,17 @@ HOP = 1e-6  # seconds from a chip to its neighbour; about one microsecond (jax-m
 
 
 class Chip(NamedTuple):
-    """One TPU chip.
+    """One TPU chip."""
 
-    Attributes:
-      name: e.g. "v5e".
-      peak: bfloat16 FLOPs per second.
-      hbm: bytes that a program may use, as the compiler reports when it runs out; less than the nominal size.
-      bandwidth: HBM bytes per second.
-      links: number of links to neighbours: 4 in a 2D torus, 6 in a 3D torus.
-      link: bytes per second and direction of one link.
-      clock: cycles per second of the matrix units, from the peak and their number; 0 if unknown.
-      wraps: number of chips along a side from which it closes to a ring.
-      source: of the figures.
-    """
-
-    name: str
-    peak: float
-    hbm: int
-    bandwidth: float
-    links: int
-    link: float
-    clock: float
-    wraps: int
-    source: str
+    name: str  # e.g. "v5e"
+    peak: float  # bfloat16 FLOPs per second
+    hbm: int  # bytes that a program may use, as the compiler reports when it runs out; less than the nominal size
+    bandwidth: float  # HBM bytes per second
+    links: int  # number of links to neighbours: 4 in a 2D torus, 6 in a 3D torus
+    link: float  # bytes per second and direction of one link
+    clock: float  # cycles per second of the matrix units, from the peak and their number; 0 if unknown
+    wraps: int  # number of chips along a side from which it closes to a ring
+    source: str  # of the figures
 
     def products(self, work: Work) -> float:
         """Seconds of the matrix units at peak."""

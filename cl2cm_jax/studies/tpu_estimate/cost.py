@@ -29,19 +29,12 @@ _COUNTED_ELSEWHERE = ("tuple", "custom-call", *KINDS)  # results, marks of the c
 
 
 class Work(NamedTuple):
-    """Work of an instruction or a program.
+    """Work of an instruction or a program."""
 
-    Attributes:
-      flops: of dots and convolutions.
-      passes: `flops` times the passes that the matrix unit makes for a product of high precision.
-      size: bytes read from and written to HBM.
-      cycles: the compiler's own estimate, 0 if it gives none.
-    """
-
-    flops: int = 0
-    passes: int = 0
-    size: int = 0
-    cycles: int = 0
+    flops: int = 0  # of dots and convolutions
+    passes: int = 0  # `flops` times the passes that the matrix unit makes for a product of high precision
+    size: int = 0  # bytes read from and written to HBM
+    cycles: int = 0  # the compiler's own estimate, 0 if it gives none
 
     def plus(self, other: Work, times: int = 1) -> Work:
         """The sum with `times` the other's work."""
@@ -49,41 +42,24 @@ class Work(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One collective operation.
+    """One collective operation."""
 
-    Attributes:
-      kind: one of `KINDS`.
-      size: bytes of a device: the result of an all-gather, the operands of the others.
-      group: number of participating devices.
-      channel: identifies it between its start and its end.
-      overlaps: whether the schedule has other work between its start and its end.
-    """
-
-    kind: str
-    size: int
-    group: int
-    channel: str
-    overlaps: bool
+    kind: str  # one of `KINDS`
+    size: int  # bytes of a device: the result of an all-gather, the operands of the others
+    group: int  # number of participating devices
+    channel: str  # identifies it between its start and its end
+    overlaps: bool  # whether the schedule has other work between its start and its end
 
 
 class Event(NamedTuple):
-    """One instruction of the schedule.
+    """One instruction of the schedule."""
 
-    Attributes:
-      work: without that of `body`.
-      times: trip count of `body`.
-      body: schedule of a loop, call or branch.
-      begins: collectives that start here; one that does not overlap ends with the event.
-      ends: channels of the collectives that end here.
-      unknown: whether it is a loop of unknown trip count, which is counted once.
-    """
-
-    work: Work = Work()
-    times: int = 1
-    body: tuple[Event, ...] = ()
-    begins: tuple[Collective, ...] = ()
-    ends: tuple[str, ...] = ()
-    unknown: bool = False
+    work: Work = Work()  # without that of `body`
+    times: int = 1  # trip count of `body`
+    body: tuple[Event, ...] = ()  # schedule of a loop, call or branch
+    begins: tuple[Collective, ...] = ()  # collectives that start here; one that does not overlap ends with the event
+    ends: tuple[str, ...] = ()  # channels of the collectives that end here
+    unknown: bool = False  # whether it is a loop of unknown trip count, which is counted once
 
 
 def events(module: Module) -> tuple[Event, ...]:

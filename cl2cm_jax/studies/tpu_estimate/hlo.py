@@ -38,25 +38,15 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One instruction.
+    """One instruction."""
 
-    Attributes:
-      name: unique within its computation.
-      arrays: of the result; a tuple is flattened.
-      opcode: e.g. "fusion".
-      operands: names of instructions of the same computation.
-      inside: text between the parentheses; the value of a constant.
-      attributes: text after the parentheses.
-      is_root: whether it is the result of its computation.
-    """
-
-    name: str
-    arrays: tuple[Array, ...]
-    opcode: str
-    operands: tuple[str, ...]
-    inside: str
-    attributes: str
-    is_root: bool
+    name: str  # unique within its computation
+    arrays: tuple[Array, ...]  # of the result; a tuple is flattened
+    opcode: str  # e.g. "fusion"
+    operands: tuple[str, ...]  # names of instructions of the same computation
+    inside: str  # text between the parentheses; the value of a constant
+    attributes: str  # text after the parentheses
+    is_root: bool  # whether it is the result of its computation
 
     def attribute(self, name: str) -> str:
         """The value of `name=...` as text; "" if there is none."""
@@ -72,17 +62,11 @@ Computation = dict[str, Instruction]
 
 
 class Module(NamedTuple):
-    """A program.
+    """A program."""
 
-    Attributes:
-      computations: by name, each with its instructions in scheduled order.
-      entry: name of the entry computation.
-      partitions: number of devices that run the program together.
-    """
-
-    computations: dict[str, Computation]
-    entry: str
-    partitions: int
+    computations: dict[str, Computation]  # by name, each with its instructions in scheduled order
+    entry: str  # name of the entry computation
+    partitions: int  # number of devices that run the program together
 
     def root(self, computation: str) -> Instruction:
         """The result of a computation."""

@@ -27,17 +27,11 @@ _STEPS = 10_000  # of a stage; the schedules need a length, which does not chang
 
 
 class Topology(NamedTuple):
-    """TPU chips that need not exist.
+    """TPU chips that need not exist."""
 
-    Attributes:
-      name: e.g. "v5e:4x4".
-      sides: of the torus or mesh, e.g. (4, 4).
-      devices: one per chip.
-    """
-
-    name: str
-    sides: tuple[int, ...]
-    devices: tuple[Any, ...]
+    name: str  # e.g. "v5e:4x4"
+    sides: tuple[int, ...]  # of the torus or mesh, e.g. (4, 4)
+    devices: tuple[Any, ...]  # one per chip
 
     @property
     def generation(self) -> str:

@@ -11,19 +11,12 @@ from cl2cm_jax.studies.tpu_estimate.roofline import Seconds, seconds
 
 
 class Memory(NamedTuple):
-    """HBM of one chip in bytes, as the compiler lays the program out.
+    """HBM of one chip in bytes, as the compiler lays the program out."""
 
-    Attributes:
-      arguments: state, batch and frozen parameters; the new state is written in place.
-      outputs: results that are not written in place.
-      temporaries: peak of activations, gradients and other intermediate values.
-      program: the code.
-    """
-
-    arguments: int
-    outputs: int
-    temporaries: int
-    program: int
+    arguments: int  # state, batch and frozen parameters; the new state is written in place
+    outputs: int  # results that are not written in place
+    temporaries: int  # peak of activations, gradients and other intermediate values
+    program: int  # the code
 
     @property
     def total(self) -> int:
@@ -38,30 +31,18 @@ class Memory(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """One configuration on one topology.
-
-    Attributes:
-      topology, chip: that it was compiled for.
-      mesh: devices by axis.
-      batch: images per step, over all chips.
-      stage: "student", "teacher" or "joint".
-      tokens: caption length.
-      memory: of one chip.
-      schedule: of one chip and step.
-      notes: where the model sizes come from.
-      largest: the largest batch that fits, in images per chip; None if it was not searched.
-    """
+    """One configuration on one topology."""
 
     topology: Topology
     chip: Chip
-    mesh: dict[str, int]
-    batch: int
-    stage: str
-    tokens: int
-    memory: Memory
-    schedule: tuple[Event, ...]
-    notes: tuple[str, ...]
-    largest: int | None = None
+    mesh: dict[str, int]  # devices by axis
+    batch: int  # images per step, over all chips
+    stage: str  # "student", "teacher" or "joint"
+    tokens: int  # caption length
+    memory: Memory  # of one chip
+    schedule: tuple[Event, ...]  # of one chip and step
+    notes: tuple[str, ...]  # where the model sizes come from
+    largest: int | None = None  # the largest batch that fits, in images per chip; None if it was not searched
 
     @property
     def chips(self) -> int:

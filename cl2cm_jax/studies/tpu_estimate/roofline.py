@@ -12,20 +12,13 @@ from cl2cm_jax.studies.tpu_estimate.cost import Event
 
 
 class Seconds(NamedTuple):
-    """Time of one step.
+    """Time of one step."""
 
-    Attributes:
-      work: sum over instructions of the longer of FLOPs at peak and bytes at the HBM bandwidth.
-      products, memory: the parts of `work` that are bound by FLOPs and by HBM bandwidth.
-      exchange: of all collectives, run alone.
-      exposed: the part of `exchange` that does not overlap with work.
-    """
-
-    work: float = 0.0
-    products: float = 0.0
-    memory: float = 0.0
-    exchange: float = 0.0
-    exposed: float = 0.0
+    work: float = 0.0  # sum over instructions of the longer of FLOPs at peak and bytes at the HBM bandwidth
+    products: float = 0.0  # the part of `work` that is bound by FLOPs
+    memory: float = 0.0  # the part of `work` that is bound by HBM bandwidth
+    exchange: float = 0.0  # of all collectives, run alone
+    exposed: float = 0.0  # the part of `exchange` that does not overlap with work
 
     @property
     def step(self) -> float:

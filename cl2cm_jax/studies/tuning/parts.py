@@ -18,17 +18,11 @@ FOLDS, VALIDATION = "folds", "validation"
 
 
 class Part(NamedTuple):
-    """One run of every trial.
+    """One run of every trial."""
 
-    Attributes:
-      name: of its folder.
-      seed: config.seed of the run.
-      corpora: for training and for selecting the step; `corpora.test` is the part to score on.
-    """
-
-    name: str
-    seed: int
-    corpora: Corpora
+    name: str  # of its folder
+    seed: int  # config.seed of the run
+    corpora: Corpora  # for training and for selecting the step; `corpora.test` is the part to score on
 
 
 def parts_of(

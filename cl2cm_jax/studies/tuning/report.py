@@ -20,28 +20,17 @@ FORMULA = f"score = targets - max(0, source of the baseline - {ALLOWED:g} - sour
 
 
 class StudyInfo(NamedTuple):
-    """What the files state about the study.
-
-    Attributes:
-      command: the command line.
-      date: of the report.
-      config: the config file, as typed.
-      changes: config fields that the command line overrides.
-      data: name of the data set.
-      scored: description of the parts that a trial is scored on.
-      parts: names of a trial's runs.
-      source, targets: languages.
-    """
+    """What the files state about the study."""
 
     command: str
-    date: str
-    config: str
-    changes: Mapping[str, str]
-    data: str
-    scored: str
-    parts: Sequence[str]
-    source: str
-    targets: Sequence[str]
+    date: str  # of the report
+    config: str  # the config file, as typed
+    changes: Mapping[str, str]  # config fields that the command line overrides
+    data: str  # name of the data set
+    scored: str  # description of the parts that a trial is scored on
+    parts: Sequence[str]  # names of a trial's runs
+    source: str  # source language
+    targets: Sequence[str]  # target languages
 
 
 class TuningResult(NamedTuple):

@@ -14,8 +14,8 @@ from cl2cm_jax.config import DURATIONS, check_field, flatten, is_zero, nearest, 
 from cl2cm_jax.config.durations import read_duration
 from cl2cm_jax.errors import UserError
 
-# field: low..high (uniform), log:low..high (log-uniform), times:low..high (log-uniform factor of the config's value), or
-# values a|b|c. The ranges hold what the papers and our experiments used, and about as much again on either side.
+# field: low..high (uniform), log:low..high (log-uniform), times:low..high (log-uniform factor of the config's value)
+# or values a|b|c. The ranges hold what the papers and our experiments used, and about as much again on either side.
 SPACE = {
     "weights.transfer": "log:0.25..8",
     "transfer.temperature": "log:0.03..0.3",
@@ -38,30 +38,18 @@ _EXAMPLE = "weights.transfer=log:0.25..8, student.dropout=0..0.7, train.steps=ti
 
 
 class Dimension(NamedTuple):
-    """One field and the values that it may take.
-
-    Attributes:
-      field: its name.
-      own: the config's value, as a trial draws it.
-      present: the config's value as text.
-      low, high: inclusive bounds of a number, or of a factor if there is a `base`.
-      choices: texts of a categorical field; () for a number.
-      log: drawn log-uniformly.
-      whole: rounded to an integer.
-      unit: of a duration, such as "epochs".
-      base: the config's number that a factor multiplies; None if the number itself is drawn.
-    """
+    """One field and the values that it may take."""
 
     field: str
-    own: float | str
-    present: str
-    low: float = 0.0
-    high: float = 0.0
-    choices: tuple[str, ...] = ()
-    log: bool = False
-    whole: bool = False
-    unit: str = ""
-    base: float | None = None
+    own: float | str  # the config's value, as a trial draws it
+    present: str  # the config's value as text
+    low: float = 0.0  # lower bound, inclusive, of a number, or of a factor if there is a `base`
+    high: float = 0.0  # upper bound
+    choices: tuple[str, ...] = ()  # texts of a categorical field; () for a number
+    log: bool = False  # drawn log-uniformly
+    whole: bool = False  # rounded to an integer
+    unit: str = ""  # of a duration, such as "epochs"
+    base: float | None = None  # the config's number that a factor multiplies; None if the number itself is drawn
 
     def text(self, drawn: float | str) -> str:
         """A drawn value as `--config.FIELD=` takes it; numbers other than the config's own have four digits."""

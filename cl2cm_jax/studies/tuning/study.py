@@ -26,23 +26,14 @@ DONE, CUT, FAILED = "done", "cut off", "failed"
 
 
 class TrialResult(NamedTuple):
-    """A finished trial.
+    """A finished trial."""
 
-    Attributes:
-      number: counted from 0, which is the config itself.
-      state: `DONE`; `CUT` (pruned) if its first part was below the median; `FAILED`, see `reason`.
-      values: field -> text.
-      runs: by part.
-      score: of `runs`; None if the trial failed.
-      seconds: spent on it.
-    """
-
-    number: int
-    state: str
-    values: dict[str, str]
-    runs: list[Measured]
-    score: Score | None
-    seconds: float
+    number: int  # counted from 0, which is the config itself
+    state: str  # `DONE`; `CUT` (pruned) if its first part was below the median; `FAILED`, see `reason`
+    values: dict[str, str]  # field -> text
+    runs: list[Measured]  # by part
+    score: Score | None  # of `runs`; None if the trial failed
+    seconds: float  # spent on it
     reason: str = ""
 
 
