@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cl2cm_jax.studies.tpu_estimate.hlo import Array, Computation, Instruction, Module, trip_count
+from cl2cm_jax.studies.tpu_estimate.hlo import Array, Instruction, Module, trip_count
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -64,7 +64,7 @@ class Event(NamedTuple):
 
 def events(module: Module) -> tuple[Event, ...]:
     """The schedule of a program."""
-    return _Reader(module).schedule(module.entry, set())
+    return _schedule(module, module.entry, set())
 
 
 def total(schedule: tuple[Event, ...]) -> Work:
@@ -89,175 +89,144 @@ def unknown_loops(schedule: tuple[Event, ...]) -> int:
     return sum(event.unknown + unknown_loops(event.body) for event in schedule)
 
 
-class _Reader:
-    """Walks the computations of a module and caches what is derived from each."""
+def _schedule(module: Module, name: str, running: set[str]) -> tuple[Event, ...]:
+    """The events of a computation; `running` has the channels of collectives in flight, and is updated."""
+    return tuple(_event(module, one, running) for one in module.computations[name].values())
 
-    def __init__(self, module: Module):
-        self.module = module
-        self._flops: dict[str, tuple[int, int]] = {}
-        self._users: dict[str, dict[str, list[Instruction]]] = {}
 
-    def schedule(self, name: str, running: set[str]) -> tuple[Event, ...]:
-        """The events of a computation; `running` has the channels of collectives in flight, and is updated."""
-        return tuple(self._event(name, one, running) for one in self.module.computations[name].values())
+def _event(module: Module, one: Instruction, running: set[str]) -> Event:
+    if one.opcode == "while":
+        count = trip_count(module, one)
+        body = _schedule(module, one.calls("body")[0], running)
+        return Event(times=1 if count is None else count, body=body, unknown=count is None)
+    if one.opcode == "call":
+        return Event(body=_schedule(module, one.calls("to_apply", "calls")[0], running))
+    if one.opcode == "conditional":
+        names = one.calls("branch_computations", "true_computation", "false_computation")
+        branches = [_schedule(module, branch, set(running)) for branch in names]
+        return Event(body=max(branches, key=lambda branch: total(branch)[1:3], default=()))
+    begins, ends = _collectives(module, one, running)
+    cycles = re.search(r'"estimated_cycles":"(\d+)"', one.attributes)
+    work = Work(*_products(module, one), _traffic(module, one), int(cycles[1]) if cycles else 0)
+    return Event(work, begins=tuple(begins), ends=tuple(ends))
 
-    def _event(self, name: str, one: Instruction, running: set[str]) -> Event:
-        if one.opcode == "while":
-            count = trip_count(self.module, name, one)
-            body = self.schedule(one.calls("body")[0], running)
-            return Event(times=1 if count is None else count, body=body, unknown=count is None)
-        if one.opcode == "call":
-            return Event(body=self.schedule(one.calls("to_apply", "calls")[0], running))
-        if one.opcode == "conditional":
-            names = one.calls("branch_computations", "true_computation", "false_computation")
-            branches = [self.schedule(branch, set(running)) for branch in names]
-            return Event(body=max(branches, key=lambda branch: total(branch)[1:3], default=()))
-        computation = self.module.computations[name]
-        begins, ends = self._collectives(computation, one, running)
-        return Event(self._work(computation, one), begins=tuple(begins), ends=tuple(ends))
 
-    def _collectives(
-        self, computation: Computation, one: Instruction, running: set[str]
-    ) -> tuple[list[Collective], list[str]]:
-        """(collectives that start, channels of those that end) at an instruction of the schedule."""
-        base, _, phase = one.opcode.rpartition("-")
-        if one.opcode in KINDS:
-            return [self._collective(computation, one, one, overlaps=False)], []
-        if one.opcode == "async-done" or (base in KINDS and phase == "done"):
-            return [], list(one.operands[:1])
-        if base in KINDS and phase == "start":
-            return [self._collective(computation, one, one, overlaps=True)._replace(channel=one.name)], []
-        if one.opcode not in ("fusion", "async-start"):
-            return [], []
-        begins, ends = [], []
-        inside = self.module.computations[one.calls("calls")[0]]
-        marks = {i.attribute("custom_call_target").strip('"') for i in inside.values() if i.opcode == "custom-call"}
-        starts = one.opcode == "async-start" or "AsyncCollectiveStart" in marks
-        for found in (i for i in inside.values() if i.opcode in KINDS):
-            channel = one.name if one.opcode == "async-start" else found.attribute("channel_id") or found.name
-            if "AsyncCollectiveDone" in marks:
-                ends.append(channel)
-                running.discard(channel)
-            elif channel not in running:  # otherwise it is in flight and overlaps with this fusion
-                begins.append(self._collective(inside, found, one, overlaps=starts)._replace(channel=channel))
-                running |= {channel} if starts else set()
-        return begins, ends
+def _collectives(module: Module, one: Instruction, running: set[str]) -> tuple[list[Collective], list[str]]:
+    """(collectives that start, channels of those that end) at an instruction of the schedule."""
+    base, _, phase = one.opcode.rpartition("-")
+    if one.opcode in KINDS:
+        return [_collective(module, one, one, one.attribute("channel_id") or one.name, overlaps=False)], []
+    if one.opcode == "async-done" or (base in KINDS and phase == "done"):
+        return [], [operand.name for operand in one.operands[:1]]
+    if base in KINDS and phase == "start":
+        return [_collective(module, one, one, one.name, overlaps=True)], []
+    if one.opcode not in ("fusion", "async-start"):
+        return [], []
+    begins, ends = [], []
+    inside = module.computations[one.calls("calls")[0]].values()
+    marks = {other.attribute("custom_call_target").strip('"') for other in inside if other.opcode == "custom-call"}
+    starts = one.opcode == "async-start" or "AsyncCollectiveStart" in marks
+    for found in (other for other in inside if other.opcode in KINDS):
+        channel = one.name if one.opcode == "async-start" else found.attribute("channel_id") or found.name
+        if "AsyncCollectiveDone" in marks:
+            ends.append(channel)
+            running.discard(channel)
+        elif channel not in running:  # otherwise it is in flight and overlaps with this fusion
+            begins.append(_collective(module, found, one, channel, overlaps=starts))
+            running |= {channel} if starts else set()
+    return begins, ends
 
-    def _collective(
-        self, computation: Computation, one: Instruction, outer: Instruction, *, overlaps: bool
-    ) -> Collective:
-        kind = next(kind for kind in KINDS if one.opcode.startswith(kind))
-        size = sum(array.size for name in one.operands for array in computation[name].arrays)
-        group = _group(one, self.module.partitions)
-        if kind == "all-gather":
-            size *= group
-        if kind == "all-reduce" and "all-reduce-scatter" in outer.attribute("calls"):
-            kind = "reduce-scatter"  # as a TPU's compiler writes it
-        return Collective(kind, size, group, one.attribute("channel_id") or one.name, overlaps)
 
-    def _work(self, computation: Computation, one: Instruction) -> Work:
-        cycles = re.search(r'"estimated_cycles":"(\d+)"', one.attributes)
-        flops, passes = self._products(computation, one)
-        return Work(flops, passes, self._traffic(computation, one), int(cycles[1]) if cycles else 0)
+def _collective(module: Module, one: Instruction, outer: Instruction, channel: str, *, overlaps: bool) -> Collective:
+    kind = next(kind for kind in KINDS if one.opcode.startswith(kind))
+    size = sum(array.size for operand in one.operands for array in operand.arrays)
+    group = _group(one, module.partitions)
+    if kind == "all-gather":
+        size *= group
+    if kind == "all-reduce" and "all-reduce-scatter" in outer.attribute("calls"):
+        kind = "reduce-scatter"  # as a TPU's compiler writes it
+    return Collective(kind, size, group, channel, overlaps)
 
-    def _products(self, computation: Computation, one: Instruction) -> tuple[int, int]:
-        """(FLOPs, FLOPs times passes)."""
-        if one.opcode in ("fusion", "async-start"):
-            called = one.calls("calls")[0]
-            if called not in self._flops:
-                inside = self.module.computations[called]
-                both = [self._products(inside, each) for each in inside.values()]
-                self._flops[called] = sum(flops for flops, _ in both), sum(passes for _, passes in both)
-            return self._flops[called]
-        if one.opcode not in ("dot", "convolution"):
-            return 0, 0
-        left, right = (computation[name].arrays[0] for name in one.operands[:2])
-        flops = _dot(one, left) if one.opcode == "dot" else _convolution(one, left, right)
-        precision = re.search(r"\w+", one.attribute("operand_precision"))
-        passes = _PASSES.get(precision[0], 1) if precision and left.dtype == "f32" else 1
-        return flops, flops * passes
 
-    def _traffic(self, computation: Computation, one: Instruction) -> int:
-        """Bytes that an instruction of the schedule reads from and writes to HBM."""
-        base, _, phase = one.opcode.rpartition("-")
-        if one.opcode in _NO_TRAFFIC or one.opcode in KINDS or base in KINDS:
-            return 0
-        if one.opcode == "custom-call" and "AllocateBuffer" in one.attributes:
-            return 0
-        if phase == "start":  # a copy or slice between memories: (from, to, context)
-            ends = one.arrays[:2]
-            return min((array.size for array in ends), default=0) * sum(array.space == 0 for array in ends)
-        if one.opcode == "fusion":
-            called = one.calls("calls")[0]
-            return self._read(computation, one, called) + self._written(one, called)
-        sources = [array for name in one.operands for array in computation[name].arrays]
-        if one.opcode == "dynamic-update-slice":
-            return 2 * _in_hbm(sources[1:2])
-        out = _in_hbm(one.arrays)
-        read = min(out, _in_hbm(sources[:1])) if one.opcode in _SLICES else _in_hbm(sources[:1])
-        return out + read + _in_hbm(sources[1:])
+def _products(module: Module, one: Instruction) -> tuple[int, int]:
+    """(FLOPs, FLOPs times passes)."""
+    if one.opcode in ("fusion", "async-start"):
+        both = [_products(module, inner) for inner in module.computations[one.calls("calls")[0]].values()]
+        return sum(flops for flops, _ in both), sum(passes for _, passes in both)
+    if one.opcode not in ("dot", "convolution"):
+        return 0, 0
+    left, right = (operand.arrays[0] for operand in one.operands[:2])
+    flops = _dot(one, left) if one.opcode == "dot" else _convolution(one, left, right)
+    precision = re.search(r"\w+", one.attribute("operand_precision"))
+    return flops, flops * (_PASSES.get(precision[0], 1) if precision and left.dtype == "f32" else 1)
 
-    def _read(self, computation: Computation, one: Instruction, called: str) -> int:
-        """Bytes that a fusion reads from HBM."""
-        read = 0
-        for place, name in enumerate(one.operands):
-            full = _in_hbm(computation[name].arrays)
-            read += min(full, self._used(called, self.module.parameter(called, place), full)) if full else 0
-        return read
 
-    def _written(self, one: Instruction, called: str) -> int:
-        """Bytes that a fusion writes to HBM."""
-        root = self.module.root(called)
-        inside = self.module.computations[called]
-        results = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
-        if len(results) != len(one.arrays):
-            return _in_hbm(one.arrays)
-        pairs = zip(results, one.arrays, strict=True)
-        return sum(self._new(inside, result, array) for result, array in pairs if array.space == 0)
+def _traffic(module: Module, one: Instruction) -> int:
+    """Bytes that an instruction of the schedule reads from and writes to HBM."""
+    base, _, phase = one.opcode.rpartition("-")
+    if one.opcode in _NO_TRAFFIC or one.opcode in KINDS or base in KINDS:
+        return 0
+    if one.opcode == "custom-call" and "AllocateBuffer" in one.attributes:
+        return 0
+    if phase == "start":  # a copy or slice between memories: (from, to, context)
+        ends = one.arrays[:2]
+        return min((array.size for array in ends), default=0) * sum(array.space == 0 for array in ends)
+    if one.opcode == "fusion":
+        return _fusion_traffic(module, one, one.calls("calls")[0])
+    sources = [array for operand in one.operands for array in operand.arrays]
+    if one.opcode == "dynamic-update-slice":
+        return 2 * _in_hbm(sources[1:2])
+    out, first = _in_hbm(one.arrays), _in_hbm(sources[:1])
+    return out + (min(out, first) if one.opcode in _SLICES else first) + _in_hbm(sources[1:])
 
-    def _new(self, inside: Computation, result: Instruction, array: Array) -> int:
-        """Bytes that the computation of a result writes: for an update in place, those of the update."""
-        while result.opcode in _VIEWS:
-            result = inside[result.operands[0]]
-        # a collective in flight beside several fusions is a result of each; it is counted at its start
-        if result.opcode in ("parameter", *KINDS) or "AsyncCollectiveDone" in result.attributes:
-            return 0
-        if result.opcode == "dynamic-update-slice":
-            return inside[result.operands[1]].arrays[0].size
-        if result.opcode == "fusion":
-            called = result.calls("calls")[0]
-            root = self.module.root(called)
-            return self._new(self.module.computations[called], root, array) if root.opcode != "tuple" else array.size
-        return array.size
 
-    def _used(self, name: str, value: Instruction | None, unknown: int) -> int:
-        """Bytes of a value that its users within a fused computation read; `unknown` if there is no such value."""
-        if value is None:
-            return unknown
-        full, used = sum(array.size for array in value.arrays), 0
-        for user in self._users_of(name).get(value.name, []):
-            places = [place for place, operand in enumerate(user.operands) if operand == value.name]
-            is_overwritten = user.opcode == "dynamic-update-slice" and places == [0]
-            if is_overwritten or user.opcode in _COUNTED_ELSEWHERE:
-                continue
-            if user.opcode in _VIEWS:
-                used += self._used(name, user, full)
-            elif user.opcode in _SLICES and places == [0]:
-                used += user.arrays[0].size
-            elif user.opcode == "fusion":
-                called = user.calls("calls")[0]
-                used += sum(self._used(called, self.module.parameter(called, place), full) for place in places)
-            else:
-                return full
-        return min(full, used)
+def _fusion_traffic(module: Module, one: Instruction, called: str) -> int:
+    traffic = 0
+    for place, operand in enumerate(one.operands):
+        if full := _in_hbm(operand.arrays):
+            traffic += min(full, _read(module, module.parameter(called, place), full))
+    root = module.root(called)
+    results = root.operands if root.opcode == "tuple" else (root,)
+    if len(results) != len(one.arrays):
+        return traffic + _in_hbm(one.arrays)
+    pairs = zip(results, one.arrays, strict=True)
+    return traffic + sum(_written(module, result, array) for result, array in pairs if array.space == 0)
 
-    def _users_of(self, name: str) -> dict[str, list[Instruction]]:
-        if name not in self._users:
-            users = self._users[name] = {}
-            for one in self.module.computations[name].values():
-                for operand in set(one.operands):
-                    users.setdefault(operand, []).append(one)
-        return self._users[name]
+
+def _read(module: Module, value: Instruction | None, unknown: int) -> int:
+    """Bytes of a value that its users within a fused computation read; `unknown` if there is no such value."""
+    if value is None:
+        return unknown
+    full, read = sum(array.size for array in value.arrays), 0
+    for user in value.users:
+        places = [place for place, operand in enumerate(user.operands) if operand is value]
+        is_overwritten = user.opcode == "dynamic-update-slice" and places == [0]
+        if is_overwritten or user.opcode in _COUNTED_ELSEWHERE:
+            continue
+        if user.opcode in _VIEWS:
+            read += _read(module, user, full)
+        elif user.opcode in _SLICES and places == [0]:
+            read += user.arrays[0].size
+        elif user.opcode == "fusion":
+            called = user.calls("calls")[0]
+            read += sum(_read(module, module.parameter(called, place), full) for place in places)
+        else:
+            return full
+    return min(full, read)
+
+
+def _written(module: Module, result: Instruction, array: Array) -> int:
+    """Bytes that a fused computation writes of a result: for an update in place, those of the update."""
+    while result.opcode in _VIEWS:
+        result = result.operands[0]
+    # a collective in flight beside several fusions is a result of each; it is counted at its start
+    if result.opcode in ("parameter", *KINDS) or "AsyncCollectiveDone" in result.attributes:
+        return 0
+    if result.opcode == "dynamic-update-slice":
+        return result.operands[1].arrays[0].size
+    if result.opcode == "fusion" and (root := module.root(result.calls("calls")[0])).opcode != "tuple":
+        return _written(module, root, array)
+    return array.size
 
 
 def _in_hbm(arrays: tuple[Array, ...] | list[Array]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 # bits of an element; types that are not listed (tokens) take no space
@@ -37,16 +38,18 @@ class Array(NamedTuple):
         return (self.elements * _BITS.get(self.dtype, 0) + 7) // 8
 
 
-class Instruction(NamedTuple):
-    """One instruction."""
+@dataclass(eq=False, repr=False)
+class Instruction:
+    """One instruction; operands and users are instructions of the same computation."""
 
-    name: str  # unique within its computation
+    name: str
     arrays: tuple[Array, ...]  # of the result; a tuple is flattened
     opcode: str  # e.g. "fusion"
-    operands: tuple[str, ...]  # names of instructions of the same computation
+    operands: tuple[Instruction, ...]
     inside: str  # text between the parentheses; the value of a constant
     attributes: str  # text after the parentheses
     is_root: bool  # whether it is the result of its computation
+    users: list[Instruction] = field(default_factory=list)
 
     def attribute(self, name: str) -> str:
         """The value of `name=...` as text; "" if there is none."""
@@ -96,23 +99,27 @@ def parse(text: str) -> Module:
         elif line.startswith("}"):
             current = None
         elif match := _INSTRUCTION.match(line):
-            current[match[2]] = _instruction(match[2], line[match.end() :], is_root=bool(match[1]))
+            current[match[2]] = _instruction(match[2], line[match.end() :], current, is_root=bool(match[1]))
     if entry not in computations:
         raise ValueError("the text has no ENTRY computation")
     partitions = re.search(r"num_partitions=(\d+)", text.partition("\n")[0])
     return Module(computations, entry, int(partitions[1]) if partitions else 1)
 
 
-def _instruction(name: str, text: str, *, is_root: bool) -> Instruction:
+def _instruction(name: str, text: str, defined: Computation, *, is_root: bool) -> Instruction:
+    """Parses what follows "name = "; operands are among the instructions that are `defined` before it."""
     shape, rest = _split(text, " ")
     opcode, _, rest = rest.lstrip().partition("(")
     inside, rest = _split(rest, ")")
-    arrays = (
+    arrays = tuple(
         Array(dtype, tuple(int(size) for size in dims.split(",") if size), int(space or 0))
         for dtype, dims, space in _ARRAY.findall(shape)
     )
-    attributes = rest.removeprefix(")").lstrip(", ")
-    return Instruction(name, tuple(arrays), opcode, tuple(_NAME.findall(inside)), inside, attributes, is_root)
+    operands = tuple(defined[operand] for operand in _NAME.findall(inside))
+    one = Instruction(name, arrays, opcode, operands, inside, rest.removeprefix(")").lstrip(", "), is_root)
+    for operand in dict.fromkeys(operands):
+        operand.users.append(one)
+    return one
 
 
 def _split(text: str, ends: str) -> tuple[str, str]:
@@ -125,8 +132,8 @@ def _split(text: str, ends: str) -> tuple[str, str]:
     return text, ""
 
 
-def trip_count(module: Module, computation: str, loop: Instruction) -> int | None:
-    """The trip count of a `while` instruction of a computation; None if it cannot be derived.
+def trip_count(module: Module, loop: Instruction) -> int | None:
+    """The trip count of a `while` instruction; None if it cannot be derived.
 
     It is XLA's `known_trip_count`, or follows from a counter that starts at a constant, is compared with a constant and
     is incremented by a constant.
@@ -134,20 +141,20 @@ def trip_count(module: Module, computation: str, loop: Instruction) -> int | Non
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known[1])
     (condition,), (body,) = loop.calls("condition"), loop.calls("body")
-    match _scalar(module, condition, module.root(condition).name):
+    match _scalar(module, module.root(condition)):
         case ("compare", "LT" | "LE" as direction, ("element", counter), limit):
             pass
         case _:
             return None
 
-    def element(computation: str, one: Instruction, index: int) -> _Scalar:
-        is_known = one.opcode == "tuple" and index < len(one.operands)
-        return _scalar(module, computation, one.operands[index]) if is_known else None
+    def element(state: Instruction, index: int) -> _Scalar:
+        is_known = state.opcode == "tuple" and index < len(state.operands)
+        return _scalar(module, state.operands[index]) if is_known else None
 
-    initial = module.computations[computation][loop.operands[0]]
+    (initial,) = loop.operands
     if limit and limit[0] == "element":
-        limit = element(computation, initial, limit[1])
-    match element(computation, initial, counter), limit, element(body, module.root(body), counter):
+        limit = element(initial, limit[1])
+    match element(initial, counter), limit, element(module.root(body), counter):
         case ("constant", start), ("constant", end), ("add", index, step) if index == counter and step > 0:
             return max(0, -(-(end - start + (direction == "LE")) // step))
     return None
@@ -158,11 +165,8 @@ _Scalar = tuple[Any, ...] | None
 _COPIES = ("copy", "bitcast", "convert", "reshape", "copy-start", "copy-done")
 
 
-def _scalar(module: Module, computation: str, name: str, arguments: tuple[_Scalar, ...] = ()) -> _Scalar:
+def _scalar(module: Module, one: Instruction, arguments: tuple[_Scalar, ...] = ()) -> _Scalar:
     """Follows a scalar back through copies and fusions; `arguments` are those of a fused computation."""
-    one = module.computations[computation].get(name)
-    if one is None:
-        return None
     if one.opcode == "constant":
         return ("constant", int(one.inside)) if re.fullmatch(r"-?\d+", one.inside) else None
     if one.opcode == "get-tuple-element":
@@ -171,11 +175,10 @@ def _scalar(module: Module, computation: str, name: str, arguments: tuple[_Scala
         return arguments[int(one.inside)] if int(one.inside) < len(arguments) else None
     if one.opcode not in (*_COPIES, "fusion", "call", "add", "compare"):
         return None
-    operands = tuple(_scalar(module, computation, operand, arguments) for operand in one.operands)
+    operands = tuple(_scalar(module, operand, arguments) for operand in one.operands)
     match one.opcode, operands:
         case "fusion" | "call", _:
-            called = one.calls("calls", "to_apply")[0]
-            return _scalar(module, called, module.root(called).name, operands)
+            return _scalar(module, module.root(one.calls("calls", "to_apply")[0]), operands)
         case "add", (("element", index), ("constant", value)) | (("constant", value), ("element", index)):
             return "add", index, value
         case "compare", (left, right):

@@ -55,7 +55,7 @@ def test_instructions_have_shapes_memory_spaces_and_attributes():
     assert (module.entry, module.partitions) == ("main", 4)
     main = module.computations["main"]
     assert main["w.2"].arrays == (Array("f32", (5, 16, 16), 1),) and main["x.1"].arrays[0].size == 8 * 16 * 4
-    assert len(main["loop"].arrays) == 3 and main["loop"].operands == ("init",) and main["out"].is_root
+    assert len(main["loop"].arrays) == 3 and main["loop"].operands == (main["init"],) and main["out"].is_root
     dot = module.computations["body"]["y"]
     assert (dot.opcode, dot.attribute("lhs_contracting_dims"), dot.attribute("nothing")) == ("dot", "{1}", "")
     assert module.root("body").name == "t"
@@ -89,7 +89,7 @@ def test_trip_counts_follow_from_start_limit_and_step(change: tuple[str, str], c
     text = LOOP.replace(*change)
     assert text != LOOP
     module = parse(text)
-    assert trip_count(module, "main", module.computations["main"]["loop"]) == count
+    assert trip_count(module, module.computations["main"]["loop"]) == count
     assert cost.unknown_loops(cost.events(module)) == (count is None)
     assert cost.total(cost.events(module)).flops == (1 if count is None else count) * 2 * 8 * 16 * 16
 
