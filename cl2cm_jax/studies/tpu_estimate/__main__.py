@@ -14,7 +14,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config import effective, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.parallel.mesh import batch_shards, make_mesh
-from cl2cm_jax.runtime.command_line import Arguments, split_flags
+from cl2cm_jax.runtime.command_line import Arguments, positive, split_flags
 from cl2cm_jax.studies.tpu_estimate import program, report
 from cl2cm_jax.studies.tpu_estimate.chips import chip, human
 from cl2cm_jax.studies.tpu_estimate.cost import events
@@ -38,36 +38,32 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     """The command line: options, and the config fields that it overrides."""
     rest, overrides = split_flags(list(arguments))
     parser = Arguments(prog="cl2cm estimate", description=__doc__)
-    parser.add_argument("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
-    parser.add_argument(
-        "--topology",
-        required=True,
-        help="libtpu's name of the chips: v5e:2x4 ... v5e:16x16, v6e:2x4 ... v6e:16x16, v5p:2x2x1 ... v5p:4x4x8",
-    )
-    parser.add_argument("--batch", type=int, help="images per chip (default: train.batch_size over all chips)")
-    parser.add_argument(
-        "--stage",
-        choices=("student", "teacher"),
-        default="student",
-        help="the program to compile if the teacher is trained first (default: %(default)s)",
-    )
-    parser.add_argument("--tokens", type=int, help="caption length (default: text.max_tokens)")
-    parser.add_argument(
-        "--text",
-        default="",
-        metavar="SIZES",
-        help="text backbone: vocabulary, hidden, layers, heads, intermediate, positions, e.g. layers=12,hidden=768",
-    )
-    parser.add_argument(
-        "--vision",
-        default="",
-        metavar="SIZES",
-        help="vision backbone: image_size, patch, hidden, layers, heads, intermediate, projection; precomputed "
-        "features: dim, frames, e.g. dim=2048,frames=64",
-    )
-    parser.add_argument("--largest", action="store_true", help="search the largest batch that fits (compiles often)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add = parser.add_argument
+    add("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
+    topologies = "v5e:2x4 ... v5e:16x16, v6e:2x4 ... v6e:16x16, v5p:2x2x1 ... v5p:4x4x8"
+    add("--topology", required=True, help=f"libtpu's name of the chips: {topologies}")
+    add("--batch", type=positive, help="images per chip (default: train.batch_size over all chips)")
+    stage = "stage to compile, if the teacher is trained first (default: %(default)s)"
+    add("--stage", choices=("student", "teacher"), default="student", help=stage)
+    add("--tokens", type=int, help="caption length (default: text.max_tokens)")
+    text = "vocabulary, hidden, layers, heads, intermediate, positions"
+    add("--text", type=sizes, default={}, metavar="SIZES", help=f"text backbone: {text}, e.g. layers=12,hidden=768")
+    vision = "image_size, patch, hidden, layers, heads, intermediate, projection; of precomputed features: dim, frames"
+    add("--vision", type=sizes, default={}, metavar="SIZES", help=f"vision backbone: {vision}")
+    add("--largest", action="store_true", help="search the largest batch that fits (compiles several times)")
+    add("--json", action="store_true", help="print JSON")
     return parser.parse_args(rest), overrides
+
+
+def sizes(text: str) -> dict[str, int]:
+    """The `type` of an option such as "layers=12,hidden=768"."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if not value.isdecimal() or int(value) < 1:
+            raise argparse.ArgumentTypeError(f"{part!r} is not a size; write e.g. layers=12,hidden=768")
+        found[name.strip()] = int(value)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -91,11 +87,8 @@ def estimate(config: ConfigDict, options: argparse.Namespace) -> report.Estimate
     tokens = config.text.max_tokens if options.tokens is None else options.tokens
     if not 1 <= tokens <= config.text.max_tokens:
         raise UserError(f"--tokens={tokens} must be from 1 to config.text.max_tokens={config.text.max_tokens}")
-    if options.batch is not None and options.batch < 1:
-        raise UserError(f"--batch={options.batch} must be 1 image per chip or more")
-    text, vision = read_sizes(options.text, flag="--text"), read_sizes(options.vision, flag="--vision")
-    sizes = models(config, text=text, vision=vision)
-    estimator = _Estimator(config, options.stage, tokens, sizes, program.topology(options.topology))
+    shapes = models(config, text=options.text, vision=options.vision)
+    estimator = _Estimator(config, options.stage, tokens, shapes, program.topology(options.topology))
     chips = estimator.mesh.size
     images = config.train.batch_size if options.batch is None else options.batch * chips
     try:
@@ -109,8 +102,8 @@ def estimate(config: ConfigDict, options: argparse.Namespace) -> report.Estimate
 class _Estimator:
     """Compiles one configuration for one topology at several batch sizes."""
 
-    def __init__(self, config: ConfigDict, stage: str, tokens: int, sizes: Models, topology: program.Topology):
-        self._config, self._tokens, self._sizes, self._topology = config, tokens, sizes, topology
+    def __init__(self, config: ConfigDict, stage: str, tokens: int, shapes: Models, topology: program.Topology):
+        self._config, self._tokens, self._models, self._topology = config, tokens, shapes, topology
         self._stage = "joint" if config.teacher["update"] == "joint" else stage
         self._chip = chip(topology.generation)
         self.mesh = make_mesh(**config.mesh, devices=topology.devices)
@@ -128,7 +121,7 @@ class _Estimator:
         stage = "student" if self._stage == "joint" else self._stage
         if stage == "teacher" and config.teacher.head == "none":
             raise UserError("--stage=teacher: config.teacher.head='none' has no teacher stage; use --stage=student")
-        lowered = program.lowered(config, self._sizes, self.mesh, tokens=self._tokens, stage=stage)
+        lowered = program.lowered(config, self._models, self.mesh, tokens=self._tokens, stage=stage)
         logging.info("compiling for %s, %s images", self._topology.name, f"{images:,}")
         try:
             compiled = program.compiled(lowered)
@@ -146,7 +139,7 @@ class _Estimator:
             tokens=self._tokens,
             memory=memory,
             schedule=events(parse_hlo(compiled.as_text() or "")),
-            notes=self._sizes.notes,
+            notes=self._models.notes,
         )
 
     def largest(self, start: int) -> int:
@@ -179,21 +172,6 @@ def refusal(config: ConfigDict, error: program.OutOfMemory, *, images: int, chip
         f"{human(error.available)}; use {', '.join(f'--config.{fix}' for fix, helps in fixes.items() if helps)}, "
         f"or {smaller if limit != 0 else 'more chips'}"
     )
-
-
-def read_sizes(text: str, *, flag: str) -> Mapping[str, int]:
-    """Reads "layers=12,hidden=768".
-
-    Raises:
-      UserError: it has another form.
-    """
-    sizes = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        if not value.isdecimal() or int(value) < 1:
-            raise UserError(f"{flag}={text!r}: {part!r} is not a size; write e.g. layers=12,hidden=768")
-        sizes[name.strip()] = int(value)
-    return sizes
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.studies.tpu_estimate.cost import Collective, Work
+from cl2cm_jax.studies.tpu_estimate.cost import Collective
 
 GIB = 1024**3
 HOP = 1e-6  # seconds from a chip to its neighbour; about one microsecond (jax-ml.github.io/scaling-book)
@@ -24,14 +24,6 @@ class Chip(NamedTuple):
     clock: float  # cycles per second of the matrix units, from the peak and their number; 0 if unknown
     wraps: int  # number of chips along a side from which it closes to a ring
     source: str  # of the figures
-
-    def products(self, work: Work) -> float:
-        """Seconds of the matrix units at peak."""
-        return work.passes / self.peak
-
-    def memory(self, work: Work) -> float:
-        """Seconds of the HBM traffic at full bandwidth."""
-        return work.size / self.bandwidth
 
     def exchange(self, one: Collective, sides: tuple[int, ...]) -> float:
         """Seconds of a collective at link speed, in a slice with these sides.

@@ -121,14 +121,10 @@ def batch_shapes(config: ConfigDict, networks: Networks, models: Models, mesh: M
 
 
 def lowered(config: ConfigDict, models: Models, mesh: Mesh, *, tokens: int, stage: str) -> jax.stages.Lowered:
-    """The training step, ready to be compiled for the devices of `mesh`.
+    """The training step, ready to be compiled for the devices of `mesh`, which need not exist.
 
-    Args:
-      config: the configuration; `train.batch_size` is that of all devices.
-      models: sizes of the backbones.
-      mesh: over devices that need not exist.
-      tokens: caption length.
-      stage: "teacher": the teacher alone; "student": everything else.
+    `config.train.batch_size` is that of all devices, `tokens` the caption length; `stage` is "teacher" (trained alone)
+    or "student".
 
     Raises:
       UserError: the mesh cannot split the batch.

@@ -49,7 +49,7 @@ def seconds(schedule: tuple[Event, ...], chip: Chip, sides: tuple[int, ...]) -> 
                 in_flight[one.channel] = taken
             else:
                 done = done.after(*taken)
-        products, memory = chip.products(event.work), chip.memory(event.work)
+        products, memory = event.work.passes / chip.peak, event.work.size / chip.bandwidth
         own = Seconds(products, products, 0.0) if products >= memory else Seconds(memory, 0.0, memory)
         inner = seconds(event.body, chip, sides) if event.body and event.times else Seconds()
         done = Seconds(*(a + b + event.times * c for a, b, c in zip(done, own, inner, strict=True)))

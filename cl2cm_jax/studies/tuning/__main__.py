@@ -26,9 +26,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -41,10 +40,9 @@ from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.studies.ablation.runs import run_once
 from cl2cm_jax.studies.tuning import report
-from cl2cm_jax.studies.tuning.parts import FOLDS, VALIDATION, Part, machine_share, parts_of
 from cl2cm_jax.studies.tuning.report import StudyInfo, TuningResult
-from cl2cm_jax.studies.tuning.score import Measured, score_of
-from cl2cm_jax.studies.tuning.space import SPACE, Dimension, lines, read_space
+from cl2cm_jax.studies.tuning.scoring import FOLDS, VALIDATION, Measured, Part, machine_share, parts_of, score_of
+from cl2cm_jax.studies.tuning.space import SPACE, Dimension, read_space
 from cl2cm_jax.studies.tuning.study import CUT, DONE, FAILED, Study
 from cl2cm_jax.training import results
 from cl2cm_jax.training.experiment import FREE, fingerprint
@@ -100,149 +98,120 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir, command = options.workdir, resume_command("tune", arguments)
     start_jax(Path(config.data.dir))
     busy = f"--workdir={workdir} is in use by another tuning process; wait for it"
-    with exclusive(workdir / ".lock", busy=busy), _sigterm_interrupts():
+    with exclusive(workdir / ".lock", busy=busy), contextlib.ExitStack() as restore:
+        # outside of training, which handles both, SIGTERM acts like Ctrl-C
+        restore.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         try:
-            tuning = _begin(options, overrides, config, space, command)
-            complete = tune(tuning, minutes=options.minutes, trials=options.trials)
+            tuning = Tuning(options, overrides, config, space, command)
+            result = tuning.run(minutes=options.minutes, trials=options.trials)
         except KeyboardInterrupt:
-            complete = False
-        if not complete:
             print(f"stopped and saved; resume with: {command}")
             return
-        result = tuning.result()
-        report.write(workdir, tuning.info, result)
     print(report.table(tuning.info, result).text(), *report.sentences(result), "", sep="\n")
     print(f"minutes: {result.seconds / 60:.1f}; files: {workdir}/{', '.join(report.FILES)}")
     if result.beats_baseline:
         print(f"train the best: python -m cl2cm_jax.main --config={workdir / 'best.py'} --workdir=...")
 
 
-class Tuning(NamedTuple):
-    """A study and what its trials share; `baseline` has the baseline's finished runs."""
+class Tuning:
+    """The study of a workdir, its data, and the baseline's finished runs."""
 
-    config: ConfigDict
-    workdir: Path
-    space: list[Dimension]
-    parts: list[Part]
-    study: Study
-    info: StudyInfo
-    baseline: list[Measured]
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        overrides: dict[str, str],
+        config: ConfigDict,
+        space: list[Dimension],
+        command: str,
+    ):
+        self.config, self.workdir, self.space = config, options.workdir, space
+        self.study = Study(self.workdir, seed=config.seed)
+        fixed = {name: value for name, value in flatten(config).items() if not name.startswith(FREE)}
+        how = {"score": options.score, "seeds": options.seeds, "folds": options.folds}
+        self.study.check(configuration=fixed, settings=how | {"space": [dimension.line for dimension in space]})
+        train, validation, _ = cache.corpora(config)
+        self.study.check(data={"fingerprint": fingerprint((train, validation))})
+        self.parts = parts_of(config, train, validation, **how)
+        self.baseline: list[Measured] = []
+        what = f"{options.folds} folds of the training split" if options.score == FOLDS else "the validation split"
+        machine = f"target captions {machine_share(self.parts[0], config):.0%} by machine"
+        self.info = StudyInfo(
+            command=command,
+            date=datetime.date.today().isoformat(),
+            config=options.config,
+            changes=overrides,
+            data=config.data.name,
+            scored=f"{what} ({machine}), {options.seeds} seed{'s' * (options.seeds > 1)}",
+            parts=[part.name for part in self.parts],
+            source=config.data.source,
+            targets=config.data.targets,
+        )
 
-    def result(self) -> TuningResult:
-        """The finished trials."""
-        study = self.study
-        return TuningResult(self.space, self.baseline, study.results(self.baseline), study.importances(), study.seconds)
+    def run(self, *, minutes: float, trials: int | None) -> TuningResult:
+        """Measures the baseline, then runs trials, and writes the report after each.
 
+        Raises:
+          UserError: the baseline or the config itself cannot be trained, or `MAX_FAILURES` trials in a row failed.
+          KeyboardInterrupt: a signal stopped a run.
+        """
+        study, failures = self.study, 0
+        for part in self.parts:
+            self.baseline.append(self.measure(BASELINE, self.workdir / "baseline", part))
+        while study.count() < (trials or sys.maxsize) and (study.count() == 0 or study.seconds < 60 * minutes):
+            failure = self._run_trial()
+            self._report()
+            failures = failures + 1 if failure else 0
+            if failures == MAX_FAILURES:
+                raise UserError(f"{failures} trials in a row failed, the last one with: {failure}; use another --space")
+        return self._report()
 
-def _begin(
-    options: argparse.Namespace, overrides: dict[str, str], config: ConfigDict, space: list[Dimension], command: str
-) -> Tuning:
-    """Opens the study and splits the data."""
-    workdir = options.workdir
-    study = Study(workdir, seed=config.seed)
-    fixed = {name: value for name, value in flatten(config).items() if not name.startswith(FREE)}
-    settings = {"score": options.score, "seeds": options.seeds, "folds": options.folds, "space": lines(space)}
-    study.check(workdir, configuration=fixed, settings=settings)
-    train, validation, _ = cache.corpora(config)
-    study.check(workdir, data={"fingerprint": fingerprint((train, validation))})
-    parts = parts_of(config, train, validation, score=options.score, folds=options.folds, seeds=options.seeds)
-    machine = f"target captions {machine_share(parts[0], config):.0%} by machine"
-    what = f"{options.folds} folds of the training split" if options.score == FOLDS else "the validation split"
-    info = StudyInfo(
-        command=command,
-        date=datetime.date.today().isoformat(),
-        config=options.config,
-        changes=overrides,
-        data=config.data.name,
-        scored=f"{what} ({machine}), {options.seeds} seed{'s' * (options.seeds > 1)}",
-        parts=[part.name for part in parts],
-        source=config.data.source,
-        targets=config.data.targets,
-    )
-    return Tuning(config, workdir, space, parts, study, info, [])
+    def _report(self) -> TuningResult:
+        study, base = self.study, self.baseline
+        result = TuningResult(self.space, base, study.results(base), study.importances(), study.seconds)
+        report.write(self.workdir, self.info, result)
+        return result
 
-
-def tune(tuning: Tuning, *, minutes: float, trials: int | None) -> bool:
-    """Measures the baseline and then trials; False if a signal stopped it.
-
-    Raises:
-      UserError: the baseline or the config itself cannot be trained, or `MAX_FAILURES` trials in a row failed.
-    """
-    study, failures = tuning.study, 0
-    for part in tuning.parts[len(tuning.baseline) :]:
-        measured = _measure(tuning, BASELINE, tuning.workdir / "baseline", part)
-        if measured is None:
-            return False
-        tuning.baseline.append(measured)
-    while study.count() < (trials or sys.maxsize) and (study.count() == 0 or study.seconds < 60 * minutes):
-        state, reason = _run_trial(tuning)
-        if state is None:
-            return False
-        report.write(tuning.workdir, tuning.info, tuning.result())
-        failures = failures + 1 if state == FAILED else 0
-        if failures == MAX_FAILURES:
-            raise UserError(f"{failures} trials in a row failed, the last one with: {reason}; use another --space")
-    return True
-
-
-def _run_trial(tuning: Tuning) -> tuple[str | None, str]:
-    """(state of the next trial, reason if it failed); (None, "") if a signal stopped it."""
-    study, began = tuning.study, time.perf_counter()
-    trial = study.begin(tuning.space)
-    folder = tuning.workdir / "trials" / f"{trial.number:04d}"
-    runs: list[Measured] = []
-
-    def end(state: str, reason: str = "") -> tuple[str, str]:
-        study.end(trial, state, runs, seconds=time.perf_counter() - began, reason=reason)
+    def _run_trial(self) -> str:
+        """Runs the next trial; returns the reason if it fails, else ""."""
+        began, runs = time.perf_counter(), []
+        trial = self.study.begin(self.space)
+        folder = self.workdir / "trials" / f"{trial.number:04d}"
+        state, reason, score = DONE, "", None
+        for place, part in enumerate(self.parts):
+            try:
+                runs.append(self.measure(trial.values, folder, part))
+            except UserError as error:
+                if trial.number == 0 and not isinstance(error, Diverged):
+                    raise  # every other trial would fail in the same way
+                shutil.rmtree(folder / part.name / "checkpoints", ignore_errors=True)
+                state, reason = FAILED, str(error)
+                break
+            score = score_of(runs, self.baseline).score
+            _log(f"trial {trial.number} {part.name}: score {score:.1f} so far")
+            if trial.report(score, place) and place + 1 < len(self.parts):
+                state = CUT
+                break
+        self.study.end(trial, state, runs, score=score, seconds=time.perf_counter() - began, reason=reason)
         _log(f"trial {trial.number} {state}{reason and ': '}{reason}")
-        return state, reason
+        return reason
 
-    for place, part in enumerate(tuning.parts):
+    def measure(self, values: dict[str, str], folder: Path, part: Part) -> Measured:
+        """Trains a run, or reads it if it is finished. Its time counts."""
+        began = time.perf_counter()
+        config = self.config.copy_and_resolve_references()
+        config.seed = part.seed
         try:
-            measured = _measure(tuning, trial.values, folder, part)
-        except UserError as error:
-            if trial.number == 0 and not isinstance(error, Diverged):
-                raise  # every other trial would fail in the same way
-            shutil.rmtree(folder / part.name / "checkpoints", ignore_errors=True)
-            return end(FAILED, str(error))
-        if measured is None:
-            return None, ""
-        runs.append(measured)
-        score = score_of(runs, tuning.baseline)
-        _log(f"trial {trial.number} {part.name}: score {score.score:.1f} so far")
-        if trial.report(score, place) and place + 1 < len(tuning.parts):
-            return end(CUT)
-    return end(DONE)
-
-
-def _measure(tuning: Tuning, values: dict[str, str], folder: Path, part: Part) -> Measured | None:
-    """Trains a run, or reads it if it is finished; None if a signal stopped it. Its time counts."""
-    began = time.perf_counter()
-    config = tuning.config.copy_and_resolve_references()
-    config.seed = part.seed
-    try:
-        done = run_once(override_all(config, values), part.corpora, folder / part.name)
-    finally:
-        tuning.study.add_seconds(time.perf_counter() - began)
-    if done is None:
-        return None
-    ranks = load_ranks(folder / part.name / results.RANKS_FILE)
-    source, *targets = (metrics(ranks[language])["SumR"] for language in (config.data.source, *config.data.targets))
-    return Measured(source, dict(zip(config.data.targets, targets, strict=True)))
+            if run_once(override_all(config, values), part.corpora, folder / part.name) is None:
+                raise KeyboardInterrupt
+        finally:
+            self.study.add_seconds(time.perf_counter() - began)
+        ranks = load_ranks(folder / part.name / results.RANKS_FILE)
+        sums = {language: metrics(ranks[language])["SumR"] for language in (config.data.source, *config.data.targets)}
+        return Measured(sums.pop(config.data.source), sums)
 
 
 def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Outside of training, which catches both, SIGTERM acts like Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from cl2cm_jax.evaluation.report import to_json
 from cl2cm_jax.evaluation.table import Table
 from cl2cm_jax.runtime.atomic import write_text
-from cl2cm_jax.studies.tuning.score import ALLOWED, Measured, Score, score_of
-from cl2cm_jax.studies.tuning.space import Dimension, lines
+from cl2cm_jax.studies.tuning.scoring import ALLOWED, Measured, Score, score_of
+from cl2cm_jax.studies.tuning.space import Dimension
 from cl2cm_jax.studies.tuning.study import CUT, DONE, FAILED, TrialResult
 
 FILES = ("tune.md", "tune.json", "best.py")
@@ -120,16 +120,14 @@ def sentences(result: TuningResult) -> list[str]:
 def as_data(info: StudyInfo, result: TuningResult) -> dict[str, Any]:
     """The content of tune.json."""
 
-    def runs(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-        return [{"part": part} | run._asdict() for part, run in zip(info.parts, measured, strict=False)]
-
     def scored(score: Score | None, measured: Sequence[Measured]) -> dict[str, Any]:
-        return (score._asdict() if score else {"score": None}) | {"runs": runs(measured)}
+        runs = [{"part": part} | run._asdict() for part, run in zip(info.parts, measured, strict=False)]
+        return (score._asdict() if score else {"score": None}) | {"runs": runs}
 
     return {
         **info._asdict(),
         "formula": FORMULA,
-        "space": lines(result.space),
+        "space": [dimension.line for dimension in result.space],
         "seconds": round(result.seconds, 1),
         "baseline": scored(result.reference, result.baseline),
         "best": result.best[0].number if result.best else None,

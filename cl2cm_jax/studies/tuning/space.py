@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,11 +70,6 @@ class Dimension(NamedTuple):
         kind = "times:" if self.base is not None else "log:" if self.log else ""
         unit = self.unit if self.base is None else ""
         return f"{self.field}={kind}{self.low:g}..{self.high:g}{unit}"
-
-
-def lines(space: Sequence[Dimension]) -> list[str]:
-    """The dimensions as --space takes them."""
-    return [dimension.line for dimension in space]
 
 
 def read_space(text: str, config: ConfigDict) -> list[Dimension]:

@@ -8,21 +8,19 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from cl2cm_jax.config import differences
 from cl2cm_jax.errors import UserError, one_line
-from cl2cm_jax.studies.tuning.score import Measured, Score, score_of
+from cl2cm_jax.studies.tuning.scoring import Measured, Score, score_of
 from cl2cm_jax.studies.tuning.space import Dimension
-
-if TYPE_CHECKING:
-    import optuna
 
 STUDY_FILE = "study.log"
 NAME = "tune"
 RANDOM_TRIALS = 6  # before the sampler uses earlier results
 UNPRUNED = 5  # trials that must be complete before one can be pruned
 DONE, CUT, FAILED = "done", "cut off", "failed"
+_STATES = {DONE: "COMPLETE", CUT: "PRUNED", FAILED: "FAIL"}  # in Optuna
 
 
 class TrialResult(NamedTuple):
@@ -37,17 +35,16 @@ class TrialResult(NamedTuple):
     reason: str = ""
 
 
-class Trial:
+class Trial(NamedTuple):
     """A running trial."""
 
-    def __init__(self, trial: optuna.Trial, number: int, space: Sequence[Dimension]):
-        self.number, self.optuna_trial, self.last = number, trial, 0.0
-        self.values = {dimension.field: dimension.text(_draw(trial, dimension)) for dimension in space}
+    number: int
+    values: dict[str, str]  # field -> text
+    optuna_trial: Any
 
-    def report(self, score: Score, part: int) -> bool:
+    def report(self, score: float, part: int) -> bool:
         """Reports the score after a part; True if the trial is to be pruned."""
-        self.last = score.score
-        self.optuna_trial.report(score.score, part)
+        self.optuna_trial.report(score, part)
         return part == 0 and self.optuna_trial.should_prune()
 
 
@@ -63,7 +60,7 @@ class Study:
         Raises:
           UserError: its file is damaged, or Optuna is not installed.
         """
-        self._optuna, self._seed = _import_optuna(), seed
+        self._optuna, self._workdir, self._seed = _import_optuna(), workdir, seed
         self._states = self._optuna.trial.TrialState
         path = workdir / STUDY_FILE
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # left by a process killed while writing
@@ -83,7 +80,7 @@ class Study:
             ) from error
         self._study.pruner = self._optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
 
-    def check(self, workdir: Path, **settings: Mapping[str, object]) -> None:
+    def check(self, **settings: Mapping[str, object]) -> None:
         """Stores the settings of a new study; refuses to resume one with other settings.
 
         Raises:
@@ -95,7 +92,9 @@ class Study:
                 self._study.set_user_attr(name, now)
             elif changed := differences(now, dict(self._study.user_attrs[name])):
                 listed = ", ".join(f"{key} ({then!r} there, {new!r} now)" for key, (new, then) in changed.items())
-                raise UserError(f"--workdir={workdir} was tuned with other {name}: {listed}; use another --workdir")
+                raise UserError(
+                    f"--workdir={self._workdir} was tuned with other {name}: {listed}; use another --workdir"
+                )
 
     @property
     def seconds(self) -> float:
@@ -127,17 +126,17 @@ class Study:
             self._study.sampler = self._optuna.samplers.TPESampler(
                 seed=(self._seed * 100_003 + number) % 2**32, n_startup_trials=RANDOM_TRIALS
             )
-            return Trial(self._study.ask(), number, space)
+            trial = self._study.ask()
+            return Trial(number, {dim.field: dim.text(_draw(trial, dim)) for dim in space}, trial)
 
-    def end(self, trial: Trial, state: str, runs: Sequence[Measured], *, seconds: float, reason: str = "") -> None:
-        """Stores the result of a trial; its score is the one that was reported last."""
+    def end(
+        self, trial: Trial, state: str, runs: Sequence[Measured], *, score: float | None, seconds: float, reason: str
+    ) -> None:
+        """Stores the result of a trial."""
         stored = {"values": trial.values, "runs": [run._asdict() for run in runs], "seconds": round(seconds, 2)}
         for name, value in (stored | {"reason": reason, "state": state}).items():
             trial.optuna_trial.set_user_attr(name, value)
-        if state == DONE:
-            self._study.tell(trial.optuna_trial, trial.last)
-        else:
-            self._study.tell(trial.optuna_trial, state=self._states.PRUNED if state == CUT else self._states.FAIL)
+        self._study.tell(trial.optuna_trial, score if state == DONE else None, state=self._states[_STATES[state]])
 
     def importances(self) -> dict[str, float]:
         """Share of each field in what sets good trials apart (PED-ANOVA); {} if there are too few trials."""
@@ -169,7 +168,7 @@ def _import_optuna() -> Any:
     return optuna
 
 
-def _draw(trial: optuna.Trial, dimension: Dimension) -> float | str:
+def _draw(trial: Any, dimension: Dimension) -> float | str:
     if dimension.choices:
         return trial.suggest_categorical(dimension.field, dimension.choices)
     if dimension.whole and dimension.base is None:

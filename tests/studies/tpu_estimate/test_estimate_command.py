@@ -137,7 +137,7 @@ def test_text_output_and_the_largest_batch(home: Path, cpu_topology: None, monke
     [
         (["--config.mesh.data=3"], "config.mesh.data=3 x config.mesh.fsdp=1 x config.mesh.tensor=1 needs 3 devices"),
         (["--config.train.batch_size=12"], "use 8 or 16"),
-        (["--batch=0"], "--batch=0 must be"),
+        (["--batch=0"], "argument --batch: '0' is"),
         (["--tokens=99"], "--tokens=99 must be from 1 to"),
         (["--text=layers=3"], "--text: 'layers' is no size of the configured backbone"),
         (["--text=layers"], "'layers' is not a size; write e.g."),

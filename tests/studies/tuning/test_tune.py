@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,10 +23,9 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import cache
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.studies.tuning import __main__ as tune
-from cl2cm_jax.studies.tuning.parts import fold_of, parts_of
-from cl2cm_jax.studies.tuning.score import Measured, score_of
+from cl2cm_jax.studies.tuning.scoring import Measured, fold_of, parts_of, score_of
 from cl2cm_jax.studies.tuning.space import SPACE, read_space
-from cl2cm_jax.studies.tuning.study import UNPRUNED
+from cl2cm_jax.studies.tuning.study import UNPRUNED, Study
 from cl2cm_jax.training import loop
 
 TUNED = "weights.transfer=log:0.5..4 student.dropout=0..0.5 train.steps=times:0.5..1.5 confidence.kind=none|posterior"
@@ -165,7 +165,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
         return control[name]
 
     monkeypatch.setattr(tune, "run_once", stand_in)
-    monkeypatch.setattr(tune, "_measure", measure)
+    monkeypatch.setattr(tune.Tuning, "measure", measure)
     yield control
 
 
@@ -238,6 +238,20 @@ def test_repeated_failures_stop_the_study(home: Path, tmp_path: Path, measured: 
     assert outcome.code == 2 and outcome.err == "error: no room\n"
 
 
+def test_a_study_file_of_an_earlier_version_opens_and_resumes(home: Path, tmp_path: Path) -> None:
+    """The golden file has two complete trials, and a third that was interrupted after its values were drawn."""
+    shutil.copy(Path(__file__).parents[2] / "golden" / "tune_study.log", tmp_path / "study.log")
+    earlier = Study(tmp_path, seed=0)
+    earlier.check(settings={"score": "folds", "seeds": 1, "folds": 2, "space": TUNED.split()})
+    baseline = [Measured(325.0, {"de": 337.5, "fr": 325.0}), Measured(312.5, {"de": 337.5, "fr": 337.5})]
+    results = earlier.results(baseline)
+    assert [(result.number, result.state) for result in results] == [(0, "done"), (1, "done")]
+    assert results[1].values == dict(zip(FIELDS, ("1.19", "0.3602", "4", "none"), strict=True))
+    assert results[1].runs[0] == (362.5, {"de": 375, "fr": 350}) and earlier.seconds > 104
+    trial = earlier.begin(read_space(TUNED, configuration.read(str(home / "config.py"))))
+    assert trial.number == 2 and trial.values == dict(zip(FIELDS, ("1.238", "0.01296", "7", "none"), strict=True))
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +260,7 @@ def test_repeated_failures_stop_the_study(home: Path, tmp_path: Path, measured: 
     [
         (["--minutes=0"], "--minutes=0 must be more than 0"),
         (["--folds=1"], "--folds=1 must be 2 or more"),
-        (["--trials=0"], "'0' is no whole number of 1 or more"),
+        (["--trials=0"], "argument --trials: '0' is"),
         (["--space=weights.transfr=1..2"], "did you mean 'weights.transfer'?"),
         (["--space=weights.transfr"], "did you mean 'weights.transfer'?"),
         (["--space=confidence.kind=none|posteror"], "did you mean 'posterior'?"),

@@ -1,4 +1,4 @@
-"""The parts that each trial is measured on: folds of the training split, or the validation split, with seeds."""
+"""The parts that each trial is measured on (folds or the validation split, times seeds), and its score."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.cache import Corpora, concepts
 
 FOLDS, VALIDATION = "folds", "validation"
+ALLOWED = 1.0  # SumR that the source language may lose against the baseline without a penalty
 
 
 class Part(NamedTuple):
@@ -28,36 +29,30 @@ class Part(NamedTuple):
 def parts_of(
     config: ConfigDict, train: Corpus, validation: Corpus, *, score: str, folds: int, seeds: int
 ) -> list[Part]:
-    """The runs of a trial.
+    """The runs of a trial, with `seeds` seeds from `config.seed` on; the validation split selects the step of each.
 
-    Args:
-      config: `config.seed` is the first seed.
-      train: the training split.
-      validation: the validation split, which selects the step of every run.
-      score: `FOLDS`: one run per fold of the training split, scored on it and trained on the others. `VALIDATION`:
-        trained on the whole training split, scored on the validation split.
-      folds: number of folds.
-      seeds: number of runs of each part.
+    With `score=FOLDS` there is one run per fold of the training split, scored on it and trained on the others. With
+    `VALIDATION` they train on the whole training split and are scored on the validation split.
 
     Raises:
       UserError: a part to score on has no images, a language without captions, or no translated queries.
     """
-    numbers = range(config.seed, config.seed + seeds)
     if score == VALIDATION:
         _check(validation, config, what="the validation split", fix=f"use --score={FOLDS}")
-        return [Part(f"seed-{seed}", seed, Corpora(train, validation, validation)) for seed in numbers]
-    if config.evaluation.query == "fused":
+        named = {"": Corpora(train, validation, validation)}
+    elif config.evaluation.query == "fused":
         raise UserError(
             "config.evaluation.query='fused': the training split has no translated queries; use "
             f"--score={VALIDATION}, or --config.evaluation.query=target"
         )
-    fold = fold_of(concepts(config, ["train"])["train"], folds=folds)
-    split = [Corpora(train.select_images(fold != k), validation, train.select_images(fold == k)) for k in range(folds)]
-    for number, corpora in enumerate(split):
-        _check(corpora.test, config, what=f"fold {number} of the training split", fix="use fewer --folds")
-    return [
-        Part(f"fold-{number}-seed-{seed}", seed, corpora) for seed in numbers for number, corpora in enumerate(split)
-    ]
+    else:
+        fold, named = fold_of(concepts(config, ["train"])["train"], folds=folds), {}
+        for k in range(folds):
+            held_out = train.select_images(fold == k)
+            _check(held_out, config, what=f"fold {k} of the training split", fix="use fewer --folds")
+            named[f"fold-{k}-"] = Corpora(train.select_images(fold != k), validation, held_out)
+    numbers = range(config.seed, config.seed + seeds)
+    return [Part(f"{name}seed-{seed}", seed, corpora) for seed in numbers for name, corpora in named.items()]
 
 
 def fold_of(concept_of: Sequence[str], *, folds: int) -> np.ndarray:
@@ -76,6 +71,38 @@ def machine_share(part: Part, config: ConfigDict) -> float:
     corpus = part.corpora.test
     rows = np.concatenate([corpus.captions_of(language) for language in config.data.targets])
     return float(np.mean(corpus.caption_origin[rows] == "machine"))
+
+
+class Measured(NamedTuple):
+    """SumR of one run on its part, in the source language and in each target language."""
+
+    source: float
+    targets: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        """Over the target languages."""
+        return float(np.mean(list(self.targets.values())))
+
+
+class Score(NamedTuple):
+    """Means over the runs of a trial: the score, SumR over the targets, SumR in the source language."""
+
+    score: float
+    targets: float
+    source: float
+
+
+def score_of(runs: Sequence[Measured], baseline: Sequence[Measured]) -> Score:
+    """Scores a trial by its finished runs: targets - max(0, source of the baseline - `ALLOWED` - source).
+
+    Args:
+      runs: one or more.
+      baseline: runs on the same parts in the same order; may have more parts, which are not used.
+    """
+    targets, source = (float(np.mean(values)) for values in ([r.mean for r in runs], [r.source for r in runs]))
+    reference = float(np.mean([run.source for run in baseline[: len(runs)]]))
+    return Score(targets - max(0.0, reference - ALLOWED - source), targets, source)
 
 
 def _check(corpus: Corpus, config: ConfigDict, *, what: str, fix: str) -> None:
