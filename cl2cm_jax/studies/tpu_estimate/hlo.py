@@ -11,10 +11,6 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-# bits of an element; types that are not listed (tokens) take no space
-_BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32, "s64": 64} | {
-    "u64": 64, "f16": 16, "bf16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128, "f8e4m3fn": 8, "f8e5m2": 8
-}  # fmt: skip
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{(?:[^}]*?S\((\d+)\))?[^}]*\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
@@ -34,8 +30,9 @@ class Array(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes, without the padding of a tiled layout."""
-        return (self.elements * _BITS.get(self.dtype, 0) + 7) // 8
+        """Bytes, without the padding of a tiled layout; tokens have none."""
+        bits = re.search(r"\d+", self.dtype.replace("pred", "u8"))
+        return (self.elements * int(bits[0]) + 7) // 8 if bits else 0
 
 
 @dataclass(eq=False, repr=False)

@@ -56,27 +56,23 @@ MAX_FAILURES = 5  # in a row; then the cause is not the values of the trials
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The command line: options, and the config fields that it overrides in every trial."""
     rest, overrides = split_flags(list(arguments))
-    space = "\n".join(f"  {field:30} {spec}" for field, spec in SPACE.items())
-    parser = Arguments(
-        prog="cl2cm tune",
-        description=__doc__,
-        epilog="Default space, limited to the fields that the config uses:\n\n" + space.replace("%", "%%"),
+    epilog = ["Default space, limited to the fields that the config uses:", ""]
+    epilog += [f"  {field:30} {spec}" for field, spec in SPACE.items()]
+    parser = Arguments(prog="cl2cm tune", description=__doc__, epilog="\n".join(epilog))
+    add = parser.add_argument
+    add("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
+    add("--workdir", type=Path, default=Path("runs/tune"), help="(default: %(default)s)")
+    minutes = "start no trial after this time, over all starts (default: %(default)s)"
+    add("--minutes", type=float, default=30.0, help=minutes)
+    add("--trials", type=positive, help="maximum number of trials, over all starts")
+    add("--score", choices=(FOLDS, VALIDATION), default=FOLDS, help="(default: %(default)s)")
+    add("--folds", type=int, default=3, help="of the training split (default: %(default)s)")
+    add("--seeds", type=positive, help="runs of each part (default: 1 for folds, 3 for validation)")
+    space = (
+        "a file, or fields separated by spaces: a name of the default space, NAME=0..0.7, NAME=log:0.25..8, "
+        "NAME=times:0.5..2 (times the config's value), or NAME=a|b|c"
     )
-    parser.add_argument("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/tune"), help="(default: %(default)s)")
-    parser.add_argument(
-        "--minutes", type=float, default=30.0, help="start no trial after this time, over all starts (default: 30)"
-    )
-    parser.add_argument("--trials", type=positive, help="maximum number of trials, over all starts")
-    parser.add_argument("--score", choices=(FOLDS, VALIDATION), default=FOLDS, help="(default: %(default)s)")
-    parser.add_argument("--folds", type=int, default=3, help="of the training split (default: %(default)s)")
-    parser.add_argument("--seeds", type=positive, help="runs of each part (default: 1 for folds, 3 for validation)")
-    parser.add_argument(
-        "--space",
-        default="",
-        help="a file, or fields separated by spaces: a name of the default space, NAME=0..0.7, NAME=log:0.25..8, "
-        "NAME=times:0.5..2 (times the config's value), or NAME=a|b|c",
-    )
+    add("--space", default="", help=space)
     options = parser.parse_args(rest)
     if not options.minutes > 0:
         raise UserError(f"--minutes={options.minutes:g} must be more than 0")
@@ -187,12 +183,12 @@ class Tuning:
                 state, reason = FAILED, str(error)
                 break
             score = score_of(runs, self.baseline).score
-            _log(f"trial {trial.number} {part.name}: score {score:.1f} so far")
+            print(f"trial {trial.number} {part.name}: score {score:.1f} so far", file=sys.stderr, flush=True)
             if trial.report(score, place) and place + 1 < len(self.parts):
                 state = CUT
                 break
         self.study.end(trial, state, runs, score=score, seconds=time.perf_counter() - began, reason=reason)
-        _log(f"trial {trial.number} {state}{reason and ': '}{reason}")
+        print(f"trial {trial.number} {state}{reason and ': '}{reason}", file=sys.stderr, flush=True)
         return reason
 
     def measure(self, values: dict[str, str], folder: Path, part: Part) -> Measured:
@@ -208,10 +204,6 @@ class Tuning:
         ranks = load_ranks(folder / part.name / results.RANKS_FILE)
         sums = {language: metrics(ranks[language])["SumR"] for language in (config.data.source, *config.data.targets)}
         return Measured(sums.pop(config.data.source), sums)
-
-
-def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -65,9 +65,9 @@ class Study:
         path = workdir / STUDY_FILE
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # left by a process killed while writing
         _drop_partial_line(path)
-        journal = importlib.import_module("optuna.storages.journal")
         try:
-            storage = self._optuna.storages.JournalStorage(journal.JournalFileBackend(str(path)))
+            storages = self._optuna.storages
+            storage = storages.JournalStorage(storages.journal.JournalFileBackend(str(path)))
             self._study = self._optuna.create_study(
                 study_name=NAME, direction="maximize", storage=storage, load_if_exists=True
             )
