@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import ShapeDtypeStruct
+from jax import ShapeDtypeStruct as Shape
 from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -79,44 +79,42 @@ def batch_shapes(config: ConfigDict, networks: Networks, models: Models, mesh: M
     captions = targets if config.train.targets_per_image == -1 else config.train.targets_per_image
     width, first = models.features.text, cut_layer(config)
 
-    def side(*rows: int) -> dict[str, ShapeDtypeStruct]:
-        shapes = {"sentence": ShapeDtypeStruct((*rows, width), np.float32)}
+    def side(*rows: int) -> dict[str, Shape]:
+        shapes = {"sentence": Shape((*rows, width), np.float32)}
         if networks.reads_words:
-            shapes["words"] = ShapeDtypeStruct((*rows, tokens, width), np.float32)
-            shapes["mask"] = ShapeDtypeStruct((*rows, tokens), bool)
+            shapes["words"] = Shape((*rows, tokens, width), np.float32)
+            shapes["mask"] = Shape((*rows, tokens), bool)
         if first is not None:
             states, dtype = (1, np.int32) if first == -1 else (width, np.float16)
-            shapes["states"] = ShapeDtypeStruct((*rows, tokens, states), dtype)
-            shapes |= {name: ShapeDtypeStruct((*rows, tokens), bool) for name in ("tokens", "mask")}
+            shapes["states"] = Shape((*rows, tokens, states), dtype)
+            shapes |= {name: Shape((*rows, tokens), bool) for name in ("tokens", "mask")}
         return shapes
 
     frames, dim = models.features.max_frames, models.features.vision
     if models.vision is not None:
         pixels = models.vision.preprocess.image_size
-        vision = {"pixels": ShapeDtypeStruct((images, pixels, pixels, 3), np.uint8)}
+        vision = {"pixels": Shape((images, pixels, pixels, 3), np.uint8)}
     else:
-        vision = {
-            "features": ShapeDtypeStruct((images, frames, dim), np.float32),
-            "mask": ShapeDtypeStruct((images, frames), bool),
-        }
+        features = Shape((images, frames, dim), np.float32)
+        vision = {"features": features, "mask": Shape((images, frames), bool)}
     packing = {}
     if config.text.pack and first is not None:
         groups = batch_shards(mesh) * config.train.accumulation
         packing["packing"] = {
-            "take": ShapeDtypeStruct((groups, 0, tokens), np.int32),
-            "put": ShapeDtypeStruct((images, 1 + captions, tokens), np.int32),
+            "take": Shape((groups, 0, tokens), np.int32),
+            "put": Shape((images, 1 + captions, tokens), np.int32),
         }
     return {
         "vision": vision,
         "source": side(images),
         "target": side(images, captions),
         **packing,
-        "target_language": ShapeDtypeStruct((images, captions), np.int32),
-        "target_is_valid": ShapeDtypeStruct((images, captions), bool),
-        "source_caption": ShapeDtypeStruct((images,), np.int32),
-        "target_caption": ShapeDtypeStruct((images, captions), np.int32),
-        "image_id": ShapeDtypeStruct((images,), np.int32),
-        "is_valid": ShapeDtypeStruct((images,), bool),
+        "target_language": Shape((images, captions), np.int32),
+        "target_is_valid": Shape((images, captions), bool),
+        "source_caption": Shape((images,), np.int32),
+        "target_caption": Shape((images, captions), np.int32),
+        "image_id": Shape((images,), np.int32),
+        "is_valid": Shape((images,), bool),
     }
 
 
@@ -144,7 +142,7 @@ def lowered(config: ConfigDict, models: Models, mesh: Mesh, *, tokens: int, stag
     )
     batch = batch_shapes(config, networks, models, mesh, tokens=tokens)
     frozen = models.vision_params["frozen"] if models.vision_params else {}
-    return program.step.lower(program.state, batch, frozen, ShapeDtypeStruct((), np.uint32), stage)
+    return program.step.lower(program.state, batch, frozen, Shape((), np.uint32), stage)
 
 
 class OutOfMemory(Exception):
