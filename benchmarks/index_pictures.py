@@ -1,9 +1,9 @@
-"""How fast a folder becomes an index, beside the model alone on pictures that are decoded already.
+"""Indexing speed of an image folder, compared with the model alone on decoded images.
 
 python -m benchmarks.index_pictures --model=runs/emoji [--pictures=640] [--repeats=3]
 
-The pictures are JPEGs of 640 x 480 with random blots. "index" reads, hashes, decodes, embeds and writes them to Milvus
-Lite; "model" embeds them. Both take turns, and the medians are printed, as JSON.
+The images are random JPEGs of 640 x 480. "index" reads, hashes, decodes and embeds them and writes to Milvus Lite;
+"model" only embeds. They run in turn; medians are printed as JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cl2cm_jax.trained.load import Model, open_model
 
 
 def paint(folder: Path, count: int) -> list[Path]:
-    """Writes pictures that differ, so that none is taken for another."""
+    """Writes random images, all different."""
     random = np.random.default_rng(0)
     paths = [folder / f"{number}.jpg" for number in range(count)]
     for path in paths:
@@ -38,15 +38,15 @@ def paint(folder: Path, count: int) -> list[Path]:
 
 
 def index(model: Model, photos: Path, place: Path) -> None:
-    """Makes an index of a folder where there is none."""
+    """Builds a new index of a folder."""
     with Store(str(place)) as store:
         store.create(Manifest(weights=model.encoder.weights, model=model.name, dim=model.dim, images=str(photos)))
         update(store, model.encoder, photos)
 
 
 def main() -> None:
-    """Prints the figures."""
-    parser = Arguments(prog="python -m benchmarks.index_pictures", description="Times the making of an index.")
+    """Measures and prints."""
+    parser = Arguments(prog="python -m benchmarks.index_pictures", description="Times building an index.")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument("--pictures", type=positive, default=640)
     parser.add_argument("--repeats", type=positive, default=3)

@@ -1,10 +1,9 @@
-"""How long an index takes for a query, after the query is encoded, and what it finds of what there is.
+"""Query latency and recall of an index, without the encoding of the query.
 
 python -m benchmarks.index_queries [--vectors=100000] [--dim=512] [--queries=200] [--uri=http://host:19530]
 
-Unit vectors at random, which are harder to index than pictures' and as hard to search exactly. "resident" is what
-`cl2cm serve` keeps in memory of a file; "milvus" is the index itself: Milvus Lite's, or a server's with
---uri. Prints JSON.
+The vectors are random unit vectors, which are harder to index than image embeddings and equally hard to search exactly.
+"resident" is the in-memory index of `cl2cm serve`; "milvus" is Milvus Lite, or a server with --uri. Prints JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ NARROWED = Filters(language="de", path="7/")
 
 
 def timed(search: Callable[..., object], queries: np.ndarray, filters: Filters) -> dict[str, float]:
-    """Milliseconds a query: median, 95th percentile and worst; the first two queries are not counted."""
+    """Milliseconds per query: median, 95th percentile and maximum, without the first two queries."""
     taken = []
     for query in queries:
         start = time.perf_counter()
@@ -40,7 +39,7 @@ def timed(search: Callable[..., object], queries: np.ndarray, filters: Filters) 
 
 
 def fill(store: Store, *, count: int, dim: int) -> None:
-    """Puts random unit vectors into an index; a third has a German caption, a tenth lies below 7/."""
+    """Fills an index with random unit vectors; a third have a German caption, a tenth are in the folder 7/."""
     random = np.random.default_rng(0)
     for start in range(0, count, 5000):
         size = min(5000, count - start)
@@ -54,12 +53,12 @@ def fill(store: Store, *, count: int, dim: int) -> None:
 
 
 def main() -> None:
-    """Prints the figures."""
-    parser = Arguments(prog="python -m benchmarks.index_queries", description="Times an index's queries.")
+    """Measures and prints."""
+    parser = Arguments(prog="python -m benchmarks.index_queries", description="Times queries of an index.")
     parser.add_argument("--vectors", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--uri", default="", help="a Milvus server; its collection benchmark is made and removed")
+    parser.add_argument("--uri", default="", help="a Milvus server; the collection 'benchmark' is created and removed")
     options = parser.parse_args()
     figures: dict[str, object] = {"vectors": options.vectors, "dim": options.dim, "top": TOP, "cores": os.cpu_count()}
     random = np.random.default_rng(1)
@@ -77,9 +76,9 @@ def main() -> None:
         resident = load(store)
         figures["seconds_to_load"] = round(time.perf_counter() - start, 1)
         for name, index in (("resident", resident), ("milvus", store)):
-            asked = queries if index is resident else queries[:40]  # Milvus Lite is slow
-            figures[f"{name}_ms"] = timed(index.search, asked, Filters())
-            figures[f"{name}_narrowed_ms"] = timed(index.search, asked, NARROWED)
+            sample = queries if index is resident else queries[:40]  # Milvus Lite is slow
+            figures[f"{name}_ms"] = timed(index.search, sample, Filters())
+            figures[f"{name}_narrowed_ms"] = timed(index.search, sample, NARROWED)
         figures["load_average"] = os.getloadavg()[0]
         figures["recall@10"] = round(recall(store), 4)
     print(json.dumps(figures))

@@ -1,17 +1,17 @@
-"""Time and memory of the batch-level losses: value and gradient of the whole set of terms, in each of their forms.
+"""Time and memory of the pairwise losses: value and gradient of all terms, in each of their forms.
 
 python -m benchmarks.losses [--batches=4096,8192,16384,32768,65536] [--devices=1,8] [--timed=16384] [--json=FILE] [...]
 
 The terms: contrastive (InfoNCE) V-S, V-T and the teacher's S-T, and transfer in both directions. The forms:
 
-dense     `contrastive.form=dense`, the compiler splits the matrices over the devices
-gathered  what trainers usually do: every device gathers the vectors of all and scores its rows against them
-ring      `contrastive.form=blockwise`, columns passed around
+dense     `contrastive.form=dense`; the compiler shards the matrices over the devices
+gathered  the usual way: each device gathers all vectors and scores its own rows against them
+ring      `contrastive.form=blockwise`, columns passed around a ring
 gather    `contrastive.form=blockwise`, columns gathered once
 
-Memory is what the compiler says that a device needs beside arguments and results. The forms of one batch alternate and
-the median of `--repeats` is printed; above `--timed` images nothing is run. Devices are pretended ones of one CPU, in a
-process of their own, so their times say nothing of links. Needs no TensorFlow.
+Memory is the compiler's figure for temporaries per device. The forms run in turn and the median of `--repeats` is
+printed; batches above `--timed` images are compiled but not run. The devices are virtual devices of one CPU, in a
+separate process, so that times exclude real links. Needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from cl2cm_jax.steps.objective import Objective
 
 FORMS = ("dense", "gathered", "ring", "gather")
 VECTORS = ("vision", "source", "target", "taught_source", "taught_target")
-# Eight pretended devices on few cores wait long for each other; collectives must keep one order (tests/conftest.py).
+# Eight virtual devices on few cores wait long for each other; collectives must keep one order (tests/conftest.py).
 XLA_FLAGS = (
     "--xla_force_host_platform_device_count={} --xla_cpu_collective_call_terminate_timeout_seconds=600 "
     "--xla_cpu_enable_concurrency_optimized_scheduler=false"
@@ -61,7 +61,7 @@ Vectors = dict[str, jax.Array]
 
 
 def main() -> None:
-    """Measures in a process a number of devices, and prints."""
+    """Measures each number of devices in its own process, and prints."""
     options = parse()
     if options.here:
         for row in measure(options):
@@ -92,7 +92,7 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     for batch, devices in itertools.product(options.batches, options.devices):
         if batch % devices:
-            raise UserError(f"--batches: {batch} images are not divisible by {devices} of --devices; take others")
+            raise UserError(f"--batches: {batch} images are not divisible by {devices} of --devices; use other numbers")
     return options
 
 
@@ -111,7 +111,7 @@ def form_names(text: str) -> list[str]:
 
 
 def _process(devices: int) -> Any:
-    """The rows of a process that sees so many devices."""
+    """The rows of a process with this number of devices."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS.format(devices)}".strip()
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "NPROC": str(8 * devices)}
     command = [sys.executable, "-m", "benchmarks.losses", *sys.argv[1:], "--here"]
@@ -149,7 +149,7 @@ def random(shapes: Any) -> Vectors:
 
 
 def timed(forms: dict[str, Any], vectors: Vectors, repeats: int) -> dict[str, float]:
-    """Median seconds of each; they must agree in value."""
+    """Median seconds of each form; checks that the values agree."""
     taken: dict[str, list[float]] = {form: [] for form in forms}
     values = {}
     for _ in range(repeats):
@@ -186,7 +186,7 @@ def total(form: str, mesh: Mesh, block: int, vectors: Vectors) -> jax.Array:
 
 
 def _gathered(mesh: Mesh, vectors: Vectors) -> jax.Array:
-    """Rows of a device against all columns, both ways, the mean over devices."""
+    """Each device's rows against all columns, in both directions, averaged over devices."""
     axis = ("data", "fsdp")
 
     def local(mine: Vectors) -> jax.Array:

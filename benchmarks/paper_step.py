@@ -1,4 +1,4 @@
-"""The paper's training step with made-up or real captions: two BERT towers, CLIP features, every term on."""
+"""The paper's training step on random or real captions: two BERT towers, CLIP features, every loss term."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from cl2cm_jax.steps.optimizer import make_optimizers
 from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import TrainStep, make_train_step
 
-VISION = 512  # CLIP ViT-B/32's vector
+VISION = 512  # size of CLIP ViT-B/32's embedding
 
 
 class Sizes(NamedTuple):
-    """What is timed.
+    """Sizes of the step.
 
     Attributes:
-      batch: images a step; each brings one source and one target caption.
-      tokens: the longest caption.
-      layers: of the text backbone; those from `first` on are trained.
-      hidden, heads, intermediate, vocabulary: of the text backbone; the default is mBERT's.
+      batch: images per step, each with one source and one target caption.
+      tokens: maximum caption length.
+      layers: of the text backbone; trained from `first` on.
+      hidden, heads, intermediate, vocabulary: of the text backbone; the defaults are mBERT's.
     """
 
     batch: int = 128
@@ -58,12 +58,11 @@ class Sizes(NamedTuple):
         )  # fmt: skip
 
     def flops(self, tokens: int, *, with_prefix: bool) -> float:
-        """Products of one step: forward and backward of what is trained, forward of the frozen part if it is run.
+        """FLOPs of one step: forward and backward of the trained layers, forward of the frozen layers `with_prefix`.
 
-        Two networks, a source and a target caption an image, `tokens` of each. A multiplication and its addition
-        count as two.
+        Two networks, a source and a target caption per image, each of `tokens`. A multiply-add counts as two.
         """
-        d, h = self.hidden, self.hidden  # the towers' attention blocks are as wide
+        d, h = self.hidden, self.hidden  # the width of the towers' attention blocks
         layer = 4 * d * d + 2 * d * self.intermediate + 2 * tokens * d
         tower = d * h + 8 * h * h + 2 * tokens * h + h * 1024
         trained = 3 * ((self.layers - self.first) * layer + tower)
@@ -72,7 +71,7 @@ class Sizes(NamedTuple):
 
 
 def paper_config(sizes: Sizes, *, dtype: str, remat: bool, scan: bool) -> ConfigDict:
-    """The configuration of the step: every term, both networks with their own trained layers."""
+    """The configuration of the step: every loss term, and trained layers in both networks."""
     trainable = f"layers {sizes.first}-{sizes.layers - 1}"
     fields = {
         "text.backbone": "bert",
@@ -103,14 +102,14 @@ def paper_config(sizes: Sizes, *, dtype: str, remat: bool, scan: bool) -> Config
 
 
 class Step(NamedTuple):
-    """Ours, ready to run.
+    """Our training step.
 
     Attributes:
       config: the configuration.
-      sizes: what is timed.
-      backbone: all parameters of the text backbone.
-      below: those of its frozen part.
-      train: the step.
+      sizes: of the step.
+      backbone: parameters of the text backbone.
+      below: parameters of its frozen layers.
+      train: the training step.
       networks: student and teacher.
     """
 
@@ -122,11 +121,11 @@ class Step(NamedTuple):
     networks: Networks
 
     def prefix(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """States (n, L, d) float16 that the trained layers read."""
+        """States (n, L, d) float16, the input of the trained layers."""
         return np.asarray(_prefix(self.below, ids, mask, self.sizes.bert).astype(jnp.float16))
 
     def parts(self, params: Params, batch: Any) -> dict[str, Callable[[], Any]]:
-        """The step's parts one inside the other, each compiled apart: what the differences are is where time goes."""
+        """Nested parts of the step, compiled separately; their differences show where the time goes."""
         objective = Objective(self.config, self.networks, make_mesh(**self.config.mesh))
         weights = {name: jnp.ones(()) for name in ("source", "target", "sentence", "word", "transfer")}
         calibration = Calibration(*map(jnp.asarray, uncalibrated(2)))
@@ -142,7 +141,7 @@ class Step(NamedTuple):
         return {name: functools.partial(_finished, f, params, batch) for name, f in jitted.items()}
 
     def put(self, batch: dict[str, Any]) -> Any:
-        """The batch on the devices."""
+        """Copies a batch to the devices."""
         return put_batch(batch, make_mesh(**self.config.mesh))
 
 
@@ -154,7 +153,7 @@ _prefix = jax.jit(lambda below, ids, mask, shape: bert.prefix(below, ids, mask, 
 
 
 def make_step(sizes: Sizes, *, dtype: str, remat: bool, scan: bool) -> Step:
-    """Builds the step with random weights; a backbone's products cost the same whatever is in them."""
+    """Builds the step with random weights, which do not change its cost."""
     shape = sizes.bert
     config = paper_config(sizes, dtype=dtype, remat=remat, scan=scan)
     backbone = bert.init(jax.random.key(1), shape=shape)
@@ -175,7 +174,7 @@ def make_step(sizes: Sizes, *, dtype: str, remat: bool, scan: bool) -> Step:
 
 
 class Captions(NamedTuple):
-    """Token ids of aligned captions, row by row.
+    """Token ids of aligned captions.
 
     Attributes:
       ids: (2, n, L) int32, source and target.
@@ -196,7 +195,7 @@ def made_up(sizes: Sizes, count: int) -> Captions:
 
 
 def cached(step: Step, captions: Captions) -> CaptionFeatures:
-    """What the data pipeline keeps of the captions, source before target: states of the frozen part."""
+    """Cached states of the frozen layers for all captions, source before target, as in the feature cache."""
     ids, mask = (x.reshape(-1, x.shape[-1]) for x in (captions.ids, captions.mask))
     pieces = [slice(start, start + 64) for start in range(0, len(ids), 64)]
     values = np.concatenate([step.prefix(ids[piece], mask[piece])[mask[piece]] for piece in pieces])
@@ -209,7 +208,7 @@ def cached(step: Step, captions: Captions) -> CaptionFeatures:
 
 
 def batch_of(text: CaptionFeatures, captions: Captions, rows: np.ndarray, *, tokens: int, multiple: int) -> dict:
-    """The batch of images `rows`, as the data pipeline makes it."""
+    """A batch of the images `rows`, as the data pipeline makes it."""
     count = len(captions.vision)
     both = np.concatenate([rows, count + rows])
     length = padded_length(text, both, max_length=tokens, multiple=multiple)

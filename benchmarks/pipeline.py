@@ -1,4 +1,4 @@
-"""How fast the tf.data pipeline feeds, beside what the training step takes.
+"""Throughput of the tf.data pipeline compared with the training step.
 
 python -m benchmarks.pipeline [--config=configs/emoji.py] [--batches=100] [--json=FILE] [--config.data.dir=...]
 """
@@ -23,7 +23,7 @@ from cl2cm_jax.training.loop import training_batches
 
 
 def main() -> None:
-    """Builds the run, drains its pipeline alone, then repeats its step on one batch."""
+    """Times the pipeline alone, then the training step on one batch."""
     rest, overrides = split_flags(sys.argv[1:])
     parser = Arguments(description=__doc__)
     parser.add_argument("--config", default="configs/emoji.py")
@@ -51,7 +51,7 @@ def main() -> None:
     print(f"{options.config}, batch {size}, {jax.local_devices()[0].device_kind}")
     print(f"pipeline {size / feeding:10,.0f} examples/s ({1e3 * feeding:.2f} ms a batch, mean of {options.batches})")
     print(f"step     {size / stepping:10,.0f} examples/s ({1e3 * stepping:.2f} ms, median of {len(taken) - 2})")
-    print(f"the pipeline feeds {stepping / feeding:.1f} times what the step consumes")
+    print(f"the pipeline is {stepping / feeding:.1f} times as fast as the step")
     row = {"what": f"{Path(options.config).stem}, batch {size}", "pipeline": size / feeding, "step": size / stepping}
     record.write(options.json, [row | {"ratio": stepping / feeding}])
 

@@ -1,11 +1,11 @@
-"""Times and weighs exact evaluation and exact search on unit vectors, beside faiss's exact index.
+"""Time and memory of exact evaluation and exact search on unit vectors, compared with faiss's exact index.
 
 python -m benchmarks.ranks [--captions=25000 --images=5000] [--gallery=1000000 --queries=1000 --top=10] [...]
 
-evaluation   all metrics of both directions, `--captions` of `--images`; memory is what the process grows by in the
-             first call, compilation included, and in those after it
+evaluation   all metrics in both directions, `--captions` of `--images`; memory is the growth of the process in the
+             first call, including compilation, and in later calls
 search       the best `--top` of `--gallery` vectors for each of `--queries`; ours and faiss (IndexFlatIP, all cores)
-             take turns, and must find the same: equal scores to 1e-5, and the same ids where no scores are that near
+             run in turn and must agree: scores equal to 1e-5, and the same ids unless scores are that close
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from cl2cm_jax.evaluation.retrieval import metrics, retrieval_ranks
 from cl2cm_jax.maths.ranking import top
 from cl2cm_jax.runtime.command_line import Arguments, positive
 
-SECONDS_BAR, MB_BAR = 2.0, 200.0  # of an evaluation, on two cores
-NEAR = 1e-5  # scores that fp32 sums of 512 products cannot tell apart
+SECONDS_BAR, MB_BAR = 2.0, 200.0  # targets of an evaluation on two cores
+NEAR = 1e-5  # difference of scores within the rounding of fp32 sums of 512 products
 
 
 def main() -> None:
@@ -55,12 +55,12 @@ def parse() -> argparse.Namespace:
     if options.images > options.captions:
         raise UserError(f"--captions={options.captions} are fewer than --images={options.images}; each needs one")
     if options.top > options.gallery:
-        raise UserError(f"--top={options.top} is more than --gallery={options.gallery} has; take less")
+        raise UserError(f"--top={options.top} is more than --gallery={options.gallery}; use a smaller number")
     return options
 
 
 def unit_vectors(count: int, dim: int, *, seed: int) -> np.ndarray:
-    """Random unit vectors (count, dim) fp32, with no more than a block of them held twice."""
+    """Random unit vectors (count, dim) fp32, made in blocks to save memory."""
     random, vectors = np.random.default_rng(seed), np.empty((count, dim), np.float32)
     for start in range(0, count, 65_536):
         block = random.standard_normal((min(65_536, count - start), dim), np.float32)
@@ -69,16 +69,16 @@ def unit_vectors(count: int, dim: int, *, seed: int) -> np.ndarray:
 
 
 def evaluation(options: argparse.Namespace) -> list[record.Row]:
-    """Time and memory of one language's evaluation."""
+    """Time and memory of the evaluation of one language."""
     vision = unit_vectors(options.images, options.dim, seed=0)
     image = np.random.default_rng(1).permutation(np.arange(options.captions) % options.images)
     text = unit_vectors(options.captions, options.dim, seed=2)
-    text += 0.2 * vision[image]  # ranks between the first and the last
+    text += 0.2 * vision[image]  # so that ranks vary
 
     def evaluate() -> dict[str, float]:
         return metrics(retrieval_ranks(text, vision, text_image=image))
 
-    retrieval_ranks(vision[:8], vision[:8], text_image=np.arange(len(vision[:8])))  # JAX starts
+    retrieval_ranks(vision[:8], vision[:8], text_image=np.arange(len(vision[:8])))  # starts JAX
     first, found = growth(evaluate)
     again, _ = growth(evaluate)
     taken = record.alternate({"evaluation": evaluate}, options.repeats)["evaluation"]
@@ -94,7 +94,7 @@ def evaluation(options: argparse.Namespace) -> list[record.Row]:
 
 
 def in_time(taken: record.Taken) -> str:
-    """The verdict on an evaluation's time; a busy machine cannot say that a bar is missed which CPU time is within."""
+    """The verdict on the time of an evaluation; undecided if only the load of the machine may explain a miss."""
     machine = record.machine()
     waited = taken.seconds > SECONDS_BAR >= taken.cpu_seconds / 2
     if waited and machine["load"] and machine["load"] > machine["cores"]:
@@ -103,10 +103,10 @@ def in_time(taken: record.Taken) -> str:
 
 
 def growth(run: Callable[[], Any]) -> tuple[float, Any]:
-    """MB by which the process's memory peaks above what it holds at the start, and the answer."""
+    """(MB by which peak memory exceeds memory at the start, result of the run)."""
     before = _memory_mb("VmRSS")
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     except OSError:
         before = _memory_mb("VmHWM")
     found = run()
@@ -114,7 +114,7 @@ def growth(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _memory_mb(field: str) -> float:
-    """A line of /proc/self/status; elsewhere the peak since the process started."""
+    """A field of /proc/self/status; on other systems the peak since the process started."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1e3
@@ -124,11 +124,11 @@ def _memory_mb(field: str) -> float:
 
 
 def search(options: argparse.Namespace) -> list[record.Row]:
-    """Ours beside faiss."""
+    """Our search compared with faiss."""
     gallery = unit_vectors(options.gallery, options.dim, seed=3)
     queries = unit_vectors(options.queries, options.dim, seed=4)
     index = _faiss(gallery)
-    gallery = jax.device_put(gallery)  # as faiss's index does, it holds its gallery before the clock starts
+    gallery = jax.device_put(gallery)  # before timing starts, as faiss's index holds its gallery too
     runs: dict[str, Callable[[], Any]] = {"ours": partial(top, queries, gallery, options.top)}
     if index is not None:
         runs["faiss"] = partial(index.search, queries, options.top)
@@ -149,14 +149,14 @@ def search(options: argparse.Namespace) -> list[record.Row]:
     return rows
 
 
-def agreement(ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]) -> str:
-    """Says how far two answers (scores, ids) agree; exits where they differ in more than the order of near scores."""
-    (score, index), (their_score, their_index) = ours, theirs
-    apart = float(np.abs(score - their_score).max())
-    differ = index != their_index
-    # Another id is right where the score is as good as a neighbour's; behind the last place nothing is known.
-    before = np.abs(np.diff(their_score, axis=1, prepend=np.inf))
-    after = np.abs(np.diff(their_score, axis=1, append=their_score[:, -1:]))
+def agreement(ours: tuple[np.ndarray, np.ndarray], reference: tuple[np.ndarray, np.ndarray]) -> str:
+    """How far two results (scores, ids) agree; exits if they differ in more than the order of close scores."""
+    (score, index), (reference_score, reference_index) = ours, reference
+    apart = float(np.abs(score - reference_score).max())
+    differ = index != reference_index
+    # Another id is correct if its score equals a neighbour's; scores after the last place are unknown.
+    before = np.abs(np.diff(reference_score, axis=1, prepend=np.inf))
+    after = np.abs(np.diff(reference_score, axis=1, append=reference_score[:, -1:]))
     near = np.minimum(before, after) < NEAR
     if apart > NEAR or (differ & ~near).any():
         sys.exit(f"error: ours and faiss differ: scores by {apart:.1e}, ids at {int((differ & ~near).sum())} places")

@@ -1,4 +1,4 @@
-"""What every benchmark writes down: the machine, versions and commit, how it was called, and rows of figures."""
+"""The record of a benchmark: machine, versions, commit, command line and rows of figures."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Taken(NamedTuple):
     """Medians over the repeats.
 
     Attributes:
-      seconds: of the clock.
-      cpu_seconds: of all threads of this process; on a busy machine they say more.
+      seconds: wall-clock time.
+      cpu_seconds: CPU time of all threads of this process, more reliable on a busy machine.
     """
 
     seconds: float
@@ -36,9 +36,9 @@ class Taken(NamedTuple):
 
 
 def alternate(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Taken]:
-    """Times each; they take turns, so that a busy moment of the machine meets all of them.
+    """Times the runs in turn, so that other load on the machine affects all of them.
 
-    A run ends when its results are there: it has to wait for the device.
+    A run must block until its results are ready.
     """
     taken: dict[str, list[Taken]] = {name: [] for name in runs}
     for _ in range(repeats):
@@ -50,17 +50,17 @@ def alternate(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Tak
 
 
 def verdict(reached: bool) -> str:
-    """The word beside a bar."""
+    """Whether a target is reached, as a word."""
     return "reached" if reached else "missed"
 
 
 def missing(package: str, *, extra: str = "bench") -> str:
-    """What a row says whose peer is not installed."""
+    """The verdict of a row whose peer is not installed."""
     return f'not measured: {package} is not installed (pip install -e ".[{extra}]")'
 
 
 def machine() -> Row:
-    """CPU, cores that this process may use, memory in GB, accelerator ("" on a CPU) and load average of a minute."""
+    """CPU, cores available to this process, memory in GB, accelerator ("" on a CPU) and one-minute load average."""
     device = jax.local_devices()[0]
     return {
         "cpu": _cpu(),
@@ -72,7 +72,7 @@ def machine() -> Row:
 
 
 def about(command: Iterable[str] | None = None) -> Row:
-    """Machine, versions, commit, time and the command line (this process's unless given)."""
+    """Machine, versions, commit, time and command line (by default that of this process)."""
     given = sys.argv[1:] if command is None else list(command)
     words = [word for word in given if not word.startswith("--json")]
     module = sys.modules["__main__"].__spec__
@@ -87,7 +87,7 @@ def about(command: Iterable[str] | None = None) -> Row:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of those `PACKAGES` that are installed."""
+    """Versions of Python and of the installed `PACKAGES`."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -98,7 +98,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with "+" where files differ from it; "" outside a checkout."""
+    """The commit, with "+" if tracked files differ from it; "" outside a checkout."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -112,7 +112,7 @@ def commit() -> str:
 
 
 def write(path: Path | None, rows: list[Row], **more: Any) -> None:
-    """Writes the record as JSON, whole or not at all; nothing where no path is given."""
+    """Writes the record as JSON atomically, if a path is given."""
     if path is not None:
         write_text(path, json.dumps({"about": about() | more, "rows": rows}, indent=1) + "\n")
 

@@ -1,9 +1,9 @@
-"""Whether a running service loses requests under load, and how long an answer takes.
+"""Load test of a running search service: failed requests and latency.
 
 python -m benchmarks.serve_load [--url=http://127.0.0.1:8080] [--requests=1000] [--clients=20]
 
-Every client asks one text after the other; no text is asked twice in a run, so each is encoded. Prints JSON.
-The token, if the service has one, is read from CL2CM_TOKEN.
+Every client sends one query after another; all queries differ, so that each is encoded. Prints JSON. If the service
+needs a token, set CL2CM_TOKEN.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ WORDS = (
 
 
 def main() -> None:
-    """Asks, counts and prints; ends with exit code 2 if a request was lost."""
-    parser = Arguments(prog="python -m benchmarks.serve_load", description="Loads a running service.")
+    """Sends the requests and prints figures; exits with code 2 if a request failed."""
+    parser = Arguments(prog="python -m benchmarks.serve_load", description="Load test of a running service.")
     parser.add_argument("--url", default="http://127.0.0.1:8080")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=20)
@@ -79,7 +79,7 @@ def main() -> None:
     }
     print(json.dumps(figures))
     if lost:
-        raise UserError(f"{len(lost)} of {options.requests} requests were lost, the first by {lost[0]}")
+        raise UserError(f"{len(lost)} of {options.requests} requests failed, the first with {lost[0]}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""What the compilation cache saves: seconds from the command to the end of its second step, first and second time.
+"""Start-up time with a cold and a warm compilation cache: seconds until the second training step is done.
 
 python -m benchmarks.start [--config=configs/emoji.py] [--json=FILE] [--config.data.dir=...]
 
-Data and features are there in both cases (they are made before the clock starts); the programs are compiled the first
-time, into a temporary folder, and read from there the second; the cache of the data folder is left alone. Each start is
-a process of its own.
+Data and features are built before timing starts. The first start compiles into a temporary cache folder, the second
+reads from it; the cache in the data folder is not used. Each start is a separate process.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ SHORT = ("train.steps=2", "train.evaluate_every=1", "train.checkpoint_every=2", 
 
 
 def main() -> None:
-    """Starts the same short training twice."""
+    """Times the same short training twice."""
     rest, overrides = split_flags(sys.argv[1:])
     parser = Arguments(description=__doc__)
     parser.add_argument("--config", default="configs/emoji.py")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(rest)
-    read(options.config, overrides)  # so that a mistake is said before minutes have gone by
+    read(options.config, overrides)  # reports mistakes before the slow part
     flags = [f"--config.{name}={value}" for name, value in overrides.items()]
     command = [sys.executable, "-m", "cl2cm_jax.main", f"--config={options.config}", *flags]
     with tempfile.TemporaryDirectory() as temporary:
@@ -49,7 +48,7 @@ def main() -> None:
 def _run(command: list[str], *, cache: Path) -> float:
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
-        # as start_jax has it where the variable is not set
+        # the defaults of start_jax
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }

@@ -1,10 +1,10 @@
-"""Runs all benchmarks on whatever is there, keeps what they measured, and renders it.
+"""Runs all benchmarks on the present device, stores the figures and renders them as tables.
 
 python -m benchmarks.suite [--quick] [--only=step,losses,transport,ranks,pipeline,start] [--results=FOLDER] [--render]
 
-Each benchmark is a process of its own; one that fails is a row that says why, and the others go on. Figures go to
-`benchmarks/results/<device>/<benchmark>.json`, the tables of all of them to `benchmarks/RESULTS.md`. A quick run has
-small shapes and needs `--results`: its figures mean nothing. `--render` runs nothing.
+Each benchmark runs in its own process; if one fails, its section says why and the others still run. Figures are
+written to `benchmarks/results/<device>/<benchmark>.json`, the tables to `benchmarks/RESULTS.md`. `--quick` uses small
+shapes, whose figures mean nothing, and needs `--results`. `--render` only renders stored figures.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Benchmark(NamedTuple):
     """One benchmark of the suite.
 
     Attributes:
-      name: of its file of results.
+      name: of its results file.
       module: in `benchmarks`.
-      title: of its table.
-      columns: keys of its rows and their headings.
-      flags: on a CPU.
-      gpu_flags: on an NVIDIA GPU, None where it says nothing of one.
-      quick: added to either for small shapes.
-      judge: bar and verdict of a row that has none of its own.
+      title: of its section.
+      columns: row keys and their headings.
+      flags: for a CPU.
+      gpu_flags: for an NVIDIA GPU; None if it does not apply.
+      quick: additional flags for small shapes.
+      judge: target and verdict of a row that does not have its own.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Benchmark(NamedTuple):
     judge: Judge = lambda row: None
 
     def command(self, *, gpu: bool, quick: bool) -> list[str]:
-        """Words after `python`."""
+        """Arguments of `python`."""
         flags = [*(self.gpu_flags or () if gpu else self.flags), *(self.quick if quick else ())]
         if self.name == "step" and not gpu and importlib.util.find_spec("torch"):
             flags.append("--peer=torch")
@@ -103,7 +103,7 @@ SUITE = (
         "losses", "losses", "The losses of the whole batch",
         {"devices": "devices", "batch": "batch", "form": "form", "seconds": "s", "of_dense": "of dense",
          "temporary_mb": "MB a device"},
-        flags=("--batches=4096,16384,65536", "--timed=4096"),  # dense at 16384 holds more than 10 GB when it runs
+        flags=("--batches=4096,16384,65536", "--timed=4096"),  # dense at 16384 needs more than 10 GB
         quick=("--batches=64", "--dim=16", "--block=32", "--devices=1"),
         judge=_losses,
     ),
@@ -135,7 +135,7 @@ SUITE = (
 
 
 def main() -> None:
-    """Runs, keeps and renders."""
+    """Runs the benchmarks, stores the figures and renders the tables."""
     options = parse()
     results = options.results or HERE / "results"
     if not options.render:
@@ -149,19 +149,19 @@ def parse() -> argparse.Namespace:
     parser = Arguments(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", default=",".join(benchmark.name for benchmark in SUITE))
-    parser.add_argument("--results", type=Path, help="folder of the results; RESULTS.md stands beside it")
+    parser.add_argument("--results", type=Path, help="folder of the results; RESULTS.md is written next to it")
     parser.add_argument("--render", action="store_true")
     options = parser.parse_args()
     unknown = set(options.only.split(",")) - {benchmark.name for benchmark in SUITE}
     if unknown:
         parser.error(f"--only: no benchmark is called {', '.join(sorted(unknown))}")
     if options.quick and not options.results:
-        parser.error("--quick needs --results=FOLDER, for its figures are not to stand among the others")
+        parser.error("--quick needs --results=FOLDER, because its figures must not be mixed with real ones")
     return options
 
 
 def run(options: argparse.Namespace, results: Path) -> None:
-    """Runs the benchmarks asked for, one after the other."""
+    """Runs the selected benchmarks in sequence."""
     accelerator = _accelerator()
     gpu = bool(NVIDIA.search(accelerator))
     folder = results / (re.sub(r"[^a-z0-9]+", "-", accelerator.lower()).strip("-") or "cpu")
@@ -174,43 +174,44 @@ def run(options: argparse.Namespace, results: Path) -> None:
 
 
 def measured(command: Sequence[str]) -> dict[str, Any]:
-    """What a benchmark wrote, with the suite's view of machine and command; where it failed, why."""
+    """Runs a benchmark: its rows, machine and command; the reason if it failed."""
     about = record.about() | {"command": f"python {' '.join(command)}"}
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary, "rows.json")
         finished = subprocess.run([sys.executable, *command, f"--json={path}"], stderr=subprocess.PIPE, text=True)
         if finished.returncode == 0 and path.is_file():
             return {"about": about, "rows": json.loads(path.read_text(encoding="utf-8"))["rows"]}
-    said = [line for line in finished.stderr.splitlines() if line.strip()] or [f"exit status {finished.returncode}"]
+    lines = [line for line in finished.stderr.splitlines() if line.strip()] or [f"exit status {finished.returncode}"]
     print(finished.stderr, file=sys.stderr)
-    return {"about": about, "rows": [], "failed": said[-1][:200]}
+    return {"about": about, "rows": [], "failed": lines[-1][:200]}
 
 
 def _accelerator() -> str:
-    """Asked of another process: this one must not take the device's memory from the benchmarks."""
+    """The accelerator's name, from another process so that this one takes no device memory."""
     code = "from benchmarks import record; print(record.machine()['accelerator'])"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
 
 
 def render(results: Path) -> str:
-    """RESULTS.md: a table for each benchmark and device."""
-    kept = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/*.json"))}
+    """Content of RESULTS.md: a table per benchmark and device."""
+    stored = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/*.json"))}
     parts = [
-        "# Measured",
-        "Written by `python -m benchmarks.suite` (`make bench`) from the files in `results/`; what each column means "
-        "stands at the top of the benchmark. Load is the machine's average over the minute before: above the number "
-        "of cores other work ran, seconds of the clock say little, and ratios within a table and CPU time say more.",
+        "# Benchmark results",
+        "Written by `python -m benchmarks.suite` (`make bench`) from the files in `results/`.\n"
+        "The docstring of each benchmark explains its columns.\n"
+        "Load is the load average over the minute before the run. If it exceeds the number of cores, other work was "
+        "running: wall-clock times are then unreliable, and ratios within a table and CPU time are better evidence.",
     ]
     for benchmark in SUITE:
         parts.append(f"## {benchmark.title}")
-        found = [content for path, content in kept.items() if path.stem == benchmark.name]
+        found = [content for path, content in stored.items() if path.stem == benchmark.name]
         parts += [_section(benchmark, content) for content in found]
         if not found:
             parts.append(f"Not run yet. `python {' '.join(benchmark.command(gpu=False, quick=False))}`")
         on_gpu = any(NVIDIA.search(content["about"]["machine"]["accelerator"]) for content in found)
         if benchmark.gpu_flags is not None and not on_gpu:
             command = " ".join(["python", *benchmark.command(gpu=True, quick=False)])
-            parts.append(f"On an NVIDIA GPU: **not measured**, none was to be had. `{command}`")
+            parts.append(f"On an NVIDIA GPU: **not measured**, none was available. `{command}`")
     return "\n\n".join(parts) + "\n"
 
 
@@ -232,7 +233,7 @@ def _section(benchmark: Benchmark, content: dict[str, Any]) -> str:
 
 def _cells(benchmark: Benchmark, row: record.Row) -> list[str]:
     row = {"note": "", "gflops": (row.get("flops") or 0) / 1e9 or None} | row
-    row |= {name: None for name in ("seconds", "of_dense") if not row.get(name)}  # was not run
+    row |= {name: None for name in ("seconds", "of_dense") if not row.get(name)}  # not run
     bar, verdict = row.get("bar"), row.get("verdict")
     judged = benchmark.judge(row) if verdict is None else None
     if judged:

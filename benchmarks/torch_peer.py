@@ -1,7 +1,7 @@
-"""The same networks, losses and optimiser in PyTorch, on transformers' BertModel, with the same weights.
+"""The same networks, losses, optimizer and weights in PyTorch, on transformers' BertModel.
 
-What a PyTorch user of such a model does: the whole BERT is called, its frozen layers too (autograd skips them in the
-backward pass), and captions are padded to one length.
+As usual in PyTorch, the whole BERT runs, including its frozen layers (autograd skips them in the backward pass), and
+captions are padded to one length.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BETA, _ITERATIONS = 0.5, 50
 
 
 class Tower(nn.Module):
-    """LayerNorm, linear, positions, one attention block, linear, masked mean, unit length."""
+    """LayerNorm, linear, positions, one attention block, linear, masked mean, normalisation."""
 
     def __init__(self, features: int, hidden: int, heads: int, dim: int, positions: int):
         super().__init__()
@@ -72,7 +72,7 @@ class Network(nn.Module):
         self.tower = Tower(sizes.hidden, sizes.hidden, 8, dim, sizes.tokens)
 
     def forward(self, ids: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sentences, words and the mask of words (no marks of begin and end)."""
+        """Sentences, words and the mask of words (without the first and last token)."""
         place = torch.arange(ids.shape[1])
         words = tokens & (place > 0) & (place < tokens.sum(1, keepdim=True) - 1)
         states = self.bert(input_ids=ids, attention_mask=tokens.long()).last_hidden_state
@@ -117,7 +117,7 @@ def relational_kl(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def transport(s: Tensor, t: Tensor, s_mask: Tensor, t_mask: Tensor) -> Tensor:
-    """<plan, cost> of words (B, L, D), the plan by IPOT without gradient; mean over pairs."""
+    """<plan, cost> of words (B, L, D), averaged over pairs; the plan is computed by IPOT without gradient."""
     cost = 1 - F.normalize(s, dim=-1) @ F.normalize(t, dim=-1).transpose(1, 2)
     with torch.no_grad():
         mu = s_mask / s_mask.sum(1, keepdim=True).clamp(min=1)
@@ -134,7 +134,7 @@ def transport(s: Tensor, t: Tensor, s_mask: Tensor, t_mask: Tensor) -> Tensor:
 
 
 class TorchStep:
-    """One training step of the peer; AdamW over what is trained."""
+    """One training step in PyTorch; AdamW on the trained parameters."""
 
     def __init__(self, step: Step, *, threads: int):
         torch.set_num_threads(threads)
@@ -153,7 +153,7 @@ class TorchStep:
 
 
 def _copy_weights(model: Peer, step: Step) -> None:
-    """Our initial parameters, in torch's names and layout."""
+    """Copies our initial parameters, renamed and transposed for torch."""
     params = jax.device_get(step.train.init()["params"])
     backbone = _bert_state(jax.device_get(step.backbone), step.sizes)
     state = {f"{network}.bert.{name}": array for network in ("student", "teacher") for name, array in backbone.items()}
@@ -190,8 +190,8 @@ def _bert_state(params: dict[str, Any], sizes: Sizes) -> dict[str, Tensor]:
     def torch_array(ours: str, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array.T if ours.endswith("kernel") else array, order="C"))
 
-    state = {theirs: torch_array(ours, flat[ours]) for ours, theirs in bert.EMBEDDINGS.items()}
-    for ours, theirs in bert.LAYER.items():
+    state = {name: torch_array(ours, flat[ours]) for ours, name in bert.EMBEDDINGS.items()}
+    for ours, name in bert.LAYER.items():
         for i in range(sizes.layers):
-            state[f"encoder.layer.{i}.{theirs}"] = torch_array(ours, flat[f"layers/{ours}"][i])
+            state[f"encoder.layer.{i}.{name}"] = torch_array(ours, flat[f"layers/{ours}"][i])
     return state

@@ -4,17 +4,17 @@ python -m benchmarks.train_step [--batch=128 --tokens=48] [--dtype=float32] [--p
 python -m benchmarks.train_step --dtype=bfloat16 --attention=cudnn    # on an NVIDIA GPU
 
 The step: two mBERT-base text towers (student and teacher, layers 3-11 trained in each), one source and one target
-caption an image, CLIP features, every term of the objective, AdamW. Needs neither TensorFlow nor any data. Rows:
+caption per image, CLIP features, every loss term, AdamW. Needs neither TensorFlow nor data. Rows:
 
-whole step      token ids in, all captions `--tokens` long, the frozen layers run too, for either network: the same
-                work as the peer's
-cached prefix   the same from the cached states of the frozen layers, which is how the trainer runs
-forward, forward + losses, + backward   (--parts) the step's parts, one inside the other: where the time goes
-real captions   end to end over captions of a folder with train.en.gz and train.de.gz (Multi30K): our way is cached
-                states in rows that short captions share; the peer's is ids padded to `--tokens`, or (longest) to the
-                batch's longest caption
+whole step      from token ids, all captions `--tokens` long, including the frozen layers of both networks: the same
+                work as the PyTorch step
+cached prefix   from the cached states of the frozen layers, as in training
+forward, forward + losses, + backward   (--parts) nested parts of the step
+real captions   end to end over captions of a folder with train.en.gz and train.de.gz (Multi30K): ours reads cached
+                states and packs short captions into shared rows; PyTorch reads ids padded to `--tokens`, or (longest)
+                to the longest caption of the batch
 
-Each measurement is one step; ours and the peer's alternate. Printed is the median over `--repeats`.
+Each measurement is one step; ours and PyTorch's alternate. The median over `--repeats` is printed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from benchmarks.paper_step import VISION, Captions, Sizes, Step, batch_of, cache
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, positive
 
-# Products a second of one chip in bf16 (dense), by a part of JAX's name for it.
+# Peak bf16 FLOPs per second (dense) of one chip, by a part of JAX's device kind.
 # Sources: NVIDIA's data sheets of A100, H100 SXM and H200; Google's of TPU v4, v5e, v5p and v6e.
 PEAKS = {
     "A100": 312e12,
@@ -61,9 +61,9 @@ class Row(NamedTuple):
     dtype: str
     tokens: str
     seconds: float
-    examples: float  # a second
-    flops: float  # a second
-    share: float | None = None  # of the chip's peak in bf16, where it is known
+    examples: float  # per second
+    flops: float  # per second
+    share: float | None = None  # of the chip's bf16 peak, if known
     note: str = ""
 
 
@@ -102,7 +102,7 @@ def parse() -> argparse.Namespace:
 
 
 def use_attention(options: argparse.Namespace) -> None:
-    """Has every attention of this process done by cuDNN if asked to; the models leave the choice to JAX."""
+    """With --attention=cudnn, makes `jax.nn.dot_product_attention` use cuDNN in this process."""
     if options.attention == "xla":
         return
     if options.dtype != "bfloat16" or jax.default_backend() != "gpu":
@@ -111,7 +111,7 @@ def use_attention(options: argparse.Namespace) -> None:
 
 
 def cudnn_attention(attend: Callable[..., Any], q: Any, k: Any, v: Any, *, mask: Any = None) -> Any:
-    """Attention by cuDNN, which takes half precision only and masks of the full (B, 1, L, L); else as JAX has it."""
+    """Attention by cuDNN, which needs half precision and full masks (B, 1, L, L); other precisions use the default."""
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return attend(q, k, v, mask=mask)
     if mask is not None:
@@ -123,14 +123,14 @@ def _peer(options: argparse.Namespace, step: Step) -> Any:
     if options.peer is None:
         return None
     if options.dtype != "float32":
-        sys.exit("error: --peer=torch compares float32 with float32; leave --dtype out")
+        sys.exit("error: --peer=torch compares in float32; remove --dtype")
     from benchmarks.torch_peer import TorchStep
 
     return TorchStep(step, threads=os.cpu_count() or 1)
 
 
 def whole_step(options: argparse.Namespace, step: Step, peer: Any) -> list[Row]:
-    """The step over captions that are all of the full length."""
+    """The step with all captions at full length."""
     sizes, captions = step.sizes, made_up(step.sizes, options.batch)
     rows = np.arange(options.batch)
     batch = step.put(batch_of(cached(step, captions), captions, rows, tokens=sizes.tokens, multiple=0))
@@ -144,7 +144,7 @@ def whole_step(options: argparse.Namespace, step: Step, peer: Any) -> list[Row]:
 
     def ours(with_prefix: bool) -> None:
         nonlocal state
-        for _ in NETWORKS if with_prefix else ():  # the peer's two networks run it each
+        for _ in NETWORKS if with_prefix else ():  # in PyTorch each network runs it
             step.prefix(*flat)
         state, terms = step.train.step(state, batch, 1)
         jax.block_until_ready(terms)
@@ -156,10 +156,10 @@ def whole_step(options: argparse.Namespace, step: Step, peer: Any) -> list[Row]:
             part()  # compiles
         runs |= parts
     if peer is not None:
-        theirs = peer(captions.ids, captions.mask, captions.vision)
-        print(f"loss of the first step: ours {loss:.6f}, the peer's {theirs:.6f}")
-        if abs(theirs - loss) > 1e-3 * abs(loss):
-            sys.exit("error: the peer computes something else")
+        reference = peer(captions.ids, captions.mask, captions.vision)
+        print(f"loss of the first step: ours {loss:.6f}, PyTorch {reference:.6f}")
+        if abs(reference - loss) > 1e-3 * abs(loss):
+            sys.exit("error: the losses of ours and PyTorch differ")
         runs["whole step, torch"] = lambda: peer(captions.ids, captions.mask, captions.vision)
     times = _seconds(runs, options.repeats)
     flops = {name: sizes.flops(sizes.tokens, with_prefix=name.startswith("whole")) for name in runs}
@@ -174,7 +174,7 @@ def whole_step(options: argparse.Namespace, step: Step, peer: Any) -> list[Row]:
 
 
 def real_captions(options: argparse.Namespace, step: Step, peer: Any) -> list[Row]:
-    """End to end: from captions in memory to updated parameters, several batches."""
+    """End to end over several batches, from captions in memory to updated parameters."""
     sizes = step.sizes
     captions = read_captions(options.captions, sizes, count=options.batch * options.batches)
     lengths = captions.mask.sum(-1)
@@ -193,7 +193,7 @@ def real_captions(options: argparse.Namespace, step: Step, peer: Any) -> list[Ro
             state, terms = step.train.step(state, step.put(batch), 0)
         jax.block_until_ready(terms)
 
-    def theirs(length: Callable[[np.ndarray], int]) -> None:
+    def run_peer(length: Callable[[np.ndarray], int]) -> None:
         for rows in batches:
             cut = length(rows)
             peer(captions.ids[:, rows, :cut], captions.mask[:, rows, :cut], captions.vision[rows])
@@ -201,12 +201,12 @@ def real_captions(options: argparse.Namespace, step: Step, peer: Any) -> list[Ro
     ours()  # compiles
     runs: dict[str, Callable[[], Any]] = {"real captions": ours}
     if peer is not None:
-        runs["real captions, torch"] = lambda: theirs(lambda _: sizes.tokens)
-        runs["real captions, torch (longest)"] = lambda: theirs(lambda rows: int(lengths[:, rows].max()))
+        runs["real captions, torch"] = lambda: run_peer(lambda _: sizes.tokens)
+        runs["real captions, torch (longest)"] = lambda: run_peer(lambda rows: int(lengths[:, rows].max()))
     times = _seconds(runs, max(1, options.repeats // 2))
     count = options.batch * options.batches
     table = [Row(name, options.dtype, "real", t / options.batches, count / t, 0.0) for name, t in times.items()]
-    note = f"cached once: {caching / count * 1000:.1f} ms an image"
+    note = f"cached once: {caching / count * 1000:.1f} ms per image"
     if peer is not None:
         others = [times[name] / times["real captions"] for name in list(runs)[1:]]
         note += f"; {others[0]:.2f} x torch, {others[1]:.2f} x torch (longest)"
@@ -215,7 +215,7 @@ def real_captions(options: argparse.Namespace, step: Step, peer: Any) -> list[Ro
 
 
 def read_captions(folder: Path, sizes: Sizes, *, count: int) -> Captions:
-    """The first captions of Multi30K's text, in word pieces of a multilingual vocabulary."""
+    """The first captions of Multi30K, tokenised with a multilingual vocabulary."""
     from cl2cm_jax.data.media.tokenise import tokenizer
 
     tokenize = tokenizer("use_multilingual", max_tokens=sizes.tokens, vocabulary=0)
@@ -236,7 +236,7 @@ def _seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
 
 
 def peak_memory() -> float:
-    """Most memory in use so far, in GB: the device's where it says, else the process's."""
+    """Peak memory in GB, of the device if it reports it, otherwise of the process."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 1e9
@@ -246,7 +246,7 @@ def peak_memory() -> float:
 
 
 def report(options: argparse.Namespace, rows: list[Row]) -> None:
-    """Prints the table and writes it as JSON if asked to."""
+    """Prints the table and writes it with --json."""
     device = jax.local_devices()[0]
     peak = next((value for name, value in PEAKS.items() if name in device.device_kind), None)
     if peak:

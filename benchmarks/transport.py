@@ -1,18 +1,18 @@
-"""Times batched transport between the words of pairs, beside ott-jax and POT, and how far the plans are off.
+"""Time and accuracy of batched optimal transport between the words of pairs, compared with ott-jax and POT.
 
 python -m benchmarks.transport [--shapes=128x32,1024x48] [--epsilon=0.05] [--iterations=50] [--repeats=5] [--json=FILE]
 
-A shape is pairs x words; the captions of a pair have 6 to so many words, drawn with a seed. Peers that are not
-installed have a row that says so. Rows:
+A shape is pairs x words; captions have from 6 to that many words, drawn with a fixed seed. A peer that is not installed
+has a row that says so. Rows:
 
 sinkhorn           ours, batched and masked
-ott-jax            its Sinkhorn in one vmapped, jitted call, in the form (log domain or products) that is faster
-POT, loop          `ot.sinkhorn` pair by pair, without padding, in as many iterations as ours
+ott-jax            its Sinkhorn in one vmapped, jitted call, in the faster form (log domain or products)
+POT, loop          `ot.sinkhorn` pair by pair, without padding, with as many iterations as ours
 ipot               ours
-POT exact, loop    `ot.emd` pair by pair: the truth for the costs
+POT exact, loop    `ot.emd` pair by pair: the exact costs
 
-ott-jax runs `--iterations`; ours runs as many as bring its marginal error down to that of ott-jax. Marginal error: |row
-sums - mu| + |column sums - nu|, mean over pairs. Cost error: of <plan, cost>, relative to the exact one, mean.
+ott-jax runs `--iterations`; ours runs as many as needed to reach the marginal error of ott-jax. Marginal error:
+|row sums - mu| + |column sums - nu|, mean over pairs. Cost error: relative error of <plan, cost>, mean.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def shapes(text: str) -> list[tuple[int, int]]:
     """Reads "128x32,1024x48": pairs and words of each."""
     found = [tuple(positive(size) for size in shape.split("x")) for shape in text.split(",")]
     if any(len(shape) != 2 for shape in found):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 128x32,1024x48")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 128x32,1024x48")
     return [(pairs, words) for pairs, words in found]
 
 
@@ -88,12 +88,12 @@ def weight(text: str) -> float:
     except ValueError:
         found = 0.0
     if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return found
 
 
 def problem(pairs: int, words: int, *, seed: int = 0) -> Problem:
-    """Random words, the target's near the source's, of ragged captions."""
+    """Random words of captions of different lengths; target words are near source words."""
     random = np.random.default_rng(seed)
     lengths = random.integers(min(SHORTEST, words), words + 1, (2, pairs, 1))
     masks = jnp.asarray(np.arange(words) < lengths)
@@ -122,7 +122,7 @@ def measure(p: Problem, options: argparse.Namespace) -> list[record.Row]:
 
 
 def equal_iterations(p: Problem, options: argparse.Namespace, *, limit: float) -> int:
-    """The fewest iterations of ours whose marginal error is the peer's or less (or the most that are tried)."""
+    """The smallest tried number of our iterations that reaches the marginal error `limit`, or the largest tried."""
     tried = [round(options.iterations * more) for more in MORE]
     for iterations in tried:
         plan = sinkhorn(
@@ -139,7 +139,7 @@ def marginal_error(plan: Any, p: Problem) -> float:
     return float((np.abs(plan.sum(2) - p.mu).sum(1) + np.abs(plan.sum(1) - p.nu).sum(1)).mean())
 
 
-def _rows(p: Problem, plans: dict[str, Any], taken: dict[str, record.Taken], ours: dict[str, int], theirs: int) -> Any:
+def _rows(p: Problem, plans: dict[str, Any], taken: dict[str, record.Taken], own: dict[str, int], peer: int) -> Any:
     costs = {name: (np.asarray(plan, np.float64) * np.asarray(p.cost)).sum((1, 2)) for name, plan in plans.items()}
     exact = costs.get("POT exact, loop")
     bars = {"sinkhorn": "POT, loop", "ipot": "POT exact, loop"}
@@ -149,7 +149,7 @@ def _rows(p: Problem, plans: dict[str, Any], taken: dict[str, record.Taken], our
             continue
         row = {
             "solver": name,
-            "iterations": ours.get(name, "" if "exact" in name else theirs if name == fastest else ours["sinkhorn"]),
+            "iterations": own.get(name, "" if "exact" in name else peer if name == fastest else own["sinkhorn"]),
             "ms": 1e3 * time.seconds,
             "cpu_ms": 1e3 * time.cpu_seconds,
             "marginal_error": marginal_error(plans[name], p),
@@ -171,7 +171,7 @@ def _rows(p: Problem, plans: dict[str, Any], taken: dict[str, record.Taken], our
 
 
 def _ott(p: Problem, options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """ott-jax's Sinkhorn in both of its forms; none where it is not installed."""
+    """ott-jax's Sinkhorn in both of its forms; {} if it is not installed."""
     try:
         from ott.geometry.geometry import Geometry  # pyright: ignore[reportMissingImports]
         from ott.problems.linear.linear_problem import LinearProblem  # pyright: ignore[reportMissingImports]
@@ -191,7 +191,7 @@ def _ott(p: Problem, options: argparse.Namespace) -> dict[str, Callable[[], Any]
 
 
 def _pot(p: Problem, *, epsilon: float, iterations: int) -> dict[str, Callable[[], Any]]:
-    """POT pair by pair, in double precision as it works best, on arrays cut to the words that are there."""
+    """POT pair by pair, in double precision, on arrays without padding."""
     try:
         import ot  # pyright: ignore[reportMissingImports]
     except ImportError:

@@ -1,16 +1,16 @@
-"""What the word level costs: the training step with and without it, in the teacher's stage and in the student's.
+"""Cost of the word-level terms: the training step with and without them, in the teacher and the student stage.
 
 python -m benchmarks.word_step [--batch=256 --tokens=16 --dim=1024 --text=512 --vision=1280] [--folds=2] [--json=FILE]
 
 Frozen backbones, random features, linear networks. Rows:
 
-sentence           a teacher that reads no words (`teacher.pool="backbone"`)
-sentence, words    a teacher whose sentence vector has the words' mean in it ("both"), without a word level
-contrast           `word.loss="contrast"` by late interaction, and its scores in the transferred relation
-contrast, plans    the same by transport
-plan, cost         `word.loss="transport"`, which no relation reads
+sentence           a teacher without words (`teacher.pool="backbone"`)
+sentence, words    a teacher whose sentence vector includes the mean of the words ("both"), without word terms
+contrast           `word.loss="contrast"` by late interaction; its scores are also transferred
+contrast, plans    the same by optimal transport
+plan, cost         `word.loss="transport"`, which is not transferred
 
-The steps take turns; printed are medians over `--repeats`, by the clock and of CPU time, and as multiples of the first.
+The steps run in turn. Printed are medians over `--repeats` of wall-clock and CPU time, and multiples of the first row.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ROWS = {
     "contrast, plans": _CONTRAST | {"word.score": "transport", "word.iterations": "10"},
     "plan, cost": {"teacher.pool": "both", "word.loss": "transport", "weights.word": "1.0"},
 }
-STAGES = {"teacher": 0, "student": 1}  # the number of a step of each, with one step of the teacher
+STAGES = {"teacher": 0, "student": 1}  # a step number in each stage, after one teacher step
 
 
 def main() -> None:
@@ -113,7 +113,7 @@ def _step(config: Any, shape: FeatureShape, batch: Any) -> Any:
 
 
 def made_up(options: argparse.Namespace) -> dict[str, Any]:
-    """A batch of random features, one target caption an image, captions of all lengths from half of `--tokens` on."""
+    """A batch of random features, one target caption per image, with lengths from half of `--tokens` to all."""
     random, size, tokens = np.random.default_rng(0), options.batch, options.tokens
 
     def side(*rows: int) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The benchmarks run and say what they measured; the figures themselves are nobody's business here."""
+"""Benchmarks run and write their records; the figures themselves are not tested."""
 
 from __future__ import annotations
 
@@ -179,11 +179,11 @@ def test_a_busy_machine_does_not_decide_what_its_cpu_time_is_within(monkeypatch:
         (losses, ["--forms=dens"], "--forms: 'dens' is none of dense, gathered, ring, gather"),
         (losses, ["--batchs=64"], "unrecognized arguments: --batchs=64"),
         (transport, ["--shapes=8x"], "--shapes: '' is no whole number"),
-        (transport, ["--shapes=8"], "'8' is no list such as 128x32,1024x48"),
-        (transport, ["--epsilon=-1"], "--epsilon: '-1' is no number above 0"),
+        (transport, ["--shapes=8"], "'8' is not a list such as 128x32,1024x48"),
+        (transport, ["--epsilon=-1"], "--epsilon: '-1' is not a number above 0"),
         (ranks, ["--captions=0"], "--captions: '0' is no whole number"),
         (ranks, ["--captions=5", "--images=6"], "--captions=5 are fewer than --images=6"),
-        (ranks, ["--gallery=50", "--top=100"], "--top=100 is more than --gallery=50 has"),
+        (ranks, ["--gallery=50", "--top=100"], "--top=100 is more than --gallery=50"),
         (suite, ["--only=loses"], "no benchmark is called loses"),
     ],
 )

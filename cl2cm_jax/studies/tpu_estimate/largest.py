@@ -1,44 +1,33 @@
-"""The largest batch that fits, by compiling: memory grows almost in a line, so few programs are tried."""
+"""Search for the largest batch whose program fits: memory is almost linear in the batch, so few are compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-MOST = 65_536  # images a chip; no more are tried
+LIMIT = 65_536  # images per chip
 
 
 def largest(needed: Callable[[int], int], *, capacity: int, start: int, unit: int) -> int:
-    """The largest multiple of `unit` whose program fits.
+    """The largest multiple of `unit` that fits, by the secant method with occasional bisection.
 
     Args:
-      needed: batch -> bytes that its program takes, more than `capacity` where it does not fit.
+      needed: batch -> bytes of its program, more than `capacity` if it does not fit.
       capacity: bytes.
-      start: where to begin; rounded up to a multiple of `unit`.
-      unit: how exact.
+      start: first guess, rounded up to a multiple of `unit`.
+      unit: resolution of the search.
 
     Returns:
-      The batch; 0 where not even `unit` fits.
-
-    Source: ours; the secant method, and bisection where it does not halve what is left.
+      The batch; 0 if even `unit` does not fit.
     """
-    tried: dict[int, int] = {}
-    low, high = 0, MOST // unit + 1  # in units: what is known to fit, and not to
+    tried = {0: 0}
+    low, high = 0, LIMIT // unit + 1  # in units: known to fit, known not to fit
     guess = max(1, -(-start // unit))
     while high - low > 1:
         tried[guess] = needed(guess * unit)
         low, high = (guess, high) if tried[guess] <= capacity else (low, guess)
-        bisected = len(tried) % 3 == 0  # now and then, so that a crooked line cannot make it slow
-        guess = (low + high) // 2 if bisected and high <= MOST // unit else _secant(tried, capacity, low=low, high=high)
-    return low * unit
-
-
-def _secant(tried: dict[int, int], capacity: int, *, low: int, high: int) -> int:
-    """Where the line through the two points nearest to the capacity reaches it, between `low` and `high`."""
-    (x, fx), *rest = sorted(tried.items(), key=lambda point: abs(point[1] - capacity))
-    if not rest:
-        guess = 2 * x if fx <= capacity else x // 2
-    else:
-        y, fy = rest[0]
+        (x, fx), (y, fy) = sorted(tried.items(), key=lambda point: abs(point[1] - capacity))[:2]
         slope = (fx - fy) / (x - y)
-        guess = int(x + (capacity - fx) / slope) if slope > 0 else (low + high) // 2
-    return min(max(guess, low + 1), high - 1)
+        bisects = slope <= 0 or (len(tried) % 3 == 0 and high <= LIMIT // unit)  # memory need not be linear
+        guess = (low + high) // 2 if bisects else int(x + (capacity - fx) / slope)
+        guess = min(max(guess, low + 1), high - 1)
+    return low * unit

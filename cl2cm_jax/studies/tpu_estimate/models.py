@@ -1,7 +1,7 @@
-"""The backbones' sizes, and shapes in place of their parameters: a plan needs neither weights nor data.
+"""Backbone sizes and parameter shapes; neither weights nor data are needed.
 
-Sizes come from the model folder that the configuration names, if it is there, and else from a documented default;
-the command line may give others. Source: ours.
+Sizes come from the model folder that the configuration names, or from a documented default if it does not exist; the
+command line can override them.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ VISION_SIZES = ("image_size", "patch", "hidden", "layers", "heads", "intermediat
 
 
 class Models(NamedTuple):
-    """What the step is built from, without an array.
+    """Shapes of the models that the training step is built from.
 
     Attributes:
-      features: sizes of what is read of the backbones.
-      tunable, tail: the text backbone's trained layers and the shapes of their parameters; None where none is trained.
-      vision, vision_params: the vision backbone in two parts and their shapes; None where none is trained.
-      notes: where the sizes come from, for the reader.
+      features: sizes of the backbones' outputs.
+      tunable, tail: the text backbone's trained layers and their parameter shapes; None if none is trained.
+      vision, vision_params: the vision backbone in two parts and their shapes; None if none is trained.
+      notes: where the sizes come from.
     """
 
     features: FeatureShape
@@ -65,15 +65,15 @@ class Models(NamedTuple):
 
 
 def models(config: ConfigDict, *, text: Mapping[str, int], vision: Mapping[str, int]) -> Models:
-    """The configuration's backbones by their sizes.
+    """Shapes of the configured backbones.
 
     Args:
       config: the configuration.
       text: sizes of the text backbone (`TEXT_SIZES`) that differ from its folder's or the default's.
-      vision: the same of the vision backbone (`VISION_SIZES`), or "dim" and "frames" of precomputed features.
+      vision: the same for the vision backbone (`VISION_SIZES`), or "dim" and "frames" of precomputed features.
 
     Raises:
-      UserError: a size is not one of the backbone, or the configuration trains layers that it has not.
+      UserError: the backbone has no such size, or not the layers that the configuration trains.
     """
     hidden, tunable, tail, of_text = _text(config, text)
     frames, dim, backbone, params, of_vision = _vision(config, vision)

@@ -1,4 +1,4 @@
-"""The real training step for a topology, from shapes alone: what `compile` takes and no machine has to hold."""
+"""The training step lowered and compiled for TPUs from shapes alone, without arrays or devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import ShapeDtypeStruct
+from jax import ShapeDtypeStruct as Shape
 from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -17,34 +17,28 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config import cut_layer
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.networks import Networks
-from cl2cm_jax.parallel.mesh import batch_shards, check_batch_size, make_mesh
+from cl2cm_jax.parallel.mesh import batch_shards, check_batch_size
 from cl2cm_jax.steps.optimizer import make_optimizers
 from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import train_program
 from cl2cm_jax.studies.tpu_estimate.models import Models
 
-_STEPS = 10_000  # of a stage: schedules need a length, and no product of the step depends on it
+_STEPS = 10_000  # of a stage; the schedules need a length, which does not change the cost of a step
 
 
 class Topology(NamedTuple):
-    """Chips that are not there.
+    """TPU chips that need not exist."""
 
-    Attributes:
-      name: e.g. "v5e:4x4".
-      sides: of the torus or mesh, e.g. (4, 4).
-      devices: one a chip.
-    """
-
-    name: str
-    sides: tuple[int, ...]
-    devices: tuple[Any, ...]
+    name: str  # e.g. "v5e:4x4"
+    sides: tuple[int, ...]  # of the torus or mesh, e.g. (4, 4)
+    devices: tuple[Any, ...]  # one per chip
 
     @property
     def generation(self) -> str:
         return self.name.partition(":")[0]
 
 
-# This machine is no TPU host: libtpu is not to ask for its metadata, nor to guard chips that it has not.
+# Without a TPU host, libtpu must neither query its metadata server nor lock its chips.
 _NO_HOST = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -60,99 +54,82 @@ def topology(name: str) -> Topology:
       UserError: libtpu is not installed, or does not know the topology.
     """
     sides = name.partition(":")[2].split("x")
+    example = "name one such as v5e:4x4 or v5p:2x2x1"
     if not all(side.isdecimal() and int(side) for side in sides):
-        raise UserError(f"--topology={name!r} is no chip with its sides; name one such as v5e:4x4 or v5p:2x2x1")
+        raise UserError(f"--topology={name!r} is not a chip and its sides; {example}")
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("the TPU's compiler, libtpu, is not installed; run: pip install -e '.[tpu]'")
+        raise UserError("libtpu, the TPU compiler, is not installed; run: pip install -e '.[tpu]'")
     for variable, value in _NO_HOST.items():
         os.environ.setdefault(variable, value)
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--topology={name} is not known ({reason}); name one such as v5e:4x4 or v5p:2x2x1") from error
-    return Topology(name, tuple(map(int, sides)), tuple(found.devices))
-
-
-class OutOfMemory(Exception):
-    """The compiler says that a program does not fit a chip's HBM.
-
-    Attributes:
-      needed, available: bytes of a chip.
-    """
-
-    def __init__(self, needed: int, available: int):
-        super().__init__(f"{needed} of {available} bytes")
-        self.needed, self.available = needed, available
+        raise UserError(f"--topology={name} is not known ({reason}); {example}") from error
+    return Topology(name, tuple(map(int, sides)), tuple(devices))
 
 
 def batch_shapes(config: ConfigDict, networks: Networks, models: Models, mesh: Mesh, *, tokens: int) -> dict[str, Any]:
-    """Shapes of a batch as `data.pipeline.batches` yields it, of captions that fill all `tokens` places.
+    """Shapes of a batch of `data.pipeline.batches` whose captions all have `tokens` tokens.
 
-    No two captions share a row: it is what a batch of long captions is, and the most that there can be.
+    Captions are not packed, which is the worst case and that of long captions.
     """
-    c = config.train
     targets = len((*config.data.targets, *config.data.reported))
-    images, captions = c.batch_size, targets if c.targets_per_image == -1 else c.targets_per_image
+    images = config.train.batch_size
+    captions = targets if config.train.targets_per_image == -1 else config.train.targets_per_image
+    width, first = models.features.text, cut_layer(config)
 
-    def side(*rows: int) -> dict[str, ShapeDtypeStruct]:
-        found = {"sentence": ShapeDtypeStruct((*rows, models.features.text), np.float32)}
+    def side(*rows: int) -> dict[str, Shape]:
+        shapes = {"sentence": Shape((*rows, width), np.float32)}
         if networks.reads_words:
-            found["words"] = ShapeDtypeStruct((*rows, tokens, models.features.text), np.float32)
-            found["mask"] = ShapeDtypeStruct((*rows, tokens), bool)
-        first = cut_layer(config)
+            shapes["words"] = Shape((*rows, tokens, width), np.float32)
+            shapes["mask"] = Shape((*rows, tokens), bool)
         if first is not None:
-            width, dtype = (1, np.int32) if first == -1 else (models.features.text, np.float16)
-            found["states"] = ShapeDtypeStruct((*rows, tokens, width), dtype)
-            found |= {name: ShapeDtypeStruct((*rows, tokens), bool) for name in ("tokens", "mask")}
-        return found
+            states, dtype = (1, np.int32) if first == -1 else (width, np.float16)
+            shapes["states"] = Shape((*rows, tokens, states), dtype)
+            shapes |= {name: Shape((*rows, tokens), bool) for name in ("tokens", "mask")}
+        return shapes
 
-    if models.vision is None:
-        frames, dim = models.features.max_frames, models.features.vision
-        vision = {
-            "features": ShapeDtypeStruct((images, frames, dim), np.float32),
-            "mask": ShapeDtypeStruct((images, frames), bool),
-        }
-    else:
+    frames, dim = models.features.max_frames, models.features.vision
+    if models.vision is not None:
         pixels = models.vision.preprocess.image_size
-        vision = {"pixels": ShapeDtypeStruct((images, pixels, pixels, 3), np.uint8)}
+        vision = {"pixels": Shape((images, pixels, pixels, 3), np.uint8)}
+    else:
+        features = Shape((images, frames, dim), np.float32)
+        vision = {"features": features, "mask": Shape((images, frames), bool)}
     packing = {}
-    if config.text.pack and cut_layer(config) is not None:
-        groups = batch_shards(mesh) * c.accumulation
+    if config.text.pack and first is not None:
+        groups = batch_shards(mesh) * config.train.accumulation
         packing["packing"] = {
-            "take": ShapeDtypeStruct((groups, 0, tokens), np.int32),
-            "put": ShapeDtypeStruct((images, 1 + captions, tokens), np.int32),
+            "take": Shape((groups, 0, tokens), np.int32),
+            "put": Shape((images, 1 + captions, tokens), np.int32),
         }
     return {
         "vision": vision,
         "source": side(images),
         "target": side(images, captions),
         **packing,
-        "target_language": ShapeDtypeStruct((images, captions), np.int32),
-        "target_is_valid": ShapeDtypeStruct((images, captions), bool),
-        "source_caption": ShapeDtypeStruct((images,), np.int32),
-        "target_caption": ShapeDtypeStruct((images, captions), np.int32),
-        "image_id": ShapeDtypeStruct((images,), np.int32),
-        "is_valid": ShapeDtypeStruct((images,), bool),
+        "target_language": Shape((images, captions), np.int32),
+        "target_is_valid": Shape((images, captions), bool),
+        "source_caption": Shape((images,), np.int32),
+        "target_caption": Shape((images, captions), np.int32),
+        "image_id": Shape((images,), np.int32),
+        "is_valid": Shape((images,), bool),
     }
 
 
-def lowered(config: ConfigDict, models: Models, mesh: Mesh, *, tokens: int, first: bool) -> jax.stages.Lowered:
-    """The step of this configuration, ready to be compiled for the devices of `mesh`.
+def lowered(config: ConfigDict, models: Models, mesh: Mesh, *, tokens: int, stage: str) -> jax.stages.Lowered:
+    """The training step, ready to be compiled for the devices of `mesh`, which need not exist.
 
-    Args:
-      config: the configuration; `train.batch_size` is that of all devices.
-      models: the backbones by their sizes.
-      mesh: over devices that need not be there.
-      tokens: places of a caption.
-      first: the stage of the teacher alone.
+    `config.train.batch_size` is that of all devices, `tokens` the caption length; `stage` is "teacher" (trained alone)
+    or "student".
 
     Raises:
       UserError: the mesh cannot split the batch.
     """
     check_batch_size(config.train.batch_size, mesh, accumulation=config.train.accumulation)
     networks = Networks(config, models.features, tunable=models.tunable, vision=models.vision)
-    stages = Stages(_STEPS if first else 0, _STEPS)
+    stages = Stages(_STEPS if stage == "teacher" else 0, _STEPS)
     program = train_program(
         config,
         networks,
@@ -165,8 +142,15 @@ def lowered(config: ConfigDict, models: Models, mesh: Mesh, *, tokens: int, firs
     )
     batch = batch_shapes(config, networks, models, mesh, tokens=tokens)
     frozen = models.vision_params["frozen"] if models.vision_params else {}
-    stage = "teacher" if first else "student"
-    return program.step.lower(program.state, batch, frozen, ShapeDtypeStruct((), np.uint32), stage)
+    return program.step.lower(program.state, batch, frozen, Shape((), np.uint32), stage)
+
+
+class OutOfMemory(Exception):
+    """A program needs `needed` bytes per chip, more than the `available` HBM."""
+
+    def __init__(self, needed: int, available: int):
+        super().__init__(f"{needed} of {available} bytes")
+        self.needed, self.available = needed, available
 
 
 def compiled(program: jax.stages.Lowered) -> jax.stages.Compiled:
@@ -178,29 +162,17 @@ def compiled(program: jax.stages.Lowered) -> jax.stages.Compiled:
     try:
         return program.compile()
     except jax.errors.JaxRuntimeError as error:
-        full = out_of_memory(str(error))
-        if full is None:
-            raise
-        raise full from error
+        if full := out_of_memory(str(error)):
+            raise full from error
+        raise
 
 
 def out_of_memory(message: str) -> OutOfMemory | None:
-    """Reads the compiler's message; None where it is about something else."""
+    """Reads the compiler's error message; None if it is about something else."""
     size = r"\(?([\d.]+)([KMGT]?)(?:i?B)?\)?"
-    match = re.search(rf"{size} exceeds available HBM {size}", message) or re.search(
-        rf"Used {size} of {size} hbm", message, flags=re.IGNORECASE
-    )
+    match = re.search(rf"{size} exceeds available HBM {size}", message)
+    match = match or re.search(rf"Used {size} of {size} hbm", message, flags=re.IGNORECASE)
     if match is None:
         return None
-    scale = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-    needed, available = (int(float(match[i]) * 1024 ** scale[match[i + 1]]) for i in (1, 3))
+    needed, available = (int(float(match[i]) * 1024 ** " KMGT".index(match[i + 1] or " ")) for i in (1, 3))
     return OutOfMemory(needed, available)
-
-
-def mesh_of(config: ConfigDict, found: Topology) -> Mesh:
-    """The configured mesh over the topology's chips.
-
-    Raises:
-      UserError: its sizes do not multiply to their number.
-    """
-    return make_mesh(**config.mesh, devices=found.devices)

@@ -1,4 +1,4 @@
-"""What a plan says, as numbers and as text."""
+"""The estimate of a training step, as text and as data for JSON."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ from typing import Any, NamedTuple
 from cl2cm_jax.studies.tpu_estimate.chips import Chip, human
 from cl2cm_jax.studies.tpu_estimate.cost import Event, collectives, total, unknown_loops
 from cl2cm_jax.studies.tpu_estimate.program import Topology
-from cl2cm_jax.studies.tpu_estimate.timeline import Seconds, seconds
+from cl2cm_jax.studies.tpu_estimate.roofline import Seconds, seconds
 
 
 class Memory(NamedTuple):
-    """Bytes of a chip's HBM, as the compiler lays the step out.
+    """HBM of one chip in bytes, as the compiler lays the program out."""
 
-    Attributes:
-      arguments: state, batch and what is frozen; the new state lies in the place of the old one.
-      outputs: what has no such place.
-      temporaries: activations, gradients and the like, at the worst moment.
-      program: the code.
-    """
-
-    arguments: int
-    outputs: int
-    temporaries: int
-    program: int
+    arguments: int  # state, batch and frozen parameters; the new state is written in place
+    outputs: int  # results that are not written in place
+    temporaries: int  # peak of activations, gradients and other intermediate values
+    program: int  # the code
 
     @property
     def total(self) -> int:
@@ -31,37 +24,25 @@ class Memory(NamedTuple):
 
     @classmethod
     def of(cls, stats: Any) -> Memory:
-        """Reads what `memory_analysis()` of a compiled program says."""
+        """From `memory_analysis()` of a compiled program."""
         outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
         code = stats.generated_code_size_in_bytes
         return cls(stats.argument_size_in_bytes, outputs, stats.temp_size_in_bytes, code)
 
 
-class Plan(NamedTuple):
-    """One configuration on one topology.
-
-    Attributes:
-      topology, chip: what it was compiled for.
-      mesh: devices by axis.
-      batch: images of a step, over all chips.
-      stage: "student", "teacher" or "joint".
-      tokens: places of a caption.
-      memory: of a chip.
-      schedule: what a chip does in a step.
-      notes: where sizes come from.
-      largest: most images a chip that fit; None: not asked for.
-    """
+class Estimate(NamedTuple):
+    """One configuration on one topology."""
 
     topology: Topology
     chip: Chip
-    mesh: dict[str, int]
-    batch: int
-    stage: str
-    tokens: int
-    memory: Memory
-    schedule: tuple[Event, ...]
-    notes: tuple[str, ...]
-    largest: int | None = None
+    mesh: dict[str, int]  # devices by axis
+    batch: int  # images per step, over all chips
+    stage: str  # "student", "teacher" or "joint"
+    tokens: int  # caption length
+    memory: Memory  # of one chip
+    schedule: tuple[Event, ...]  # of one chip and step
+    notes: tuple[str, ...]  # where the model sizes come from
+    largest: int | None = None  # the largest batch that fits, in images per chip; None if it was not searched
 
     @property
     def chips(self) -> int:
@@ -73,90 +54,81 @@ class Plan(NamedTuple):
         return seconds(self.schedule, self.chip, self.topology.sides)
 
 
-def numbers(plan: Plan) -> dict[str, Any]:
-    """The plan as what JSON can hold; bytes, FLOPs and seconds, of a chip and a step where nothing else is said."""
-    work, time, memory = total(plan.schedule), plan.time, plan.memory
-    whole = plan.chip.peak * time.step
+def numbers(estimate: Estimate) -> dict[str, Any]:
+    """The estimate as data; bytes, FLOPs and seconds are of one chip and step."""
+    work, time, memory, chip = total(estimate.schedule), estimate.time, estimate.memory, estimate.chip
     return {
-        "topology": plan.topology.name,
-        "chips": plan.chips,
-        "mesh": plan.mesh,
-        "batch": plan.batch,
-        "batch_per_chip": plan.batch / plan.chips,
-        "stage": plan.stage,
-        "tokens": plan.tokens,
-        "models": list(plan.notes),
-        "chip": plan.chip._asdict(),
-        "hbm": memory._asdict() | {"total": memory.total, "capacity": plan.chip.hbm, "share": _share(plan)},
+        "topology": estimate.topology.name,
+        "chips": estimate.chips,
+        "mesh": estimate.mesh,
+        "batch": estimate.batch,
+        "batch_per_chip": estimate.batch / estimate.chips,
+        "stage": estimate.stage,
+        "tokens": estimate.tokens,
+        "models": list(estimate.notes),
+        "chip": chip._asdict(),
+        "hbm": memory._asdict() | {"total": memory.total, "capacity": chip.hbm, "share": memory.total / chip.hbm},
         "flops": work.flops,
         "flops_in_passes": work.passes,
         "bytes": work.size,
-        "loops_of_unknown_length": unknown_loops(plan.schedule),
-        "seconds": time._asdict() | {"step": time.step, "compiler": _compiler(plan)},
+        "loops_of_unknown_length": unknown_loops(estimate.schedule),
+        # "compiler": its own estimate of the cycles, which excludes collectives
+        "seconds": time._asdict() | {"step": time.step, "compiler": work.cycles / chip.clock if chip.clock else None},
         "bound_by": time.bound,
-        "share_of_peak": work.flops / whole if whole else 0.0,
-        "images_per_second": plan.batch / time.step if time.step else 0.0,
-        "collectives": _exchanges(plan),
+        "share_of_peak": work.flops / (chip.peak * time.step) if time.step else 0.0,
+        "images_per_second": estimate.batch / time.step if time.step else 0.0,
+        "collectives": _collectives(estimate),
         "overlapped_share": 1 - time.exposed / time.exchange if time.exchange else None,
-        "largest_batch_per_chip": plan.largest,
+        "largest_batch_per_chip": estimate.largest,
     }
 
 
-def _share(plan: Plan) -> float:
-    return plan.memory.total / plan.chip.hbm
-
-
-def _compiler(plan: Plan) -> float | None:
-    """Seconds by the compiler's own estimate of the cycles of its instructions; it gives none for exchanges."""
-    return total(plan.schedule).cycles / plan.chip.clock if plan.chip.clock else None
-
-
-def _exchanges(plan: Plan) -> list[dict[str, Any]]:
-    """By kind and whether they may overlap: number, bytes of a chip, seconds at the links' speed."""
+def _collectives(estimate: Estimate) -> list[dict[str, Any]]:
+    """Number, bytes and seconds of one chip's collectives, by kind and whether they overlap with computation."""
     rows: dict[tuple[str, bool], dict[str, Any]] = {}
-    for times, one in collectives(plan.schedule):
+    for times, one in collectives(estimate.schedule):
         row = rows.setdefault((one.kind, one.overlaps), {"count": 0, "bytes": 0, "seconds": 0.0})
         row["count"] += times
         row["bytes"] += times * one.size
-        row["seconds"] += times * plan.chip.exchange(one, plan.topology.sides)
+        row["seconds"] += times * estimate.chip.exchange(one, estimate.topology.sides)
     return [{"kind": kind, "overlaps": overlaps} | row for (kind, overlaps), row in sorted(rows.items())]
 
 
-def text(plan: Plan) -> str:
-    """The plan for a reader."""
-    found = numbers(plan)
-    time, memory = plan.time, plan.memory
-    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+def text(estimate: Estimate) -> str:
+    """The estimate for a reader."""
+    data, time, memory, chips = numbers(estimate), estimate.time, estimate.memory, estimate.chips
+    mesh = " x ".join(f"{axis} {size}" for axis, size in estimate.mesh.items())
     lines = [
-        f"{plan.topology.name}: {plan.chips} chips, mesh {mesh}, compiled ahead of time; nothing was run",
-        f"batch     {plan.batch:,} images, {found['batch_per_chip']:g} a chip, captions of {plan.tokens} tokens, "
-        f"none sharing a row; {plan.stage} stage",
-        *(f"          {note}" for note in plan.notes),
+        f"{estimate.topology.name}: {chips} chips, mesh {mesh}, compiled ahead of time; nothing was run",
+        f"batch     {estimate.batch:,} images, {data['batch_per_chip']:g} per chip, captions of {estimate.tokens} "
+        f"tokens, not packed; {estimate.stage} stage",
+        *(f"          {note}" for note in estimate.notes),
         "",
-        "of one chip and one step:",
-        f"HBM       {human(memory.total)} of {human(plan.chip.hbm)} ({found['hbm']['share']:.1%}): arguments "
+        "per chip and step:",
+        f"HBM       {human(memory.total)} of {human(estimate.chip.hbm)} ({data['hbm']['share']:.1%}): arguments "
         f"{human(memory.arguments)}, temporaries {human(memory.temporaries)}, outputs {human(memory.outputs)}, "
         f"program {human(memory.program)}",
-        f"products  {found['flops'] / 1e12:.3f} TFLOP, {found['flops_in_passes'] / 1e12:.3f} with float32's passes",
-        f"bytes     {found['bytes'] / 1e9:.2f} GB of HBM",
+        f"products  {data['flops'] / 1e12:.3f} TFLOP, {data['flops_in_passes'] / 1e12:.3f} with float32 passes",
+        f"bytes     {data['bytes'] / 1e9:.2f} GB of HBM traffic",
         f"time      {_ms(time.step)} by the roofline, bound by {time.bound}: {_ms(time.products)} products, "
         f"{_ms(time.memory)} HBM, {_ms(time.exposed)} waiting for links",
-        f"          {found['share_of_peak']:.1%} of peak, {found['images_per_second']:,.0f} images a second in all",
+        f"          {data['share_of_peak']:.1%} of peak, {data['images_per_second']:,.0f} images per second in total",
     ]
-    if found["seconds"]["compiler"]:
-        lines.append(f"          {_ms(found['seconds']['compiler'])} by the compiler's own cycles, exchanges left out")
-    for row in found["collectives"]:
-        how = "overlapping" if row["overlaps"] else "waited for"
+    if data["seconds"]["compiler"]:
+        lines.append(f"          {_ms(data['seconds']['compiler'])} by the compiler's cycles, without collectives")
+    for row in data["collectives"]:
+        how = "overlapping" if row["overlaps"] else "blocking"
         size = f"{row['bytes'] / 1e6:.2f} MB"
         lines.append(f"links     {row['count']:>5} {row['kind']:<18} {size:>12} {_ms(row['seconds']):>10} {how}")
-    if found["overlapped_share"] is not None:
-        lines.append(f"          {found['overlapped_share']:.0%} of their {_ms(time.exchange)} behind other work")
-    if found["loops_of_unknown_length"]:
-        lines.append(f"          {found['loops_of_unknown_length']} loops of unknown length were counted once")
-    if plan.largest is not None:
-        lines.append(f"largest   {plan.largest} images a chip, {plan.largest * plan.chips:,} in all")
-    lines.append(f"figures   {plan.chip.name}: {plan.chip.source}")
-    return "\n".join(lines)
+    if data["overlapped_share"] is not None:
+        lines.append(
+            f"          {data['overlapped_share']:.0%} of their {_ms(time.exchange)} overlaps with computation"
+        )
+    if unknown := data["loops_of_unknown_length"]:
+        lines.append(f"          {unknown} loops of unknown trip count were counted once")
+    if estimate.largest is not None:
+        lines.append(f"largest   {estimate.largest} images per chip, {estimate.largest * chips:,} in total")
+    return "\n".join([*lines, f"figures   {estimate.chip.name}: {estimate.chip.source}"])
 
 
 def _ms(value: float) -> str:

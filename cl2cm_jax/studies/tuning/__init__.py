@@ -1,1 +1,1 @@
-"""Tuning: a search over config fields with Optuna, scored on validation data."""
+"""Tuning: hyperparameter search with Optuna, scored within the training split or on the validation split."""

@@ -1,4 +1,4 @@
-"""What a study leaves in its workdir: the table of what was tried, as text and as data, and the best as a config."""
+"""The result of a study as files: a table (tune.md), data (tune.json) and the best config (best.py)."""
 
 from __future__ import annotations
 
@@ -11,166 +11,153 @@ from typing import Any, NamedTuple
 from cl2cm_jax.evaluation.report import to_json
 from cl2cm_jax.evaluation.table import Table
 from cl2cm_jax.runtime.atomic import write_text
-from cl2cm_jax.studies.tuning.score import ALLOWED, Measured, score_of
-from cl2cm_jax.studies.tuning.space import Dimension, lines
-from cl2cm_jax.studies.tuning.study import CUT, DONE, FAILED, Row
+from cl2cm_jax.studies.tuning.scoring import ALLOWED, Measured, Score, score_of
+from cl2cm_jax.studies.tuning.space import Dimension
+from cl2cm_jax.studies.tuning.study import CUT, DONE, FAILED, TrialResult
 
 FILES = ("tune.md", "tune.json", "best.py")
 FORMULA = f"score = targets - max(0, source of the baseline - {ALLOWED:g} - source), in SumR"
 
 
-class About(NamedTuple):
-    """What the files say of the study.
-
-    Attributes:
-      command: the line that made it; `date` is that of now.
-      config: the config file as typed, and
-      changes: the fields that the command line changed in it.
-      data: name of the set, `scored` what a trial is scored on, `parts` the names of its runs.
-      source, targets: the languages.
-    """
+class StudyInfo(NamedTuple):
+    """What the files state about the study."""
 
     command: str
-    date: str
-    config: str
-    changes: Mapping[str, str]
-    data: str
-    scored: str
-    parts: Sequence[str]
-    source: str
-    targets: Sequence[str]
+    date: str  # of the report
+    config: str  # the config file, as typed
+    changes: Mapping[str, str]  # config fields that the command line overrides
+    data: str  # name of the data set
+    scored: str  # description of the parts that a trial is scored on
+    parts: Sequence[str]  # names of a trial's runs
+    source: str  # source language
+    targets: Sequence[str]  # target languages
 
 
-class Found(NamedTuple):
-    """The trials of a study, the baseline's runs on the same parts, and which fields made the difference."""
+class TuningResult(NamedTuple):
+    """The trials of a study, the baseline's runs on the same parts, and the importance of each field."""
 
     space: Sequence[Dimension]
     baseline: Sequence[Measured]
-    rows: Sequence[Row]
+    trials: Sequence[TrialResult]
     importances: Mapping[str, float]
     seconds: float
 
     @property
-    def best(self) -> Row | None:
-        """The whole trial of the highest score, the earliest of equals."""
-        done = [row for row in self.rows if row.state == DONE and row.score]
-        return max(done, key=lambda row: row.score.score, default=None)  # type: ignore[union-attr]
+    def ranked(self) -> list[tuple[TrialResult, Score]]:
+        """The complete trials and their scores, best first; of equal scores the earliest first."""
+        done = [(trial, trial.score) for trial in self.trials if trial.state == DONE and trial.score]
+        return sorted(done, key=lambda pair: -pair[1].score)
 
     @property
-    def baseline_score(self) -> float:
-        """The baseline's own."""
-        return score_of(self.baseline, self.baseline).score
+    def best(self) -> tuple[TrialResult, Score] | None:
+        """The best complete trial and its score."""
+        return next(iter(self.ranked), None)
+
+    @property
+    def reference(self) -> Score:
+        """The baseline's score."""
+        return score_of(self.baseline, self.baseline)
 
     @property
     def beats_baseline(self) -> bool:
         """Whether the best trial scores above the baseline."""
-        best = self.best
-        return best is not None and best.score is not None and best.score.score > self.baseline_score
+        return self.best is not None and self.best[1].score > self.reference.score
 
 
-def write(workdir: Path, about: About, found: Found) -> None:
-    """Writes the files, each whole or not at all; best.py when there is a best."""
-    told = "\n".join(f"- {sentence}" for sentence in sentences(about, found))
-    write_text(workdir / FILES[0], f"{table(about, found).markdown()}\n\n{told}\n\nCommand: `{about.command}`\n")
-    write_text(workdir / FILES[1], to_json(as_data(about, found)))
-    if found.best is not None:
-        write_text(workdir / FILES[2], best_config(workdir, about, found, found.best))
+def write(workdir: Path, info: StudyInfo, result: TuningResult) -> None:
+    """Writes the files atomically; best.py if a trial is complete."""
+    notes = "\n".join(f"- {sentence}" for sentence in sentences(result))
+    write_text(workdir / FILES[0], f"{table(info, result).markdown()}\n\n{notes}\n\nCommand: `{info.command}`\n")
+    write_text(workdir / FILES[1], to_json(as_data(info, result)))
+    if result.best is not None:
+        write_text(workdir / FILES[2], best_config(workdir, info, result, *result.best))
 
 
-def table(about: About, found: Found) -> Table:
-    """Every trial, the best first; those that were cut off or failed behind them in the order of their numbers."""
-    fields = [dimension.field for dimension in found.space]
-    done = [row for row in found.rows if row.state == DONE and row.score]
-    others = [row for row in found.rows if row not in done]
-    order = [*sorted(done, key=lambda row: -row.score.score if row.score else 0.0), *others]
-    reference = score_of(found.baseline, found.baseline)
+def table(info: StudyInfo, result: TuningResult) -> Table:
+    """All trials: the complete ones, best first, then the others by number."""
+    fields = [dimension.field for dimension in result.space]
+    reference, ranked = result.reference, [trial for trial, _ in result.ranked]
     first = ("baseline", f"{reference.score:.1f}", f"{reference.targets:.1f}", f"{reference.source:.1f}")
     rows: list[tuple[str, ...]] = [(*first, *("" for _ in fields), "", "reference")]
-    for row in order:
-        numbers = [f"{value:.1f}" for value in row.score] if row.score else ["", "", ""]
-        name = f"{row.number}: the config" if row.number == 0 else str(row.number)
-        values = [row.values[field] for field in fields]
-        rows.append((name, *numbers, *values, f"{row.seconds:.0f}", row.state))
-    count = f"{len(found.rows)} trial{'s' * (len(found.rows) != 1)}"
-    title = f"Tuning on {about.data}: {count} in {found.seconds / 60:.1f} minutes, {about.scored}"
-    columns = ("trial", "score", "targets", about.source, *fields, "seconds", "state")
-    notes = (
-        f"{FORMULA}; targets: mean of {', '.join(about.targets)}; source: {about.source}. The test split was not read.",
+    for trial in [*ranked, *(trial for trial in result.trials if trial not in ranked)]:
+        name = "0: the config" if trial.number == 0 else str(trial.number)
+        scores = [f"{value:.1f}" for value in trial.score] if trial.score else ["", "", ""]
+        rows.append((name, *scores, *(trial.values[field] for field in fields), f"{trial.seconds:.0f}", trial.state))
+    count = f"{len(result.trials)} trial{'s' * (len(result.trials) != 1)}"
+    return Table(
+        f"Tuning on {info.data}: {count} in {result.seconds / 60:.1f} minutes, {info.scored}",
+        ("trial", "score", "targets", info.source, *fields, "seconds", "state"),
+        tuple(rows),
+        notes=(
+            f"{FORMULA}; targets: mean of {', '.join(info.targets)}; source: {info.source}. "
+            "The test split was not read.",
+        ),
+        words=("state",),
     )
-    return Table(title, columns, tuple(rows), notes, words=("state",))
 
 
-def sentences(about: About, found: Found) -> list[str]:
-    """The best beside the baseline and the config as it is, part by part, and what mattered."""
-    said = []
-    best = found.best
-    if best is not None and best.score is not None:
-        apart = found.baseline_score
-        gains = ", ".join(f"{one.mean - base.mean:+.1f}" for one, base in zip(best.runs, found.baseline, strict=True))
-        said.append(
-            f"best: trial {best.number}, score {best.score.score:.1f}; baseline {apart:.1f} "
-            f"({best.score.score - apart:+.1f}; targets of each run {gains})"
+def sentences(result: TuningResult) -> list[str]:
+    """The best trial compared with the baseline and the unchanged config, importances, and failed trials."""
+    found = []
+    if result.best is not None:
+        (best, score), reference = result.best, result.reference.score
+        gains = ", ".join(f"{one.mean - base.mean:+.1f}" for one, base in zip(best.runs, result.baseline, strict=True))
+        found.append(
+            f"best: trial {best.number}, score {score.score:.1f}; baseline {reference:.1f} "
+            f"({score.score - reference:+.1f}; targets of each run {gains})"
         )
-        own = next((row.score for row in found.rows if row.number == 0), None)
+        own = next((trial.score for trial in result.trials if trial.number == 0), None)
         if best.number and own:
-            said.append(f"the config as it is: {own.score:.1f}")
-        if not found.beats_baseline:
-            said.append("no trial was better than the baseline: keep it, or tune longer or in another --space")
-    if found.importances:
-        shares = ", ".join(f"{field} {share:.0%}" for field, share in found.importances.items())
-        said.append(f"which fields mattered (PED-ANOVA): {shares}")
-    said += [f"trial {row.number} failed: {row.reason}" for row in found.rows if row.state == FAILED]
-    return said
+            found.append(f"the config as it is: {own.score:.1f}")
+        if not result.beats_baseline:
+            found.append("no trial was better than the baseline: keep it, or tune longer or with another --space")
+    if result.importances:
+        shares = ", ".join(f"{field} {share:.0%}" for field, share in result.importances.items())
+        found.append(f"importance of the fields (PED-ANOVA): {shares}")
+    return found + [f"trial {trial.number} failed: {trial.reason}" for trial in result.trials if trial.state == FAILED]
 
 
-def as_data(about: About, found: Found) -> dict[str, Any]:
-    """Everything, for other programs."""
-    best = found.best
+def as_data(info: StudyInfo, result: TuningResult) -> dict[str, Any]:
+    """The content of tune.json."""
 
-    def run(name: str, measured: Measured) -> dict[str, Any]:
-        return {"part": name, "source": measured.source, "targets": measured.targets}
-
-    def runs(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-        return [run(name, one) for name, one in zip(about.parts, measured, strict=False)]
+    def scored(score: Score | None, measured: Sequence[Measured]) -> dict[str, Any]:
+        runs = [{"part": part} | run._asdict() for part, run in zip(info.parts, measured, strict=False)]
+        return (score._asdict() if score else {"score": None}) | {"runs": runs}
 
     return {
-        **about._asdict(),
+        **info._asdict(),
         "formula": FORMULA,
-        "space": lines(found.space),
-        "seconds": round(found.seconds, 1),
-        "baseline": score_of(found.baseline, found.baseline)._asdict() | {"runs": runs(found.baseline)},
-        "best": None if best is None else best.number,
-        "importances": dict(found.importances),
-        "trials": [
-            row._asdict() | {"score": None} | (row.score._asdict() if row.score else {}) | {"runs": runs(row.runs)}
-            for row in found.rows
-        ],
+        "space": [dimension.line for dimension in result.space],
+        "seconds": round(result.seconds, 1),
+        "baseline": scored(result.reference, result.baseline),
+        "best": result.best[0].number if result.best else None,
+        "importances": dict(result.importances),
+        "trials": [trial._asdict() | scored(trial.score, trial.runs) for trial in result.trials],
     }
 
 
-def best_config(workdir: Path, about: About, found: Found, best: Row) -> str:
-    """A config file: that of the command with the best trial's values."""
-    file, _, argument = about.config.partition(":")
+def best_config(workdir: Path, info: StudyInfo, result: TuningResult, best: TrialResult, score: Score) -> str:
+    """A config file: the tuned config with the values of the best trial."""
+    file, _, argument = info.config.partition(":")
     base = os.path.relpath(Path(file).resolve(), workdir.resolve())
-    assert best.score is not None
-    counts = ", ".join(f"{sum(row.state == state for row in found.rows)} {state}" for state in (DONE, CUT, FAILED))
-    apart = score_of(found.baseline, found.baseline)
+    states = [trial.state for trial in result.trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in (DONE, CUT, FAILED))
+    reference = result.reference
     header = [
-        f"Trial {best.number} of {len(found.rows)} ({counts}), the best of `cl2cm tune`.",
+        f"Trial {best.number} of {len(result.trials)} ({counts}), the best of `cl2cm tune`.",
         "",
-        f"Tuned by:  {about.command}",
-        f"Date:      {about.date}",
-        f"Score:     {best.score.score:.2f} ({about.source} {best.score.source:.2f}); "
-        f"baseline {apart.score:.2f} ({about.source} {apart.source:.2f})",
-        f"Measured:  {about.scored}; {FORMULA}",
+        f"Tuned by:  {info.command}",
+        f"Date:      {info.date}",
+        f"Score:     {score.score:.2f} ({info.source} {score.source:.2f}); "
+        f"baseline {reference.score:.2f} ({info.source} {reference.source:.2f})",
+        f"Measured:  {info.scored}; {FORMULA}",
     ]
-    text = "\n".join(header).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     return _CONFIG.format(
-        header=text,
+        header="\n".join(header).replace("\\", "\\\\").replace('"""', '\\"\\"\\"'),
         base=_literal(base),
         path=f'f"{{BASE}}:{argument}"' if argument else "str(BASE)",
-        given=_dict(about.changes),
-        tuned=_dict(best.values),
+        given=_literal(info.changes),
+        tuned=_literal(best.values),
     )
 
 
@@ -195,11 +182,6 @@ def get_config(argument: str = "") -> ConfigDict:
 '''
 
 
-def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _dict(fields: Mapping[str, str]) -> str:
-    if not fields:
-        return "{}"
-    return "{\n" + "".join(f"    {_literal(name)}: {_literal(text)},\n" for name, text in fields.items()) + "}"
+def _literal(value: str | Mapping[str, str]) -> str:
+    """A string, or a dict of strings, as Python source."""
+    return json.dumps(value, ensure_ascii=False, indent=4)

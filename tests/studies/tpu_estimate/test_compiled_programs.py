@@ -1,4 +1,4 @@
-"""The reader of programs against programs that are compiled here, on the CPU."""
+"""The cost model on programs compiled for the CPU."""
 
 import jax
 import jax.numpy as jnp
@@ -34,18 +34,20 @@ def inputs():
     return jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.float32), jax.ShapeDtypeStruct((LAYERS, WIDTH, WIDTH), jnp.float32)
 
 
-def test_a_scan_counts_as_its_unrolled_form(inputs):
+def test_a_scan_costs_as_much_as_its_unrolled_form(inputs):
     forward = 2 * LAYERS * ROWS * WIDTH**2
     found = {f: cost.total(schedule_of(f, *inputs)) for f in (scanned, unrolled)}
     assert found[scanned].flops == found[unrolled].flops == forward
     once = jax.jit(scanned).lower(*inputs).compile().cost_analysis()
-    assert once is not None and once["flops"] < forward, "the compiler counts the body once, or this reader is needless"
-    # a stack's slice is read once a turn, and not the whole stack
+    assert once is not None and once["flops"] < forward, (
+        "XLA counts the loop body once; otherwise our cost model is not needed"
+    )
+    # each iteration reads one slice of the stack, not the whole stack
     weights = 4 * LAYERS * WIDTH**2
     assert weights <= found[unrolled].size < found[scanned].size < 6 * weights
 
 
-def test_so_do_its_gradient_and_a_scan_of_scans(inputs):
+def test_gradients_and_nested_scans_cost_as_much_as_unrolled(inputs):
     def loss(run):
         return jax.grad(lambda x, stack: jnp.sum(run(x, stack) ** 2), argnums=(0, 1))
 
@@ -60,7 +62,7 @@ def test_so_do_its_gradient_and_a_scan_of_scans(inputs):
     assert cost.total(schedule).flops == 4 * forward and cost.unknown_loops(schedule) == 0
 
 
-def test_batched_products_and_a_loop_of_unknown_length():
+def test_batched_products_and_a_loop_of_unknown_trip_count():
     a, b = (jax.ShapeDtypeStruct((3, 5, *rest), jnp.float32) for rest in ((7, 8), (8, 9)))
     assert cost.total(schedule_of(jnp.matmul, a, b)).flops == 2 * 3 * 5 * 7 * 8 * 9
 
@@ -71,7 +73,7 @@ def test_batched_products_and_a_loop_of_unknown_length():
     assert cost.unknown_loops(schedule) == 1 and cost.total(schedule).flops == 2 * 4**3
 
 
-def test_exchanges_of_a_sharded_program_in_a_loop():
+def test_collectives_of_a_sharded_program_in_a_loop():
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
 

@@ -50,12 +50,12 @@ def of(text: str) -> tuple[cost.Event, ...]:
     return cost.events(parse(text))
 
 
-def test_instructions_are_read_with_their_shapes_spaces_and_attributes():
+def test_instructions_have_shapes_memory_spaces_and_attributes():
     module = parse(LOOP)
     assert (module.entry, module.partitions) == ("main", 4)
     main = module.computations["main"]
     assert main["w.2"].arrays == (Array("f32", (5, 16, 16), 1),) and main["x.1"].arrays[0].size == 8 * 16 * 4
-    assert len(main["loop"].arrays) == 3 and main["loop"].operands == ("init",) and main["out"].is_root
+    assert len(main["loop"].arrays) == 3 and main["loop"].operands == (main["init"],) and main["out"].is_root
     dot = module.computations["body"]["y"]
     assert (dot.opcode, dot.attribute("lhs_contracting_dims"), dot.attribute("nothing")) == ("dot", "{1}", "")
     assert module.root("body").name == "t"
@@ -63,10 +63,10 @@ def test_instructions_are_read_with_their_shapes_spaces_and_attributes():
         parse("HloModule empty\n")
 
 
-def test_what_a_loop_does_counts_as_often_as_it_runs():
+def test_a_loop_body_is_multiplied_by_its_trip_count():
     work = cost.total(of(LOOP))
     assert work.flops == 5 * 2 * 8 * 16 * 16
-    slice_, sum_ = 2 * 16 * 16 + 3, 3  # elements: slice read and written, and its place; the counter's sum
+    slice_, sum_ = 2 * 16 * 16 + 3, 3  # elements: slice read and written, and its index; the counter's sum
     product = 8 * 16 + 16 * 16 + 8 * 16
     assert work.size == 5 * 4 * (slice_ + sum_ + product)
     found = cost.collectives(of(LOOP))
@@ -89,12 +89,12 @@ def test_trip_counts_follow_from_start_limit_and_step(change: tuple[str, str], c
     text = LOOP.replace(*change)
     assert text != LOOP
     module = parse(text)
-    assert trip_count(module, "main", module.computations["main"]["loop"]) == count
+    assert trip_count(module, module.computations["main"]["loop"]) == count
     assert cost.unknown_loops(cost.events(module)) == (count is None)
     assert cost.total(cost.events(module)).flops == (1 if count is None else count) * 2 * 8 * 16 * 16
 
 
-def test_loops_within_loops_multiply():
+def test_trip_counts_of_nested_loops_multiply():
     outer = LOOP.replace("ENTRY %main", "%inner").replace("HloModule made_up", "HloModule nested")
     outer += """
 %c2 (p: (s32[], f32[8,16], f32[5,16,16])) -> pred[] {
@@ -150,7 +150,7 @@ ENTRY %e (a: f32[{a}], b: f32[{b}]) -> f32[{out}] {{
         ("1,4,3", "3,3,8", "1,4,8", "window={size=3 pad=1_1}, dim_labels=b0f_0io->b0f", (2 + 3 + 3 + 2) * 3 * 8),
     ],
 )
-def test_products_of_convolutions(a: str, b: str, out: str, rest: str, products: int):
+def test_flops_of_convolutions(a: str, b: str, out: str, rest: str, products: int):
     plain = of(CONVOLUTION.format(a=a, b=b, out=out, rest=rest))
     assert cost.total(plain)[:2] == (2 * products, 2 * products)
     exact = of(CONVOLUTION.format(a=a, b=b, out=out, rest=f"{rest}, operand_precision={{highest,highest}}"))
@@ -188,8 +188,8 @@ ENTRY %e (a: f32[100,64], b: f32[64], i: s32[]) -> f32[64] {
 """
 
 
-def test_bytes_are_what_is_touched_of_the_large_memory():
-    # update: a row read, a row written; pick: a row read into the chip's memory; copy back: a row written
+def test_hbm_traffic_counts_only_the_used_part_of_operands():
+    # update: one row read, one written; pick: one row read into on-chip memory; copy back: one row written
     assert cost.total(of(FUSED)).size == 4 * 64 * 4
     everything = re.sub(r"S\(\d\)", "", FUSED)
     assert cost.total(of(everything)).size > 4 * 64 * 4
@@ -245,7 +245,7 @@ ENTRY %e (a: f32[4,16], w: f32[16,16]) -> f32[32,16] {
 """
 
 
-def test_exchanges_are_counted_once_with_group_and_overlap():
+def test_collectives_are_counted_once_with_group_and_overlap():
     schedule = of(EXCHANGES)
     small, large = 4 * 16 * 4, 32 * 16 * 4
     assert [(c.kind, c.size, c.group, c.overlaps) for _, c in cost.collectives(schedule)] == [
@@ -260,8 +260,8 @@ def test_exchanges_are_counted_once_with_group_and_overlap():
     assert begun == {channel for event in schedule for channel in event.ends}
 
 
-def test_what_an_exchange_brings_is_written_once():
-    """It is a result of every fusion that it goes on beside."""
+def test_the_result_of_an_overlapping_collective_is_written_once():
+    """It is a result of every fusion that it overlaps with."""
     carried = EXCHANGES.replace("w: f32[16,16]) -> f32[4,16] {", "w: f32[16,16]) -> (f32[4,16], f32[32,16]) {")
     carried = carried.replace("ROOT %d = f32[4,16] dot", "%d = f32[4,16] dot")
     root = "ROOT %t = (f32[4,16], f32[32,16]) tuple(%d, %g.1)"
@@ -273,7 +273,7 @@ def test_what_an_exchange_brings_is_written_once():
     assert cost.total(of(carried)).size == cost.total(of(EXCHANGES)).size
 
 
-def test_an_exchange_goes_on_beside_a_loop():
+def test_a_collective_overlaps_with_a_loop():
     loop = LOOP.replace("HloModule made_up, is_scheduled=true, num_partitions=4\n", "").replace("ENTRY %main", "%runs")
     loop = loop.replace("%x = f32[8,16]{1,0} get-tuple-element(%state.1), index=1", "%x = f32[8,16]{1,0} " + BESIDE)
     text = EXCHANGES.replace("ENTRY %e", loop + "\nENTRY %e").replace(
@@ -287,6 +287,6 @@ def test_an_exchange_goes_on_beside_a_loop():
 BESIDE = "fusion(%state.1, %state.1), kind=kCustom, calls=%beside"
 
 
-def test_the_readers_names_are_xlas():
+def test_collective_kinds_and_element_sizes():
     assert set(cost.KINDS) == {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"}
     assert hlo.Array("token", (), 0).size == 0 and hlo.Array("s4", (3,), 0).size == 2

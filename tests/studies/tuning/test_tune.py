@@ -1,8 +1,9 @@
-"""The tuning: its space, folds and score; a study that is stopped, killed and gone on with; what it leaves behind."""
+"""`cl2cm tune`: search space, folds and score, stopping and resuming, and the files that it writes."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,10 +23,9 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import cache
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.studies.tuning import __main__ as tune
-from cl2cm_jax.studies.tuning.parts import fold_of, parts_of
-from cl2cm_jax.studies.tuning.score import Measured, score_of
+from cl2cm_jax.studies.tuning.scoring import Measured, fold_of, parts_of, score_of
 from cl2cm_jax.studies.tuning.space import SPACE, read_space
-from cl2cm_jax.studies.tuning.study import UNPRUNED
+from cl2cm_jax.studies.tuning.study import UNPRUNED, Study
 from cl2cm_jax.training import loop
 
 TUNED = "weights.transfer=log:0.5..4 student.dropout=0..0.5 train.steps=times:0.5..1.5 confidence.kind=none|posterior"
@@ -57,7 +57,7 @@ def without_times(workdir: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def finished(home: Path) -> tuple[Path, Outcome]:
     workdir, corpora = home / "tune", cache.corpora
-    with pytest.MonkeyPatch.context() as patch:  # whoever looked at the test split would find none
+    with pytest.MonkeyPatch.context() as patch:  # reading the test split would fail
         patch.setattr(cache, "corpora", lambda config: corpora(config)._replace(test=None))
         return workdir, study(home, workdir, "--trials=2")
 
@@ -89,7 +89,7 @@ def test_the_table_has_the_baseline_and_every_trial_with_its_values(finished: tu
     assert all(field in outcome.out for field in FIELDS)
 
 
-def test_the_best_is_a_config_that_trains(home: Path, finished: tuple[Path, Outcome], tmp_path: Path) -> None:
+def test_best_py_is_a_config_that_trains(home: Path, finished: tuple[Path, Outcome], tmp_path: Path) -> None:
     workdir, _ = finished
     content = json.loads((workdir / "tune.json").read_text(encoding="utf-8"))
     config = configuration.read(str(workdir / "best.py"))
@@ -103,13 +103,13 @@ def test_the_best_is_a_config_that_trains(home: Path, finished: tuple[Path, Outc
     assert trained.code == 0, trained.err
 
 
-def test_the_same_command_trains_nothing_anew(home: Path, finished: tuple[Path, Outcome]) -> None:
+def test_rerunning_a_finished_command_trains_nothing(home: Path, finished: tuple[Path, Outcome]) -> None:
     workdir, first = finished
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
         again = study(home, workdir, "--trials=2")
     assert again.code == 0, again.err
-    assert again.out.splitlines()[1:-2] == first.out.splitlines()[1:-2]  # the others name the minutes
+    assert again.out.splitlines()[1:-2] == first.out.splitlines()[1:-2]  # the other lines have the minutes
 
 
 def test_another_config_or_space_is_refused(home: Path, finished: tuple[Path, Outcome]) -> None:
@@ -123,11 +123,11 @@ def test_another_config_or_space_is_refused(home: Path, finished: tuple[Path, Ou
         assert outcome.code == 2 and says in outcome.err and outcome.err.count("\n") == 1, outcome.err
 
 
-def test_sigterm_in_a_run_stops_with_the_command_that_goes_on(home: Path, tmp_path: Path) -> None:
+def test_sigterm_in_a_run_stops_with_the_command_to_resume(home: Path, tmp_path: Path) -> None:
     put, calls = loop.put_batch, iter(range(10_000))
 
     def interrupting(batch: Any, mesh: Any) -> Any:
-        if next(calls) == 26:  # within the config's own trial
+        if next(calls) == 26:  # within trial 0
             signal.raise_signal(signal.SIGTERM)
         return put(batch, mesh)
 
@@ -141,12 +141,12 @@ def test_sigterm_in_a_run_stops_with_the_command_that_goes_on(home: Path, tmp_pa
     assert resumed.code == 0 and len(without_times(tmp_path)["trials"]) == 1, resumed.err
 
 
-# --- studies whose runs are stood in for ------------------------------------------------------------------------------
+# --- studies with fake runs ------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """Runs take no time: the targets' SumR depends on the dropout alone; `error` comes at the call `break_at`."""
+    """Replaces runs: the targets' SumR depends on the dropout alone; `error` is raised at the call `break_at`."""
     control: dict[str, Any] = {"calls": 0, "break_at": None, "error": KeyboardInterrupt(), "seconds": 0.0, "for": 1}
 
     def stand_in(config: Any, data: Any, folder: Path) -> bool:
@@ -160,16 +160,18 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     def measure(tuning: Any, values: dict[str, str], folder: Path, part: Any) -> Measured:
         config = configuration.override_all(tuning.config.copy_and_resolve_references(), values)
         name = str(folder / part.name)
-        tuning.study.spent(0.0 if name in control else control["seconds"])
+        tuning.study.add_seconds(0.0 if name in control else control["seconds"])
         tune.run_once(config, part.corpora, folder / part.name)
         return control[name]
 
     monkeypatch.setattr(tune, "run_once", stand_in)
-    monkeypatch.setattr(tune, "_measure", measure)
+    monkeypatch.setattr(tune.Tuning, "measure", measure)
     yield control
 
 
-def test_a_killed_study_ends_as_one_that_was_not(home: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
+def test_a_killed_and_resumed_study_equals_an_uninterrupted_one(
+    home: Path, tmp_path: Path, measured: dict[str, Any]
+) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert study(home, whole, "--trials=9").code == 0
     for calls in (4, 8, 11):  # within trials 0, 1 (its second part) and a later one
@@ -177,7 +179,7 @@ def test_a_killed_study_ends_as_one_that_was_not(home: Path, tmp_path: Path, mea
         with pytest.raises(RuntimeError, match="killed"):
             study(home, killed, "--trials=9")
         with (killed / "study.log").open("a") as journal:
-            journal.write('{"op_code": 5, "half')  # a line that it was writing
+            journal.write('{"op_code": 5, "half')  # an incomplete line
         (killed / "study.log.lock").symlink_to("study.log")
     measured["break_at"] = None
     assert study(home, killed, "--trials=9").code == 0
@@ -186,13 +188,13 @@ def test_a_killed_study_ends_as_one_that_was_not(home: Path, tmp_path: Path, mea
     assert [p.name for p in sorted((whole).glob("trials/*"))] == [p.name for p in sorted((killed).glob("trials/*"))]
 
 
-def test_ctrl_c_between_runs_is_no_traceback(home: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
+def test_ctrl_c_between_runs_prints_no_traceback(home: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
     measured["break_at"] = 4
     stopped = study(home, tmp_path, "--trials=2")
     assert stopped.code == 0 and stopped.out.startswith("stopped and saved; resume with: cl2cm tune")
 
 
-def test_bad_trials_are_cut_off_and_the_best_is_near_the_optimum(
+def test_bad_trials_are_pruned_and_the_best_is_near_the_optimum(
     home: Path, tmp_path: Path, measured: dict[str, Any]
 ) -> None:
     outcome = study(home, tmp_path, "--trials=25", space="student.dropout=0..0.9")
@@ -203,11 +205,11 @@ def test_bad_trials_are_cut_off_and_the_best_is_near_the_optimum(
     assert all(len(trial["runs"]) == 1 for trial in content["trials"] if trial["state"] == "cut off")
     best = content["trials"][content["best"]]
     assert float(best["values"]["student.dropout"]) == pytest.approx(0.3, abs=0.1) and best["state"] == "done"
-    assert content["importances"] == {"student.dropout": 1.0} and "which fields mattered" in outcome.out
+    assert content["importances"] == {"student.dropout": 1.0} and "importance of the fields" in outcome.out
 
 
-def test_the_minutes_of_all_starts_count(home: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
-    measured["seconds"] = 10.0  # seconds a run: the baseline 20, a trial 20
+def test_minutes_count_over_all_starts(home: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
+    measured["seconds"] = 10.0  # per run: 20 for the baseline, 20 per trial
     assert study(home, tmp_path, "--minutes=0.9").code == 0
     assert len(without_times(tmp_path)["trials"]) == 2
     outcome = study(home, tmp_path, "--minutes=0.9")
@@ -216,9 +218,7 @@ def test_the_minutes_of_all_starts_count(home: Path, tmp_path: Path, measured: d
     assert len(without_times(tmp_path)["trials"]) == 4
 
 
-def test_a_trial_that_diverges_has_failed_and_the_others_go_on(
-    home: Path, tmp_path: Path, measured: dict[str, Any]
-) -> None:
+def test_a_diverging_trial_fails_and_the_study_continues(home: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
     measured |= {"break_at": 6, "error": loop.Diverged("step 3: the term 'total' is nan")}
     outcome = study(home, tmp_path, "--trials=3")
     assert outcome.code == 0, outcome.err
@@ -228,14 +228,28 @@ def test_a_trial_that_diverges_has_failed_and_the_others_go_on(
     assert "trial 1 failed: step 3" in outcome.out
 
 
-def test_what_fails_always_is_no_matter_of_values(home: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
+def test_repeated_failures_stop_the_study(home: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
     measured |= {"break_at": 5, "for": 99, "error": UserError("no room")}
     outcome = study(home, tmp_path, "--trials=9")
-    assert outcome.code == 2 and "5 trials in a row have failed, the last one so: no room" in outcome.err
+    assert outcome.code == 2 and "5 trials in a row failed, the last one with: no room" in outcome.err
     assert [trial["state"] for trial in without_times(tmp_path)["trials"]] == ["done", *["failed"] * 5]
-    measured |= {"calls": 0, "break_at": 3}  # of the config as it is
+    measured |= {"calls": 0, "break_at": 3}  # in trial 0, the config itself
     outcome = study(home, tmp_path / "other", "--trials=9")
     assert outcome.code == 2 and outcome.err == "error: no room\n"
+
+
+def test_a_study_file_of_an_earlier_version_opens_and_resumes(home: Path, tmp_path: Path) -> None:
+    """The golden file has two complete trials, and a third that was interrupted after its values were drawn."""
+    shutil.copy(Path(__file__).parents[2] / "golden" / "tune_study.log", tmp_path / "study.log")
+    earlier = Study(tmp_path, seed=0)
+    earlier.check(settings={"score": "folds", "seeds": 1, "folds": 2, "space": TUNED.split()})
+    baseline = [Measured(325.0, {"de": 337.5, "fr": 325.0}), Measured(312.5, {"de": 337.5, "fr": 337.5})]
+    results = earlier.results(baseline)
+    assert [(result.number, result.state) for result in results] == [(0, "done"), (1, "done")]
+    assert results[1].values == dict(zip(FIELDS, ("1.19", "0.3602", "4", "none"), strict=True))
+    assert results[1].runs[0] == (362.5, {"de": 375, "fr": 350}) and earlier.seconds > 104
+    trial = earlier.begin(read_space(TUNED, configuration.read(str(home / "config.py"))))
+    assert trial.number == 2 and trial.values == dict(zip(FIELDS, ("1.238", "0.01296", "7", "none"), strict=True))
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -246,34 +260,34 @@ def test_what_fails_always_is_no_matter_of_values(home: Path, tmp_path: Path, me
     [
         (["--minutes=0"], "--minutes=0 must be more than 0"),
         (["--folds=1"], "--folds=1 must be 2 or more"),
-        (["--trials=0"], "'0' is not a whole number of 1 or more"),
+        (["--trials=0"], "argument --trials: '0' is"),
         (["--space=weights.transfr=1..2"], "did you mean 'weights.transfer'?"),
         (["--space=weights.transfr"], "did you mean 'weights.transfer'?"),
         (["--space=confidence.kind=none|posteror"], "did you mean 'posterior'?"),
         (["--space=student.dropout=0..2"], "config.student.dropout=2.0 must be between 0 and 0.99"),
         (["--space=student.dropout=0.5"], "write --config.student.dropout=0.5"),
         (["--space=student.dropout=0.5..0.1"], "must go from a lower number to a higher one"),
-        (["--space=train.steps=4..8epochs"], "give both the same unit"),
-        (["--space=optimizer.learning_rate=log:1e-3..1e400"], "must have finite ends"),
+        (["--space=train.steps=4..8epochs"], "use the same unit"),
+        (["--space=optimizer.learning_rate=log:1e-3..1e400"], "must have finite bounds"),
         (["--space=weights.transfer=-1..2"], "must be 0 or more, or a schedule"),
-        (["--space=seed=0..9"], "seed decides what is trained on or how a trial is scored"),
-        (["--space=data.train_share=0.4..1"], "data.train_share decides what is trained on"),
+        (["--space=seed=0..9"], "seed decides which data is read or how a trial is scored"),
+        (["--space=data.train_share=0.4..1"], "data.train_share decides which data is read"),
         (["--space=evaluation.captions_per_image=all|first"], "write --config.evaluation.captions_per_image="),
-        (["--space=text.max_tokens=8|16"], "text.max_tokens decides what is trained on"),
+        (["--space=text.max_tokens=8|16"], "text.max_tokens decides which data is read"),
         (["--config.student.dimm=3"], "did you mean 'student.dim'?"),
     ],
 )
-def test_a_wrong_argument_is_one_line(home: Path, tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_argument_errors_are_one_line(home: Path, tmp_path: Path, arguments: list[str], says: str) -> None:
     given = "" if any(argument.startswith("--space") for argument in arguments) else TUNED
     outcome = study(home, tmp_path / "new", *arguments, space=given)
     assert outcome.code == 2 and says in outcome.err and outcome.err.count("\n") == 1, outcome.err
     assert not (tmp_path / "new").exists()
 
 
-def test_a_busy_workdir_and_a_damaged_study_are_one_line(home: Path, tmp_path: Path) -> None:
+def test_errors_of_a_busy_workdir_and_a_damaged_study_are_one_line(home: Path, tmp_path: Path) -> None:
     with exclusive(tmp_path / ".lock"):
         busy = study(home, tmp_path)
-    assert busy.code == 2 and "is in use: another process tunes there" in busy.err
+    assert busy.code == 2 and "is in use by another tuning process" in busy.err
     for content in ('{"op_code": 0}\n', "none\n\n", "[]\n{}\n"):
         (tmp_path / "study.log").write_text(content)
         damaged = study(home, tmp_path)
@@ -282,7 +296,7 @@ def test_a_busy_workdir_and_a_damaged_study_are_one_line(home: Path, tmp_path: P
     assert study(home, tmp_path / "file").code == 2
 
 
-def test_without_optuna_the_line_says_what_to_install(
+def test_the_error_without_optuna_says_what_to_install(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
@@ -290,7 +304,7 @@ def test_without_optuna_the_line_says_what_to_install(
     assert outcome.code == 2 and "pip install -e '.[tune]'" in outcome.err and outcome.err.count("\n") == 1
 
 
-def test_the_page_shows_the_default_space() -> None:
+def test_docs_show_the_default_space() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "tune.md").read_text(encoding="utf-8")
     for field, values in SPACE.items():
         shown = ", ".join(f"`{value}`" for value in values.split("|"))
@@ -300,7 +314,7 @@ def test_the_page_shows_the_default_space() -> None:
 # --- space, folds and score -------------------------------------------------------------------------------------------
 
 
-def test_the_default_space_is_what_matters_to_the_config(home: Path) -> None:
+def test_the_default_space_has_only_fields_that_the_config_reads(home: Path) -> None:
     config = configuration.read(str(home / "config.py"))
     assert [dimension.field for dimension in read_space("", config)] == list(SPACE)
     config.teacher.head, config.weights.transfer = "none", "0:0 20%:1"
@@ -320,19 +334,22 @@ def test_a_space_is_read_from_text_and_from_a_file(home: Path, tmp_path: Path) -
     for text in (typed, str(tmp_path / "space")):
         space = {dimension.field: dimension for dimension in read_space(text, config)}
         assert len(space) == 7 and space["transfer.temperature"].low == 0.03
-        assert (space["weights.transfer"].low, space["weights.transfer"].own) == (1.0, 1.0)  # widened to the config's
+        assert (space["weights.transfer"].low, space["weights.transfer"].own) == (
+            1.0,
+            1.0,
+        )  # widened to include the config's value
         assert space["train.steps"].text(33) == "33epochs" and space["train.steps"].text(40) == "40epochs"
         assert space["teacher.steps"].text(1.6) == "6" and space["teacher.steps"].text(0.01) == "1"
         assert space["transfer.relations"].choices == ("cross", "cross,intra_target")
         assert space["teacher.residual"].choices == ("True", "False")
-        for dimension in space.values():  # the config is a point of its space, to the letter
+        for dimension in space.values():  # the config itself is a point of the space
             same = configuration.override_all(
                 config.copy_and_resolve_references(), {dimension.field: dimension.present}
             )
             assert dimension.text(dimension.own) == dimension.present and same.to_dict() == config.to_dict()
 
 
-def test_the_source_language_may_lose_one_and_no_more() -> None:
+def test_the_source_language_may_lose_one_point_without_penalty() -> None:
     baseline = [Measured(260.0, {"de": 180.0, "fr": 190.0}), Measured(262.0, {"de": 181.0, "fr": 191.0})]
     assert score_of(baseline, baseline) == (185.5, 185.5, 261.0)
     for source, penalty in ((300.0, 0.0), (260.0, 0.0), (259.0, 1.0), (241.0, 19.0)):
@@ -341,7 +358,7 @@ def test_the_source_language_may_lose_one_and_no_more() -> None:
     assert score_of([Measured(258.0, {"de": 1.0})], baseline).score == 0.0  # against the same part: 260 - 1 - 258
 
 
-def test_folds_keep_concepts_together_and_are_of_one_size() -> None:
+def test_folds_keep_concepts_together_and_have_similar_sizes() -> None:
     concepts = [f"concept-{number // 3}" for number in range(60)]
     fold = fold_of(concepts, folds=3)
     assert all(len(set(fold[3 * n : 3 * n + 3])) == 1 for n in range(20))
@@ -352,7 +369,7 @@ def test_folds_keep_concepts_together_and_are_of_one_size() -> None:
         fold_of(concepts, folds=21)
 
 
-def test_parts_never_hold_the_test_split(home: Path) -> None:
+def test_parts_never_contain_the_test_split(home: Path) -> None:
     config = configuration.read(str(home / "config.py"))
     train_split, validation, test = cache.corpora(config)
     outside = set(test.image_ids.tolist())
@@ -368,7 +385,7 @@ def test_parts_never_hold_the_test_split(home: Path) -> None:
     on_validation = parts_of(config, train_split, validation, score="validation", folds=4, seeds=3)
     assert [part.name for part in on_validation] == ["seed-0", "seed-1", "seed-2"]
     assert on_validation[0].corpora.train is train_split and on_validation[0].corpora.test is validation
-    config.data.train_origin = "machine"  # and a person wrote the captions of the tiny set
+    config.data.train_origin = "machine"  # but the captions of the tiny set are by people
     with pytest.raises(AssertionError, match="machine"):
         parts_of(config, train_split, validation, score="folds", folds=4, seeds=1)
     config.evaluation.query = "fused"

@@ -1,4 +1,4 @@
-"""The command, from a configuration to its refusals. Eight CPU devices stand for the chips wherever they can."""
+"""`cl2cm estimate`: numbers, text and errors. Eight CPU devices stand in for the chips where possible."""
 
 import importlib.util
 import json
@@ -30,13 +30,13 @@ needs_libtpu = pytest.mark.skipif(
 
 
 @pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch):
-    """Topologies of CPU devices."""
+def cpu_topology(monkeypatch: pytest.MonkeyPatch):
+    """Every topology has the CPU devices."""
     found = program.Topology("v5e:2x4", (2, 4), tuple(jax.devices()))
     monkeypatch.setattr(program, "topology", lambda name: found._replace(name=name))
 
 
-def planned(home: Path, *flags: str):
+def estimated(home: Path, *flags: str):
     return call(
         command.main, f"--config={home / 'config.py'}", "--topology=v5e:2x4", "--vision=dim=32,frames=1", *flags
     )
@@ -57,7 +57,7 @@ def test_the_sizes_of_e5_small_are_known_without_its_file(home: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("tuned", [{}, {"student": "layers 1-2", "teacher": "layers 1-2"}, {"student": "all"}])
-def test_a_plans_shapes_are_those_of_a_run(home: Path, tmp_path: Path, tuned: dict[str, str]):
+def test_shapes_are_those_of_a_training_run(home: Path, tmp_path: Path, tuned: dict[str, str]):
     pytest.importorskip("tensorflow")
     from cl2cm_jax.training.experiment import build
     from cl2cm_jax.training.loop import training_batches
@@ -73,7 +73,7 @@ def test_a_plans_shapes_are_those_of_a_run(home: Path, tmp_path: Path, tuned: di
     tokens = batch["source"].get("mask", batch["source"].get("tokens"))
     length = 8 if tokens is None else tokens.shape[1]
     shapes = program.batch_shapes(config, networks, sizes, run.mesh, tokens=length)
-    if "packing" in batch:  # a plan packs nothing
+    if "packing" in batch:  # the estimate does not pack captions
         batch["packing"]["take"] = batch["packing"]["take"][:, :0]
     assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), batch)
     optimizers = make_optimizers(config, run.stages, warmup=0)
@@ -83,7 +83,7 @@ def test_a_plans_shapes_are_those_of_a_run(home: Path, tmp_path: Path, tuned: di
 
 
 @pytest.mark.parametrize(("pool", "tower"), [("backbone", "linear"), ("tokens", "attention")])
-def test_a_trained_vision_backbone_has_its_shapes_without_its_weights(pool: str, tower: str):
+def test_shapes_of_a_trained_vision_backbone_need_no_weights(pool: str, tower: str):
     fields = {"vision.backbone": "clip_vit", "vision.path": str(CLIP), "student.vision.trainable": "layers 1-1"}
     fields |= {"vision.pool": pool, "student.vision_tower": tower}
     config = configs.override_all(configs.defaults(), fields)
@@ -98,7 +98,7 @@ def test_a_trained_vision_backbone_has_its_shapes_without_its_weights(pool: str,
     )
 
 
-def test_models_that_are_not_there_have_documented_sizes_or_those_of_the_command_line():
+def test_sizes_of_missing_models_are_the_defaults_or_from_the_command_line():
     config = configs.read(str(ROOT / "configs" / "multi30k.py"))
     sizes = models(config, text={}, vision={})
     assert sizes.features[:2] == (MBERT.hidden, CLIP_B32.projection)
@@ -109,25 +109,25 @@ def test_models_that_are_not_there_have_documented_sizes_or_those_of_the_command
     assert other.features[:2] == (96, 64) and "hidden 96" in other.notes[0]
 
 
-def test_the_numbers_of_a_step(home: Path, pretended: None):
-    found = json.loads(planned(home, "--json", "--batch=2", "--config.mesh.fsdp=2").out)
+def test_numbers_of_a_step(home: Path, cpu_topology: None):
+    found = json.loads(estimated(home, "--json", "--batch=2", "--config.mesh.fsdp=2").out)
     assert found["mesh"] == {"data": 4, "fsdp": 2, "tensor": 1} and (found["chips"], found["batch"]) == (8, 16)
     assert 0 < found["hbm"]["arguments"] < found["hbm"]["total"] < found["hbm"]["capacity"]
     assert 0 < found["flops"] <= found["flops_in_passes"] and found["bytes"] > 0
     assert found["seconds"]["step"] >= found["seconds"]["products"] and 0 < found["share_of_peak"] < 1
     assert found["collectives"] and all(row["seconds"] > 0 for row in found["collectives"])
     assert found["loops_of_unknown_length"] == 0 and found["largest_batch_per_chip"] is None
-    first = json.loads(planned(home, "--json", "--batch=2", "--config.mesh.fsdp=2", "--stage=teacher").out)
+    first = json.loads(estimated(home, "--json", "--batch=2", "--config.mesh.fsdp=2", "--stage=teacher").out)
     assert first["stage"] == "teacher" and first["flops"] != found["flops"]
 
 
-def test_the_text_and_the_largest_batch(home: Path, pretended: None, monkeypatch: pytest.MonkeyPatch):
+def test_text_output_and_the_largest_batch(home: Path, cpu_topology: None, monkeypatch: pytest.MonkeyPatch):
     memory = command.report.Memory.of
     grown = lambda stats: memory(stats)._replace(temporaries=stats.argument_size_in_bytes * 2000)  # noqa: E731
     monkeypatch.setattr(command.report.Memory, "of", grown)
     monkeypatch.setattr(command, "largest", lambda needed, **limits: [needed(8), limits["unit"]][1] * 3)
-    outcome = planned(home, "--batch=8", "--largest")
-    assert outcome.code == 0 and "largest   24 images a chip, 192 in all" in outcome.out
+    outcome = estimated(home, "--batch=8", "--largest")
+    assert outcome.code == 0 and "largest   24 images per chip, 192 in total" in outcome.out
     for part in ("HBM", "of 15.75 GiB", "by the roofline, bound by", "of peak", "all-reduce", "docs.cloud.google.com"):
         assert part in outcome.out
 
@@ -137,34 +137,34 @@ def test_the_text_and_the_largest_batch(home: Path, pretended: None, monkeypatch
     [
         (["--config.mesh.data=3"], "config.mesh.data=3 x config.mesh.fsdp=1 x config.mesh.tensor=1 needs 3 devices"),
         (["--config.train.batch_size=12"], "use 8 or 16"),
-        (["--batch=0"], "--batch=0 must be"),
+        (["--batch=0"], "argument --batch: '0' is"),
         (["--tokens=99"], "--tokens=99 must be from 1 to"),
         (["--text=layers=3"], "--text: 'layers' is no size of the configured backbone"),
-        (["--text=layers"], "'layers' is no size; write e.g."),
+        (["--text=layers"], "'layers' is not a size; write e.g."),
         (["--vision=heads=3"], "it has dim, frames"),
         (["--config.text.backbone=bert", "--text=positions=10"], "10 positions hold 10 tokens, fewer than"),
         ([*CLIP_VIT, "--vision=patch=500"], "image_size=224 is not divisible by patch=500"),
         ([*CLIP_VIT, "--vision=heads=7"], "hidden=768 is not divisible by heads=7"),
-        (["--topology=v9:2x4"], "no figures of this chip; one of v5e"),
-        (["--config.teacher.head=none", "--config.confidence.kind=none", "--stage=teacher"], "no stage of its own"),
-        (["--config.method=baseline", "--stage=teacher"], "no stage of its own"),
+        (["--topology=v9:2x4"], "no figures for this chip; use one of v5e"),
+        (["--config.teacher.head=none", "--config.confidence.kind=none", "--stage=teacher"], "has no teacher stage"),
+        (["--config.method=baseline", "--stage=teacher"], "has no teacher stage"),
     ],
 )
-def test_mistakes_are_one_line(home: Path, pretended: None, flags: list[str], message: str):
-    outcome = planned(home, *flags)
+def test_errors_are_one_line(home: Path, cpu_topology: None, flags: list[str], message: str):
+    outcome = estimated(home, *flags)
     assert outcome.code == 2 and message in outcome.err and len(outcome.err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["", "v5e", "v5e:axb", "v5e:2x0"])
 def test_a_topology_without_its_sides(name: str):
-    with pytest.raises(UserError, match=f"--topology='{name}' is no chip with its sides; name one such as v5e:4x4"):
+    with pytest.raises(UserError, match=f"--topology='{name}' is not a chip and its sides; name one such as v5e:4x4"):
         program.topology(name)
 
 
-def test_libtpu_that_is_not_there_is_named(home: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_error_without_libtpu_says_how_to_install_it(home: Path, monkeypatch: pytest.MonkeyPatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "libtpu" else find(name, *a))
-    outcome = planned(home)
+    outcome = estimated(home)
     assert outcome.code == 2 and "pip install -e '.[tpu]'" in outcome.err
 
 
@@ -180,8 +180,8 @@ def test_libtpu_that_is_not_there_is_named(home: Path, monkeypatch: pytest.Monke
         ("Ran out of memory in memory space hbm. Used 25.5G of 15.0G hbm. Exceeded", int(25.5 * 2**30), 15 * 2**30),
     ],
 )
-def test_what_does_not_fit_is_refused_with_numbers(
-    home: Path, pretended: None, monkeypatch: pytest.MonkeyPatch, message: str, needed: int, available: int
+def test_a_batch_that_does_not_fit_is_refused_with_numbers(
+    home: Path, cpu_topology: None, monkeypatch: pytest.MonkeyPatch, message: str, needed: int, available: int
 ):
     full = program.out_of_memory(message)
     assert full is not None and (full.needed, full.available) == (needed, available)
@@ -191,17 +191,17 @@ def test_what_does_not_fit_is_refused_with_numbers(
         raise jax.errors.JaxRuntimeError(message)
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", fails)
-    outcome = planned(home, "--batch=4")
+    outcome = estimated(home, "--batch=4")
     assert outcome.code == 2
     last = outcome.err.strip().splitlines()[-1]
-    assert "32 images, 4 a chip, need" in last and "--config.train.accumulation=2" in last and "--batch" in last
+    assert "32 images, 4 per chip, need" in last and "--config.train.accumulation=2" in last and "--batch" in last
     monkeypatch.setattr(command, "largest", lambda needed, **limits: 0 if needed(8) > limits["capacity"] else 8)
-    assert "or more chips" in planned(home, "--batch=4", "--largest").err
+    assert "or more chips" in estimated(home, "--batch=4", "--largest").err
 
 
 @needs_libtpu
-def test_a_step_is_compiled_for_chips_that_are_not_there(home: Path):
-    found = json.loads(planned(home, "--json", "--batch=8").out)
+def test_a_step_is_compiled_for_tpus_without_having_one(home: Path):
+    found = json.loads(estimated(home, "--json", "--batch=8").out)
     assert found["chips"] == 8 and found["seconds"]["compiler"] > 0
     assert {row["kind"] for row in found["collectives"]} >= {"all-reduce"}
     assert 0 < found["hbm"]["total"] < found["hbm"]["capacity"] and 0 < found["share_of_peak"] < 1

@@ -3,13 +3,13 @@ import pytest
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.studies.tpu_estimate.chips import CHIPS, GIB, HOP, chip, human
 from cl2cm_jax.studies.tpu_estimate.cost import Collective, Event, Work
-from cl2cm_jax.studies.tpu_estimate.largest import MOST, largest
-from cl2cm_jax.studies.tpu_estimate.timeline import seconds
+from cl2cm_jax.studies.tpu_estimate.largest import LIMIT, largest
+from cl2cm_jax.studies.tpu_estimate.roofline import seconds
 
 V5E = CHIPS["v5e"]
 
 
-def test_the_table_names_its_sources_and_refuses_what_is_not_in_it():
+def test_chip_figures_have_sources_and_an_unknown_chip_is_refused():
     for one in CHIPS.values():
         assert one.source.startswith("https://") and one.peak > one.bandwidth > one.link and one.hbm > 15 * GIB
     assert chip("v6e") is CHIPS["v6e"]
@@ -18,7 +18,7 @@ def test_the_table_names_its_sources_and_refuses_what_is_not_in_it():
     assert human(GIB) == "1.00 GiB" and human(5 * 1024**2) == "5 MiB"
 
 
-def test_exchanges_take_what_the_links_take():
+def test_collective_times_follow_from_link_speed_and_hops():
     def took(kind: str, group: int = 16, sides: tuple[int, ...] = (4, 4)) -> float:
         return V5E.exchange(Collective(kind, 10**9, group, "1", overlaps=False), sides)
 
@@ -31,11 +31,11 @@ def test_exchanges_take_what_the_links_take():
     assert took("all-to-all", 256, (16, 16)) > took("all-to-all")
 
 
-def test_work_between_start_and_end_hides_an_exchange():
-    exchange = Collective("all-gather", 10**9, 16, "7", overlaps=True)
-    takes = V5E.exchange(exchange, (4, 4))
+def test_work_between_start_and_end_hides_a_collective():
+    gather = Collective("all-gather", 10**9, 16, "7", overlaps=True)
+    takes = V5E.exchange(gather, (4, 4))
     half = Event(Work(flops=1, passes=int(takes / 2 * V5E.peak), size=0))
-    start, end = Event(begins=(exchange,)), Event(ends=("7",))
+    start, end = Event(begins=(gather,)), Event(ends=("7",))
 
     def exposed(*schedule: Event) -> float:
         time = seconds(schedule, V5E, (4, 4))
@@ -47,11 +47,11 @@ def test_work_between_start_and_end_hides_an_exchange():
     assert exposed(start, half, half, half, end) == pytest.approx(0)
     assert exposed(start, half) == pytest.approx(0.5)  # it ends with the program
     assert exposed(start, Event(times=2, body=(half,)), end) == pytest.approx(0)
-    waited = Event(begins=(exchange._replace(overlaps=False),))
-    assert exposed(half, waited, half) == pytest.approx(1)
+    blocking = Event(begins=(gather._replace(overlaps=False),))
+    assert exposed(half, blocking, half) == pytest.approx(1)
 
 
-def test_every_instruction_takes_the_longer_of_products_and_bytes():
+def test_an_instruction_takes_the_longer_of_compute_and_memory_time():
     products = Event(Work(passes=int(V5E.peak), size=int(V5E.bandwidth / 2)))
     memory = Event(Work(passes=int(V5E.peak / 4), size=int(3 * V5E.bandwidth)))
     time = seconds((products, Event(times=2, body=(memory,))), V5E, (2, 4))
@@ -61,10 +61,10 @@ def test_every_instruction_takes_the_longer_of_products_and_bytes():
 
 @pytest.mark.parametrize("start", [1, 40, 128, 5000])
 @pytest.mark.parametrize("bend", [0, 3])
-def test_the_largest_batch_is_found_with_few_programs(start: int, bend: int):
+def test_the_largest_batch_is_found_in_few_compilations(start: int, bend: int):
     tried = []
 
-    def needed(batch: int) -> int:  # a line, or one that bends, as compilers save memory where it gets short
+    def needed(batch: int) -> int:  # linear, or with a kink, as compilers save memory when it is scarce
         tried.append(batch)
         return 1000 + 7 * batch + (bend * (batch - 300) if batch > 300 else 0)
 
@@ -74,6 +74,6 @@ def test_the_largest_batch_is_found_with_few_programs(start: int, bend: int):
     assert len(tried) == len(set(tried)) <= 12
 
 
-def test_the_search_ends_where_nothing_fits_and_where_everything_does():
+def test_the_search_ends_if_nothing_fits_and_if_everything_fits():
     assert largest(lambda batch: 10**9, capacity=1, start=64, unit=8) == 0
-    assert largest(lambda batch: 1, capacity=10, start=64, unit=8) == MOST
+    assert largest(lambda batch: 1, capacity=10, start=64, unit=8) == LIMIT
