@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import cl2cm_jax
 from benchmarks import record
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import exit_cleanly
-from cl2cm_jax.runtime.command_line import Arguments, positive
+from cl2cm_jax.runtime.command_line import Arguments, add_model_option, positive
 from cl2cm_jax.search.incremental import update
 from cl2cm_jax.search.stores.milvus import Manifest, Store
-from cl2cm_jax.trained.load import Model, open_model
+from cl2cm_jax.trained.model import TrainedModel
 
 
 def paint(folder: Path, count: int) -> list[Path]:
@@ -37,21 +38,21 @@ def paint(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def index(model: Model, photos: Path, place: Path) -> None:
+def index(model: TrainedModel, photos: Path, place: Path) -> None:
     """Makes an index of a folder where there is none."""
     with Store(str(place)) as store:
-        store.create(Manifest(weights=model.encoder.weights, model=model.name, dim=model.dim, images=str(photos)))
+        store.create(Manifest(weights=model.weights, model=model.name, dim=model.dim, images=str(photos)))
         update(store, model.encoder, photos)
 
 
 def main() -> None:
     """Prints the figures."""
     parser = Arguments(prog="python -m benchmarks.index_pictures", description="Times the making of an index.")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR")
+    add_model_option(parser)
     parser.add_argument("--pictures", type=positive, default=640)
     parser.add_argument("--repeats", type=positive, default=3)
     options = parser.parse_args()
-    model = open_model(options.model)
+    model = cl2cm_jax.load(options.model)
     with tempfile.TemporaryDirectory() as name:
         folder, numbers = Path(name), itertools.count()
         (folder / "photos").mkdir()

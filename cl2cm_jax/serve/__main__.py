@@ -18,8 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cl2cm_jax
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.runtime.command_line import Arguments
+from cl2cm_jax.runtime.command_line import Arguments, add_model_option
+from cl2cm_jax.search.index_command import add_index_options, open_store
 
 if TYPE_CHECKING:
     from cl2cm_jax.serve.limits import App
@@ -32,11 +34,8 @@ SHORTEST_TOKEN = 16
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; raises a UserError where it makes no sense."""
     parser = Arguments(prog="cl2cm serve", description="Serves an index as a web page and a JSON API.")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="the model that made the index")
-    parser.add_argument(
-        "--index", required=True, metavar="URI", help="a .db file, or http://host:19530 of a Milvus server"
-    )
-    parser.add_argument("--collection", default="pictures", help="its name in the database (default: %(default)s)")
+    add_model_option(parser)
+    add_index_options(parser)
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="where the pictures are, if not where they were indexed"
     )
@@ -45,9 +44,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--requests_per_minute", type=int, default=3000, help="of one address (default: %(default)s)")
     options = parser.parse_args(arguments)
     if not 0 <= options.port <= 65_535:
-        raise UserError(f"--port={options.port} is no port; use 1024 to 65535")
+        raise UserError(f"--port={options.port} is not a port; use 1024 to 65535")
     if options.requests_per_minute < 1:
-        raise UserError(f"--requests_per_minute={options.requests_per_minute} answers nobody; use 1 or more")
+        raise UserError(f"--requests_per_minute={options.requests_per_minute} must be 1 or more")
     return options
 
 
@@ -72,29 +71,25 @@ def is_loopback(host: str) -> bool:
 def application(options: argparse.Namespace, token: str) -> App:
     """Loads model and index, and makes the service of them."""
     from cl2cm_jax.runtime.progress import CountReport
-    from cl2cm_jax.search.stores.memory import load
-    from cl2cm_jax.search.stores.milvus import Store, is_local
+    from cl2cm_jax.search.stores import memory
+    from cl2cm_jax.search.stores.milvus import is_local
     from cl2cm_jax.serve.app import create_app
     from cl2cm_jax.serve.language import detector
     from cl2cm_jax.serve.limits import Limits
     from cl2cm_jax.serve.pictures import Pictures
     from cl2cm_jax.serve.service import Service
-    from cl2cm_jax.trained.load import open_model
 
-    if is_local(options.index) and not Path(options.index).exists():
-        raise UserError(f"--index={options.index} is not there; make it with cl2cm index")
     if options.images is not None and not options.images.is_dir():
         raise UserError(f"--images={options.images}: no such folder; give the folder of the pictures")
-    store = Store(options.index, token=os.environ.get("MILVUS_TOKEN", ""), collection=options.collection)
-    if store.manifest is None:
-        raise UserError(f"--index={options.index} has no collection {options.collection!r}; see cl2cm index")
-    model = open_model(options.model)
-    store.manifest.check(weights=model.encoder.weights, model=model.name, uri=options.index)
+    store = open_store(options, must_exist=True)
+    assert store.manifest is not None
+    model = cl2cm_jax.load(options.model)
+    store.manifest.check(weights=model.weights, model=model.name, uri=options.index)
     index = store
     if is_local(options.index):
-        with CountReport("read") as told:
-            index = load(store, told=told)
-        store.close()  # so that the index can be brought up to date while it is served
+        with CountReport("read") as report:
+            index = memory.load(store, on_progress=report)
+        store.close()  # so that the index can be updated while it is served
     root = str(options.images.resolve()) if options.images else store.manifest.images
     hosts = frozenset() if token else frozenset({*LOOPBACK_NAMES, options.host.lower()})
     limits = Limits(hosts=hosts, token=token, per_minute=options.requests_per_minute)

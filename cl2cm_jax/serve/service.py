@@ -15,7 +15,7 @@ import numpy as np
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.search.entry import Entry, Filters, Found
-from cl2cm_jax.trained.load import Model
+from cl2cm_jax.trained.model import TrainedModel
 
 MAX_UPLOAD_PIXELS = 50_000_000
 _KEPT = 1024  # vectors of queries
@@ -23,7 +23,7 @@ AT_ONCE = 16  # queries a call of the encoder
 
 
 class Index(Protocol):
-    """What is searched: `Store` or `Resident`."""
+    """What is searched: `Store` or `MemoryIndex`."""
 
     def __len__(self) -> int: ...
 
@@ -48,7 +48,7 @@ class Service:
       caption_languages: codes of the languages that the index had captions in when the service started.
     """
 
-    def __init__(self, index: Index, model: Model, detect: Callable[[str], str]):
+    def __init__(self, index: Index, model: TrainedModel, detect: Callable[[str], str]):
         self.index, self.model, self.detect = index, model, detect
         self.caption_languages = index.languages()
         self._encoding, self._decoding = threading.Lock(), threading.Semaphore(2)

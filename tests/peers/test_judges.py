@@ -24,7 +24,7 @@ from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.studies.external_eval import __main__ as judge
 from cl2cm_jax.studies.external_eval import agreement, clip_benchmark_retrieval, mteb_retrieval
 from cl2cm_jax.studies.external_eval.captioned import Captioned, Captions, extremes, from_rows
-from cl2cm_jax.trained.bundle import RetrievalModel
+from cl2cm_jax.trained.model import TrainedModel
 
 pytest.importorskip("torch")
 JUDGES = ("mteb", "clip_benchmark")
@@ -57,7 +57,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(bundle: Path) -> RetrievalModel:
+def model(bundle: Path) -> TrainedModel:
     return cl2cm_jax.from_pretrained(bundle)
 
 
@@ -89,7 +89,7 @@ def compared(judges: list[agreement.Judged], language: str) -> dict[str, agreeme
     return {one.name: one for one in judges if one.language == language}
 
 
-def test_mteb_agrees_in_every_language_and_direction(model: RetrievalModel, data: Captioned) -> None:
+def test_mteb_agrees_in_every_language_and_direction(model: TrainedModel, data: Captioned) -> None:
     pytest.importorskip("mteb")
     found = agreement.judged(model, data, ["mteb"])
     for language in ("en", "de", "fr"):
@@ -107,7 +107,7 @@ def test_mteb_agrees_in_every_language_and_direction(model: RetrievalModel, data
     assert own["vision_to_text/recall_at_10"].theirs < own["vision_to_text/hit_rate_at_10"].theirs
 
 
-def test_clip_benchmark_agrees_where_all_pictures_have_captions(model: RetrievalModel, data: Captioned) -> None:
+def test_clip_benchmark_agrees_where_all_pictures_have_captions(model: TrainedModel, data: Captioned) -> None:
     pytest.importorskip("clip_benchmark")
     found = agreement.judged(model, data, ["clip_benchmark"])
     names = [f"{kind}_retrieval_recall@{k}" for kind in ("image", "text") for k in RECALL_AT]
@@ -125,11 +125,11 @@ def test_clip_benchmark_agrees_where_all_pictures_have_captions(model: Retrieval
         assert compared(found, "de")[f"image_retrieval_recall@{k}"].protocol == agreement.SAME
 
 
-def test_both_notice_another_model(model: RetrievalModel, data: Captioned, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_notice_another_model(model: TrainedModel, data: Captioned, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in JUDGES:
         pytest.importorskip(name)
 
-    class Reversed(RetrievalModel):
+    class Reversed(TrainedModel):
         """Each batch of texts gets its vectors in the wrong order: what an adapter that mixes rows up would do."""
 
         def __init__(self) -> None:
@@ -145,7 +145,7 @@ def test_both_notice_another_model(model: RetrievalModel, data: Captioned, monke
         assert not all(one.agrees for one in found if one.judge == name), name
 
 
-def test_ties_are_theirs_to_break(model: RetrievalModel, data: Captioned) -> None:
+def test_ties_are_theirs_to_break(model: TrainedModel, data: Captioned) -> None:
     for name in JUDGES:
         pytest.importorskip(name)
     same = data.captions["fr"]._replace(texts=["voiture"] * len(data.pictures))
@@ -157,7 +157,7 @@ def test_ties_are_theirs_to_break(model: RetrievalModel, data: Captioned) -> Non
     assert {one.judge for one in found if one.theirs > one.ours + 1} == set(JUDGES)
 
 
-def test_an_encoder_and_a_task_of_mteb(model: RetrievalModel, data: Captioned) -> None:
+def test_an_encoder_and_a_task_of_mteb(model: TrainedModel, data: Captioned) -> None:
     mteb = pytest.importorskip("mteb")
     encoder = mteb_retrieval.MtebEncoder(model)
     assert isinstance(encoder, mteb.EncoderProtocol)
@@ -171,7 +171,7 @@ def test_an_encoder_and_a_task_of_mteb(model: RetrievalModel, data: Captioned) -
     np.testing.assert_allclose(model.encode_image([first]), model.encode_image(data.pictures[:1]), atol=1e-6)
 
 
-def test_a_small_gallery_leaves_out_what_clip_benchmark_cannot_count(model: RetrievalModel, data: Captioned) -> None:
+def test_a_small_gallery_leaves_out_what_clip_benchmark_cannot_count(model: TrainedModel, data: Captioned) -> None:
     pytest.importorskip("clip_benchmark")
     few = Captioned(data.pictures[:6], {"en": Captions(["red car", "blue dog"] * 3, np.arange(6))})
     assert list(clip_benchmark_retrieval.evaluate(model, few)["en"]) == [

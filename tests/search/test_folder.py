@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.folder import folder_gallery, list_folder
+from cl2cm_jax.search.folder import folder_gallery, scan
 from cl2cm_jax.search.query import search
 
 
@@ -66,9 +66,8 @@ def test_a_clip_model_reads_animations_and_folders_of_frames(folder, tmp_path, c
     blue.save(folder / "album" / "g.gif", save_all=True, append_images=[red])
     blue.save(folder / "deep" / "er" / "frame10.png")
     encoder = type(colours)(frames=2).encoder
-    assert list(list_folder(folder).entries(frames=2)[folder / "deep" / "er"]) == [
-        folder / "deep" / "er" / name for name in ("b.JPG", "frame10.png")
-    ]
+    (clip,) = [item for item in scan(folder, frames=2).items if item.path == "deep/er"]
+    assert clip.files == tuple(folder / "deep" / "er" / name for name in ("b.JPG", "frame10.png"))
     gallery = folder_gallery(folder, encoder, cache=tmp_path / "cache")
     assert gallery.ids == ("a.png", "album/g.gif", "c.webp", "d.gif", "deep/er", "e.bmp")
     assert gallery.paths[4] == str(folder / "deep" / "er")
@@ -88,7 +87,7 @@ def test_a_clip_model_reads_animations_and_folders_of_frames(folder, tmp_path, c
 def test_a_link_to_nothing_is_skipped(folder, tmp_path, colours, caplog) -> None:
     (folder / "dead.jpg").symlink_to(tmp_path / "gone.jpg")
     assert "dead.jpg" not in folder_gallery(folder, colours.encoder, cache=tmp_path / "cache").ids
-    assert "dead.jpg: it is no file, or a link to one that is gone" in caplog.text
+    assert "dead.jpg: it is not a regular file, or a broken link" in caplog.text
 
 
 def test_the_cache_knows_what_has_changed(folder, tmp_path, colours) -> None:
@@ -125,17 +124,17 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_costs_only_time(folder, tm
     assert len(folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")) == 5
     (tmp_path / "file").touch()
     assert len(folder_gallery(folder, colours.encoder, cache=tmp_path / "file")) == 5
-    assert "are not kept" in caplog.text
+    assert "are not cached" in caplog.text
 
 
 def test_folders_that_cannot_be_searched(folder, tmp_path, colours) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        list_folder(tmp_path / "nowhere")
+        scan(tmp_path / "nowhere", frames=1)
     with pytest.raises(UserError, match="no such folder"):
-        list_folder(folder / "a.png")
+        scan(folder / "a.png", frames=1)
     (tmp_path / "bare").mkdir()
-    with pytest.raises(UserError, match="holds no picture"):
-        list_folder(tmp_path / "bare")
+    with pytest.raises(UserError, match="has no pictures"):
+        scan(tmp_path / "bare", frames=1)
     (tmp_path / "bare" / "x.png").write_bytes(b"broken")
     with pytest.raises(UserError, match="none of its 1 pictures can be read"):
         folder_gallery(tmp_path / "bare", colours.encoder, cache=tmp_path / "cache")

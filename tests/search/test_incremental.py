@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_listed_keeps_its_pictures(store, photos, colour
         outcome = update(store, colours.encoder, photos)
     assert (outcome.removed, outcome.embedded) == (1, 1)
     assert paths(store) == sorted({*before, "new.png"} - {"red.png"})
-    assert f"skipped: b%_ch: what is in it cannot be listed ({os.strerror(number)})" in caplog.text
+    assert f"skipped: b%_ch: its contents cannot be listed ({os.strerror(number)})" in caplog.text
     assert list(outcome.skipped) == ["b%_ch"]
 
 
@@ -130,7 +130,7 @@ def test_a_folder_of_frames_that_shows_names_alone_keeps_its_clip(store, photos,
 
 def test_a_folder_of_which_nothing_can_be_seen_says_why(store, photos, colours, forbid) -> None:
     forbid(os, "scandir", "photos")
-    with pytest.raises(UserError, match="photos holds no picture that can be read; .* cannot be listed .Permission"):
+    with pytest.raises(UserError, match="photos has no readable pictures; .* cannot be listed .Permission"):
         update(store, colours.encoder, photos)
 
 
@@ -138,7 +138,7 @@ def test_an_empty_folder_does_not_empty_the_index(store, photos, colours, tmp_pa
     update(store, colours.encoder, photos)
     photos.rename(tmp_path / "away")
     photos.mkdir()
-    with pytest.raises(UserError, match="holds no picture"):
+    with pytest.raises(UserError, match="has no pictures"):
         update(store, colours.encoder, photos)
     assert len(store) == 3
 
@@ -188,7 +188,7 @@ def test_a_file_of_the_far_future_is_indexed_once(store, photos, colours, second
 def test_a_gallery_without_a_folder_does_not_replace_imported_vectors(store) -> None:
     store.put([Entry(id=id_of("theirs.png"), path="theirs.png")], RED[None])
     gallery = Gallery(np.stack([RED, BLUE]), ("a", "b"), ("red", ""), ("", ""), "step 10")
-    with pytest.raises(UserError, match="holds none of the training run's pictures; give another --index"):
+    with pytest.raises(UserError, match="has none of the training run's pictures; give another --index"):
         from_gallery(store, gallery, "", source="en")
     assert paths(store) == ["theirs.png"]
     store.remove([id_of("theirs.png")])

@@ -13,7 +13,7 @@ from cl2cm_jax.config import defaults, flatten
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
 from cl2cm_jax.search import index_command as command
-from cl2cm_jax.trained.load import Model, open_model
+from cl2cm_jax.trained.model import load
 from cl2cm_jax.training.workdir import CONFIG_FILE
 
 
@@ -21,8 +21,8 @@ from cl2cm_jax.training.workdir import CONFIG_FILE
 def run(monkeypatch, capsys, colours, photos, tmp_path):
     """Runs the command with a model of colours; returns what it prints."""
     models = {"model": colours, "other": type(colours)(weights="step 20")}
-    made = {name: Model(model.encoder, name, ("en", "de")) for name, model in models.items()}
-    monkeypatch.setattr("cl2cm_jax.trained.load.open_model", lambda path: made[path.name])
+    made = {name: model.model(name, "en", "de") for name, model in models.items()}
+    monkeypatch.setattr("cl2cm_jax.load", lambda path: made[Path(path).name])
 
     def main(*arguments: str, model: str = "model", index: str = "i.db") -> str:
         capsys.readouterr()
@@ -82,10 +82,10 @@ def test_an_imported_index_is_not_emptied_by_a_folder(run, photos, tmp_path) -> 
     without_a_folder(tmp_path / "v")
     run("import", f"--vectors={tmp_path / 'v'}", index="j.db")
     one = paint(tmp_path / "one" / "red.png", "red").parent
-    with pytest.raises(UserError, match="is of vectors whose folder is not known, not of the folder .*one; .*--moved"):
+    with pytest.raises(UserError, match="is of vectors whose folder is unknown, not of the folder .*one; .*--moved"):
         run(f"--images={one}", index="j.db")
     assert "3 pictures" in run("import", f"--vectors={tmp_path / 'v'}", index="j.db")
-    with pytest.raises(UserError, match="whose folder is not known, not of the folder .*photos; give another --index"):
+    with pytest.raises(UserError, match="whose folder is unknown, not of the folder .*photos; give another --index"):
         run("import", f"--vectors={tmp_path / 'v'}", f"--images={photos}", index="j.db")
     assert "3 pictures; 0 embedded, 0 taken over" in run(f"--images={photos}", "--moved", index="j.db")
 
@@ -94,7 +94,7 @@ def test_an_import_into_the_index_of_a_folder_says_what_import_can_do(run, photo
     run(f"--images={photos}")
     run("export", f"--out={tmp_path / 'v'}")
     without_a_folder(tmp_path / "v")
-    with pytest.raises(UserError, match="photos, not of vectors whose folder is not known") as raised:
+    with pytest.raises(UserError, match="photos, not of vectors whose folder is unknown") as raised:
         run("import", f"--vectors={tmp_path / 'v'}")
     (advice,) = re.findall(r"--images=\S+", str(raised.value))
     assert "--moved" not in str(raised.value)
@@ -110,15 +110,15 @@ def test_an_empty_index_takes_any_folder(run, photos, tmp_path, store) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search", "rot"], "is not there; make it with"),
+        (["search", "rot"], "does not exist; make it with"),
         (["search"], "no query"),
         (["search", "rot", "--top=0"], "--top=0"),
         (["search", "rot", "--top=100000"], "more than an index gives"),
-        (["search", "rot", "--since=May"], "--since='May' is no date"),
+        (["search", "rot", "--since=May"], "--since='May' is not a date"),
         (["--images=nowhere"], "--images=nowhere: no such folder"),
         (["--captions=x.csv"], "--captions needs --images"),
         (["--imagse=x"], "unrecognized arguments: --imagse=x"),
-        (["export", "--out=x"], "is not there; make it with"),
+        (["export", "--out=x"], "does not exist; make it with"),
     ],
 )
 def test_mistakes(run, arguments, message) -> None:
@@ -127,8 +127,12 @@ def test_mistakes(run, arguments, message) -> None:
 
 
 def test_what_is_no_model(tmp_path) -> None:
-    with pytest.raises(UserError, match="is no model; give the --workdir of a finished run, or an exported bundle"):
-        open_model(tmp_path)
+    with pytest.raises(UserError, match="has no cl2cm_config.json and is not a training run either; give the workdir"):
+        load(tmp_path)
+    with pytest.raises(UserError, match=r"model='.*nowhere' is no folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="revision='main' is for a model of the hub, but .* is a folder"):
+        load(tmp_path, revision="main")
 
 
 def finished(workdir: Path, paths: Sequence[Path | str], **data: str) -> None:

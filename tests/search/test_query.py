@@ -18,7 +18,7 @@ def test_one_meaning_in_three_languages_finds_the_same(colours, gallery) -> None
 
 def test_form_of_an_answer(colours, gallery) -> None:
     (answer,) = search(["red"], gallery, colours.encoder, top=1)
-    assert answer.as_dict() == {
+    assert dataclasses.asdict(answer) == {
         "query": "red",
         "results": ({"rank": 1, "id": "犬", "score": 1.0, "caption": "a red dog", "path": ""},),
     }

@@ -202,9 +202,9 @@ def test_other_machines_need_a_token() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model=m", "--index=nowhere.db", "--port=99999"], "--port=99999 is no port"),
-        (["--model=m", "--index=nowhere.db", "--requests_per_minute=0"], "answers nobody"),
-        (["--model=m", "--index=nowhere.db", "--port=0"], "--index=nowhere.db is not there"),
+        (["--model=m", "--index=nowhere.db", "--port=99999"], "--port=99999 is not a port"),
+        (["--model=m", "--index=nowhere.db", "--requests_per_minute=0"], "requests_per_minute=0 must be 1 or more"),
+        (["--model=m", "--index=nowhere.db", "--port=0"], "--index=nowhere.db does not exist"),
         (["--index=nowhere.db"], "the following arguments are required: --model"),
     ],
 )

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cl2cm_jax
 from cl2cm_jax.config import nearest
 from cl2cm_jax.data.records import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.runtime.command_line import Arguments
+from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 
 if TYPE_CHECKING:
     from cl2cm_jax.studies.external_eval.captioned import Captioned
@@ -36,7 +37,7 @@ ENVIRONMENT = {  # read when the judges are imported: nothing is asked of a hub,
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, with `judges` and `languages` as lists; raises UserError."""
     parser = Arguments(prog="cl2cm external-eval", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="a bundle of cl2cm export")
+    add_model_option(parser)
     parser.add_argument("--captions", type=Path, help="CSV, TSV or JSONL with the columns image, language and caption")
     parser.add_argument("--images", type=Path, help="the folder that the captions' paths are in")
     parser.add_argument("--split", default="test", choices=SPLITS, help="where the captions name one (default: test)")
@@ -68,10 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(sys.argv[1:] if arguments is None else arguments)
 
     from cl2cm_jax.studies.external_eval.agreement import judged, table
-    from cl2cm_jax.trained.bundle import from_pretrained
 
     data = _data(options)
-    model = from_pretrained(options.model)
+    model = cl2cm_jax.load(options.model)
     results = judged(model, data.of(options.languages or list(data.captions)), options.judges)
     printed = table(results)
     print(printed.markdown() if options.markdown else printed.text())
