@@ -8,8 +8,7 @@ import pytest
 
 from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.translation.cap_lines import cap_key, translated_cap_id
-from cl2cm_jax.translation.documents import Document, Written, read_document
+from cl2cm_jax.translation.documents import Document, Written, cap_key, read_document, translated_cap_id
 
 CSV = 'image,language,caption\na.png,en,"a dog, red"\na.png,en,"a ""cat"""\nb.png,en,a dog\nb.png,fr,un chien\n'
 
@@ -57,7 +56,7 @@ def test_images_with_captions_in_the_target_get_no_more(tmp_path: Path) -> None:
 def test_equal_translations_of_an_image_are_one_row_and_empty_ones_none(tmp_path: Path) -> None:
     document = read(tmp_path, CSV, target="de")
     written = write(document, ["Hund", "Hund", ""])
-    assert (written.added, written.alike, written.empty) == (1, 1, 1)
+    assert (written.added, written.duplicates, written.empty) == (1, 1, 1)
     assert written.text.splitlines()[-1] == "a.png,de,Hund,machine"
 
 
@@ -92,7 +91,7 @@ def test_splits_choose(tmp_path: Path) -> None:
         ("a.jpg#enc#0\n", "in.txt", "line 1, .* has no sentence"),
         ("a.jpg#enc#0 a dog\nno id here\n", "in.txt", "line 2, .* write media#tag#k"),
         ("a#enc#0 dog\na#enc#0 cat\n", "in.txt", "line 2, .* already in line 1"),
-        ("1.jpg#enc#0 a\n1#enc#0 b\n", "in.txt", "line 2.*'1#enc#0' is there already in line 1"),
+        ("1.jpg#enc#0 a\n1#enc#0 b\n", "in.txt", "line 2.*'1#enc#0' is already in line 1"),
         ("a#de#0 Hund\n", "in.txt", "has the tag 'de', not that of --source='en' \\('enc'\\)"),
         ("x\n", "in.xlsx", "must end in .csv, .tsv, .jsonl, or .txt"),
     ],

@@ -119,9 +119,7 @@ def test_a_journal_that_was_cut_at_any_byte_is_gone_on_with(tmp_path: Path) -> N
 
 def test_an_engine_that_loses_captions_is_named_with_counts_and_nothing_before_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
-    with pytest.raises(
-        UserError, match=r"upper \(m1\) gave 1 translations for 2 captions; what was done before is kept"
-    ):
+    with pytest.raises(UserError, match=r"upper \(m1\) gave 1 translations for 2 captions; finished ones are kept"):
         run(path, Losing())
     assert [entry["source"] for entry in entries(path)] == ["dog", "dog", "cat"]
     engine = Upper()
@@ -130,7 +128,7 @@ def test_an_engine_that_loses_captions_is_named_with_counts_and_nothing_before_i
 
 def test_a_stop_is_between_batches(tmp_path: Path) -> None:
     engine, answers = Upper(), iter([False, True])
-    outcome = run(tmp_path / "p.jsonl", engine, stop=lambda: next(answers))
+    outcome = run(tmp_path / "p.jsonl", engine, should_stop=lambda: next(answers))
     assert not outcome.is_complete and engine.asked == ["dog", "cat"]
     assert run(tmp_path / "p.jsonl", Upper()).is_complete
 
@@ -140,7 +138,7 @@ def test_another_engine_does_not_go_on_with_it(tmp_path: Path, field: str, value
     run(tmp_path / "p.jsonl", Upper(), ITEMS[:2])
     other = Upper()
     setattr(other, field, value)
-    with pytest.raises(UserError, match=f"p.jsonl was begun with .*, not '{value}'; .*choose another --out"):
+    with pytest.raises(UserError, match=f"p.jsonl was started with .*, not '{value}'; .*choose another --out"):
         run(tmp_path / "p.jsonl", other)
 
 

@@ -53,7 +53,7 @@ def test_a_file_translated_elsewhere_comes_in(folder: Path) -> None:
         ("c.png", "der Hund", "machine"),
     ]
     assert "3 captions from en to de; 3 sentences translated now, 0 captions before" in outcome.out
-    assert "note: test hold machine translations now" in outcome.out
+    assert "note: test now have machine translations" in outcome.out
     assert {entry["engine"] for entry in provenance(folder / "out.csv")} == {"file"}
 
 
@@ -64,7 +64,7 @@ def test_a_language_that_cannot_be_trained_in_yet_is_said_before_training_says_i
         f"note: no caption in de: test; training needs some there, written by people: add them to {folder}"
         in outcome.out
     )
-    assert "machine translations now" not in outcome.out
+    assert "now have machine translations" not in outcome.out
     (folder / "in.csv").write_text(ROWS + "c.png,de,ein Hund,test\n", encoding="utf-8")
     assert "note" not in run(folder, splits="train", **options).out
 
@@ -133,14 +133,17 @@ def test_fewer_lines_than_captions_write_nothing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "google"}, "invalid choice: 'google'"),
+        (
+            {"engine": "google"},
+            "'google' is unknown; use one of apertium, ctranslate2, file, or the dotted name",
+        ),
         ({"engine": "file"}, "--engine=file needs --translations"),
         ({"engine": "ctranslate2"}, "--engine=ctranslate2 needs --model"),
         ({"engine": "file", "translations": "x", "pair": "en-de"}, "--pair is for --engine=apertium, not file"),
-        ({"engine": "apertium", "source": "english"}, "--source='english' is no language"),
-        ({"engine": "apertium", "target": "en"}, "--target='en' is the source"),
+        ({"engine": "apertium", "source": "english"}, "--source='english' is not a language code"),
+        ({"engine": "apertium", "target": "en"}, "--target='en' is also the source"),
         ({"engine": "apertium", "splits": "trian"}, "did you mean 'train'"),
-        ({"engine": "apertium", "batch": "0"}, "--batch=0 must be 1 or more"),
+        ({"engine": "apertium", "batch": "0"}, "argument --batch: '0'"),
         ({"engine": "apertium", "out": "out.tsv"}, "must end in .csv"),
         ({"engine": "apertium", "captions": "none.csv"}, "is not a file"),
     ],
@@ -174,7 +177,7 @@ def test_a_place_that_takes_no_files(folder: Path, out: str) -> None:
 
 def test_the_input_is_never_the_output(folder: Path) -> None:
     outcome = run(folder, engine="file", translations=folder / "de.txt", out=folder / "x" / ".." / "in.csv")
-    assert outcome.code == 2 and "name another file" in outcome.err
+    assert outcome.code == 2 and "give another one" in outcome.err
     assert (folder / "in.csv").read_text(encoding="utf-8") == ROWS
 
 

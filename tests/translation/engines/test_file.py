@@ -8,7 +8,7 @@ import pytest
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.translation.engine import Item
-from cl2cm_jax.translation.file_engine import TranslatedFile
+from cl2cm_jax.translation.engines.file import TranslatedFile
 
 ROWS = [Item(number, "a.png", text, "") for number, text in enumerate(["dog", "dog", "cat"])]
 LINES = [Item(number, f"{name}#enc2de#0", name, "") for number, name in enumerate(["1.jpg", "2.jpg"])]
@@ -48,11 +48,9 @@ def test_no_file(tmp_path: Path) -> None:
 def test_cap_ids_put_lines_to_their_captions(tmp_path: Path) -> None:
     found = engine(tmp_path, b"2#enc2de#0 zwei\n3#enc2de#0 drei\n1.jpg#whatever#0 eins\n", LINES)
     assert found.translate(LINES) == ["eins", "zwei"]
-    with pytest.raises(
-        UserError, match="has 1 lines for 2 captions and lacks 1 of them, first that of '1.jpg#enc2de#0'"
-    ):
+    with pytest.raises(UserError, match="has 1 lines for 2 captions and lacks 1 of them, first '1.jpg#enc2de#0'"):
         engine(tmp_path, b"2#enc2de#0 zwei\n", LINES)
-    with pytest.raises(UserError, match="line 2: .* is there twice"):
+    with pytest.raises(UserError, match="line 2: .* occurs twice"):
         engine(tmp_path, b"2#enc2de#0 zwei\n2#enc2de#0 zwo\n", LINES)
 
 

@@ -9,9 +9,9 @@ import subprocess
 import pytest
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.translation import apertium
-from cl2cm_jax.translation.apertium import Apertium, unframe
 from cl2cm_jax.translation.engine import Item
+from cl2cm_jax.translation.engines import apertium
+from cl2cm_jax.translation.engines.apertium import Apertium, split_stream
 
 INSTALL = "apt-get install apertium apertium-eng-spa apertium-es-pt"
 MODES = (
@@ -98,7 +98,7 @@ def test_provenance_names_directions_and_versions() -> None:
         ("en-es", "pt", "ends in 'spa', not in --target='pt'"),
         ("es-pt", "pt", "'es-pt' should start from 'eng'"),
         ("en-es,fr-ca", "ca", "'fr-ca' should start from 'spa'"),
-        ("english", "es", "'english' is no pair"),
+        ("english", "es", "'english' is not a pair"),
     ],
 )
 def test_a_wrong_pair_is_named(pair: str, target: str, message: str) -> None:
@@ -114,12 +114,12 @@ def test_apertium_not_installed_is_named_with_its_command(monkeypatch: pytest.Mo
 
 def test_a_frame_holds_only_with_all_marks_in_order_each_after_an_end() -> None:
     good = "Uno.[][\n#0\n]Dos \\[x\\]..[][\n#1\n]"
-    assert unframe(good, 2) == ["Uno", "Dos [x]."]
-    assert unframe(good, 3) is None
-    assert unframe("Dos.[][\n#1\n]Uno.[][\n#0\n]", 2) is None
-    assert unframe("Uno dos.[][\n#0\n][\n#1\n]", 2) is None
-    assert unframe(good + "tres", 2) is None
-    assert unframe(good.replace("#1", "#0"), 2) is None
+    assert split_stream(good, 2) == ["Uno", "Dos [x]."]
+    assert split_stream(good, 3) is None
+    assert split_stream("Dos.[][\n#1\n]Uno.[][\n#0\n]", 2) is None
+    assert split_stream("Uno dos.[][\n#0\n][\n#1\n]", 2) is None
+    assert split_stream(good + "tres", 2) is None
+    assert split_stream(good.replace("#1", "#0"), 2) is None
 
 
 def test_where_the_frame_breaks_captions_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,14 +131,14 @@ def test_where_the_frame_breaks_captions_go_one_by_one(monkeypatch: pytest.Monke
         return stream.upper().replace("[\n#1\n]", "")
 
     monkeypatch.setattr(apertium, "_run", run)
-    assert apertium._framed(["a", "b", "c"], "x") == ["A", "B", "C"]
+    assert apertium._separated(["a", "b", "c"], "x") == ["A", "B", "C"]
     assert sizes == [3, 1, 2, 1, 1]
 
 
 def test_an_apertium_that_says_nothing_is_an_error_with_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apertium, "_run", lambda *_: "")
     with pytest.raises(UserError, match="eng-spa gave 0 translations for 2 captions"):
-        apertium._framed(["a", "b"], "eng-spa")
+        apertium._separated(["a", "b"], "eng-spa")
 
 
 def test_a_failing_command_is_one_line() -> None:

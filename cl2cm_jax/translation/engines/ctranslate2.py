@@ -1,17 +1,18 @@
 """Neural models converted for CTranslate2: NLLB and OPUS-MT, from a local folder.
 
-The folder holds model.bin, config.json and vocabulary of the converter, and the tokenizer beside them:
+The folder has the converter's model.bin, config.json and vocabulary, and one of these tokenizers:
 
   source.spm, target.spm                  OPUS-MT (SentencePiece)
   sentencepiece.bpe.model (or *.model)    NLLB (SentencePiece)
   tokenizer.json                          any, by the library `tokenizers`
 
-NLLB wants the language tokens first, "eng_Latn a dog </s>" -> "deu_Latn ein Hund"; an OPUS-MT model of several targets
-wants ">>deu<<" before the source. Source: the documentation of CTranslate2.
+NLLB expects language tokens first, "eng_Latn a dog </s>" -> "deu_Latn ein Hund"; an OPUS-MT model with several target
+languages expects ">>deu<<" before the source. Source: the documentation of CTranslate2.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
 import json
@@ -20,12 +21,33 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime.command_line import positive
 from cl2cm_jax.translation.engine import Item
 from cl2cm_jax.translation.languages import nllb_token, nllb_tokens, three_letters
 
 INSTALL = "pip install ctranslate2 sentencepiece"
-_TOKENS_A_BATCH = 4096  # padded, within one call of the model
-_LONGEST = 500  # pieces of a caption; what is longer is cut, for models have 512 positions and more
+_TOKENS_PER_BATCH = 4096  # with padding, within one call of the model
+_MAX_PIECES = 500  # of a caption, truncated beyond; models have 512 positions or more
+OPTIONS = {
+    "--model": {"type": Path, "help": "folder of the converted model", "required": True},
+    "--source-token": {"help": "the model's token of the source, such as eng_Latn (default: from its code)"},
+    "--target-token": {"help": "the same of the target, such as deu_Latn or '>>deu<<'"},
+    "--beam": {"type": positive, "help": "width of the beam search (default: 4)"},
+    "--device": {"choices": ("auto", "cpu", "cuda"), "help": "(default: auto)"},
+}
+
+
+def create(options: argparse.Namespace, items: Sequence[Item]) -> CTranslate2:
+    """The engine of a command line."""
+    return CTranslate2(
+        options.model,
+        source=options.source,
+        target=options.target,
+        source_token=options.source_token or "",
+        target_token=options.target_token or "",
+        beam=options.beam or 4,
+        device=options.device or "auto",
+    )
 
 
 class _Tokenizer(Protocol):
@@ -35,19 +57,19 @@ class _Tokenizer(Protocol):
 
 
 class CTranslate2:
-    """An engine of a converted model.
+    """A converted model.
 
     Args:
-      folder: the model.
+      folder: of the model.
       source: language of the captions.
       target: language of the translations.
-      source_token: the model's token for `source`; found from the code where "".
+      source_token: the model's token for `source`; "" derives it from the code.
       target_token: the same for `target`.
       beam: width of the beam search.
       device: "cpu", "cuda" or "auto".
 
     Raises:
-      UserError: a package is not installed, the folder is not such a model, or it does not know a language.
+      UserError: a package is not installed, the folder is not such a model, or lacks a language.
     """
 
     name = "ctranslate2"
@@ -82,13 +104,13 @@ class CTranslate2:
         self.version = f"CTranslate2 {ctranslate2.__version__}, beam {beam}"
 
     def translate(self, items: Sequence[Item]) -> list[str]:
-        sources = [[*self._before, *self._tokenizer.pieces(item.text)[:_LONGEST], *self._after] for item in items]
+        sources = [[*self._before, *self._tokenizer.pieces(item.text)[:_MAX_PIECES], *self._after] for item in items]
         try:
             results = self._translator.translate_batch(
                 sources,
                 target_prefix=[self._prefix] * len(sources) if self._prefix else None,
                 beam_size=self._beam,
-                max_batch_size=_TOKENS_A_BATCH,
+                max_batch_size=_TOKENS_PER_BATCH,
                 batch_type="tokens",
                 disable_unk=True,
             )
@@ -108,7 +130,7 @@ def _imported(package: str) -> Any:
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(
-            f"--model={str(folder)!r} is not a folder; name one that a converter of CTranslate2 has written"
+            f"--model={str(folder)!r} is not a folder; give one that a converter of CTranslate2 has written"
         )
     for name in ("model.bin", "config.json"):
         if not (folder / name).is_file():
@@ -119,7 +141,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _language_tokens(folder: Path, source: str, target: str, given: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Tokens before the source sentence, and those that the translation starts with."""
+    """Tokens before the source sentence, and those at the start of the translation."""
     sources, targets = _vocabulary(folder, "source"), _vocabulary(folder, "target")
     for side, tokens in (("source", sources), ("target", sources | targets)):
         if given[side] and given[side] not in tokens:
@@ -131,17 +153,17 @@ def _language_tokens(folder: Path, source: str, target: str, given: dict[str, st
     before = [given["source"]] if given["source"] else []
     if given["target"] and given["target"] not in marks:
         return before, [given["target"]]
-    return [given["target"] or _mark(target, marks), *before] if marks else before, []
+    return [given["target"] or _target_token(target, marks), *before] if marks else before, []
 
 
-def _mark(target: str, marks: set[str]) -> str:
-    """The mark of OPUS-MT for a target language, one of several that a model has."""
+def _target_token(target: str, marks: set[str]) -> str:
+    """The token of OPUS-MT for a target language, such as ">>deu<<"."""
     for code in (target, three_letters(target)):
         found = sorted(mark for mark in marks if mark[2:-2] == code or mark[2:-2].split("_")[0] == code)
         if f">>{code}<<" in found or len(found) == 1:
             return f">>{code}<<" if f">>{code}<<" in found else found[0]
     names = ", ".join(sorted(marks)[:8])
-    raise UserError(f"--target={target!r} has no mark of its own in the model; write one as --target-token=: {names}")
+    raise UserError(f"--target={target!r} has no unique token in the model; give one by --target-token: {names}")
 
 
 def _vocabulary(folder: Path, side: str) -> set[str]:
