@@ -215,5 +215,5 @@ def test_mistakes(arguments, message, monkeypatch) -> None:
 
 
 def test_a_port_in_use_is_said_at_once(server) -> None:
-    with pytest.raises(UserError, match=f"--port={server.port} cannot be listened on"):
+    with pytest.raises(UserError, match=f"--port={server.port} is not available"):
         command._listen("127.0.0.1", server.port)

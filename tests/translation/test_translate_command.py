@@ -135,7 +135,7 @@ def test_fewer_lines_than_captions_write_nothing(folder: Path) -> None:
     [
         (
             {"engine": "google"},
-            "'google' is unknown; use one of apertium, ctranslate2, file, or the dotted name",
+            "or the dotted name of a module",
         ),
         ({"engine": "file"}, "--engine=file needs --translations"),
         ({"engine": "ctranslate2"}, "--engine=ctranslate2 needs --model"),
