@@ -34,15 +34,7 @@ class Gallery:
         return len(self.ids)
 
     def check(self, *, weights: str, dim: int) -> None:
-        """Refuses vectors of another model.
-
-        Args:
-          weights: `Encoder.weights` of the model in use.
-          dim: of its vectors.
-
-        Raises:
-          UserError: the gallery was made with other weights, or its vectors are of another size.
-        """
+        """Raises a UserError unless the vectors are of the model with these `Encoder.weights` and dimensions."""
         again = "run --mode=evaluate on the workdir to embed it again"
         if self.weights != weights:
             raise UserError(

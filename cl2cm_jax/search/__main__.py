@@ -9,10 +9,10 @@ import argparse
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
+from cl2cm_jax.search.folder import add_images_option, load_with_gallery
 from cl2cm_jax.search.query import add_query_options, given_queries, print_answers, search
 
 EPILOG = """\
@@ -28,9 +28,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Arguments(prog="cl2cm search", description=description, epilog=EPILOG)
     add_model_option(parser, old_name="--workdir")
     add_query_options(parser)
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="search this folder of pictures; default: the workdir's gallery"
-    )
+    add_images_option(parser)
     return parser.parse_intermixed_args(arguments)
 
 
@@ -39,9 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     options = parse(arguments)
     queries = given_queries(options)
-
-    from cl2cm_jax.search.folder import load_with_gallery
-
     model, gallery = load_with_gallery(options.model, options.images)
     start = time.perf_counter()
     answers = search(queries, gallery, model.encoder, top=options.top)

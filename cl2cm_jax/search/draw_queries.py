@@ -17,7 +17,7 @@ from cl2cm_jax.data.readers.caption_file import Columns, read_csv
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.evaluation.picture import Found, QueryRow, draw_retrieval
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option, positive
-from cl2cm_jax.search.folder import load_with_gallery
+from cl2cm_jax.search.folder import add_images_option, load_with_gallery
 from cl2cm_jax.search.query import Answer, check_queries, search
 from cl2cm_jax.training.workdir import read_config
 
@@ -31,9 +31,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--queries", type=Path, required=True, help="CSV: language, query[, meaning[, remark]]")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
     parser.add_argument("--top", type=positive, default=5, help="pictures per query (default: %(default)s)")
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="search this folder of pictures; default: the workdir's gallery"
-    )
+    add_images_option(parser)
     return parser.parse_args(arguments)
 
 
@@ -53,10 +51,8 @@ def query_rows(
 ) -> list[QueryRow]:
     """Answers as rows of a picture (`evaluation.picture.retrieval_picture`).
 
-    Args:
-        queries: `language` of each query and, optionally, its `meaning` and `remark`.
-        answers: to these queries, in their order.
-        languages: those that the model was trained in; each row says whether its own is among them.
+    Of each query there is its `language` and, optionally, `meaning` and `remark`. The row shows whether the language is
+    one of `languages`, those that the model was trained in.
     """
     rows = []
     for row, answer in zip(queries, answers, strict=True):

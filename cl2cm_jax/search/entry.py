@@ -5,7 +5,6 @@ from __future__ import annotations
 import calendar
 import datetime
 import hashlib
-import heapq
 import json
 import re
 from collections.abc import Mapping
@@ -24,23 +23,14 @@ _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A picture or clip of an index.
+    """A picture or clip of an index."""
 
-    Attributes:
-      id: 32 hexadecimal digits, a function of `path`; the only identifier in the service's API.
-      path: inside the folder, with slashes.
-      size, mtime: bytes, and nanoseconds since 1970, of its files when it was embedded.
-      hash: SHA-256 of its files; "" if they were not read.
-      date: seconds since 1970: when it was taken (EXIF), else when the file was last changed.
-      captions: by language.
-    """
-
-    id: str
-    path: str
-    size: int = 0
-    mtime: int = 0
-    hash: str = ""
-    date: int = 0
+    id: str  # 32 hexadecimal digits, a function of `path`; the only identifier in the service's API
+    path: str  # inside the folder, with slashes
+    size: int = 0  # bytes of its files when it was embedded
+    mtime: int = 0  # their modification time, in nanoseconds since 1970
+    hash: str = ""  # SHA-256 of its files; "" if they were not read
+    date: int = 0  # seconds since 1970: when it was taken (EXIF), else when the file was last changed
     captions: Captions = field(default_factory=dict)
 
     def caption(self, *languages: str) -> tuple[str, str]:
@@ -66,18 +56,12 @@ def id_of(path: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Conditions on the pictures to be found; empty ones do not restrict.
+    """Conditions on the pictures to be found; empty ones do not restrict."""
 
-    Attributes:
-      language: the picture has a caption in it.
-      path: the picture's path inside the folder begins with it.
-      since, until: its date is at or after, and before, in seconds since 1970.
-    """
-
-    language: str = ""
-    path: str = ""
-    since: int | None = None
-    until: int | None = None
+    language: str = ""  # the picture has a caption in it
+    path: str = ""  # the picture's path begins with it
+    since: int | None = None  # its date is at or after this, in seconds since 1970
+    until: int | None = None  # its date is before this
 
     def __post_init__(self) -> None:
         if self.language and not _LANGUAGE.fullmatch(self.language):
@@ -90,10 +74,13 @@ class Filters:
     def expression(self) -> str:
         """The filter expression for Milvus, "" for no restriction; user input is quoted and escaped."""
         terms = []
+        language, first, last = (
+            json.dumps(one, ensure_ascii=False) for one in (self.language, self.path, self.path + LAST)
+        )
         if self.language:
-            terms.append(f"ARRAY_CONTAINS(languages, {_quoted(self.language)})")
+            terms.append(f"ARRAY_CONTAINS(languages, {language})")
         if self.path:  # a range, since `like` would treat % and _ as wildcards
-            terms.append(f"path >= {_quoted(self.path)} and path < {_quoted(self.path + LAST)}")
+            terms.append(f"path >= {first} and path < {last}")
         if self.since is not None:
             terms.append(f"date >= {self.since}")
         if self.until is not None:
@@ -108,10 +95,6 @@ class Filters:
             and (self.since is None or entry.date >= self.since)
             and (self.until is None or entry.date < self.until)
         )
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def day(text: str, *, name: str, after: bool = False) -> int | None:
@@ -135,27 +118,22 @@ def day(text: str, *, name: str, after: bool = False) -> int | None:
 def captions_to_text(captions: Captions, *, limit: int) -> str:
     """Captions as JSON of at most `limit` bytes; the last ones of the longest languages are dropped to fit."""
     kept = {language: list(texts) for language, texts in captions.items() if texts}
-    sizes = {language: [_size(text) + 2 for text in texts] for language, texts in kept.items()}  # 2: ", " or "[]"
     lengths = {language: sum(map(len, texts)) for language, texts in kept.items()}
-    heads = {language: _size(language) + 4 for language in kept}  # 4: ": " and ", " or "{}"
-    total = sum(heads.values()) + sum(map(sum, sizes.values())) if kept else 2
-    heap = [(-length, place, language) for place, (language, length) in enumerate(lengths.items())]
-    heapq.heapify(heap)
-    while total > limit and heap:
-        _, place, longest = heapq.heappop(heap)
-        lengths[longest] -= len(kept[longest].pop())
-        total -= sizes[longest].pop()
-        if kept[longest]:
-            heapq.heappush(heap, (-lengths[longest], place, longest))
-        else:
-            del kept[longest]
-            total -= heads[longest]
+    size = _size(kept)
+    while size > limit and kept:
+        longest = max(lengths, key=lambda language: lengths[language])
+        text = kept[longest].pop()
+        lengths[longest] -= len(text)
+        size -= _size(text) + len(", ")
+        if not kept[longest]:
+            del kept[longest], lengths[longest]
+            size -= _size(longest) + len(": , ")
     return json.dumps(kept, ensure_ascii=False)
 
 
-def _size(text: str) -> int:
-    """Bytes of a text as JSON."""
-    return len(json.dumps(text, ensure_ascii=False).encode())
+def _size(content: object) -> int:
+    """Bytes as JSON."""
+    return len(json.dumps(content, ensure_ascii=False).encode())
 
 
 def captions_from_text(text: str) -> Captions:

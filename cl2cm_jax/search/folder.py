@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import json
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -36,49 +36,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Item:
-    """A picture or clip of a folder.
+    """A picture or clip of a folder."""
 
-    Attributes:
-      path: inside the folder, with slashes.
-      place: the file, or the folder of a clip's frames.
-      files: the file, or all frames of the clip.
-      sources: those of `files` that are read; a clip has a maximum number of frames.
-      size: of the sources, in bytes.
-      mtime: of the newest source, in nanoseconds since 1970.
-    """
-
-    path: str
-    place: Path
-    files: tuple[Path, ...]
-    sources: tuple[Path, ...]
-    size: int
-    mtime: int
+    path: str  # inside the folder, with slashes
+    place: Path  # the file, or the folder of a clip's frames
+    files: tuple[Path, ...]  # the file, or all frames of the clip
+    sources: tuple[Path, ...]  # those of `files` that are read; a clip has a maximum number of frames
+    size: int  # of the sources, in bytes
+    mtime: int  # of the newest source, in nanoseconds since 1970
 
 
 @dataclass
 class Scan:
-    """The present contents of a folder, by paths inside it.
+    """The present contents of a folder, by paths inside it."""
 
-    Attributes:
-      items: its pictures and clips, sorted.
-      skipped: what is left out, with the reason.
-      unseen: those of `skipped` that the system gives no access to: they, or what is below, may be unchanged.
-    """
+    items: list[Item] = field(default_factory=list)  # its pictures and clips, sorted
+    skipped: dict[str, str] = field(default_factory=dict)  # what is left out, with the reason
+    unseen: set[str] = field(default_factory=set)  # those of `skipped` without access: they may be unchanged
 
-    items: list[Item] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    unseen: set[str] = field(default_factory=set)
-
-    def is_hidden(self, path: str) -> bool:
-        """Whether it cannot be known if the picture or clip at `path` is still there."""
-        if not self.unseen:
-            return False
-        place = PurePosixPath(path)
-        return any(str(one) in self.unseen for one in (place, *place.parents)) or path in self._possible_clips
-
-    @cached_property
-    def _possible_clips(self) -> set[str]:
-        return {str(PurePosixPath(path).parent) for path in self.unseen}  # such a file may be a frame
+    def hidden(self, paths: Iterable[str]) -> set[str]:
+        """Those of some paths that may still exist, since the system gives no access to them."""
+        clips = {str(PurePosixPath(path).parent) for path in self.unseen}  # an unseen file may be a frame of one
+        return {
+            path
+            for path in paths
+            if path in clips or not self.unseen.isdisjoint([path, *map(str, PurePosixPath(path).parents)])
+        }
 
     def skip(self, path: str, reason: str, *, unseen: bool = False) -> None:
         """Leaves something out."""
@@ -175,15 +158,9 @@ def _grouped(folder: Path, pictures: Sequence[Path], *, frames: int) -> dict[Pat
 def embed(
     encoder: Encoder, clips: Mapping[Key, Sequence[bytes | Path]], unread: dict[Key, str]
 ) -> dict[Key, np.ndarray]:
-    """Encodes pictures and clips, which are decoded one after the other.
+    """Encodes pictures and clips, given the files of each, which are decoded one after the other.
 
-    Args:
-      encoder: of the model.
-      clips: the files of each, see `decode_clip`.
-      unread: gets the reason for each that cannot be read.
-
-    Returns:
-      The vectors (D,) float32 of all others.
+    Returns the vectors (D,) float32 of all that can be read; `unread` gets the reason for each of the others.
 
     Raises:
       UserError: a vector is not finite.
@@ -205,14 +182,9 @@ def embed(
 
 
 def folder_gallery(folder: Path, encoder: Encoder, *, cache: Path) -> Gallery:
-    """Embeds the pictures of a folder, or reads them from `cache` if neither they nor the weights have changed.
+    """The pictures of a folder and its subfolders, with vectors from the folder `cache` unless they are outdated.
 
     Pictures that cannot be read are left out, with one warning line each. Ids are the paths inside the folder.
-
-    Args:
-        folder: searched with its subfolders.
-        encoder: its `weights` are part of the cache's key; so are path, size and time of every picture.
-        cache: folder of the cache files.
 
     Raises:
         UserError: see `scan`; or none of the pictures can be read.
@@ -268,12 +240,14 @@ def _embedded_gallery(folder: Path, items: Sequence[Item], encoder: Encoder) -> 
     )
 
 
-def load_with_gallery(path: str, images: Path | None) -> tuple[TrainedModel, Gallery]:
-    """Loads a model and what it searches: the pictures of a folder, else the gallery of its training run.
+def add_images_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --images, the folder that is searched instead of the gallery of the training run."""
+    help = "search this folder of pictures; default: the workdir's gallery"
+    parser.add_argument("--images", type=Path, metavar="DIR", help=help)
 
-    Args:
-      path: a workdir, a bundle or a hub id.
-      images: the folder; required where there is no workdir.
+
+def load_with_gallery(path: str, images: Path | None) -> tuple[TrainedModel, Gallery]:
+    """Loads a model, and as gallery the folder `images` or, if that is None, the gallery of the model's training run.
 
     Raises:
       UserError: there is no such model or gallery, or the training has not finished.

@@ -92,14 +92,10 @@ def update(
     captions: Mapping[str, Captions] | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Outcome:
-    """Updates the index to the present contents of the folder; entries of unreadable places are kept.
+    """Updates the index to the present contents of the folder; entries of places without access are kept.
 
-    Args:
-      store: an index with its manifest.
-      encoder: of the model that made it.
-      folder: of the pictures.
-      captions: by path inside the folder; None keeps the captions of the index.
-      on_progress: called with the number of new and changed pictures that are done, and of all.
+    Captions are by path inside the folder; None keeps those of the index. `on_progress` is called with the number of
+    new and changed pictures that are done, and of all.
 
     Raises:
       UserError: no such folder, no picture in it, or the disk is full.
@@ -127,11 +123,11 @@ def update(
         on_progress(done, len(todo))
     run.recaption(recaptioned)
     present = {id_of(item.path) for item in found.items} - {id_of(path) for path in outcome.skipped}
-    present |= {id for id, entry in known.items() if found.is_hidden(entry.path)}
+    present |= set(map(id_of, found.hidden(entry.path for entry in known.values())))
     outcome.removed = _remove_others(store, known, present)
     found.warn()
-    if captions is not None:
-        _warn_of_unknown(captions, present)
+    if unknown := [path for path in captions or () if id_of(path) not in present]:
+        log.warning("%d captioned pictures are not in the folder, the first is %s", len(unknown), unknown[0])
     return outcome
 
 
@@ -153,12 +149,6 @@ def _batches(todo: Sequence[Item], *, limit: int) -> Iterator[list[Item]]:
         batch.append(item)
     if batch:
         yield batch
-
-
-def _warn_of_unknown(captions: Mapping[str, Captions], present: set[str]) -> None:
-    unknown = [path for path in captions if id_of(path) not in present]
-    if unknown:
-        log.warning("%d captioned pictures are not in the folder, the first is %s", len(unknown), unknown[0])
 
 
 @dataclass
@@ -239,13 +229,9 @@ def _exif_date(content: bytes) -> int:
 
 
 def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str) -> Outcome:
-    """Updates the index to the gallery of a training run; nothing is embedded.
+    """Updates the index to the gallery of a training run, with captions in `source`; nothing is embedded.
 
-    Args:
-      store: an index with its manifest.
-      gallery: with captions in the language `source`.
-      root: the folder of the gallery's pictures; "" if it has none.
-      source: language of its captions.
+    Paths become relative to `root`, the folder of the gallery's pictures; "" if they have no files.
 
     Raises:
       UserError: there is no folder, and the index has other pictures only.
@@ -269,14 +255,11 @@ def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str) -> O
 def root_of(gallery: Gallery, *, within: Sequence[str]) -> str:
     """The common folder of a gallery's pictures; "" if one has no file.
 
-    The service publishes what is in it, and a workdir may come from somebody else, so its paths are not trusted.
-
-    Args:
-      gallery: of a training run.
-      within: the folders that the run read its pictures from or wrote them to; the result is in one of them.
+    The service publishes what is in it, and a workdir may come from somebody else. Its paths are therefore not trusted:
+    they must be in one of the folders `within` that the run read its pictures from or wrote them to.
 
     Raises:
-      UserError: it is not.
+      UserError: they are not.
     """
     if not gallery.paths or not all(gallery.paths):
         return ""

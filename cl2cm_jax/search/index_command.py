@@ -17,18 +17,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cl2cm_jax
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.evaluation.gallery import training_gallery
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
+from cl2cm_jax.runtime.progress import CountReport
+from cl2cm_jax.search.entry import Filters, Found, day
+from cl2cm_jax.search.incremental import Outcome, from_gallery, read_captions, root_of, update
 from cl2cm_jax.search.query import add_query_options, answer, given_queries, print_answers
-
-if TYPE_CHECKING:
-    from cl2cm_jax.search.entry import Found
-    from cl2cm_jax.search.incremental import Outcome
-    from cl2cm_jax.search.stores.milvus import Store
-    from cl2cm_jax.trained.model import TrainedModel
+from cl2cm_jax.search.recall import QUERIES, TOP, recall
+from cl2cm_jax.search.stores.milvus import MAX_RESULTS, Manifest, Store, is_local
+from cl2cm_jax.search.vector_files import read_manifest, read_vectors, write_vectors
+from cl2cm_jax.trained.model import TrainedModel
+from cl2cm_jax.training.workdir import read_config
 
 PROGRAM = "cl2cm index"
 EPILOG = f"""\
@@ -42,13 +44,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line; raises a UserError where it is wrong."""
     verb, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in _VERBS else ("build", arguments)
     program = PROGRAM if verb == "build" else f"{PROGRAM} {verb}"
-    parser = Arguments(prog=program, description=_VERBS[verb].__doc__, epilog=EPILOG if verb == "build" else None)
+    run, add_options = _VERBS[verb]
+    parser = Arguments(prog=program, description=run.__doc__, epilog=EPILOG if verb == "build" else None)
     add_index_options(parser)
     if verb != "export":
         add_model_option(parser)
-    _OPTIONS[verb](parser)
+    add_options(parser)
     options = parser.parse_intermixed_args(rest)
-    options.run = _VERBS[verb]
+    options.run = run
     return options
 
 
@@ -59,30 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.run(options)
 
 
-def _build_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="pictures to index; default: those of the training run"
-    )
-    parser.add_argument("--captions", type=Path, metavar="FILE", help="CSV, TSV or JSONL: image, language, caption")
-    parser.add_argument("--moved", action="store_true", help="the folder was renamed or moved; keep its vectors")
-    parser.add_argument("--recall", action="store_true", help=f"measure recall even above {CHECKED:,} pictures")
-
-
-def _search_options(parser: argparse.ArgumentParser) -> None:
-    add_query_options(parser)
-    parser.add_argument("--language", default="", help="only pictures with a caption in this language, e.g. de")
-    parser.add_argument("--path", default="", help="only pictures whose path begins with this, e.g. beach/")
-    parser.add_argument("--since", default="", help="only pictures of that day or later: 2024, 2024-05, 2024-05-31")
-    parser.add_argument("--until", default="", help="only pictures of that day or earlier")
-
-
-def _export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for img_emb/ and metadata/")
-
-
-def _import_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--vectors", type=Path, required=True, metavar="DIR", help="folder with img_emb/ and metadata/")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder that the metadata's paths are relative to")
+def add_index_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --index and --collection."""
+    help = "a file that ends in .db, or http://host:19530 of a Milvus server"
+    parser.add_argument("--index", required=True, metavar="URI", help=help)
+    parser.add_argument("--collection", default="pictures", help="its name in the database (default: %(default)s)")
 
 
 def open_store(options: argparse.Namespace, *, must_exist: bool) -> Store:
@@ -91,8 +75,6 @@ def open_store(options: argparse.Namespace, *, must_exist: bool) -> Store:
     Raises:
       UserError: it cannot be opened, or `must_exist` and it does not.
     """
-    from cl2cm_jax.search.stores.milvus import Store, is_local
-
     if must_exist and is_local(options.index) and not Path(options.index).exists():
         raise UserError(f"--index={options.index} does not exist; make it with {PROGRAM} --model=... --images=...")
     store = Store(options.index, token=os.environ.get("MILVUS_TOKEN", ""), collection=options.collection)
@@ -102,20 +84,15 @@ def open_store(options: argparse.Namespace, *, must_exist: bool) -> Store:
     return store
 
 
-def add_index_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --index and --collection."""
-    help = "a file that ends in .db, or http://host:19530 of a Milvus server"
-    parser.add_argument("--index", required=True, metavar="URI", help=help)
-    parser.add_argument("--collection", default="pictures", help="its name in the database (default: %(default)s)")
+def _build_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=Path, metavar="DIR", help="pictures; default: those of the training run")
+    parser.add_argument("--captions", type=Path, metavar="FILE", help="CSV, TSV or JSONL: image, language, caption")
+    parser.add_argument("--moved", action="store_true", help="the folder was renamed or moved; keep its vectors")
+    parser.add_argument("--recall", action="store_true", help=f"measure recall even above {CHECKED:,} pictures")
 
 
 def _build(options: argparse.Namespace) -> None:
     """Brings the index up to date with a folder of pictures."""
-    from cl2cm_jax.evaluation.gallery import training_gallery
-    from cl2cm_jax.runtime.progress import CountReport
-    from cl2cm_jax.search.incremental import from_gallery, read_captions, root_of, update
-    from cl2cm_jax.training.workdir import read_config
-
     start = time.perf_counter()
     images: Path | None = options.images
     if images is None and options.captions is not None:
@@ -142,17 +119,10 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _claim(store: Store, model: TrainedModel, root: str, *, moved: bool = False, instead: str = "") -> None:
-    """Creates an index that does not exist yet; refuses one of another model or folder.
+    """Creates an index for vectors of `model` and paths relative to `root`; refuses one of another model or folder.
 
-    Args:
-      store: the index.
-      model: makes the vectors to be written.
-      root: the folder that their paths are relative to; "" if unknown.
-      moved: whether another folder is accepted as the same one, renamed.
-      instead: a further remedy for the error about another folder.
+    With `moved` another folder is accepted as the same one, renamed. `instead` is a further remedy for the error.
     """
-    from cl2cm_jax.search.stores.milvus import Manifest
-
     old = store.manifest
     if old is None:
         store.create(Manifest(weights=model.weights, model=model.name, dim=model.dim, images=root))
@@ -161,20 +131,12 @@ def _claim(store: Store, model: TrainedModel, root: str, *, moved: bool = False,
     if old.images == root:
         return
     if len(store) and not moved:
-        raise UserError(
-            f"--index={store.uri} is of {_folder(old.images)}, not of {_folder(root)}; give another --index for this "
-            f"one{instead}"
-        )
+        before, now = (f"the folder {one}" if one else "vectors whose folder is unknown" for one in (old.images, root))
+        raise UserError(f"--index={store.uri} is of {before}, not of {now}; give another --index for this one{instead}")
     store.set_manifest(replace(old, images=root))
 
 
-def _folder(root: str) -> str:
-    return f"the folder {root}" if root else "vectors whose folder is unknown"
-
-
 def _print(store: Store, outcome: Outcome, *, seconds: float, measure: bool) -> None:
-    from cl2cm_jax.search.recall import QUERIES, TOP, recall
-
     count = len(store)
     print(
         f"{store.uri}: {count:,} pictures; {outcome.embedded:,} embedded, {outcome.moved:,} taken over, "
@@ -185,11 +147,16 @@ def _print(store: Store, outcome: Outcome, *, seconds: float, measure: bool) -> 
         print(f"recall@{min(TOP, count)} against exact search: {recall(store):.3f} ({min(QUERIES, count)} queries)")
 
 
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    add_query_options(parser)
+    parser.add_argument("--language", default="", help="only pictures with a caption in this language, e.g. de")
+    parser.add_argument("--path", default="", help="only pictures whose path begins with this, e.g. beach/")
+    parser.add_argument("--since", default="", help="only pictures of that day or later: 2024, 2024-05, 2024-05-31")
+    parser.add_argument("--until", default="", help="only pictures of that day or earlier")
+
+
 def _search(options: argparse.Namespace) -> None:
     """Searches an index with text in any of the model's languages."""
-    from cl2cm_jax.search.entry import Filters, day
-    from cl2cm_jax.search.stores.milvus import MAX_RESULTS
-
     queries = given_queries(options)
     if options.top > MAX_RESULTS:
         raise UserError(f"--top={options.top} is more than an index gives; use {MAX_RESULTS:,} or less")
@@ -212,20 +179,25 @@ def _search(options: argparse.Namespace) -> None:
     print_answers(answers, as_json=options.json, pictures=count, seconds=seconds)
 
 
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for img_emb/ and metadata/")
+
+
 def _export(options: argparse.Namespace) -> None:
     """Writes the vectors as .npy shards with parquet metadata, in clip-retrieval's layout."""
-    from cl2cm_jax.search.vector_files import write_vectors
-
     with open_store(options, must_exist=True) as store:
         print(f"{options.out}: {write_vectors(store, options.out):,} vectors")
 
 
+def _import_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--vectors", type=Path, required=True, metavar="DIR", help="has img_emb/ and metadata/")
+    help = "folder that the metadata's paths are relative to"
+    parser.add_argument("--images", type=Path, metavar="DIR", help=help)
+
+
 def _import(options: argparse.Namespace) -> None:
     """Adds vectors written by export or clip-retrieval; pictures of the same path are replaced."""
-    from cl2cm_jax.search.vector_files import read_manifest, read_vectors
-
-    manifest = read_manifest(options.vectors)
-    shards = read_vectors(options.vectors)
+    manifest, shards = read_manifest(options.vectors), read_vectors(options.vectors)
     first = next(shards)
     with open_store(options, must_exist=False) as store:
         model = cl2cm_jax.load(options.model)
@@ -235,10 +207,8 @@ def _import(options: argparse.Namespace) -> None:
         known = store.manifest.images if store.manifest else ""
         instead = f", or --images={known} if the paths of --vectors are relative to it" if known else ""
         for number, (entries, vectors) in enumerate(itertools.chain([first], shards)):
-            if vectors.shape[1] != model.dim:
-                raise UserError(
-                    f"--vectors={options.vectors} has vectors of {vectors.shape[1]} numbers, the model {model.dim}"
-                )
+            if (dim := vectors.shape[1]) != model.dim:
+                raise UserError(f"--vectors={options.vectors} has vectors of {dim} numbers, the model {model.dim}")
             if number == 0:
                 _claim(store, model, root, instead=instead)
             store.put(entries, vectors)
@@ -246,8 +216,12 @@ def _import(options: argparse.Namespace) -> None:
         print(f"{store.uri}: {len(store):,} pictures")
 
 
-_VERBS = {"build": _build, "search": _search, "export": _export, "import": _import}
-_OPTIONS = {"build": _build_options, "search": _search_options, "export": _export_options, "import": _import_options}
+_VERBS = {
+    "build": (_build, _build_options),
+    "search": (_search, _search_options),
+    "export": (_export, _export_options),
+    "import": (_import, _import_options),
+}
 
 
 if __name__ == "__main__":

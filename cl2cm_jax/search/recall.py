@@ -13,13 +13,7 @@ def recall(store: Store, *, queries: int = QUERIES, top: int = TOP, seed: int = 
     """The share of the exact `top` nearest entries that the index returns, mean over queries.
 
     A query is an entry's vector plus noise of half its length. An entry that scores as high as the exact last one, to
-    1e-5, counts as right.
-
-    Args:
-      store: an index that is not empty.
-      queries: their number.
-      top: k.
-      seed: of the choice and the noise.
+    1e-5, counts as right. The index must not be empty; `seed` is that of the choice of entries and the noise.
     """
     matrix = np.concatenate([vectors for _, vectors in store.everything()])
     random = np.random.default_rng(seed)

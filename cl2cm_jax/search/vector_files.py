@@ -8,6 +8,7 @@ Source: clip-retrieval (the layout, which its inference writes and its index rea
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -96,18 +97,9 @@ def _swap(out: Path) -> None:
 
 
 def _shards(store: Store, size: int) -> Iterator[tuple[list[Entry], np.ndarray]]:
-    entries: list[Entry] = []
-    vectors: list[np.ndarray] = []
-    for part, rows in store.everything():
-        for place in range(0, len(part), size):
-            entries += part[place : place + size]
-            vectors.append(rows[place : place + size])
-            if len(entries) >= size:
-                joined = np.concatenate(vectors)
-                yield entries[:size], joined[:size]
-                entries, vectors = entries[size:], [joined[size:]]
-    if entries:
-        yield entries, np.concatenate(vectors)
+    rows = (row for entries, vectors in store.everything() for row in zip(entries, vectors, strict=True))
+    while shard := list(itertools.islice(rows, size)):
+        yield [entry for entry, _ in shard], np.stack([vector for _, vector in shard])
 
 
 def _write_metadata(path: Path, entries: list[Entry]) -> None:

@@ -34,29 +34,17 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^][:/@\s]+)(:[0-9]+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits of one request and of one client address.
+    """The limits of one request and of one client address."""
 
-    Attributes:
-      hosts: accepted names in the Host header, against DNS rebinding; empty: any, if a token is required.
-      token: required of callers; "": none.
-      head: maximum bytes of the names and values of a request's headers.
-      body, upload: maximum bytes of a request's body, and of a picture.
-      seconds: for a whole request, body and answer included.
-      per_minute: requests of one address, which may come all at once.
-      logins: tries of the token per minute and address, by the page's form.
-      wrong: requests per minute and address with a wrong token or cookie; a page whose cookie has expired requests many
-        pictures at once.
-    """
-
-    hosts: frozenset[str] = frozenset()
-    token: str = ""
-    head: int = 16_384
-    body: int = 16_384
-    upload: int = 20_000_000
-    seconds: float = 30.0
-    per_minute: int = 3_000
-    logins: int = 10
-    wrong: int = 60
+    hosts: frozenset[str] = frozenset()  # accepted in the Host header, against DNS rebinding; empty: any
+    token: str = ""  # required of callers; "": none
+    head: int = 16_384  # maximum bytes of a request's headers
+    body: int = 16_384  # maximum bytes of a request's body
+    upload: int = 20_000_000  # the same of a picture
+    seconds: float = 30.0  # for a whole request, body and answer included
+    per_minute: int = 3_000  # requests of one address, which may come all at once
+    logins: int = 10  # tries of the token per minute and address, by the page's form
+    wrong: int = 60  # requests per minute and address with a wrong token; a page with an old cookie sends many at once
 
     def session(self) -> str:
         """The content of the cookie: a function of the token that does not reveal it."""

@@ -37,15 +37,8 @@ def translate_items(
     its batch, and a killed run should end with the same result as one that was not. A batch that a kill left incomplete
     is translated again as a whole, and only the missing translations are added.
 
-    Args:
-      items: the captions.
-      engine: translates them.
-      provenance: the translations of earlier runs; the new ones are appended.
-      source: language of the captions.
-      target: language of the translations.
-      batch: sentences between two saves.
-      should_stop: called before each batch; finished batches are kept.
-      on_progress: called with the number of finished captions and of all.
+    The provenance has the translations of earlier runs and gets the new ones after every `batch` sentences. Before each
+    batch `should_stop` is called, after it `on_progress` with the number of finished captions and of all.
 
     Raises:
       UserError: the engine failed, returned a wrong number of translations, or is not that of the earlier runs.

@@ -37,12 +37,7 @@ def provenance_path(captions: Path) -> Path:
 
 
 class Provenance:
-    """A provenance file, to read and to append to.
-
-    Args:
-      path: of the file, which need not exist.
-      inherited: the provenance file of the input, if any; its entries are taken over.
-    """
+    """A provenance file, which need not exist yet; entries of `inherited`, that of the input, are taken over."""
 
     def __init__(self, path: Path, *, inherited: Path | None):
         self.path = path

@@ -14,13 +14,7 @@ from cl2cm_jax.search.stores.milvus import Manifest, Store
 
 
 class MemoryIndex:
-    """Entries with their vectors; the read interface of `Store`.
-
-    Args:
-      entries: N of them.
-      vectors: (N, D) float32, unit vectors.
-      manifest: of the index that they come from.
-    """
+    """N entries with their unit vectors (N, D) float32; has the read interface of `Store`."""
 
     def __init__(self, entries: Sequence[Entry], vectors: np.ndarray, manifest: Manifest):
         self._entries, self._matrix, self.manifest = list(entries), vectors, manifest
@@ -70,12 +64,7 @@ class MemoryIndex:
 
 
 def load(store: Store, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> MemoryIndex:
-    """Reads a whole index into memory.
-
-    Args:
-      store: an index with a manifest.
-      on_progress: called with the number of entries read, and of all.
-    """
+    """Reads a whole index into memory; `on_progress` is called with the number of entries read, and of all."""
     assert store.manifest is not None
     total, entries = len(store), []
     matrix = np.zeros((total, store.manifest.dim), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -33,20 +34,12 @@ MAX_RESULTS = 10_000  # per query; Milvus has a limit of 16,384
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Model and folder of an index.
+    """Model and folder of an index."""
 
-    Attributes:
-      weights: identifies the weights that made the vectors, see `Encoder`.
-      model: name of the model, for messages.
-      dim: D, of the vectors.
-      images: the folder that paths are relative to; "" if only vectors are known.
-      format: of the index.
-    """
-
-    weights: str
-    model: str
-    dim: int
-    images: str = ""
+    weights: str  # identifies the weights that made the vectors, see `Encoder`
+    model: str  # its name, for messages
+    dim: int  # D, of the vectors
+    images: str = ""  # the folder that paths are relative to; "" if only vectors are known
     format: int = FORMAT
 
     def check(self, *, weights: str, model: str, uri: str) -> None:
@@ -196,14 +189,9 @@ class Store:
 
     def everything(self) -> Iterator[tuple[list[Entry], np.ndarray]]:
         """All entries with vectors (n, D) float32, in parts, in no particular order."""
-        waiting: list[dict[str, Any]] = []
-        for row in self._rows([*_FIELDS, "vector"]):
-            waiting.append(row)
-            if len(waiting) == AT_ONCE:
-                yield [_entry(row) for row in waiting], _vectors(waiting)
-                waiting = []
-        if waiting:
-            yield [_entry(row) for row in waiting], _vectors(waiting)
+        rows = self._rows([*_FIELDS, "vector"])
+        while part := list(itertools.islice(rows, AT_ONCE)):
+            yield [_entry(row) for row in part], np.asarray([row["vector"] for row in part], np.float32)
 
     def _rows(self, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
         if self.manifest is None:
@@ -255,10 +243,6 @@ class Store:
 def _entry(row: dict[str, Any]) -> Entry:
     captions: Captions = captions_from_text(row["captions"])
     return Entry(**{name: row[name] for name in _FIELDS if name != "captions"}, captions=captions)
-
-
-def _vectors(rows: Sequence[dict[str, Any]]) -> np.ndarray:
-    return np.asarray([row["vector"] for row in rows], np.float32)
 
 
 def _raise_milvus_error(error: BaseException, uri: str) -> None:

@@ -16,9 +16,9 @@ import argparse
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.command_line import positive
@@ -48,12 +48,6 @@ def create(options: argparse.Namespace, items: Sequence[Item]) -> CTranslate2:
         beam=options.beam or 4,
         device=options.device or "auto",
     )
-
-
-class _Tokenizer(Protocol):
-    def pieces(self, text: str) -> list[str]: ...
-
-    def text(self, pieces: list[str]) -> str: ...
 
 
 class CTranslate2:
@@ -184,49 +178,46 @@ def _json(file: Path) -> Any:
         raise UserError(f"{file} is not JSON ({error}); convert the model again") from error
 
 
+class _Tokenizer(NamedTuple):
+    """Text to pieces of the source, and pieces of the target to text."""
+
+    pieces: Callable[[str], list[str]]
+    text: Callable[[list[str]], str]
+
+
 def _tokenizer(folder: Path) -> _Tokenizer:
     if (folder / "source.spm").is_file() and (folder / "target.spm").is_file():
-        return _SentencePiece(folder / "source.spm", folder / "target.spm")
+        return _sentencepiece(folder / "source.spm", folder / "target.spm")
     if (model := folder / "sentencepiece.bpe.model").is_file():
-        return _SentencePiece(model, model)
+        return _sentencepiece(model, model)
     if (folder / "tokenizer.json").is_file():
-        return _TokenizerJson(folder / "tokenizer.json")
+        return _tokenizer_json(folder / "tokenizer.json")
     if len(models := sorted(folder.glob("*.model"))) == 1:
-        return _SentencePiece(models[0], models[0])
+        return _sentencepiece(models[0], models[0])
     raise UserError(
         f"--model={str(folder)!r} has no tokenizer; copy source.spm and target.spm, sentencepiece.bpe.model, "
         "or tokenizer.json from the original model into it"
     )
 
 
-class _SentencePiece:
-    def __init__(self, source: Path, target: Path):
-        package = _imported("sentencepiece")
-        try:
-            self._source, self._target = (
-                package.SentencePieceProcessor(model_file=str(path)) for path in (source, target)
-            )
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"{source} or {target} is not a SentencePiece model; copy it again") from error
-
-    def pieces(self, text: str) -> list[str]:
-        return self._source.encode(text, out_type=str)
-
-    def text(self, pieces: list[str]) -> str:
-        return self._target.decode(pieces)
+def _sentencepiece(source: Path, target: Path) -> _Tokenizer:
+    processor = _imported("sentencepiece").SentencePieceProcessor
+    try:
+        from_text, to_text = processor(model_file=str(source)), processor(model_file=str(target))
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{source} or {target} is not a SentencePiece model; copy it again") from error
+    return _Tokenizer(lambda text: from_text.encode(text, out_type=str), to_text.decode)
 
 
-class _TokenizerJson:
-    def __init__(self, path: Path):
-        package = _imported("tokenizers")
-        try:
-            self._tokenizer = package.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises no narrower class
-            raise UserError(f"{path} is not a tokenizer ({error}); copy it again") from error
+def _tokenizer_json(path: Path) -> _Tokenizer:
+    package = _imported("tokenizers")
+    try:
+        tokenizer = package.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no narrower class
+        raise UserError(f"{path} is not a tokenizer ({error}); copy it again") from error
 
-    def pieces(self, text: str) -> list[str]:
-        return self._tokenizer.encode(text, add_special_tokens=False).tokens
+    def text(pieces: list[str]) -> str:
+        ids = [tokenizer.token_to_id(piece) for piece in pieces]
+        return tokenizer.decode([number for number in ids if number is not None], skip_special_tokens=True)
 
-    def text(self, pieces: list[str]) -> str:
-        ids = [self._tokenizer.token_to_id(piece) for piece in pieces]
-        return self._tokenizer.decode([number for number in ids if number is not None], skip_special_tokens=True)
+    return _Tokenizer(lambda text: tokenizer.encode(text, add_special_tokens=False).tokens, text)
