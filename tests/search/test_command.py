@@ -27,7 +27,7 @@ def run(workdir, colours, monkeypatch, capsys):
     return main
 
 
-def test_tables_for_people(run) -> None:
+def test_tables(run) -> None:
     out = run("red", "grün", "--top=2")
     lines = [line.split() for line in out.splitlines()]
     assert ["1", "1.000", "a", "red", "dog", "犬"] in lines  # no path: the id

@@ -29,7 +29,7 @@ def folder(tmp_path):
     return root
 
 
-def test_finds_the_planted_picture(folder, tmp_path, colours) -> None:
+def test_search_finds_the_picture_of_a_colour(folder, tmp_path, colours) -> None:
     gallery = folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
     assert gallery.ids == ("a.png", "c.webp", "d.gif", "deep/er/b.JPG", "e.bmp")
     answers = search(["blau", "grün"], gallery, colours.encoder, top=2)
@@ -52,7 +52,7 @@ def test_unreadable_pictures_are_skipped_with_a_line_each_time(folder, tmp_path,
     assert colours.seen == 5
 
 
-def test_a_picture_model_takes_each_file_and_its_first_frame(folder, tmp_path, colours) -> None:
+def test_a_picture_model_reads_the_first_frame_of_each_file(folder, tmp_path, colours) -> None:
     blue, red = (Image.new("RGB", (20, 12), colour) for colour in ("blue", "red"))
     blue.save(folder / "f.gif", save_all=True, append_images=[red] * 3)
     gallery = folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
@@ -90,7 +90,7 @@ def test_a_link_to_nothing_is_skipped(folder, tmp_path, colours, caplog) -> None
     assert "dead.jpg: it is not a regular file, or a broken link" in caplog.text
 
 
-def test_the_cache_knows_what_has_changed(folder, tmp_path, colours) -> None:
+def test_changes_invalidate_the_cache(folder, tmp_path, colours) -> None:
     cache = tmp_path / "cache"
     first = folder_gallery(folder, colours.encoder, cache=cache)
     again = folder_gallery(folder, colours.encoder, cache=cache)
@@ -117,7 +117,7 @@ def test_a_moved_folder_keeps_its_vectors_but_not_its_paths(folder, tmp_path, co
     assert gallery.paths[0] == str(moved / "a.png")
 
 
-def test_a_cache_that_is_damaged_or_cannot_be_written_costs_only_time(folder, tmp_path, colours, caplog) -> None:
+def test_a_damaged_or_unwritable_cache_is_no_error(folder, tmp_path, colours, caplog) -> None:
     folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
     (kept,) = (tmp_path / "cache").iterdir()
     kept.write_bytes(b"damaged")

@@ -33,7 +33,7 @@ def run(monkeypatch, capsys, colours, photos, tmp_path):
     return main
 
 
-def test_from_a_folder_to_an_answer(run, photos, tmp_path, colours) -> None:
+def test_build_update_and_search(run, photos, tmp_path, colours) -> None:
     (tmp_path / "c.csv").write_text("image,language,caption\nred.png,de,ein [roter] Apfel\nred.png,en,an apple\n")
     out = run(f"--images={photos}", f"--captions={tmp_path / 'c.csv'}")
     assert "3 pictures; 3 embedded" in out and "recall@3 against exact search: 1.000 (3 queries)" in out
@@ -50,7 +50,7 @@ def test_from_a_folder_to_an_answer(run, photos, tmp_path, colours) -> None:
     assert "blue.png" in table and "red.png" not in table and "1 query over 3 pictures" in table
 
 
-def test_vectors_out_and_into_another_index(run, photos, tmp_path) -> None:
+def test_export_and_import(run, photos, tmp_path) -> None:
     run(f"--images={photos}")
     assert "3 vectors" in run("export", f"--out={tmp_path / 'v'}")
     assert "3 pictures" in run("import", f"--vectors={tmp_path / 'v'}", index="j.db")
@@ -72,11 +72,11 @@ def test_a_gallery_of_another_model_or_folder_is_refused(run, photos, tmp_path) 
 
 
 def without_a_folder(vectors: Path) -> None:
-    """Makes exported vectors as clip-retrieval writes them, which does not say where the pictures are."""
+    """Makes exported vectors as clip-retrieval writes them, whose manifest has no folder of pictures."""
     (vectors / "cl2cm_index.json").unlink()
 
 
-def test_an_imported_index_is_not_emptied_by_a_folder(run, photos, tmp_path) -> None:
+def test_a_folder_does_not_replace_imported_vectors(run, photos, tmp_path) -> None:
     run(f"--images={photos}")
     run("export", f"--out={tmp_path / 'v'}")
     without_a_folder(tmp_path / "v")
@@ -90,7 +90,7 @@ def test_an_imported_index_is_not_emptied_by_a_folder(run, photos, tmp_path) -> 
     assert "3 pictures; 0 embedded, 0 taken over" in run(f"--images={photos}", "--moved", index="j.db")
 
 
-def test_an_import_into_the_index_of_a_folder_says_what_import_can_do(run, photos, tmp_path) -> None:
+def test_an_import_into_the_index_of_a_folder_names_the_remedy(run, photos, tmp_path) -> None:
     run(f"--images={photos}")
     run("export", f"--out={tmp_path / 'v'}")
     without_a_folder(tmp_path / "v")
@@ -101,7 +101,7 @@ def test_an_import_into_the_index_of_a_folder_says_what_import_can_do(run, photo
     assert "3 pictures" in run("import", f"--vectors={tmp_path / 'v'}", advice)
 
 
-def test_an_empty_index_takes_any_folder(run, photos, tmp_path, store) -> None:
+def test_an_empty_index_accepts_any_folder(run, photos, tmp_path, store) -> None:
     store.close()  # made, and nothing in it: of a run that was killed before its first batch
     other = paint(tmp_path / "other" / "red.png", "red").parent
     assert "1 pictures; 1 embedded" in run(f"--images={other}", index="index.db")
@@ -126,7 +126,7 @@ def test_mistakes(run, arguments, message) -> None:
         run(*arguments)
 
 
-def test_what_is_no_model(tmp_path) -> None:
+def test_a_path_without_a_model_is_an_error(tmp_path) -> None:
     with pytest.raises(UserError, match="has no cl2cm_config.json and is not a training run either; give the workdir"):
         load(tmp_path)
     with pytest.raises(UserError, match=r"model='.*nowhere' is no folder"):
@@ -145,7 +145,7 @@ def finished(workdir: Path, paths: Sequence[Path | str], **data: str) -> None:
     (workdir / CONFIG_FILE).write_text(json.dumps(fields))
 
 
-def test_the_gallery_of_a_run_is_of_the_folder_of_its_pictures(run, photos, tmp_path, monkeypatch) -> None:
+def test_a_workdir_without_images_indexes_its_gallery(run, photos, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     drawn = [tmp_path / "data" / "emoji" / "1.0.0" / "png" / name for name in ("a.png", "b.png")]
     for path in drawn:
@@ -167,7 +167,7 @@ def test_the_gallery_of_a_run_is_of_the_folder_of_its_pictures(run, photos, tmp_
         (("a\0/b.png",), {}),
     ],
 )
-def test_a_gallery_of_files_elsewhere_decides_no_folder(run, tmp_path, monkeypatch, paths, data) -> None:
+def test_a_gallery_of_files_outside_the_run_is_refused(run, tmp_path, monkeypatch, paths, data) -> None:
     monkeypatch.chdir(tmp_path)
     finished(tmp_path / "model", paths, **data)
     with pytest.raises(UserError, match="--model: the pictures of its gallery .* give --images=DIR"):

@@ -286,7 +286,7 @@ def test_a_stopped_service_has_a_message(browser, tmp_path) -> None:
     browser.get_log("browser")
 
 
-def test_the_token_is_asked_for_once(browser, tmp_path) -> None:
+def test_the_token_is_requested_once(browser, tmp_path) -> None:
     with serving(application(tmp_path / "photos", Limits(token=TOKEN))) as running:
         page = Page(browser, running.port)
         for token, shown in (("wrong", True), (TOKEN, False)):

@@ -43,7 +43,7 @@ def fill(store: Store, count: int = 40) -> tuple[list[Entry], np.ndarray]:
     return entries, vectors
 
 
-def test_memory_and_milvus_answer_alike(store) -> None:
+def test_memory_and_milvus_give_equal_results(store) -> None:
     """The same hits for every filter, against a sort in plain Python."""
     entries, vectors = fill(store)
     in_memory = load(store)
@@ -63,7 +63,7 @@ def test_memory_and_milvus_answer_alike(store) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(path=st.text(max_size=30))
-def test_no_path_ends_its_quotes(store, path) -> None:
+def test_paths_are_quoted_in_filter_expressions(store, path) -> None:
     if not len(store):
         fill(store)
     try:
@@ -75,12 +75,12 @@ def test_no_path_ends_its_quotes(store, path) -> None:
 
 
 @pytest.mark.parametrize("language", ['de") or ARRAY_CONTAINS(languages, "fr', "d", "de\n", "de fr", "-"])
-def test_a_language_is_a_code(language) -> None:
+def test_a_wrong_language_code_is_refused(language) -> None:
     with pytest.raises(UserError, match="is not a language code"):
         Filters(language=language)
 
 
-def test_entries_come_back_as_they_went(store) -> None:
+def test_entries_round_trip(store) -> None:
     entries, vectors = fill(store)
     assert sorted(store.entries(), key=lambda e: e.size) == entries
     found = store.vectors([entry.id for entry in entries] + ["0" * 32])
@@ -90,7 +90,7 @@ def test_entries_come_back_as_they_went(store) -> None:
     assert store.entry(entries[4].id) is None and len(store) == 39
 
 
-def test_recall_sees_what_an_index_misses(store) -> None:
+def test_recall_counts_missed_entries(store) -> None:
     fill(store)
     assert recall(store) == 1.0
     answers = store.search
@@ -125,7 +125,7 @@ def test_a_file_is_open_in_one_process_only(store, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_places_that_cannot_be_an_index(tmp_path) -> None:
+def test_locations_that_cannot_be_an_index(tmp_path) -> None:
     (tmp_path / "x.db").write_text("something else")
     with pytest.raises(UserError, match="a file of another program"):
         Store(str(tmp_path / "x.db"))
@@ -141,8 +141,8 @@ def test_places_that_cannot_be_an_index(tmp_path) -> None:
         Store(str(tmp_path / "y.db"))
 
 
-def test_killed_while_it_is_made_an_index_is_made_anew(tmp_path, monkeypatch) -> None:
-    """What a kill leaves is what is on the disk: it is copied at every step, and each copy must open and work."""
+def test_an_interrupted_creation_can_be_repeated(tmp_path, monkeypatch) -> None:
+    """The folder is copied at every step of the creation, as a kill would leave it; each copy must open and work."""
     seen: dict[tuple[tuple[str, int], ...], Path] = {}
 
     def copy() -> None:
@@ -179,7 +179,7 @@ def test_killed_while_it_is_made_an_index_is_made_anew(tmp_path, monkeypatch) ->
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"collection_name": "pict', b"[]"])
-def test_without_a_schema_nothing_is_removed_that_holds_data(store, tmp_path, content) -> None:
+def test_data_without_a_schema_is_kept(store, tmp_path, content) -> None:
     fill(store)
     store.flush()
     store.close()
@@ -196,7 +196,7 @@ def test_without_a_schema_nothing_is_removed_that_holds_data(store, tmp_path, co
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{"])
-def test_without_a_schema_and_without_data_it_is_made_anew(store, tmp_path, content) -> None:
+def test_an_index_without_schema_and_data_is_created_again(store, tmp_path, content) -> None:
     store.close()
     schema = tmp_path / "index.db" / "collections" / "pictures" / "schema.json"
     schema.unlink()
@@ -218,7 +218,7 @@ def test_without_a_schema_and_without_data_it_is_made_anew(store, tmp_path, cont
     ],
     ids=["put", "search", "create"],
 )
-def test_what_milvus_refuses_is_one_line(store, tmp_path, call) -> None:
+def test_errors_of_milvus_are_one_line(store, tmp_path, call) -> None:
     store.close()
     refused = pytest.raises(UserError, match=r"^--index=.*index.db: Milvus ended with an error \(.+\); ")
     with refused as raised, Store(str(tmp_path / "index.db")) as again:
@@ -236,12 +236,12 @@ def test_a_damaged_schema_is_one_line(store, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../pictures", "a-b", "", "1a", "ü"])
-def test_a_collection_has_a_name_that_every_milvus_takes(tmp_path, name) -> None:
+def test_wrong_collection_names_are_refused(tmp_path, name) -> None:
     with pytest.raises(UserError, match="^--collection=.* is not valid; use"):
         Store(str(tmp_path / "index.db"), collection=name)
 
 
-def test_a_folder_of_somebody_is_left_alone(tmp_path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path) -> None:
     (tmp_path / "else.db" / "collections").mkdir(parents=True)
     (tmp_path / "else.db" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"else.db is a folder with other files in it \(notes.txt\)"):
@@ -249,7 +249,7 @@ def test_a_folder_of_somebody_is_left_alone(tmp_path) -> None:
     assert sorted(path.name for path in (tmp_path / "else.db").rglob("*")) == ["collections", "notes.txt"]
 
 
-def test_an_index_with_a_note_beside_it_is_one(store, tmp_path) -> None:
+def test_another_file_inside_an_index_is_accepted(store, tmp_path) -> None:
     store.close()
     (tmp_path / "index.db" / "notes.txt").write_text("mine")
     with Store(str(tmp_path / "index.db")) as again:
@@ -257,8 +257,8 @@ def test_an_index_with_a_note_beside_it_is_one(store, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("place", ["index.db", "index.db/LOCK", "new.db"])
-def test_a_place_that_may_not_be_written_is_named(store, tmp_path, monkeypatch, place) -> None:
-    """Whatever the mode, root may write; what the system says to others is put into its mouth."""
+def test_a_location_without_write_permission_is_named(store, tmp_path, monkeypatch, place) -> None:
+    """Root may write everywhere, so the answer of the system is replaced."""
     store.close()
     locked = tmp_path / place if place != "new.db" else tmp_path
     monkeypatch.setattr(os, "access", lambda path, mode: os.fspath(path) != str(locked))
@@ -266,7 +266,7 @@ def test_a_place_that_may_not_be_written_is_named(store, tmp_path, monkeypatch, 
         Store(str(tmp_path / place.split("/")[0]))
 
 
-def test_a_plain_client_reads_an_index_as_the_docs_say(tmp_path, monkeypatch, capsys) -> None:
+def test_the_documented_pymilvus_client_reads_an_index(tmp_path, monkeypatch, capsys) -> None:
     (code,) = re.findall(r"```python\n(.*?MilvusClient.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
     vectors = np.eye(3, dtype=np.float32)
     with Store(str(tmp_path / "photos.db")) as store:
@@ -286,8 +286,8 @@ def test_a_plain_client_reads_an_index_as_the_docs_say(tmp_path, monkeypatch, ca
         server_manager_instance.release_server("photos.db")
 
 
-def test_the_same_code_talks_to_a_server(tmp_path) -> None:
-    """Milvus Lite's own server stands for a cluster: another transport, the same client."""
+def test_a_milvus_server(tmp_path) -> None:
+    """Milvus Lite's own server in place of a cluster, with the same client."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -310,7 +310,7 @@ def test_the_same_code_talks_to_a_server(tmp_path) -> None:
         server.wait()
 
 
-def test_captions_too_long_for_a_field_lose_their_last_ones() -> None:
+def test_long_captions_are_truncated() -> None:
     captions = {"de": ("kurz",), "fr": ("é" * 50, "è" * 50)}
     text = captions_to_text(captions, limit=160)
     assert captions_from_text(text) == {"de": ("kurz",), "fr": ("é" * 50,)} and len(text.encode()) <= 160
@@ -332,12 +332,12 @@ def test_dates(text, begin, end) -> None:
 @pytest.mark.parametrize(
     "text", ["2024-13", "2023-02-29", "24", "yesterday", "2024-1-1", "0000", "2024-00", "2024-05-00", "١٩٩٩", "2024-٠١"]
 )
-def test_what_is_no_date(text) -> None:
+def test_wrong_dates_are_refused(text) -> None:
     with pytest.raises(UserError, match="is not a date"):
         day(text, name="since", after=True)
 
 
-def test_many_captions_are_cut_in_little_time() -> None:
+def test_truncating_many_captions_is_fast() -> None:
     captions = {"de": tuple(f"a{number}" for number in range(10_000))}
     began = time.process_time()
     text = captions_to_text(captions, limit=1000)

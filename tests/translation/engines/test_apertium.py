@@ -1,4 +1,4 @@
-"""Apertium, the real one: frames that hold, chains, directions by other codes, and what is said when it is missing."""
+"""The installed Apertium: separation of captions, chains, language codes, and errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def alone(text: str, mode: str) -> str:
 
 
 @needs_apertium
-def test_captions_that_could_run_together_stay_apart() -> None:
+def test_captions_are_not_merged() -> None:
     # In a batch of hundreds the tagger chooses other words for one caption in fifty or so; not in this small one.
     engine = Apertium(pair="eng-spa", source="en", target="es")
     translated = engine.translate(items(CAPTIONS))
@@ -58,7 +58,7 @@ def test_captions_that_could_run_together_stay_apart() -> None:
 
 
 @needs_apertium
-def test_captions_of_odd_characters_keep_their_number_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_special_characters_keep_number_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = random.Random(1)
     odd = ["".join(chosen.choices("[]{}^$@\\/<>*#~+&.,;:!?'\"|=%-_019é日😀ab", k=4)) for _ in range(200)]
     texts = [f"{word} dog {number}" for number, word in enumerate(odd)]
@@ -73,7 +73,7 @@ def test_captions_of_odd_characters_keep_their_number_and_order(monkeypatch: pyt
 
 
 @needs_apertium
-def test_a_chain_goes_from_language_to_language() -> None:
+def test_a_chain_of_pairs() -> None:
     chain = Apertium(pair="en-es, es-pt", source="en", target="pt")
     assert chain.model == "eng-spa,es-pt"
     assert chain.translate(items(["The dog and the cat.", "", "A house"])) == [
@@ -112,7 +112,7 @@ def test_apertium_not_installed_is_named_with_its_command(monkeypatch: pytest.Mo
         Apertium(pair="en-es", source="en", target="es")
 
 
-def test_a_frame_holds_only_with_all_marks_in_order_each_after_an_end() -> None:
+def test_a_stream_is_split_only_with_all_marks_in_order() -> None:
     good = "Uno.[][\n#0\n]Dos \\[x\\]..[][\n#1\n]"
     assert split_stream(good, 2) == ["Uno", "Dos [x]."]
     assert split_stream(good, 3) is None
@@ -122,8 +122,8 @@ def test_a_frame_holds_only_with_all_marks_in_order_each_after_an_end() -> None:
     assert split_stream(good.replace("#1", "#0"), 2) is None
 
 
-def test_where_the_frame_breaks_captions_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pretended Apertium that drops the second mark of any batch."""
+def test_lost_marks_halve_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake Apertium that drops the second mark of any batch."""
     sizes = []
 
     def run(command: list[str], stream: str = "") -> str:
@@ -135,7 +135,7 @@ def test_where_the_frame_breaks_captions_go_one_by_one(monkeypatch: pytest.Monke
     assert sizes == [3, 1, 2, 1, 1]
 
 
-def test_an_apertium_that_says_nothing_is_an_error_with_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_output_is_an_error_with_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apertium, "_run", lambda *_: "")
     with pytest.raises(UserError, match="eng-spa gave 0 translations for 2 captions"):
         apertium._separated(["a", "b"], "eng-spa")
