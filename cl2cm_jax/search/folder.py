@@ -246,23 +246,35 @@ def add_images_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help=help)
 
 
-def load_with_gallery(path: str, images: Path | None) -> tuple[TrainedModel, Gallery]:
+def own_gallery(model: str) -> Gallery:
+    """The gallery of a workdir.
+
+    Raises:
+      UserError: the model is not a workdir, or its training has not finished.
+    """
+    if not _may_be_workdir(model):
+        raise UserError(
+            f"--model={model} is not a workdir, so it has no gallery of its own; add --images=DIR, a folder of pictures"
+        )
+    return training_gallery(Path(model))
+
+
+def _may_be_workdir(model: str) -> bool:
+    return not (Path(model) / MANIFEST).is_file() and not is_hub_id(model)
+
+
+def load_with_gallery(model: str, images: Path | None) -> tuple[TrainedModel, Gallery]:
     """Loads a model, and as gallery the folder `images` or, if that is None, the gallery of the model's training run.
 
     Raises:
       UserError: there is no such model or gallery, or the training has not finished.
     """
-    folder, gallery = Path(path), None
-    is_run = not (folder / MANIFEST).is_file() and not is_hub_id(path)
-    if is_run:
-        gallery = training_gallery(folder)  # also with `images`: it tells a finished run from an unfinished one
-    elif images is None:
-        raise UserError(
-            f"--model={path} is not a workdir, so it has no gallery of its own; add --images=DIR, a folder of pictures"
-        )
-    model = cl2cm_jax.load(path)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl2cm_jax"
+    gallery = None
+    if images is None or _may_be_workdir(model):
+        gallery, cache = own_gallery(model), Path(model) / "cache"  # also with `images`: raises for an unfinished run
+    trained = cl2cm_jax.load(model)
     if images is not None:
-        cache = folder if is_run else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl2cm_jax"
-        gallery = folder_gallery(images, model.encoder, cache=cache / "cache" if is_run else cache)
+        gallery = folder_gallery(images, trained.encoder, cache=cache)
     assert gallery is not None
-    return model, gallery
+    return trained, gallery

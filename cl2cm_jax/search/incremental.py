@@ -255,8 +255,8 @@ def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str) -> O
 def root_of(gallery: Gallery, *, within: Sequence[str]) -> str:
     """The common folder of a gallery's pictures; "" if one has no file.
 
-    The service publishes what is in it, and a workdir may come from somebody else. Its paths are therefore not trusted:
-    they must be in one of the folders `within` that the run read its pictures from or wrote them to.
+    The service publishes what is in it, and a workdir may come from an untrusted source. Its paths must therefore be in
+    one of the folders `within` that the run read its pictures from or wrote them to.
 
     Raises:
       UserError: they are not.

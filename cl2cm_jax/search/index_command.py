@@ -20,10 +20,10 @@ from pathlib import Path
 
 import cl2cm_jax
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.evaluation.gallery import training_gallery
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.runtime.progress import CountReport
 from cl2cm_jax.search.entry import Filters, Found, day
+from cl2cm_jax.search.folder import own_gallery
 from cl2cm_jax.search.incremental import Outcome, from_gallery, read_captions, root_of, update
 from cl2cm_jax.search.query import add_query_options, answer, given_queries, print_answers
 from cl2cm_jax.search.recall import QUERIES, TOP, recall
@@ -102,7 +102,7 @@ def _build(options: argparse.Namespace) -> None:
     captions = read_captions(options.captions) if options.captions else None
     gallery, root = None, str((images or Path()).resolve())
     if images is None:
-        gallery, data = training_gallery(Path(options.model)), read_config(Path(options.model)).data
+        gallery, data = own_gallery(options.model), read_config(Path(options.model)).data
         root = root_of(gallery, within=[folder for folder in (data.images, data.root, data.dir) if folder])
     with open_store(options, must_exist=False) as store:
         model = cl2cm_jax.load(options.model)

@@ -60,16 +60,11 @@ def search(queries: Sequence[str], gallery: Gallery, encoder: Encoder, *, top: i
     vectors = encoder.text(queries)
     gallery.check(weights=encoder.weights, dim=vectors.shape[1])
     scores, rows = best_items(vectors, gallery.embeddings, min(top, len(gallery)))
-    return [
-        answer(
-            query,
-            (
-                (float(score), gallery.ids[row], gallery.captions[row], gallery.paths[row])
-                for score, row in zip(*best, strict=True)
-            ),
-        )
-        for query, *best in zip(queries, scores, rows, strict=True)
-    ]
+    answers = []
+    for query, *best in zip(queries, scores, rows, strict=True):
+        found = ((float(s), gallery.ids[i], gallery.captions[i], gallery.paths[i]) for s, i in zip(*best, strict=True))
+        answers.append(answer(query, found))
+    return answers
 
 
 def check_queries(queries: Sequence[str]) -> None:

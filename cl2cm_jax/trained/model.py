@@ -138,7 +138,7 @@ class TrainedModel:
 
 
 def _as_list(name: str, items: Iterable[Any]) -> list[Any]:
-    """Refuses sets and dictionaries: without an order nobody knows which vector belongs to which item."""
+    """Refuses sets and dictionaries, whose order does not identify the vectors."""
     if isinstance(items, set | frozenset | dict) or not isinstance(items, Iterable):
         raise UserError(f"{name} is {type(items).__name__}; give a list")
     return list(items)

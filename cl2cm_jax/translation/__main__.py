@@ -18,7 +18,6 @@ import errno
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.command_line import Arguments, positive, resume_command
 from cl2cm_jax.runtime.preemption import Preemption
+from cl2cm_jax.runtime.progress import CountReport
 from cl2cm_jax.translation.documents import EVALUATED, Document, Written, read_document
 from cl2cm_jax.translation.engine import create_engine, engine_options
 from cl2cm_jax.translation.job import Outcome, translate_items
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A .txt file takes no rows over, and so no provenance.
     inherited = None if options.captions.suffix.lower() == ".txt" else provenance_path(options.captions)
     provenance = Provenance(provenance_path(options.out), inherited=inherited)
-    with Preemption() as preemption:
+    with Preemption() as preemption, CountReport("translated") as report:
         outcome = translate_items(
             document.chosen,
             engine=create_engine(options, document.items),
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             target=document.language,
             batch=options.batch,
             should_stop=lambda: preemption.requested,
-            on_progress=_Progress(),
+            on_progress=report,
         )
     if not outcome.is_complete:
         print(f"stopped and saved; resume with: {resume_command('translate', arguments)}")
@@ -135,18 +135,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     written = document.written(outcome.translations)
     write_text(options.out, written.text)
     print(_summary(options, document, outcome, written))
-
-
-class _Progress:
-    """A line on stderr at most every few seconds."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._last > 5:
-            self._last = time.monotonic()
-            print(f"{done:,} of {total:,} captions", file=sys.stderr, flush=True)
 
 
 def _summary(options: argparse.Namespace, document: Document, outcome: Outcome, written: Written) -> str:

@@ -13,6 +13,7 @@ from cl2cm_jax.config import defaults, flatten
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
 from cl2cm_jax.search import index_command as command
+from cl2cm_jax.trained.bundle_layout import MANIFEST
 from cl2cm_jax.trained.model import load
 from cl2cm_jax.training.workdir import CONFIG_FILE
 
@@ -155,6 +156,13 @@ def test_a_workdir_without_images_indexes_its_gallery(run, photos, tmp_path, mon
     own = [photos / "red.png", photos / "b%_ch" / "blue.png"]
     finished(tmp_path / "model", own, name="captions", images="photos", captions="c.csv")
     assert "2 pictures" in run(model=str(tmp_path / "model"), index="j.db")
+
+
+def test_a_bundle_without_images_is_an_error(run, tmp_path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / MANIFEST).touch()
+    with pytest.raises(UserError, match="model is not a workdir, so it has no gallery of its own; add --images=DIR"):
+        run(model=str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(
