@@ -22,7 +22,7 @@ import cl2cm_jax
 from benchmarks import record
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import exit_cleanly
-from cl2cm_jax.runtime.command_line import Arguments, add_model_option, positive
+from cl2cm_jax.runtime.command_line import Arguments, positive
 from cl2cm_jax.search.incremental import update
 from cl2cm_jax.search.stores.milvus import Manifest, Store
 from cl2cm_jax.trained.model import TrainedModel
@@ -48,7 +48,7 @@ def index(model: TrainedModel, photos: Path, place: Path) -> None:
 def main() -> None:
     """Prints the figures."""
     parser = Arguments(prog="python -m benchmarks.index_pictures", description="Times the making of an index.")
-    add_model_option(parser)
+    parser.add_argument("--model", required=True, metavar="MODEL")
     parser.add_argument("--pictures", type=positive, default=640)
     parser.add_argument("--repeats", type=positive, default=3)
     options = parser.parse_args()

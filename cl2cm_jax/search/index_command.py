@@ -131,9 +131,15 @@ def _claim(store: Store, model: TrainedModel, root: str, *, moved: bool = False,
     if old.images == root:
         return
     if len(store) and not moved:
-        before, now = (f"the folder {one}" if one else "vectors whose folder is unknown" for one in (old.images, root))
-        raise UserError(f"--index={store.uri} is of {before}, not of {now}; give another --index for this one{instead}")
+        raise UserError(
+            f"--index={store.uri} is of {_folder(old.images)}, not of {_folder(root)}; give another --index for this "
+            f"one{instead}"
+        )
     store.set_manifest(replace(old, images=root))
+
+
+def _folder(root: str) -> str:
+    return f"the folder {root}" if root else "vectors whose folder is unknown"
 
 
 def _print(store: Store, outcome: Outcome, *, seconds: float, measure: bool) -> None:

@@ -5,35 +5,22 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.entry import Entry, Filters, Found
+from cl2cm_jax.search.entry import Filters, Found
+from cl2cm_jax.search.stores.memory import MemoryIndex
+from cl2cm_jax.search.stores.milvus import Store
 from cl2cm_jax.trained.model import TrainedModel
 
 MAX_UPLOAD_PIXELS = 50_000_000
 _CACHED = 1024  # vectors of queries
 AT_ONCE = 16  # queries per call of the encoder
-
-
-class Index(Protocol):
-    """The read interface of `Store` and `MemoryIndex`."""
-
-    def __len__(self) -> int: ...
-
-    def languages(self) -> list[str]: ...
-
-    def entry(self, id: str) -> Entry | None: ...
-
-    def vectors(self, ids: Sequence[str]) -> dict[str, np.ndarray]: ...
-
-    def search(self, queries: np.ndarray, *, top: int, filters: Filters | None = None) -> list[list[Found]]: ...
 
 
 class Service:
@@ -48,7 +35,7 @@ class Service:
       caption_languages: languages of the index's captions at the start of the service.
     """
 
-    def __init__(self, index: Index, model: TrainedModel, detect: Callable[[str], str]):
+    def __init__(self, index: Store | MemoryIndex, model: TrainedModel, detect: Callable[[str], str]):
         self.index, self.model, self.detect = index, model, detect
         self.caption_languages = index.languages()
         self._encoding, self._decoding = threading.Lock(), threading.Semaphore(2)

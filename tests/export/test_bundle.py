@@ -93,7 +93,7 @@ def test_pictures_are_paths_or_open(bundle: Path, tmp_path: Path, pictures: list
     [
         (lambda m: m.encode_text("red"), r"texts='red' is one string; give a list"),
         (lambda m: m.encode_text([3]), r"texts\[0\] is int"),
-        (lambda m: m.encode_text(["a"], language="xx"), r"language='xx' is not one that the model was trained in .en, de"),
+        (lambda m: m.encode_text(["a"], language="xx"), r"language='xx' is not one that .* trained in .en, de"),
         (lambda m: m.encode_image("a.png"), "images is one picture"),
         (lambda m: m.encode_image([7]), "a picture is int"),
         (lambda m: m.encode_image(["nowhere.png"]), "nowhere.png does not exist"),
