@@ -36,21 +36,14 @@ class TrainedModel:
       name: the folder's, or the hub id; for messages.
       languages: the languages it was trained in, the source first.
       dim: D, the size of the vectors.
+      frames: the largest number of frames taken of a clip; 1 if it was trained on pictures.
+      weights: identifies the weights; vectors of different weights are never compared.
       encoder: the text and image functions that search uses.
     """
 
     def __init__(self, encoder: Encoder, *, name: str, languages: Sequence[str], dim: int):
         self.encoder, self.name, self.languages, self.dim = encoder, name, tuple(languages), dim
-
-    @property
-    def frames(self) -> int:
-        """The largest number of frames taken of a clip; 1 if it was trained on pictures."""
-        return self.encoder.frames
-
-    @property
-    def weights(self) -> str:
-        """Identifies the weights; vectors of different weights are never compared."""
-        return self.encoder.weights
+        self.frames, self.weights = encoder.frames, encoder.weights
 
     def encode_text(self, texts: Iterable[str], language: str | None = None) -> np.ndarray:
         """Encodes texts; those longer than the model's limit are truncated.
