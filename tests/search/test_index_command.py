@@ -14,7 +14,6 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
 from cl2cm_jax.search import index_command as command
 from cl2cm_jax.trained.bundle_layout import MANIFEST
-from cl2cm_jax.trained.model import load
 from cl2cm_jax.training.workdir import CONFIG_FILE
 
 
@@ -125,15 +124,6 @@ def test_an_empty_index_accepts_any_folder(run, photos, tmp_path, store) -> None
 def test_mistakes(run, arguments, message) -> None:
     with pytest.raises(UserError, match=message):
         run(*arguments)
-
-
-def test_a_path_without_a_model_is_an_error(tmp_path) -> None:
-    with pytest.raises(UserError, match="has no cl2cm_config.json and is not a training run either; give the workdir"):
-        load(tmp_path)
-    with pytest.raises(UserError, match=r"model='.*nowhere' is no folder"):
-        load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="revision='main' is for a model of the hub, but .* is a folder"):
-        load(tmp_path, revision="main")
 
 
 def finished(workdir: Path, paths: Sequence[Path | str], **data: str) -> None:
