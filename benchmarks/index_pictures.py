@@ -1,9 +1,9 @@
-"""Indexing speed of an image folder, compared with the model alone on decoded images.
+"""How fast a folder becomes an index, beside the model alone on pictures that are decoded already.
 
 python -m benchmarks.index_pictures --model=runs/emoji [--pictures=640] [--repeats=3]
 
-The images are random JPEGs of 640 x 480. "index" reads, hashes, decodes and embeds them and writes to Milvus Lite;
-"model" only embeds. They run in turn; medians are printed as JSON.
+The pictures are JPEGs of 640 x 480 with random blots. "index" reads, hashes, decodes, embeds and writes them to Milvus
+Lite; "model" embeds them. Both take turns, and the medians are printed, as JSON.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import cl2cm_jax
 from benchmarks import record
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, positive
 from cl2cm_jax.search.incremental import update
 from cl2cm_jax.search.stores.milvus import Manifest, Store
-from cl2cm_jax.trained.load import Model, open_model
+from cl2cm_jax.trained.model import TrainedModel
 
 
 def paint(folder: Path, count: int) -> list[Path]:
-    """Writes random images, all different."""
+    """Writes pictures that differ, so that none is taken for another."""
     random = np.random.default_rng(0)
     paths = [folder / f"{number}.jpg" for number in range(count)]
     for path in paths:
@@ -37,21 +38,21 @@ def paint(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def index(model: Model, photos: Path, place: Path) -> None:
+def index(model: TrainedModel, photos: Path, place: Path) -> None:
     """Builds a new index of a folder."""
     with Store(str(place)) as store:
-        store.create(Manifest(weights=model.encoder.weights, model=model.name, dim=model.dim, images=str(photos)))
+        store.create(Manifest(weights=model.weights, model=model.name, dim=model.dim, images=str(photos)))
         update(store, model.encoder, photos)
 
 
 def main() -> None:
     """Measures and prints."""
     parser = Arguments(prog="python -m benchmarks.index_pictures", description="Times building an index.")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--model", required=True, metavar="MODEL")
     parser.add_argument("--pictures", type=positive, default=640)
     parser.add_argument("--repeats", type=positive, default=3)
     options = parser.parse_args()
-    model = open_model(options.model)
+    model = cl2cm_jax.load(options.model)
     with tempfile.TemporaryDirectory() as name:
         folder, numbers = Path(name), itertools.count()
         (folder / "photos").mkdir()

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cl2cm_jax.trained.bundle import RetrievalModel
+    from cl2cm_jax.trained.model import TrainedModel
 
-__all__ = ["from_pretrained"]
+__all__ = ["from_pretrained", "load"]
 
 __version__ = "0.1.0"
 
@@ -17,20 +17,24 @@ __version__ = "0.1.0"
 __path__.append(str(Path(__file__).parent / "old_commands"))
 
 
-def from_pretrained(path: str | os.PathLike[str], revision: str | None = None) -> RetrievalModel:
-    """Loads a model that `cl2cm export` has written. TensorFlow is not needed.
+def load(path: str | os.PathLike[str], revision: str | None = None) -> TrainedModel:
+    """Loads a trained model. TensorFlow is not needed.
 
-    model = cl2cm_jax.from_pretrained("bundle")
+    model = cl2cm_jax.load("runs/emoji")
     model.encode_text(["a red apple", "ein roter Apfel"])  # (2, D) float32, unit vectors
     model.encode_image(["apple.png"])  # (1, D), of the same space
 
     Args:
-      path: the bundle's folder, or its name on the Hugging Face hub, "org/name".
-      revision: of the hub's repository: a branch, tag or commit; None is its main branch.
+      path: the workdir of a finished training run, a bundle written by `cl2cm export`, or "org/name", a bundle on the
+        Hugging Face hub.
+      revision: branch, tag or commit of the hub's repository; None is its main branch.
 
     Raises:
-      UserError: there is no such bundle, or it is damaged, incomplete or of another version; names the file.
+      UserError: there is no model, or it is damaged, incomplete or of another version; names the file.
     """
-    from cl2cm_jax.trained.bundle import from_pretrained
+    from cl2cm_jax.trained.model import load
 
-    return from_pretrained(path, revision=revision)
+    return load(path, revision)
+
+
+from_pretrained = load

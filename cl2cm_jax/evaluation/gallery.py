@@ -1,4 +1,4 @@
-"""A gallery: the pictures that can be found, as vectors with their ids, captions and files."""
+"""The gallery of a workdir: the vectors of its pictures with their ids, captions and files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GALLERY_FILE = "gallery.npz"
 
 @dataclass(frozen=True)
 class Gallery:
-    """N pictures. Captions are in the source language, "" where there is none; so are paths for mere features."""
+    """N pictures. Captions are in the source language, "" if there is none; paths are "" for precomputed features."""
 
     embeddings: np.ndarray  # (N, D) float32, unit vectors
     ids: tuple[str, ...]
@@ -34,16 +34,8 @@ class Gallery:
         return len(self.ids)
 
     def check(self, *, weights: str, dim: int) -> None:
-        """Refuses vectors of another model.
-
-        Args:
-          weights: `Encoder.weights` of the model in use.
-          dim: of its vectors.
-
-        Raises:
-          UserError: the gallery was made with other weights, or its vectors are of another size.
-        """
-        again = "run --mode=evaluate on the workdir to embed it anew"
+        """Raises a UserError unless the vectors are of the model with these `Encoder.weights` and dimensions."""
+        again = "run --mode=evaluate on the workdir to embed it again"
         if self.weights != weights:
             raise UserError(
                 f"the gallery was embedded by the weights {self.weights!r}, but the model is {weights!r}; {again}"
@@ -55,7 +47,7 @@ class Gallery:
 
 
 def save_gallery(path: Path, gallery: Gallery) -> None:
-    """Writes a gallery to one .npz file, whole or not at all. The texts are the bytes of one JSON string."""
+    """Writes a gallery to one .npz file, atomically. The texts are stored as one JSON string."""
     texts = {"ids": gallery.ids, "captions": gallery.captions, "paths": gallery.paths, "weights": gallery.weights}
     with replacing(path) as temporary, temporary.open("wb") as file:
         encoded = np.frombuffer(json.dumps(texts).encode(), np.uint8)
@@ -63,7 +55,7 @@ def save_gallery(path: Path, gallery: Gallery) -> None:
 
 
 def load_gallery(path: Path) -> Gallery:
-    """Reads what `save_gallery` wrote.
+    """Reads the file that `save_gallery` writes.
 
     Raises:
         UserError: the file is damaged.
@@ -75,7 +67,7 @@ def load_gallery(path: Path) -> Gallery:
         if not all(
             isinstance(text, str) for text in (texts["weights"], *(t for column in columns.values() for t in column))
         ):
-            raise TypeError("a text is none")
+            raise TypeError("a text is not a string")
         embeddings = arrays["embeddings"]
         if embeddings.ndim != 2 or embeddings.dtype != np.float32:
             raise ValueError(f"embeddings of shape {embeddings.shape} and type {embeddings.dtype}")
@@ -87,21 +79,21 @@ def load_gallery(path: Path) -> Gallery:
 
 
 def training_gallery(workdir: Path) -> Gallery:
-    """The gallery that training has left in `workdir`.
+    """The gallery of a finished training run.
 
     Raises:
         UserError: there is no such folder, or training has not finished in it.
     """
     if not workdir.is_dir():
-        raise UserError(f"--workdir={workdir}: no such folder; give the --workdir of a finished training run")
+        raise UserError(f"--model={workdir}: no such folder; give the workdir of a finished training run")
     path = workdir / GALLERY_FILE
     again = f"python -m cl2cm_jax.main --mode=evaluate --workdir={workdir}"
     if not path.is_file():
         raise UserError(
-            f"--workdir={workdir} holds no {GALLERY_FILE}; finish its training with python -m cl2cm_jax.main "
-            f"--config=... --workdir={workdir}, or write it anew with {again}"
+            f"--model={workdir} has no {GALLERY_FILE}; finish its training with python -m cl2cm_jax.main "
+            f"--config=... --workdir={workdir}, or write the gallery again with {again}"
         )
     try:
         return load_gallery(path)
     except UserError as error:
-        raise UserError(f"{error}; write it anew with {again}") from error
+        raise UserError(f"{error}; write it again with {again}") from error

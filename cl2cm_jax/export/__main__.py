@@ -1,6 +1,6 @@
 """Writes the model of a finished run as a folder that stands alone, or uploads such a folder to the hub.
 
-cl2cm export --workdir=runs/emoji --out=bundle [--onnx] [--stablehlo] [--license=NAME]
+cl2cm export --model=runs/emoji --out=bundle [--onnx] [--stablehlo] [--license=NAME]
 cl2cm export push --bundle=bundle --repo=org/name [--private] [--yes]
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cl2cm_jax.errors import exit_cleanly
-from cl2cm_jax.runtime.command_line import Arguments
+from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 
 PROGRAM = "cl2cm export"
 EPILOG = f"""\
@@ -30,7 +30,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Arguments(
         prog=PROGRAM, description="Writes the model of a finished run as a folder that stands alone.", epilog=EPILOG
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="the --workdir of a finished training run")
+    add_model_option(parser, help="the workdir of a finished training run", old_name="--workdir")
     parser.add_argument("--out", type=Path, required=True, help="the folder: new, empty, or a bundle to replace")
     parser.add_argument("--onnx", action="store_true", help="also each tower in ONNX, fp32 and int8")
     parser.add_argument("--stablehlo", action="store_true", help="also each tower as serialized StableHLO (jax.export)")
@@ -71,14 +71,14 @@ def _export(options: argparse.Namespace) -> None:
 
     start = time.perf_counter()
     check_place(options.out)
-    trained = read_trained(options.workdir)
+    trained = read_trained(Path(options.model))
     additions: list[Addition] = [add_onnx(trained)] if options.onnx else []
     additions += [add_stablehlo(trained)] if options.stablehlo else []
     manifest = write_bundle(trained, options.out, licence=options.license, additions=additions)
     files = [file for file in options.out.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     print(f"bundle:    {options.out}/ ({len(files)} files, {size / 1e6:.1f} MB), weights {manifest.weights}")
-    print(f'load it:   cl2cm_jax.from_pretrained("{options.out}")')
+    print(f'load it:   cl2cm_jax.load("{options.out}")')
     print(f"upload it: {PROGRAM} push --bundle={options.out} --repo=org/name")
     print(f"seconds:   {time.perf_counter() - start:.0f}")
 

@@ -72,7 +72,7 @@ def read_trained(workdir: Path) -> Trained:
       UserError: the run is not finished, a file is damaged, or a backbone is not there.
     """
     if not workdir.is_dir():
-        raise UserError(f"--workdir={workdir}: no such folder; give the --workdir of a finished training run")
+        raise UserError(f"--model={workdir}: no such folder; give the workdir of a finished training run")
     results, config = read_results(workdir), read_config(workdir)
     vision = None
     if config.vision.backbone == "clip_vit":

@@ -21,6 +21,20 @@ class Arguments(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+def add_model_option(parser: argparse.ArgumentParser, *, help: str = "", old_name: str = "") -> None:
+    """Adds the option --model, which every command that reads a trained model has.
+
+    Args:
+      parser: of the command.
+      help: in place of the usual text.
+      old_name: another name that is still accepted and not shown, "--workdir".
+    """
+    help = help or "a trained model: the workdir of a finished run, a bundle, or a hub id (org/name)"
+    names = ["--model", old_name] if old_name else ["--model"]
+    action = parser.add_argument(*names, required=True, metavar="MODEL", help=help, dest="model")
+    action.option_strings = ["--model"]  # what help and errors show
+
+
 def positive(text: str) -> int:
     """A `type` for `add_argument`: a whole number of 1 or more."""
     if not text.isdecimal() or int(text) < 1:

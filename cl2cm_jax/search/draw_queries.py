@@ -1,9 +1,9 @@
-"""Draws queries in several languages beside the pictures that a trained model puts first, as one PNG.
+"""Draws queries in several languages beside the pictures found for them, as one PNG.
 
-cl2cm draw --workdir=runs/emoji --queries=docs/languages.csv --out=docs/languages.png [...]
+cl2cm draw --model=runs/emoji --queries=docs/languages.csv --out=docs/languages.png [...]
 
-The queries are a CSV file, UTF-8, with the columns language and query and, if you like, meaning (shown small below the
-query) and remark (below the language, after the words that say whether the model was trained in it).
+The queries are a UTF-8 CSV file with the columns language and query and, optionally, meaning (shown small below the
+query) and remark (shown below the language, after "trained" or "not trained").
 """
 
 from __future__ import annotations
@@ -13,37 +13,33 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from cl2cm_jax.data.readers.caption_file import Columns, read_csv
 from cl2cm_jax.errors import exit_cleanly
-from cl2cm_jax.evaluation.gallery import training_gallery
 from cl2cm_jax.evaluation.picture import Found, QueryRow, draw_retrieval
-from cl2cm_jax.runtime.command_line import Arguments, positive
-from cl2cm_jax.search.folder import folder_gallery
+from cl2cm_jax.runtime.command_line import Arguments, add_model_option, positive
+from cl2cm_jax.search.folder import add_images_option, load_with_gallery
 from cl2cm_jax.search.query import Answer, check_queries, search
-from cl2cm_jax.trained.student import load_encoder
 from cl2cm_jax.training.workdir import read_config
 
 COLUMNS = Columns(required=("language", "query"), optional=("meaning", "remark"))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line; raises a UserError where it makes no sense."""
+    """The command line; raises a UserError where it is wrong."""
     parser = Arguments(prog="cl2cm draw", description=__doc__)
-    parser.add_argument("--workdir", type=Path, required=True, help="the --workdir of a finished training run")
+    add_model_option(parser, old_name="--workdir")
     parser.add_argument("--queries", type=Path, required=True, help="CSV: language, query[, meaning[, remark]]")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
-    parser.add_argument("--top", type=positive, default=5, help="pictures a query (default: %(default)s)")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="search this folder, not the training gallery")
+    parser.add_argument("--top", type=positive, default=5, help="pictures per query (default: %(default)s)")
+    add_images_option(parser)
     return parser.parse_args(arguments)
 
 
 def read_queries(path: Path) -> list[dict[str, str]]:
-    """The rows of a file of queries, every column of `COLUMNS` in each.
+    """The rows of a file of queries, each with every column of `COLUMNS`.
 
     Raises:
-        UserError: it cannot be read, is no UTF-8, has wrong columns or a row without language or query.
+        UserError: it cannot be read, is not UTF-8, has wrong columns or a row without language or query.
     """
     rows = [dict.fromkeys(COLUMNS.optional, "") | cells for _, cells in read_csv(str(path), COLUMNS, flag="--queries")]
     check_queries([row["query"] for row in rows])
@@ -51,17 +47,15 @@ def read_queries(path: Path) -> list[dict[str, str]]:
 
 
 def query_rows(
-    asked: Sequence[Mapping[str, str]], answers: Sequence[Answer], *, languages: Sequence[str]
+    queries: Sequence[Mapping[str, str]], answers: Sequence[Answer], *, languages: Sequence[str]
 ) -> list[QueryRow]:
-    """Answers as lines of a picture (`evaluation.picture.retrieval_picture`).
+    """Answers as rows of a picture (`evaluation.picture.retrieval_picture`).
 
-    Args:
-        asked: `language` of each query and, if there is one, its `meaning` and `remark`.
-        answers: to these queries, in their order.
-        languages: those that the model was trained in; each line says whether its own is among them.
+    Of each query there is its `language` and, optionally, `meaning` and `remark`. The row shows whether the language is
+    one of `languages`, those that the model was trained in.
     """
     rows = []
-    for row, answer in zip(asked, answers, strict=True):
+    for row, answer in zip(queries, answers, strict=True):
         found = tuple(Found(result.rank, result.path or None, result.id, False) for result in answer.results)
         trained = "trained" if row["language"] in languages else "not trained"
         remark = ", ".join(filter(None, (trained, row.get("remark", ""))))
@@ -70,28 +64,22 @@ def query_rows(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Searches, draws, and says where the picture is."""
+    """Searches, draws, and prints the path of the picture."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     options = parse(arguments)
-    asked = read_queries(options.queries)
-    gallery = training_gallery(options.workdir)
-    config = read_config(options.workdir)
-    encoder = load_encoder(options.workdir)
-    if options.images is not None:
-        gallery = folder_gallery(options.images, encoder, cache=options.workdir / "cache")
-    answers = search([row["query"] for row in asked], gallery, encoder, top=options.top)
-    languages = (config.data.source, *config.data.targets, *config.data.reported)
-    rows = query_rows(asked, answers, languages=languages)
-    number = len({row["language"] for row in asked})
+    queries = read_queries(options.queries)
+    model, gallery = load_with_gallery(options.model, options.images)
+    answers = search([row["query"] for row in queries], gallery, model.encoder, top=options.top)
+    rows = query_rows(queries, answers, languages=model.languages)
+    number = len({row["language"] for row in queries})
     title = f"Queries in {number} language{'s' * (number != 1)}"
-    draw_retrieval(options.out, rows, title=title, note=_note(config, options.images, len(gallery)), source="")
+    if options.images is not None:
+        note = f"{len(gallery):,} pictures of {options.images.name}"
+    else:
+        name = read_config(Path(options.model)).data.name
+        note = f"{name}: all {len(gallery):,} pictures, those of training among them"
+    draw_retrieval(options.out, rows, title=title, note=note, source="")
     print(f"{options.out}: queries {len(rows)}, pictures {len(gallery):,}")
-
-
-def _note(config: ConfigDict, images: Path | None, pictures: int) -> str:
-    if images is not None:
-        return f"{pictures:,} pictures of {images.name}"
-    return f"{config.data.name}: all {pictures:,} pictures, those of training among them"
 
 
 if __name__ == "__main__":

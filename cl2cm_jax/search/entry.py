@@ -1,14 +1,10 @@
-"""What an index knows of a picture, and which pictures a search is narrowed to.
-
-Source: ours.
-"""
+"""The entries of an index, search results, and the filters of a search."""
 
 from __future__ import annotations
 
 import calendar
 import datetime
 import hashlib
-import heapq
 import json
 import re
 from collections.abc import Mapping
@@ -19,36 +15,26 @@ from cl2cm_jax.errors import UserError
 
 Captions = Mapping[str, tuple[str, ...]]  # by language
 
-LAST = "\U0010ffff"  # sorts behind whatever a path goes on with
+LAST = "\U0010ffff"  # sorts behind any continuation of a path
 DAY = 24 * 60 * 60  # seconds
 _DATE = re.compile(r"[0-9]{4}(-[0-9]{2}){0,2}")
-_UNITS = {4: "year", 7: "month", 10: "day"}  # by the length of a date
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A picture or clip of an index.
+    """A picture or clip of an index."""
 
-    Attributes:
-      id: 32 hexadecimal digits, a function of `path`; the only name that the service gives and takes.
-      path: inside the folder, with slashes.
-      size, mtime: bytes, and nanoseconds since 1970, of its files when it was embedded.
-      hash: SHA-256 of its files; "" where they were not read.
-      date: seconds since 1970: when it was taken, by its EXIF block, else last changed.
-      captions: by language.
-    """
-
-    id: str
-    path: str
-    size: int = 0
-    mtime: int = 0
-    hash: str = ""
-    date: int = 0
+    id: str  # 32 hexadecimal digits, a function of `path`; the only identifier in the service's API
+    path: str  # inside the folder, with slashes
+    size: int = 0  # bytes of its files when it was embedded
+    mtime: int = 0  # their modification time, in nanoseconds since 1970
+    hash: str = ""  # SHA-256 of its files; "" if they were not read
+    date: int = 0  # seconds since 1970: when it was taken (EXIF), else when the file was last changed
     captions: Captions = field(default_factory=dict)
 
     def caption(self, *languages: str) -> tuple[str, str]:
-        """(language, caption): the first that there is in one of `languages`, else in any; ("", "") if none."""
+        """(language, caption) in the first of `languages` that has one, else in any; ("", "") if there is none."""
         for language in (*languages, *self.captions):
             if self.captions.get(language):
                 return language, self.captions[language][0]
@@ -70,32 +56,31 @@ def id_of(path: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Which pictures may be found; the empty ones are all.
+    """Conditions on the pictures to be found; empty ones do not restrict."""
 
-    Attributes:
-      language: those with a caption in it.
-      path: those whose path inside the folder begins with it.
-      since, until: those whose date is at or after, and before, in seconds since 1970.
-    """
-
-    language: str = ""
-    path: str = ""
-    since: int | None = None
-    until: int | None = None
+    language: str = ""  # the picture has a caption in it
+    path: str = ""  # the picture's path begins with it
+    since: int | None = None  # its date is at or after this, in seconds since 1970
+    until: int | None = None  # its date is before this
 
     def __post_init__(self) -> None:
         if self.language and not _LANGUAGE.fullmatch(self.language):
-            raise UserError(f"language={self.language[:40]!r} is no code of a language; write de, or zh-TW")
+            raise UserError(f"language={self.language[:40]!r} is not a language code; write e.g. de or zh-TW")
         if any("\ud800" <= char <= "\udfff" or char < " " for char in self.path):
-            raise UserError(f"path={self.path[:40]!r} has control characters; write how paths begin, as in beach/")
+            raise UserError(
+                f"path={self.path[:40]!r} has control characters; give the beginning of a path, e.g. beach/"
+            )
 
     def expression(self) -> str:
-        """The same in Milvus's language; "" is all. What users write stands in quotes and cannot end them."""
+        """The filter expression for Milvus, "" for no restriction; user input is quoted and escaped."""
         terms = []
+        language, first, last = (
+            json.dumps(one, ensure_ascii=False) for one in (self.language, self.path, self.path + LAST)
+        )
         if self.language:
-            terms.append(f"ARRAY_CONTAINS(languages, {_quoted(self.language)})")
-        if self.path:  # a range, since `like` would see patterns in % and _
-            terms.append(f"path >= {_quoted(self.path)} and path < {_quoted(self.path + LAST)}")
+            terms.append(f"ARRAY_CONTAINS(languages, {language})")
+        if self.path:  # a range, since `like` would treat % and _ as wildcards
+            terms.append(f"path >= {first} and path < {last}")
         if self.since is not None:
             terms.append(f"date >= {self.since}")
         if self.until is not None:
@@ -103,7 +88,7 @@ class Filters:
         return " and ".join(terms)
 
     def admits(self, entry: Entry) -> bool:
-        """The same in Python."""
+        """Whether an entry meets the conditions."""
         return (
             (not self.language or self.language in entry.captions)
             and entry.path.startswith(self.path)
@@ -112,15 +97,11 @@ class Filters:
         )
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
 def day(text: str, *, name: str, after: bool = False) -> int | None:
-    """A date, "2024", "2024-05" or "2024-05-31", as the second (UTC) when it begins; `after`: when it has ended.
+    """Converts a date, "2024", "2024-05" or "2024-05-31", to seconds since 1970 (UTC): its begin, or `after` its end.
 
     Raises:
-      UserError: it is none.
+      UserError: it is not a date.
     """
     if not text:
         return None
@@ -129,52 +110,38 @@ def day(text: str, *, name: str, after: bool = False) -> int | None:
             raise ValueError
         begin = datetime.datetime.fromisoformat(text + "-01-01"[len(text) - 4 :]).replace(tzinfo=datetime.UTC)
     except ValueError:
-        raise UserError(f"{name}={text[:40]!r} is no date; write 2024, 2024-05 or 2024-05-31") from None
-    seconds = int(begin.timestamp())
-    return seconds + _days(begin, unit=_UNITS[len(text)]) * DAY if after else seconds
+        raise UserError(f"{name}={text[:40]!r} is not a date; write 2024, 2024-05 or 2024-05-31") from None
+    lengths = {4: 365 + calendar.isleap(begin.year), 7: calendar.monthrange(begin.year, begin.month)[1], 10: 1}  # days
+    return int(begin.timestamp()) + (lengths[len(text)] * DAY if after else 0)
 
 
-def _days(begin: datetime.datetime, *, unit: str) -> int:
-    """How many days the day, month or year has that begins then."""
-    if unit == "day":
-        return 1
-    if unit == "month":
-        return calendar.monthrange(begin.year, begin.month)[1]
-    return 365 + calendar.isleap(begin.year)
-
-
-def captions_to_text(captions: Captions, *, most: int) -> str:
-    """Captions as JSON of at most `most` bytes; the last ones are left out where that is too little."""
+def captions_to_text(captions: Captions, *, limit: int) -> str:
+    """Captions as JSON of at most `limit` bytes; the last ones of the longest languages are dropped to fit."""
     kept = {language: list(texts) for language, texts in captions.items() if texts}
-    sizes = {language: [_size(text) + 2 for text in texts] for language, texts in kept.items()}  # 2: ", " or "[]"
     lengths = {language: sum(map(len, texts)) for language, texts in kept.items()}
-    heads = {language: _size(language) + 4 for language in kept}  # 4: ": " and ", " or "{}"
-    total = sum(heads.values()) + sum(map(sum, sizes.values())) if kept else 2
-    heap = [(-length, place, language) for place, (language, length) in enumerate(lengths.items())]
-    heapq.heapify(heap)
-    while total > most and heap:
-        _, place, longest = heapq.heappop(heap)
-        lengths[longest] -= len(kept[longest].pop())
-        total -= sizes[longest].pop()
-        if kept[longest]:
-            heapq.heappush(heap, (-lengths[longest], place, longest))
-        else:
-            del kept[longest]
-            total -= heads[longest]
+    size = _size(kept)
+    while size > limit and kept:
+        longest = max(lengths, key=lambda language: lengths[language])
+        text = kept[longest].pop()
+        lengths[longest] -= len(text)
+        size -= _size(text) + len(", ")
+        if not kept[longest]:
+            del kept[longest], lengths[longest]
+            size -= _size(longest) + len(": , ")
     return json.dumps(kept, ensure_ascii=False)
 
 
-def _size(text: str) -> int:
-    """Bytes of a text as JSON."""
-    return len(json.dumps(text, ensure_ascii=False).encode())
+def _size(content: object) -> int:
+    """Bytes as JSON."""
+    return len(json.dumps(content, ensure_ascii=False).encode())
 
 
 def captions_from_text(text: str) -> Captions:
-    """Reads what `captions_to_text` wrote; damaged text is no caption."""
+    """Reads the output of `captions_to_text`; damaged text gives no captions."""
     try:
         found: Any = json.loads(text or "{}")
         captions = {str(language): tuple(map(str, texts)) for language, texts in found.items()}
-        json.dumps(captions, ensure_ascii=False).encode()  # half a character (a lone surrogate) cannot be written
+        json.dumps(captions, ensure_ascii=False).encode()  # raises on a lone surrogate
         return captions
     except (ValueError, AttributeError, TypeError, RecursionError):
         return {}

@@ -1,9 +1,7 @@
-"""Brings an index up to date with a folder: what is new or changed is embedded, what is gone leaves.
+"""Incremental update of an index: embed new and changed pictures, drop deleted ones.
 
-Each batch is written before the next is embedded, under ids that paths alone decide. A killed run therefore loses no
-more than a batch, and the same command again goes on where it was.
-
-Source: ours.
+Each batch is written before the next is embedded, under ids that depend on paths only. A killed run therefore loses at
+most one batch, and the same command resumes it.
 """
 
 from __future__ import annotations
@@ -16,27 +14,25 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from cl2cm_jax.data.media.clips import MAX_BYTES, decode_clip, taken_files
-from cl2cm_jax.data.media.images import ImageError
+from cl2cm_jax.data.media.clips import MAX_BYTES
 from cl2cm_jax.data.readers.caption_file import read_rows
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import Gallery
 from cl2cm_jax.search.entry import Captions, Entry, id_of
-from cl2cm_jax.search.folder import OUTSIDE, list_folder
+from cl2cm_jax.search.folder import OUTSIDE, Item, Scan, embed, scan
 from cl2cm_jax.search.stores.milvus import AT_ONCE, MAX_INT64, MAX_PATH, Store
 from cl2cm_jax.trained.encoder import Encoder
 
-BATCH, BATCH_BYTES = 32, 256_000_000  # least pictures between two writes, and how much of their files is held
+BATCH, BATCH_BYTES = 32, 256_000_000  # minimum pictures between two writes, and maximum bytes of their files
 _EXIF, _DATE_TIME_ORIGINAL = 0x8769, 0x9003  # the block, and a field in it
 
 log = logging.getLogger(__name__)
-Told = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass
@@ -45,27 +41,10 @@ class Outcome:
 
     unchanged: int = 0
     embedded: int = 0
-    moved: int = 0  # found under another name, or touched: the vector is kept
+    moved: int = 0  # renamed or touched; the vector is kept
     recaptioned: int = 0
     removed: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Present:
-    """A picture or clip of the folder.
-
-    Attributes:
-      path: inside the folder, with slashes.
-      sources: the files that it is read from: itself, or the frames that are taken of a clip.
-      size: of them all, in bytes.
-      mtime: of the newest, in nanoseconds since 1970; no later than 2262, where int64 ends.
-    """
-
-    path: str
-    sources: tuple[Path, ...]
-    size: int
-    mtime: int
 
 
 def read_captions(path: Path) -> dict[str, Captions]:
@@ -80,77 +59,29 @@ def read_captions(path: Path) -> dict[str, Captions]:
     return {image: {code: tuple(texts) for code, texts in one.items()} for image, one in found.items()}
 
 
-@dataclass
-class Scan:
-    """A folder as it is now.
-
-    Attributes:
-      present: its pictures.
-      skipped: the paths of what may not or cannot be indexed, with the reason.
-      unseen: those of `skipped` that the system says nothing of: what is there, or below, may be what it was.
-    """
-
-    present: list[Present] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    unseen: set[str] = field(default_factory=set)
-
-    def hides(self, path: str) -> bool:
-        """Whether nobody can say if the picture or clip at `path` is still there."""
-        if not self.unseen:
-            return False
-        place = PurePosixPath(path)
-        return any(str(one) in self.unseen for one in (place, *place.parents)) or path in self._clips
-
-    @cached_property
-    def _clips(self) -> set[str]:
-        return {str(PurePosixPath(path).parent) for path in self.unseen}  # such a file may be a frame
-
-
-def scan(folder: Path, *, frames: int) -> Scan:
-    """Looks at every picture of a folder without reading any.
-
-    A link to a place outside the folder is skipped: the service would hand out what nobody put there.
-
-    Raises:
-      UserError: no such folder, or no picture in it.
-    """
-    root, listing, found = folder.resolve(), list_folder(folder), Scan()
-    found.skipped = {path.relative_to(folder).as_posix(): reason for path, reason in listing.skipped.items()}
-    found.unseen = {path.relative_to(folder).as_posix() for path in listing.unseen}
-    for place, files in listing.entries(frames=frames).items():
-        path = place.relative_to(folder).as_posix()
-        reason = _unfit(path, place, files, root)
-        if reason:
-            found.skipped[path] = reason
-            continue
-        try:
-            sources = tuple(taken_files(place, limit=frames)) if place.is_dir() else (place,)
-            stats = [file.stat() for file in sources]
-        except ImageError as error:
-            found.skipped[path] = str(error)
-            continue
-        except OSError as error:
-            found.skipped[path] = f"it cannot be looked at ({error.strerror})"
-            if not isinstance(error, FileNotFoundError):
-                found.unseen.add(path)
-            continue
-        size = sum(stat.st_size for stat in stats)
-        if size > MAX_BYTES:
-            found.skipped[path] = f"it has {size:,} bytes, over the limit of {MAX_BYTES:,}"
-            continue
-        mtime = max(stat.st_mtime_ns for stat in stats)
-        found.present.append(Present(path, sources, size, min(max(mtime, -MAX_INT64), MAX_INT64)))
+def _indexable(folder: Path, *, frames: int) -> Scan:
+    """The pictures of a folder that may be indexed; modification times are clipped to int64."""
+    root, found = folder.resolve(), scan(folder, frames=frames)
+    items, found.items = found.items, []
+    for item in items:
+        if reason := _unfit(item, root):
+            found.skip(item.path, reason)
+        else:
+            found.items.append(replace(item, mtime=min(max(item.mtime, -MAX_INT64), MAX_INT64)))
     return found
 
 
-def _unfit(path: str, place: Path, files: Sequence[Path], root: Path) -> str:
-    if any(not file.resolve().is_relative_to(root) for file in (place, *files)):
+def _unfit(item: Item, root: Path) -> str:
+    """Why a picture may not be indexed, or "". Links that lead outside would be published by the service."""
+    if any(not file.resolve().is_relative_to(root) for file in (item.place, *item.files)):
         return OUTSIDE
     try:
-        length = len(path.encode())
+        length = len(item.path.encode())
     except UnicodeEncodeError:
-        return "its name is no UTF-8; rename it"
-    return f"its path has more than {MAX_PATH} bytes" if length > MAX_PATH else ""
+        return "its name is not valid UTF-8; rename it"
+    if length > MAX_PATH:
+        return f"its path has more than {MAX_PATH} bytes"
+    return f"it has {item.size:,} bytes, over the limit of {MAX_BYTES:,}" if item.size > MAX_BYTES else ""
 
 
 def update(
@@ -159,77 +90,70 @@ def update(
     folder: Path,
     *,
     captions: Mapping[str, Captions] | None = None,
-    told: Told = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> Outcome:
-    """Makes the index what the folder is now; where nobody can see what is there, it stays what it was.
+    """Updates the index to the present contents of the folder; entries of places without access are kept.
 
-    Args:
-      store: an index with its manifest.
-      encoder: the model that it was made with.
-      folder: of the pictures.
-      captions: by path inside the folder; None leaves those that are there.
-      told: is called with the number of pictures dealt with, and of all new or changed ones.
+    Captions are by path inside the folder; None keeps those of the index. `on_progress` is called with the number of
+    new and changed pictures that are done, and of all.
 
     Raises:
       UserError: no such folder, no picture in it, or the disk is full.
     """
-    found = scan(folder, frames=encoder.frames)
+    found = _indexable(folder, frames=encoder.frames)
     outcome = Outcome(skipped=found.skipped)
     known = {entry.id: entry for entry in store.entries()}
-    todo: list[Present] = []
+    todo: list[Item] = []
     recaptioned: list[Entry] = []
-    for one in found.present:
-        entry = known.get(id_of(one.path))
-        if entry is None or (entry.size, entry.mtime) != (one.size, one.mtime):
-            todo.append(one)
+    for item in found.items:
+        entry = known.get(id_of(item.path))
+        if entry is None or (entry.size, entry.mtime) != (item.size, item.mtime):
+            todo.append(item)
             continue
-        wanted = entry.captions if captions is None else captions.get(one.path, {})
+        wanted = entry.captions if captions is None else captions.get(item.path, {})
         if wanted != entry.captions:
             recaptioned.append(replace(entry, captions=wanted))
         else:
             outcome.unchanged += 1
-    work = _Work(store, encoder, captions, known, outcome)
+    run = _Update(store, encoder, captions, known, outcome)
     done = 0
-    most = max(BATCH, 4 * encoder.batch)  # the pictures of one batch are read while the one before is computed
-    for batch in _batches(todo, most=most):
-        work.batch(batch)
+    for batch in _batches(todo, limit=max(BATCH, 4 * encoder.batch)):  # files are read while the encoder computes
+        run.batch(batch)
         done += len(batch)
-        told(done, len(todo))
-    work.recaption(recaptioned)
-    here = {id_of(one.path) for one in found.present} - {id_of(path) for path in outcome.skipped}
-    here |= {id for id, entry in known.items() if found.hides(entry.path)}
-    gone = [id for id in known if id not in here]
-    store.remove(gone)
-    outcome.removed = len(gone)
-    for path, reason in sorted(outcome.skipped.items()):
-        log.warning("skipped: %s: %s", path, reason)
-    if captions is not None:
-        _warn_of_strangers(captions, here)
-    store.flush()
+        on_progress(done, len(todo))
+    run.recaption(recaptioned)
+    present = {id_of(item.path) for item in found.items} - {id_of(path) for path in outcome.skipped}
+    present |= set(map(id_of, found.hidden(entry.path for entry in known.values())))
+    outcome.removed = _remove_others(store, known, present)
+    found.warn()
+    if unknown := [path for path in captions or () if id_of(path) not in present]:
+        log.warning("%d captioned pictures are not in the folder, the first is %s", len(unknown), unknown[0])
     return outcome
 
 
-def _batches(todo: Sequence[Present], *, most: int) -> Iterator[list[Present]]:
-    """At most `most` pictures, and no more than `BATCH_BYTES` unless one alone has more."""
-    batch: list[Present] = []
-    for one in todo:
-        if batch and (len(batch) == most or sum(other.size for other in batch) + one.size > BATCH_BYTES):
+def _remove_others(store: Store, known: Mapping[str, Entry], present: set[str]) -> int:
+    """Removes all entries but those present, and completes the update; returns how many."""
+    gone = [id for id in known if id not in present]
+    store.remove(gone)
+    store.flush()
+    return len(gone)
+
+
+def _batches(todo: Sequence[Item], *, limit: int) -> Iterator[list[Item]]:
+    """Batches of at most `limit` pictures and, unless a single one is larger, `BATCH_BYTES`."""
+    batch: list[Item] = []
+    for item in todo:
+        if batch and (len(batch) == limit or sum(other.size for other in batch) + item.size > BATCH_BYTES):
             yield batch
             batch = []
-        batch.append(one)
+        batch.append(item)
     if batch:
         yield batch
 
 
-def _warn_of_strangers(captions: Mapping[str, Captions], here: set[str]) -> None:
-    strangers = [path for path in captions if id_of(path) not in here]
-    if strangers:
-        log.warning("%d captioned pictures are not in the folder, the first is %s", len(strangers), strangers[0])
-
-
 @dataclass
-class _Work:
-    """What the batches of one update share."""
+class _Update:
+    """State that the batches of one update share."""
 
     store: Store
     encoder: Encoder
@@ -240,77 +164,59 @@ class _Work:
     def __post_init__(self) -> None:
         self._by_hash = {entry.hash: entry.id for entry in self.known.values() if entry.hash}
 
-    def batch(self, batch: Sequence[Present]) -> None:
-        """Reads, embeds and writes some pictures."""
-        contents = {one: content for one in batch if (content := self._read(one)) is not None}
-        entries = {one: self._entry(one, content) for one, content in contents.items()}
-        same = {one: self._by_hash[e.hash] for one, e in entries.items() if e.hash in self._by_hash}
+    def batch(self, batch: Sequence[Item]) -> None:
+        """Reads, embeds and writes some pictures; the vector of a renamed one is taken over."""
+        contents = {item.path: content for item in batch if (content := self._read(item)) is not None}
+        entries = {item.path: self._entry(item, contents[item.path]) for item in batch if item.path in contents}
+        same = {path: self._by_hash[entry.hash] for path, entry in entries.items() if entry.hash in self._by_hash}
         vectors = self.store.vectors(sorted(set(same.values())))
-        kept = {one: vectors[id] for one, id in same.items() if id in vectors}
-        new = [one for one in entries if one not in kept]
-        made = self._embed(new, contents)
-        rows = kept | made
-        if rows:
-            self.store.put([entries[one] for one in rows], np.stack(list(rows.values())))
-        self._by_hash |= {entries[one].hash: entries[one].id for one in rows}
+        kept = {path: vectors[id] for path, id in same.items() if id in vectors}
+        new = {path: contents[path] for path in entries if path not in kept}
+        made = embed(self.encoder, new, self.outcome.skipped)
+        if rows := kept | made:
+            self.store.put([entries[path] for path in rows], np.stack(list(rows.values())))
+        self._by_hash |= {entries[path].hash: entries[path].id for path in rows}
         self.outcome.moved += len(kept)
         self.outcome.embedded += len(made)
 
     def recaption(self, entries: Sequence[Entry]) -> None:
-        """Writes entries whose captions alone have changed."""
+        """Writes entries of which only the captions have changed."""
         for start in range(0, len(entries), AT_ONCE):
-            vectors = self.store.vectors([entry.id for entry in entries[start : start + AT_ONCE]])
-            part = [entry for entry in entries[start : start + AT_ONCE] if entry.id in vectors]
+            part = entries[start : start + AT_ONCE]
+            vectors = self.store.vectors([entry.id for entry in part])
+            part = [entry for entry in part if entry.id in vectors]
             self.store.put(part, np.stack([vectors[entry.id] for entry in part]))
             self.outcome.recaptioned += len(part)
 
-    def _read(self, one: Present) -> list[bytes] | None:
+    def _read(self, item: Item) -> list[bytes] | None:
         try:
-            return [file.read_bytes() for file in one.sources]
+            return [file.read_bytes() for file in item.sources]
         except OSError as error:
-            self.outcome.skipped[one.path] = f"it cannot be read ({error.strerror})"
+            self.outcome.skipped[item.path] = f"it cannot be read ({error.strerror})"
             return None
 
-    def _entry(self, one: Present, content: Sequence[bytes]) -> Entry:
-        id = id_of(one.path)
+    def _entry(self, item: Item, content: Sequence[bytes]) -> Entry:
+        id = id_of(item.path)
         before = self.known[id].captions if id in self.known else {}
         return Entry(
             id=id,
-            path=one.path,
-            size=one.size,
-            mtime=one.mtime,
+            path=item.path,
+            size=item.size,
+            mtime=item.mtime,
             hash=_hash(content),
-            date=_exif_date(content[0]) or one.mtime // 10**9,
-            captions=before if self.captions is None else self.captions.get(one.path, {}),
+            date=_exif_date(content[0]) or item.mtime // 10**9,
+            captions=before if self.captions is None else self.captions.get(item.path, {}),
         )
-
-    def _embed(self, pictures: Sequence[Present], contents: Mapping[Present, list[bytes]]) -> dict[Present, np.ndarray]:
-        if not pictures:
-            return {}
-        unread: set[Present] = set()
-
-        def frames(one: Present) -> Iterator[np.ndarray]:
-            try:
-                yield from decode_clip(contents[one], limit=self.encoder.frames)
-            except ImageError as error:
-                self.outcome.skipped[one.path] = str(error)
-                unread.add(one)
-
-        vectors = self.encoder.images(frames(one) for one in pictures)
-        made = {one: vector for one, vector in zip(pictures, vectors, strict=True) if one not in unread}
-        if not all(np.isfinite(vector).all() for vector in made.values()):
-            raise UserError("the model gives vectors that are not finite; train it anew, or give another --model")
-        return made
 
 
 def _hash(content: Sequence[bytes]) -> str:
-    """SHA-256 of a picture; of a clip, that of its frames' hashes."""
+    """SHA-256 of a picture; for a clip, the hash of its frames' hashes."""
     hashes = [hashlib.sha256(one).hexdigest() for one in content]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _exif_date(content: bytes) -> int:
-    """When a photograph was made, in seconds since 1970, as if the camera's clock was UTC; 0 where that is not said."""
+    """When a photograph was taken, in seconds since 1970, reading the camera's clock as UTC; 0 if unknown."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -318,57 +224,47 @@ def _exif_date(content: bytes) -> int:
                 text = str(image.getexif().get_ifd(_EXIF).get(_DATE_TIME_ORIGINAL, ""))
         date = datetime.datetime.strptime(text.strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=datetime.UTC)
         return max(int(date.timestamp()), 0)
-    except Exception:  # noqa: BLE001  # Pillow raises nearly anything on a broken block; the picture counts, not it
+    except Exception:  # noqa: BLE001  # Pillow raises almost anything on a broken block; the picture is still usable
         return 0
 
 
 def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str) -> Outcome:
-    """Makes the index the gallery of a training run; nothing is embedded.
+    """Updates the index to the gallery of a training run, with captions in `source`; nothing is embedded.
 
-    Args:
-      store: an index with its manifest.
-      gallery: with captions in the language `source`.
-      root: the folder that holds the gallery's pictures; "" where it has none.
-      source: language of its captions.
+    Paths become relative to `root`, the folder of the gallery's pictures; "" if they have no files.
 
     Raises:
-      UserError: neither has a folder, and the index holds nothing of this gallery.
+      UserError: there is no folder, and the index has other pictures only.
     """
-    outcome, known = Outcome(), {entry.id: entry for entry in store.entries()}
+    known = {entry.id: entry for entry in store.entries()}
     entries: list[Entry] = []
     for id, caption, path in zip(gallery.ids, gallery.captions, gallery.paths, strict=True):
         name = os.path.relpath(path, root).replace(os.sep, "/") if root else id
         date = int(os.path.getmtime(path)) if root and os.path.exists(path) else 0
         captions = {source: (caption,)} if caption else {}
         entries.append(Entry(id=id_of(name), path=name, date=date, captions=captions))
-    here = {entry.id for entry in entries}
-    if not root and known and here.isdisjoint(known):  # no folder tells them apart: these were imported
-        raise UserError(f"--index={store.uri} holds none of the training run's pictures; give another --index for them")
+    present = {entry.id for entry in entries}
+    if not root and known and present.isdisjoint(known):  # imported vectors, which no folder distinguishes from these
+        raise UserError(f"--index={store.uri} has none of the training run's pictures; give another --index for them")
     new = [row for row, entry in enumerate(entries) if known.get(entry.id) != entry]
     store.put([entries[row] for row in new], gallery.embeddings[new])
-    gone = [id for id in known if id not in here]
-    store.remove(gone)
-    store.flush()
-    outcome.unchanged, outcome.moved, outcome.removed = len(entries) - len(new), len(new), len(gone)
-    return outcome
+    removed = _remove_others(store, known, present)
+    return Outcome(unchanged=len(entries) - len(new), moved=len(new), removed=removed)
 
 
 def root_of(gallery: Gallery, *, within: Sequence[str]) -> str:
-    """The folder that holds all pictures of a gallery; "" if one has none.
+    """The common folder of a gallery's pictures; "" if one has no file.
 
-    What lies in it is handed out by the service, and a gallery may be a stranger's: its paths alone do not decide.
-
-    Args:
-      gallery: of a training run.
-      within: the folders that the run read its pictures from or wrote them to; the root is one of them, or below.
+    The service publishes what is in it, and a workdir may come from an untrusted source. Its paths must therefore be in
+    one of the folders `within` that the run read its pictures from or wrote them to.
 
     Raises:
-      UserError: it is not.
+      UserError: they are not.
     """
     if not gallery.paths or not all(gallery.paths):
         return ""
     root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in gallery.paths])
-    if not any(_holds(folder, root) for folder in within):
+    if not any(_contains(folder, root) for folder in within):
         raise UserError(
             f"--model: the pictures of its gallery have the common folder {root}, which is not in the run's "
             f"({', '.join(within)}); give --images=DIR, or start the command where the training was started"
@@ -376,9 +272,9 @@ def root_of(gallery: Gallery, *, within: Sequence[str]) -> str:
     return root
 
 
-def _holds(folder: str, root: str) -> bool:
+def _contains(folder: str, root: str) -> bool:
     try:
         place = Path(folder).resolve()
         return place != Path(place.anchor) and Path(root).resolve().is_relative_to(place)
-    except (OSError, RuntimeError, ValueError):  # a loop of links, or no path
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or not a valid path
         return False

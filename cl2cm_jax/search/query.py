@@ -1,20 +1,30 @@
-"""Queries against a gallery: embed the texts, rank the pictures."""
+"""Text queries against a gallery, and their answers as tables or JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import io
+import json
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import Gallery
 from cl2cm_jax.maths.ranking import top as best_items
 from cl2cm_jax.trained.encoder import Encoder
 
+FILE_WIDTH = 10_000  # columns of a table that goes to a file or a pipe: as wide as it needs
+
 
 @dataclass(frozen=True)
 class Result:
-    """One picture found: rank from 1, cosine score, and what the gallery knows of it."""
+    """One picture found: rank from 1, cosine score, and what the gallery has about it."""
 
     rank: int
     id: str
@@ -25,14 +35,36 @@ class Result:
 
 @dataclass(frozen=True)
 class Answer:
-    """A query with its results, best first."""
+    """A query with its results, best first; `asdict` gives the form of `--json`."""
 
     query: str
     results: tuple[Result, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """{"query": ..., "results": [{"rank", "id", "score", "caption", "path"}, ...]}, the form of `--json`."""
-        return asdict(self)
+
+def answer(query: str, found: Iterable[tuple[float, str, str, str]]) -> Answer:
+    """An answer from the score, id, caption and path of each picture, best first."""
+    ranked = enumerate(found, start=1)
+    return Answer(
+        query, tuple(Result(rank, id, round(score, 6), text, path) for rank, (score, id, text, path) in ranked)
+    )
+
+
+def search(queries: Sequence[str], gallery: Gallery, encoder: Encoder, *, top: int = 5) -> list[Answer]:
+    """The `top` best pictures of the gallery for each query, or all if it has fewer; ties in gallery order.
+
+    Raises:
+        UserError: no query, an empty one, `top` below 1, or a gallery made by another model.
+    """
+    check_queries(queries)
+    check_top(top)
+    vectors = encoder.text(queries)
+    gallery.check(weights=encoder.weights, dim=vectors.shape[1])
+    scores, rows = best_items(vectors, gallery.embeddings, min(top, len(gallery)))
+    answers = []
+    for query, *best in zip(queries, scores, rows, strict=True):
+        found = ((float(s), gallery.ids[i], gallery.captions[i], gallery.paths[i]) for s, i in zip(*best, strict=True))
+        answers.append(answer(query, found))
+    return answers
 
 
 def check_queries(queries: Sequence[str]) -> None:
@@ -43,7 +75,7 @@ def check_queries(queries: Sequence[str]) -> None:
         )
     for number, query in enumerate(queries, start=1):
         if not query.strip():
-            raise UserError(f"query {number} is empty; write what the picture shows")
+            raise UserError(f"query {number} is empty; describe the picture in words")
         if any("\ud800" <= char <= "\udfff" for char in query):
             raise UserError(f"query {number} is not valid UTF-8; set the terminal's encoding to UTF-8")
 
@@ -51,27 +83,58 @@ def check_queries(queries: Sequence[str]) -> None:
 def check_top(top: int) -> None:
     """Raises a UserError unless `top` is 1 or more."""
     if top < 1:
-        raise UserError(f"--top={top} asks for no picture; use 1 or more")
+        raise UserError(f"--top={top} must be 1 or more")
 
 
-def search(queries: Sequence[str], gallery: Gallery, encoder: Encoder, *, top: int = 5) -> list[Answer]:
-    """The `top` pictures of the gallery for each query, all if it has fewer; equal scores stand in its order.
+def add_query_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the queries, --top and --json."""
+    parser.add_argument("queries", nargs="*", metavar="QUERY", help="text to search for; - reads lines from stdin")
+    parser.add_argument("--top", type=int, default=5, help="results per query (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
-    Raises:
-        UserError: no query, an empty one, `top` below 1, or a gallery made by another model.
-    """
+
+def given_queries(options: argparse.Namespace) -> list[str]:
+    """The queries of a command line, those of standard input included; raises a UserError where they are wrong."""
+    queries = [query for given in options.queries for query in (standard_input() if given == "-" else [given])]
     check_queries(queries)
-    check_top(top)
-    vectors = encoder.text(queries)
-    gallery.check(weights=encoder.weights, dim=vectors.shape[1])
-    scores, rows = best_items(vectors, gallery.embeddings, min(top, len(gallery)))
-    return [
-        Answer(
-            query, tuple(_result(gallery, rank, *found) for rank, found in enumerate(zip(*both, strict=True), start=1))
-        )
-        for query, *both in zip(queries, scores, rows, strict=True)
-    ]
+    check_top(options.top)
+    return queries
 
 
-def _result(gallery: Gallery, rank: int, score: float, row: int) -> Result:
-    return Result(rank, gallery.ids[row], round(float(score), 6), gallery.captions[row], gallery.paths[row])
+def standard_input() -> list[str]:
+    """The lines of standard input that are not blank."""
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"standard input is not UTF-8 at byte {error.start}; convert it, for example with iconv"
+        ) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def print_answers(answers: Sequence[Answer], *, as_json: bool, pictures: int, seconds: float) -> None:
+    """Prints one JSON list, or one table per query and a summary; UTF-8 whatever the terminal's encoding."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if as_json:
+        print(json.dumps([asdict(one) for one in answers], ensure_ascii=False))
+        return
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
+    for one in answers:
+        console.print(_table(one))
+    print(f"{len(answers)} quer{'y' if len(answers) == 1 else 'ies'} over {pictures:,} pictures: {seconds:.2f} s")
+
+
+def _table(answer: Answer) -> Table:
+    """The caption column is left out where no result has a caption."""
+    has_captions = any(result.caption for result in answer.results)
+    table = Table(title=Text(answer.query, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    if has_captions:
+        table.add_column("caption", overflow="fold")
+    table.add_column("picture", overflow="fold")
+    for result in answer.results:
+        caption = [Text(result.caption)] if has_captions else []
+        table.add_row(str(result.rank), f"{result.score:.3f}", *caption, Text(result.path or result.id))
+    return table

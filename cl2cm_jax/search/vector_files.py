@@ -1,13 +1,14 @@
-"""Vectors out of an index and into one, in the layout of clip-retrieval: .npy shards with parquet beside them.
+"""Export and import of an index's vectors: .npy shards with parquet metadata.
 
     img_emb/img_emb_0.npy            (n, D) float16 or float32
-    metadata/metadata_0.parquet      a row a vector: image_path, caption, and what we add
+    metadata/metadata_0.parquet      one row per vector: image_path, caption, and columns of this package
 
-Source: the layout is clip-retrieval's (its inference writes it, its index reads it); the code is ours.
+Source: clip-retrieval (the layout, which its inference writes and its index reads).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -24,27 +25,27 @@ from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.search.entry import Entry, captions_from_text, captions_to_text, id_of
 from cl2cm_jax.search.stores.milvus import MAX_PATH, Manifest, Store
 
-SHARD = 100_000  # vectors a file
+SHARD = 100_000  # vectors per file
 MANIFEST_FILE = "cl2cm_index.json"
-MAX_TEXT = 500_000_000  # bytes of all texts of a metadata file, each as often as it is there
+MAX_TEXT = 500_000_000  # bytes of all texts of a metadata file, with repetitions
 _COLUMNS = ("image_path", "caption", "captions", "id", "hash", "size", "mtime", "date")
 _VECTORS, _METADATA = "img_emb", "metadata"
-_PARTS = (_VECTORS, MANIFEST_FILE, _METADATA)  # of an export; without the first no reader takes it for one
+_PARTS = (_VECTORS, MANIFEST_FILE, _METADATA)  # of an export, in the order of removal; without the first it is not read
 _SHARDS = {_VECTORS: re.compile(r"img_emb_(\d+)\.npy"), _METADATA: re.compile(r"metadata_(\d+)\.parquet")}
-_NEW, _OLD = ".export.partial", ".export.before"  # folders beside them while one takes the other's place
+_NEW, _OLD = ".export.partial", ".export.before"  # folders beside them while the export is replaced
 
 
-def write_portable(store: Store, out: Path, *, shard: int = SHARD) -> int:
-    """Writes all entries with their vectors; returns how many.
+def write_vectors(store: Store, out: Path, *, shard: int = SHARD) -> int:
+    """Writes all entries with their vectors; returns their number.
 
-    An export that is there stays whole until the new one is: a kill, or a full disk, loses neither.
+    An earlier export at the same place is kept until the new one is complete, so that an interruption loses neither.
 
     Raises:
-      UserError: `out` has vectors or metadata of something else in it.
+      UserError: `out` has vectors or metadata of another program in it.
     """
     if (out / _OLD).exists():
-        _swap(out)  # what a killed one had begun
-    _check_ours(out)
+        _swap(out)  # completes an interrupted exchange
+    _check_out(out)
     try:
         total = _write(store, out / _NEW, shard)
     except BaseException:
@@ -69,18 +70,18 @@ def _write(store: Store, new: Path, shard: int) -> int:
     return total
 
 
-def _check_ours(out: Path) -> None:
-    ours = (out / MANIFEST_FILE).is_file()
+def _check_out(out: Path) -> None:
+    is_export = (out / MANIFEST_FILE).is_file()
     for name, shard in _SHARDS.items():
         for file in (out / name).iterdir() if (out / name).exists() else ():
-            if not (ours and shard.fullmatch(file.name)):
-                raise UserError(f"--out={out} holds {name}/{file.name}, which is not ours; name a new folder")
+            if not (is_export and shard.fullmatch(file.name)):
+                raise UserError(f"--out={out} has {name}/{file.name}, which is not from an export; give a new folder")
 
 
 def _swap(out: Path) -> None:
-    """Puts a whole new export in the place of the one before; goes on where a killed one was.
+    """Replaces the previous export by the new one, which is complete; resumes an interrupted exchange.
 
-    The vectors leave first and come last, so that nobody reads those of one with the metadata of the other.
+    The vectors are moved away first and in last, so that they are never read with the metadata of the other export.
     """
     new, old = out / _NEW, out / _OLD
     old.mkdir(exist_ok=True)
@@ -90,24 +91,15 @@ def _swap(out: Path) -> None:
     for part in reversed(_PARTS):
         if (new / part).exists():
             (new / part).rename(out / part)
-    for done in (new, old):  # `old` is there as long as there is something to go on with
+    for done in (new, old):  # `old` last: it marks an exchange that is not complete
         if done.exists():
             shutil.rmtree(done)
 
 
 def _shards(store: Store, size: int) -> Iterator[tuple[list[Entry], np.ndarray]]:
-    entries: list[Entry] = []
-    vectors: list[np.ndarray] = []
-    for part, rows in store.everything():
-        for place in range(0, len(part), size):
-            entries += part[place : place + size]
-            vectors.append(rows[place : place + size])
-            if len(entries) >= size:
-                joined = np.concatenate(vectors)
-                yield entries[:size], joined[:size]
-                entries, vectors = entries[size:], [joined[size:]]
-    if entries:
-        yield entries, np.concatenate(vectors)
+    rows = (row for entries, vectors in store.everything() for row in zip(entries, vectors, strict=True))
+    while shard := list(itertools.islice(rows, size)):
+        yield [entry for entry, _ in shard], np.stack([vector for _, vector in shard])
 
 
 def _write_metadata(path: Path, entries: list[Entry]) -> None:
@@ -117,33 +109,33 @@ def _write_metadata(path: Path, entries: list[Entry]) -> None:
     columns = {
         "image_path": [entry.path for entry in entries],
         "caption": [entry.caption()[1] for entry in entries],
-        "captions": [captions_to_text(entry.captions, most=10**9) for entry in entries],
+        "captions": [captions_to_text(entry.captions, limit=10**9) for entry in entries],
         **{name: [getattr(entry, name) for entry in entries] for name in ("id", "hash", "size", "mtime", "date")},
     }
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
-def read_portable(folder: Path) -> Iterator[tuple[list[Entry], np.ndarray]]:
-    """Reads entries with unit vectors (n, D) float32, shard by shard; other programs' are as good as ours.
+def read_vectors(folder: Path) -> Iterator[tuple[list[Entry], np.ndarray]]:
+    """Reads entries with unit vectors (n, D) float32, shard by shard, from an export or from clip-retrieval's files.
 
     Raises:
-      UserError: the folder has not that layout, a file is damaged, holds a pickle, or the two do not fit.
+      UserError: the folder has another layout, a file is damaged or a pickle, or metadata and vectors do not match.
     """
     files = folder.glob(f"{_VECTORS}/img_emb_*.npy")
     found = {int(match[1]): path for path in files if (match := _SHARDS[_VECTORS].fullmatch(path.name))}
     if not found and (folder / _OLD).exists():
-        raise UserError(f"--vectors={folder} is of an export that was cut off; run that export again")
+        raise UserError(f"--vectors={folder} is from an interrupted export; run that export again")
     if not found:
         raise UserError(f"--vectors={folder} has no img_emb/img_emb_0.npy; give a folder in clip-retrieval's layout")
     for number, path in sorted(found.items()):
-        vectors = _read_vectors(path)
+        vectors = _read_array(path)
         entries = _read_metadata(folder / _METADATA / f"metadata_{number}.parquet", len(vectors))
         yield entries, vectors
 
 
-def _read_vectors(path: Path) -> np.ndarray:
+def _read_array(path: Path) -> np.ndarray:
     mapped = map_floats(path, shape="(n, D)", axes=(2,))
-    with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float32 becomes infinity, which is named below
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinity, which is refused below
         vectors = np.asarray(mapped, np.float32)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or not (lengths > 0).all():
@@ -156,14 +148,14 @@ def _read_metadata(path: Path, count: int) -> list[Entry]:
     import pyarrow.parquet
 
     try:
-        # As dictionaries: a text that all rows share is then in memory once, and measured before it is repeated.
+        # Dictionary columns keep a text that many rows share once, so that the size is checked before it is repeated.
         leaves = list(pyarrow.parquet.read_metadata(path).schema)
-        columns = [leaf.path for leaf in leaves]  # one in another, such as a list, is not of ours
+        columns = [leaf.path for leaf in leaves]  # nested ones, such as in a list, are ignored
         texts = [leaf.path for leaf in leaves if leaf.path in _COLUMNS and leaf.physical_type == "BYTE_ARRAY"]
         with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
             rows = file.metadata.num_rows
-            if rows != count:  # before they are read: a few bytes can stand for any number of them
-                raise UserError(f"{path} has {rows} rows for {count} vectors; write both anew")
+            if rows != count:  # before reading: a few bytes can encode any number of rows
+                raise UserError(f"{path} has {rows} rows for {count} vectors; write both again")
             if "image_path" not in columns:
                 raise UserError(f"{path} has no column image_path; it has {', '.join(columns)}")
             _check_size(_stored_size(file.metadata), path)
@@ -172,7 +164,7 @@ def _read_metadata(path: Path, count: int) -> list[Entry]:
             table = table.to_pylist()
     except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}); it belongs to the vectors beside it"
+            f"{path} cannot be read ({type(error).__name__}); get a fresh copy of it with its vectors"
         ) from error
     return [_entry(row, path) for row in table]
 
@@ -183,18 +175,18 @@ def _check_size(size: int, path: Path) -> None:
 
 
 def _stored_size(metadata: Any) -> int:
-    """Bytes of the columns that are read, unpacked, as the file says."""
+    """Uncompressed bytes of the columns that are read, by the file's own metadata."""
     groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
     columns = [group.column(place) for group in groups for place in range(group.num_columns)]
     return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".")[0] in _COLUMNS)
 
 
 def _text_size(table: Any) -> int:
-    """Bytes of all texts of a table of dictionaries, were they written out."""
+    """Bytes of all texts of a table of dictionary columns, with repetitions."""
     import pyarrow
     import pyarrow.compute
 
-    compute: Any = pyarrow.compute  # its functions are made when it is imported
+    compute: Any = pyarrow.compute  # its functions are created at import
     size = 0
     for column in table.columns:
         if pyarrow.types.is_dictionary(column.type):
@@ -222,11 +214,11 @@ def _is_int64(value: Any) -> bool:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of vectors that we wrote; None of others'."""
+    """The manifest of an export; None for files of other programs."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
         return None
     try:
         return Manifest(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}); write the vectors anew") from error
+        raise UserError(f"{path} is damaged ({type(error).__name__}); export the vectors again") from error

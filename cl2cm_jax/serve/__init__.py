@@ -1,1 +1,1 @@
-"""The search as a web page and a JSON API, for one machine or behind a token."""
+"""Search as a web page and a JSON API, for one machine or with a token."""

@@ -2,7 +2,7 @@
 
 cl2cm serve --model=runs/emoji --index=runs/emoji.db [--port=8080]
 
-It listens on this machine alone. To be reached from others it must be given a token:
+It listens on this machine only. To be reachable from other machines it needs a token:
 
 CL2CM_TOKEN=... cl2cm serve --model=runs/emoji --index=runs/emoji.db --host=0.0.0.0
 """
@@ -18,83 +18,78 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cl2cm_jax
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.runtime.command_line import Arguments
+from cl2cm_jax.runtime.command_line import Arguments, add_model_option
+from cl2cm_jax.search.index_command import add_index_options, open_store
 
 if TYPE_CHECKING:
-    from cl2cm_jax.serve.limits import App
+    from starlette.types import ASGIApp
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-TOKEN = "CL2CM_TOKEN"  # the environment variable, since other users of a machine can read command lines
-SHORTEST_TOKEN = 16
+TOKEN = "CL2CM_TOKEN"  # an environment variable, since other users of the machine can read command lines
+MIN_TOKEN_LENGTH = 16
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line; raises a UserError where it makes no sense."""
+    """The command line; raises a UserError where it is wrong."""
     parser = Arguments(prog="cl2cm serve", description="Serves an index as a web page and a JSON API.")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="the model that made the index")
+    add_model_option(parser)
+    add_index_options(parser)
     parser.add_argument(
-        "--index", required=True, metavar="URI", help="a .db file, or http://host:19530 of a Milvus server"
-    )
-    parser.add_argument("--collection", default="pictures", help="its name in the database (default: %(default)s)")
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="where the pictures are, if not where they were indexed"
+        "--images", type=Path, metavar="DIR", help="folder of the pictures, if it is not the indexed one"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
     parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s)")
-    parser.add_argument("--requests_per_minute", type=int, default=3000, help="of one address (default: %(default)s)")
+    parser.add_argument("--requests_per_minute", type=int, default=3000, help="per client (default: %(default)s)")
     options = parser.parse_args(arguments)
     if not 0 <= options.port <= 65_535:
-        raise UserError(f"--port={options.port} is no port; use 1024 to 65535")
+        raise UserError(f"--port={options.port} is not a port; use 1024 to 65535")
     if options.requests_per_minute < 1:
-        raise UserError(f"--requests_per_minute={options.requests_per_minute} answers nobody; use 1 or more")
+        raise UserError(f"--requests_per_minute={options.requests_per_minute} must be 1 or more")
     return options
 
 
 def check_token(host: str, token: str) -> None:
-    """Refuses to listen beyond this machine without a good token."""
-    if token and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
+    """Requires a token of sufficient length to listen beyond this machine."""
+    if token and (len(token) < MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable()):
         raise UserError(
-            f"{TOKEN} must have {SHORTEST_TOKEN} or more printable ASCII characters; try: openssl rand -hex 16"
+            f"{TOKEN} must have {MIN_TOKEN_LENGTH} or more printable ASCII characters; try: openssl rand -hex 16"
         )
     if not token and not is_loopback(host):
         raise UserError(f"--host={host} can be reached from other machines; set {TOKEN}=$(openssl rand -hex 16) first")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address; names other than localhost may mean anything."""
+    """Whether an address is reachable from this machine only; of host names only localhost counts."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def application(options: argparse.Namespace, token: str) -> App:
-    """Loads model and index, and makes the service of them."""
+def application(options: argparse.Namespace, token: str) -> ASGIApp:
+    """Loads model and index, and creates the service."""
     from cl2cm_jax.runtime.progress import CountReport
-    from cl2cm_jax.search.stores.memory import load
-    from cl2cm_jax.search.stores.milvus import Store, is_local
+    from cl2cm_jax.search.stores import memory
+    from cl2cm_jax.search.stores.milvus import is_local
     from cl2cm_jax.serve.app import create_app
     from cl2cm_jax.serve.language import detector
     from cl2cm_jax.serve.limits import Limits
     from cl2cm_jax.serve.pictures import Pictures
     from cl2cm_jax.serve.service import Service
-    from cl2cm_jax.trained.load import open_model
 
-    if is_local(options.index) and not Path(options.index).exists():
-        raise UserError(f"--index={options.index} is not there; make it with cl2cm index")
     if options.images is not None and not options.images.is_dir():
         raise UserError(f"--images={options.images}: no such folder; give the folder of the pictures")
-    store = Store(options.index, token=os.environ.get("MILVUS_TOKEN", ""), collection=options.collection)
-    if store.manifest is None:
-        raise UserError(f"--index={options.index} has no collection {options.collection!r}; see cl2cm index")
-    model = open_model(options.model)
-    store.manifest.check(weights=model.encoder.weights, model=model.name, uri=options.index)
+    store = open_store(options, must_exist=True)
+    assert store.manifest is not None
+    model = cl2cm_jax.load(options.model)
+    store.manifest.check(weights=model.weights, model=model.name, uri=options.index)
     index = store
     if is_local(options.index):
-        with CountReport("read") as told:
-            index = load(store, told=told)
-        store.close()  # so that the index can be brought up to date while it is served
+        with CountReport("read") as report:
+            index = memory.load(store, on_progress=report)
+        store.close()  # so that the index can be updated while it is served
     root = str(options.images.resolve()) if options.images else store.manifest.images
     hosts = frozenset() if token else frozenset({*LOOPBACK_NAMES, options.host.lower()})
     limits = Limits(hosts=hosts, token=token, per_minute=options.requests_per_minute)
@@ -113,15 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         from cl2cm_jax.serve.connection import Connection
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed; in a checkout pip install -e '.[serve]'") from error
-    listening = _listen(options.host, options.port)  # before the model is loaded: a port in use is said at once
+        raise UserError(f"{error.name} is not installed; in a checkout run: pip install -e '.[serve]'") from error
+    listening = _listen(options.host, options.port)  # before loading the model: a port in use is an error at once
     config = uvicorn.Config(
         application(options, token),
         http=Connection,
         ws="none",
         lifespan="off",
         log_level="warning",
-        access_log=False,  # queries are nobody else's business
+        access_log=False,  # queries are private
         server_header=False,
         proxy_headers=False,
         limit_concurrency=256,
@@ -131,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     host, port = listening.getsockname()[:2]
     name = "localhost" if is_loopback(options.host) else host
-    print(f"Search:  http://{name}:{port}/   API: http://{name}:{port}/api/openapi.json   (Ctrl-C ends it)", flush=True)
+    print(f"Search:  http://{name}:{port}/   API: http://{name}:{port}/api/openapi.json   (Ctrl-C to stop)", flush=True)
     uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -142,9 +137,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
     except OSError as error:
-        raise UserError(
-            f"--host={host} --port={port} cannot be listened on ({error.strerror}); try another port"
-        ) from error
+        raise UserError(f"--host={host} --port={port} is not available ({error.strerror}); try another port") from error
     return listening
 
 

@@ -1,7 +1,4 @@
-"""The JSON API, with its description in OpenAPI, and the files of the page.
-
-Source: ours.
-"""
+"""The JSON API with its OpenAPI description, and the files of the page."""
 
 from __future__ import annotations
 
@@ -16,11 +13,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
 
 from cl2cm_jax import __version__
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.search.entry import Entry, Filters, Found, day
-from cl2cm_jax.serve.limits import COOKIE, App, Guard, Limits, same
+from cl2cm_jax.serve.limits import COOKIE, Guard, Limits, same
 from cl2cm_jax.serve.pictures import LARGE, THUMBNAIL, Pictures
 from cl2cm_jax.serve.service import Service
 
@@ -32,7 +30,7 @@ PAGE = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 
-Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="as search gives it")]
+Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="from the result of a search")]
 
 
 class Result(BaseModel):
@@ -47,7 +45,7 @@ class Result(BaseModel):
 
 
 class Answer(BaseModel):
-    """Pictures, best first; `language` is that of the query, "" where it cannot be told."""
+    """Pictures, best first; `language` is the detected language of the query, "" if unknown."""
 
     query: str
     language: str
@@ -56,7 +54,7 @@ class Answer(BaseModel):
 
 
 class About(BaseModel):
-    """What is searched, and by what; `languages` are the model's, `caption_languages` those of the index's captions."""
+    """Model and index; `languages` are those of the model, `caption_languages` those of the index's captions."""
 
     model: str
     languages: list[str]
@@ -66,31 +64,33 @@ class About(BaseModel):
 
 
 class Token(BaseModel):
-    """The token that the service was started with."""
+    """The service's token."""
 
     token: str
 
 
-class Fault(BaseModel):
-    """What was wrong, in a line."""
+class ErrorDetail(BaseModel):
+    """The error, in one line."""
 
     detail: str
 
 
-def create_app(service: Service, pictures: Pictures, limits: Limits) -> App:
+def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
     """The whole service as an ASGI application."""
-    faults: dict[int | str, dict[str, Any]] = {status: {"model": Fault} for status in (400, 401, 404, 413, 422, 429)}
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorDetail} for status in (400, 401, 404, 413, 422, 429)
+    }
     api = FastAPI(
         title="cl2cm-jax search",
         version=__version__,
-        docs_url=None,  # both fetch scripts from elsewhere
+        docs_url=None,  # both load scripts from other hosts
         redoc_url=None,
-        redirect_slashes=False,  # the address would be made of the request's own
+        redirect_slashes=False,  # the redirect would contain the request's Host header
         openapi_url="/api/openapi.json",
-        responses=faults,
+        responses=errors,
     )
     api.add_exception_handler(RequestValidationError, _invalid)
-    api.add_exception_handler(UserError, _mendable)
+    api.add_exception_handler(UserError, _user_error)
     _add_search(api, service)
     _add_pictures(api, service, pictures)
     _add_access(api, service, limits)
@@ -100,44 +100,44 @@ def create_app(service: Service, pictures: Pictures, limits: Limits) -> App:
     return Guard(api, limits)
 
 
-def narrowed(
+def search_options(
     top: Annotated[int, Query(ge=1, le=MAX_TOP)] = 24,
-    language: Annotated[str, Query(max_length=32, description="only pictures with a caption in it, as in de")] = "",
-    path: Annotated[str, Query(max_length=1000, description="only pictures whose path begins so")] = "",
+    language: Annotated[str, Query(max_length=32, description="only pictures with a caption in it, e.g. de")] = "",
+    path: Annotated[str, Query(max_length=1000, description="only pictures whose path begins with this")] = "",
     since: Annotated[str, Query(max_length=10, description="2024, 2024-05 or 2024-05-31")] = "",
     until: Annotated[str, Query(max_length=10, description="that day included")] = "",
-) -> tuple[int, Filters]:
-    """The parameters that all searches have."""
+) -> dict[str, Any]:
+    """The parameters of all searches."""
     first, last = day(since, name="since"), day(until, name="until", after=True)
-    return top, Filters(language=language, path=path, since=first, until=last)
+    return {"top": top, "filters": Filters(language=language, path=path, since=first, until=last)}
 
 
-Narrowed = Annotated[tuple[int, Filters], Depends(narrowed)]
+Options = Annotated[dict[str, Any], Depends(search_options)]
 
 
 def _add_search(api: FastAPI, service: Service) -> None:
     picture = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
 
-    @api.get("/api/search", summary="Pictures for a text in any language")
-    def search(q: Annotated[str, Query(min_length=1, max_length=MAX_QUERY)], narrowed: Narrowed) -> Answer:
+    @api.get("/api/search", summary="Search by text in any language")
+    def search(q: Annotated[str, Query(min_length=1, max_length=MAX_QUERY)], options: Options) -> Answer:
         if not q.strip() or any("\ud800" <= char <= "\udfff" for char in q):
-            raise HTTPException(422, "q is empty, or no Unicode text")
+            raise HTTPException(422, "q is empty or not valid Unicode")
         start, language = time.perf_counter(), service.detect(q)
-        found = service.by_text(q, top=narrowed[0], filters=narrowed[1])
+        found = service.by_text(q, **options)
         return _answer(found, query=q, language=language, start=start, prefer=(language, service.model.languages[0]))
 
     @api.post(
-        "/api/search/picture", summary="Pictures like the one in the body", openapi_extra={"requestBody": picture}
+        "/api/search/picture", summary="Search by the picture in the body", openapi_extra={"requestBody": picture}
     )
-    async def search_picture(request: Request, narrowed: Narrowed) -> Answer:
+    async def search_picture(request: Request, options: Options) -> Answer:
         start, content = time.perf_counter(), await _body(request)
-        by_picture = partial(service.by_picture, content, top=narrowed[0], filters=narrowed[1])
+        by_picture = partial(service.by_picture, content, **options)
         return _answer(await asyncio.to_thread(by_picture), start=start, prefer=(service.model.languages[0],))
 
-    @api.get("/api/pictures/{id}/similar", summary="Pictures like one of the index")
-    def similar(id: Id, narrowed: Narrowed) -> Answer:
+    @api.get("/api/pictures/{id}/similar", summary="Pictures similar to one of the index")
+    def similar(id: Id, options: Options) -> Answer:
         start = time.perf_counter()
-        found = service.similar(id, top=narrowed[0], filters=narrowed[1])
+        found = service.similar(id, **options)
         if found is None:
             raise HTTPException(404, "no picture has that id")
         return _answer(found, start=start, prefer=(service.model.languages[0],))
@@ -153,12 +153,12 @@ def _add_pictures(api: FastAPI, service: Service, pictures: Pictures) -> None:
     def drawn(id: str, size: int) -> Response:
         content = pictures.webp(entry(id).path, size=size)
         if content is None:
-            raise HTTPException(404, "the picture's file is not there, or cannot be read")
+            raise HTTPException(404, "the picture's file does not exist or cannot be read")
         return Response(content, media_type="image/webp", headers={"cache-control": "private, max-age=300"})
 
     webp: dict[int | str, dict[str, Any]] = {200: {"content": {"image/webp": {}}}}
 
-    @api.get("/api/pictures/{id}", summary="What is known of a picture")
+    @api.get("/api/pictures/{id}", summary="The entry of a picture")
     def one(id: Id) -> Result:
         return _result(Found(entry(id), 1.0), (service.model.languages[0],))
 
@@ -172,7 +172,7 @@ def _add_pictures(api: FastAPI, service: Service, pictures: Pictures) -> None:
 
 
 def _add_access(api: FastAPI, service: Service, limits: Limits) -> None:
-    @api.get("/api/about", summary="What is searched, and by what")
+    @api.get("/api/about", summary="Model and index")
     def about() -> About:
         model = service.model
         return About(
@@ -183,10 +183,10 @@ def _add_access(api: FastAPI, service: Service, limits: Limits) -> None:
             version=__version__,
         )
 
-    @api.post("/api/login", status_code=204, summary="The token for a cookie, for the page")
+    @api.post("/api/login", status_code=204, summary="Exchange the token for a session cookie, for the page")
     def login(given: Annotated[Token, Body()]) -> Response:
         if not limits.token or not same(given.token, limits.token):
-            raise HTTPException(401, "that is not the token")
+            raise HTTPException(401, "wrong token")
         response = Response(status_code=204)
         response.set_cookie(COOKIE, limits.session(), httponly=True, samesite="strict", max_age=30 * 86400)
         return response
@@ -216,8 +216,8 @@ def _result(found: Found, prefer: tuple[str, ...]) -> Result:
 async def _body(request: Request) -> bytes:
     try:
         return await request.body()
-    except ClientDisconnect:  # nobody is there to read this, but it is no fault of the service's
-        raise HTTPException(400, "the body is shorter than its head says") from None
+    except ClientDisconnect:  # not an error of the service, although no client is left to read the answer
+        raise HTTPException(400, "the body is shorter than its content-length") from None
 
 
 def _file(content: bytes, kind: str) -> Response:
@@ -225,11 +225,11 @@ def _file(content: bytes, kind: str) -> Response:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """Which field is wrong and why; what was sent is not sent back."""
+    """Names the wrong field and the reason, without repeating the input."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
 
 
-async def _mendable(_: Request, error: Exception) -> JSONResponse:
+async def _user_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 422)

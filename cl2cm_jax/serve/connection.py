@@ -1,6 +1,6 @@
-"""An HTTP connection that waits for no client for ever, and does not stumble over half a request.
+"""uvicorn protocol with read and write timeouts.
 
-Source: ours; uvicorn limits the time between requests only, and answers twice what begins well and is no HTTP then.
+uvicorn itself limits the time between requests only, and sends two answers to a request whose body is not valid HTTP.
 """
 
 from __future__ import annotations
@@ -11,50 +11,50 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 10.0  # from a connection, or the end of the request before, to the end of a request's head
-ANSWER_SECONDS = 30.0  # for a client to take what of an answer the system has not taken for it
+HEAD_SECONDS = 10.0  # from connecting, or the previous request's end, to the end of a request's head
+ANSWER_SECONDS = 30.0  # for a client to receive what is buffered of an answer
 
 
 class Connection(H11Protocol):
-    """Closes the connection of a client that does not send a whole head in time, or does not take an answer."""
+    """Closes the connection of a client that does not send a complete head, or receive an answer, in time."""
 
-    _patience: asyncio.TimerHandle | None = None
-    _untaken: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
+    _answer_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """See asyncio.Protocol."""
+        """Called by asyncio."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # so that whatever lies here pauses
-        self._wait()
+        transport.set_write_buffer_limits(high=0)  # any buffered byte calls pause_writing
+        self._update_head_timer()
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
+        """Called by asyncio."""
         super().data_received(data)
-        self._wait()
+        self._update_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
-        self._stop()
-        self._taken()
+        """Called by asyncio."""
+        self._stop_head_timer()
+        self._stop_answer_timer()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """See asyncio.Protocol: the client has not taken all of an answer yet."""
+        """Called by asyncio when the client has not received all of an answer yet."""
         super().pause_writing()
-        self._untaken = self.loop.call_later(ANSWER_SECONDS, self.transport.abort)  # close() would wait for the client
+        self._answer_timer = self.loop.call_later(ANSWER_SECONDS, self.transport.abort)  # close() waits for the client
 
     def resume_writing(self) -> None:
-        """See asyncio.Protocol."""
-        self._taken()
+        """Called by asyncio."""
+        self._stop_answer_timer()
         super().resume_writing()
 
     def on_response_complete(self) -> None:
         """Called by uvicorn after each answer."""
         super().on_response_complete()
-        self._wait()
+        self._update_head_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """Called by uvicorn on bytes that are no HTTP; what the application says to their beginning is not sent."""
+        """Called by uvicorn on invalid HTTP; the application's answer to the valid beginning is dropped."""
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -64,29 +64,26 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Called by uvicorn on a wish for another protocol, which is answered as if there was none.
+        """Called by uvicorn on a request for a WebSocket, whose advice to install a library does not apply here."""
 
-        Its advice to install a library for WebSockets is no use: there is nothing here that speaks them.
-        """
-
-    def _wait(self) -> None:
-        """Starts the clock if a head is awaited and it is not running; stops it if none is."""
+    def _update_head_timer(self) -> None:
+        """Runs the timer while the head of a request is expected."""
         if self.cycle is not None and not self.cycle.response_complete:
-            self._stop()
-        elif self._patience is None:
-            self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
+            self._stop_head_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._on_head_timeout)
 
-    def _stop(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-
-    def _taken(self) -> None:
-        if self._untaken is not None:
-            self._untaken.cancel()
-            self._untaken = None
-
-    def _give_up(self) -> None:
-        self._patience = None
+    def _on_head_timeout(self) -> None:
+        self._head_timer = None
         if not self.transport.is_closing():
             self.transport.abort()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _stop_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None

@@ -1,12 +1,12 @@
-"""In which of the model's languages a query is written."""
+"""Language detection of queries, among the languages of the model."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
 
-_SURE = 0.5  # below, a guess is not worth showing
-_SCRIPTS = {  # the languages that are written in a script, by how Unicode's names of letters begin
+_MIN_PROBABILITY = 0.5
+_SCRIPTS = {  # languages by script, named by the first word of its letters' Unicode names
     "HIRAGANA": ("ja",),
     "KATAKANA": ("ja",),
     "HANGUL": ("ko",),
@@ -25,27 +25,26 @@ _SCRIPTS = {  # the languages that are written in a script, by how Unicode's nam
 
 
 def detector(languages: Sequence[str]) -> Callable[[str], str]:
-    """A function from a query to one of `languages`, "" where it cannot be told.
+    """A function from a query to one of `languages`, or "" if that is uncertain.
 
-    The script decides where it leaves one language; else py3langid, which knows 139, chooses among those left.
+    If the script leaves several candidates, py3langid decides among those of its 139 languages.
     """
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     known = {str(label) for label in identifier.labels}
     by_base = {language.split("-")[0]: language for language in reversed(languages)}
+    others = set(by_base).difference(*_SCRIPTS.values())  # written in a script without an entry above
 
     def detect(query: str) -> str:
         script = _script(query)
         if not script:
             return ""
-        others = {base for bases in _SCRIPTS.values() for base in bases}
-        left = [base for base in by_base if (base in _SCRIPTS[script] if script in _SCRIPTS else base not in others)]
-        if len(left) == 1:
-            return by_base[left[0]]
-        ranked = [(base, chance) for base, chance in identifier.rank(query) if base in left and base in known]
-        total = sum(chance for _, chance in ranked)
-        if not ranked or ranked[0][1] < _SURE * total:
+        candidates = [base for base in by_base if base in _SCRIPTS.get(script, others)]
+        if len(candidates) == 1:
+            return by_base[candidates[0]]
+        ranked = [(base, p) for base, p in identifier.rank(query) if base in candidates and base in known]
+        if not ranked or ranked[0][1] < _MIN_PROBABILITY * sum(p for _, p in ranked):
             return ""
         return by_base[ranked[0][0]]
 
@@ -53,7 +52,7 @@ def detector(languages: Sequence[str]) -> Callable[[str], str]:
 
 
 def _script(text: str) -> str:
-    """The script of a text's letters; kana before Chinese characters, since Japanese has both. "" without a letter."""
+    """The main script of a text, "" if it has no letters. Kana decides, since Japanese also has Chinese characters."""
     counts: dict[str, int] = {}
     for letter in filter(str.isalpha, text):
         name = unicodedata.name(letter, "").split(" ")[0].removesuffix("-")

@@ -1,7 +1,4 @@
-"""What every request must pass: who may ask, how much, how often and how long. Pure ASGI, outermost.
-
-Source: ours.
-"""
+"""Access control and limits of every request, as the outermost ASGI application."""
 
 from __future__ import annotations
 
@@ -9,24 +6,18 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
-import json
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
-from typing import Any
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "cl2cm_session"
-OPEN_PATHS = frozenset(
-    {"/", "/app.js", "/style.css", "/icon.svg", "/api/login"}
-)  # what a page needs to ask for the token
+OPEN_PATHS = frozenset({"/", "/app.js", "/style.css", "/icon.svg", "/api/login"})  # needed to ask for the token
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -43,48 +34,39 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^][:/@\s]+)(:[0-9]+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The bounds of one request and of one address.
+    """The limits of one request and of one client address."""
 
-    Attributes:
-      hosts: names by which the service may be called (the Host header), so that no web page of a stranger can reach it
-        under a name of its own; empty: any, where a token is asked for.
-      token: that callers must have; "": none.
-      head: most bytes of the names and values of a request's headers.
-      body, upload: most bytes of a request's body, and of a picture.
-      seconds: for a whole request, body and answer included.
-      per_minute: requests of one address, which may come all at once.
-      logins: tries of the token a minute, of one address, by the page's form.
-      wrong: requests a minute, of one address, with a token or cookie that is wrong; a page whose cookie has become old
-        asks for a screenful of pictures at once.
-    """
-
-    hosts: frozenset[str] = frozenset()
-    token: str = ""
-    head: int = 16_384
-    body: int = 16_384
-    upload: int = 20_000_000
-    seconds: float = 30.0
-    per_minute: int = 3_000
-    logins: int = 10
-    wrong: int = 60
+    hosts: frozenset[str] = frozenset()  # accepted in the Host header, against DNS rebinding; empty: any
+    token: str = ""  # required of callers; "": none
+    head: int = 16_384  # maximum bytes of a request's headers
+    body: int = 16_384  # maximum bytes of a request's body
+    upload: int = 20_000_000  # the same of a picture
+    seconds: float = 30.0  # for a whole request, body and answer included
+    per_minute: int = 3_000  # requests of one address, which may come all at once
+    logins: int = 10  # tries of the token per minute and address, by the page's form
+    wrong: int = 60  # requests per minute and address with a wrong token; a page with an old cookie sends many at once
 
     def session(self) -> str:
-        """What the cookie holds: a function of the token that does not give it away."""
+        """The content of the cookie: a function of the token that does not reveal it."""
         return hmac.new(self.token.encode(), b"cl2cm session", hashlib.sha256).hexdigest()
+
+    def body_limit(self, path: str) -> int:
+        """Maximum bytes of a request's body."""
+        return self.upload if path == "/api/search/picture" else self.body
 
 
 class Refused(Exception):
-    """A request that is answered with a status and a line, not with what it asked for."""
+    """A request that is answered with an error status and one line."""
 
     def __init__(self, status: int, detail: str, **headers: str):
         super().__init__(detail)
-        self.status, self.detail, self.headers = status, detail, headers
+        self.response = JSONResponse({"detail": detail}, status, headers)
 
 
 class Guard:
-    """An ASGI application around another one that keeps `Limits` and sets the headers of every answer."""
+    """An ASGI application around another one that enforces `Limits` and sets the security headers of every answer."""
 
-    def __init__(self, app: App, limits: Limits):
+    def __init__(self, app: ASGIApp, limits: Limits):
         self._app, self._limits = app, limits
         self._rates = {"all": Rate(limits.per_minute), "login": Rate(limits.logins), "wrong": Rate(limits.wrong)}
 
@@ -93,7 +75,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        reply = _Reply(send)
+        reply = _Reply(scope, receive, send)
         try:
             async with asyncio.timeout(self._limits.seconds):
                 self._check(scope)
@@ -101,67 +83,57 @@ class Guard:
         except Refused as error:
             await reply.refuse(error)
         except TimeoutError:
-            if reply.begun:
-                raise  # the server closes the connection: an answer that is cut must not look whole
+            if reply.has_begun:
+                raise  # the server closes the connection, so that a truncated answer does not look complete
             late = f"the request took more than {self._limits.seconds:g} s"
             await reply.refuse(Refused(408, late, connection="close"))
 
     def _check(self, scope: Scope) -> None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        path, client = scope["path"], (scope.get("client") or ("", 0))[0]
-        self._check_head(scope, headers)
+        headers, path, client = Headers(scope=scope), scope["path"], (scope.get("client") or ("", 0))[0]
+        self._check_head(headers)
         if self._limits.hosts and _host(headers.get("host", "")) not in self._limits.hosts:
-            raise Refused(421, "this service is not called by that name; use the address that it printed")
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and path != "/":
-            raise Refused(403, "requests of other sites' pages are refused")
-        if "origin" in headers and headers["origin"].partition("://")[2] != headers.get("host", ""):
-            raise Refused(403, "requests of other sites' pages are refused")
-        _wait(self._rates["all"].wait(client) or (path == "/api/login" and self._rates["login"].wait(client)))
+            raise Refused(421, "this host name is not accepted; use the address that the service printed")
+        is_cross_site = headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and path != "/"
+        origin = headers.get("origin")
+        if is_cross_site or (origin is not None and origin.partition("://")[2] != headers.get("host", "")):
+            raise Refused(403, "requests from pages of other sites are refused")
+        _check_rate(self._rates["all"].wait(client) or (path == "/api/login" and self._rates["login"].wait(client)))
         if self._limits.token and path not in OPEN_PATHS:
             self._check_token(headers, client)
-        size = headers.get("content-length", "0")
-        if not size.isdecimal() or len(size) > 15 or int(size) > self._most(path):
-            raise Refused(413, f"the body is larger than {self._most(path):,} bytes", connection="close")
+        size, limit = headers.get("content-length", "0"), self._limits.body_limit(path)
+        if not size.isdecimal() or len(size) > 15 or int(size) > limit:
+            raise _too_large(limit)
 
-    def _check_head(self, scope: Scope, headers: dict[str, str]) -> None:
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > self._limits.head:
+    def _check_head(self, headers: Headers) -> None:
+        if sum(len(name) + len(value) for name, value in headers.raw) > self._limits.head:
             raise Refused(431, f"the headers are larger than {self._limits.head:,} bytes", connection="close")
-        if "content-length" in headers and "transfer-encoding" in headers:  # a proxy may see another end of the body
-            raise Refused(400, "a body has one length; send content-length or chunks", connection="close")
+        if "content-length" in headers and "transfer-encoding" in headers:  # against request smuggling by a proxy
+            raise Refused(400, "send either content-length or transfer-encoding, not both", connection="close")
 
-    def _check_token(self, headers: dict[str, str], client: str) -> None:
-        """Nobody may guess fast: after too many wrong ones a right one is not looked at either."""
+    def _check_token(self, headers: Headers, client: str) -> None:
+        """After too many wrong tokens a right one is refused too, so that guessing is slow."""
         if "authorization" in headers or "cookie" in headers:
-            _wait(self._rates["wrong"].wait(client, cost=0))
-            if self._is_known(headers):
+            _check_rate(self._rates["wrong"].wait(client, cost=0))
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+            if scheme.lower() == "bearer" and same(token.strip(), self._limits.token):
+                return
+            if same(cookie, self._limits.session()):
                 return
             self._rates["wrong"].wait(client)
-        raise Refused(401, "a token is needed: Authorization: Bearer ...", **{"www-authenticate": "Bearer"})
-
-    def _most(self, path: str) -> int:
-        return self._limits.upload if path == "/api/search/picture" else self._limits.body
-
-    def _is_known(self, headers: dict[str, str]) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and same(given.strip(), self._limits.token):
-            return True
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and same(cookie.value, self._limits.session())
+        raise Refused(401, "a token is required: Authorization: Bearer ...", **{"www-authenticate": "Bearer"})
 
     def _bounded(self, scope: Scope, receive: Receive, reply: _Reply) -> Receive:
-        """`receive`, which refuses a body that grows beyond the limit, whatever its header said."""
-        most, seen = self._most(scope["path"]), 0
+        """`receive` with a limit on the bytes that actually arrive."""
+        limit, seen = self._limits.body_limit(scope["path"]), 0
 
         async def bounded() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > most:
-                error = Refused(413, f"the body is larger than {most:,} bytes", connection="close")
-                await reply.refuse(error)  # now: the application would make another fault of it
+            if seen > limit:
+                error = _too_large(limit)
+                await reply.refuse(error)  # now, since the application would turn it into another error
                 raise error
             return message
 
@@ -169,51 +141,48 @@ class Guard:
 
 
 class _Reply:
-    """`send` with the headers of every answer; deaf once the request is refused."""
+    """`send` with the security headers; ignores the application's answer after a refusal."""
 
-    def __init__(self, send: Send):
-        self._send, self.begun, self._is_refused = send, False, False
+    def __init__(self, scope: Scope, receive: Receive, send: Send):
+        self._scope, self._receive, self._send = scope, receive, send
+        self.has_begun, self._is_refused = False, False
 
     async def __call__(self, message: Message) -> None:
         if self._is_refused:
             return
         if message["type"] == "http.response.start":
-            self.begun = True
-            message["headers"] = [*message.get("headers", []), *_encoded(HEADERS)]
+            self.has_begun = True
+            MutableHeaders(scope=message).update(HEADERS)
         await self._send(message)
 
     async def refuse(self, refused: Refused) -> None:
-        """Answers with a status and a line, unless an answer has begun."""
-        if self.begun:
-            return
-        body = json.dumps({"detail": refused.detail}).encode()
-        headers = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
-        await self({"type": "http.response.start", "status": refused.status, "headers": _encoded(headers)})
-        await self({"type": "http.response.body", "body": body})
-        self._is_refused = True
+        """Sends the error, unless an answer has begun."""
+        if not self.has_begun:
+            await refused.response(self._scope, self._receive, self)
+            self._is_refused = True
 
 
 class Rate:
-    """How often an address may come: `per_minute` at once, then as they are earned."""
+    """A token bucket per client address: `per_minute` requests at once, refilled continuously."""
 
     def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic):
-        self._most, self._clock = float(per_minute), clock
-        self._left: dict[str, tuple[float, float]] = {}  # by address: what is left, as of when
+        self._size, self._clock = float(per_minute), clock
+        self._left: dict[str, tuple[float, float]] = {}  # by address: tokens left, and when
 
     def wait(self, address: str, *, cost: int = 1) -> float:
-        """Counts a request, unless it costs 0; 0 if it may go on, else the seconds until one may."""
+        """Takes `cost` tokens; returns 0 if the request is allowed, else the seconds until one is."""
         now, address = self._clock(), _network(address)
-        left, since = self._left.pop(address, (self._most, now))
-        left = min(self._most, left + (now - since) * self._most / 60)
+        left, since = self._left.pop(address, (self._size, now))
+        left = min(self._size, left + (now - since) * self._size / 60)
         allowed = left >= 1
-        self._left[address] = (left - cost * allowed, now)  # the last one to come stands last
+        self._left[address] = (left - cost * allowed, now)  # in the order of the last request
         if len(self._left) > _ADDRESSES:
             del self._left[next(iter(self._left))]
-        return 0.0 if allowed else (1 - left) * 60 / self._most
+        return 0.0 if allowed else (1 - left) * 60 / self._size
 
 
 def _network(address: str) -> str:
-    """An IPv6 caller has a whole /64 of addresses."""
+    """The /64 network of an IPv6 address, which one client has as a whole; other addresses unchanged."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -222,20 +191,20 @@ def _network(address: str) -> str:
 
 
 def same(given: str, expected: str) -> bool:
-    """Whether two texts are equal, in a time that does not tell where they differ."""
+    """Compares two texts in constant time."""
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
 
 
-def _wait(seconds: float) -> None:
+def _check_rate(seconds: float) -> None:
     if seconds:
-        raise Refused(429, "too many requests; wait a little", **{"retry-after": str(int(seconds) + 1)})
+        raise Refused(429, "too many requests; try again later", **{"retry-after": str(int(seconds) + 1)})
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(413, f"the body is larger than {limit:,} bytes", connection="close")
 
 
 def _host(header: str) -> str:
-    """The name in a Host header, without the port; "" of what is no such header."""
+    """The name in a Host header, without the port; "" if the header is not valid."""
     found = _HOST.fullmatch(header.lower())
     return found[1] if found else ""
-
-
-def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in headers.items()]

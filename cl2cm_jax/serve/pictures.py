@@ -1,7 +1,6 @@
-"""The files behind an index, as pictures for a page: found by id, kept inside their folder, drawn anew.
+"""The pictures of an index, re-encoded for the page.
 
-What goes out is a new picture of the decoded pixels: no EXIF block with a place in it, and no file that a browser could
-take for something else.
+Only the decoded pixels are sent: no EXIF data such as a location, and no file that a browser could interpret otherwise.
 """
 
 from __future__ import annotations
@@ -17,31 +16,31 @@ from cl2cm_jax.data.media.clips import picture_of
 from cl2cm_jax.data.media.images import MAX_FILE, ImageError, decode
 
 THUMBNAIL, LARGE = 480, 1600  # pixels of the longer side
-_KEPT = 1024  # drawn pictures; a thumbnail has about 20 kB
+_CACHED = 1024  # encoded pictures; a thumbnail has about 20 kB
 
 
 class Pictures:
-    """Draws the pictures of a folder.
+    """Encodes the pictures of a folder.
 
     Args:
-      root: the folder; "" where there is none.
+      root: the folder; "" if there is none.
     """
 
     def __init__(self, root: str):
         self._root = Path(root).resolve() if root else None
-        self._one = threading.Semaphore(2)  # pictures decoded at a time, each of up to 300 MB
-        self._drawn = lru_cache(_KEPT)(self._draw)
+        self._decoding = threading.Semaphore(2)  # each decoded picture takes up to 300 MB
+        self._encoded = lru_cache(_CACHED)(self._encode)
 
     def webp(self, path: str, *, size: int) -> bytes | None:
-        """A picture of at most `size` pixels a side as WebP; None where it is not there, or cannot be read.
+        """A picture as WebP; None if it does not exist or cannot be read.
 
         Args:
-          path: inside the folder. One that leads out of it, by dots or by a link, is not there.
-          size: of the longer side.
+          path: inside the folder; one that leads outside, by ".." or a link, does not exist.
+          size: maximum of the longer side, in pixels.
         """
         try:
             file = self._file(path)
-            return None if file is None else self._drawn(file, file.stat().st_mtime_ns, size)
+            return None if file is None else self._encoded(file, file.stat().st_mtime_ns, size)
         except (ImageError, OSError, ValueError):
             return None
 
@@ -53,8 +52,8 @@ class Pictures:
             return None
         return place
 
-    def _draw(self, file: Path, _changed: int, size: int) -> bytes:
-        with self._one:
+    def _encode(self, file: Path, _changed: int, size: int) -> bytes:
+        with self._decoding:
             picture = Image.fromarray(decode(file))
         picture.thumbnail((size, size))
         out = io.BytesIO()

@@ -1,39 +1,26 @@
-"""What the service does, without HTTP: queries onto an index, behind one model."""
+"""The search service without HTTP: one model and one index, for many threads."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.entry import Entry, Filters, Found
-from cl2cm_jax.trained.load import Model
+from cl2cm_jax.search.entry import Filters, Found
+from cl2cm_jax.search.stores.memory import MemoryIndex
+from cl2cm_jax.search.stores.milvus import Store
+from cl2cm_jax.trained.model import TrainedModel
 
 MAX_UPLOAD_PIXELS = 50_000_000
-_KEPT = 1024  # vectors of queries
-AT_ONCE = 16  # queries a call of the encoder
-
-
-class Index(Protocol):
-    """What is searched: `Store` or `Resident`."""
-
-    def __len__(self) -> int: ...
-
-    def languages(self) -> list[str]: ...
-
-    def entry(self, id: str) -> Entry | None: ...
-
-    def vectors(self, ids: Sequence[str]) -> dict[str, np.ndarray]: ...
-
-    def search(self, queries: np.ndarray, *, top: int, filters: Filters | None = None) -> list[list[Found]]: ...
+_CACHED = 1024  # vectors of queries
+AT_ONCE = 16  # queries per call of the encoder
 
 
 class Service:
@@ -41,24 +28,24 @@ class Service:
 
     Args:
       index: made by `model`.
-      model: encodes queries, one at a time.
-      detect: tells a query's language.
+      model: encodes the queries; called by one thread at a time.
+      detect: returns the language of a query.
 
     Attributes:
-      caption_languages: codes of the languages that the index had captions in when the service started.
+      caption_languages: languages of the index's captions at the start of the service.
     """
 
-    def __init__(self, index: Index, model: Model, detect: Callable[[str], str]):
+    def __init__(self, index: Store | MemoryIndex, model: TrainedModel, detect: Callable[[str], str]):
         self.index, self.model, self.detect = index, model, detect
         self.caption_languages = index.languages()
         self._encoding, self._decoding = threading.Lock(), threading.Semaphore(2)
         self._waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
-        self._text = lru_cache(_KEPT)(self._encode_text)
+        self._text = lru_cache(_CACHED)(self._encode_text)
 
     def warm(self) -> None:
-        """Compiles what the first query and the first picture need, so that nobody waits for it."""
+        """Compiles the model, so that the first query and the first picture are as fast as later ones."""
         self._text("a")
-        with self._encoding, contextlib.suppress(UserError):  # a model of features on disk reads no pictures
+        with self._encoding, contextlib.suppress(UserError):  # a model of precomputed features reads no pictures
             self.model.encoder.images([[np.zeros((32, 32, 3), np.uint8)]])
 
     def by_text(self, query: str, *, top: int, filters: Filters) -> list[Found]:
@@ -69,19 +56,19 @@ class Service:
         """The best entries for the bytes of a picture.
 
         Raises:
-          ImageError: it is none, is damaged, or has more than `MAX_UPLOAD_PIXELS`.
-          UserError: the model reads no pictures.
+          ImageError: it is not a picture, damaged, or has more than `MAX_UPLOAD_PIXELS`.
+          UserError: the model cannot read pictures.
         """
         with self._decoding:
             pixels = decode(content, max_pixels=MAX_UPLOAD_PIXELS)
         with self._encoding:
             vector = self.model.encoder.images([[pixels]])[0]
         if not np.isfinite(vector).all():
-            raise UserError("the model gives this picture no finite vector")
+            raise UserError("the model's vector of this picture is not finite")
         return self.index.search(vector[None], top=top, filters=filters)[0]
 
     def similar(self, id: str, *, top: int, filters: Filters) -> list[Found] | None:
-        """The best entries beside the one of an id, which is left out; None where there is none of that id."""
+        """The entries most similar to the one of an id, without itself; None if there is no such id."""
         vector = self.index.vectors([id]).get(id)
         if vector is None:
             return None
@@ -89,18 +76,18 @@ class Service:
         return [one for one in found if one.entry.id != id][:top]
 
     def _encode_text(self, query: str) -> np.ndarray:
-        """(D,) float32. Whoever gets at the encoder takes along all that wait: a batch costs no more than one query."""
-        mine: Future[np.ndarray] = Future()
-        self._waiting.append((query, mine))
+        """(D,) float32. The thread that gets the encoder encodes all waiting queries as one batch."""
+        future: Future[np.ndarray] = Future()
+        self._waiting.append((query, future))
         with self._encoding:
-            while not mine.done():
-                self._settle([self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))])
-        return mine.result()
+            while not future.done():
+                self._encode_batch([self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))])
+        return future.result()
 
-    def _settle(self, batch: list[tuple[str, Future[np.ndarray]]]) -> None:
+    def _encode_batch(self, batch: list[tuple[str, Future[np.ndarray]]]) -> None:
         try:
             vectors = self.model.encoder.text([query for query, _ in batch])
-        except Exception as error:  # noqa: BLE001  # it belongs to each that waits
+        except Exception as error:  # noqa: BLE001  # raised in each waiting thread
             for _, future in batch:
                 future.set_exception(error)
             return

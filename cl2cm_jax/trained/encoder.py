@@ -1,4 +1,4 @@
-"""What search needs of a trained model: two functions."""
+"""The interface of a trained model that search uses: two functions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ class Encoder:
 
     Attributes:
         text: N texts in any of the trained languages -> (N, D) float32.
-        images: N clips, each of uint8 frames (H, W, 3) of any sizes that are read one after the other; a picture is a
-            clip of one frame -> (N, D) float32. Of a clip without frames the vector means nothing.
-        weights: names the weights, and changes whenever they do (the step with a hash, say); vectors of different
-            weights are never compared.
-        frames: most frames that `images` takes of a clip; 1: it was trained on pictures.
-        batch: frames that its devices compute at a time; fewer take as long.
+        images: N clips -> (N, D) float32. A clip is an iterable of uint8 frames (H, W, 3) of any sizes; a picture is a
+            clip of one frame. The vector of a clip without frames is undefined.
+        weights: identifies the weights and changes with them; vectors of different weights are never compared.
+        frames: maximum number of frames of a clip; 1 if it was trained on pictures.
+        batch: frames that its devices compute at a time.
     """
 
     text: Callable[[Sequence[str]], np.ndarray]

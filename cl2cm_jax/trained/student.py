@@ -1,4 +1,4 @@
-"""The student of a finished run as the two functions that search needs."""
+"""The student of a finished run as an `Encoder`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cl2cm_jax.steps.embed_step import Embedder
 from cl2cm_jax.trained.encoder import Encoder
 from cl2cm_jax.training.workdir import feature_shape, load_student, read_config
 
-BATCH = 16  # queries or pictures a call
+BATCH = 16  # queries or pictures per call
 
 
 def load_encoder(workdir: Path) -> Encoder:
@@ -28,7 +28,7 @@ def load_encoder(workdir: Path) -> Encoder:
     text, vision = configured_text(config), configured_vision(config)
     student, weights = load_student(workdir, config, text=text, vision=vision)
     encoder = student_encoder(config, student, weights=weights, text=text, vision=vision)
-    encoder.text([" "])  # compiles now what every query needs
+    encoder.text([" "])  # compiles the text tower now, not at the first query
     return encoder
 
 
@@ -44,15 +44,15 @@ def student_encoder(
     """A student behind its backbones.
 
     Args:
-      config: what it was trained with.
-      student: its parameters, with its own layers of the backbones.
-      weights: names them, see `Encoder`.
-      text: the backbone as it was before training.
-      vision: the same; None where the student was trained on features on disk.
-      batch_size: queries or pictures a call of the student's heads.
+      config: of the training run.
+      student: its parameters, with the trained layers of the backbones.
+      weights: identifies them, see `Encoder`.
+      text: the backbone before training.
+      vision: the same; None if the student was trained on precomputed features.
+      batch_size: queries or pictures per call of the student's heads.
 
     Raises:
-      UserError: the backbone has not the layers that the configuration names, or takes no captions of that length.
+      UserError: the backbone lacks layers that the configuration names, or is too short for its captions.
     """
     vision = vision and in_two_parts(config, vision, own=student.get(VISION_TAIL))
     text_features = text_encoder(config, text)
@@ -66,8 +66,8 @@ def student_encoder(
     def images(clips: Iterable[Iterable[np.ndarray]]) -> np.ndarray:
         if image_features is None:
             raise UserError(
-                "pictures: the model was trained on features on disk (config.vision.backbone='precomputed') and "
-                "cannot read pictures; search the gallery of its training run instead"
+                "the model was trained on precomputed features (config.vision.backbone='precomputed') and cannot read "
+                "pictures; search the gallery of its training run instead"
             )
         features, frames = padded_frames(list(image_features.clips(clips)), minimum=config.data.frames)
         return embedder.vision(student, features, np.arange(features.shape[1]) < frames[:, None])

@@ -1,1 +1,1 @@
-"""Captions from one language into another: engines, and the job that runs them without losing or repeating one."""
+"""Translation of captions: engines, and a resumable job that runs them."""

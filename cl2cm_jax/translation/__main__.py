@@ -1,13 +1,14 @@
-"""Translates captions: a file of captions in, one more language out.
+"""Translates a caption file into one more language.
 
 cl2cm translate --captions=IN --out=OUT --source=en --target=es --engine=apertium [--splits=train] [...]
 
 --engine=apertium     Debian's rule-based translator; --pair=en-es, or a chain --pair=en-es,es-pt
 --engine=ctranslate2  an NLLB or OPUS-MT model converted for CTranslate2, --model=FOLDER
---engine=file         translated elsewhere, --translations=FILE: one line a caption
+--engine=file         existing translations, --translations=FILE: one line per caption
+--engine=my.module    an engine of your own, see CONTRIBUTING.md
 
-OUT is a file of the same kind; OUT.provenance.jsonl says of each translation engine, model, version and date, and is
-what a stopped or killed run goes on from: run the same command again.
+OUT is a file of the same kind; OUT.provenance.jsonl records engine, model, version and date of each translation. To
+resume a stopped or killed run, run the same command again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import errno
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,85 +25,75 @@ from cl2cm_jax.config import nearest
 from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.atomic import write_text
-from cl2cm_jax.runtime.command_line import Arguments, resume_command
+from cl2cm_jax.runtime.command_line import Arguments, positive, resume_command
 from cl2cm_jax.runtime.preemption import Preemption
-from cl2cm_jax.translation.apertium import Apertium
+from cl2cm_jax.runtime.progress import CountReport
 from cl2cm_jax.translation.documents import EVALUATED, Document, Written, read_document
-from cl2cm_jax.translation.engine import Engine
-from cl2cm_jax.translation.file_engine import TranslatedFile
+from cl2cm_jax.translation.engine import create_engine, engine_options
 from cl2cm_jax.translation.job import Outcome, translate_items
-from cl2cm_jax.translation.neural import CTranslate2
 from cl2cm_jax.translation.provenance import Provenance, provenance_path
 
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
-_OPTIONS_OF = {  # option: the engine that it is for
-    "pair": "apertium",
-    "model": "ctranslate2",
-    "source_token": "ctranslate2",
-    "target_token": "ctranslate2",
-    "beam": "ctranslate2",
-    "device": "ctranslate2",
-    "translations": "file",
-}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line, checked as far as it goes without reading a file."""
+    """The command line, checked as far as possible without reading a file."""
     parser = Arguments(prog="cl2cm translate", description=__doc__)
     parser.add_argument("--captions", type=Path, required=True, help=".csv, .tsv, .jsonl, or .txt ('cap_id sentence')")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, of the same kind")
-    parser.add_argument("--source", required=True, help="language to translate, such as en")
+    parser.add_argument("--source", required=True, help="language to translate from, such as en")
     parser.add_argument("--target", required=True, help="language to translate into, such as de")
-    parser.add_argument("--engine", required=True, choices=("apertium", "ctranslate2", "file"))
+    parser.add_argument("--engine", required=True, help="apertium, ctranslate2, file, or the dotted name of a module")
     parser.add_argument("--splits", default="", help="such as train,validation (default: all)")
     parser.add_argument(
         "--queries", action="store_true", help="write them as language de2en, for config.evaluation.query=fused"
     )
-    parser.add_argument("--batch", type=int, default=500, help="sentences between two saves (default: %(default)s)")
-    parser.add_argument("--pair", help="apertium: direction, or several in a chain (default: SOURCE-TARGET)")
-    parser.add_argument("--model", type=Path, help="ctranslate2: folder of the converted model")
-    parser.add_argument(
-        "--source-token", help="ctranslate2: the model's token, such as eng_Latn (default: by the code)"
-    )
-    parser.add_argument("--target-token", help="ctranslate2: the same, such as deu_Latn or '>>deu<<'")
-    parser.add_argument("--beam", type=int, help="ctranslate2: width of the search (default: 4)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="ctranslate2 (default: auto)")
-    parser.add_argument("--translations", type=Path, help="file: the translations, one line a caption")
+    parser.add_argument("--batch", type=positive, default=500, help="sentences per save (default: %(default)s)")
+    owners = _add_engine_options(parser, arguments)
     options = parser.parse_args(list(arguments))
+    for option, (engine, required) in owners.items():
+        given = getattr(options, option.removeprefix("--").replace("-", "_")) is not None
+        if given and engine != options.engine:
+            raise UserError(f"{option} is for --engine={engine}, not {options.engine}; leave it out")
+        if required and not given and engine == options.engine:
+            raise UserError(f"--engine={engine} needs {option}; see cl2cm translate --help")
     _check(options)
     return options
+
+
+def _add_engine_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, tuple[str, bool]]:
+    """Adds the options of all engines; returns for each its engine, and whether that one requires it."""
+    chooser = Arguments(prog=parser.prog, add_help=False)
+    chooser.add_argument("--engine", default="")
+    owners: dict[str, tuple[str, bool]] = {}
+    for engine, options in engine_options(chooser.parse_known_args(list(arguments))[0].engine).items():
+        group = parser.add_argument_group(f"--engine={engine}")
+        for option, described in options.items():
+            group.add_argument(option, **{name: value for name, value in described.items() if name != "required"})
+            owners[option] = engine, described.get("required", False)
+    return owners
 
 
 def _check(options: argparse.Namespace) -> None:
     for name in ("source", "target"):
         if not _LANGUAGE.fullmatch(code := getattr(options, name)):
-            raise UserError(f"--{name}={code!r} is no language; write a code such as 'de' or 'zh-TW'")
+            raise UserError(f"--{name}={code!r} is not a language code; write for example de or zh-TW")
     if options.source == options.target:
-        raise UserError(f"--target={options.target!r} is the source; name another language")
-    for name in ("batch", "beam"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise UserError(f"--{name}={value} must be 1 or more")
+        raise UserError(f"--target={options.target!r} is also the source; give another language")
     options.splits = [split.strip() for split in options.splits.split(",") if split.strip()]
     for split in options.splits:
         if split not in SPLITS:
             raise UserError(f"--splits: {split!r} is not a split{nearest(split, SPLITS)}")
-    for name, engine in _OPTIONS_OF.items():
-        if getattr(options, name) is not None and options.engine != engine:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is for --engine={engine}, not {options.engine}; leave it out")
-    for name in ("model", "translations"):
-        if getattr(options, name) is None and options.engine == _OPTIONS_OF[name]:
-            raise UserError(f"--engine={options.engine} needs --{name}; see cl2cm translate --help")
     if options.out.suffix.lower() != options.captions.suffix.lower():
         raise UserError(f"--out={str(options.out)!r} must end in {options.captions.suffix}, as --captions does")
     for path in (options.out, provenance_path(options.out)):
         if _is_loop(path):
             raise UserError(
-                f"--out={str(options.out)!r}: {path} is a symbolic link in a loop; remove it or name another"
+                f"--out={str(options.out)!r}: {path} is a symbolic link in a loop; remove it or give another path"
             )
-    # Not Path.resolve, which some versions of Python raise from on a loop.
+    # Not Path.resolve, which raises on a loop in some versions of Python.
     if os.path.realpath(options.out) == os.path.realpath(options.captions):
-        raise UserError(f"--out={str(options.out)!r} is --captions; name another file")
+        raise UserError(f"--out={str(options.out)!r} is the file of --captions; give another one")
 
 
 def _is_loop(path: Path) -> bool:
@@ -115,7 +105,7 @@ def _is_loop(path: Path) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Translates what is not translated yet; writes OUT when all is."""
+    """Translates the captions that lack a translation; writes OUT when all have one."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
     document = read_document(
@@ -125,17 +115,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         splits=options.splits,
         are_queries=options.queries,
     )
-    provenance = Provenance(provenance_path(options.out), inherited=_inherited(options.captions))
-    with Preemption() as preemption:
+    # A .txt file takes no rows over, and so no provenance.
+    inherited = None if options.captions.suffix.lower() == ".txt" else provenance_path(options.captions)
+    provenance = Provenance(provenance_path(options.out), inherited=inherited)
+    with Preemption() as preemption, CountReport("translated") as report:
         outcome = translate_items(
             document.chosen,
-            engine=_engine(options, document),
+            engine=create_engine(options, document.items),
             provenance=provenance,
             source=options.source,
             target=document.language,
             batch=options.batch,
-            stop=lambda: preemption.requested,
-            report=_Progress(),
+            should_stop=lambda: preemption.requested,
+            on_progress=report,
         )
     if not outcome.is_complete:
         print(f"stopped and saved; resume with: {resume_command('translate', arguments)}")
@@ -143,40 +135,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     written = document.written(outcome.translations)
     write_text(options.out, written.text)
     print(_summary(options, document, outcome, written))
-
-
-def _inherited(captions: Path) -> Path | None:
-    """The provenance of rows that OUT takes over; a .txt file takes none over."""
-    return None if captions.suffix.lower() == ".txt" else provenance_path(captions)
-
-
-def _engine(options: argparse.Namespace, document: Document) -> Engine:
-    if options.engine == "file":
-        return TranslatedFile(options.translations, document.items)
-    if options.engine == "apertium":
-        pair = options.pair or f"{options.source}-{options.target}"
-        return Apertium(pair=pair, source=options.source, target=options.target)
-    return CTranslate2(
-        options.model,
-        source=options.source,
-        target=options.target,
-        source_token=options.source_token or "",
-        target_token=options.target_token or "",
-        beam=options.beam or 4,
-        device=options.device or "auto",
-    )
-
-
-class _Progress:
-    """A line on stderr at most every few seconds."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._last > 5:
-            self._last = time.monotonic()
-            print(f"{done:,} of {total:,} captions", file=sys.stderr, flush=True)
 
 
 def _summary(options: argparse.Namespace, document: Document, outcome: Outcome, written: Written) -> str:
@@ -187,9 +145,9 @@ def _summary(options: argparse.Namespace, document: Document, outcome: Outcome, 
     ]
     left = len(document.items) - len(document.chosen)
     notes = {
-        f"have a translation already or are of another split, and were left as they are: {left:,}": left,
+        f"with a translation already or of another split, left as they are: {left:,}": left,
         f"without a translation, left out: {written.empty:,}": written.empty,
-        f"equal to another translation of their image, left out: {written.alike:,}": written.alike,
+        f"equal to another translation of their image, left out: {written.duplicates:,}": written.duplicates,
     }
     lines += [f"captions {note}" for note, count in notes.items() if count]
     lines += [f"note: {note}" for note in _notes(options, document, written)]
@@ -197,19 +155,19 @@ def _summary(options: argparse.Namespace, document: Document, outcome: Outcome, 
 
 
 def _notes(options: argparse.Namespace, document: Document, written: Written) -> Iterator[str]:
-    """What the captions that were written mean for the training that they are for."""
+    """What the written captions mean for a training with them."""
     splits = {item.split for item in document.chosen}
-    judged = [split for split in EVALUATED if split in splits]
+    evaluated = [split for split in EVALUATED if split in splits]
     if options.queries or options.captions.suffix.lower() == ".txt":
         return
     if "" in splits:
-        yield "without a column split, validation and test will hold machine translations; scores on them say little"
-    if judged:
-        yield f"{' and '.join(judged)} hold machine translations now; scores on them say little (--splits)"
+        yield "without a column split, validation and test will have machine translations; scores on them say little"
+    if evaluated:
+        yield f"{' and '.join(evaluated)} now have machine translations; scores on them say little (see --splits)"
     if written.lacking:
         yield (
             f"no caption in {document.language}: {', '.join(written.lacking)}; training needs some there, written by "
-            f"people: add them to {options.captions} as rows of that split, and type the same command again"
+            f"people: add them to {options.captions} as rows of that split, then run the same command again"
         )
 
 

@@ -1,8 +1,8 @@
-"""Files of captions: which of them to translate, and the same kind of file with their translations.
+"""Caption files: which captions to translate, and a file of the same kind with their translations.
 
-CSV, TSV and JSONL are those of the `captions` data set; every row is kept, and translations come after them with
-origin "machine". A .txt file holds lines of `cap_id sentence` as the paper's sets do; there the translations are a file
-of their own, as its siblings publish them.
+CSV, TSV and JSONL files are those of the `captions` data set; all rows are kept, and translations follow with origin
+"machine". A .txt file has lines `cap_id sentence`, as in the paper's sets, with cap_id `media#tag#k`; its translations
+become a file of their own, as NRCCR publishes them.
 """
 
 from __future__ import annotations
@@ -21,32 +21,31 @@ from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.text_lines import read_entries
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.translation.cap_lines import tag_of, translated_cap_id
 from cl2cm_jax.translation.engine import Item
 
-EVALUATED = ("validation", "test")  # the splits whose captions people should have written
+EVALUATED = ("validation", "test")  # splits whose captions should be written by people
 _ROWS = (".csv", ".tsv", ".jsonl")
 
 
 class Written(NamedTuple):
-    """The text of the new file, and what is not in it."""
+    """The text of the new file, and what it lacks."""
 
     text: str
     added: int
     empty: int  # captions without a translation
-    alike: int  # translations that the image has already
-    lacking: tuple[str, ...] = ()  # evaluation splits without any caption in the language of the translations
+    duplicates: int  # translations that the image has already
+    lacking: tuple[str, ...] = ()  # evaluation splits without a caption in the target language
 
 
 class Document(Protocol):
     """A file of captions."""
 
-    language: str  # what the translations are called
+    language: str  # of the translations
     items: list[Item]  # all captions in the source language, in their order
-    chosen: list[Item]  # those that lack a translation and are to get one
+    chosen: list[Item]  # those to be translated
 
     def written(self, translations: Mapping[Item, str]) -> Written:
-        """The new file. `translations` has all of `chosen`; "" is none."""
+        """The new file; `translations` has all of `chosen`, with "" for a missing one."""
         ...
 
 
@@ -57,13 +56,13 @@ def read_document(
 
     Args:
       path: ends in .csv, .tsv, .jsonl, or .txt.
-      source: the language to translate; a .txt file's tags must say it.
-      target: the language to translate into. Images that have captions in it get no more.
+      source: the language to translate from; must be that of a .txt file's tags.
+      target: the language to translate into. Images that have captions in it are left as they are.
       splits: those to translate; all if empty. A .txt file has none.
-      are_queries: the translations are of a language "de2en": one for each caption, in their order, for fused queries.
+      are_queries: write them as language "de2en", one per caption and in the same order, for fused queries.
 
     Raises:
-      UserError: the file cannot be read, a line is wrong, or nothing in it is in `source`.
+      UserError: the file cannot be read, a line is wrong, or it has no caption in `source`.
     """
     ending = path.suffix.lower()
     if ending not in (*_ROWS, ".txt"):
@@ -71,10 +70,10 @@ def read_document(
             f"--captions={str(path)!r} must end in .csv, .tsv, .jsonl, or .txt (lines of 'cap_id sentence')"
         )
     if not path.is_file():
-        raise UserError(f"--captions={str(path)!r} is not a file; name a file of captions")
+        raise UserError(f"--captions={str(path)!r} is not a file; give a caption file")
     if ending == ".txt":
         if are_queries:
-            raise UserError(f"--queries: in {path} the tags say it; leave the option out")
+            raise UserError(f"--queries: the tags of {path} have this information; leave the option out")
         if splits:
             raise UserError(f"--splits={','.join(splits)}: {path} has no splits; leave the option out")
         return _CapLines(path, source=source, target=target)
@@ -102,8 +101,8 @@ class _Rows:
     def written(self, translations: Mapping[Item, str]) -> Written:
         if self._are_queries and (empty := [item for item, text in translations.items() if not text]):
             raise UserError(
-                f"{len(empty)} captions have no translation, first {empty[0].text!r} of {empty[0].name!r}, and a query "
-                "needs its own; write one as 'caption' of its line in the provenance file, then run the command again"
+                f"{len(empty)} captions have no translation, first {empty[0].text!r} of {empty[0].name!r}, and each "
+                "query needs one; write it as 'caption' in its line of the provenance file, then run the command again"
             )
         added: dict[object, Caption] = {}
         for item, text in translations.items():
@@ -113,10 +112,10 @@ class _Rows:
         empty = sum(not text for text in translations.values())
         rows = [*self._rows, *added.values()]
         text = _formatted(rows, self._path.suffix.lower())
-        there = {row.split for row in rows if row.language == self.language}
-        lacking = tuple(split for split in EVALUATED if split in {row.split for row in rows} - there)
-        alike = len(translations) - empty - len(added)
-        return Written(text, len(added), empty, alike, () if self._are_queries else lacking)
+        present = {row.split for row in rows if row.language == self.language}
+        lacking = tuple(split for split in EVALUATED if split in {row.split for row in rows} - present)
+        duplicates = len(translations) - empty - len(added)
+        return Written(text, len(added), empty, duplicates, () if self._are_queries else lacking)
 
 
 def _formatted(rows: Sequence[Caption], ending: str) -> str:
@@ -155,18 +154,18 @@ class _CapLines:
 
 
 def _wrong(line: CapLine | None, content: str, *, source: str, seen: dict[Key, int], number: int) -> str:
-    """What is wrong with a line, "" if nothing is; `seen` has the number of the first line of each key."""
+    """What is wrong with a line, or ""; `seen` maps each key to the number of its first line."""
     if line is None:
         return f"is {content[:40]!r}; write media#tag#k, a space and the sentence"
     if "\0" in content or not line.sentence:
         return f"{line.cap_id!r} has no sentence; write one or remove the line"
     earlier = seen.setdefault(line.key, number)
     if earlier != number:
-        return f"{line.cap_id!r} is there already in line {earlier}; remove one"
-    if line.tag.rsplit("2", 1)[-1] not in (source, tag_of(source)):
+        return f"{line.cap_id!r} is already in line {earlier}; remove one"
+    if line.tag.rsplit("2", 1)[-1] not in (source, _tag(source)):
         return (
-            f"{line.cap_id!r} has the tag {line.tag!r}, not that of --source={source!r} ({tag_of(source)!r}); "
-            "name its language"
+            f"{line.cap_id!r} has the tag {line.tag!r}, not that of --source={source!r} ({_tag(source)!r}); "
+            "give its language"
         )
     return ""
 
@@ -175,3 +174,19 @@ def _refuse(problems: Sequence[Problem]) -> None:
     if problems:
         more = f" ({len(problems)} lines are wrong)" if len(problems) > 1 else ""
         raise UserError(f"{problems[0]}{more}")
+
+
+def cap_key(cap_id: str) -> Key | None:
+    """Media id and k, which a caption shares with its translation; None if it is not a cap_id."""
+    parsed = parse_line(cap_id)
+    return parsed.key if parsed and not parsed.sentence else None
+
+
+def translated_cap_id(cap_id: str, target: str) -> str:
+    """The cap_id of a translation: "7#enc#0" becomes "7#enc2de#0". Source: NRCCR (the format)."""
+    media, tag, k = cap_id.split("#")
+    return f"{media}#{tag}2{_tag(target)}#{k}"
+
+
+def _tag(language: str) -> str:
+    return "enc" if language == "en" else language

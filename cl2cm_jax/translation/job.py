@@ -1,4 +1,4 @@
-"""Translates what is not translated yet, batch by batch, and keeps every finished batch."""
+"""A resumable translation job: every finished batch is saved."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cl2cm_jax.translation.provenance import Entry, Provenance, check_same_engin
 
 
 class Outcome(NamedTuple):
-    """What a job did."""
+    """The result of a job."""
 
-    translations: dict[Item, str]  # of every item if `is_complete`; in the order of the items
-    before: int  # captions that were finished before
-    sentences: int  # that the engine translated now
-    is_complete: bool  # False if it was asked to stop
+    translations: dict[Item, str]  # of all items if `is_complete`, in their order
+    before: int  # captions translated by earlier runs
+    sentences: int  # translated by this run
+    is_complete: bool  # False if it was stopped
 
 
 def translate_items(
@@ -28,28 +28,21 @@ def translate_items(
     source: str,
     target: str,
     batch: int,
-    stop: Callable[[], bool] = lambda: False,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
-    """Translates `items`, equal sentences once where the engine allows.
+    """Translates the items that have no translation yet, equal sentences once if the engine allows it.
 
-    Batches are cut from all items, not from what is left: what an engine says may depend on a sentence's neighbours,
-    and a run that was killed should end with the words of one that was not. A batch of which a kill kept a part is
-    translated whole again, and only what is missing is added.
+    Batches are formed from all items, not from the remaining ones: a translation may depend on the other sentences of
+    its batch, and a killed run should end with the same result as one that was not. A batch that a kill left incomplete
+    is translated again as a whole, and only the missing translations are added.
 
-    Args:
-      items: the captions.
-      engine: translates them.
-      provenance: has what was done before, and gets what is done now.
-      source: language of the captions.
-      target: language of the translations.
-      batch: sentences between two saves.
-      stop: asked before each batch; what is done is kept.
-      report: called with the number of finished captions and of all.
+    The provenance has the translations of earlier runs and gets the new ones after every `batch` sentences. Before each
+    batch `should_stop` is called, after it `on_progress` with the number of finished captions and of all.
 
     Raises:
-      UserError: the engine failed, gave another number of translations than it got, or is not the one that began.
-        Batches before are kept.
+      UserError: the engine failed, returned a wrong number of translations, or is not that of the earlier runs.
+        Finished batches are kept.
     """
     finished = provenance.finished(items, source=source, target=target)
     check_same_engine(finished.values(), engine, path=provenance.path)
@@ -65,20 +58,20 @@ def translate_items(
         missing = [item for group in part for item in group if item not in finished]
         if not missing:
             continue
-        if stop():
+        if should_stop():
             break
-        entries = _translated(part, engine, source=source, target=target, kept=provenance)
-        entries = {item: entries[item] for item in missing}
+        translated = _translated(part, engine, source=source, target=target, provenance=provenance)
+        entries = {item: translated[item] for item in missing}
         provenance.append(entries.values())
         finished |= entries
         sentences += len({entry.source if engine.by_sentence else item for item, entry in entries.items()})
-        report(len(finished), len(items))
+        on_progress(len(finished), len(items))
     translations = {item: finished[item].caption for item in items if item in finished}
     return Outcome(translations, before, sentences, len(finished) == len(items))
 
 
 def _repeat(items: Sequence[Item], finished: dict[Item, Entry], provenance: Provenance) -> None:
-    """Gives items whose sentence is translated already that translation; a kill may have parted equal sentences."""
+    """Reuses translations of equal sentences, of which a kill may have left some without."""
     known = {entry.source: entry for entry in finished.values()}
     again = {item: known[item.text]._replace(image=item.name) for item in items if item.text in known}
     again = {item: entry for item, entry in again.items() if item not in finished}
@@ -88,13 +81,13 @@ def _repeat(items: Sequence[Item], finished: dict[Item, Entry], provenance: Prov
 
 
 def _translated(
-    groups: Sequence[Sequence[Item]], engine: Engine, *, source: str, target: str, kept: Provenance
+    groups: Sequence[Sequence[Item]], engine: Engine, *, source: str, target: str, provenance: Provenance
 ) -> dict[Item, Entry]:
     translations = engine.translate([group[0] for group in groups])
     if len(translations) != len(groups):
         raise UserError(
             f"{engine.name} ({engine.model}) gave {len(translations)} translations for {len(groups)} captions; "
-            f"what was done before is kept in {kept.path}; mend the engine and run the same command again"
+            f"finished ones are kept in {provenance.path}; fix the engine, then run the same command again"
         )
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {

@@ -1,6 +1,6 @@
-"""Codes of languages: ISO 639-1, which caption files use, and those of the engines.
+"""Language codes: ISO 639-1, which caption files use, ISO 639-3, and the tokens of NLLB.
 
-Source: ISO 639; the individual languages that NLLB-200 has for a macrolanguage are those of FLORES-200.
+Source: ISO 639; FLORES-200 (the individual language that NLLB-200 has for a macrolanguage).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def three_letters(code: str) -> str:
 
 
 def nllb_tokens(vocabulary: Collection[str]) -> list[str]:
-    """The language tokens of NLLB in a vocabulary, such as "deu_Latn"; none in another model's."""
+    """The language tokens of NLLB in a vocabulary, such as "deu_Latn"; none for other models."""
     return sorted(token for token in vocabulary if _NLLB_TOKEN.fullmatch(token))
 
 
@@ -46,11 +46,11 @@ def nllb_token(code: str, tokens: Collection[str], *, option: str) -> str:
 
     Args:
       code: "de", "zh-TW", "sr-Cyrl", or the token itself.
-      tokens: those that the model has.
-      option: the one that says it outright, for the error.
+      tokens: those of the model.
+      option: the command-line option that sets the token, for the error.
 
     Raises:
-      UserError: the model has none, or several and the code does not choose.
+      UserError: the model has none, or several that the code does not distinguish.
     """
     if code in tokens:
         return code
@@ -64,5 +64,5 @@ def nllb_token(code: str, tokens: Collection[str], *, option: str) -> str:
         found = {token for token in found if token.split("_")[1] == _NLLB_SCRIPT.get(token.split("_")[0])} or found
     if len(found) != 1:
         names = ", ".join(sorted(found or tokens)[:8]) + ("" if found or len(tokens) <= 8 else ", ...")
-        raise UserError(f"language {code!r} has no token of its own in the model; write one as {option}=: {names}")
+        raise UserError(f"language {code!r} has no unique token in the model; give one by {option}: {names}")
     return found.pop()

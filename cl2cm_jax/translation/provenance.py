@@ -1,7 +1,7 @@
-"""Where every translated caption comes from: one JSON object a line in `<out>.provenance.jsonl`.
+"""The provenance of translated captions: `<out>.provenance.jsonl`, with one JSON object per line.
 
-The file is the journal of the job too: it is only appended to, and a batch is on the disk before the next one starts.
-A line that a kill cut short does not count. The file of captions is written from it when all are there.
+The file is also the journal of the job: it is only appended to, and a batch is on disk before the next one starts. A
+line that a kill truncated is ignored. The caption file is written from it when all translations are present.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cl2cm_jax.translation.engine import Engine, Item
 
 
 class Entry(NamedTuple):
-    """One translation, as a line has it. `image` may be a cap_id; `caption` is "" where the engine gave nothing."""
+    """One translation. `image` may be a cap_id; `caption` is "" if the engine gave none."""
 
     image: str
     language: str
@@ -32,17 +32,12 @@ class Entry(NamedTuple):
 
 
 def provenance_path(captions: Path) -> Path:
-    """The file beside a file of captions."""
+    """The provenance file of a caption file."""
     return captions.with_name(f"{captions.name}.provenance.jsonl")
 
 
 class Provenance:
-    """Reads what is there and appends.
-
-    Args:
-      path: of the file; need not be there yet.
-      inherited: the file beside the input, if any; what it has of rows that are taken over is taken over too.
-    """
+    """A provenance file, which need not exist yet; entries of `inherited`, that of the input, are taken over."""
 
     def __init__(self, path: Path, *, inherited: Path | None):
         self.path = path
@@ -58,16 +53,16 @@ class Provenance:
         return {item: self._entries[key] for item, key in keys if key in self._entries}
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Adds entries; they are on the disk at return.
+        """Adds entries and flushes them to disk.
 
         Raises:
-          UserError: the place takes no files, as /proc does not.
+          UserError: no file can be created there.
         """
         data = "".join(map(_line, entries)).encode()
         with self._opened() as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a kill cut the last line short; it stays a line of its own
+                if file.read(1) != b"\n":  # a kill truncated the last line; keep it as a line of its own
                     data = b"\n" + data
             file.write(data)
             file.flush()
@@ -78,21 +73,17 @@ class Provenance:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             return self.path.open("ab+")
         except FileNotFoundError as error:
-            raise UserError(f"{self.path} cannot be made ({error.strerror}); choose another --out") from error
+            raise UserError(f"{self.path} cannot be created ({error.strerror}); choose another --out") from error
 
 
 def check_same_engine(entries: Iterable[Entry], engine: Engine, *, path: Path) -> None:
-    """Refuses to go on with what another engine or model began.
-
-    Raises:
-      UserError: an entry names another.
-    """
+    """Raises a UserError if an entry was made by another engine or model."""
     for entry in entries:
         for field, value in (("engine", engine.name), ("model", engine.model)):
             if getattr(entry, field) != value:
                 raise UserError(
-                    f"{path} was begun with {field} {getattr(entry, field)!r}, not {value!r}; "
-                    "go on with that one, remove the file, or choose another --out"
+                    f"{path} was started with {field} {getattr(entry, field)!r}, not {value!r}; "
+                    "use that one, remove the file, or choose another --out"
                 )
 
 
@@ -105,7 +96,7 @@ def _line(entry: Entry) -> str:
 
 
 def _read(path: Path) -> list[Entry]:
-    """The whole lines of a file, none if it is not there; one that was cut short is left out."""
+    """The complete lines of a file; none if it does not exist."""
     entries = []
     for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:

@@ -49,18 +49,18 @@ def test_a_full_disk_leaves_the_old_gallery(workdir, gallery, monkeypatch) -> No
 def test_a_damaged_gallery_is_one_line(workdir, keep) -> None:
     path = workdir / GALLERY_FILE
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=f"{GALLERY_FILE}.*write it anew with .* --mode=evaluate --workdir="):
+    with pytest.raises(UserError, match=f"{GALLERY_FILE}.*write it again with .* --mode=evaluate --workdir="):
         training_gallery(workdir)
 
 
 def test_workdirs_that_cannot_be_searched(tmp_path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         training_gallery(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="holds no gallery.npz; finish its training"):
+    with pytest.raises(UserError, match="has no gallery.npz; finish its training"):
         training_gallery(tmp_path)
 
 
 def test_a_gallery_of_nan_is_one_line(workdir, gallery) -> None:
     save_gallery(workdir / GALLERY_FILE, dataclasses.replace(gallery, embeddings=np.full((4, 3), np.nan, np.float32)))
-    with pytest.raises(UserError, match="not all embeddings are finite.*write it anew with .* --mode=evaluate"):
+    with pytest.raises(UserError, match="not all embeddings are finite.*write it again with .* --mode=evaluate"):
         training_gallery(workdir)

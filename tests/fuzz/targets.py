@@ -243,9 +243,9 @@ def vectors() -> dict[str, bytes]:
 
 
 def read_vectors(folder: Path) -> object:
-    entries = [entry for part, _ in vector_files.read_portable(folder) for entry in part]
+    entries = [entry for part, _ in vector_files.read_vectors(folder) for entry in part]
     return vector_files.read_manifest(folder), [
-        captions_to_text(entry.captions, most=1000).encode() for entry in entries
+        captions_to_text(entry.captions, limit=1000).encode() for entry in entries
     ]
 
 

@@ -25,7 +25,7 @@ from cl2cm_jax.studies.external_eval import __main__ as external_eval
 from cl2cm_jax.studies.external_eval import agreement, clip_benchmark_retrieval, mteb_retrieval
 from cl2cm_jax.studies.external_eval.captioned import Captioned, Captions, from_rows
 from cl2cm_jax.studies.external_eval.ties import tie_bounds
-from cl2cm_jax.trained.bundle import RetrievalModel
+from cl2cm_jax.trained.model import TrainedModel
 
 pytest.importorskip("torch")
 LIBRARIES = ("mteb", "clip_benchmark")
@@ -58,7 +58,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(bundle: Path) -> RetrievalModel:
+def model(bundle: Path) -> TrainedModel:
     return cl2cm_jax.from_pretrained(bundle)
 
 
@@ -90,7 +90,7 @@ def compared(scores: list[agreement.Score], language: str) -> dict[str, agreemen
     return {one.name: one for one in scores if one.language == language}
 
 
-def test_mteb_agrees_in_every_language_and_direction(model: RetrievalModel, data: Captioned) -> None:
+def test_mteb_agrees_in_every_language_and_direction(model: TrainedModel, data: Captioned) -> None:
     pytest.importorskip("mteb")
     found = agreement.compare(model, data, ["mteb"])
     for language in ("en", "de", "fr"):
@@ -108,7 +108,7 @@ def test_mteb_agrees_in_every_language_and_direction(model: RetrievalModel, data
     assert own["vision_to_text/recall_at_10"].reference < own["vision_to_text/hit_rate_at_10"].reference
 
 
-def test_clip_benchmark_agrees_where_all_pictures_have_captions(model: RetrievalModel, data: Captioned) -> None:
+def test_clip_benchmark_agrees_where_all_pictures_have_captions(model: TrainedModel, data: Captioned) -> None:
     pytest.importorskip("clip_benchmark")
     found = agreement.compare(model, data, ["clip_benchmark"])
     names = [f"{kind}_retrieval_recall@{k}" for kind in ("image", "text") for k in RECALL_AT]
@@ -127,12 +127,12 @@ def test_clip_benchmark_agrees_where_all_pictures_have_captions(model: Retrieval
 
 
 def test_both_libraries_detect_a_wrong_model(
-    model: RetrievalModel, data: Captioned, monkeypatch: pytest.MonkeyPatch
+    model: TrainedModel, data: Captioned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in LIBRARIES:
         pytest.importorskip(name)
 
-    class Reversed(RetrievalModel):
+    class Reversed(TrainedModel):
         """Returns the vectors of each batch of texts in reverse order, as an adapter that mixes up rows would."""
 
         def __init__(self) -> None:
@@ -148,7 +148,7 @@ def test_both_libraries_detect_a_wrong_model(
         assert not all(one.agrees for one in found if one.library == name), name
 
 
-def test_libraries_may_break_ties_in_another_way(model: RetrievalModel, data: Captioned) -> None:
+def test_libraries_may_break_ties_in_another_way(model: TrainedModel, data: Captioned) -> None:
     for name in LIBRARIES:
         pytest.importorskip(name)
     same = data.captions["fr"]._replace(texts=["voiture"] * len(data.images))
@@ -160,7 +160,7 @@ def test_libraries_may_break_ties_in_another_way(model: RetrievalModel, data: Ca
     assert {one.library for one in found if one.reference > one.ours + 1} == set(LIBRARIES)
 
 
-def test_an_encoder_and_a_task_of_mteb(model: RetrievalModel, data: Captioned) -> None:
+def test_an_encoder_and_a_task_of_mteb(model: TrainedModel, data: Captioned) -> None:
     mteb = pytest.importorskip("mteb")
     encoder = mteb_retrieval.MtebEncoder(model)
     assert isinstance(encoder, mteb.EncoderProtocol)
@@ -174,7 +174,7 @@ def test_an_encoder_and_a_task_of_mteb(model: RetrievalModel, data: Captioned) -
     np.testing.assert_allclose(model.encode_image([first]), model.encode_image(data.images[:1]), atol=1e-6)
 
 
-def test_recalls_beyond_the_gallery_are_left_out_for_clip_benchmark(model: RetrievalModel, data: Captioned) -> None:
+def test_recalls_beyond_the_gallery_are_left_out_for_clip_benchmark(model: TrainedModel, data: Captioned) -> None:
     pytest.importorskip("clip_benchmark")
     few = Captioned(data.images[:6], {"en": Captions(["red car", "blue dog"] * 3, np.arange(6))})
     assert list(clip_benchmark_retrieval.evaluate(model, few)["en"]) == [

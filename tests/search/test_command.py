@@ -2,32 +2,32 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from support.colour_encoder import paint
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.search import __main__ as command
+from cl2cm_jax.trained.bundle_layout import MANIFEST
 
 
 @pytest.fixture
 def run(workdir, colours, monkeypatch, capsys):
     """Runs the command on the workdir with the fake model; returns what it prints on standard output."""
-    monkeypatch.setitem(
-        sys.modules, "cl2cm_jax.trained.student", SimpleNamespace(load_encoder=lambda _: colours.encoder)
-    )
+    monkeypatch.setattr("cl2cm_jax.load", lambda path: colours.model("colours", "en", "de"))
 
-    def main(*arguments: str) -> str:
-        command.main([f"--workdir={workdir}", *arguments])
+    def main(*arguments: str, model: str = f"--model={workdir}") -> str:
+        command.main([model, *arguments])
         return capsys.readouterr().out
 
     return main
 
 
-def test_tables_for_people(run) -> None:
+def test_tables(run) -> None:
     out = run("red", "grün", "--top=2")
     lines = [line.split() for line in out.splitlines()]
     assert ["1", "1.000", "a", "red", "dog", "犬"] in lines  # no path: the id
@@ -79,6 +79,31 @@ def test_a_folder_of_pictures(run, tmp_path, workdir) -> None:
 def test_mistakes(run, arguments, message) -> None:
     with pytest.raises(UserError, match=message):
         run(*arguments)
+
+
+def test_the_old_name_of_the_option_is_accepted_and_not_shown(run, workdir, capsys) -> None:
+    assert "a red dog" in run("red", model=f"--workdir={workdir}")
+    with pytest.raises(SystemExit):
+        command.parse(["--help"])
+    shown = capsys.readouterr().out
+    assert "--model MODEL" in shown and "--workdir" not in shown
+    with pytest.raises(UserError, match="the following arguments are required: --model"):
+        command.parse(["red"])
+
+
+@pytest.mark.parametrize("kind", ["bundle", "hub id"])
+def test_a_model_without_a_gallery_needs_a_folder_of_pictures(run, tmp_path, monkeypatch, kind) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / MANIFEST).touch()
+    model = "--model=bundle" if kind == "bundle" else "--model=org/name"
+    with pytest.raises(UserError, match="is not a workdir, so it has no gallery of its own; add --images=DIR"):
+        run("red", model=model)
+    paint(tmp_path / "photos" / "sea.png", "blue")
+    assert "sea.png" in run("blau", "--images=photos", model=model)
+    assert [path.suffix for path in (tmp_path / "home" / "cl2cm_jax").iterdir()] == [".npz"]
+    assert os.listdir(tmp_path / "bundle") == [MANIFEST]
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path) -> None:

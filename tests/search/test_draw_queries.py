@@ -35,7 +35,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     save_gallery(tmp_path / "run" / GALLERY_FILE, gallery)
     (tmp_path / "run" / CONFIG_FILE).write_text(to_json(flatten(defaults())))
-    monkeypatch.setattr(draw_queries, "load_encoder", lambda _: ColourEncoder().encoder)
+    monkeypatch.setattr("cl2cm_jax.load", lambda path: ColourEncoder().model("colours", "en", "de"))
     return tmp_path / "run"
 
 
@@ -44,10 +44,10 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_each_query_is_a_row_with_the_pictures_that_the_search_puts_first(workdir, tmp_path) -> None:
+def test_each_query_is_a_row_with_its_best_pictures(workdir, tmp_path) -> None:
     queries = write(tmp_path / "q.csv", "language,query,meaning\nde,rot,red\nja,赤,red\n")
     done = call(
-        draw_queries.main, f"--workdir={workdir}", f"--queries={queries}", f"--out={tmp_path / 'x.png'}", "--top=1"
+        draw_queries.main, f"--model={workdir}", f"--queries={queries}", f"--out={tmp_path / 'x.png'}", "--top=1"
     )
     assert done.code == 0 and "queries 2, pictures 3" in done.out, done.err
     with Image.open(tmp_path / "x.png") as picture:
@@ -60,14 +60,14 @@ def test_a_folder_of_pictures(workdir, tmp_path) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (20, 20), "blue").save(tmp_path / "photos" / "sea.png")
     queries = write(tmp_path / "q.csv", "language,query\nde,blau\n")
-    arguments = (f"--workdir={workdir}", f"--queries={queries}", f"--out={tmp_path / 'x.png'}")
+    arguments = (f"--model={workdir}", f"--queries={queries}", f"--out={tmp_path / 'x.png'}")
     assert "pictures 1" in call(draw_queries.main, *arguments, f"--images={tmp_path / 'photos'}").out
 
 
-def test_a_row_says_whether_its_language_was_trained_and_never_that_a_picture_is_right() -> None:
+def test_a_row_marks_trained_languages_and_no_right_pictures() -> None:
     answer = Answer("สุนัข", (Result(1, "1F415", 0.5, "dog", ""),))
-    asked = {"language": "th", "meaning": "dog", "remark": "known to the encoder"}
-    (row,) = draw_queries.query_rows([asked], [answer], languages=("en", "de"))
+    query = {"language": "th", "meaning": "dog", "remark": "known to the encoder"}
+    (row,) = draw_queries.query_rows([query], [answer], languages=("en", "de"))
     assert row.text == "สุนัข" and row.gloss == "dog" and row.remark == "not trained, known to the encoder"
     assert [(found.is_right, found.path) for found in row.found] == [(False, None)] and row.missed is None
     assert draw_queries.query_rows([{"language": "th"}], [answer], languages=("en", "th"))[0].remark == "trained"
@@ -89,21 +89,21 @@ def test_a_row_says_whether_its_language_was_trained_and_never_that_a_picture_is
 )
 def test_mistakes_in_the_queries(workdir, tmp_path, text, message) -> None:
     queries = write(tmp_path / "q.csv", text)
-    done = call(draw_queries.main, f"--workdir={workdir}", f"--queries={queries}", f"--out={tmp_path / 'x.png'}")
+    done = call(draw_queries.main, f"--model={workdir}", f"--queries={queries}", f"--out={tmp_path / 'x.png'}")
     assert done.code == 2 and message in done.err and done.err.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
 
 
-def test_a_file_that_is_not_there_or_no_text(workdir, tmp_path) -> None:
+def test_a_missing_file_and_one_that_is_not_utf8(workdir, tmp_path) -> None:
     (tmp_path / "latin.csv").write_bytes(b"language,query\nde,gr\xfcn\n")
-    for name, said in (("nothing.csv", "cannot be read"), ("latin.csv", "line 2, query: is not valid UTF-8")):
+    for name, message in (("nothing.csv", "cannot be read"), ("latin.csv", "line 2, query: is not valid UTF-8")):
         done = call(
-            draw_queries.main, f"--workdir={workdir}", f"--queries={tmp_path / name}", f"--out={tmp_path / 'x.png'}"
+            draw_queries.main, f"--model={workdir}", f"--queries={tmp_path / name}", f"--out={tmp_path / 'x.png'}"
         )
-        assert done.code == 2 and name in done.err and said in done.err
+        assert done.code == 2 and name in done.err and message in done.err
 
 
-def test_cells_are_as_a_spreadsheet_writes_them(tmp_path) -> None:
+def test_csv_of_a_spreadsheet(tmp_path) -> None:
     text = 'language,meaning,query\r\nde,"red\napple",rot\u2028er Apfel\r\n\r\nja,,赤\r\n'
     rows = draw_queries.read_queries(write(tmp_path / "q.csv", text))
     assert rows == [
@@ -112,7 +112,7 @@ def test_cells_are_as_a_spreadsheet_writes_them(tmp_path) -> None:
     ]
 
 
-def test_the_queries_of_the_documentation_are_in_twelve_languages_and_eight_ways_of_writing() -> None:
+def test_the_documented_queries_have_twelve_languages_and_eight_scripts() -> None:
     rows = draw_queries.read_queries(ROOT / "docs" / "languages.csv")
     assert len({row["language"] for row in rows}) == 12
     assert all(row["meaning"] for row in rows if row["language"] != "en")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.folder import folder_gallery, list_folder
+from cl2cm_jax.search.folder import folder_gallery, scan
 from cl2cm_jax.search.query import search
 
 
@@ -29,7 +29,7 @@ def folder(tmp_path):
     return root
 
 
-def test_finds_the_planted_picture(folder, tmp_path, colours) -> None:
+def test_search_finds_the_picture_of_a_colour(folder, tmp_path, colours) -> None:
     gallery = folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
     assert gallery.ids == ("a.png", "c.webp", "d.gif", "deep/er/b.JPG", "e.bmp")
     answers = search(["blau", "grün"], gallery, colours.encoder, top=2)
@@ -52,7 +52,7 @@ def test_unreadable_pictures_are_skipped_with_a_line_each_time(folder, tmp_path,
     assert colours.seen == 5
 
 
-def test_a_picture_model_takes_each_file_and_its_first_frame(folder, tmp_path, colours) -> None:
+def test_a_picture_model_reads_the_first_frame_of_each_file(folder, tmp_path, colours) -> None:
     blue, red = (Image.new("RGB", (20, 12), colour) for colour in ("blue", "red"))
     blue.save(folder / "f.gif", save_all=True, append_images=[red] * 3)
     gallery = folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
@@ -66,9 +66,8 @@ def test_a_clip_model_reads_animations_and_folders_of_frames(folder, tmp_path, c
     blue.save(folder / "album" / "g.gif", save_all=True, append_images=[red])
     blue.save(folder / "deep" / "er" / "frame10.png")
     encoder = type(colours)(frames=2).encoder
-    assert list(list_folder(folder).entries(frames=2)[folder / "deep" / "er"]) == [
-        folder / "deep" / "er" / name for name in ("b.JPG", "frame10.png")
-    ]
+    (clip,) = [item for item in scan(folder, frames=2).items if item.path == "deep/er"]
+    assert clip.files == tuple(folder / "deep" / "er" / name for name in ("b.JPG", "frame10.png"))
     gallery = folder_gallery(folder, encoder, cache=tmp_path / "cache")
     assert gallery.ids == ("a.png", "album/g.gif", "c.webp", "d.gif", "deep/er", "e.bmp")
     assert gallery.paths[4] == str(folder / "deep" / "er")
@@ -88,10 +87,10 @@ def test_a_clip_model_reads_animations_and_folders_of_frames(folder, tmp_path, c
 def test_a_link_to_nothing_is_skipped(folder, tmp_path, colours, caplog) -> None:
     (folder / "dead.jpg").symlink_to(tmp_path / "gone.jpg")
     assert "dead.jpg" not in folder_gallery(folder, colours.encoder, cache=tmp_path / "cache").ids
-    assert "dead.jpg: it is no file, or a link to one that is gone" in caplog.text
+    assert "dead.jpg: it is not a regular file, or a broken link" in caplog.text
 
 
-def test_the_cache_knows_what_has_changed(folder, tmp_path, colours) -> None:
+def test_changes_invalidate_the_cache(folder, tmp_path, colours) -> None:
     cache = tmp_path / "cache"
     first = folder_gallery(folder, colours.encoder, cache=cache)
     again = folder_gallery(folder, colours.encoder, cache=cache)
@@ -118,24 +117,24 @@ def test_a_moved_folder_keeps_its_vectors_but_not_its_paths(folder, tmp_path, co
     assert gallery.paths[0] == str(moved / "a.png")
 
 
-def test_a_cache_that_is_damaged_or_cannot_be_written_costs_only_time(folder, tmp_path, colours, caplog) -> None:
+def test_a_damaged_or_unwritable_cache_is_no_error(folder, tmp_path, colours, caplog) -> None:
     folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
     (kept,) = (tmp_path / "cache").iterdir()
     kept.write_bytes(b"damaged")
     assert len(folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")) == 5
     (tmp_path / "file").touch()
     assert len(folder_gallery(folder, colours.encoder, cache=tmp_path / "file")) == 5
-    assert "are not kept" in caplog.text
+    assert "are not cached" in caplog.text
 
 
 def test_folders_that_cannot_be_searched(folder, tmp_path, colours) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        list_folder(tmp_path / "nowhere")
+        scan(tmp_path / "nowhere", frames=1)
     with pytest.raises(UserError, match="no such folder"):
-        list_folder(folder / "a.png")
+        scan(folder / "a.png", frames=1)
     (tmp_path / "bare").mkdir()
-    with pytest.raises(UserError, match="holds no picture"):
-        list_folder(tmp_path / "bare")
+    with pytest.raises(UserError, match="has no pictures"):
+        scan(tmp_path / "bare", frames=1)
     (tmp_path / "bare" / "x.png").write_bytes(b"broken")
     with pytest.raises(UserError, match="none of its 1 pictures can be read"):
         folder_gallery(tmp_path / "bare", colours.encoder, cache=tmp_path / "cache")

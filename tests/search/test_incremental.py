@@ -26,7 +26,7 @@ def paths(store: Store) -> list[str]:
     return sorted(entry.path for entry in store.entries())
 
 
-def test_only_what_has_changed_is_embedded(store, photos, colours) -> None:
+def test_only_changed_pictures_are_embedded(store, photos, colours) -> None:
     assert update(store, colours.encoder, photos).embedded == 3
     again = update(store, colours.encoder, photos)
     assert (again.unchanged, again.embedded, again.removed, colours.seen) == (3, 0, 0, 3)
@@ -43,7 +43,7 @@ def test_only_what_has_changed_is_embedded(store, photos, colours) -> None:
     assert store.search(GREEN[None], top=1)[0][0].score == pytest.approx(0, abs=1e-5)  # no trace of the lime one
 
 
-def test_what_cannot_be_read_is_listed_and_leaves(store, photos, colours, caplog) -> None:
+def test_unreadable_pictures_are_skipped_and_removed(store, photos, colours, caplog) -> None:
     update(store, colours.encoder, photos)
     (photos / "red.png").write_bytes(b"no picture any more")
     (photos / "secret.png").symlink_to(paint(photos.parent / "elsewhere.png", "red"))
@@ -55,7 +55,7 @@ def test_what_cannot_be_read_is_listed_and_leaves(store, photos, colours, caplog
     assert "skipped: red.png: " in caplog.text and "secret.png: it is a link to a place outside" in caplog.text
 
 
-def test_a_linked_folder_outside_is_listed_and_not_followed(store, photos, colours, caplog) -> None:
+def test_a_link_to_an_outside_folder_is_skipped(store, photos, colours, caplog) -> None:
     paint(photos.parent / "private" / "key.png", "red")
     (photos / "door").symlink_to(photos.parent / "private", target_is_directory=True)
     (photos / "inside").symlink_to(photos / "b%_ch", target_is_directory=True)  # its pictures are there anyway
@@ -65,7 +65,7 @@ def test_a_linked_folder_outside_is_listed_and_not_followed(store, photos, colou
     assert "skipped: door: it is a link to a place outside" in caplog.text
 
 
-def test_what_is_no_file_counts_as_skipped_and_leaves(store, photos, colours) -> None:
+def test_broken_links_and_pipes_are_skipped_and_removed(store, photos, colours) -> None:
     update(store, colours.encoder, photos)
     os.mkfifo(photos / "pipe.png")
     (photos / "dead.png").symlink_to(photos / "gone.png")
@@ -79,7 +79,7 @@ def test_what_is_no_file_counts_as_skipped_and_leaves(store, photos, colours) ->
 
 @pytest.fixture
 def forbid(monkeypatch):
-    """Makes the system refuse a call for paths with `text` in them, as it refuses a user who is not root."""
+    """Makes a system call fail for paths with `text` in them, as it does for users without permission."""
 
     def forbid(owner, name: str, text: str, number: int = errno.EACCES) -> None:
         call = getattr(owner, name)
@@ -106,12 +106,12 @@ def test_a_folder_that_cannot_be_listed_keeps_its_pictures(store, photos, colour
         outcome = update(store, colours.encoder, photos)
     assert (outcome.removed, outcome.embedded) == (1, 1)
     assert paths(store) == sorted({*before, "new.png"} - {"red.png"})
-    assert f"skipped: b%_ch: what is in it cannot be listed ({os.strerror(number)})" in caplog.text
+    assert f"skipped: b%_ch: its contents cannot be listed ({os.strerror(number)})" in caplog.text
     assert list(outcome.skipped) == ["b%_ch"]
 
 
-def test_a_folder_that_shows_names_alone_keeps_its_pictures(store, photos, colours, forbid) -> None:
-    """Its mode is 600: it is listed, and nothing in it can be looked at."""
+def test_a_folder_without_search_permission_keeps_its_pictures(store, photos, colours, forbid) -> None:
+    """Its mode is 600: its names can be listed, and the files not accessed."""
     update(store, colours.encoder, photos)
     before = paths(store)
     forbid(Path, "stat", "b%_ch/")
@@ -120,7 +120,7 @@ def test_a_folder_that_shows_names_alone_keeps_its_pictures(store, photos, colou
     assert paths(store) == before and outcome.removed == 0
 
 
-def test_a_folder_of_frames_that_shows_names_alone_keeps_its_clip(store, photos, forbid) -> None:
+def test_a_folder_of_frames_without_search_permission_keeps_its_clip(store, photos, forbid) -> None:
     encoder = ColourEncoder(frames=2).encoder
     update(store, encoder, photos)
     assert paths(store) == ["b%_ch", "red.png"]
@@ -128,9 +128,9 @@ def test_a_folder_of_frames_that_shows_names_alone_keeps_its_clip(store, photos,
     assert update(store, encoder, photos).removed == 0 and paths(store) == ["b%_ch", "red.png"]
 
 
-def test_a_folder_of_which_nothing_can_be_seen_says_why(store, photos, colours, forbid) -> None:
+def test_a_folder_without_any_access_is_an_error(store, photos, colours, forbid) -> None:
     forbid(os, "scandir", "photos")
-    with pytest.raises(UserError, match="photos holds no picture that can be read; .* cannot be listed .Permission"):
+    with pytest.raises(UserError, match="photos has no readable pictures; .* cannot be listed .Permission"):
         update(store, colours.encoder, photos)
 
 
@@ -138,12 +138,12 @@ def test_an_empty_folder_does_not_empty_the_index(store, photos, colours, tmp_pa
     update(store, colours.encoder, photos)
     photos.rename(tmp_path / "away")
     photos.mkdir()
-    with pytest.raises(UserError, match="holds no picture"):
+    with pytest.raises(UserError, match="has no pictures"):
         update(store, colours.encoder, photos)
     assert len(store) == 3
 
 
-def test_captions_come_and_go_without_embedding(store, photos, colours, caplog, tmp_path) -> None:
+def test_captions_change_without_embedding(store, photos, colours, caplog, tmp_path) -> None:
     file = tmp_path / "captions.csv"
     file.write_text("image,language,caption\nred.png,de,rot\nred.png,en,red\nnowhere.png,en,x\n", encoding="utf-8")
     update(store, colours.encoder, photos)
@@ -166,7 +166,7 @@ def test_wrong_captions_are_named(tmp_path) -> None:
         read_captions(tmp_path / "c.csv")
 
 
-def test_the_day_a_picture_was_taken(store, photos, colours) -> None:
+def test_the_date_is_read_from_exif(store, photos, colours) -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9003] = "2020:02:29 12:00:00"
     Image.new("RGB", (8, 8), "red").save(photos / "leap.jpg", exif=exif)
@@ -176,7 +176,7 @@ def test_the_day_a_picture_was_taken(store, photos, colours) -> None:
 
 
 @pytest.mark.parametrize("seconds", [13_000_000_000, -1])
-def test_a_file_of_the_far_future_is_indexed_once(store, photos, colours, seconds) -> None:
+def test_a_modification_time_beyond_int64_is_indexed_once(store, photos, colours, seconds) -> None:
     os.utime(photos / "red.png", (seconds, seconds))
     if (photos / "red.png").stat().st_mtime != seconds:
         pytest.skip("this file system knows no such time")
@@ -188,7 +188,7 @@ def test_a_file_of_the_far_future_is_indexed_once(store, photos, colours, second
 def test_a_gallery_without_a_folder_does_not_replace_imported_vectors(store) -> None:
     store.put([Entry(id=id_of("theirs.png"), path="theirs.png")], RED[None])
     gallery = Gallery(np.stack([RED, BLUE]), ("a", "b"), ("red", ""), ("", ""), "step 10")
-    with pytest.raises(UserError, match="holds none of the training run's pictures; give another --index"):
+    with pytest.raises(UserError, match="has none of the training run's pictures; give another --index"):
         from_gallery(store, gallery, "", source="en")
     assert paths(store) == ["theirs.png"]
     store.remove([id_of("theirs.png")])
@@ -220,7 +220,7 @@ update(store, replace(colours.encoder, images=images), Path({photos!r}))
 """
 
 
-def test_a_killed_run_goes_on_and_nothing_is_lost_or_twice(tmp_path, colours) -> None:
+def test_a_killed_run_resumes_without_loss_or_repetition(tmp_path, colours) -> None:
     photos, uri, count = tmp_path / "photos", str(tmp_path / "index.db"), 3 * BATCH
     for number in range(count):
         paint(photos / f"{number:03}.png", (number, 255 - number, 7))

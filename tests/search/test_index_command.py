@@ -13,7 +13,7 @@ from cl2cm_jax.config import defaults, flatten
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
 from cl2cm_jax.search import index_command as command
-from cl2cm_jax.trained.load import Model, open_model
+from cl2cm_jax.trained.bundle_layout import MANIFEST
 from cl2cm_jax.training.workdir import CONFIG_FILE
 
 
@@ -21,8 +21,8 @@ from cl2cm_jax.training.workdir import CONFIG_FILE
 def run(monkeypatch, capsys, colours, photos, tmp_path):
     """Runs the command with a model of colours; returns what it prints."""
     models = {"model": colours, "other": type(colours)(weights="step 20")}
-    made = {name: Model(model.encoder, name, ("en", "de")) for name, model in models.items()}
-    monkeypatch.setattr("cl2cm_jax.trained.load.open_model", lambda path: made[path.name])
+    made = {name: model.model(name, "en", "de") for name, model in models.items()}
+    monkeypatch.setattr("cl2cm_jax.load", lambda path: made[Path(path).name])
 
     def main(*arguments: str, model: str = "model", index: str = "i.db") -> str:
         capsys.readouterr()
@@ -33,7 +33,7 @@ def run(monkeypatch, capsys, colours, photos, tmp_path):
     return main
 
 
-def test_from_a_folder_to_an_answer(run, photos, tmp_path, colours) -> None:
+def test_build_update_and_search(run, photos, tmp_path, colours) -> None:
     (tmp_path / "c.csv").write_text("image,language,caption\nred.png,de,ein [roter] Apfel\nred.png,en,an apple\n")
     out = run(f"--images={photos}", f"--captions={tmp_path / 'c.csv'}")
     assert "3 pictures; 3 embedded" in out and "recall@3 against exact search: 1.000 (3 queries)" in out
@@ -50,7 +50,7 @@ def test_from_a_folder_to_an_answer(run, photos, tmp_path, colours) -> None:
     assert "blue.png" in table and "red.png" not in table and "1 query over 3 pictures" in table
 
 
-def test_vectors_out_and_into_another_index(run, photos, tmp_path) -> None:
+def test_export_and_import(run, photos, tmp_path) -> None:
     run(f"--images={photos}")
     assert "3 vectors" in run("export", f"--out={tmp_path / 'v'}")
     assert "3 pictures" in run("import", f"--vectors={tmp_path / 'v'}", index="j.db")
@@ -72,36 +72,36 @@ def test_a_gallery_of_another_model_or_folder_is_refused(run, photos, tmp_path) 
 
 
 def without_a_folder(vectors: Path) -> None:
-    """Makes exported vectors as clip-retrieval writes them, which does not say where the pictures are."""
+    """Makes exported vectors as clip-retrieval writes them, whose manifest has no folder of pictures."""
     (vectors / "cl2cm_index.json").unlink()
 
 
-def test_an_imported_index_is_not_emptied_by_a_folder(run, photos, tmp_path) -> None:
+def test_a_folder_does_not_replace_imported_vectors(run, photos, tmp_path) -> None:
     run(f"--images={photos}")
     run("export", f"--out={tmp_path / 'v'}")
     without_a_folder(tmp_path / "v")
     run("import", f"--vectors={tmp_path / 'v'}", index="j.db")
     one = paint(tmp_path / "one" / "red.png", "red").parent
-    with pytest.raises(UserError, match="is of vectors whose folder is not known, not of the folder .*one; .*--moved"):
+    with pytest.raises(UserError, match="is of vectors whose folder is unknown, not of the folder .*one; .*--moved"):
         run(f"--images={one}", index="j.db")
     assert "3 pictures" in run("import", f"--vectors={tmp_path / 'v'}", index="j.db")
-    with pytest.raises(UserError, match="whose folder is not known, not of the folder .*photos; give another --index"):
+    with pytest.raises(UserError, match="whose folder is unknown, not of the folder .*photos; give another --index"):
         run("import", f"--vectors={tmp_path / 'v'}", f"--images={photos}", index="j.db")
     assert "3 pictures; 0 embedded, 0 taken over" in run(f"--images={photos}", "--moved", index="j.db")
 
 
-def test_an_import_into_the_index_of_a_folder_says_what_import_can_do(run, photos, tmp_path) -> None:
+def test_an_import_into_the_index_of_a_folder_names_the_remedy(run, photos, tmp_path) -> None:
     run(f"--images={photos}")
     run("export", f"--out={tmp_path / 'v'}")
     without_a_folder(tmp_path / "v")
-    with pytest.raises(UserError, match="photos, not of vectors whose folder is not known") as raised:
+    with pytest.raises(UserError, match="photos, not of vectors whose folder is unknown") as raised:
         run("import", f"--vectors={tmp_path / 'v'}")
     (advice,) = re.findall(r"--images=\S+", str(raised.value))
     assert "--moved" not in str(raised.value)
     assert "3 pictures" in run("import", f"--vectors={tmp_path / 'v'}", advice)
 
 
-def test_an_empty_index_takes_any_folder(run, photos, tmp_path, store) -> None:
+def test_an_empty_index_accepts_any_folder(run, photos, tmp_path, store) -> None:
     store.close()  # made, and nothing in it: of a run that was killed before its first batch
     other = paint(tmp_path / "other" / "red.png", "red").parent
     assert "1 pictures; 1 embedded" in run(f"--images={other}", index="index.db")
@@ -110,25 +110,20 @@ def test_an_empty_index_takes_any_folder(run, photos, tmp_path, store) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search", "rot"], "is not there; make it with"),
+        (["search", "rot"], "does not exist; make it with"),
         (["search"], "no query"),
         (["search", "rot", "--top=0"], "--top=0"),
         (["search", "rot", "--top=100000"], "more than an index gives"),
-        (["search", "rot", "--since=May"], "--since='May' is no date"),
+        (["search", "rot", "--since=May"], "--since='May' is not a date"),
         (["--images=nowhere"], "--images=nowhere: no such folder"),
         (["--captions=x.csv"], "--captions needs --images"),
         (["--imagse=x"], "unrecognized arguments: --imagse=x"),
-        (["export", "--out=x"], "is not there; make it with"),
+        (["export", "--out=x"], "does not exist; make it with"),
     ],
 )
 def test_mistakes(run, arguments, message) -> None:
     with pytest.raises(UserError, match=message):
         run(*arguments)
-
-
-def test_what_is_no_model(tmp_path) -> None:
-    with pytest.raises(UserError, match="is no model; give the --workdir of a finished run, or an exported bundle"):
-        open_model(tmp_path)
 
 
 def finished(workdir: Path, paths: Sequence[Path | str], **data: str) -> None:
@@ -141,7 +136,7 @@ def finished(workdir: Path, paths: Sequence[Path | str], **data: str) -> None:
     (workdir / CONFIG_FILE).write_text(json.dumps(fields))
 
 
-def test_the_gallery_of_a_run_is_of_the_folder_of_its_pictures(run, photos, tmp_path, monkeypatch) -> None:
+def test_a_workdir_without_images_indexes_its_gallery(run, photos, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     drawn = [tmp_path / "data" / "emoji" / "1.0.0" / "png" / name for name in ("a.png", "b.png")]
     for path in drawn:
@@ -151,6 +146,13 @@ def test_the_gallery_of_a_run_is_of_the_folder_of_its_pictures(run, photos, tmp_
     own = [photos / "red.png", photos / "b%_ch" / "blue.png"]
     finished(tmp_path / "model", own, name="captions", images="photos", captions="c.csv")
     assert "2 pictures" in run(model=str(tmp_path / "model"), index="j.db")
+
+
+def test_a_bundle_without_images_is_an_error(run, tmp_path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / MANIFEST).touch()
+    with pytest.raises(UserError, match="model is not a workdir, so it has no gallery of its own; add --images=DIR"):
+        run(model=str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_the_gallery_of_a_run_is_of_the_folder_of_its_pictures(run, photos, tmp_
         (("a\0/b.png",), {}),
     ],
 )
-def test_a_gallery_of_files_elsewhere_decides_no_folder(run, tmp_path, monkeypatch, paths, data) -> None:
+def test_a_gallery_of_files_outside_the_run_is_refused(run, tmp_path, monkeypatch, paths, data) -> None:
     monkeypatch.chdir(tmp_path)
     finished(tmp_path / "model", paths, **data)
     with pytest.raises(UserError, match="--model: the pictures of its gallery .* give --images=DIR"):

@@ -9,7 +9,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.search.query import search
 
 
-def test_one_meaning_in_three_languages_finds_the_same(colours, gallery) -> None:
+def test_equal_queries_in_three_languages_find_the_same(colours, gallery) -> None:
     answers = search(["red dog", "rot", "赤"], gallery, colours.encoder, top=2)
     assert [answer.query for answer in answers] == ["red dog", "rot", "赤"]
     for answer in answers:
@@ -18,13 +18,13 @@ def test_one_meaning_in_three_languages_finds_the_same(colours, gallery) -> None
 
 def test_form_of_an_answer(colours, gallery) -> None:
     (answer,) = search(["red"], gallery, colours.encoder, top=1)
-    assert answer.as_dict() == {
+    assert dataclasses.asdict(answer) == {
         "query": "red",
         "results": ({"rank": 1, "id": "犬", "score": 1.0, "caption": "a red dog", "path": ""},),
     }
 
 
-def test_equal_scores_stand_in_gallery_order(colours, gallery) -> None:
+def test_ties_are_in_gallery_order(colours, gallery) -> None:
     level = dataclasses.replace(gallery, embeddings=np.ones((4, 3), np.float32))
     (answer,) = search(["red"], level, colours.encoder, top=9)  # more than there are: all
     assert [result.id for result in answer.results] == list(gallery.ids)
@@ -39,7 +39,7 @@ def test_equal_scores_stand_in_gallery_order(colours, gallery) -> None:
         (["red"], 0, "--top=0"),
     ],
 )
-def test_questions_without_an_answer(colours, gallery, queries, top, message) -> None:
+def test_wrong_queries(colours, gallery, queries, top, message) -> None:
     with pytest.raises(UserError, match=message):
         search(queries, gallery, colours.encoder, top=top)
 

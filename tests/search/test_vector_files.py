@@ -15,13 +15,13 @@ from support.colour_encoder import paint
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.search import vector_files
 from cl2cm_jax.search.incremental import update
-from cl2cm_jax.search.vector_files import read_manifest, read_portable, write_portable
+from cl2cm_jax.search.vector_files import read_manifest, read_vectors, write_vectors
 
 
-def test_out_and_in_again(store, photos, colours, tmp_path) -> None:
+def test_vectors_round_trip(store, photos, colours, tmp_path) -> None:
     update(store, colours.encoder, photos, captions={"red.png": {"de": ("rot",), "en": ("red",)}})
-    assert write_portable(store, tmp_path / "out", shard=2) == 3
-    shards = list(read_portable(tmp_path / "out"))
+    assert write_vectors(store, tmp_path / "out", shard=2) == 3
+    shards = list(read_vectors(tmp_path / "out"))
     assert [len(entries) for entries, _ in shards] == [2, 1]
     assert sorted((e for part, _ in shards for e in part), key=lambda e: e.id) == sorted(
         store.entries(), key=lambda e: e.id
@@ -34,12 +34,12 @@ def test_out_and_in_again(store, photos, colours, tmp_path) -> None:
     array = np.load(tmp_path / "out" / "img_emb" / "img_emb_0.npy", allow_pickle=False)
     table = pyarrow.parquet.read_table(tmp_path / "out" / "metadata" / "metadata_0.parquet").to_pydict()
     assert array.dtype == np.float32 and len(table["image_path"]) == len(table["caption"]) == len(array)
-    write_portable(store, tmp_path / "out")
-    assert [len(entries) for entries, _ in read_portable(tmp_path / "out")] == [3]  # no shard of before is left
+    write_vectors(store, tmp_path / "out")
+    assert [len(entries) for entries, _ in read_vectors(tmp_path / "out")] == [3]  # no shard of before is left
 
 
 @pytest.fixture
-def theirs(tmp_path):
+def clip_retrieval(tmp_path):
     (tmp_path / "img_emb").mkdir()
     (tmp_path / "metadata").mkdir()
     np.save(tmp_path / "img_emb" / "img_emb_0.npy", np.array([[3, 4], [0, 2]], np.float16))
@@ -48,23 +48,23 @@ def theirs(tmp_path):
     return tmp_path
 
 
-def test_what_clip_retrieval_writes(theirs) -> None:
-    ((entries, vectors),) = read_portable(theirs)
+def test_files_of_clip_retrieval_are_read(clip_retrieval) -> None:
+    ((entries, vectors),) = read_vectors(clip_retrieval)
     np.testing.assert_allclose(vectors, [[0.6, 0.8], [0, 1]], atol=1e-3)
     assert [entry.path for entry in entries] == ["a.jpg", "b.jpg"]
-    assert entries[0].caption() == ("und", "a dog") and read_manifest(theirs) is None
+    assert entries[0].caption() == ("und", "a dog") and read_manifest(clip_retrieval) is None
 
 
-def test_a_text_that_many_rows_share_is_measured_before_it_is_repeated(theirs, monkeypatch) -> None:
+def test_the_size_of_dictionary_columns_is_checked_before_they_are_expanded(clip_retrieval, monkeypatch) -> None:
     monkeypatch.setattr(vector_files, "MAX_TEXT", 1_000_000, raising=False)
-    file = theirs / "metadata" / "metadata_0.parquet"
+    file = clip_retrieval / "metadata" / "metadata_0.parquet"
     for length in (400_000, 600_000):
         table = pyarrow.table({"image_path": ["a.jpg", "b.jpg"], "caption": ["x" * length] * 2})
         pyarrow.parquet.write_table(table, file, store_schema=False)
         if length == 400_000:
-            assert [len(entry.caption()[1]) for entry in next(read_portable(theirs))[0]] == [length] * 2
+            assert [len(entry.caption()[1]) for entry in next(read_vectors(clip_retrieval))[0]] == [length] * 2
     with pytest.raises(UserError, match="unpacks to 1,200,010 bytes, over the limit of 1,000,000"):
-        list(read_portable(theirs))
+        list(read_vectors(clip_retrieval))
 
 
 class Payload:
@@ -72,14 +72,14 @@ class Payload:
         return (open, ("ran", "w"))
 
 
-def test_a_pickle_is_not_run(theirs, monkeypatch, tmp_path) -> None:
+def test_a_pickle_is_not_executed(clip_retrieval, monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
-    np.save(theirs / "img_emb" / "img_emb_0.npy", np.array([Payload()], object), allow_pickle=True)
+    np.save(clip_retrieval / "img_emb" / "img_emb_0.npy", np.array([Payload()], object), allow_pickle=True)
     with pytest.raises(UserError, match="Python objects"):
-        list(read_portable(theirs))
-    (theirs / "img_emb" / "img_emb_0.npy").write_bytes(pickle.dumps(Payload()))
+        list(read_vectors(clip_retrieval))
+    (clip_retrieval / "img_emb" / "img_emb_0.npy").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(UserError, match="magic string"):
-        list(read_portable(theirs))
+        list(read_vectors(clip_retrieval))
     assert not (tmp_path / "ran").exists()
 
 
@@ -94,19 +94,19 @@ def test_a_pickle_is_not_run(theirs, monkeypatch, tmp_path) -> None:
         (np.ones((2, 2), np.float32), {"image_path": ["a", ""]}, "has the image_path ''"),
     ],
 )
-def test_what_does_not_fit(theirs, array, columns, message) -> None:
-    np.save(theirs / "img_emb" / "img_emb_0.npy", array)
+def test_vectors_and_metadata_must_match(clip_retrieval, array, columns, message) -> None:
+    np.save(clip_retrieval / "img_emb" / "img_emb_0.npy", array)
     if columns:
-        pyarrow.parquet.write_table(pyarrow.table(columns), theirs / "metadata" / "metadata_0.parquet")
+        pyarrow.parquet.write_table(pyarrow.table(columns), clip_retrieval / "metadata" / "metadata_0.parquet")
     with pytest.raises(UserError, match=message):
-        list(read_portable(theirs))
+        list(read_vectors(clip_retrieval))
 
 
-def test_a_folder_without_vectors_or_with_others(store, theirs, tmp_path) -> None:
+def test_a_folder_without_vectors_and_one_of_another_program(store, clip_retrieval, tmp_path) -> None:
     with pytest.raises(UserError, match="has no img_emb"):
-        list(read_portable(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="holds img_emb/img_emb_0.npy, which is not ours; name a new folder"):
-        write_portable(store, theirs)
+        list(read_vectors(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="has img_emb/img_emb_0.npy, which is not from an export; give a new folder"):
+        write_vectors(store, clip_retrieval)
 
 
 @pytest.mark.parametrize(
@@ -114,30 +114,30 @@ def test_a_folder_without_vectors_or_with_others(store, theirs, tmp_path) -> Non
     [("metadata/metadata_7.parquet", False)]  # beside an export nobody can tell whose it is
     + [(name, ours) for name in ("metadata/notes.txt", "img_emb/mine.npy") for ours in (False, True)],
 )
-def test_a_file_of_somebody_stays(store, photos, colours, tmp_path, name, ours) -> None:
+def test_files_of_other_programs_are_kept(store, photos, colours, tmp_path, name, ours) -> None:
     update(store, colours.encoder, photos)
     if ours:
-        write_portable(store, tmp_path / "out")
+        write_vectors(store, tmp_path / "out")
     file = tmp_path / "out" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"mine")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match=f"holds {name}, which is not ours"):
-        write_portable(store, tmp_path / "out")
+    with pytest.raises(UserError, match=f"has {name}, which is not from an export"):
+        write_vectors(store, tmp_path / "out")
     assert sorted(tmp_path.rglob("*")) == before and file.read_bytes() == b"mine"
 
 
 class Cut(BaseException):
-    """Ends a call where a kill would."""
+    """Interrupts a call like a kill."""
 
 
 def exported(folder) -> list[str]:
-    return sorted(entry.path for entries, _ in read_portable(folder) for entry in entries)
+    return sorted(entry.path for entries, _ in read_vectors(folder) for entry in entries)
 
 
-def test_cut_off_at_any_moment_an_export_loses_nothing(store, photos, colours, tmp_path, monkeypatch) -> None:
+def test_an_export_interrupted_at_any_step_loses_nothing(store, photos, colours, tmp_path, monkeypatch) -> None:
     update(store, colours.encoder, photos)
-    write_portable(store, tmp_path / "first", shard=1)
+    write_vectors(store, tmp_path / "first", shard=1)
     old = exported(tmp_path / "first")
     new = [*old, "zz.png"]
     paint(photos / "zz.png", "red", side=21)
@@ -157,22 +157,22 @@ def test_cut_off_at_any_moment_an_export_loses_nothing(store, photos, colours, t
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", counted)
             try:
-                write_portable(store, out, shard=2)
+                write_vectors(store, out, shard=2)
             except Cut:
                 seen.append(cut)
         try:
             assert exported(out) == (old if cut == 0 else new)
         except UserError as error:
-            assert cut in seen and "cut off; run that export again" in str(error)
+            assert cut in seen and "from an interrupted export; run that export again" in str(error)
             assert len(list(out.rglob("img_emb_*.npy"))) == 3 + 2  # of both, whole
-        assert write_portable(store, out, shard=2) == 4 and exported(out) == new
+        assert write_vectors(store, out, shard=2) == 4 and exported(out) == new
         assert sorted(path.name for path in out.iterdir()) == ["cl2cm_index.json", "img_emb", "metadata"]
     assert seen == [0, 1, 2, 3, 4, 5]
 
 
-def test_an_export_that_fails_leaves_the_one_before(store, photos, colours, tmp_path, monkeypatch) -> None:
+def test_a_failed_export_keeps_the_previous_one(store, photos, colours, tmp_path, monkeypatch) -> None:
     update(store, colours.encoder, photos)
-    write_portable(store, tmp_path / "out", shard=1)
+    write_vectors(store, tmp_path / "out", shard=1)
     (photos / "red.png").unlink()
     update(store, colours.encoder, photos)
     save, done = np.save, []
@@ -185,5 +185,5 @@ def test_an_export_that_fails_leaves_the_one_before(store, photos, colours, tmp_
     monkeypatch.setattr(np, "save", full)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(OSError, match="No space left"):
-        write_portable(store, tmp_path / "out", shard=1)
+        write_vectors(store, tmp_path / "out", shard=1)
     assert len(exported(tmp_path / "out")) == 3 and sorted(tmp_path.rglob("*")) == before

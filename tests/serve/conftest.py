@@ -19,20 +19,19 @@ import uvicorn
 from support.colour_encoder import ColourEncoder, paint
 
 from cl2cm_jax.search.entry import Entry, id_of
-from cl2cm_jax.search.stores.memory import Resident
+from cl2cm_jax.search.stores.memory import MemoryIndex
 from cl2cm_jax.search.stores.milvus import Manifest
 from cl2cm_jax.serve.app import create_app
 from cl2cm_jax.serve.connection import Connection
 from cl2cm_jax.serve.limits import Limits
 from cl2cm_jax.serve.pictures import Pictures
 from cl2cm_jax.serve.service import Service
-from cl2cm_jax.trained.load import Model
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1"})
 NAMES = {"rot": "de", "赤": "ja", "أزرق": "ar"}
 
 
-def folder(root: Path, *, captioned: bool = True) -> Resident:
+def folder(root: Path, *, captioned: bool = True) -> MemoryIndex:
     """red.png, lime.png, sea/blue.png, of which the first has captions; and two entries whose paths lead outside."""
     paint(root.parent / "secret.png", "red")
     for name, colour in (("red.png", "red"), ("lime.png", "lime"), ("sea/blue.png", "blue")):
@@ -42,11 +41,11 @@ def folder(root: Path, *, captioned: bool = True) -> Resident:
     vectors = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.8, 0], [0.6, 0, 0.8]], np.float32)
     captions = {"red.png": {"en": ("a <b>red</b> picture",), "ar": ("صورة حمراء",)}} if captioned else {}
     entries = [Entry(id=id_of(name), path=name, date=86400, captions=captions.get(name, {})) for name in names]
-    return Resident(entries, vectors, Manifest(weights="step 10", model="colours", dim=3, images=str(root)))
+    return MemoryIndex(entries, vectors, Manifest(weights="step 10", model="colours", dim=3, images=str(root)))
 
 
 def application(root: Path, limits: Limits, *, captioned: bool = True):
-    model = Model(ColourEncoder().encoder, "colours", ("en", "de", "ja", "ar"))
+    model = ColourEncoder().model("colours", "en", "de", "ja", "ar")
     service = Service(folder(root, captioned=captioned), model, lambda query: NAMES.get(query, ""))
     return create_app(service, Pictures(str(root)), limits)
 

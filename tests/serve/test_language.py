@@ -26,5 +26,5 @@ def test_languages_of_queries(query, language) -> None:
     assert detector(LANGUAGES)(query) == language
 
 
-def test_only_what_the_model_knows() -> None:
+def test_only_languages_of_the_model() -> None:
     assert detector(("en", "de"))("赤い") == "" and detector(("zh",))("一只鸟") == "zh"

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import socket
 import time
+from functools import partial
 
 import pytest
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.serve import __main__ as command
-from cl2cm_jax.serve import connection
+from cl2cm_jax.serve import connection, limits
 from cl2cm_jax.serve.limits import COOKIE, Limits, Rate
 
 from .conftest import LOOPBACK, application, serving
@@ -30,14 +31,19 @@ def talk(port: int, *parts: bytes, pause: float = 0.0) -> bytes:
         return received
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory):
-    limits = Limits(token=TOKEN, logins=3)
-    with serving(application(tmp_path_factory.mktemp("guarded") / "photos", limits)) as running:
+@pytest.fixture
+def stopped_clock(monkeypatch) -> None:
+    """No rate refills, however slow the machine is."""
+    monkeypatch.setattr(limits, "Rate", partial(Rate, clock=lambda: 0.0))
+
+
+@pytest.fixture
+def guarded(tmp_path, stopped_clock):
+    with serving(application(tmp_path / "photos", Limits(token=TOKEN, logins=3))) as running:
         yield running
 
 
-def test_nothing_without_the_token(guarded) -> None:
+def test_the_token_is_required(guarded) -> None:
     for path in ("/api/search?q=rot", "/api/about", "/api/openapi.json", f"/api/pictures/{'0' * 32}/thumbnail"):
         assert guarded.ask(path).status == 401
         assert guarded.ask(path, headers={"Authorization": f"Bearer {TOKEN}x"}).status == 401
@@ -47,7 +53,7 @@ def test_nothing_without_the_token(guarded) -> None:
     assert guarded.ask("/").status == 200  # the page asks for it
 
 
-def test_a_login_is_a_cookie_and_is_not_guessed_often(guarded) -> None:
+def test_login_sets_a_cookie_and_is_rate_limited(guarded) -> None:
     def login(token: str):
         body = f'{{"token": "{token}"}}'
         return guarded.ask("/api/login", method="POST", body=body, headers={"Content-Type": "application/json"})
@@ -75,7 +81,7 @@ def test_a_login_is_a_cookie_and_is_not_guessed_often(guarded) -> None:
         ({"Origin": "http://evil.example"}, 403),
     ],
 )
-def test_pages_of_other_sites_cannot_ask(server, headers, status) -> None:
+def test_cross_site_requests_are_refused(server, headers, status) -> None:
     assert server.ask("/api/about", headers=headers).status == status
 
 
@@ -88,13 +94,13 @@ def test_a_body_that_is_too_large_is_not_read(server, path, size, status) -> Non
     assert talk(server.port, head.encode()).startswith(f"HTTP/1.1 {status}".encode())
 
 
-def test_a_body_that_grows_is_cut_off(server) -> None:
+def test_a_chunked_body_over_the_limit_is_refused(server) -> None:
     head = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     reply = talk(server.port, head, *[b"1000\r\n" + b"a" * 4096 + b"\r\n"] * 5, pause=0.02)
     assert reply.startswith(b"HTTP/1.1 413") and reply.count(b"HTTP/1.1") == 1
 
 
-def test_an_endless_head_is_cut_off(server) -> None:
+def test_an_endless_head_is_refused(server) -> None:
     assert not talk(server.port, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000).startswith(
         b"HTTP/1.1 200"
     )
@@ -107,14 +113,14 @@ def test_large_headers_are_refused(server) -> None:
     assert server.ask("/api/about", headers={f"X-{number}": "a" * 200 for number in range(90)}).status == 431
 
 
-def test_a_body_has_one_length(server) -> None:
-    """A proxy that goes by the other one would take its rest for a request."""
+def test_content_length_with_transfer_encoding_is_refused(server) -> None:
+    """Request smuggling: a proxy that uses the other length takes the rest for a request."""
     head = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
     reply = talk(server.port, head + b"0\r\n\r\nGET /api/about HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert reply.startswith(b"HTTP/1.1 400") and reply.count(b"HTTP/1.1") == 1
 
 
-def test_a_token_is_not_guessed_by_other_ways(tmp_path) -> None:
+def test_wrong_tokens_and_cookies_are_rate_limited(tmp_path, stopped_clock) -> None:
     with serving(application(tmp_path / "photos", Limits(token=TOKEN, wrong=4))) as running:
 
         def status(headers: dict[str, str]) -> int:
@@ -129,35 +135,41 @@ def test_a_token_is_not_guessed_by_other_ways(tmp_path) -> None:
 
 
 def test_slow_clients_time_out(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
-    with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK, seconds=0.3))) as running:
-        start = time.monotonic()
-        assert talk(running.port) == b""  # says nothing
-        assert talk(running.port, b"GET / HTTP/1.1\r\nHo") == b""  # says half
-        whole = b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        assert talk(running.port, whole + b"GET / HT").count(b"HTTP/1.1 200") == 1  # says half a second time
-        body = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
-        assert talk(running.port, body).startswith(b"HTTP/1.1 408")
-        assert time.monotonic() - start < 9
+    with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK))) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "HEAD_SECONDS", 0.3)
+            assert talk(running.port) == b""  # sends nothing
+            assert talk(running.port, b"GET / HTTP/1.1\r\nHo") == b""  # half a head
         assert running.ask("/api/about").status == 200
 
 
-def test_a_head_in_drops_times_out(tmp_path, monkeypatch) -> None:
+def test_a_second_head_times_out(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 2.0)
+    with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK))) as running:
+        complete = b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        assert talk(running.port, complete + b"GET / HT").count(b"HTTP/1.1 200") == 1
+
+
+def test_a_slow_body_times_out(tmp_path) -> None:
+    with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK, seconds=0.3))) as running:
+        body = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+        assert talk(running.port, body).startswith(b"HTTP/1.1 408")
+
+
+def test_a_slowly_sent_head_times_out(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
     with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK))) as running:
-        start = time.monotonic()
         with socket.create_connection(("127.0.0.1", running.port), timeout=10) as client:
-            with pytest.raises(OSError):  # noqa: PT011  # of which kind is the system's choice
+            with pytest.raises(OSError):  # noqa: PT011  # of which kind depends on the system
                 for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100:
                     client.sendall(bytes([byte]))
                     time.sleep(0.05)
-        assert time.monotonic() - start < 3
 
 
-def test_who_does_not_take_answers_is_left(tmp_path, monkeypatch) -> None:
+def test_a_client_that_does_not_receive_is_disconnected(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.3)
-    limits = Limits(hosts=LOOPBACK, per_minute=1_000_000)
-    with serving(application(tmp_path / "photos", limits)) as running, socket.socket() as client:
+    unlimited = Limits(hosts=LOOPBACK, per_minute=1_000_000)
+    with serving(application(tmp_path / "photos", unlimited)) as running, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(10)
         client.connect(("127.0.0.1", running.port))
@@ -171,14 +183,14 @@ def test_who_does_not_take_answers_is_left(tmp_path, monkeypatch) -> None:
         assert running.ask("/api/about").status == 200
 
 
-def test_too_many_requests_are_told_when_to_come_back(tmp_path) -> None:
+def test_too_many_requests_get_retry_after(tmp_path, stopped_clock) -> None:
     with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK, per_minute=5))) as running:
         replies = [running.ask("/api/about") for _ in range(7)]
     assert [reply.status for reply in replies] == [200] * 5 + [429] * 2
-    assert 1 <= int(replies[-1].headers["retry-after"]) <= 13
+    assert replies[-1].headers["retry-after"] == "13"
 
 
-def test_a_rate_is_earned_back() -> None:
+def test_a_rate_refills() -> None:
     now = 0.0
     rate = Rate(60, clock=lambda: now)
     assert [rate.wait("a") for _ in range(61)] == [0.0] * 60 + [1.0] and rate.wait("b") == 0
@@ -202,9 +214,9 @@ def test_other_machines_need_a_token() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model=m", "--index=nowhere.db", "--port=99999"], "--port=99999 is no port"),
-        (["--model=m", "--index=nowhere.db", "--requests_per_minute=0"], "answers nobody"),
-        (["--model=m", "--index=nowhere.db", "--port=0"], "--index=nowhere.db is not there"),
+        (["--model=m", "--index=nowhere.db", "--port=99999"], "--port=99999 is not a port"),
+        (["--model=m", "--index=nowhere.db", "--requests_per_minute=0"], "requests_per_minute=0 must be 1 or more"),
+        (["--model=m", "--index=nowhere.db", "--port=0"], "--index=nowhere.db does not exist"),
         (["--index=nowhere.db"], "the following arguments are required: --model"),
     ],
 )
@@ -214,6 +226,6 @@ def test_mistakes(arguments, message, monkeypatch) -> None:
         command.main(arguments)
 
 
-def test_a_port_in_use_is_said_at_once(server) -> None:
-    with pytest.raises(UserError, match=f"--port={server.port} cannot be listened on"):
+def test_a_port_in_use_is_an_error(server) -> None:
+    with pytest.raises(UserError, match=f"--port={server.port} is not available"):
         command._listen("127.0.0.1", server.port)

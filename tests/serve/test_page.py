@@ -46,7 +46,7 @@ def browser(tmp_path_factory):
 
 
 class Page:
-    """What a person does with the page, and sees."""
+    """The page in a browser."""
 
     def __init__(self, browser, port: int):
         self.browser = browser
@@ -105,7 +105,7 @@ def test_search_in_three_scripts(page, query, language, first) -> None:
     page.until(lambda: page.browser.execute_script("return document.querySelector('.frame img').naturalWidth") == 480)
 
 
-def test_text_that_runs_from_right_to_left_stands_right(page) -> None:
+def test_arabic_text_is_right_to_left(page) -> None:
     page.search("أزرق")
     direction = "return getComputedStyle(document.querySelector(arguments[0])).direction"
     assert page.browser.execute_script(direction, "#query") == "rtl"
@@ -129,10 +129,10 @@ def test_each_uploaded_picture_has_its_address(page, tmp_path: Path) -> None:
     page.until(lambda: page.state() == "results" and page.captions()[0] == "blue.png")
     page.browser.refresh()
     page.until(lambda: page.state() == "error")
-    assert page.find("#status").text == "Choose the picture again: it was not kept."
+    assert page.find("#status").text == "Choose the picture again; it is not kept when the page is reloaded."
 
 
-def test_a_picture_that_is_none_is_said(page, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_is_an_error(page, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no more")
     page.find("#file").send_keys(str(tmp_path / "broken.png"))
     page.until(lambda: page.state() == "error")
@@ -141,20 +141,20 @@ def test_a_picture_that_is_none_is_said(page, tmp_path: Path) -> None:
     page.browser.get_log("browser")  # the refusal, 422
 
 
-def test_nothing_found_is_said(page) -> None:
+def test_no_result_has_a_message(page) -> None:
     page.find("#narrow").click()
     page.find("#path").send_keys("nowhere/")
     page.search("rot", state="empty")
-    assert page.find("#status").text == "Nothing fits what you narrowed the search to." and page.captions() == []
+    assert page.find("#status").text == "No picture matches the filters." and page.captions() == []
 
 
-def test_what_a_search_is_narrowed_to_stands_in_the_address(page) -> None:
+def test_filters_are_in_the_address(page) -> None:
     page.search("rot")
     assert "best 5 of 5" in page.find("#status").text and page.browser.title == "rot · Search"
     page.find("#narrow").click()
     page.find("#path").send_keys("sea/\n")
     page.until(lambda: page.captions() == ["blue.png"])
-    assert "best 1 of those that fit" in page.find("#status").text
+    assert "best 1 of the matching pictures" in page.find("#status").text
     page.browser.refresh()
     page.until(lambda: page.captions() == ["blue.png"])
     assert page.find("#path").get_attribute("value") == "sea/" and page.find("#filters").is_displayed()
@@ -163,19 +163,19 @@ def test_what_a_search_is_narrowed_to_stands_in_the_address(page) -> None:
     assert page.find("#path").get_attribute("value") == ""
 
 
-def test_languages_of_captions_are_offered_and_no_others(page) -> None:
+def test_only_languages_of_captions_are_offered(page) -> None:
     page.find("#narrow").click()
     assert [option.text for option in page.all("#language option")] == ["any language", "Arabic", "English"]
 
 
-def test_no_language_is_offered_where_there_is_no_caption(browser, tmp_path) -> None:
+def test_no_language_is_offered_without_captions(browser, tmp_path) -> None:
     with serving(application(tmp_path / "photos", Limits(), captioned=False)) as running:
         page = Page(browser, running.port)
         page.find("#narrow").click()
         assert page.find("#path").is_displayed() and not page.find("#language").is_displayed()
 
 
-def test_what_is_similar_can_be_asked_for_without_a_pointer(page) -> None:
+def test_similar_pictures_on_a_touch_screen(page) -> None:
     page.browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
     try:
         page.search("rot")
@@ -239,14 +239,14 @@ def test_results_have_the_focus_after_a_search_by_keyboard(page) -> None:
     assert page.browser.switch_to.active_element == page.find("#query")
 
 
-def test_the_link_over_the_box_leads_to_the_results(page) -> None:
+def test_the_skip_link_leads_to_the_results(page) -> None:
     page.search("rot")
     page.browser.execute_script("document.querySelector('.skip').focus()")
     page.browser.switch_to.active_element.send_keys("\n")
     assert page.browser.switch_to.active_element == page.all(".card")[0] and len(page.captions()) == 5
 
 
-def test_a_caption_is_read_out_once(page) -> None:
+def test_a_screen_reader_reads_a_caption_once(page) -> None:
     page.search("rot")
     names = [card.accessible_name for card in page.all(".card")]
     assert names[0].startswith("a <b>red</b> picture") and names[0].count("red") == 1
@@ -278,7 +278,7 @@ def test_light_and_dark(page) -> None:
     assert seen[0][0] > 600 > 200 > seen[0][1] and seen[1][0] < 200 < 600 < seen[1][1]
 
 
-def test_a_service_that_has_stopped_is_said(browser, tmp_path) -> None:
+def test_a_stopped_service_has_a_message(browser, tmp_path) -> None:
     with serving(application(tmp_path / "photos", Limits())) as running:
         page = Page(browser, running.port)
     page.search("rot", state="error")
@@ -286,14 +286,14 @@ def test_a_service_that_has_stopped_is_said(browser, tmp_path) -> None:
     browser.get_log("browser")
 
 
-def test_the_token_is_asked_for_once(browser, tmp_path) -> None:
+def test_the_token_is_requested_once(browser, tmp_path) -> None:
     with serving(application(tmp_path / "photos", Limits(token=TOKEN))) as running:
         page = Page(browser, running.port)
         for token, shown in (("wrong", True), (TOKEN, False)):
             page.find("#token").clear()
             page.find("#token").send_keys(token + "\n")
             page.until(lambda: page.find("#login").is_displayed() == shown)  # noqa: B023
-            page.until(lambda: not shown or page.find("#login p").text == "that is not the token")  # noqa: B023
+            page.until(lambda: not shown or page.find("#login p").text == "wrong token")  # noqa: B023
         page.until(lambda: page.state() == "start")
         page.search("rot")
         assert len(page.captions()) == 5

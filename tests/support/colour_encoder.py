@@ -9,16 +9,20 @@ import numpy as np
 from PIL import Image
 
 from cl2cm_jax.trained.encoder import Encoder
+from cl2cm_jax.trained.model import TrainedModel
 
 COLOURS = {"red": 0, "rot": 0, "赤": 0, "green": 1, "grün": 1, "blue": 2, "blau": 2, "أزرق": 2}
 
 
 class ColourEncoder:
-    """Counts the pictures that it was given."""
+    """Counts the pictures that it encodes."""
 
     def __init__(self, weights: str = "step 10", *, frames: int = 1) -> None:
         self.seen = 0
         self.encoder = Encoder(text=self.text, images=self.images, weights=weights, frames=frames)
+
+    def model(self, name: str, *languages: str) -> TrainedModel:
+        return TrainedModel(self.encoder, name=name, languages=languages, dim=3)
 
     def text(self, texts: Sequence[str]) -> np.ndarray:
         return np.eye(3, dtype=np.float32)[[COLOURS.get(text.split()[0], 0) for text in texts]]

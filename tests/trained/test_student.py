@@ -1,4 +1,4 @@
-"""What a workdir must hold to be searched."""
+"""Loading the student of a workdir, complete or damaged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_finished_run(folder / "run", student__dim=12, **text, **vision)
 
 
-def test_a_whole_student_is_loaded(finished: Path) -> None:
+def test_a_complete_student_is_loaded(finished: Path) -> None:
     assert load_encoder(finished).text(["red", "dog"]).shape == (2, 12)
 
 
@@ -53,7 +53,7 @@ def narrow_vision(arrays: Arrays) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda a: a.pop(KERNEL), f"{KERNEL} is missing"),
         (lambda a: a.update({KERNEL: np.ones(3, np.float32)}), rf"{KERNEL} has shape \(3,\) instead of"),
@@ -68,14 +68,14 @@ def narrow_vision(arrays: Arrays) -> None:
     ],
     ids=["no tensor", "one axis", "clash", "strange", "nan", "narrow vision", "no vision"],
 )
-def test_a_damaged_student_is_one_line(finished: Path, damage: Callable[[Arrays], object], said: str) -> None:
+def test_a_damaged_student_is_one_line(finished: Path, damage: Callable[[Arrays], object], message: str) -> None:
     path = finished / MODEL_FILE
     whole = path.read_bytes()
     arrays = load_file(path)
     damage(arrays)
     save_file(arrays, path)
     try:
-        with pytest.raises(UserError, match=rf"model\.safetensors.*{said}") as error:
+        with pytest.raises(UserError, match=rf"model\.safetensors.*{message}") as error:
             load_encoder(finished)
     finally:
         path.write_bytes(whole)

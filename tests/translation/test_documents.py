@@ -1,4 +1,4 @@
-"""Which captions of a file are translated, and the file that comes out."""
+"""Caption files: the selection of captions, and the translated file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 
 from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.translation.cap_lines import cap_key, translated_cap_id
-from cl2cm_jax.translation.documents import Document, Written, read_document
+from cl2cm_jax.translation.documents import Document, Written, cap_key, read_document, translated_cap_id
 
 CSV = 'image,language,caption\na.png,en,"a dog, red"\na.png,en,"a ""cat"""\nb.png,en,a dog\nb.png,fr,un chien\n'
 
@@ -48,16 +47,16 @@ def test_rows_are_kept_and_translations_added_in_each_format(tmp_path: Path, nam
     ]
 
 
-def test_images_with_captions_in_the_target_get_no_more(tmp_path: Path) -> None:
+def test_images_with_target_captions_are_left_as_they_are(tmp_path: Path) -> None:
     document = read(tmp_path, CSV)
     assert [item.name for item in document.items] == ["a.png", "a.png", "b.png"]
     assert [item.text for item in document.chosen] == ["a dog, red", 'a "cat"']
 
 
-def test_equal_translations_of_an_image_are_one_row_and_empty_ones_none(tmp_path: Path) -> None:
+def test_duplicate_and_empty_translations_are_left_out(tmp_path: Path) -> None:
     document = read(tmp_path, CSV, target="de")
     written = write(document, ["Hund", "Hund", ""])
-    assert (written.added, written.alike, written.empty) == (1, 1, 1)
+    assert (written.added, written.duplicates, written.empty) == (1, 1, 1)
     assert written.text.splitlines()[-1] == "a.png,de,Hund,machine"
 
 
@@ -75,7 +74,7 @@ def test_queries_are_one_row_for_each_caption_in_their_order(tmp_path: Path) -> 
         write(document, ["chien", "", "chat"])
 
 
-def test_splits_choose(tmp_path: Path) -> None:
+def test_splits_select_captions(tmp_path: Path) -> None:
     text = "image,language,caption,split\na.png,en,dog,train\nb.png,en,cat,dev\nc.png,en,cow,test\n"
     assert [item.name for item in read(tmp_path, text, splits=("train", "validation")).chosen] == ["a.png", "b.png"]
     assert len(read(tmp_path, text, splits=("train",)).items) == 3
@@ -92,7 +91,7 @@ def test_splits_choose(tmp_path: Path) -> None:
         ("a.jpg#enc#0\n", "in.txt", "line 1, .* has no sentence"),
         ("a.jpg#enc#0 a dog\nno id here\n", "in.txt", "line 2, .* write media#tag#k"),
         ("a#enc#0 dog\na#enc#0 cat\n", "in.txt", "line 2, .* already in line 1"),
-        ("1.jpg#enc#0 a\n1#enc#0 b\n", "in.txt", "line 2.*'1#enc#0' is there already in line 1"),
+        ("1.jpg#enc#0 a\n1#enc#0 b\n", "in.txt", "line 2.*'1#enc#0' is already in line 1"),
         ("a#de#0 Hund\n", "in.txt", "has the tag 'de', not that of --source='en' \\('enc'\\)"),
         ("x\n", "in.xlsx", "must end in .csv, .tsv, .jsonl, or .txt"),
     ],
@@ -102,7 +101,7 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, name: str, message: st
         read(tmp_path, text, name)
 
 
-def test_lines_of_the_papers_format_become_lines_with_the_tag_of_a_translation(tmp_path: Path) -> None:
+def test_cap_id_lines_get_the_tag_of_a_translation(tmp_path: Path) -> None:
     text = "7.jpg#enc#0 a dog\u2028runs\r\n7.jpg#enc#1 a  cat\nvideo9#enc#0 a cow # 1"
     document = read(tmp_path, text, "in.txt", target="de")
     assert [item.text for item in document.items] == ["a dog runs", "a cat", "a cow # 1"]
@@ -112,7 +111,7 @@ def test_lines_of_the_papers_format_become_lines_with_the_tag_of_a_translation(t
         read(tmp_path, text, "in.txt", splits=("train",))
 
 
-def test_tags_there_and_back() -> None:
+def test_cap_ids_of_translations() -> None:
     assert translated_cap_id("7.jpg#enc#0", "de") == "7.jpg#enc2de#0"
     assert translated_cap_id("7.jpg#enc2de#0", "en") == "7.jpg#enc2de2enc#0"
     assert translated_cap_id("7#zh#3", "en") == "7#zh2enc#3"

@@ -1,14 +1,12 @@
-"""The command as a user types it, and killed as a machine kills it."""
+"""The command, uninterrupted, killed and stopped."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -44,7 +42,7 @@ def provenance(out: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in provenance_path(out).read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_file_translated_elsewhere_comes_in(folder: Path) -> None:
+def test_existing_translations(folder: Path) -> None:
     outcome = run(folder, engine="file", translations=folder / "de.txt")
     assert outcome.code == 0, outcome.err
     assert translations(folder / "out.csv") == [
@@ -53,23 +51,23 @@ def test_a_file_translated_elsewhere_comes_in(folder: Path) -> None:
         ("c.png", "der Hund", "machine"),
     ]
     assert "3 captions from en to de; 3 sentences translated now, 0 captions before" in outcome.out
-    assert "note: test hold machine translations now" in outcome.out
+    assert "note: test now have machine translations" in outcome.out
     assert {entry["engine"] for entry in provenance(folder / "out.csv")} == {"file"}
 
 
-def test_a_language_that_cannot_be_trained_in_yet_is_said_before_training_says_it(folder: Path) -> None:
+def test_missing_evaluation_captions_are_noted(folder: Path) -> None:
     options = {"engine": "file", "translations": folder / "de.txt"}
     outcome = run(folder, splits="train", **options)
     assert (
         f"note: no caption in de: test; training needs some there, written by people: add them to {folder}"
         in outcome.out
     )
-    assert "machine translations now" not in outcome.out
+    assert "now have machine translations" not in outcome.out
     (folder / "in.csv").write_text(ROWS + "c.png,de,ein Hund,test\n", encoding="utf-8")
     assert "note" not in run(folder, splits="train", **options).out
 
 
-def test_a_file_without_splits_will_be_judged_on_machine_translations(folder: Path) -> None:
+def test_a_file_without_splits_is_noted(folder: Path) -> None:
     (folder / "in.csv").write_text("image,language,caption\na.png,en,a dog\n", encoding="utf-8")
     (folder / "de.txt").write_text("ein Hund\n", encoding="utf-8")
     outcome = run(folder, engine="file", translations=folder / "de.txt")
@@ -84,7 +82,7 @@ def test_a_second_run_changes_nothing(folder: Path) -> None:
     assert ((folder / "out.csv").read_bytes(), provenance(folder / "out.csv")) == before
 
 
-def test_one_language_after_the_other_keeps_rows_and_provenance(folder: Path, nllb_folder: Path) -> None:
+def test_a_second_language_keeps_rows_and_provenance(folder: Path, nllb_folder: Path) -> None:
     options = {"engine": "ctranslate2", "device": "cpu", "model": nllb_folder}
     assert run(folder, splits="train", **options).code == 0
     second = run(folder, captions=folder / "out.csv", out=folder / "both.csv", target="fr", **options)
@@ -100,7 +98,7 @@ def test_one_language_after_the_other_keeps_rows_and_provenance(folder: Path, nl
     assert "2 sentences translated now" in second.out  # "a dog" once
 
 
-def test_queries_are_of_their_own_language(folder: Path) -> None:
+def test_queries_have_a_language_of_their_own(folder: Path) -> None:
     outcome = call(
         translate.main,
         *("--captions", folder / "in.csv", "--out", folder / "out.csv", "--source=en", "--target=de", "--queries"),
@@ -133,14 +131,17 @@ def test_fewer_lines_than_captions_write_nothing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "google"}, "invalid choice: 'google'"),
+        (
+            {"engine": "google"},
+            "or the dotted name of a module",
+        ),
         ({"engine": "file"}, "--engine=file needs --translations"),
         ({"engine": "ctranslate2"}, "--engine=ctranslate2 needs --model"),
         ({"engine": "file", "translations": "x", "pair": "en-de"}, "--pair is for --engine=apertium, not file"),
-        ({"engine": "apertium", "source": "english"}, "--source='english' is no language"),
-        ({"engine": "apertium", "target": "en"}, "--target='en' is the source"),
+        ({"engine": "apertium", "source": "english"}, "--source='english' is not a language code"),
+        ({"engine": "apertium", "target": "en"}, "--target='en' is also the source"),
         ({"engine": "apertium", "splits": "trian"}, "did you mean 'train'"),
-        ({"engine": "apertium", "batch": "0"}, "--batch=0 must be 1 or more"),
+        ({"engine": "apertium", "batch": "0"}, "argument --batch: '0'"),
         ({"engine": "apertium", "out": "out.tsv"}, "must end in .csv"),
         ({"engine": "apertium", "captions": "none.csv"}, "is not a file"),
     ],
@@ -159,7 +160,7 @@ def test_a_symbolic_link_in_a_loop_is_refused_before_anything_is_translated(fold
     assert outcome.err.count("\n") == 1 and (folder / name).is_symlink()
 
 
-def test_captions_that_are_a_link_in_a_loop(folder: Path) -> None:
+def test_captions_behind_a_link_loop(folder: Path) -> None:
     (folder / "loop.csv").symlink_to(folder / "loop.csv")
     outcome = run(folder, engine="file", translations=folder / "de.txt", captions=folder / "loop.csv")
     assert outcome.code == 2 and "loop.csv" in outcome.err and outcome.err.count("\n") == 1
@@ -167,75 +168,76 @@ def test_captions_that_are_a_link_in_a_loop(folder: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
 @pytest.mark.parametrize("out", ["/proc/x.csv", "/proc/x/y.csv"])
-def test_a_place_that_takes_no_files(folder: Path, out: str) -> None:
+def test_a_location_without_files(folder: Path, out: str) -> None:
     outcome = run(folder, engine="file", translations=folder / "de.txt", out=out)
     assert outcome.code == 2 and "/proc/x" in outcome.err and outcome.err.count("\n") == 1
 
 
 def test_the_input_is_never_the_output(folder: Path) -> None:
     outcome = run(folder, engine="file", translations=folder / "de.txt", out=folder / "x" / ".." / "in.csv")
-    assert outcome.code == 2 and "name another file" in outcome.err
+    assert outcome.code == 2 and "give another one" in outcome.err
     assert (folder / "in.csv").read_text(encoding="utf-8") == ROWS
 
 
-CAPTIONS = 600
+CAPTIONS = 60
+SIGNALLED = """
+import os, sys
+from cl2cm_jax.translation.__main__ import main
+left, fsync = int(sys.argv[1]), os.fsync
+def counted(file):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), int(sys.argv[2]))
+    fsync(file)
+os.fsync = counted
+main(sys.argv[3:])
+"""  # sends itself a signal when it saves the batch of that number, 0: never
 
 
-def start(folder: Path, model: Path) -> subprocess.Popen[bytes]:
+def translate_many(folder: Path, model: Path, *, batch: int = 0, sent: int = 0) -> subprocess.CompletedProcess[str]:
+    """Translates many.jsonl in batches of 3 sentences; the process gets the signal `sent` in the given batch."""
     options = {"captions": folder / "many.jsonl", "out": folder / "out.jsonl", "source": "en", "target": "de"}
     options |= {"engine": "ctranslate2", "device": "cpu", "model": model, "batch": 3, "beam": 1}
-    command = [sys.executable, "-m", "cl2cm_jax.translate", *(f"--{name}={value}" for name, value in options.items())]
+    command = [sys.executable, "-c", SIGNALLED, str(batch), str(sent)]
+    command += [f"--{name}={value}" for name, value in options.items()]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def kill_when(running: subprocess.Popen[bytes], journal: Path, size: int) -> None:
-    """Kills the process at the first sight of a journal of `size` bytes, wherever it is then."""
-    while running.poll() is None and (journal.stat().st_size if journal.exists() else 0) < size:
-        time.sleep(0.0005)
-    os.kill(running.pid, signal.SIGKILL) if running.poll() is None else None
-    running.communicate()
-
-
-def test_killed_again_and_again_it_neither_loses_nor_repeats(tmp_path: Path, nllb_folder: Path) -> None:
-    texts = [f"a {('dog', 'cat', 'horse')[number % 3]} {number // 2}" for number in range(CAPTIONS)]
+@pytest.fixture
+def many(tmp_path: Path) -> list[str]:
+    """Writes many.jsonl, where every sentence occurs twice; returns its captions."""
+    texts = [f"a {('dog', 'cat', 'horse')[number % 3]} {number // 6}" for number in range(CAPTIONS)]
     rows = [{"image": f"{number}.png", "language": "en", "caption": text} for number, text in enumerate(texts)]
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    journal, chosen = provenance_path(tmp_path / "out.jsonl"), random.Random()
-    # A line has about 200 bytes, so these are in the first quarter and half.
-    sizes = sorted([chosen.randrange(50 * CAPTIONS), *(chosen.randrange(100 * CAPTIONS) for _ in range(4))])
-    before, kills = b"", 0
-    for size in sizes:
-        running = start(tmp_path, nllb_folder)
-        kill_when(running, journal, size)
-        if running.returncode == 0:  # it was faster than this process, which a busy machine may bring about
-            break
-        kills += 1
-        assert running.returncode == -signal.SIGKILL, f"sizes {sizes}"
+    return texts
+
+
+def test_a_run_killed_several_times_neither_loses_nor_repeats(tmp_path: Path, nllb_folder: Path, many) -> None:
+    journal, before = provenance_path(tmp_path / "out.jsonl"), b""
+    for batch in (1, 3, 2):
+        killed = translate_many(tmp_path, nllb_folder, batch=batch, sent=signal.SIGKILL)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert not (tmp_path / "out.jsonl").exists()
-        after = journal.read_bytes() if journal.exists() else b""
-        assert after.startswith(before), f"sizes {sizes}"  # what was finished stays as it was
-        before = after
-    assert kills > 0
-    last = start(tmp_path, nllb_folder)
-    out, err = last.communicate(timeout=300)
-    assert last.returncode == 0, err.decode()
-    assert b"600 captions from en to de" in out
+        content = journal.read_bytes()
+        assert content.startswith(before) and len(content) > len(before)  # finished translations are kept
+        before = content
+        with journal.open("ab") as file:  # as a kill within a write leaves it
+            file.write(b'{"image": "0.png", "lang')
+    last = translate_many(tmp_path, nllb_folder)
+    assert last.returncode == 0, last.stderr
+    assert f"{CAPTIONS} captions from en to de" in last.stdout
     words = {"dog": "ein Hund", "cat": "ein Kater", "horse": "ein Pferd"}
-    expected = [(f"{number}.png", words[text.split()[1]], "machine") for number, text in enumerate(texts)]
+    expected = [(f"{number}.png", words[text.split()[1]], "machine") for number, text in enumerate(many)]
     assert translations(tmp_path / "out.jsonl") == expected
     lines = [line for line in journal.read_bytes().split(b"\n") if line.endswith(b"}")]
-    assert Counter(json.loads(line)["image"] for line in lines) == {row["image"]: 1 for row in rows}, f"sizes {sizes}"
+    assert Counter(json.loads(line)["image"] for line in lines) == {f"{n}.png": 1 for n in range(CAPTIONS)}
 
 
-def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path: Path, nllb_folder: Path) -> None:
-    rows = [{"image": f"{n}.png", "language": "en", "caption": f"a dog {n}"} for n in range(CAPTIONS)]
-    (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    running, journal = start(tmp_path, nllb_folder), provenance_path(tmp_path / "out.jsonl")
-    while running.poll() is None and not journal.exists():
-        time.sleep(0.0005)
-    running.terminate()
-    out, _ = running.communicate(timeout=120)
-    assert running.returncode == 0
-    assert out.startswith(b"stopped and saved; resume with: cl2cm translate --captions=")
-    assert not (tmp_path / "out.jsonl").exists() and journal.read_bytes().endswith(b"}\n")
+def test_a_stop_signal_saves_and_prints_how_to_resume(tmp_path: Path, nllb_folder: Path, many) -> None:
+    stopped = translate_many(tmp_path, nllb_folder, batch=2, sent=signal.SIGTERM)
+    assert stopped.returncode == 0, stopped.stderr
+    assert stopped.stdout.startswith("stopped and saved; resume with: cl2cm translate --captions=")
+    journal = provenance_path(tmp_path / "out.jsonl").read_bytes()
+    assert not (tmp_path / "out.jsonl").exists() and journal.endswith(b"}\n") and journal.count(b"\n") == 12

@@ -1,8 +1,6 @@
-"""An index in memory: exact search over a matrix of vectors, for a service that answers many queries.
+"""An index in memory: exact search by one matrix product, for a service that answers many queries.
 
-Milvus Lite goes over all its rows in Python for each query, 0.2 s at 100,000; this is one product of matrices.
-
-Source: ours.
+Milvus Lite iterates over all rows in Python for each query, which takes 0.2 s at 100,000.
 """
 
 from __future__ import annotations
@@ -15,14 +13,8 @@ from cl2cm_jax.search.entry import Entry, Filters, Found
 from cl2cm_jax.search.stores.milvus import Manifest, Store
 
 
-class Resident:
-    """Entries with their vectors; answers as `Store` does.
-
-    Args:
-      entries: N of them.
-      vectors: (N, D) float32, unit vectors.
-      manifest: of the index that they come from.
-    """
+class MemoryIndex:
+    """N entries with their unit vectors (N, D) float32; has the read interface of `Store`."""
 
     def __init__(self, entries: Sequence[Entry], vectors: np.ndarray, manifest: Manifest):
         self._entries, self._matrix, self.manifest = list(entries), vectors, manifest
@@ -42,11 +34,11 @@ class Resident:
         return None if row is None else self._entries[row]
 
     def vectors(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """The vectors (D,) float32 of those ids that there are."""
+        """The vectors (D,) float32 of those ids that exist."""
         return {id: self._matrix[self._row[id]] for id in ids if id in self._row}
 
     def search(self, queries: np.ndarray, *, top: int, filters: Filters | None = None) -> list[list[Found]]:
-        """The `top` best entries for each of the queries (M, D), best first; equal scores stand in their order."""
+        """The `top` best entries for each of the queries (M, D), best first; ties in entry order."""
         return [self._one(query, top, filters or Filters()) for query in np.asarray(queries, np.float32)]
 
     def _one(self, query: np.ndarray, top: int, filters: Filters) -> list[Found]:
@@ -61,7 +53,7 @@ class Resident:
         return [Found(self._entries[rows[place]], float(kept[place])) for place in best]
 
     def _mask(self, filters: Filters) -> np.ndarray:
-        """(N,) bool; the last few are kept, since people narrow one search after the other alike."""
+        """(N,) bool; recent masks are cached, since consecutive searches often have the same filters."""
         mask = self._masks.get(filters)
         if mask is None:
             mask = np.fromiter((filters.admits(entry) for entry in self._entries), bool, len(self._entries))
@@ -71,19 +63,14 @@ class Resident:
         return mask
 
 
-def load(store: Store, *, told: Callable[[int, int], None] = lambda done, total: None) -> Resident:
-    """Reads a whole index into memory.
-
-    Args:
-      store: an index that is there.
-      told: is called with the number of entries read, and of all.
-    """
+def load(store: Store, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> MemoryIndex:
+    """Reads a whole index into memory; `on_progress` is called with the number of entries read, and of all."""
     assert store.manifest is not None
     total, entries = len(store), []
     matrix = np.zeros((total, store.manifest.dim), np.float32)
     for part, vectors in store.everything():
         matrix[len(entries) : len(entries) + len(part)] = vectors
         entries += part
-        told(len(entries), total)
+        on_progress(len(entries), total)
     order = sorted(range(len(entries)), key=lambda row: entries[row].path)
-    return Resident([entries[row] for row in order], matrix[order], store.manifest)
+    return MemoryIndex([entries[row] for row in order], matrix[order], store.manifest)

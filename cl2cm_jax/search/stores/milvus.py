@@ -1,10 +1,8 @@
-"""The index in Milvus: a file that Milvus Lite keeps, or a collection of a cluster, by the URI alone.
-
-Source: ours.
-"""
+"""An index in Milvus: a Milvus Lite file, or a collection of a server; the URI decides."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -21,39 +19,31 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.search.entry import Captions, Entry, Filters, Found, captions_from_text, captions_to_text
 
 COLLECTION = "pictures"
-FORMAT = 1  # raise it when an older reader would get an index wrong
+FORMAT = 1  # increase it when an older reader would misread an index
 MAX_PATH, MAX_CAPTIONS, MAX_LANGUAGES = 4096, 60_000, 1024  # bytes, bytes, number: limits of Milvus's fields
 MAX_INT64 = 2**63 - 1
-AT_ONCE = 1000  # rows a request
-_MANIFEST = "cl2cm_manifest"  # the collection's property that holds it
+AT_ONCE = 1000  # rows per request
+_MANIFEST = "cl2cm_manifest"  # property of the collection
 _FIELDS = ["id", "path", "size", "mtime", "hash", "date", "captions"]
-_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,254}")  # what a server takes for a collection's
+_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,254}")  # allowed by a Milvus server
 _LOCK, _SCHEMA = "LOCK", "schema.json"
 _WITHOUT_DATA = {name + end for name in (_SCHEMA, "manifest.json") for end in ("", ".tmp", ".prev")}
-_LITE = frozenset({_LOCK, "collections", "databases", ".database-staging"})  # what a new index has in it
-MOST_RESULTS = 10_000  # Milvus answers no more a query than 16,384
+_LITE = frozenset({_LOCK, "collections", "databases", ".database-staging"})  # contents of a new index
+MAX_RESULTS = 10_000  # per query; Milvus has a limit of 16,384
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an index was made of.
+    """Model and folder of an index."""
 
-    Attributes:
-      weights: names the weights of the model that made the vectors, see `Encoder`.
-      model: its name, for people.
-      dim: D, of the vectors.
-      images: the folder that paths start from; "" where there are only vectors.
-      format: of the index.
-    """
-
-    weights: str
-    model: str
-    dim: int
-    images: str = ""
+    weights: str  # identifies the weights that made the vectors, see `Encoder`
+    model: str  # its name, for messages
+    dim: int  # D, of the vectors
+    images: str = ""  # the folder that paths are relative to; "" if only vectors are known
     format: int = FORMAT
 
     def check(self, *, weights: str, model: str, uri: str) -> None:
-        """Raises a UserError unless the vectors are of that model."""
+        """Raises a UserError unless the vectors were made by that model."""
         if weights != self.weights:
             raise UserError(
                 f"--index={uri} holds vectors of the model {self.model!r} ({self.weights}), but --model is {model!r} "
@@ -67,7 +57,7 @@ def is_local(uri: str) -> bool:
 
 
 class Store:
-    """A collection of pictures in Milvus; as a context, an error of Milvus's that ends it becomes a UserError.
+    """A collection of pictures in Milvus. As a context manager it closes and turns errors of Milvus into UserErrors.
 
     Args:
       uri: a path that ends in ".db" (Milvus Lite), or "http://host:19530" (a server, whose token is `token`).
@@ -75,13 +65,15 @@ class Store:
       collection: its name in the database.
 
     Raises:
-      UserError: pymilvus is not installed, the file is in use, the server does not answer, or what is there is no index
-        of ours.
+      UserError: pymilvus is not installed, the file is in use, the server does not answer, or the collection is not an
+        index of this package.
     """
 
     def __init__(self, uri: str, *, token: str = "", collection: str = COLLECTION):
         if not _NAME.fullmatch(collection):
-            raise UserError(f"--collection={collection!r} is no name; use A to Z, a to z, _ and, but first, 0 to 9")
+            raise UserError(
+                f"--collection={collection!r} is not valid; use A to Z, a to z, 0 to 9 and _, no digit first"
+            )
         self.uri, self._collection = uri, collection
         self._client: Any = _connected(uri, token)
         try:
@@ -90,7 +82,7 @@ class Store:
             self.manifest = self._read_manifest()
         except BaseException as error:
             self.close()
-            _raise_in_our_words(error, uri)
+            _raise_milvus_error(error, uri)
             raise
 
     def __enter__(self) -> Store:
@@ -99,22 +91,22 @@ class Store:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
         if error is not None:
-            _raise_in_our_words(error, self.uri)
+            _raise_milvus_error(error, self.uri)
 
     def __len__(self) -> int:
         rows = self._client.query(self._collection, filter="", output_fields=["count(*)"])
         return int(rows[0]["count(*)"])
 
     def close(self) -> None:
-        """Ends the connection; another process can open the file."""
+        """Closes the connection, so that another process can open the file."""
         self._client.close()
         if is_local(self.uri):
             from milvus_lite.server_manager import server_manager_instance
 
-            server_manager_instance.release_server(self.uri)  # which listens on a port of this machine until then
+            server_manager_instance.release_server(self.uri)  # it listens on a local port until then
 
     def create(self, manifest: Manifest) -> None:
-        """Makes the empty collection."""
+        """Creates the empty collection."""
         from pymilvus import DataType, MilvusClient
 
         content = json.dumps(asdict(manifest), ensure_ascii=False)
@@ -128,16 +120,16 @@ class Store:
         schema.add_field("languages", DataType.ARRAY, **languages)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=manifest.dim)
         index = self._client.prepare_index_params()
-        kind: dict[str, Any] = {"index_type": "FLAT"}  # exact, which is what a file is small enough for
+        kind: dict[str, Any] = {"index_type": "FLAT"}  # exact search, which is fast enough for a local file
         if not is_local(self.uri):
             kind = {"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}}
         index.add_index("vector", metric_type="IP", **kind)
-        strong = {"consistency_level": "Strong"}  # a resumed run must see what the killed one wrote
+        strong = {"consistency_level": "Strong"}  # a resumed run must see the rows of the killed one
         self._client.create_collection(self._collection, schema=schema, index_params=index, **strong)
-        self.remember(manifest)
+        self.set_manifest(manifest)
 
-    def remember(self, manifest: Manifest) -> None:
-        """Keeps a manifest in the place of the one before."""
+    def set_manifest(self, manifest: Manifest) -> None:
+        """Replaces the manifest."""
         content = json.dumps(asdict(manifest), ensure_ascii=False)
         self._client.alter_collection_properties(self._collection, properties={_MANIFEST: content})
         self.manifest = manifest
@@ -146,20 +138,20 @@ class Store:
         if not self._client.has_collection(self._collection):
             return None
         about = self._client.describe_collection(self._collection)
-        # Milvus Lite keeps properties and forgets descriptions; the description is there from the first moment on.
+        # Milvus Lite keeps properties and loses descriptions; the description exists from the creation on.
         content = (about.get("properties") or {}).get(_MANIFEST) or about.get("description") or ""
         try:
             manifest = Manifest(**json.loads(content))
         except (ValueError, TypeError):
             if is_local(self.uri) and not content and not self._any_row():
-                self._client.drop_collection(self._collection)  # a kill between making it and naming it
+                self._client.drop_collection(self._collection)  # killed between creating it and setting the manifest
                 return None
             raise UserError(
-                f"--index={self.uri} has a collection {self._collection!r} that is no index of ours; "
-                "name another with --collection"
+                f"--index={self.uri} has a collection {self._collection!r} that is not an index of cl2cm; "
+                "give another name with --collection"
             ) from None
         if manifest.format != FORMAT:
-            raise UserError(f"--index={self.uri} has format {manifest.format}, this version reads {FORMAT}; index anew")
+            raise UserError(f"--index={self.uri} has format {manifest.format}, this version reads {FORMAT}; rebuild it")
         self._client.load_collection(self._collection)
         return manifest
 
@@ -168,11 +160,11 @@ class Store:
         return bool(self._client.query(self._collection, filter="", limit=1, output_fields=["id"]))
 
     def put(self, entries: Sequence[Entry], vectors: np.ndarray) -> None:
-        """Adds entries with their vectors (N, D) float32, or replaces those of the same id."""
+        """Adds entries with their vectors (N, D) float32, replacing those of the same id."""
         rows = [
             {
                 **{name: getattr(entry, name) for name in _FIELDS},
-                "captions": captions_to_text(entry.captions, most=MAX_CAPTIONS),
+                "captions": captions_to_text(entry.captions, limit=MAX_CAPTIONS),
                 "languages": sorted(entry.captions)[:MAX_LANGUAGES],
                 "vector": vector,
             }
@@ -187,29 +179,24 @@ class Store:
             self._client.delete(self._collection, ids=list(ids[start : start + AT_ONCE]))
 
     def flush(self) -> None:
-        """Writes what is in memory to its final place."""
+        """Writes all changes to disk."""
         self._client.flush(self._collection)
 
     def entries(self) -> Iterator[Entry]:
-        """Every entry, in no order."""
+        """All entries, in no particular order."""
         for row in self._rows(_FIELDS):
             yield _entry(row)
 
     def everything(self) -> Iterator[tuple[list[Entry], np.ndarray]]:
-        """Entries with vectors (n, D) float32, part by part, in no order."""
-        waiting: list[dict[str, Any]] = []
-        for row in self._rows([*_FIELDS, "vector"]):
-            waiting.append(row)
-            if len(waiting) == AT_ONCE:
-                yield [_entry(row) for row in waiting], _vectors(waiting)
-                waiting = []
-        if waiting:
-            yield [_entry(row) for row in waiting], _vectors(waiting)
+        """All entries with vectors (n, D) float32, in parts, in no particular order."""
+        rows = self._rows([*_FIELDS, "vector"])
+        while part := list(itertools.islice(rows, AT_ONCE)):
+            yield [_entry(row) for row in part], np.asarray([row["vector"] for row in part], np.float32)
 
     def _rows(self, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
         if self.manifest is None:
             return
-        # Milvus Lite looks at every row for each request: few large ones, of 16 MB
+        # Milvus Lite scans every row for each request, so few large requests of 16 MB
         rows = min(8000, 1 + 4_000_000 // self.manifest.dim) if "vector" in fields else 8000
         found = self._client.query_iterator(self._collection, filter="", batch_size=rows, output_fields=list(fields))
         try:
@@ -219,16 +206,16 @@ class Store:
             found.close()
 
     def languages(self) -> list[str]:
-        """The codes of the languages that captions are in, sorted; every row is looked at."""
+        """The codes of the languages that captions are in, sorted; scans every row."""
         return sorted({language for row in self._rows(["languages"]) for language in row["languages"]})
 
     def entry(self, id: str) -> Entry | None:
-        """The entry of an id."""
+        """The entry of an id, or None."""
         rows = self._client.get(self._collection, ids=[id], output_fields=_FIELDS)
         return _entry(rows[0]) if rows else None
 
     def vectors(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """The vectors (D,) float32 of those ids that there are."""
+        """The vectors (D,) float32 of those ids that exist."""
         found: dict[str, np.ndarray] = {}
         for start in range(0, len(ids), AT_ONCE):
             part = list(ids[start : start + AT_ONCE])
@@ -242,7 +229,7 @@ class Store:
         answers = self._client.search(
             self._collection,
             data=list(np.asarray(queries, np.float32)),
-            limit=min(top, MOST_RESULTS),
+            limit=min(top, MAX_RESULTS),
             filter=(filters or Filters()).expression(),
             output_fields=_FIELDS,
             search_params=effort,
@@ -258,11 +245,7 @@ def _entry(row: dict[str, Any]) -> Entry:
     return Entry(**{name: row[name] for name in _FIELDS if name != "captions"}, captions=captions)
 
 
-def _vectors(rows: Sequence[dict[str, Any]]) -> np.ndarray:
-    return np.asarray([row["vector"] for row in rows], np.float32)
-
-
-def _raise_in_our_words(error: BaseException, uri: str) -> None:
+def _raise_milvus_error(error: BaseException, uri: str) -> None:
     from pymilvus.exceptions import MilvusException
 
     if isinstance(error, MilvusException):
@@ -273,13 +256,12 @@ def _raise_in_our_words(error: BaseException, uri: str) -> None:
 
 
 def _remove_unfinished(collection: Path) -> None:
-    """Removes what a kill left of a collection that was being made; the lock on the index must be ours.
+    """Removes the rest of a collection whose creation was interrupted; call it while holding the index's lock.
 
-    Milvus Lite makes the folder first and the schema then, and takes a folder without a schema neither for a collection
-    nor for none.
+    Milvus Lite creates the folder first and the schema after it, and fails on a folder without a schema.
 
     Raises:
-      UserError: the schema is gone or damaged, and there is data.
+      UserError: the schema is missing or damaged, and there is data.
     """
     schema = collection / _SCHEMA
     if not collection.is_dir() or _is_schema(schema):
@@ -288,8 +270,8 @@ def _remove_unfinished(collection: Path) -> None:
     data = [path for path in files if path.name not in _WITHOUT_DATA]
     if data:
         raise UserError(
-            f"{schema} is {'damaged' if schema.exists() else 'gone'}, and without it nobody can read the {len(data)} "
-            "files with data beside it; bring it back from a copy, or name another --index and index anew"
+            f"{schema} is {'damaged' if schema.exists() else 'missing'}, and the {len(data)} data files beside it "
+            "cannot be read without it; restore it from a copy, or build the index again at another --index"
         )
     shutil.rmtree(collection)
 
@@ -308,39 +290,39 @@ def _connected(uri: str, token: str) -> Any:
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; in a checkout pip install -e '.[index]'") from error
     for name in ("pymilvus", "milvus_lite", "grpc._server"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log of an error is raised too
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors that they log are also raised
     if is_local(uri):
-        _check_place(uri)
+        _check_location(uri)
     try:
         return cast(Any, MilvusClient)(uri=uri, token=token)
     except (MilvusException, ImportError, OSError, ValueError) as error:
         if not is_local(uri):
-            raise UserError(f"--index={uri} does not answer ({_first_line(error)}); is the server up?") from error
+            raise UserError(f"--index={uri} does not answer ({_first_line(error)}); start the server") from error
         raise UserError(
-            f"--index={uri} cannot be opened ({_first_line(error)}); a file can be open in one process only: end the "
-            "other, or serve it from a Milvus server and give its http:// address"
+            f"--index={uri} cannot be opened ({_first_line(error)}); a file can be open in one process only: stop the "
+            "other one, or use a Milvus server and give its http:// address"
         ) from error
 
 
-def _check_place(uri: str) -> None:
-    """Refuses a place that is somebody else's, or that may not be written; makes the folder around it."""
+def _check_location(uri: str) -> None:
+    """Refuses a location that is in other use or cannot be written; creates the parent folder."""
     if not uri.endswith(".db"):
         raise UserError(f"--index={uri} must end in .db (a file), or be the http:// address of a Milvus server")
     path = Path(uri)
     if path.is_file():
-        raise UserError(f"--index={uri} is a file of another program; name a place where there is nothing yet")
+        raise UserError(f"--index={uri} is a file of another program; give a path that does not exist yet")
     path.parent.mkdir(parents=True, exist_ok=True)
     for written in (path, path / _LOCK) if path.exists() else (path.parent,):
         if written.exists() and not os.access(written, os.W_OK):
             raise UserError(
-                f"--index={uri}: {written} may not be written, and even a search takes a lock there; allow it, or name "
-                "another place"
+                f"--index={uri}: {written} is not writable, and even a search takes a lock there; fix the "
+                "permissions, or give another path"
             )
     names = {one.name for one in path.iterdir()} if path.exists() else set()
     if _LOCK not in names and names - _LITE:
-        strangers = ", ".join(sorted(names - _LITE)[:3])
+        others = ", ".join(sorted(names - _LITE)[:3])
         raise UserError(
-            f"--index={uri} is a folder with other things in it ({strangers}); name a place where there is nothing yet"
+            f"--index={uri} is a folder with other files in it ({others}); give a path that does not exist yet"
         )
 
 

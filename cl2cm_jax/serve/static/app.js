@@ -1,5 +1,5 @@
-// The page: what is searched, and what it is narrowed to, stands in the address after "#", so that back, reload and a
-// bookmark work. A picture does not fit there: a key stands for it, which a page that is loaded anew does not know.
+// The page. Query and filters are in the address after "#", so that back, reload and bookmarks work. An uploaded picture
+// is represented there by a key, which is lost when the page is reloaded.
 const $ = (selector, within = document) => within.querySelector(selector);
 const form = $("#form"), query = $("#query"), results = $("#results"), status = $("#status"), viewer = $("#viewer");
 const FILTERS = ["language", "path", "since", "until"];
@@ -9,17 +9,17 @@ const EXAMPLES = [
 ];
 const number = new Intl.NumberFormat();
 const languages = new Intl.DisplayNames(undefined, { type: "language", fallback: "code" });
-let latest = 0; // the newest request; answers to older ones are dropped
+let latest = 0; // number of the newest request; answers to older ones are dropped
 let shown = null;
 let pictures = 0;
-let byKeyboard = false; // whether a key was used last
-const uploads = new Map(); // by key: the file that is searched with, and an address to show it by
+let byKeyboard = false; // whether the last input was a key
+const uploads = new Map(); // by key: the uploaded file and its object URL
 
-const named = (code) => {
+const languageName = (code) => {
   try { return code && code !== "und" ? languages.of(code) : ""; } catch { return code; }
 };
 
-async function reach(path, options) {
+async function request(path, options) {
   try {
     return await fetch(path, options);
   } catch {
@@ -27,88 +27,88 @@ async function reach(path, options) {
   }
 }
 
-async function fault(response) {
+async function errorDetail(response) {
   try { return (await response.json()).detail; } catch { return `error ${response.status}`; } // a proxy's page
 }
 
-async function ask(path, options = {}) {
-  const response = await reach(path, options);
+async function fetchJson(path, options = {}) {
+  const response = await request(path, options);
   if (response.ok) return response.json();
   if (response.status === 401) {
     $("#login").open || $("#login").showModal();
-    throw new Error("A token is needed.");
+    throw new Error("A token is required.");
   }
-  throw new Error(response.status === 413 ? "That picture is too large. Take one of less than 20 MB." : await fault(response));
+  throw new Error(response.status === 413 ? "This picture is too large; the limit is 20 MB." : await errorDetail(response));
 }
 
-function narrowed() {
+function filterParameters() {
   const parameters = new URLSearchParams();
   for (const name of FILTERS) if ($(`#${name}`).value) parameters.set(name, $(`#${name}`).value);
   return parameters;
 }
 
-function expand(open) {
+function showFilters(open) {
   $("#filters").hidden = !open;
   $("#narrow").setAttribute("aria-expanded", String(open));
 }
 
-function narrow(wanted) {
+function setFilters(wanted) {
   for (const name of FILTERS) {
     const value = wanted.get(name) ?? "", field = $(`#${name}`);
     field.value = value;
-    if (name === "language" && field.value !== value) field.append(new Option(named(value) || value, value, false, true));
+    if (name === "language" && field.value !== value) field.append(new Option(languageName(value) || value, value, false, true));
   }
-  if (FILTERS.some((name) => wanted.has(name))) expand(true);
+  if (FILTERS.some((name) => wanted.has(name))) showFilters(true);
 }
 
-function state(name, text) {
+function setState(name, text) {
   document.body.dataset.state = name;
   status.textContent = text;
 }
 
 function busy() {
-  if (document.body.dataset.state === "start") state("busy", "");
+  if (document.body.dataset.state === "start") setState("busy", "");
   document.body.dataset.state = "busy";
 }
 
-function visit(subject) {
-  const hash = new URLSearchParams([...subject, ...narrowed()]).toString();
-  if (location.hash.slice(1) === hash) { go(); return; }
-  if (subject.length) busy(); // at once, since the browser tells of its new address only later
+function navigate(subject) {
+  const hash = new URLSearchParams([...subject, ...filterParameters()]).toString();
+  if (location.hash.slice(1) === hash) { route(); return; }
+  if (subject.length) busy(); // now, since hashchange is sent later
   location.hash = hash;
 }
 
-// What is written in the box, else what the address names.
-function sought() {
+// The text in the box, else the subject in the address.
+function currentSubject() {
   const text = query.value.trim();
   return text ? [["q", text]] : [...new URLSearchParams(location.hash.slice(1))].filter(([name]) => !FILTERS.includes(name));
 }
 
-function fail(message) {
+function showError(message) {
   latest++;
   results.replaceChildren();
   subject("");
-  state("error", message);
+  setState("error", message);
 }
 
-async function show(request) {
+async function show(send) {
   const mine = ++latest;
   busy();
   try {
-    const answer = await request();
+    const answer = await send();
     if (mine !== latest) return;
     results.replaceChildren(...answer.results.map(card));
-    if (byKeyboard && document.activeElement === document.body) $(".card", results)?.focus(); // nobody is typing
-    if (answer.results.length) state("results", counted(answer));
-    else state("empty", "Nothing fits what you narrowed the search to.");
+    if (byKeyboard && document.activeElement === document.body) $(".card", results)?.focus();
+    if (answer.results.length) setState("results", summary(answer));
+    else setState("empty", "No picture matches the filters.");
   } catch (error) {
     if (mine !== latest) return;
-    fail(error.message);
+    showError(error.message);
   }
 }
 
-const counted = (answer) =>
-  [named(answer.language), `best ${answer.results.length} of ${narrowed().size ? "those that fit" : number.format(pictures)}`, `${Math.round(answer.milliseconds)} ms`]
+const summary = (answer) =>
+  [languageName(answer.language), `best ${answer.results.length} of ${filterParameters().size ? "the matching pictures" : number.format(pictures)}`, `${Math.round(answer.milliseconds)} ms`]
     .filter(Boolean).join(" · ");
 
 function subject(source, text) {
@@ -127,7 +127,7 @@ function card(result) {
   frame.className = "frame";
   image.loading = "lazy";
   image.decoding = "async";
-  image.alt = ""; // its text stands beside it
+  image.alt = ""; // its text is beside it
   image.onerror = () => frame.classList.add("gone");
   image.src = `api/pictures/${result.id}/thumbnail`;
   frame.append(image);
@@ -165,20 +165,20 @@ function open(result) {
   $(".caption", viewer).hidden = !result.caption;
   const day = result.date ? new Date(result.date * 1000).toLocaleDateString(undefined, { dateStyle: "medium" }) : "";
   $(".facts", viewer).textContent =
-    [result.path, named(result.caption_language), day, `score ${result.score.toFixed(3)}`].filter(Boolean).join(" · ");
+    [result.path, languageName(result.caption_language), day, `score ${result.score.toFixed(3)}`].filter(Boolean).join(" · ");
   viewer.showModal();
 }
 
 function similar(result) {
   viewer.close();
   query.value = "";
-  visit([["similar", result.id]]);
+  navigate([["similar", result.id]]);
 }
 
-function go() {
+function route() {
   const wanted = new URLSearchParams(location.hash.slice(1));
   const text = wanted.get("q"), id = wanted.get("similar"), key = wanted.get("picture"), upload = uploads.get(key);
-  narrow(wanted);
+  setFilters(wanted);
   viewer.close();
   const title = text || (id ? "Similar pictures" : key ? "Pictures like yours" : "");
   document.title = title ? `${title} · Search` : "Search";
@@ -186,46 +186,46 @@ function go() {
   else if (!text && (id || key)) query.value = "";
   if (text) {
     subject("");
-    show(() => ask(`api/search?${new URLSearchParams([["q", text], ...narrowed()])}`));
+    show(() => fetchJson(`api/search?${new URLSearchParams([["q", text], ...filterParameters()])}`));
   } else if (/^[0-9a-f]{32}$/.test(id ?? "")) {
     subject(`api/pictures/${id}/thumbnail`, "Similar to this");
-    show(() => ask(`api/pictures/${id}/similar?${narrowed()}`));
+    show(() => fetchJson(`api/pictures/${id}/similar?${filterParameters()}`));
   } else if (upload) {
     subject(upload.source, "Pictures like yours");
-    show(() => ask(`api/search/picture?${narrowed()}`, { method: "POST", body: upload.file, headers: { "Content-Type": "application/octet-stream" } }));
+    show(() => fetchJson(`api/search/picture?${filterParameters()}`, { method: "POST", body: upload.file, headers: { "Content-Type": "application/octet-stream" } }));
   } else if (key) {
-    fail("Choose the picture again: it was not kept.");
+    showError("Choose the picture again; it is not kept when the page is reloaded.");
   } else {
     latest++;
     results.replaceChildren();
     subject("");
-    state("start", "");
+    setState("start", "");
   }
 }
 
 function search() {
   const text = query.value.trim();
-  visit(text ? [["q", text]] : []);
+  navigate(text ? [["q", text]] : []);
 }
 
-function withPicture(file) {
+function searchByPicture(file) {
   if (!file) return;
-  if (!file.type.startsWith("image/")) { fail("That is no picture."); return; }
+  if (!file.type.startsWith("image/")) { showError("This file is not a picture."); return; }
   const key = String(Date.now());
   uploads.set(key, { file, source: URL.createObjectURL(file) });
   query.value = "";
-  visit([["picture", key]]);
+  navigate([["picture", key]]);
 }
 
 form.onsubmit = (event) => { event.preventDefault(); search(); query.blur(); };
 query.addEventListener("search", () => { if (!query.value) search(); });
-addEventListener("hashchange", go);
+addEventListener("hashchange", route);
 $("#pick").onclick = () => $("#file").click();
-$("#file").onchange = (event) => { withPicture(event.target.files[0]); event.target.value = ""; };
-$("#narrow").onclick = () => expand($("#filters").hidden);
-for (const name of FILTERS) $(`#${name}`).onchange = () => visit(sought());
+$("#file").onchange = (event) => { searchByPicture(event.target.files[0]); event.target.value = ""; };
+$("#narrow").onclick = () => showFilters($("#filters").hidden);
+for (const name of FILTERS) $(`#${name}`).onchange = () => navigate(currentSubject());
 $("#subject img").onerror = (event) => { event.target.hidden = true; };
-$(".skip").onclick = (event) => { event.preventDefault(); ($(".card", results) ?? results).focus(); }; // the address holds a search
+$(".skip").onclick = (event) => { event.preventDefault(); ($(".card", results) ?? results).focus(); }; // the hash is the query
 
 let depth = 0;
 addEventListener("dragenter", (event) => { event.preventDefault(); depth++; document.body.classList.add("dropping"); });
@@ -235,15 +235,15 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   document.body.classList.remove("dropping");
-  withPicture(event.dataTransfer.files[0]); // files alone; addresses of pictures elsewhere are not fetched
+  searchByPicture(event.dataTransfer.files[0]); // files only; URLs are not fetched
 });
-addEventListener("paste", (event) => { if (event.clipboardData.files.length) withPicture(event.clipboardData.files[0]); });
+addEventListener("paste", (event) => { if (event.clipboardData.files.length) searchByPicture(event.clipboardData.files[0]); });
 
 $(".similar", viewer).onclick = () => similar(shown);
 $(".close", viewer).onclick = () => viewer.close();
 viewer.onclick = (event) => { if (event.target === viewer) viewer.close(); };
 
-// By its place on the keyboard where letters are not Latin.
+// By its position on keyboards without Latin letters.
 const isS = ({ key, code }) => key.toLowerCase() === "s" || (code === "KeyS" && !/^[a-z]$/i.test(key));
 
 addEventListener("keydown", () => { byKeyboard = true; }, true);
@@ -269,26 +269,26 @@ addEventListener("keydown", (event) => {
 
 $("#login form").onsubmit = async (event) => {
   event.preventDefault();
-  const said = $("#login p");
-  said.textContent = "";
+  const message = $("#login p");
+  message.textContent = "";
   try {
-    const response = await reach("api/login", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token: $("#token").value }) });
-    if (!response.ok) throw new Error(await fault(response));
+    const response = await request("api/login", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token: $("#token").value }) });
+    if (!response.ok) throw new Error(await errorDetail(response));
   } catch (error) {
-    said.textContent = error.message;
+    message.textContent = error.message;
     return;
   }
   $("#login").close();
-  await about();
-  go();
+  await loadAbout();
+  route();
 };
 
-async function about() {
+async function loadAbout() {
   let known;
-  try { known = await ask("api/about"); } catch (error) { state("error", error.message); return; }
+  try { known = await fetchJson("api/about"); } catch (error) { setState("error", error.message); return; }
   pictures = known.pictures;
-  $("#lead").textContent = `Write in any language, or ${matchMedia("(hover: none)").matches ? "choose" : "drop"} a picture. ${number.format(pictures)} pictures.`;
-  $("#language").replaceChildren($("#language").firstElementChild, ...known.caption_languages.map((code) => new Option(named(code) || code, code)));
+  $("#lead").textContent = `Describe a picture in any language, or ${matchMedia("(hover: none)").matches ? "choose" : "drop"} one. ${number.format(pictures)} pictures.`;
+  $("#language").replaceChildren($("#language").firstElementChild, ...known.caption_languages.map((code) => new Option(languageName(code) || code, code)));
   $("#language").parentElement.hidden = !known.caption_languages.length;
   const examples = EXAMPLES.filter(([code]) => known.languages.includes(code)).slice(0, 6);
   $("#examples").replaceChildren(...examples.map(([code, text]) => {
@@ -300,8 +300,8 @@ async function about() {
     button.onclick = () => { query.value = text; search(); };
     return button;
   }));
-  if (document.body.dataset.state === "error") state("start", "");
+  if (document.body.dataset.state === "error") setState("start", "");
 }
 
-await about();
-if (location.hash.length > 1 && !$("#login").open) go();
+await loadAbout();
+if (location.hash.length > 1 && !$("#login").open) route();

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cl2cm_jax
 from cl2cm_jax.config import nearest
 from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.runtime.command_line import Arguments
+from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.studies.rows import separated
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ ENVIRONMENT = {  # read when the libraries are imported: no network access and n
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, with `judges` and `languages` as lists; raises UserError."""
     parser = Arguments(prog="cl2cm external-eval", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="a bundle of cl2cm export")
+    add_model_option(parser)
     parser.add_argument("--captions", type=Path, help="CSV, TSV or JSONL with the columns image, language and caption")
     parser.add_argument("--images", type=Path, help="folder of the images that the captions name")
     parser.add_argument("--split", default="test", choices=SPLITS, help="of captions that have a split (default: test)")
@@ -74,10 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(sys.argv[1:] if arguments is None else arguments)
 
     from cl2cm_jax.studies.external_eval.agreement import compare, table
-    from cl2cm_jax.trained.bundle import from_pretrained
 
     data = _data(options)
-    model = from_pretrained(options.model)
+    model = cl2cm_jax.load(options.model)
     scores = compare(model, data.of(options.languages or list(data.captions)), options.judges)
     printed = table(scores)
     print(printed.markdown() if options.markdown else printed.text())

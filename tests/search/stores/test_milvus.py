@@ -43,19 +43,19 @@ def fill(store: Store, count: int = 40) -> tuple[list[Entry], np.ndarray]:
     return entries, vectors
 
 
-def test_memory_and_milvus_answer_alike(store) -> None:
+def test_memory_and_milvus_give_equal_results(store) -> None:
     """The same hits for every filter, against a sort in plain Python."""
     entries, vectors = fill(store)
-    resident = load(store)
-    assert len(resident) == len(store) == 40
-    assert resident.languages() == store.languages() == ["de", "zh-TW"]
+    in_memory = load(store)
+    assert len(in_memory) == len(store) == 40
+    assert in_memory.languages() == store.languages() == ["de", "zh-TW"]
     query = np.array([0.6, 0.0, 0.8], np.float32)
     tried = [Filters(), Filters(language="de"), Filters(language="zh-TW"), Filters(language="fr"), Filters(path="n/00"),
              Filters(since=10, until=20), Filters(language="de", path="n/", since=12)]  # fmt: skip
     for filters in [*tried, *(Filters(path=name) for name in ODD), *(Filters(path=name[:-3]) for name in ODD)]:
         scored = [(-float(v @ query), e.path) for e, v in zip(entries, vectors, strict=True) if filters.admits(e)]
         right = [path for _, path in sorted(scored)[:5]]
-        for index in (store, resident):
+        for index in (store, in_memory):
             found = index.search(query[None], top=5, filters=filters)[0]
             assert [one.entry.path for one in found] == right, filters
             np.testing.assert_allclose([one.score for one in found], [-s for s, _ in sorted(scored)[:5]], atol=1e-5)
@@ -63,7 +63,7 @@ def test_memory_and_milvus_answer_alike(store) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(path=st.text(max_size=30))
-def test_no_path_ends_its_quotes(store, path) -> None:
+def test_paths_are_quoted_in_filter_expressions(store, path) -> None:
     if not len(store):
         fill(store)
     try:
@@ -75,12 +75,12 @@ def test_no_path_ends_its_quotes(store, path) -> None:
 
 
 @pytest.mark.parametrize("language", ['de") or ARRAY_CONTAINS(languages, "fr', "d", "de\n", "de fr", "-"])
-def test_a_language_is_a_code(language) -> None:
-    with pytest.raises(UserError, match="no code of a language"):
+def test_a_wrong_language_code_is_refused(language) -> None:
+    with pytest.raises(UserError, match="is not a language code"):
         Filters(language=language)
 
 
-def test_entries_come_back_as_they_went(store) -> None:
+def test_entries_round_trip(store) -> None:
     entries, vectors = fill(store)
     assert sorted(store.entries(), key=lambda e: e.size) == entries
     found = store.vectors([entry.id for entry in entries] + ["0" * 32])
@@ -90,7 +90,7 @@ def test_entries_come_back_as_they_went(store) -> None:
     assert store.entry(entries[4].id) is None and len(store) == 39
 
 
-def test_recall_sees_what_an_index_misses(store) -> None:
+def test_recall_counts_missed_entries(store) -> None:
     fill(store)
     assert recall(store) == 1.0
     answers = store.search
@@ -111,7 +111,7 @@ def test_the_manifest_is_kept(store, tmp_path) -> None:
     store.close()
     with Store(str(tmp_path / "index.db")) as again:
         assert again.manifest == store.manifest
-        again.remember(Manifest(weights="w", model="m", dim=3, images="/ü"))
+        again.set_manifest(Manifest(weights="w", model="m", dim=3, images="/ü"))
     with Store(str(tmp_path / "index.db")) as again:
         assert again.manifest == Manifest(weights="w", model="m", dim=3, images="/ü")
 
@@ -125,13 +125,13 @@ def test_a_file_is_open_in_one_process_only(store, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_places_that_cannot_be_an_index(tmp_path) -> None:
+def test_locations_that_cannot_be_an_index(tmp_path) -> None:
     (tmp_path / "x.db").write_text("something else")
     with pytest.raises(UserError, match="a file of another program"):
         Store(str(tmp_path / "x.db"))
     with pytest.raises(UserError, match="must end in .db"):
         Store(str(tmp_path / "x"))
-    with pytest.raises(UserError, match="has a collection 'pictures' that is no index of ours"):
+    with pytest.raises(UserError, match="has a collection 'pictures' that is not an index of cl2cm"):
         from pymilvus import MilvusClient
 
         client = MilvusClient(str(tmp_path / "y.db"))
@@ -141,8 +141,8 @@ def test_places_that_cannot_be_an_index(tmp_path) -> None:
         Store(str(tmp_path / "y.db"))
 
 
-def test_killed_while_it_is_made_an_index_is_made_anew(tmp_path, monkeypatch) -> None:
-    """What a kill leaves is what is on the disk: it is copied at every step, and each copy must open and work."""
+def test_an_interrupted_creation_can_be_repeated(tmp_path, monkeypatch) -> None:
+    """The folder is copied at every step of the creation, as a kill would leave it; each copy must open and work."""
     seen: dict[tuple[tuple[str, int], ...], Path] = {}
 
     def copy() -> None:
@@ -179,7 +179,7 @@ def test_killed_while_it_is_made_an_index_is_made_anew(tmp_path, monkeypatch) ->
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"collection_name": "pict', b"[]"])
-def test_without_a_schema_nothing_is_removed_that_holds_data(store, tmp_path, content) -> None:
+def test_data_without_a_schema_is_kept(store, tmp_path, content) -> None:
     fill(store)
     store.flush()
     store.close()
@@ -188,7 +188,7 @@ def test_without_a_schema_nothing_is_removed_that_holds_data(store, tmp_path, co
     (collection / "schema.json").unlink()
     if content is not None:
         (collection / "schema.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"pictures/schema.json is (gone|damaged), .* from a copy, or name another"):
+    with pytest.raises(UserError, match=r"pictures/schema.json is (missing|damaged), .* from a copy, or build"):
         Store(str(tmp_path / "index.db"))
     (collection / "schema.json").write_bytes(before)
     with Store(str(tmp_path / "index.db")) as again:
@@ -196,7 +196,7 @@ def test_without_a_schema_nothing_is_removed_that_holds_data(store, tmp_path, co
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{"])
-def test_without_a_schema_and_without_data_it_is_made_anew(store, tmp_path, content) -> None:
+def test_an_index_without_schema_and_data_is_created_again(store, tmp_path, content) -> None:
     store.close()
     schema = tmp_path / "index.db" / "collections" / "pictures" / "schema.json"
     schema.unlink()
@@ -218,7 +218,7 @@ def test_without_a_schema_and_without_data_it_is_made_anew(store, tmp_path, cont
     ],
     ids=["put", "search", "create"],
 )
-def test_what_milvus_refuses_is_one_line(store, tmp_path, call) -> None:
+def test_errors_of_milvus_are_one_line(store, tmp_path, call) -> None:
     store.close()
     refused = pytest.raises(UserError, match=r"^--index=.*index.db: Milvus ended with an error \(.+\); ")
     with refused as raised, Store(str(tmp_path / "index.db")) as again:
@@ -236,20 +236,20 @@ def test_a_damaged_schema_is_one_line(store, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../pictures", "a-b", "", "1a", "ü"])
-def test_a_collection_has_a_name_that_every_milvus_takes(tmp_path, name) -> None:
-    with pytest.raises(UserError, match="^--collection=.* is no name; use"):
+def test_wrong_collection_names_are_refused(tmp_path, name) -> None:
+    with pytest.raises(UserError, match="^--collection=.* is not valid; use"):
         Store(str(tmp_path / "index.db"), collection=name)
 
 
-def test_a_folder_of_somebody_is_left_alone(tmp_path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path) -> None:
     (tmp_path / "else.db" / "collections").mkdir(parents=True)
     (tmp_path / "else.db" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"else.db is a folder with other things in it \(notes.txt\)"):
+    with pytest.raises(UserError, match=r"else.db is a folder with other files in it \(notes.txt\)"):
         Store(str(tmp_path / "else.db"))
     assert sorted(path.name for path in (tmp_path / "else.db").rglob("*")) == ["collections", "notes.txt"]
 
 
-def test_an_index_with_a_note_beside_it_is_one(store, tmp_path) -> None:
+def test_another_file_inside_an_index_is_accepted(store, tmp_path) -> None:
     store.close()
     (tmp_path / "index.db" / "notes.txt").write_text("mine")
     with Store(str(tmp_path / "index.db")) as again:
@@ -257,16 +257,16 @@ def test_an_index_with_a_note_beside_it_is_one(store, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("place", ["index.db", "index.db/LOCK", "new.db"])
-def test_a_place_that_may_not_be_written_is_named(store, tmp_path, monkeypatch, place) -> None:
-    """Whatever the mode, root may write; what the system says to others is put into its mouth."""
+def test_a_location_without_write_permission_is_named(store, tmp_path, monkeypatch, place) -> None:
+    """Root may write everywhere, so the answer of the system is replaced."""
     store.close()
     locked = tmp_path / place if place != "new.db" else tmp_path
     monkeypatch.setattr(os, "access", lambda path, mode: os.fspath(path) != str(locked))
-    with pytest.raises(UserError, match=f"^--index=.*: {locked} may not be written, .* allow it"):
+    with pytest.raises(UserError, match=f"^--index=.*: {locked} is not writable, .* fix the permissions"):
         Store(str(tmp_path / place.split("/")[0]))
 
 
-def test_a_plain_client_reads_an_index_as_the_docs_say(tmp_path, monkeypatch, capsys) -> None:
+def test_the_documented_pymilvus_client_reads_an_index(tmp_path, monkeypatch, capsys) -> None:
     (code,) = re.findall(r"```python\n(.*?MilvusClient.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
     vectors = np.eye(3, dtype=np.float32)
     with Store(str(tmp_path / "photos.db")) as store:
@@ -286,8 +286,8 @@ def test_a_plain_client_reads_an_index_as_the_docs_say(tmp_path, monkeypatch, ca
         server_manager_instance.release_server("photos.db")
 
 
-def test_the_same_code_talks_to_a_server(tmp_path) -> None:
-    """Milvus Lite's own server stands for a cluster: another transport, the same client."""
+def test_a_milvus_server(tmp_path) -> None:
+    """Milvus Lite's own server in place of a cluster, with the same client."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -310,11 +310,11 @@ def test_the_same_code_talks_to_a_server(tmp_path) -> None:
         server.wait()
 
 
-def test_captions_too_long_for_a_field_lose_their_last_ones() -> None:
+def test_long_captions_are_truncated() -> None:
     captions = {"de": ("kurz",), "fr": ("é" * 50, "è" * 50)}
-    text = captions_to_text(captions, most=160)
+    text = captions_to_text(captions, limit=160)
     assert captions_from_text(text) == {"de": ("kurz",), "fr": ("é" * 50,)} and len(text.encode()) <= 160
-    assert json.loads(captions_to_text(captions, most=10**6))["fr"][1] == "è" * 50
+    assert json.loads(captions_to_text(captions, limit=10**6))["fr"][1] == "è" * 50
     assert captions_from_text("[1]") == captions_from_text('{"a": 1}') == captions_from_text("{") == {}
 
 
@@ -332,14 +332,14 @@ def test_dates(text, begin, end) -> None:
 @pytest.mark.parametrize(
     "text", ["2024-13", "2023-02-29", "24", "yesterday", "2024-1-1", "0000", "2024-00", "2024-05-00", "١٩٩٩", "2024-٠١"]
 )
-def test_what_is_no_date(text) -> None:
-    with pytest.raises(UserError, match="is no date"):
+def test_wrong_dates_are_refused(text) -> None:
+    with pytest.raises(UserError, match="is not a date"):
         day(text, name="since", after=True)
 
 
-def test_many_captions_are_cut_in_little_time() -> None:
+def test_truncating_many_captions_is_fast() -> None:
     captions = {"de": tuple(f"a{number}" for number in range(10_000))}
     began = time.process_time()
-    text = captions_to_text(captions, most=1000)
+    text = captions_to_text(captions, limit=1000)
     assert time.process_time() - began < 2  # written anew after each caption: 20 s
     assert 990 < len(text) <= 1000

@@ -248,7 +248,7 @@ def test_command(points: float, code: int, tmp_path: Path, monkeypatch: pytest.M
     lines = ["image,language,caption", *(f"{row.image},{row.language},{row.caption}" for row in rows)]
     (tmp_path / "captions.csv").write_text("\n".join(lines))
     monkeypatch.setitem(agreement.LIBRARIES, "mteb", library_that_adds(points))
-    monkeypatch.setattr("cl2cm_jax.trained.bundle.from_pretrained", lambda path: Coordinates())
+    monkeypatch.setattr("cl2cm_jax.load", lambda path: Coordinates())
     files = f"--captions={tmp_path / 'captions.csv'}", f"--images={tmp_path}"
     outcome = call(external_eval.main, "--model=bundle", *files, "--judges=mteb", "--languages=de")
     assert outcome.code == code, outcome.err

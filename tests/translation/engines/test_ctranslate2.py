@@ -1,4 +1,4 @@
-"""Models converted for CTranslate2, made in the test: NLLB's and OPUS-MT's folders, and what may be wrong with them."""
+"""CTranslate2 with tiny models in the layouts of NLLB and OPUS-MT, and damaged ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.translation import neural
 from cl2cm_jax.translation.engine import Item
-from cl2cm_jax.translation.neural import CTranslate2
+from cl2cm_jax.translation.engines import ctranslate2
+from cl2cm_jax.translation.engines.ctranslate2 import CTranslate2
 
 
 def items(*texts: str) -> list[Item]:
@@ -21,9 +21,7 @@ def items(*texts: str) -> list[Item]:
     ("target", "expected"),
     [("de", ["ein Hund", "ein Pferd", "ein Kater"]), ("fr", ["un chien", "un cheval", "un chat"])],
 )
-def test_nllb_translates_into_the_language_that_was_asked_for(
-    nllb_folder: Path, target: str, expected: list[str]
-) -> None:
+def test_nllb_translates_into_the_target(nllb_folder: Path, target: str, expected: list[str]) -> None:
     engine = CTranslate2(nllb_folder, source="en", target=target, device="cpu")
     assert engine.translate(items("a dog", "a horse", "a cat")) == expected
 
@@ -33,7 +31,7 @@ def test_opus_mt_translates_without_language_tokens(opus_folder: Path) -> None:
     assert engine.translate(items("a cat", "a dog")) == ["ein Kater", "ein Hund"]
 
 
-def test_a_tokenizer_json_does_as_well(nllb_folder: Path) -> None:
+def test_a_tokenizer_json(nllb_folder: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     pieces = json.loads((nllb_folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
@@ -46,7 +44,7 @@ def test_a_tokenizer_json_does_as_well(nllb_folder: Path) -> None:
     assert engine.translate(items("a horse")) == ["ein Pferd"]
 
 
-def test_the_model_sees_the_source_between_its_language_and_the_end(nllb_folder: Path) -> None:
+def test_nllb_input_has_language_and_end_tokens(nllb_folder: Path) -> None:
     engine = CTranslate2(nllb_folder, source="en", target="de", device="cpu")
     seen = []
 
@@ -72,12 +70,12 @@ def test_provenance_names_the_weights_and_the_search(nllb_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "cs"}, "--target-token=: deu_Latn, eng_Latn, fra_Latn"),
+        ({"target": "cs"}, "--target-token: deu_Latn, eng_Latn, fra_Latn"),
         ({"target": "de", "target_token": "deu"}, "--target-token='deu' is not in the model's vocabulary"),
-        ({"source": "xx", "target": "de"}, "--source-token="),
+        ({"source": "xx", "target": "de"}, "--source-token: "),
     ],
 )
-def test_a_language_that_the_model_does_not_know(nllb_folder: Path, options: dict[str, str], message: str) -> None:
+def test_a_language_without_a_token(nllb_folder: Path, options: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         CTranslate2(nllb_folder, **{"source": "en", "device": "cpu"} | options)
 
@@ -114,17 +112,17 @@ def test_a_package_that_is_not_installed_is_named_with_its_command(monkeypatch: 
     def fail(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(neural.importlib, "import_module", fail)
+    monkeypatch.setattr(ctranslate2.importlib, "import_module", fail)
     with pytest.raises(UserError, match="ctranslate2 is not installed; run: pip install ctranslate2 sentencepiece"):
         CTranslate2(Path("x"), source="en", target="de")
 
 
-def test_opus_mt_of_several_targets_gets_its_mark(opus_folder: Path) -> None:
-    assert neural._mark("de", {">>de<<", ">>fr<<"}) == ">>de<<"
-    assert neural._mark("de", {">>deu<<", ">>fra<<"}) == ">>deu<<"
-    assert neural._mark("pt", {">>pt_BR<<", ">>fr<<"}) == ">>pt_BR<<"
-    with pytest.raises(UserError, match="--target-token=: >>pt_BR<<, >>pt_PT<<"):
-        neural._mark("pt", {">>pt_BR<<", ">>pt_PT<<"})
+def test_opus_mt_of_several_targets_gets_its_target_token(opus_folder: Path) -> None:
+    assert ctranslate2._target_token("de", {">>de<<", ">>fr<<"}) == ">>de<<"
+    assert ctranslate2._target_token("de", {">>deu<<", ">>fra<<"}) == ">>deu<<"
+    assert ctranslate2._target_token("pt", {">>pt_BR<<", ">>fr<<"}) == ">>pt_BR<<"
+    with pytest.raises(UserError, match="--target-token: >>pt_BR<<, >>pt_PT<<"):
+        ctranslate2._target_token("pt", {">>pt_BR<<", ">>pt_PT<<"})
     vocabulary = json.loads((opus_folder / "source_vocabulary.json").read_text(encoding="utf-8"))
     (opus_folder / "source_vocabulary.json").write_text(json.dumps([*vocabulary[:-2], ">>deu<<", ">>fra<<"]))
     engine = CTranslate2(opus_folder, source="en", target="de", device="cpu")

@@ -1,53 +1,69 @@
 """Neural models converted for CTranslate2: NLLB and OPUS-MT, from a local folder.
 
-The folder holds model.bin, config.json and vocabulary of the converter, and the tokenizer beside them:
+The folder has the converter's model.bin, config.json and vocabulary, and one of these tokenizers:
 
   source.spm, target.spm                  OPUS-MT (SentencePiece)
   sentencepiece.bpe.model (or *.model)    NLLB (SentencePiece)
   tokenizer.json                          any, by the library `tokenizers`
 
-NLLB wants the language tokens first, "eng_Latn a dog </s>" -> "deu_Latn ein Hund"; an OPUS-MT model of several targets
-wants ">>deu<<" before the source. Source: the documentation of CTranslate2.
+NLLB expects language tokens first, "eng_Latn a dog </s>" -> "deu_Latn ein Hund"; an OPUS-MT model with several target
+languages expects ">>deu<<" before the source. Source: the documentation of CTranslate2.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime.command_line import positive
 from cl2cm_jax.translation.engine import Item
 from cl2cm_jax.translation.languages import nllb_token, nllb_tokens, three_letters
 
 INSTALL = "pip install ctranslate2 sentencepiece"
-_TOKENS_A_BATCH = 4096  # padded, within one call of the model
-_LONGEST = 500  # pieces of a caption; what is longer is cut, for models have 512 positions and more
+_TOKENS_PER_BATCH = 4096  # with padding, within one call of the model
+_MAX_PIECES = 500  # of a caption, truncated beyond; models have 512 positions or more
+OPTIONS = {
+    "--model": {"type": Path, "help": "folder of the converted model", "required": True},
+    "--source-token": {"help": "the model's token of the source, such as eng_Latn (default: from its code)"},
+    "--target-token": {"help": "the same of the target, such as deu_Latn or '>>deu<<'"},
+    "--beam": {"type": positive, "help": "width of the beam search (default: 4)"},
+    "--device": {"choices": ("auto", "cpu", "cuda"), "help": "(default: auto)"},
+}
 
 
-class _Tokenizer(Protocol):
-    def pieces(self, text: str) -> list[str]: ...
-
-    def text(self, pieces: list[str]) -> str: ...
+def create(options: argparse.Namespace, items: Sequence[Item]) -> CTranslate2:
+    """The engine of a command line."""
+    return CTranslate2(
+        options.model,
+        source=options.source,
+        target=options.target,
+        source_token=options.source_token or "",
+        target_token=options.target_token or "",
+        beam=options.beam or 4,
+        device=options.device or "auto",
+    )
 
 
 class CTranslate2:
-    """An engine of a converted model.
+    """A converted model.
 
     Args:
-      folder: the model.
+      folder: of the model.
       source: language of the captions.
       target: language of the translations.
-      source_token: the model's token for `source`; found from the code where "".
+      source_token: the model's token for `source`; "" derives it from the code.
       target_token: the same for `target`.
       beam: width of the beam search.
       device: "cpu", "cuda" or "auto".
 
     Raises:
-      UserError: a package is not installed, the folder is not such a model, or it does not know a language.
+      UserError: a package is not installed, the folder is not such a model, or lacks a language.
     """
 
     name = "ctranslate2"
@@ -82,13 +98,13 @@ class CTranslate2:
         self.version = f"CTranslate2 {ctranslate2.__version__}, beam {beam}"
 
     def translate(self, items: Sequence[Item]) -> list[str]:
-        sources = [[*self._before, *self._tokenizer.pieces(item.text)[:_LONGEST], *self._after] for item in items]
+        sources = [[*self._before, *self._tokenizer.pieces(item.text)[:_MAX_PIECES], *self._after] for item in items]
         try:
             results = self._translator.translate_batch(
                 sources,
                 target_prefix=[self._prefix] * len(sources) if self._prefix else None,
                 beam_size=self._beam,
-                max_batch_size=_TOKENS_A_BATCH,
+                max_batch_size=_TOKENS_PER_BATCH,
                 batch_type="tokens",
                 disable_unk=True,
             )
@@ -108,7 +124,7 @@ def _imported(package: str) -> Any:
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(
-            f"--model={str(folder)!r} is not a folder; name one that a converter of CTranslate2 has written"
+            f"--model={str(folder)!r} is not a folder; give one that a converter of CTranslate2 has written"
         )
     for name in ("model.bin", "config.json"):
         if not (folder / name).is_file():
@@ -119,7 +135,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _language_tokens(folder: Path, source: str, target: str, given: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Tokens before the source sentence, and those that the translation starts with."""
+    """Tokens before the source sentence, and those at the start of the translation."""
     sources, targets = _vocabulary(folder, "source"), _vocabulary(folder, "target")
     for side, tokens in (("source", sources), ("target", sources | targets)):
         if given[side] and given[side] not in tokens:
@@ -131,17 +147,17 @@ def _language_tokens(folder: Path, source: str, target: str, given: dict[str, st
     before = [given["source"]] if given["source"] else []
     if given["target"] and given["target"] not in marks:
         return before, [given["target"]]
-    return [given["target"] or _mark(target, marks), *before] if marks else before, []
+    return [given["target"] or _target_token(target, marks), *before] if marks else before, []
 
 
-def _mark(target: str, marks: set[str]) -> str:
-    """The mark of OPUS-MT for a target language, one of several that a model has."""
+def _target_token(target: str, marks: set[str]) -> str:
+    """The token of OPUS-MT for a target language, such as ">>deu<<"."""
     for code in (target, three_letters(target)):
         found = sorted(mark for mark in marks if mark[2:-2] == code or mark[2:-2].split("_")[0] == code)
         if f">>{code}<<" in found or len(found) == 1:
             return f">>{code}<<" if f">>{code}<<" in found else found[0]
     names = ", ".join(sorted(marks)[:8])
-    raise UserError(f"--target={target!r} has no mark of its own in the model; write one as --target-token=: {names}")
+    raise UserError(f"--target={target!r} has no unique token in the model; give one by --target-token: {names}")
 
 
 def _vocabulary(folder: Path, side: str) -> set[str]:
@@ -162,49 +178,46 @@ def _json(file: Path) -> Any:
         raise UserError(f"{file} is not JSON ({error}); convert the model again") from error
 
 
+class _Tokenizer(NamedTuple):
+    """Text to pieces of the source, and pieces of the target to text."""
+
+    pieces: Callable[[str], list[str]]
+    text: Callable[[list[str]], str]
+
+
 def _tokenizer(folder: Path) -> _Tokenizer:
     if (folder / "source.spm").is_file() and (folder / "target.spm").is_file():
-        return _SentencePiece(folder / "source.spm", folder / "target.spm")
+        return _sentencepiece(folder / "source.spm", folder / "target.spm")
     if (model := folder / "sentencepiece.bpe.model").is_file():
-        return _SentencePiece(model, model)
+        return _sentencepiece(model, model)
     if (folder / "tokenizer.json").is_file():
-        return _TokenizerJson(folder / "tokenizer.json")
+        return _tokenizer_json(folder / "tokenizer.json")
     if len(models := sorted(folder.glob("*.model"))) == 1:
-        return _SentencePiece(models[0], models[0])
+        return _sentencepiece(models[0], models[0])
     raise UserError(
         f"--model={str(folder)!r} has no tokenizer; copy source.spm and target.spm, sentencepiece.bpe.model, "
         "or tokenizer.json from the original model into it"
     )
 
 
-class _SentencePiece:
-    def __init__(self, source: Path, target: Path):
-        package = _imported("sentencepiece")
-        try:
-            self._source, self._target = (
-                package.SentencePieceProcessor(model_file=str(path)) for path in (source, target)
-            )
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"{source} or {target} is not a SentencePiece model; copy it again") from error
-
-    def pieces(self, text: str) -> list[str]:
-        return self._source.encode(text, out_type=str)
-
-    def text(self, pieces: list[str]) -> str:
-        return self._target.decode(pieces)
+def _sentencepiece(source: Path, target: Path) -> _Tokenizer:
+    processor = _imported("sentencepiece").SentencePieceProcessor
+    try:
+        from_text, to_text = processor(model_file=str(source)), processor(model_file=str(target))
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{source} or {target} is not a SentencePiece model; copy it again") from error
+    return _Tokenizer(lambda text: from_text.encode(text, out_type=str), to_text.decode)
 
 
-class _TokenizerJson:
-    def __init__(self, path: Path):
-        package = _imported("tokenizers")
-        try:
-            self._tokenizer = package.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises no narrower class
-            raise UserError(f"{path} is not a tokenizer ({error}); copy it again") from error
+def _tokenizer_json(path: Path) -> _Tokenizer:
+    package = _imported("tokenizers")
+    try:
+        tokenizer = package.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no narrower class
+        raise UserError(f"{path} is not a tokenizer ({error}); copy it again") from error
 
-    def pieces(self, text: str) -> list[str]:
-        return self._tokenizer.encode(text, add_special_tokens=False).tokens
+    def text(pieces: list[str]) -> str:
+        ids = [tokenizer.token_to_id(piece) for piece in pieces]
+        return tokenizer.decode([number for number in ids if number is not None], skip_special_tokens=True)
 
-    def text(self, pieces: list[str]) -> str:
-        ids = [self._tokenizer.token_to_id(piece) for piece in pieces]
-        return self._tokenizer.decode([number for number in ids if number is not None], skip_special_tokens=True)
+    return _Tokenizer(lambda text: tokenizer.encode(text, add_special_tokens=False).tokens, text)

@@ -1,14 +1,14 @@
 """Apertium, the rule-based translator that Debian and Ubuntu package: `apt-get install apertium apertium-eng-spa`.
 
 A batch is one process. Captions are separated by a sentence end and a numbered superblank of Apertium's stream format,
-which no rule may translate; the numbers must come back complete and in order. Where they do not, the batch is halved
-until a caption stands alone, so that none can run into another or get lost. Apertium's tagger carries something from
-sentence to sentence all the same, which null flush does not reset: a caption now and then comes out in other words in
-a batch than alone, the longer the batch the likelier. Source: ours.
+which no rule may translate; the numbers must come back complete and in order. If they do not, the batch is halved, down
+to single captions, so that captions are never merged or lost. Apertium's tagger still carries state from sentence to
+sentence, which null flush does not reset: in a long batch a caption is sometimes translated differently than alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -20,20 +20,27 @@ from cl2cm_jax.translation.languages import three_letters
 
 _SPECIAL = re.compile(r"([\[\]{}^$@\\/<>])")  # of the stream format
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_TILDE = "[~]"  # bare, it is a mark of the last step, which removes it
-_END = ".[]"  # a full stop that is none of the text: what Apertium's own text format puts at the end of a paragraph
+_TILDE = "[~]"  # protected: Apertium's last step removes a bare ~
+_END = ".[]"  # an artificial full stop, as Apertium's own text format puts at the end of a paragraph
 _MARK = re.compile(r"\[\n#(\d+)\n\]")
 _BLANK = re.compile(r"(?<!\\)\[(?:[^\]\\]|\\.)*\]", re.DOTALL)
 _DEBIAN = "apt-get install apertium"
+OPTIONS = {"--pair": {"help": "direction, or several in a chain (default: SOURCE-TARGET)"}}
+
+
+def create(options: argparse.Namespace, items: Sequence[Item]) -> Apertium:
+    """The engine of a command line."""
+    pair = options.pair or f"{options.source}-{options.target}"
+    return Apertium(pair=pair, source=options.source, target=options.target)
 
 
 class Apertium:
-    """An engine of one or more installed directions, applied one after the other.
+    """One or more installed directions, applied one after the other.
 
     Args:
       pair: "en-es", or a chain "en-es,es-pt"; names as of `apertium -l` or with two-letter codes.
-      source: the captions' language, with which the chain must begin.
-      target: the language with which it must end.
+      source: language of the captions; the chain must begin with it.
+      target: language of the translations; the chain must end with it.
 
     Raises:
       UserError: Apertium or a direction is not installed, or the chain does not lead from source to target.
@@ -63,28 +70,28 @@ class Apertium:
 
 def _translate(texts: list[str], mode: str) -> list[str]:
     full = [text for text in texts if text]
-    translated = iter(_framed(full, mode))
+    translated = iter(_separated(full, mode))
     return [next(translated) if text else "" for text in texts]
 
 
-def _framed(texts: list[str], mode: str) -> list[str]:
-    """Translations of `texts`, none of which is empty: by one process, or by more where the frame did not hold."""
+def _separated(texts: list[str], mode: str) -> list[str]:
+    """Translations of non-empty texts by one process, or by several if separators were lost."""
     if not texts:
         return []
     stream = "".join(f"{_escape(text)}{_END}[\n#{number}\n]" for number, text in enumerate(texts))
     output = _run(["apertium", "-u", "-f", "none", mode], stream)
     if not output.strip():
         raise UserError(f"apertium {mode} gave 0 translations for {len(texts)} captions; try it on a line of text")
-    if (translated := unframe(output, len(texts))) is not None:
+    if (translated := split_stream(output, len(texts))) is not None:
         return translated
     if len(texts) == 1:
         return [_plain(output)]
     middle = len(texts) // 2
-    return _framed(texts[:middle], mode) + _framed(texts[middle:], mode)
+    return _separated(texts[:middle], mode) + _separated(texts[middle:], mode)
 
 
-def unframe(output: str, count: int) -> list[str] | None:
-    """Cuts a translated stream into its captions; None unless all marks are there once, in order, each after an end."""
+def split_stream(output: str, count: int) -> list[str] | None:
+    """Splits a translated stream into captions; None unless each mark occurs once, in order, after a sentence end."""
     pieces = _MARK.split(output)  # text, number, text, number, ..., rest
     texts, numbers, rest = pieces[0:-1:2], pieces[1::2], pieces[-1]
     if numbers != [str(number) for number in range(count)] or rest.strip():
@@ -99,13 +106,13 @@ def _escape(text: str) -> str:
 
 
 def _plain(stream: str) -> str:
-    """The text of a stream: without marks, ends and other superblanks, unescaped, its whitespace single spaces."""
+    """The text of a stream: marks, ends and superblanks removed, unescaped, whitespace collapsed."""
     text = _BLANK.sub(" ", _MARK.sub(" ", stream).replace(_END, " ").replace(_TILDE, "~"))
     return " ".join(_ESCAPED.sub(r"\1", text).split())
 
 
 def _run(command: list[str], text: str = "") -> str:
-    """Output of a command. It is in a session of its own, so that Ctrl-C stops us between batches, not it amid one."""
+    """Output of a command, in a session of its own: Ctrl-C must stop the job between batches, not within one."""
     done = subprocess.run(command, input=text.encode(), capture_output=True, start_new_session=True)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
@@ -118,7 +125,7 @@ def _check_chain(steps: list[str], *, source: str, target: str) -> None:
     for step in steps:
         first, dash, second = step.partition("-")
         if not (first and dash and second):
-            raise UserError(f"--pair={','.join(steps)!r}: {step!r} is no pair; write en-es, or a chain en-es,es-pt")
+            raise UserError(f"--pair={','.join(steps)!r}: {step!r} is not a pair; write en-es, or a chain en-es,es-pt")
         ends.append((three_letters(first), three_letters(second)))
     wanted = three_letters(source)
     for step, (first, second) in zip(steps, ends, strict=True):
@@ -132,7 +139,7 @@ def _check_chain(steps: list[str], *, source: str, target: str) -> None:
 
 
 def _mode(step: str, installed: list[str]) -> str:
-    """The installed direction that `step` names, by itself or by other codes of its languages."""
+    """The installed direction of that name, or of other codes of the same languages."""
     if step in installed:
         return step
     for mode in installed:
@@ -151,13 +158,13 @@ def _canonical(mode: str) -> tuple[str, ...]:
 
 
 def _package(step: str) -> str:
-    """The likely name of a direction's package; the order of its languages may be the other."""
+    """The likely name of a direction's package; its languages may be in the other order."""
     first, _, second = step.partition("-")
     return f"apertium-{three_letters(first)}-{three_letters(second)}"
 
 
 def _versions(modes: list[str]) -> str:
-    """Version of Apertium, and of the packages of the directions where dpkg knows them."""
+    """Version of Apertium, and of the directions' packages if dpkg knows them."""
     versions = [" ".join(_run(["apertium", "-V"]).split())]
     for mode in modes if shutil.which("dpkg-query") else ():
         owner = subprocess.run(["dpkg-query", "-S", f"*/apertium/modes/{mode}.mode"], capture_output=True, text=True)

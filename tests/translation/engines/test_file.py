@@ -1,4 +1,4 @@
-"""Translations that were made elsewhere."""
+"""Existing translations from a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.translation.engine import Item
-from cl2cm_jax.translation.file_engine import TranslatedFile
+from cl2cm_jax.translation.engines.file import TranslatedFile
 
 ROWS = [Item(number, "a.png", text, "") for number, text in enumerate(["dog", "dog", "cat"])]
 LINES = [Item(number, f"{name}#enc2de#0", name, "") for number, name in enumerate(["1.jpg", "2.jpg"])]
@@ -35,7 +35,7 @@ def test_line_n_is_caption_n(tmp_path: Path) -> None:
         (b"Hund\nDogge\n\xff\n", "is not valid UTF-8"),
     ],
 )
-def test_another_number_of_lines_is_an_error_with_counts(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_wrong_number_of_lines_is_an_error_with_counts(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(UserError, match=message):
         engine(tmp_path, content)
 
@@ -45,16 +45,14 @@ def test_no_file(tmp_path: Path) -> None:
         TranslatedFile(tmp_path / "none.txt", ROWS)
 
 
-def test_cap_ids_put_lines_to_their_captions(tmp_path: Path) -> None:
+def test_cap_ids_match_lines_and_captions(tmp_path: Path) -> None:
     found = engine(tmp_path, b"2#enc2de#0 zwei\n3#enc2de#0 drei\n1.jpg#whatever#0 eins\n", LINES)
     assert found.translate(LINES) == ["eins", "zwei"]
-    with pytest.raises(
-        UserError, match="has 1 lines for 2 captions and lacks 1 of them, first that of '1.jpg#enc2de#0'"
-    ):
+    with pytest.raises(UserError, match="has 1 lines for 2 captions and lacks 1 of them, first '1.jpg#enc2de#0'"):
         engine(tmp_path, b"2#enc2de#0 zwei\n", LINES)
-    with pytest.raises(UserError, match="line 2: .* is there twice"):
+    with pytest.raises(UserError, match="line 2: .* occurs twice"):
         engine(tmp_path, b"2#enc2de#0 zwei\n2#enc2de#0 zwo\n", LINES)
 
 
-def test_sentences_without_cap_ids_go_by_their_order(tmp_path: Path) -> None:
+def test_lines_without_cap_ids_are_in_order(tmp_path: Path) -> None:
     assert engine(tmp_path, b"eins\nzwei\n", LINES).translate(LINES) == ["eins", "zwei"]

@@ -1,4 +1,4 @@
-"""Apertium, the real one: frames that hold, chains, directions by other codes, and what is said when it is missing."""
+"""The installed Apertium: separation of captions, chains, language codes, and errors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import subprocess
 import pytest
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.translation import apertium
-from cl2cm_jax.translation.apertium import Apertium, unframe
 from cl2cm_jax.translation.engine import Item
+from cl2cm_jax.translation.engines import apertium
+from cl2cm_jax.translation.engines.apertium import Apertium, split_stream
 
 INSTALL = "apt-get install apertium apertium-eng-spa apertium-es-pt"
 MODES = (
@@ -48,7 +48,7 @@ def alone(text: str, mode: str) -> str:
 
 
 @needs_apertium
-def test_captions_that_could_run_together_stay_apart() -> None:
+def test_captions_are_not_merged() -> None:
     # In a batch of hundreds the tagger chooses other words for one caption in fifty or so; not in this small one.
     engine = Apertium(pair="eng-spa", source="en", target="es")
     translated = engine.translate(items(CAPTIONS))
@@ -58,7 +58,7 @@ def test_captions_that_could_run_together_stay_apart() -> None:
 
 
 @needs_apertium
-def test_captions_of_odd_characters_keep_their_number_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_special_characters_keep_number_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = random.Random(1)
     odd = ["".join(chosen.choices("[]{}^$@\\/<>*#~+&.,;:!?'\"|=%-_019é日😀ab", k=4)) for _ in range(200)]
     texts = [f"{word} dog {number}" for number, word in enumerate(odd)]
@@ -73,7 +73,7 @@ def test_captions_of_odd_characters_keep_their_number_and_order(monkeypatch: pyt
 
 
 @needs_apertium
-def test_a_chain_goes_from_language_to_language() -> None:
+def test_a_chain_of_pairs() -> None:
     chain = Apertium(pair="en-es, es-pt", source="en", target="pt")
     assert chain.model == "eng-spa,es-pt"
     assert chain.translate(items(["The dog and the cat.", "", "A house"])) == [
@@ -98,7 +98,7 @@ def test_provenance_names_directions_and_versions() -> None:
         ("en-es", "pt", "ends in 'spa', not in --target='pt'"),
         ("es-pt", "pt", "'es-pt' should start from 'eng'"),
         ("en-es,fr-ca", "ca", "'fr-ca' should start from 'spa'"),
-        ("english", "es", "'english' is no pair"),
+        ("english", "es", "'english' is not a pair"),
     ],
 )
 def test_a_wrong_pair_is_named(pair: str, target: str, message: str) -> None:
@@ -112,18 +112,18 @@ def test_apertium_not_installed_is_named_with_its_command(monkeypatch: pytest.Mo
         Apertium(pair="en-es", source="en", target="es")
 
 
-def test_a_frame_holds_only_with_all_marks_in_order_each_after_an_end() -> None:
+def test_a_stream_is_split_only_with_all_marks_in_order() -> None:
     good = "Uno.[][\n#0\n]Dos \\[x\\]..[][\n#1\n]"
-    assert unframe(good, 2) == ["Uno", "Dos [x]."]
-    assert unframe(good, 3) is None
-    assert unframe("Dos.[][\n#1\n]Uno.[][\n#0\n]", 2) is None
-    assert unframe("Uno dos.[][\n#0\n][\n#1\n]", 2) is None
-    assert unframe(good + "tres", 2) is None
-    assert unframe(good.replace("#1", "#0"), 2) is None
+    assert split_stream(good, 2) == ["Uno", "Dos [x]."]
+    assert split_stream(good, 3) is None
+    assert split_stream("Dos.[][\n#1\n]Uno.[][\n#0\n]", 2) is None
+    assert split_stream("Uno dos.[][\n#0\n][\n#1\n]", 2) is None
+    assert split_stream(good + "tres", 2) is None
+    assert split_stream(good.replace("#1", "#0"), 2) is None
 
 
-def test_where_the_frame_breaks_captions_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pretended Apertium that drops the second mark of any batch."""
+def test_lost_marks_halve_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake Apertium that drops the second mark of any batch."""
     sizes = []
 
     def run(command: list[str], stream: str = "") -> str:
@@ -131,14 +131,14 @@ def test_where_the_frame_breaks_captions_go_one_by_one(monkeypatch: pytest.Monke
         return stream.upper().replace("[\n#1\n]", "")
 
     monkeypatch.setattr(apertium, "_run", run)
-    assert apertium._framed(["a", "b", "c"], "x") == ["A", "B", "C"]
+    assert apertium._separated(["a", "b", "c"], "x") == ["A", "B", "C"]
     assert sizes == [3, 1, 2, 1, 1]
 
 
-def test_an_apertium_that_says_nothing_is_an_error_with_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_output_is_an_error_with_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apertium, "_run", lambda *_: "")
     with pytest.raises(UserError, match="eng-spa gave 0 translations for 2 captions"):
-        apertium._framed(["a", "b"], "eng-spa")
+        apertium._separated(["a", "b"], "eng-spa")
 
 
 def test_a_failing_command_is_one_line() -> None:

@@ -1,0 +1,1 @@
+"""Translation engines, one module each, chosen by its name: `--engine=apertium`."""
