@@ -77,11 +77,15 @@ def weight(default: str) -> Field:
 
 
 def plugin(package: str, default: str | tuple[str, ...], *, also: tuple[str, ...] = ()) -> Field:
-    """The name of a plugin, or several: a module of `package`, one of `also`, or a dotted name of any module."""
+    """The name of a plugin, or several: a module of `package`, one of `also`, or a dotted name of any module.
+
+    A dotted name is checked when it is loaded: a workdir must open where nothing loads it, and no config import it.
+    """
 
     def check(name: str, value: str | tuple[str, ...]) -> None:
         for item in (value,) if isinstance(value, str) else value:
-            check_plugin(package, item, field=f"config.{name}", extra=also)
+            if "." not in item:
+                check_plugin(package, item, field=f"config.{name}", extra=also)
 
     return Field(default, check, package=package)
 

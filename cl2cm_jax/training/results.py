@@ -75,22 +75,19 @@ def evaluate_and_write(run: Run, workdir: Path) -> Results:
     selected = select(run, workdir)
     languages, test = (d.source, *d.targets), (selected.embedded["test"], selected.ranks["test"])
     apart = evaluate.groups_apart(run.embedder, selected.student, run.corpora.test, test, config)
-    measured = {
-        split: run_evaluators(run.evaluators, embedded, selected.ranks[split], config)
-        for split, embedded in selected.embedded.items()
-    }
-    headline = {
-        split: {language: metrics for language, metrics in retrieval.items() if language in languages}
-        for split, (retrieval, _) in measured.items()
-    }
-    others = {name: {split: numbers[name] for split, (_, numbers) in measured.items()} for name in measured["test"][1]}
+    retrieval, others = {}, {}
+    for split, embedded in selected.embedded.items():
+        numbers, further = run_evaluators(run.evaluators, embedded, selected.ranks[split], config)
+        retrieval[split] = {language: metrics for language, metrics in numbers.items() if language in languages}
+        for name, metrics in further.items():
+            others.setdefault(name, {})[split] = metrics
     seconds = {"build": run.seconds, "train": selected.seconds, "evaluate": time.perf_counter() - start}
     results = Results(
         source=d.source,
         targets=d.targets,
         protocol=evaluate.protocol(*test, languages, config),
-        test=headline["test"],
-        validation=headline["validation"],
+        test=retrieval["test"],
+        validation=retrieval["validation"],
         config=flatten(config) | {"selected_step": selected.step},
         seconds={name: round(value, 2) for name, value in seconds.items()},
         groups=apart,

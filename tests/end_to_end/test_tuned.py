@@ -191,7 +191,7 @@ def test_captions_that_share_rows_train_as_those_that_do_not(
                 "data__features": "",
                 "data__feature_ids": "",
             },
-            "start='50%' holds back layers of the text backbone alone",
+            "start='50%' delays layers of the text backbone alone",
         ),
         ({"text__backbone": "use_multilingual"}, "needs config.text.backbone='bert' or 'e5_small', not"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ pytest.importorskip("tensorflow")
 from cl2cm_jax import config as configuration
 from cl2cm_jax import main
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation.evaluators import load_evaluators
 from cl2cm_jax.evaluation.report import read_results, write_results
+from cl2cm_jax.training.workdir import read_config
 
 FLAG = "--config.evaluation.evaluators=retrieval,mine.spread"
 
@@ -47,6 +50,9 @@ def test_the_example_of_an_evaluator_measures_a_run(
     markdown = (workdir / "results.md").read_text(encoding="utf-8")
     assert "mine.spread on the test split" in markdown and "mine.spread on the test split" in outcome.out
 
+    with monkeypatch.context() as patch:  # search and export need no evaluator
+        patch.setattr(sys, "path", [folder for folder in sys.path if folder != str(tmp_path)])
+        assert read_config(workdir).evaluation.evaluators == ("retrieval", "mine.spread")
     (tmp_path / "again").mkdir()
     write_results(tmp_path / "again", read_results(workdir))
     assert (tmp_path / "again" / "results.json").read_bytes() == (workdir / "results.json").read_bytes()
@@ -66,7 +72,7 @@ def test_the_example_of_an_evaluator_measures_a_run(
 )
 def test_evaluators_that_do_not_exist_are_one_line(names: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        configuration.override_all(configuration.defaults(), {"evaluation.evaluators": names})
+        load_evaluators(configuration.override_all(configuration.defaults(), {"evaluation.evaluators": names}))
     assert message in str(error.value)
 
 
