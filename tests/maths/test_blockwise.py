@@ -102,14 +102,11 @@ def relational_kl(module: Any, a: Arrays, *, exclude_diagonal: bool = False, **t
     if module is contrastive:
         module = distillation
     return module.relational_kl(
-        teacher_rows=a["teacher_x"],
-        teacher_columns=a["teacher_y"],
-        student_rows=a["x"],
-        student_columns=a["y"],
+        teacher=(a["teacher_x"], a["teacher_y"]),
+        student=(a["x"], a["y"]),
+        is_valid=(a["x_valid"], a["y_valid"]),
         temperature=0.1,
         student_temperature=a["scale"],
-        row_is_valid=a["x_valid"],
-        column_is_valid=a["y_valid"],
         exclude_diagonal=exclude_diagonal,
         **tiles,
     )
