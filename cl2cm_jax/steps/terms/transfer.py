@@ -31,12 +31,11 @@ def _cross(inputs: TermInputs) -> jax.Array:
     teacher = inputs.teacher.relation(embeddings, ids, sentence=c.sentence, own=c.own)
     by_words = None if inputs.words is None else inputs.words.dense(len(ids.image_id))
     transposed = None if by_words is None else by_words.T
+    back = (student[1], student[0]), (valid[1], valid[0])
     forward = _divergence(
         inputs, (teacher.source_rows, teacher.target_columns), student, valid, teacher_bias=transposed
     )
-    backward = _divergence(
-        inputs, (teacher.target_rows, teacher.source_columns), student[::-1], valid[::-1], teacher_bias=by_words
-    )
+    backward = _divergence(inputs, (teacher.target_rows, teacher.source_columns), *back, teacher_bias=by_words)
     return 0.5 * (forward + backward)
 
 
