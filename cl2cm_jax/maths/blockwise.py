@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from cl2cm_jax.maths import confidence, contrastive
-from cl2cm_jax.maths.distillation import sum_over
+from cl2cm_jax.maths.distillation import Pair, sum_over
 from cl2cm_jax.maths.masking import MASKED, Term, zero_invalid
 from cl2cm_jax.maths.pair_reduction import Block, Tree, reduce_pairs
 from cl2cm_jax.maths.pair_statistics import ArgMax, LogSumExp, Moments, SoftMean, Sum
@@ -77,14 +77,11 @@ def sigmoid_term(of_x: Tree, x_is_valid: Array) -> Term:
 
 def relational_kl(
     *,
-    teacher_rows: Array,
-    teacher_columns: Array,
-    student_rows: Array,
-    student_columns: Array,
+    teacher: Pair,
+    student: Pair,
+    is_valid: Pair,
     temperature: Array | float,
     student_temperature: Array | float | None = None,
-    row_is_valid: Array,
-    column_is_valid: Array,
     exclude_diagonal: bool = False,
     block: int = BLOCK,
     **tiles: Any,
@@ -96,23 +93,17 @@ def relational_kl(
         pair = row_is_valid[:, None] & column_is_valid
         if exclude_diagonal:
             pair &= i[:, None] != j
-        teacher, student = scores(teacher_rows, teacher_columns), scores(rows.moving, columns.moving)
-        return relational_pairs(teacher / temperatures[0], student / temperatures[1], pair), ()
+        of_teacher, of_student = scores(teacher_rows, teacher_columns), scores(rows.moving, columns.moving)
+        return relational_pairs(of_teacher / temperatures[0], of_student / temperatures[1], pair), ()
 
     def side(student: Array, teacher: Array, is_valid: Array) -> Block:
         fixed = zero_invalid(teacher, is_valid), is_valid, jnp.arange(len(teacher))
         return Block(zero_invalid(student, is_valid), jax.lax.stop_gradient(fixed))
 
     temperatures = temperature, temperature if student_temperature is None else student_temperature
-    of_rows, _ = reduce_pairs(
-        tile,
-        side(student_rows, teacher_rows, row_is_valid),
-        side(student_columns, teacher_columns, column_is_valid),
-        tuple(jnp.asarray(t, jnp.float32) for t in temperatures),
-        block=block,
-        **tiles,
-    )
-    return relational_term(of_rows)
+    rows, columns = (side(*arrays) for arrays in zip(student, teacher, is_valid, strict=True))
+    scalars = tuple(jnp.asarray(t, jnp.float32) for t in temperatures)
+    return relational_term(reduce_pairs(tile, rows, columns, scalars, block=block, **tiles)[0])
 
 
 def relational_pairs(teacher: Array, student: Array, pair: Array) -> Tree:

@@ -99,25 +99,24 @@ def calibrate(*, training: list[np.ndarray], right: list[np.ndarray], wrong: lis
       The posterior that a pair is correct at every point of `GRID`, relative to the largest of its language. In a
       language that the teacher does not know all weights are 1 and the share is `UNJUDGED`.
     """
-    weights, shares = [], []
-    for pairs, clean, mismatched in zip(training, right, wrong, strict=True):
-        if min(len(pairs), len(clean), len(mismatched)) < 8:
-            weights.append(np.ones(len(GRID), np.float32))
-            shares.append(0.0)
-            continue
-        density_right, density_wrong = _density(clean), _density(mismatched)
-        share = _wrong_share(np.interp(pairs, GRID, density_right), np.interp(pairs, GRID, density_wrong))
-        if share > LARGEST_SHARE or np.mean(clean) - np.mean(mismatched) < SMALLEST_SEPARATION * np.std(mismatched):
-            weights.append(np.ones(len(GRID), np.float32))
-            shares.append(UNJUDGED)
-            continue
-        right_mass = (1 - share) * density_right
-        curve = _monotone(
-            right_mass / (right_mass + share * density_wrong), float(np.mean(mismatched)), float(np.mean(clean))
-        )
-        weights.append((curve / max(curve.max(), 1e-6)).astype(np.float32))
-        shares.append(share)
+    fitted = [_fit(*scores) for scores in zip(training, right, wrong, strict=True)]
+    weights, shares = zip(*fitted, strict=True)
     return Calibration(np.stack(weights), np.asarray(shares, np.float32))
+
+
+def _fit(pairs: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights on `GRID` and the share of wrong pairs of one language."""
+    flat = np.ones(len(GRID), np.float32)
+    if min(len(pairs), len(right), len(wrong)) < 8:
+        return flat, 0.0
+    density_right, density_wrong = _density(right), _density(wrong)
+    share = _wrong_share(np.interp(pairs, GRID, density_right), np.interp(pairs, GRID, density_wrong))
+    if share > LARGEST_SHARE or np.mean(right) - np.mean(wrong) < SMALLEST_SEPARATION * np.std(wrong):
+        return flat, UNJUDGED
+    right_mass = (1 - share) * density_right
+    posterior = right_mass / (right_mass + share * density_wrong)
+    curve = _monotone(posterior, float(np.mean(wrong)), float(np.mean(right)))
+    return (curve / max(curve.max(), 1e-6)).astype(np.float32), share
 
 
 def _monotone(posterior: np.ndarray, typical_wrong: float, typical_right: float) -> np.ndarray:

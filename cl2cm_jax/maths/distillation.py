@@ -9,17 +9,17 @@ from jax import Array
 from cl2cm_jax.maths.masking import MASKED, Term, zero_invalid
 from cl2cm_jax.maths.similarity import scores
 
+Pair = tuple[Array, Array]
+"""Of the R rows and of the C columns."""
+
 
 def relational_kl(
     *,
-    teacher_rows: Array,
-    teacher_columns: Array,
-    student_rows: Array,
-    student_columns: Array,
+    teacher: Pair,
+    student: Pair,
+    is_valid: Pair,
     temperature: Array | float,
     student_temperature: Array | float | None = None,
-    row_is_valid: Array,
-    column_is_valid: Array,
     exclude_diagonal: bool = False,
     teacher_bias: Array | None = None,
 ) -> Term:
@@ -28,33 +28,28 @@ def relational_kl(
     Source: paper for relational distillation from the cross-lingual to the cross-modal network.
 
     Args:
-        teacher_rows: (R, Dt), unit length.
-        teacher_columns: (C, Dt), unit length.
-        student_rows: (R, D), unit length.
-        student_columns: (C, D), unit length.
+        teacher: (R, Dt) and (C, Dt), unit length.
+        student: (R, D) and (C, D), unit length.
+        is_valid: (R,) and (C,) bool; invalid rows and columns may hold anything.
         temperature: (), divides the scores; no gradient flows through the teacher's.
         student_temperature: (), or None for the same.
-        row_is_valid: (R,) bool; invalid rows and columns may hold anything.
-        column_is_valid: (C,) bool.
         exclude_diagonal: leave out column i of row i.
         teacher_bias: (R, C), added to the teacher's scores; None for none.
 
     Returns:
         Term(sum over rows, number of valid rows that have a column).
     """
-    pair = row_is_valid[:, None] & column_is_valid
+    pair = is_valid[0][:, None] & is_valid[1]
     if exclude_diagonal:
         pair &= ~jnp.eye(*pair.shape, dtype=bool)
 
-    def log_softmax(rows: Array, columns: Array, tau: Array | float, bias: Array | None = None) -> Array:
-        score = scores(zero_invalid(rows, row_is_valid), zero_invalid(columns, column_is_valid))
+    def log_softmax(vectors: Pair, tau: Array | float, bias: Array | None = None) -> Array:
+        score = scores(*(zero_invalid(x, valid) for x, valid in zip(vectors, is_valid, strict=True)))
         score = score if bias is None else score + bias
         return jax.nn.log_softmax(jnp.where(pair, score / tau, MASKED), axis=1)
 
-    log_p = jax.lax.stop_gradient(log_softmax(teacher_rows, teacher_columns, temperature, teacher_bias))
-    log_q = log_softmax(
-        student_rows, student_columns, temperature if student_temperature is None else student_temperature
-    )
+    log_p = jax.lax.stop_gradient(log_softmax(teacher, temperature, teacher_bias))
+    log_q = log_softmax(student, temperature if student_temperature is None else student_temperature)
     divergence = jnp.sum(jnp.where(pair, jnp.exp(log_p) * (log_p - log_q), 0), axis=1)
     return sum_over(divergence, jnp.any(pair, axis=1))
 

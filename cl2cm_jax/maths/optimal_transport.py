@@ -60,7 +60,7 @@ def ipot(
     def iterate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         q, sigma = state
         delta, sigma = scalings(q, sigma)
-        # kernel * plan at once: the plan itself is wanted at the end only, and passes over memory are what takes time
+        # kernel * plan in one pass: the plan itself is needed at the end only, and memory traffic is the cost
         return kernel * (delta[:, :, None] * q * sigma[:, None, :]), sigma
 
     q, sigma = jax.lax.fori_loop(0, iterations - 1, iterate, (kernel, nu))

@@ -53,7 +53,7 @@ def competitors(
     """Number of non-positive items that score as high as a positive or higher, for each positive, in both directions.
 
     Ranks and average precision follow from it. The scores of positives come first, since all others are compared with
-    them; sorted by image, their tiles lie along the diagonal. The first of these are kept, the others computed twice.
+    them; sorted by image, their tiles lie along the diagonal. The first of these are kept, the others recomputed.
 
     Args:
         queries: (M, D).

@@ -22,7 +22,7 @@ Statistics = dict[Any, tuple[Tree, Tree]]  # of images and of captions, by term
 
 
 def in_one_sweep(c: TermInputs) -> Scalars:
-    """The terms "source", "target", "sentence" and the relation "cross", those that are wanted; dense to rounding."""
+    """Those of the terms "source", "target", "sentence" and the relation "cross" that `names` has."""
     if c.names.isdisjoint({"source", "target", "sentence", "cross"}):
         return {}
     captions, images = _sides(c)
@@ -166,7 +166,7 @@ def _cross(
 
 def _terms(c: TermInputs, totals: Statistics) -> Scalars:
     """The terms from the statistics of all pairs."""
-    found: Scalars = {}
+    found: dict[str, Any] = {}
     shape, folds = c.embeddings.target.shape[:2], c.networks.folds
     ones, confidence = jnp.ones(c.ids.is_valid.shape), c.confidence.reshape(shape)
     if "source" in totals:

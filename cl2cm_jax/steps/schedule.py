@@ -65,32 +65,24 @@ def term_weights(config: ConfigDict, stages: Stages):  # noqa: ANN201
     In the teacher's stage (static) these are the teacher's terms, later the others; with a joint teacher all. A term
     of weight 0 and the terms of a teacher without a head are not computed. A schedule starts with its term's stage.
     """
-    texts = weight_texts(config)
-    on = [
-        name
-        for name, text in texts.items()
-        if not is_zero(text)
-        and (config.teacher.head != "none" or name not in TEACHER_TERMS)
-        and (config.transfer.relations or name != "transfer")
-    ]
     joint = config.teacher.schedule == "joint"
+    headless = config.teacher.head == "none"
 
     def is_first(name: str) -> bool:
         return not joint and name in TEACHER_TERMS
 
     schedules = {
-        name: piecewise(
-            texts[name],
-            field=f"weights.{name}",
-            steps=stages.teacher if is_first(name) else stages.student,
-        )
-        for name in on
+        name: piecewise(text, field=f"weights.{name}", steps=stages.teacher if is_first(name) else stages.student)
+        for name, text in weight_texts(config).items()
+        if not is_zero(text)
+        and not (headless and name in TEACHER_TERMS)
+        and (config.transfer.relations or name != "transfer")
     }
 
     def at(step: jax.Array, stage: Stage) -> dict[str, jax.Array]:
         first = stage == "teacher"
         done = step if first else step - stages.teacher
-        return {name: jnp.asarray(schedules[name](done)) for name in on if is_first(name) == first}
+        return {name: jnp.asarray(weight(done)) for name, weight in schedules.items() if is_first(name) == first}
 
     return at
 

@@ -1,4 +1,4 @@
-"""The blockwise losses are the dense ones: on one device, with blocks that do not divide, and around a mesh."""
+"""Blockwise losses equal the dense ones: on one device, with uneven blocks, and over a mesh."""
 
 from __future__ import annotations
 
@@ -102,14 +102,11 @@ def relational_kl(module: Any, a: Arrays, *, exclude_diagonal: bool = False, **t
     if module is contrastive:
         module = distillation
     return module.relational_kl(
-        teacher_rows=a["teacher_x"],
-        teacher_columns=a["teacher_y"],
-        student_rows=a["x"],
-        student_columns=a["y"],
+        teacher=(a["teacher_x"], a["teacher_y"]),
+        student=(a["x"], a["y"]),
+        is_valid=(a["x_valid"], a["y_valid"]),
         temperature=0.1,
         student_temperature=a["scale"],
-        row_is_valid=a["x_valid"],
-        column_is_valid=a["y_valid"],
         exclude_diagonal=exclude_diagonal,
         **tiles,
     )
@@ -177,8 +174,8 @@ def test_eight_devices_equal_one(name, shape, exchange, data, dense):
 
 
 @pytest.mark.parametrize(("devices", "exchange"), [(1, "ring"), (8, "ring"), (8, "gather")])
-def test_confidence_by_blocks_is_the_dense_one(devices, exchange):
-    """Teachers' vectors crowd together: squares that are summed before the mean is known would cancel."""
+def test_blockwise_confidence_equals_the_dense_form(devices, exchange):
+    """Similar vectors, as a teacher's are: sums of squares that are not centred would cancel."""
     random = np.random.default_rng(0)
     x = normalize(jnp.asarray(1 + 0.4 * random.normal(size=(40, 16)), jnp.float32))
     y = normalize(x + jnp.asarray(0.1 * random.normal(size=(40, 16)), jnp.float32))
@@ -214,7 +211,9 @@ def test_no_matrix_of_all_pairs_is_ever_compiled(name, devices, exchange):
 
     assert largest(partial(LOSSES[name], blockwise, **tiles)) <= 512 * 64
     if devices == 1:
-        assert largest(partial(LOSSES[name], contrastive)) >= 512 * 512  # the measure sees what it should see
+        assert (
+            largest(partial(LOSSES[name], contrastive)) >= 512 * 512
+        )  # the dense form shows that the search finds such matrices
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -11,7 +11,7 @@ def _scores(random, share, *, right=5.0, n=1500):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.7])
-def test_the_share_of_wrong_pairs_is_recovered_and_they_weigh_little(share):
+def test_the_share_of_wrong_pairs_is_recovered_and_get_small_weights(share):
     random = np.random.default_rng(0)
     pairs, wrong = _scores(random, share)
     fitted = calibrate(training=[pairs], right=[random.normal(5, 1.5, 250)], wrong=[random.normal(0, 1, 1500)])
@@ -57,7 +57,7 @@ def test_scores_stand_out_for_right_pairs_and_ignore_padding():
     np.testing.assert_allclose(np.asarray(again)[:24], scores, atol=1e-4)
 
 
-def test_a_language_whose_pairs_all_look_wrong_is_not_trained_on_nothing():
+def test_a_language_whose_pairs_all_look_wrong_keeps_weight_one():
     random = np.random.default_rng(0)
     mismatched = random.normal(size=400)
     for training, right in (

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +12,15 @@ def unit(n: int, d: int, seed: int) -> jax.Array:
     return normalize(jax.random.normal(jax.random.key(seed), (n, d)))
 
 
-TEACHER: dict[str, Any] = dict(teacher_rows=unit(4, 5, 0), teacher_columns=unit(6, 5, 1))
-STUDENT: dict[str, Any] = dict(student_rows=unit(4, 3, 2), student_columns=unit(6, 3, 3))
-VALID: dict[str, Any] = dict(row_is_valid=jnp.ones(4, bool), column_is_valid=jnp.ones(6, bool))
+Arrays = dict[str, tuple[jax.Array, jax.Array]]
+TEACHER: Arrays = {"teacher": (unit(4, 5, 0), unit(6, 5, 1))}
+STUDENT: Arrays = {"student": (unit(4, 3, 2), unit(6, 3, 3))}
+VALID: Arrays = {"is_valid": (jnp.ones(4, bool), jnp.ones(6, bool))}
+
+
+def cosines(arrays: Arrays) -> np.ndarray:
+    ((rows, columns),) = arrays.values()
+    return np.asarray(rows @ columns.T, np.float64)
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -25,8 +29,8 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def test_equals_the_divergence_computed_in_numpy():
-    p = softmax(np.asarray(TEACHER["teacher_rows"] @ TEACHER["teacher_columns"].T, np.float64) / 0.1)
-    q = softmax(np.asarray(STUDENT["student_rows"] @ STUDENT["student_columns"].T, np.float64) / 0.2)
+    p = softmax(cosines(TEACHER) / 0.1)
+    q = softmax(cosines(STUDENT) / 0.2)
     rows = (p * np.log(p / q)).sum(1)
     term = relational_kl(**TEACHER, **STUDENT, **VALID, temperature=0.1, student_temperature=0.2)
     np.testing.assert_allclose(term.sum, rows.sum(), rtol=1e-5)
@@ -35,18 +39,17 @@ def test_equals_the_divergence_computed_in_numpy():
 
 def test_a_bias_is_added_to_the_scores_of_the_teacher():
     bias = np.random.default_rng(0).normal(size=(4, 6))
-    p = softmax((np.asarray(TEACHER["teacher_rows"] @ TEACHER["teacher_columns"].T, np.float64) + bias) / 0.1)
-    q = softmax(np.asarray(STUDENT["student_rows"] @ STUDENT["student_columns"].T, np.float64) / 0.1)
+    p = softmax((cosines(TEACHER) + bias) / 0.1)
+    q = softmax(cosines(STUDENT) / 0.1)
     term = relational_kl(**TEACHER, **STUDENT, **VALID, temperature=0.1, teacher_bias=jnp.asarray(bias))
     np.testing.assert_allclose(term.sum, (p * np.log(p / q)).sum(), rtol=1e-5)
 
 
 def test_is_zero_without_gradient_when_the_student_is_the_teacher():
     def loss(rows, columns):
-        student: dict[str, Any] = dict(student_rows=rows, student_columns=columns)
-        return relational_kl(**TEACHER, **student, **VALID, temperature=0.05).sum
+        return relational_kl(**TEACHER, student=(rows, columns), **VALID, temperature=0.05).sum
 
-    value, gradients = jax.value_and_grad(loss, (0, 1))(TEACHER["teacher_rows"], TEACHER["teacher_columns"])
+    value, gradients = jax.value_and_grad(loss, (0, 1))(*TEACHER["teacher"])
     assert abs(value) < 1e-7
     for gradient in gradients:
         np.testing.assert_allclose(gradient, 0, atol=1e-5)
@@ -54,10 +57,10 @@ def test_is_zero_without_gradient_when_the_student_is_the_teacher():
 
 def test_the_gradient_reaches_the_student_alone():
     gradient = jax.grad(lambda arrays: relational_kl(**arrays, **VALID, temperature=0.1).sum)(TEACHER | STUDENT)
-    for name in TEACHER:
-        np.testing.assert_array_equal(gradient[name], 0)
-    for name in STUDENT:
-        assert jnp.abs(gradient[name]).max() > 1e-3
+    for part in gradient["teacher"]:
+        np.testing.assert_array_equal(part, 0)
+    for part in gradient["student"]:
+        assert jnp.abs(part).max() > 1e-3
 
 
 def test_the_teacher_temperature_gets_no_gradient():
@@ -73,9 +76,12 @@ def test_exclude_diagonal_leaves_out_self_similarity():
 
     def loss(exclude):
         return relational_kl(
-            teacher_rows=teacher, teacher_columns=teacher, student_rows=student, student_columns=student,
-            temperature=0.2, row_is_valid=valid, column_is_valid=valid, exclude_diagonal=exclude,
-        ).sum  # fmt: skip
+            teacher=(teacher, teacher),
+            student=(student, student),
+            is_valid=(valid, valid),
+            temperature=0.2,
+            exclude_diagonal=exclude,
+        ).sum
 
     off = ~np.eye(4, dtype=bool)
     p = softmax(np.asarray(teacher @ teacher.T, np.float64)[off].reshape(4, 3) / 0.2)
@@ -85,28 +91,31 @@ def test_exclude_diagonal_leaves_out_self_similarity():
 
 
 def test_invalid_rows_and_columns_change_no_value_and_no_gradient():
-    row_is_valid, column_is_valid = jnp.arange(4) < 3, jnp.arange(6) < 4
-    cut = {name: a[:3] if "rows" in name else a[:4] for name, a in (TEACHER | STUDENT).items()}
+    is_valid = jnp.arange(4) < 3, jnp.arange(6) < 4
+    cut = jax.tree.map(lambda a: a[: len(a) - (1 if len(a) == 4 else 2)], TEACHER | STUDENT)
     spoiled = {
-        name: jnp.where((row_is_valid if "rows" in name else column_is_valid)[:, None], a, jnp.nan)
-        for name, a in (TEACHER | STUDENT).items()
+        name: tuple(jnp.where(valid[:, None], a, jnp.nan) for a, valid in zip(arrays, is_valid, strict=True))
+        for name, arrays in (TEACHER | STUDENT).items()
     }
 
-    def loss(arrays, rows, columns):
-        return relational_kl(**arrays, temperature=0.1, row_is_valid=rows, column_is_valid=columns).mean
+    def loss(arrays, is_valid):
+        return relational_kl(**arrays, temperature=0.1, is_valid=is_valid).mean
 
-    want, want_gradient = jax.value_and_grad(loss)(cut, row_is_valid[:3], column_is_valid[:4])
-    got, got_gradient = jax.value_and_grad(loss)(spoiled, row_is_valid, column_is_valid)
+    want, want_gradient = jax.value_and_grad(loss)(cut, (is_valid[0][:3], is_valid[1][:4]))
+    got, got_gradient = jax.value_and_grad(loss)(spoiled, is_valid)
     np.testing.assert_allclose(got, want, rtol=1e-6)
-    for name, gradient in want_gradient.items():
-        np.testing.assert_allclose(got_gradient[name][: len(gradient)], gradient, atol=1e-6)
-        np.testing.assert_array_equal(got_gradient[name][len(gradient) :], 0)
+    for padded, gradient in zip(*map(jax.tree.leaves, (got_gradient, want_gradient)), strict=True):
+        np.testing.assert_allclose(padded[: len(gradient)], gradient, atol=1e-6)
+        np.testing.assert_array_equal(padded[len(gradient) :], 0)
 
 
 def test_a_row_without_any_column_counts_for_nothing():
     one = unit(1, 5, 0)
     term = relational_kl(
-        teacher_rows=one, teacher_columns=one, student_rows=one, student_columns=one, temperature=0.1,
-        row_is_valid=jnp.ones(1, bool), column_is_valid=jnp.ones(1, bool), exclude_diagonal=True,
-    )  # fmt: skip
+        teacher=(one, one),
+        student=(one, one),
+        is_valid=(jnp.ones(1, bool),) * 2,
+        temperature=0.1,
+        exclude_diagonal=True,
+    )
     assert (term.sum, term.count) == (0, 0)

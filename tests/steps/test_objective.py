@@ -11,7 +11,7 @@ from cl2cm_jax.steps.objective import Objective
 from .conftest import LANGUAGES, SHAPE, every_weight, losses, make_batch
 
 
-def test_every_part_of_the_method_is_logged_by_name(make_config):
+def test_every_term_is_logged_by_name(make_config):
     config = make_config(teacher__head="tower", weights__word="1.0", confidence__kind="softmax")
     _, params, of = losses(config, make_batch())
     total, terms = of(params)
@@ -53,7 +53,7 @@ def test_every_option_gives_finite_terms_and_gradients(make_config, fields):
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients["student"])) > 0
 
 
-def test_transfer_is_nothing_when_the_student_agrees_with_the_teacher(make_config):
+def test_transfer_is_zero_when_the_student_agrees_with_the_teacher(make_config):
     config = make_config(transfer__relations="cross,intra_target,intra_vision")
     batch = make_batch()
     networks, params, _ = losses(config, batch)
@@ -87,14 +87,14 @@ def test_word_scores_move_the_student_and_never_the_teacher(make_config):
     assert float(jnp.abs(kernels[0] - kernels[1]).max()) > 1e-4
 
 
-def test_how_alike_words_are_is_logged(make_config):
+def test_the_mean_word_cosine_is_logged(make_config):
     for loss in ("transport", "contrast"):
         _, params, of = losses(make_config(teacher__head="linear", weights__word="1.0", word__loss=loss), make_batch())
         assert abs(float(of(params)[1]["word_cosine"])) < 0.5
 
 
 @pytest.mark.parametrize("word", ["transport", "contrast"])
-def test_a_head_never_learns_from_its_own_fold(make_config, word):
+def test_a_head_does_not_train_on_its_own_fold(make_config, word):
     config = make_config(teacher__head="linear", teacher__folds="2", weights__word="1.0", word__loss=word)
     only_even = make_batch(image_id=np.arange(16) * 2)
     _, params, of = losses(config, only_even)
@@ -107,7 +107,7 @@ def test_two_captions_of_one_image_are_not_negatives(make_config):
     config = make_config(weights__transfer="0.0")
     batch = make_batch(images=2, captions=1, image_id=[7, 7])
     _, params, of = losses(config, batch)
-    # both rows show one image: the target distribution is uniform, and log 2 is the least that a batch of two can cost
+    # both rows show one image: the target distribution is uniform, and log 2 is the minimum for a batch of two
     assert float(of(params)[1]["source"]) >= np.log(2) - 1e-6
     apart = losses(config, batch | {"image_id": np.array([1, 2], np.int32)}, params)[2]
     assert float(of(params)[1]["source"]) != pytest.approx(float(apart(params)[1]["source"]))
@@ -121,13 +121,13 @@ def test_padding_changes_no_term_and_no_gradient(make_config, word):
     padded["is_valid"][16:] = False
     _, params, of = losses(config, batch)
     _, _, of_padded = losses(config, padded, params)
-    ours, theirs = (jax.value_and_grad(f, has_aux=True)(params) for f in (of, of_padded))
-    for name, value in ours[0][1].items():
-        np.testing.assert_allclose(theirs[0][1][name], value, rtol=2e-5, atol=1e-5, err_msg=name)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours[1], theirs[1])
+    want, got = (jax.value_and_grad(f, has_aux=True)(params) for f in (of, of_padded))
+    for name, value in want[0][1].items():
+        np.testing.assert_allclose(got[0][1][name], value, rtol=2e-5, atol=1e-5, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), want[1], got[1])
 
 
-def test_confidence_weighs_the_target_term_alone(make_config):
+def test_confidence_weights_only_the_target_term(make_config):
     config = make_config(confidence__kind="posterior")
     batch = make_batch()
     half = Calibration(np.full((LANGUAGES, len(GRID)), 0.5, np.float32), np.zeros(LANGUAGES, np.float32))
@@ -138,27 +138,27 @@ def test_confidence_weighs_the_target_term_alone(make_config):
     np.testing.assert_allclose([b["source"], b["transfer"]], [a["source"], a["transfer"]], rtol=1e-6)
 
 
-def test_the_relation_that_is_taught_is_the_weighted_sum_of_teacher_and_own(make_config):
+def test_the_teachers_relation_is_the_weighted_sum_of_teacher_and_own_scores(make_config):
     batch = make_batch(captions=2)
     networks = Networks(make_config(teacher__head="linear", teacher__folds="2"), SHAPE)
     params = networks.init(jax.random.key(0))
-    embeddings, rows = embed(networks, params, batch), BatchIds.of(batch)
-    held_out = HeldOut.of(embeddings, rows)
-    taught = held_out.relation(embeddings, rows, sentence=0.3, own=0.7)
-    own = embeddings.vision @ embeddings.source[rows.pair].T
+    embeddings, ids = embed(networks, params, batch), BatchIds.of(batch)
+    held_out = HeldOut.of(embeddings, ids)
+    relation = held_out.relation(embeddings, ids, sentence=0.3, own=0.7)
+    own = embeddings.vision @ embeddings.source[ids.pair].T
     np.testing.assert_allclose(
-        taught.source_rows @ taught.target_columns.T,
+        relation.source_rows @ relation.target_columns.T,
         0.3 * held_out.source_rows @ held_out.target_columns.T + 0.7 * own,
         atol=1e-5,
     )
     np.testing.assert_allclose(
-        taught.target_rows @ taught.source_columns.T,
+        relation.target_rows @ relation.source_columns.T,
         0.3 * held_out.target_rows @ held_out.source_columns.T + 0.7 * own.T,
         atol=1e-5,
     )
 
 
-def test_the_own_relation_teaches_targets_and_leaves_the_source_side_alone(make_config):
+def test_own_scores_train_the_targets_and_not_the_source_captions(make_config):
     config = make_config(transfer__sentence=0.0, transfer__own=1.0)
     batch, networks = make_batch(), Networks(config, SHAPE)
     params = networks.init(jax.random.key(0))
@@ -168,5 +168,5 @@ def test_the_own_relation_teaches_targets_and_leaves_the_source_side_alone(make_
         return objective(embeddings, params, batch, weights={"transfer": 1.0}, calibration=uncalibrated(LANGUAGES))[0]
 
     gradient = jax.grad(term)(embed(networks, params, batch))
-    assert not np.any(gradient.source), "the source captions are the ones that teach"
+    assert not np.any(gradient.source), "no gradient into the source captions"
     assert np.any(gradient.target) and np.any(gradient.vision)

@@ -1,4 +1,4 @@
-"""The terms from one sweep are those of the dense losses, on any number of devices and by both exchanges."""
+"""Blockwise terms equal the dense ones, on any number of devices and with both exchanges."""
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ def _dense():
     ids=["1", "2-gather", "8-gather", "8-ring"],
 )
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_every_term_and_gradient_is_the_dense_one(make_config, dense, setting, devices, exchange):
+def test_every_term_and_gradient_equals_the_dense_form(make_config, dense, setting, devices, exchange):
     fields = EVERYTHING | SETTINGS[setting]
     if setting not in dense:
         dense[setting] = terms_and_gradients(make_config(**fields))

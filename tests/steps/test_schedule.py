@@ -12,7 +12,7 @@ def test_weights_are_numbers_or_knots():
 
 
 @pytest.mark.parametrize("text", ["much", "0:0 1", "20%:1 0:0", "a:1", "nan", "inf", "-1", "0:0 5:-1"])
-def test_a_schedule_that_does_not_parse_is_a_line(text):
+def test_a_schedule_that_does_not_parse_is_a_one_line_error(text):
     with pytest.raises(UserError, match="config.weights.word="):
         piecewise(text, field="weights.word", steps=100)
 

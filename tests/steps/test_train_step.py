@@ -59,7 +59,7 @@ def test_accumulated_gradients_are_exact(make_config):
     assert min(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(whole["teacher"])) > 0
 
 
-def test_a_step_in_parts_trains_with_dropout(make_config):
+def test_gradient_accumulation_works_with_dropout(make_config):
     fields = {"teacher__head": "linear", "student__dropout": "0.5", "train__accumulation": "4"}
     a, b = (run(make_config(**fields), steps=2) for _ in range(2))
     assert np.isfinite(float(a[1]["total"])) and int(a[0]["step"]) == 2
@@ -78,10 +78,10 @@ def test_a_blockwise_step_holds_no_matrix_of_all_pairs(make_config, form):
     compiled = jax.jit(lambda state: step.step(state, batch, 0)).lower(step.init()).compile()
     shapes = re.findall(r"(?:f|s|u|pred)\d*\[([\d,]+)\]", compiled.as_text())
     pairs = [shape for shape in shapes if shape.split(",").count("256") >= 2]
-    assert bool(pairs) == (form == "dense"), pairs  # the measure sees what it should see
+    assert bool(pairs) == (form == "dense"), pairs  # such a matrix is found in the dense form
 
 
-def test_a_frozen_teacher_learns_first_and_never_again(make_config):
+def test_a_frozen_teacher_is_trained_first_and_never_again(make_config):
     config = make_config(teacher__head="linear", teacher__steps="2")
     _, _, way = run(config, steps=6, stages=Stages(3, 5))
     teacher = [jax.tree.leaves(params["teacher"]) for params in way]
@@ -104,7 +104,7 @@ def test_the_teacher_may_have_a_learning_rate_of_its_own(make_config):
     assert np.abs(common).max() > 1e-4
 
 
-def test_the_teachers_stage_leaves_no_trace_in_the_student(make_config):
+def test_the_teachers_stage_does_not_change_the_student(make_config):
     fields = {"teacher__head": "linear", "weights__transfer": "0"}
     after, _, _ = run(make_config(**fields), steps=5, stages=Stages(3, 5))
     alone, _, _ = run(make_config(**fields | {"teacher__head": "none"}), steps=2, stages=Stages(0, 5), first_batch=3)

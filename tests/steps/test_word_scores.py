@@ -1,4 +1,4 @@
-"""Word scores of the few pairs that are worth it, against loops over all pairs."""
+"""Word scores of candidate pairs, against loops over all pairs."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def ragged(captions=2):
     return jax.tree.map(jnp.asarray, batch)
 
 
-def test_candidates_are_the_most_similar_images_and_the_own_one(make_config):
+def test_candidates_are_the_most_similar_images_and_the_captions_own(make_config):
     random = np.random.default_rng(0)
     target, source = (random.normal(size=(n, 4)).astype(np.float32) for n in (12, 6))
     own, valid = np.repeat(np.arange(6), 2), np.arange(12) != 3
@@ -60,19 +60,19 @@ def test_the_relation_has_the_scores_of_candidates_and_one_number_elsewhere(make
     config, batch = make_config(**WORDS, teacher__folds="2"), ragged()
     networks = Networks(config, SHAPE)
     params = networks.init(jax.random.key(0))
-    embeddings, rows = embed(networks, params, batch), BatchIds.of(batch)
-    teacher = HeldOut.of(embeddings, rows)
-    got = word_scores.relation(config, teacher, embeddings, batch, rows, mesh=None)
+    embeddings, ids = embed(networks, params, batch), BatchIds.of(batch)
+    teacher = HeldOut.of(embeddings, ids)
+    got = word_scores.relation(config, teacher, embeddings, batch, ids, mesh=None)
     source, target = (
         np.asarray(x) for x in (embeddings.teacher_source.words, jax.vmap(merge_two)(embeddings.teacher_target.words))
     )
     masks = np.asarray(batch["source"]["mask"]), np.asarray(merge_two(batch["target"]["mask"]))
     cosine = np.asarray(teacher.target_rows @ teacher.source_columns.T)
     want, smallest = np.full((32, 16), np.nan), []
-    valid = np.flatnonzero(rows.target_is_valid)
+    valid = np.flatnonzero(ids.target_is_valid)
     for row in valid:
-        own, head = rows.pair[row], int(rows.target_image_id[row]) % 2
-        images = sorted(np.flatnonzero(rows.is_valid), key=lambda i: (i != own, -cosine[row, i]))[:3]
+        own, head = ids.pair[row], int(ids.target_image_id[row]) % 2
+        images = sorted(np.flatnonzero(ids.is_valid), key=lambda i: (i != own, -cosine[row, i]))[:3]
         for i in images:
             want[row, i] = score_of(source[head, i][masks[0][i]], target[head, row][masks[1][row]])
         smallest.append(np.nanmin(want[row]))
@@ -80,22 +80,22 @@ def test_the_relation_has_the_scores_of_candidates_and_one_number_elsewhere(make
     np.testing.assert_allclose(got.dense(16), want, atol=1e-5)
 
 
-def test_the_contrast_is_that_of_a_loop_and_padding_has_no_say(make_config):
+def test_the_contrast_equals_a_loop_and_ignores_padding(make_config):
     config, batch = make_config(**WORDS, teacher__residual="False"), ragged(captions=1)
     random = np.random.default_rng(3)
     sentences = [random.normal(size=(16, 4)).astype(np.float32) for _ in range(2)]
     masks = [np.asarray(batch["source"]["mask"]), np.asarray(batch["target"]["mask"][:, 0])]
     words = [random.normal(size=(16, 5, 4)).astype(np.float32) for _ in range(2)]
-    rows = BatchIds.of(batch)
-    valid = np.asarray(rows.is_valid)
+    ids = BatchIds.of(batch)
+    valid = np.asarray(ids.is_valid)
     hidden = [np.where((mask & valid[:, None])[..., None], w, np.nan) for mask, w in zip(masks, words, strict=True)]
 
     def term(source, target):
         texts = (Text(jnp.asarray(s), w) for s, w in zip(sentences, (source, target), strict=True))
-        given = {"source_valid": rows.is_valid, "target_valid": rows.target_is_valid, "mesh": None}
-        return word_scores.contrast(config, *texts, batch, rows, **given)
+        given = {"source_valid": ids.is_valid, "target_valid": ids.target_is_valid, "mesh": None}
+        return word_scores.contrast(config, *texts, batch, ids, **given)
 
-    total, row_valid = [], np.asarray(rows.target_is_valid)
+    total, row_valid = [], np.asarray(ids.target_is_valid)
     for row in np.flatnonzero(row_valid):
         similar = sentences[1][row] @ sentences[0].T
         images = sorted(np.flatnonzero(valid), key=lambda i: (i != row, -similar[i]))[:3]
