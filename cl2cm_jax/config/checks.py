@@ -8,12 +8,19 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config.backbones import (
+    check_backbones,
+    has_vision_backbone,
+    starts_later,
+    student_first,
+    teacher_first,
+    vision_first,
+)
 from cl2cm_jax.config.durations import read_duration
 from cl2cm_jax.config.fields import defaults
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.knots import read_knots
 from cl2cm_jax.config.method import METHODS
-from cl2cm_jax.config.trainable import BERTS, starts_later, student_first, teacher_first, vision_first
 from cl2cm_jax.errors import UserError
 
 # target languages of the paper's sets, whose source is English
@@ -138,6 +145,7 @@ def validate(config: ConfigDict) -> ConfigDict:
             raise UserError(f"config.{name}={value} must be a finite number")
     for name, value in flat.items():
         check_field(name, value)
+    check_backbones(config)
     for message in _contradictions(config):
         raise UserError(message)
     return config
@@ -274,7 +282,7 @@ def _paper_set_contradictions(c: ConfigDict) -> Iterator[str]:
 
 
 def _feature_contradictions(c: ConfigDict) -> Iterator[str]:
-    precomputed = c.vision.backbone == "precomputed"
+    precomputed = not has_vision_backbone(c)
     if precomputed and not c.data.features:
         yield "config.data.features='' must name the features when config.vision.backbone='precomputed'"
     if precomputed and c.data.name not in ("captions", "flickr8k_cn", *LANGUAGES_OF):
@@ -299,8 +307,8 @@ def _beam_contradictions(c: ConfigDict) -> Iterator[str]:
 def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:
     if vision_first(c) is not None:
         trained = f"config.student.vision.trainable={c.student.vision.trainable!r}"
-        if c.vision.backbone != "clip_vit":
-            yield f"{trained} needs config.vision.backbone='clip_vit', not {c.vision.backbone!r}"
+        if not has_vision_backbone(c):
+            yield f"{trained} needs a vision backbone, and config.vision.backbone={c.vision.backbone!r} is none; use ''"
         if c.data.frames > 1:
             yield f"{trained} trains on pictures, and config.data.frames={c.data.frames} reads clips; use 1, or ''"
         if c.data.shards:
@@ -312,12 +320,6 @@ def _trainable_contradictions(c: ConfigDict) -> Iterator[str]:
             yield f"{start} needs config.student.text.trainable; or use '0'"
         if vision_first(c) is not None:
             yield f"{start} holds back layers of the text backbone alone; with config.student.vision.trainable use '0'"
-    for part, first in (("student", student), ("teacher", teacher)):
-        if first is not None and c.text.backbone not in BERTS:
-            yield (
-                f"config.{part}.text.trainable={c[part].text.trainable!r} needs config.text.backbone="
-                f"{' or '.join(map(repr, BERTS))}, not {c.text.backbone!r}"
-            )
     if teacher is None:
         return
     if c.teacher.head == "none":

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import cut_layer, read, reads_frozen, vision_first
+from cl2cm_jax.config import cut_layer, has_vision_backbone, read, reads_frozen, vision_first
 from cl2cm_jax.data import builders, origins, sets
 from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
 from cl2cm_jax.data.media.clips import decode_clip
@@ -38,10 +38,11 @@ from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.data.records import SPLITS, Record
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
-from cl2cm_jax.models.backbones import VisionBackbone, fingerprint
-from cl2cm_jax.models.configured import configured_text, configured_vision
+from cl2cm_jax.models.backbone import VisionBackbone
+from cl2cm_jax.models.configured import configured_text, configured_vision, fingerprint
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.pretrained import weights_hash
+from cl2cm_jax.models.trained_layers import check_vision_layers
 from cl2cm_jax.runtime.command_line import Arguments, split_flags
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.runtime.storage import OnDisk, exclusive
@@ -130,7 +131,7 @@ def _key(config: ConfigDict, built: Path, languages: tuple[str, ...]) -> str:
         records.update(weights_hash(file).encode())
     t, v = config.text, config.vision
     weights = [fingerprint("text", t.backbone, t.path or None)]
-    if v.backbone != "precomputed":  # those are in the records
+    if has_vision_backbone(config):  # precomputed features are in the records
         weights.append(fingerprint("vision", v.backbone, v.path or None))
     inputs = [FORMAT, records.hexdigest(), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
@@ -297,6 +298,7 @@ class Sight(NamedTuple):
 def _sight(config: ConfigDict) -> Sight:
     """Hashes of pictures that trained layers will read themselves, features of all others."""
     if vision_first(config) is not None:
+        check_vision_layers(config)
         weights = fingerprint("vision", config.vision.backbone, config.vision.path or None)
         return Sight(lambda records: (_hash(record, weights) for record in records), frames=1)
     vision, frames = configured_vision(config), config.data.frames

@@ -91,6 +91,18 @@ def read_json(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     return content
 
 
+def write_json(path: Path, content: object) -> None:
+    """Writes a JSON file and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def portable_config(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's config.json without entries about its old files; the weights are written as float32."""
+    old = ("_name_or_path", "auto_map", "quantization_config", "torch_dtype", "transformers_version")
+    return {name: value for name, value in content.items() if name not in old} | {"dtype": "float32"}
+
+
 def has_tensor(folder: Path, name: str) -> bool:
     """Whether the folder's weights have a tensor of this name.
 

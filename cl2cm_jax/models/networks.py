@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import heads_first, reads_words, student_first, teacher_first
 from cl2cm_jax.maths.similarity import normalize
-from cl2cm_jax.models.backbones import TailOptions, Tunable, VisionBackbone
-from cl2cm_jax.models.backbones.packing import Packing
+from cl2cm_jax.models.backbone import TailOptions, TextOutput, Tunable, VisionBackbone
 from cl2cm_jax.models.functional import Functional, Params
+from cl2cm_jax.models.layers.packing import Packing
 from cl2cm_jax.models.towers import Text, TextTower, VisionTower
 
 # a network's own layers of the backbones, among its parameters
@@ -160,7 +160,7 @@ class Networks:
         config: ConfigDict,
         shape: FeatureShape,
         *,
-        tunable: Tunable | None = None,
+        tunable: Tunable[TextOutput] | None = None,
         vision: VisionBackbone | None = None,
     ):
         self.folds: int = 1 if config.teacher.head == "none" else config.teacher.folds

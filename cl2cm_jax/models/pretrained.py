@@ -2,8 +2,6 @@
 
 A legacy torch checkpoint is a pickle, and a pickle can run any program. It is read here with an allow-list: the few
 names a state dict is made of, each mapped to code of this file; any other name is refused before it is looked up.
-
-Source: ours.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from cl2cm_jax.errors import UserError, one_line
 
@@ -60,6 +58,10 @@ class PackageFile:
         if weights_hash(path) != self.sha256:
             raise UserError(f"{path} of package {self.requirement} is damaged or changed; {self._repair}")
         return path
+
+    def fingerprint(self, path: str | Path | None) -> str:
+        """SHA-256 of the package's file, which is not read, or of the file `path`."""
+        return self.sha256 if path is None else weights_hash(path)
 
     @property
     def _repair(self) -> str:
@@ -114,6 +116,14 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"weights file {path} is no readable safetensors file ({one_line(error)}); get a fresh copy"
         ) from error
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Writes a safetensors file and its folder, marked as torch's layout where transformers reads it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # the raw buffers are written
+    save_file(arrays, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # the library writes for the owner alone
 
 
 def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:

@@ -1,9 +1,7 @@
-"""A bundle in use: texts, pictures and clips onto unit vectors of one space. No TensorFlow.
+"""Load a bundle and encode texts, images and clips as unit vectors of one space, without TensorFlow.
 
 model = from_pretrained("runs/bundle")
 scores = model.similarity(model.encode_text(["a red apple"]), model.encode_image(["apple.png"]))
-
-Source: ours.
 """
 
 from __future__ import annotations
@@ -25,11 +23,12 @@ from cl2cm_jax.data.media.images import as_rgb, decode, frame_places
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.maths.similarity import scores
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
+from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, Networks
 from cl2cm_jax.models.pretrained import assign, read_safetensors
+from cl2cm_jax.models.trained_layers import check_text_layers
 from cl2cm_jax.trained.bundle_layout import DOWNLOADED, HEADS, MANIFEST, Manifest, bundle_config, read_manifest
 from cl2cm_jax.trained.encoder import Encoder
 from cl2cm_jax.trained.student import student_encoder
@@ -38,18 +37,18 @@ from cl2cm_jax.training.workdir import vision_features
 Picture = Image.Image | str | os.PathLike[str]
 Clip = str | os.PathLike[str] | Iterable[Picture]
 
-TEXTS, PICTURES = 4096, 256  # encoded at once: what lies between the backbones and the heads is held for so many
+TEXTS, PICTURES = 4096, 256  # encoded at once; the backbones' outputs are in memory for that many
 
 
 class RetrievalModel:
     """The student of a bundle.
 
     Attributes:
-      languages: those that it was trained in, the source first.
-      dim: D, of the vectors.
-      frames: the most frames that it takes of a clip; 1: it was trained on pictures.
-      weights: names the weights; vectors of different weights are never compared.
-      encoder: the two functions that search needs (`cl2cm_jax.search`).
+      languages: languages of the training, the source first.
+      dim: D, size of the vectors.
+      frames: the most frames taken from a clip; 1: the model was trained on images.
+      weights: identifies the weights; vectors of different weights are not comparable.
+      encoder: the functions that search uses (`cl2cm_jax.search`).
     """
 
     def __init__(self, encoder: Encoder, config: ConfigDict):
@@ -60,17 +59,17 @@ class RetrievalModel:
         self.weights, self.encoder = encoder.weights, encoder
 
     def encode_text(self, texts: Iterable[str], language: str | None = None) -> np.ndarray:
-        """Encodes texts of any length and number; those longer than the model takes are cut.
+        """Encodes N texts; those longer than `text.max_tokens` are truncated.
 
         Args:
-          texts: N of them, in a list or what can be made one.
+          texts: an iterable of strings.
           language: only checked: one set of weights reads every language.
 
         Returns:
-          (N, D) float32 unit vectors; 0 of a text without words, if the model reads words alone.
+          (N, D) float32 unit vectors; 0 for a text without words, if the model reads words alone.
 
         Raises:
-          UserError: a bare string, something else than a string, or a language that the model was not trained in.
+          UserError: a bare string, an item that is no string, or a language that the model was not trained in.
         """
         if isinstance(texts, str):
             raise UserError(f"texts={texts[:40]!r} is one string; give a list of them, [{texts[:40]!r}]")
@@ -80,19 +79,16 @@ class RetrievalModel:
                 raise UserError(f"texts[{place}] is {type(text).__name__}, no string; give strings")
         if language is not None and language not in self.languages:
             raise UserError(
-                f"language={language!r} is none that the model was trained in, {', '.join(self.languages)}; "
-                "leave it out to encode such texts all the same"
+                f"language={language!r} is none of the model's languages, {', '.join(self.languages)}; "
+                "leave it out to encode such texts nevertheless"
             )
         return self._in_parts(self.encoder.text, texts, TEXTS)
 
     def encode_image(self, images: Iterable[Picture]) -> np.ndarray:
-        """Encodes pictures: open ones (Pillow) or files, of any size, mode and orientation.
-
-        Returns:
-          (N, D) float32 unit vectors.
+        """Encodes N images, Pillow images or files of any size, mode and orientation, as (N, D) float32 unit vectors.
 
         Raises:
-          UserError: a picture cannot be read, or the model was trained on features on disk.
+          UserError: an image cannot be read, or the model was trained on precomputed features.
         """
         if isinstance(images, str | os.PathLike | Image.Image):
             raise UserError("images is one picture; give a list of them")
@@ -100,15 +96,12 @@ class RetrievalModel:
         return self._in_parts(lambda some: self.encoder.images((_pixels(one),) for one in some), images, PICTURES)
 
     def encode_video(self, videos: Iterable[Clip]) -> np.ndarray:
-        """Encodes clips, each an animated file, a folder of frames, or a list of pictures.
+        """Encodes N clips, each an animated file, a folder of frames, or a list of images, as (N, D) unit vectors.
 
-        Of more frames than `frames` that many are taken, evenly spaced, as in training.
-
-        Returns:
-          (N, D) float32 unit vectors.
+        From longer clips `frames` evenly spaced frames are taken, as in training.
 
         Raises:
-          UserError: a clip has no frame or one that cannot be read, or the model was trained on pictures.
+          UserError: a clip has no frame or one that cannot be read, or the model was trained on images.
         """
         if isinstance(videos, str | os.PathLike):
             raise UserError("videos is one path; give a list of clips")
@@ -118,11 +111,7 @@ class RetrievalModel:
         return self._in_parts(lambda some: self.encoder.images(self._clip(one) for one in some), videos, PICTURES)
 
     def similarity(self, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-        """Cosines of all pairs: (M, D) and (N, D) unit vectors -> (M, N) float32.
-
-        Raises:
-          UserError: the vectors are not of this model's size.
-        """
+        """Cosine similarities: (M, D) and (N, D) unit vectors -> (M, N) float32; UserError for other sizes."""
         for name, vectors in (("queries", queries), ("gallery", gallery)):
             array = np.asarray(vectors)
             if array.ndim != 2 or array.shape[1] != self.dim or array.dtype.kind not in "fiu":
@@ -145,7 +134,7 @@ class RetrievalModel:
 
 
 def _listed(name: str, items: Iterable[Any]) -> list[Any]:
-    """What was given, in its order; a set or a dictionary has none that says which vector is whose."""
+    """The items as a list; refuses a set or a dictionary, whose order would not identify the vectors."""
     if isinstance(items, set | frozenset | dict) or not isinstance(items, Iterable):
         raise UserError(f"{name} is {type(items).__name__}; give a list")
     return list(items)
@@ -160,12 +149,12 @@ def _pixels(picture: Picture) -> np.ndarray:
 
 
 class Parts:
-    """What a bundle holds, checked: the student in front of its backbones.
+    """Student and backbones of a bundle, checked.
 
     Attributes:
-      manifest: what cl2cm_config.json says.
-      config: its configuration, with the paths of the backbones here.
-      text, vision: the backbones with all their weights; what was trained of them is in there.
+      manifest: contents of cl2cm_config.json.
+      config: its configuration, with the paths of the backbones in the folder.
+      text, vision: the backbones with all their weights, trained layers included.
       student: the parameters of the student, its layers of the text backbone included.
     """
 
@@ -180,8 +169,9 @@ class Parts:
         self.student: Params = assign(abstract, read_safetensors(folder / HEADS), source=folder / HEADS)
         first = student_first(self.config)
         if first is not None:
-            assert self.text.tunable is not None  # others are refused by the configuration's checks
-            self.student[TAIL] = self.text.tunable.cut(self.text.params, first)[1]
+            tunable = check_text_layers(self.config, self.text)
+            assert tunable is not None
+            self.student[TAIL] = tunable.cut(self.text.params, first)[1]
 
     def _check_sizes(self, folder: Path) -> None:
         sizes = [("text", self.text.dim, self.manifest.shape.text)]
@@ -190,12 +180,12 @@ class Parts:
         for kind, found, expected in sizes:
             if found != expected:
                 raise UserError(
-                    f"bundle {folder}: its {kind} backbone yields {found} features, and {MANIFEST} says "
-                    f"shape.{kind}={expected}; get a fresh copy"
+                    f"bundle {folder}: its {kind} backbone yields {found} features instead of "
+                    f"shape.{kind}={expected} of {MANIFEST}; get a fresh copy"
                 )
 
     def encoder(self) -> Encoder:
-        """The two functions that search needs."""
+        """The functions that search uses."""
         return student_encoder(
             self.config,
             self.student,
@@ -214,6 +204,6 @@ def from_pretrained(path: str | os.PathLike[str], *, revision: str | None = None
 
 def _located(path: str | os.PathLike[str], revision: str | None) -> Path:
     if revision is not None and Path(path).is_dir():
-        raise UserError(f"revision={revision!r} is of a hub's repository, and {os.fspath(path)} is a folder; drop it")
+        raise UserError(f"revision={revision!r} is for the hub, and {os.fspath(path)} is a folder; leave it out")
     named = os.fspath(path) if revision is None else f"{os.fspath(path)}@{revision}"
     return hub_folder.locate(named, field="bundle", files=DOWNLOADED, holds=MANIFEST)

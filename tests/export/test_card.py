@@ -10,7 +10,7 @@ import pytest
 from support.finished_runs import METRICS, write_finished_run
 
 from cl2cm_jax.export.bundle import read_trained, write_bundle
-from cl2cm_jax.export.licences import UNKNOWN
+from cl2cm_jax.models.credits import UNKNOWN
 
 hub = pytest.importorskip("huggingface_hub")
 

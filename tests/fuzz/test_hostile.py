@@ -21,12 +21,12 @@ from support.tiny_models import write_tiny_bert
 
 from cl2cm_jax.data.media import images
 from cl2cm_jax.data.media.images import ImageError, decode
-from cl2cm_jax.data.media.tokenise import HubTokenizer
 from cl2cm_jax.data.readers import text_lines
 from cl2cm_jax.data.readers.shards import read_shard
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import pretrained
 from cl2cm_jax.models.hub_folder import read_tensors
+from cl2cm_jax.models.tokenizers import HubTokenizer
 from cl2cm_jax.search.entry import captions_from_text
 from cl2cm_jax.trained.bundle_layout import MANIFEST, read_manifest
 from fuzz.attempt import attempt

@@ -22,12 +22,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import is_zero, override_all, read, reads_words
-from cl2cm_jax.data.media.tokenise import prepared, tokenizer
 from cl2cm_jax.data.readers.parallel_text import read_parallel
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.retrieval import load_ranks, save_ranks
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.models.configured import configured_text
+from cl2cm_jax.models.tokenizers import prepared
 from cl2cm_jax.runtime.atomic import replacing, write_text
 from cl2cm_jax.runtime.command_line import Arguments, split_flags
 from cl2cm_jax.runtime.start import start_jax
@@ -232,9 +232,7 @@ def _pieces_of(config: ConfigDict) -> Callable[[str], list[str]]:
     """What cuts a caption into the pieces that the text backbone has words for."""
     c = config.text
     backbone = configured_text(config)
-    cut = tokenizer(
-        backbone.tokenizer, max_tokens=c.max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
-    )
+    cut = backbone.tokenizer(max_tokens=c.max_tokens)
     return lambda text: cut.words(prepared(text, prefix=c.prefix, lowercase=c.lowercase))
 
 

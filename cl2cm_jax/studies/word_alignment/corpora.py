@@ -18,8 +18,7 @@ from cl2cm_jax.config import cut_layer, reads_frozen
 from cl2cm_jax.data.records import Record
 from cl2cm_jax.features import cache, encoders
 from cl2cm_jax.features.cache import Corpora
-from cl2cm_jax.models.backbones import fingerprint
-from cl2cm_jax.models.configured import configured_text
+from cl2cm_jax.models.configured import configured_text, fingerprint
 
 
 def text_corpora(config: ConfigDict, records: dict[str, list[Record]]) -> Corpora:

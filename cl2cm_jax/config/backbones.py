@@ -1,8 +1,9 @@
-"""Which layers of the backbones are trained: "" (none), "all", or "layers 3-11", from 0 and to the last one.
+"""Which backbones a configuration names, and which of their layers are trained.
 
-Each network has its own copy of the layers that it trains. What lies below them stays frozen. Of the text backbone it
-is run once: the states that the first trained layer reads are cached with the other features. Of the vision backbone it
-is run in every step, for pictures are cropped anew each time.
+Trained layers are "" (none), "all", or "layers 3-11", counted from 0 and up to the last. Each network has its own copy
+of the layers that it trains; the layers below stay frozen. The frozen part of the text backbone is run once, and the
+input of the first trained layer is cached with the other features. That of the vision backbone is run in every step,
+for images are cropped anew each time.
 """
 
 from __future__ import annotations
@@ -12,17 +13,31 @@ import re
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config.durations import read_duration
+from cl2cm_jax.config.plugins import check_plugin
 from cl2cm_jax.errors import UserError
 
-BERTS = ("bert", "e5_small")  # the text backbones whose layers can be trained
+# packages of the built-in backbones
+TEXT_BACKBONES, VISION_BACKBONES = "cl2cm_jax.models.backbones.text", "cl2cm_jax.models.backbones.vision"
+_PRECOMPUTED = "precomputed"  # no vision backbone: the data set has features
 _PATTERN = re.compile("layers ([0-9]{1,4})-([0-9]{1,4})")
+
+
+def check_backbones(config: ConfigDict) -> None:
+    """Refuses names of unknown backbones; raises UserError. Imports none of them."""
+    check_plugin(TEXT_BACKBONES, config.text.backbone, field="config.text.backbone")
+    check_plugin(VISION_BACKBONES, config.vision.backbone, field="config.vision.backbone", extra=(_PRECOMPUTED,))
+
+
+def has_vision_backbone(config: ConfigDict) -> bool:
+    """Whether images go through a vision backbone; False with precomputed features."""
+    return config.vision.backbone != _PRECOMPUTED
 
 
 def first_layer(trainable: str, *, field: str) -> int | None:
     """The first trained layer; -1: everything, the embedding tables too; None: nothing.
 
     Raises:
-      UserError: the pattern is none.
+      UserError: the pattern is malformed.
     """
     if trainable in ("", "all"):
         return -1 if trainable else None

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cl2cm_jax.models.backbones import TailOptions, text_backbone
+from cl2cm_jax.models.backbone import TailOptions
+from cl2cm_jax.models.configured import text_backbone
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")

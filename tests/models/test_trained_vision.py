@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cl2cm_jax.models.backbones import TailOptions, VisionBackbone, VisionTunable, vision_backbone
+from cl2cm_jax.models.backbone import TailOptions, Tunable, VisionBackbone
+from cl2cm_jax.models.configured import vision_backbone
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module", params=["clip", "siglip"])
@@ -26,7 +27,7 @@ def pictures() -> jax.Array:
     return jax.random.normal(jax.random.key(0), (2, 24, 24, 3))
 
 
-def tunable_of(backbone: VisionBackbone) -> VisionTunable:
+def tunable_of(backbone: VisionBackbone) -> Tunable:
     assert backbone.tunable is not None
     return backbone.tunable
 

