@@ -77,11 +77,7 @@ def _download(hub_id: str, *, field: str, files: Sequence[str]) -> Path:
 
 
 def read_json(folder: Path, name: str = CONFIG) -> dict[str, Any]:
-    """Reads a JSON object of the folder.
-
-    Raises:
-      UserError: the file is missing or damaged.
-    """
+    """Reads a JSON object of the folder; raises UserError if the file is missing or damaged."""
     try:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # the last: nested too deeply

@@ -82,7 +82,7 @@ class SentencePieceTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest; an empty text is one unknown piece."""
-        return _padded([self._pieces(text) for text in texts])
+        return padded([self._pieces(text) for text in texts])
 
     def words(self, text: str) -> list[str]:
         """The pieces that the backbone has words for, as text; a piece that begins a word begins with "\u2581"."""
@@ -130,7 +130,7 @@ class FastTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest."""
-        return _padded([row.ids for row in self._encoded(texts)])
+        return padded([row.ids for row in self._encoded(texts)])
 
     def words(self, text: str) -> list[str]:
         """The pieces that the backbone has words for, as text; what marks a word's begin is the tokenizer's own."""
@@ -303,7 +303,8 @@ def _check_room(max_tokens: int) -> None:
         raise UserError(f"max_tokens={max_tokens} leaves no room for a word; use 3 or more")
 
 
-def _padded(rows: list[list[int]]) -> TokenBatch:
+def padded(rows: Sequence[Sequence[int]]) -> TokenBatch:
+    """Rows of ids, begin and end included, padded to the longest."""
     lengths = np.array([len(row) for row in rows], np.int32)
     mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
     ids = np.full(mask.shape, _PAD, np.int32)

@@ -45,6 +45,7 @@ def test_states_equal_the_reference(family: str) -> None:
         lengths = golden["mask"].sum(1)
     np.testing.assert_allclose(output.sentence, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-5)
     assert output.mask.sum(1).tolist() == (lengths - 2).tolist() and not output.mask[:, 0].any()
+    assert isinstance(backbone, bert.Bert)
     assert (backbone.dim, backbone.shape.vocabulary, backbone.max_tokens) == (16, 50, 24)
 
 

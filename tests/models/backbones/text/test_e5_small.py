@@ -58,6 +58,7 @@ def test_low_and_high_halves_of_a_byte(tmp_path: Path) -> None:
 
 def test_it_is_a_bert_that_can_be_cut_and_trained(file: Path) -> None:
     backbone = text_backbone("e5_small", file)
+    assert isinstance(backbone, e5_small.E5)
     assert (backbone.dim, backbone.max_tokens, backbone.shape.pool) == (32, 24, "mean")
     assert backbone.tunable is not None and backbone.tunable.layers == 3 and e5_small.SPEC.has_layers
     tokens = backbone.tokenizer(max_tokens=9)(["red car", "rotes Auto", ""])
