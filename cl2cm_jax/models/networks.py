@@ -77,11 +77,10 @@ class Teacher(nnx.Module):
     def __init__(self, config: ConfigDict, shape: FeatureShape, *, rngs: nnx.Rngs):
         c = config.teacher
         dim = shape.text if c.residual else c.dim
-        self.tower = None
-        if c.head != "none":
-            size = TowerSize(shape.text, c.hidden, c.heads, dim, shape.max_words, config.train.compute)
-            kind = "linear" if c.head == "linear" else "attention"
-            self.tower = TextTower(size, kind=kind, pool=c.pool, residual=c.residual, rngs=rngs)
+        size = TowerSize(shape.text, c.hidden, c.heads, dim, shape.max_words, config.train.compute)
+        kind = "linear" if c.head == "linear" else "attention"
+        has_tower = c.head != "none"
+        self.tower = TextTower(size, kind=kind, pool=c.pool, residual=c.residual, rngs=rngs) if has_tower else None
         points = self.tower is not None and config.word.loss == "self_labelled"
         self.pointer = nnx.Linear(dim, dim, use_bias=False, rngs=rngs) if points else None
         # orthogonal, so that it nearly keeps the words' cosines at the start

@@ -212,7 +212,7 @@ def test_a_missing_shard_is_named_with_what_to_do(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     _change(folder, hub_folder.INDEX, weight_map={"x": "a.safetensors", "y": "b.safetensors"})
     for read in (lambda: text_backbone("bert", folder), lambda: fingerprint("text", "bert", folder)):
-        with pytest.raises(UserError, match="names 'b.safetensors', which is not there; put it there, or get"):
+        with pytest.raises(UserError, match="names 'b.safetensors', which is missing; put it there, or get"):
             read()
 
 
@@ -354,7 +354,7 @@ def test_a_hub_id_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(hub, "snapshot_download", fail)
-    with pytest.raises(UserError, match=r"someone/some-bert.* the hub did not give it \(no route\); check the name"):
+    with pytest.raises(UserError, match=r"someone/some-bert.* its download failed \(no route\); check the name"):
         hub_folder.locate("someone/some-bert", field="f")
 
 
