@@ -17,7 +17,7 @@ from cl2cm_jax.data.packing import pack
 from cl2cm_jax.maths.confidence import Calibration, uncalibrated
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.layers import bert
-from cl2cm_jax.models.layers.stacked import cut_layers
+from cl2cm_jax.models.layers.transformer import cut_layers
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.parallel.mesh import batch_shards, make_mesh
 from cl2cm_jax.parallel.sharding import put_batch

@@ -201,7 +201,7 @@ def test_only_a_bundle_is_written_over(workdir: Path, tmp_path: Path) -> None:
     mine.mkdir()
     (mine / "thesis.txt").write_text("years")
     outcome = call(export.main, f"--workdir={workdir}", f"--out={mine}")
-    assert outcome.code == 2 and "is not empty and holds no cl2cm_config.json" in outcome.err
+    assert outcome.code == 2 and "is not empty and has no cl2cm_config.json" in outcome.err
     assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
     for _ in range(2):  # a new one, then over it
         outcome = call(export.main, f"--workdir={workdir}", f"--out={tmp_path / 'new'}")

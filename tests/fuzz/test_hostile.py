@@ -279,7 +279,7 @@ def test_a_tokenizer_that_makes_texts_grow_is_refused(tmp_path: Path) -> None:
         one = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * letters}
         file.write_text(json.dumps({**content, "normalizer": {"type": "Sequence", "normalizers": [one] * times}}))
         if letters == 200:
-            with pytest.raises(UserError, match="replaces a letter by up to 1,600,000,000"):
+            with pytest.raises(UserError, match="replaces a character by up to 1,600,000,000"):
                 HubTokenizer(path=tmp_path / "bert", max_tokens=9, vocabulary=words)
         else:
             HubTokenizer(path=tmp_path / "bert", max_tokens=9, vocabulary=words)

@@ -1,7 +1,7 @@
 """BERT and its variants (RoBERTa, XLM-R, MiniLM, multilingual E5): a post-norm transformer over word pieces.
 
-The layers' parameters are stacked and run by `lax.scan` (`layers.stacked`). The model can be cut at any layer: the part
-below is frozen and run once (`prefix`), the part above is trained (`tail`).
+The layers' parameters are stacked and run by `lax.scan` (`layers.transformer`). The model can be cut at any layer: the
+part below is frozen and run once (`prefix`), the part above is trained (`tail`).
 
 Source: Devlin et al. 2019 (arXiv 1810.04805), Conneau et al. 2020 (arXiv 1911.02116).
 """
@@ -22,7 +22,14 @@ from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.backbone import TailOptions, TextOutput, Tunable
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.layers.packing import Packing, Rows, one_a_row, pack, packed_rows, unpack
-from cl2cm_jax.models.layers.stacked import PRETRAINED, count, cut_layers, join_layers, run_layers
+from cl2cm_jax.models.layers.transformer import (
+    PRETRAINED,
+    count,
+    cut_layers,
+    join_layers,
+    layer_norm,
+    run_layers,
+)
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -73,7 +80,7 @@ class Embeddings(nnx.Module):
         self.word = nnx.Embed(shape.vocabulary, shape.hidden, rngs=rngs)
         self.position = nnx.Embed(shape.positions, shape.hidden, rngs=rngs)
         self.type = nnx.Embed(shape.types, shape.hidden, rngs=rngs)
-        self.norm = _layer_norm(shape, rngs)
+        self.norm = layer_norm(shape.hidden, shape.epsilon, rngs=rngs)
         self.first_position = shape.first_position
 
     def __call__(self, token_ids: jax.Array, positions: jax.Array) -> jax.Array:
@@ -91,10 +98,10 @@ class Layer(nnx.Module):
         self.query, self.key, self.value, self.attended = (
             nnx.Linear(hidden, hidden, dtype=dtype, rngs=rngs) for _ in range(4)
         )
-        self.attention_norm = _layer_norm(shape, rngs, dtype)
+        self.attention_norm = layer_norm(hidden, shape.epsilon, rngs=rngs, dtype=dtype)
         self.up = nnx.Linear(hidden, shape.intermediate, dtype=dtype, rngs=rngs)
         self.down = nnx.Linear(shape.intermediate, hidden, dtype=dtype, rngs=rngs)
-        self.mlp_norm = _layer_norm(shape, rngs, dtype)
+        self.mlp_norm = layer_norm(hidden, shape.epsilon, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: jax.Array, rows: Rows, *, dropout: float = 0.0, key: jax.Array | None = None) -> jax.Array:
         """Maps x (R, W, d) to (R, W, d); `key` turns dropout on, after both parts."""
@@ -118,10 +125,6 @@ def _drop(x: jax.Array, *, rate: float, token: jax.Array, key: jax.Array | None)
     return jnp.where(jax.vmap(jax.vmap(keep))(token), x / (1 - rate), 0)
 
 
-def _layer_norm(shape: BertShape, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32) -> nnx.LayerNorm:
-    return nnx.LayerNorm(shape.hidden, epsilon=shape.epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
-
-
 @functools.cache
 def _functionals(shape: BertShape, dtype: str = "float32") -> tuple[Functional[Embeddings], Functional[Layer]]:
     return (
@@ -141,16 +144,13 @@ def init(key: jax.Array, *, shape: BertShape) -> Params:
 
 
 def apply(params: Params, token_ids: jax.Array, token_mask: jax.Array, *, shape: BertShape) -> TextOutput:
-    """Encodes padded token ids; pure.
+    """Encodes padded token ids; pure. See `tail`.
 
     Args:
       params: of the whole model.
       token_ids: (B, L) int32, each row: begin, pieces, end, padding (any id).
       token_mask: (B, L) bool, False at padding only, which is at the end.
       shape: of the model.
-
-    Returns:
-      The last layer's states as words, their mask (begin and end excluded), and the unit sentence vector.
     """
     return tail(params, token_ids[..., None], token_mask, shape=shape)
 
@@ -184,7 +184,7 @@ def tail(
       options: how the layers are run.
 
     Returns:
-      See `apply`.
+      The last layer's states as words, their mask (begin and end excluded), and the unit sentence vector.
     """
     rows = one_a_row(token_mask) if packing is None else packed_rows(packing)
     states = states if packing is None else pack(states, packing)

@@ -1,7 +1,7 @@
 """The image towers of CLIP and SigLIP (SigLIP 2 at fixed resolution too): pre-norm transformers over patches.
 
-The layers' parameters are stacked and run by `lax.scan` (`layers.stacked`). The model can be cut at any layer: the part
-below is frozen (`prefix`), the part above is trained (`tail`).
+The layers' parameters are stacked and run by `lax.scan` (`layers.transformer`). The model can be cut at any layer: the
+part below is frozen (`prefix`), the part above is trained (`tail`).
 
 Source: Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.15343).
 """
@@ -19,7 +19,13 @@ from jax.typing import DTypeLike
 
 from cl2cm_jax.models.backbone import TailOptions, Tunable, VisionOutput
 from cl2cm_jax.models.functional import Functional, Params
-from cl2cm_jax.models.layers.stacked import PRETRAINED, cut_layers, join_layers, run_layers
+from cl2cm_jax.models.layers.transformer import (
+    PRETRAINED,
+    cut_layers,
+    join_layers,
+    layer_norm,
+    run_layers,
+)
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -73,7 +79,7 @@ class Embeddings(nnx.Module):
         self.project = nnx.Linear(3 * shape.patch**2, shape.hidden, use_bias=not clip, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros((shape.hidden,))) if clip else None
         self.positions = nnx.Param(jnp.zeros((clip + shape.grid**2, shape.hidden)))
-        self.norm = _layer_norm(shape, rngs) if clip else None
+        self.norm = layer_norm(shape.hidden, shape.epsilon, rngs=rngs) if clip else None
 
     def __call__(self, images: jax.Array) -> jax.Array:
         batch, height, width, channels = images.shape
@@ -92,11 +98,11 @@ class Layer(nnx.Module):
 
     def __init__(self, shape: VitShape, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = shape.heads
-        self.attention_norm = _layer_norm(shape, rngs, dtype)
+        self.attention_norm = layer_norm(shape.hidden, shape.epsilon, rngs=rngs, dtype=dtype)
         self.query, self.key, self.value, self.attended = (
             nnx.Linear(shape.hidden, shape.hidden, dtype=dtype, rngs=rngs) for _ in range(4)
         )
-        self.mlp_norm = _layer_norm(shape, rngs, dtype)
+        self.mlp_norm = layer_norm(shape.hidden, shape.epsilon, rngs=rngs, dtype=dtype)
         self.mlp = Mlp(shape, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -122,7 +128,7 @@ class ClipPool(nnx.Module):
     """The class token's state, normalised and projected: (B, 1 + N, d) -> grid (B, N, d), vector (B, p)."""
 
     def __init__(self, shape: VitShape, *, rngs: nnx.Rngs):
-        self.norm = _layer_norm(shape, rngs)
+        self.norm = layer_norm(shape.hidden, shape.epsilon, rngs=rngs)
         size = shape.projection
         self.project = nnx.Linear(shape.hidden, size, use_bias=False, rngs=rngs) if size else None
 
@@ -137,10 +143,10 @@ class SiglipPool(nnx.Module):
     def __init__(self, shape: VitShape, *, rngs: nnx.Rngs):
         hidden = shape.hidden
         self.heads = shape.heads
-        self.norm = _layer_norm(shape, rngs)
+        self.norm = layer_norm(shape.hidden, shape.epsilon, rngs=rngs)
         self.probe = nnx.Param(jnp.zeros((1, hidden)))
         self.query, self.key, self.value, self.attended = (nnx.Linear(hidden, hidden, rngs=rngs) for _ in range(4))
-        self.mlp_norm = _layer_norm(shape, rngs)
+        self.mlp_norm = layer_norm(shape.hidden, shape.epsilon, rngs=rngs)
         self.mlp = Mlp(shape, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -151,14 +157,8 @@ class SiglipPool(nnx.Module):
 
 
 def _attend(query: jax.Array, key: jax.Array, value: jax.Array, *, heads: int) -> jax.Array:
-    def split(x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:2], heads, -1)
-
-    return jax.nn.dot_product_attention(split(query), split(key), split(value)).reshape(query.shape)
-
-
-def _layer_norm(shape: VitShape, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32) -> nnx.LayerNorm:
-    return nnx.LayerNorm(shape.hidden, epsilon=shape.epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
+    return jax.nn.dot_product_attention(q, k, v).reshape(query.shape)
 
 
 class _Parts(NamedTuple):
@@ -175,7 +175,7 @@ def _functionals(shape: VitShape, dtype: str = "float32") -> _Parts:
         Functional(lambda rngs: Embeddings(shape, rngs=rngs)),
         Functional(lambda rngs: Layer(shape, dtype=dtype, rngs=rngs)),
         Functional(lambda rngs: pool(shape, rngs=rngs)),
-        Functional(lambda rngs: _layer_norm(shape, rngs)),
+        Functional(lambda rngs: layer_norm(shape.hidden, shape.epsilon, rngs=rngs)),
     )
 
 
@@ -188,16 +188,7 @@ def init(key: jax.Array, *, shape: VitShape) -> Params:
 
 
 def apply(params: Params, images: jax.Array, *, shape: VitShape) -> VisionOutput:
-    """Encodes images; pure.
-
-    Args:
-      params: of the whole model.
-      images: (B, image_size, image_size, 3) float32, preprocessed as the model's preprocessor_config.json says.
-      shape: of the model.
-
-    Returns:
-      The last layer's states of the grid (B, N, d), a mask that is all True, and the global vector (B, p).
-    """
+    """Encodes images (B, image_size, image_size, 3) float32, preprocessed; pure. See `tail`."""
     return tail(params, images, shape=shape)
 
 
@@ -236,7 +227,7 @@ def tail(
       options: how the layers are run; dropout is not used.
 
     Returns:
-      See `apply`; no global vector unless `pooled`.
+      The last layer's states of the grid (B, N, d), a mask that is all True, and the global vector (B, p) if `pooled`.
     """
     states = _layers(params, states, shape=shape, options=options).astype(jnp.float32)
     parts = _functionals(shape)

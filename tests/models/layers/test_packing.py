@@ -14,7 +14,7 @@ from cl2cm_jax.models.backbone import TailOptions
 from cl2cm_jax.models.backbones.text.bert import load, read_shape
 from cl2cm_jax.models.layers import bert
 from cl2cm_jax.models.layers.packing import Packing
-from cl2cm_jax.models.layers.stacked import cut_layers
+from cl2cm_jax.models.layers.transformer import cut_layers
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 LENGTH = 12

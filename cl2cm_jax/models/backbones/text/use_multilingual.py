@@ -23,6 +23,7 @@ from flax import nnx
 from cl2cm_jax.models.backbone import Location, TextBackbone, TextOutput, TextSpec, TokenizerCode
 from cl2cm_jax.models.credits import Credits, package_credits
 from cl2cm_jax.models.functional import Functional, Params
+from cl2cm_jax.models.layers.transformer import layer_norm
 from cl2cm_jax.models.pretrained import PackageFile, assign, read_npz, read_safetensors, take
 from cl2cm_jax.models.tokenizers import PIECES as SENTENCEPIECE
 from cl2cm_jax.models.tokenizers import SentencePieceTokenizer
@@ -47,9 +48,9 @@ _EPSILON = 1e-12
 
 
 class QuantisedEmbedding(nnx.Module):
-    """Table of 8-bit codes with a scale and an offset a chunk; only the rows that are looked up become float32.
+    """Table of 8-bit codes with a scale and an offset per chunk: 65 MB instead of 262 MB, and no gradient.
 
-    It is a constant (65 MB instead of 262 MB): integer codes have no gradient.
+    Only the rows that are looked up become float32.
     """
 
     def __init__(self):
@@ -59,7 +60,7 @@ class QuantisedEmbedding(nnx.Module):
 
     def __call__(self, token_ids: jax.Array) -> jax.Array:
         """Maps ids (B, L) to vectors (B, L, 512) float32."""
-        chunk = token_ids - _CHUNKS * jax.lax.div(token_ids, _CHUNKS)  # ids are positive; converters know no remainder
+        chunk = token_ids - _CHUNKS * jax.lax.div(token_ids, _CHUNKS)  # ids are positive; converters have no remainder
         codes, scale, offset = (jnp.asarray(x[...]) for x in (self.codes, self.scale, self.offset))
         return codes[token_ids].astype(jnp.float32) * scale[chunk][..., None] + offset[chunk][..., None]
 
@@ -85,10 +86,6 @@ class NGramBranch(nnx.Module):
         return jnp.concatenate([padded[:, i : i + length] for i in range(self.width)], axis=-1)
 
 
-def _layer_norm(features: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(features, epsilon=_EPSILON, use_fast_variance=False, rngs=rngs)
-
-
 class UseMultilingual(nnx.Module):
     """The encoder: ids (B, L) -> words (B, L, 512) and unit sentence (B, 512)."""
 
@@ -96,11 +93,11 @@ class UseMultilingual(nnx.Module):
         branches = len(_BRANCHES) * _BRANCH_DIM
         self.embedding = QuantisedEmbedding()
         self.project = nnx.Linear(DIM, branches, rngs=rngs)
-        self.project_norm = _layer_norm(branches, rngs)
+        self.project_norm = layer_norm(branches, _EPSILON, rngs=rngs)
         self.branch2, self.branch3, self.branch5 = (
             NGramBranch(width=width, left=left, rngs=rngs) for width, left in _BRANCHES
         )
-        self.norm = _layer_norm(DIM + branches, rngs)
+        self.norm = layer_norm(DIM + branches, _EPSILON, rngs=rngs)
         self.word = nnx.Linear(DIM + branches, DIM, rngs=rngs)
 
         def dense(inputs: int, outputs: int) -> nnx.Linear:
@@ -110,11 +107,7 @@ class UseMultilingual(nnx.Module):
         self.dense2, self.dense3, self.skip3 = dense(_HIDDEN, DIM), dense(DIM, DIM), dense(_HIDDEN, DIM)
 
     def __call__(self, token_ids: jax.Array, token_mask: jax.Array) -> TextOutput:
-        """Encodes padded token ids.
-
-        Args:
-          token_ids: (B, L) int32, each row: begin, pieces, end, padding (any id).
-          token_mask: (B, L) bool, False at padding only.
+        """Encodes rows of begin, pieces, end, padding (any id): token_ids (B, L) int32, token_mask (B, L) bool.
 
         Returns:
           Words, their mask (begin and end excluded), and the unit sentence vector (0 for a row that is all padding).
@@ -126,8 +119,8 @@ class UseMultilingual(nnx.Module):
         grams = [branch(x, token_mask) for branch, x in branches]
         words = self.word(self.norm(jnp.concatenate([embedded, *grams], axis=-1)))
         words = words * token_mask[..., None]
-        is_mark = (token_ids == BEGIN_ID) | (token_ids == END_ID)
-        return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=self._sentence(words, token_mask))
+        is_special = (token_ids == BEGIN_ID) | (token_ids == END_ID)
+        return TextOutput(words=words, mask=token_mask & ~is_special, sentence=self._sentence(words, token_mask))
 
     def _sentence(self, words: jax.Array, mask: jax.Array) -> jax.Array:
         length = jnp.maximum(mask.sum(axis=1, keepdims=True), 1).astype(jnp.float32)
@@ -201,14 +194,13 @@ def _backbone(params: Params, pieces: Path | None) -> TextBackbone:
 
 
 def load(path: str | Path | None = None) -> Params:
-    """Reads the weights into nested parameters; "embedding" is constant, the rest is trainable float32.
+    """Reads the weights into nested parameters; "embedding" is quantised, the rest is float32.
 
     Args:
-      path: the package's weights.npz, or a .safetensors file with the parameters by their names here; None finds and
-        checks the package's.
+      path: the package's weights.npz, or a .safetensors file with the parameters of this module; None: the package's.
 
     Raises:
-      UserError: the package or file is missing, damaged or another architecture's.
+      UserError: the package or file is missing, damaged or of another architecture.
     """
     path = WEIGHTS.locate() if path is None else path
     abstract = jax.eval_shape(FUNCTIONAL.init, jax.random.key(0))

@@ -1,6 +1,7 @@
-"""Transformer layers whose parameters are stacked along a leading axis: run, cut and joined.
+"""Transformer layers: layer norm, and layers whose parameters are stacked along a leading axis.
 
-One layer is compiled, whatever their number. A model's parameters are {"embeddings": ..., "layers": stacked, ...}.
+With stacked parameters one layer is compiled, whatever their number. Stacks are run, cut and joined here; a model's
+parameters are {"embeddings": ..., "layers": stacked, ...}.
 """
 
 from __future__ import annotations
@@ -10,11 +11,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
 
 from cl2cm_jax.models.backbone import TailOptions
 from cl2cm_jax.models.functional import Params
 
 PRETRAINED = TailOptions()  # no dropout
+
+
+def layer_norm(features: int, epsilon: float, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32) -> nnx.LayerNorm:
+    """A layer norm with the variance computed as in torch."""
+    return nnx.LayerNorm(features, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 def run_layers(
@@ -25,17 +33,14 @@ def run_layers(
     keys: jax.Array | None = None,
     options: TailOptions = PRETRAINED,
 ) -> jax.Array:
-    """Runs stacked layers, by `lax.scan` or unrolled.
+    """Runs stacked layers, by `lax.scan` or unrolled, and returns the last one's states in `options.dtype`.
 
     Args:
       layer: (its parameters, states, its key or None) -> states.
       params: stacked.
-      states: input of the first layer; cast to the options' dtype.
+      states: input of the first layer, of any dtype.
       keys: one per layer, or None.
       options: `remat`, `scan` and `dtype` are used.
-
-    Returns:
-      The last layer's states, in the options' dtype.
     """
 
     def run(x: jax.Array, one: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
