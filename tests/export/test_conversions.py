@@ -113,7 +113,7 @@ def test_onnx_equals_jax(written: tuple[Path, Any], pictures: list[Image.Image])
     np.testing.assert_allclose(json.loads(alone.stdout), model.encode_text(["a red apple"])[0], atol=1e-3)
 
 
-def test_a_product_takes_along_no_bias_that_nothing_reads() -> None:
+def test_unused_biases_are_removed_with_gemm() -> None:
     helper = pytest.importorskip("onnx").helper
     arrays = [helper.make_tensor(name, 1, [2, 2], [1.0] * 4) for name in ("w", "unread", "added")]
     nodes = [

@@ -40,7 +40,7 @@ def test_vectors_are_those_of_the_run(name: str, fields: dict[str, Any], tmp_pat
     np.testing.assert_allclose(cl2cm_jax.from_pretrained(tmp_path / "bundle").encode_text(TEXTS), expected, atol=1e-6)
 
 
-def test_it_is_a_berts_folder(fields: dict[str, Any], tmp_path: Path) -> None:
+def test_the_bundle_is_the_model_folder_of_a_bert(fields: dict[str, Any], tmp_path: Path) -> None:
     file, run = written(tmp_path, fields)
     write_bundle(read_trained(run), tmp_path / "bundle")
     backbone = text_backbone("bert", tmp_path / "bundle")  # as other libraries see it

@@ -35,7 +35,7 @@ def test_a_model_folders_tokenizer(folder):
     assert tokenise([]).ids.shape == (0, 0)
 
 
-def test_a_model_folders_mistakes(folder, tmp_path):
+def test_a_mismatched_tokenizer_is_refused(folder, tmp_path):
     def fails(message, **changed):
         with pytest.raises(UserError, match=message):
             HubTokenizer(**{"path": folder, "max_tokens": 8, "vocabulary": 6} | changed)
@@ -65,7 +65,7 @@ def test_a_model_folders_mistakes(folder, tmp_path):
         ("$A [SEP] [CLS]", r"\[2, 1\]"),
     ],
 )
-def test_a_tokenizer_without_one_mark_before_and_one_behind(folder, template, found):
+def test_a_tokenizer_without_begin_and_end_tokens_is_refused(folder, template, found):
     """The first and the last real word would be taken for marks."""
     import tokenizers
 
@@ -78,7 +78,7 @@ def test_a_tokenizer_without_one_mark_before_and_one_behind(folder, template, fo
         HubTokenizer(path=folder, max_tokens=8, vocabulary=6)
 
 
-def test_lower_case_without_accents_as_a_berttokenizer_does_it():
+def test_lower_case_without_accents_equals_bert_tokenizer():
     assert without_case_and_accents("Äpfel, Çà et LÀ; Příliš 犬 Straße") == "apfel, ca et la; prilis 犬 straße"
     assert without_case_and_accents("がガ") == "かカ"  # the quirk takes voicing marks for accents
 
@@ -111,7 +111,7 @@ def test_long_texts_keep_begin_and_end(use):
     assert not set(batch.ids[0, 1:-1].tolist()) & {1, 2}
 
 
-def test_odd_texts_are_defined(use):
+def test_unusual_texts_are_tokenised(use):
     batch = use(["", "\t\n", "\ud800", "</s>"])
     assert batch.ids[:2, :3].tolist() == [[1, 0, 2], [1, 0, 2]]
     assert use([]).ids.shape == (0, 0)

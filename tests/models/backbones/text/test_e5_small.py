@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
 # --- reading ---
 
 
-def test_blocks_become_the_weights_that_they_hold(file: Path) -> None:
+def test_4_bit_blocks_are_dequantised(file: Path) -> None:
     params, stored = text_backbone("e5_small", file).params, tensors(tiny_e5.SIZES, len(pieces()) + 2)
     word = np.asarray(params["embeddings"]["word"]["embedding"])
     scale = np.abs(stored["emb.word"]).max() / 7 + 1e-4
@@ -56,7 +56,7 @@ def test_low_and_high_halves_of_a_byte(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first, [*((np.arange(16) - 8) * 0.5), *(-4.0,) * 16])
 
 
-def test_it_is_a_bert_that_can_be_cut_and_trained(file: Path) -> None:
+def test_e5_is_a_bert_whose_layers_can_be_trained(file: Path) -> None:
     backbone = text_backbone("e5_small", file)
     assert isinstance(backbone, e5_small.E5)
     assert (backbone.dim, backbone.max_tokens, backbone.shape.pool) == (32, 24, "mean")
@@ -70,7 +70,7 @@ def test_it_is_a_bert_that_can_be_cut_and_trained(file: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(whole.sentence, axis=1), 1, atol=1e-5)
 
 
-def test_its_fingerprint_is_that_of_its_file(file: Path) -> None:
+def test_the_fingerprint_is_the_hash_of_the_file(file: Path) -> None:
     assert fingerprint("text", "e5_small", file) == weights_hash(file)
     assert fingerprint("text", "e5_small") == e5_small.WEIGHTS.sha256
 
@@ -136,7 +136,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
             text_backbone("e5_small", path)
 
 
-def test_a_file_that_is_not_there_and_a_package_that_is_not_there(tmp_path: Path, monkeypatch) -> None:
+def test_a_missing_file_and_a_missing_package_are_refused(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(UserError, match=r"none\.bin cannot be read"):
         text_backbone("e5_small", tmp_path / "none.bin")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -147,7 +147,7 @@ def test_a_file_that_is_not_there_and_a_package_that_is_not_there(tmp_path: Path
 # --- word pieces ---
 
 
-def test_pieces_and_marks(file: Path) -> None:
+def test_pieces_and_special_tokens(file: Path) -> None:
     tokenise = E5Tokenizer(path=file, max_tokens=6, vocabulary=len(pieces()) + 2)
     known = {text: place for place, text in enumerate(pieces())}
     ids = [[known[piece] for piece in ("<s>", "\u2581red", "\u2581car", "</s>")]]

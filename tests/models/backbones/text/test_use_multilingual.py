@@ -82,7 +82,7 @@ def test_the_word_mask_leaves_out_begin_and_end(backbone, tokenise, encode):
     assert mask.sum(axis=1).tolist() == [tokens.mask[0].sum() - 2, 1]
 
 
-def test_all_but_the_table_can_be_trained(backbone, tokenise):
+def test_all_parameters_but_the_table_have_gradients(backbone, tokenise):
     tokens = tokenise(["red apple", "a"])
     constants = {key: backbone.params[key] for key in backbone.constants}
     trainable = {key: value for key, value in backbone.params.items() if key not in constants}

@@ -129,7 +129,7 @@ def test_a_folder_that_does_not_fit(folder: Path, file: str, entries: dict, mess
         ("layer_norm_eps", "x"),
     ],
 )
-def test_an_entry_of_no_use_is_named_before_anything_is_built(folder: Path, name: str, value: object) -> None:
+def test_an_invalid_entry_is_named_before_anything_is_built(folder: Path, name: str, value: object) -> None:
     _change(folder, "config.json", **{name: value})
     with pytest.raises(UserError, match=rf"config.json: {name}=.* is (no|not) .*; ") as caught:
         clip_vit.read_shape(folder)
