@@ -180,10 +180,6 @@ DAMAGE = {
         lambda b: configured(b, text__backbone="antigravity.backbone"),
         "names a module outside this package, config.text.backbone='antigravity.backbone'",
     ),
-    "an untrainable backbone": (
-        lambda b: configured(b, student__vision__trainable="all", vision__backbone="efficientnet_lite0"),
-        "no readable safetensors file|needs config.vision.backbone='clip_vit'|cannot be read",
-    ),
     "no heads listed": (lambda b: changed(b, files={}), f"does not list {HEADS}"),
     "file gone": (lambda b: (b / "tokenizer.json").unlink(), "has no tokenizer.json"),
     "file changed": (lambda b: (b / "tokenizer.json").write_text("{}"), "tokenizer.json is damaged or changed"),
