@@ -15,8 +15,9 @@ from cl2cm_jax import config as configs
 from cl2cm_jax.data.corpus import CaptionFeatures, Ragged, padded_length, text_inputs
 from cl2cm_jax.data.packing import pack
 from cl2cm_jax.maths.confidence import Calibration, uncalibrated
-from cl2cm_jax.models.backbones import bert, text_tunable
 from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.layers import bert
+from cl2cm_jax.models.layers.transformer import cut_layers
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.parallel.mesh import batch_shards, make_mesh
 from cl2cm_jax.parallel.sharding import put_batch
@@ -157,9 +158,9 @@ def make_step(sizes: Sizes, *, dtype: str, remat: bool, scan: bool) -> Step:
     shape = sizes.bert
     config = paper_config(sizes, dtype=dtype, remat=remat, scan=scan)
     backbone = bert.init(jax.random.key(1), shape=shape)
-    below, above = bert.cut(backbone, sizes.first)
+    below, above = cut_layers(backbone, sizes.first)
     features = FeatureShape(text=sizes.hidden, vision=VISION, max_words=sizes.tokens, max_frames=1)
-    networks = Networks(config, features, tunable=text_tunable(shape))
+    networks = Networks(config, features, tunable=bert.tunable(shape))
     stages = Stages(0, 10_000)
     train = make_train_step(
         config,

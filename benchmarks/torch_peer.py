@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from benchmarks.paper_step import Sizes, Step
-from cl2cm_jax.models.backbones import bert
+from cl2cm_jax.models.backbones.text import bert
 
 _TAU, _TEACHER_TAU, _TRANSFER_TAU = 0.07, 0.05, 0.05
 _BETA, _ITERATIONS = 0.5, 50

@@ -215,10 +215,10 @@ def real_captions(options: argparse.Namespace, step: Step, peer: Any) -> list[Ro
 
 
 def read_captions(folder: Path, sizes: Sizes, *, count: int) -> Captions:
-    """The first captions of Multi30K, tokenised with a multilingual vocabulary."""
-    from cl2cm_jax.data.media.tokenise import tokenizer
+    """The first captions of Multi30K's text, in word pieces of a multilingual vocabulary."""
+    from cl2cm_jax.models.tokenizers import SentencePieceTokenizer
 
-    tokenize = tokenizer("use_multilingual", max_tokens=sizes.tokens, vocabulary=0)
+    tokenize = SentencePieceTokenizer(max_tokens=sizes.tokens)
     ids, mask = np.zeros((2, 2, count, sizes.tokens), np.int32)
     for side, language in enumerate(("en", "de")):
         lines = gzip.decompress((folder / f"train.{language}.gz").read_bytes()).decode().splitlines()[:count]

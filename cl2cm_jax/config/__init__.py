@@ -1,28 +1,32 @@
 """Every choice of a run (`fields`), and the checks that turn a mistake into one clear line."""
 
 from cl2cm_jax.config.argument import read_argument
-from cl2cm_jax.config.checks import check_field, is_zero, reads_words, validate
-from cl2cm_jax.config.fields import DURATIONS, FIELDS, LANGUAGES_OF, current_names, defaults
-from cl2cm_jax.config.flat import differences, flatten, nearest
-from cl2cm_jax.config.method import effective
-from cl2cm_jax.config.paper_setting import paper_setting
-from cl2cm_jax.config.text import from_flat, override, override_all, read
-from cl2cm_jax.config.trainable import (
-    BERTS,
+from cl2cm_jax.config.backbones import (
+    TEXT_BACKBONES,
+    VISION_BACKBONES,
     check_layers,
     cut_layer,
+    has_vision_backbone,
     heads_first,
     reads_frozen,
     student_first,
     teacher_first,
     vision_first,
 )
+from cl2cm_jax.config.checks import check_field, is_zero, reads_words, validate
+from cl2cm_jax.config.fields import DURATIONS, FIELDS, LANGUAGES_OF, current_names, defaults
+from cl2cm_jax.config.flat import differences, flatten, nearest
+from cl2cm_jax.config.method import effective
+from cl2cm_jax.config.paper_setting import paper_setting
+from cl2cm_jax.config.plugins import load_plugin, plugin_names
+from cl2cm_jax.config.text import from_flat, override, override_all, read
 
 __all__ = [
-    "BERTS",
     "DURATIONS",
     "FIELDS",
     "LANGUAGES_OF",
+    "TEXT_BACKBONES",
+    "VISION_BACKBONES",
     "check_field",
     "check_layers",
     "current_names",
@@ -32,12 +36,15 @@ __all__ = [
     "effective",
     "flatten",
     "from_flat",
+    "has_vision_backbone",
     "heads_first",
     "is_zero",
+    "load_plugin",
     "nearest",
     "override",
     "override_all",
     "paper_setting",
+    "plugin_names",
     "read",
     "read_argument",
     "reads_frozen",

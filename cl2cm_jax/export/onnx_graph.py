@@ -1,8 +1,6 @@
 """Each tower in ONNX, fp32 and int8, compared with JAX.
 
 Converted by jax2onnx; int8 is onnxruntime's dynamic quantisation of the weights of matrix products and tables.
-
-Source: ours.
 """
 
 from __future__ import annotations
@@ -27,12 +25,12 @@ _NEEDED = "pip install onnx onnx-ir onnxruntime and pip install --no-deps jax2on
 
 
 def onnx_file(folder: Path, name: str, *, int8: bool = False) -> Path:
-    """Where a tower lies in a bundle."""
+    """Path of a tower in a bundle."""
     return folder / FOLDER / f"{name}{'_int8' if int8 else ''}.onnx"
 
 
 def check_installed() -> None:
-    """Refuses to begin without the converter; raises UserError with what to install."""
+    """Refuses to start without the converter; raises UserError with what to install."""
     try:
         _converter()
         import onnxruntime  # noqa: F401  # pyright: ignore[reportMissingImports]
@@ -41,12 +39,7 @@ def check_installed() -> None:
 
 
 def write_onnx(folder: Path, tower: Tower, example: dict[str, np.ndarray]) -> float:
-    """Writes a tower in both precisions.
-
-    Args:
-      folder: the bundle.
-      tower: what to write.
-      example: inputs by name, to compare with.
+    """Writes a tower in both precisions and compares fp32 on the `example` inputs.
 
     Returns:
       The largest difference of the fp32 graph's vectors from JAX's.
@@ -71,13 +64,13 @@ def write_onnx(folder: Path, tower: Tower, example: dict[str, np.ndarray]) -> fl
     _as_products(model)
     _wide_integers(model)
     path.write_bytes(model.SerializeToString())
-    worst = check_agrees(tower, example, Session(path)(example), most=AGREES, flag="--onnx")
+    worst = check_agrees(tower, example, Session(path)(example), tolerance=AGREES, flag="--onnx")
     _quantise(path, onnx_file(folder, tower.name, int8=True))
     return worst
 
 
 def _as_products(model: Any) -> None:
-    """Gemm without an added matrix as MatMul: the quantiser passes over it else."""
+    """Replaces Gemm without an added matrix by MatMul, which the quantiser handles."""
     graph, dropped = model.graph, set()
     for node in graph.node:
         options = {attribute.name: attribute.f or attribute.i for attribute in node.attribute}
@@ -87,13 +80,13 @@ def _as_products(model: Any) -> None:
             del node.input[2:], node.attribute[:]
             node.op_type = "MatMul"
     dropped -= {name for node in graph.node for name in node.input}
-    for place in reversed(range(len(graph.initializer))):  # onnxruntime warns of each that nothing reads
+    for place in reversed(range(len(graph.initializer))):  # onnxruntime warns about each unused one
         if graph.initializer[place].name in dropped:
             del graph.initializer[place]
 
 
 def _wide_integers(model: Any) -> None:
-    """Integer inputs become int64, which is what the clients of other encoders give."""
+    """Makes integer inputs int64, as clients of other encoders send."""
     import onnx  # pyright: ignore[reportMissingImports]
 
     for given in model.graph.input:
@@ -135,7 +128,7 @@ def _quantise(source: Path, target: Path) -> None:
 
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it warns of a preparation that is none of ours
+    root.setLevel(logging.ERROR)  # it warns about a preprocessing step that is not needed here
     try:
         quantize_dynamic(
             str(source),
@@ -149,7 +142,7 @@ def _quantise(source: Path, target: Path) -> None:
 
 
 def _converter() -> Any:
-    """jax2onnx's function; its own examples are imported with it, and those that lack a package complain."""
+    """jax2onnx's function. Importing it imports its examples, which log errors for packages that are missing."""
     for noisy in ("jax2onnx", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]

@@ -1,7 +1,4 @@
-"""A bundle onto the Hugging Face hub; nothing is sent unless it is asked for.
-
-Source: ours.
-"""
+"""Upload a bundle to the Hugging Face hub, after showing what would be uploaded."""
 
 from __future__ import annotations
 
@@ -19,30 +16,30 @@ def push(bundle: Path, *, repo: str, revision: str, private: bool, yes: bool) ->
 
     Args:
       bundle: the folder.
-      repo: "org/name"; made if it is not there.
-      revision: branch to write to; made if it is not there.
-      private: whether a repository that is made is a private one.
+      repo: "org/name"; created if it does not exist.
+      revision: branch to write to; created if it does not exist.
+      private: whether a new repository is private.
       yes: upload.
 
     Raises:
-      UserError: the folder is no whole bundle, `repo` is no such name, or the hub refuses.
+      UserError: the folder is no complete bundle, `repo` is no such name, or the hub refuses.
     """
     if not _REPO.fullmatch(repo):
-        raise UserError(f"--repo={repo!r} is no name of a repository; write org/name")
-    manifest = read_manifest(bundle)  # what is sent is whole
+        raise UserError(f"--repo={repo!r} is no repository name; write org/name")
+    manifest = read_manifest(bundle)  # checks the files
     files = _files(bundle)
     for file in files:
         print(f"{file.stat().st_size:>13,}  {file.relative_to(bundle).as_posix()}")
     size = sum(file.stat().st_size for file in files)
     print(f"{size:>13,}  bytes in {len(files)} files, weights {manifest.weights}, for {repo} ({revision})")
     if not yes:
-        print("nothing was uploaded; read README.md once more, then add --yes")
+        print("nothing was uploaded; review README.md, then add --yes")
         return
     print(f"uploaded: {_upload(bundle, files, repo=repo, revision=revision, private=private)}")
 
 
 def _files(bundle: Path) -> list[Path]:
-    """Everything in the bundle but hidden files; refuses links, which may lead anywhere."""
+    """Everything in the bundle but hidden files; refuses links, which may point anywhere."""
     files = []
     for path in sorted(bundle.rglob("*")):
         if any(part.startswith(".") for part in path.relative_to(bundle).parts):
@@ -71,6 +68,6 @@ def _upload(bundle: Path, files: list[Path], *, repo: str, revision: str, privat
     except Exception as error:  # no network, no token, no right to write: each client version has its own exceptions
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UserError(
-            f"--repo={repo}: the hub refused ({lines[0].strip()}); log in with: hf auth login, and see that you may "
-            "write there"
+            f"--repo={repo}: the hub refused ({lines[0].strip()}); log in with: hf auth login, and check that you "
+            "have write access"
         ) from error

@@ -1,7 +1,4 @@
-"""What a conversion costs: the recalls of the run's own test split with the converted towers.
-
-Source: ours.
-"""
+"""What a conversion costs in quality: recall of the converted towers on the run's own test split."""
 
 from __future__ import annotations
 
@@ -19,21 +16,21 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.picture import Queries
 from cl2cm_jax.evaluation.report import Results
-from cl2cm_jax.export.towers import picture_inputs, text_inputs
+from cl2cm_jax.export.towers import image_inputs, text_inputs
 from cl2cm_jax.features import cache
 from cl2cm_jax.trained.bundle import Parts
 
 Encode = Callable[[dict[str, np.ndarray]], np.ndarray]
-_PICTURES = 64  # decoded at once
+_IMAGES = 64  # decoded at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestSplit:
-    """The headline of a run's test split as the towers' inputs.
+    """The headline part of a run's test split as inputs of the towers.
 
     Attributes:
-      corpus: pictures and captions.
-      texts: by language, the inputs of its captions and the rows of their pictures.
+      corpus: images and captions.
+      texts: by language, the inputs of its captions and the rows of their images.
     """
 
     corpus: Corpus
@@ -41,14 +38,14 @@ class TestSplit:
 
 
 def read_test_split(config: ConfigDict, parts: Parts) -> TestSplit | None:
-    """The test split, where its data are here and its pictures are files; else None, and why is logged."""
+    """The test split, if its data are available and its images are files; otherwise None, with a warning."""
     try:
         corpus = evaluate.headline(cache.corpora(config).test)
     except (UserError, ImportError) as error:
-        logging.warning("the loss of quality is not measured: the data are not here (%s)", error)
+        logging.warning("the quality of the conversion is not measured: the data are not available (%s)", error)
         return None
     if parts.vision is None or config.data.frames > 1 or not all(Path(path).is_file() for path in corpus.paths):
-        logging.warning("the loss of quality is not measured: the test pictures are no files of single pictures")
+        logging.warning("the quality of the conversion is not measured: the test images are not single image files")
         return None
     texts = {}
     for language in (config.data.source, *config.data.targets):
@@ -62,20 +59,20 @@ def read_test_split(config: ConfigDict, parts: Parts) -> TestSplit | None:
 def sum_recalls(
     split: TestSplit, parts: Parts, config: ConfigDict, *, text: Encode, vision: Encode
 ) -> dict[str, float]:
-    """SumR by language, of queries in their own language, with these towers."""
+    """SumR by language with these towers, for queries in their own language."""
     paths = split.corpus.paths
-    pictures = [
-        vision(picture_inputs(parts, [decode(path) for path in paths[start : start + _PICTURES]]))
-        for start in range(0, len(paths), _PICTURES)
+    images = [
+        vision(image_inputs(parts, [decode(path) for path in paths[start : start + _IMAGES]]))
+        for start in range(0, len(paths), _IMAGES)
     ]
-    queries = {language: Queries([], text(inputs), images) for language, (inputs, images) in split.texts.items()}
-    embedded = evaluate.Embedded(split.corpus, np.concatenate(pictures), queries, {})
+    queries = {language: Queries([], text(inputs), rows) for language, (inputs, rows) in split.texts.items()}
+    embedded = evaluate.Embedded(split.corpus, np.concatenate(images), queries, {})
     ranks = evaluate.rank_all(embedded, config, query="target")
     return {language: metrics["SumR"] for language, metrics in evaluate.measure(ranks, list(queries)).items()}
 
 
 def table(results: Results, columns: dict[str, dict[str, float]]) -> list[str]:
-    """Rows of Markdown: SumR by language, JAX's as the run measured it and the `columns`', and means over targets."""
+    """Markdown table: SumR by language and its mean over targets, of the run itself (JAX) and of the `columns`."""
     targets = [target for target in results.targets if target in results.test]
     run = {language: metrics["SumR"] for language, metrics in results.test.items()}
     columns = {"JAX": run} | columns

@@ -1,7 +1,4 @@
-"""A stock text tower as the modules of sentence-transformers: states, their pool, and the student's linear map.
-
-Source: ours; the layout is that library's.
-"""
+"""A stock text tower as the modules of sentence-transformers: transformer, pooling, and the student's linear map."""
 
 from __future__ import annotations
 
@@ -11,16 +8,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.trained.bundle_layout import save_tensors, write_json
+from cl2cm_jax.models.hub_folder import write_json
+from cl2cm_jax.models.pretrained import write_safetensors
 
 _MODELS = "sentence_transformers.models"
 _MODULES = ("Transformer", "Pooling", "Normalize", "Dense", "Normalize")
 
 
 def write_modules(out: Path, config: ConfigDict, student: Params) -> None:
-    """Writes modules.json and the files of the modules behind the backbone, which is in `out` with its pooling.
+    """Writes modules.json and the modules after the backbone, which is in `out` with its pooling.
 
-    The backbone's sentence vector has length 1 before the student's map, so that there are two normalisations.
+    There are two normalisations, for the backbone's sentence vector has length 1 before the student's map.
     """
     places = ["", *(f"{i}_{name}" for i, name in enumerate(_MODULES) if i)]
     modules = [
@@ -38,6 +36,6 @@ def write_modules(out: Path, config: ConfigDict, student: Params) -> None:
     dense = {"in_features": inputs, "out_features": outputs, "bias": True, "activation_function": identity}
     write_json(out / places[3] / "config.json", dense)
     tensors = {"linear.weight": np.asarray(head["kernel"]).T, "linear.bias": np.asarray(head["bias"])}
-    save_tensors(out / places[3] / "model.safetensors", tensors)
+    write_safetensors(out / places[3] / "model.safetensors", tensors)
     for place in (places[2], places[4]):
         write_json(out / place / "config.json", {})

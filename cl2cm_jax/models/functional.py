@@ -15,8 +15,8 @@ Params = dict[str, Any]
 class Functional(Generic[M]):
     """A module split once into a static graph and a dict of parameters.
 
-    What the rest of the package sees is `init(key) -> params` and `bind(params) -> module`; the bound module is
-    used inside `jax.jit` / `jax.grad` and thrown away. No `nnx.jit`, no sharding metadata (docs/architecture.md).
+    The rest of the package uses `init(key) -> params` and `bind(params) -> module`; the bound module lives only inside
+    `jax.jit` or `jax.grad`. No `nnx.jit`, no sharding metadata (docs/architecture.md).
     """
 
     def __init__(self, make: Callable[[nnx.Rngs], M]):
@@ -25,7 +25,7 @@ class Functional(Generic[M]):
         self._graph, self._abstract = nnx.split(abstract)
 
     def init(self, key: jax.Array) -> Params:
-        """Returns fresh parameters, a nested dict of fp32 arrays."""
+        """Returns random parameters, a nested dict of fp32 arrays."""
         return nnx.to_pure_dict(nnx.split(self._make(nnx.Rngs(key)))[1])
 
     def bind(self, params: Params) -> M:

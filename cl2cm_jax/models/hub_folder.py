@@ -1,6 +1,6 @@
 """A model folder in the layout of the Hugging Face hub: config.json and safetensors, read without torch.
 
-Only safetensors are read: a `pytorch_model.bin` is a pickle, and a pickle can run any program.
+Only safetensors are read: a `pytorch_model.bin` is a pickle, which can run any code.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 def locate(
     path: str | Path | None, *, field: str, files: Sequence[str] = _FILES, holds: str = f"{CONFIG} and {WEIGHTS}"
 ) -> Path:
-    """Returns the folder that `path` names: one on disk as it is, a hub id ("owner/name[@revision]") downloaded.
+    """Returns the folder of a path, or of a hub id ("owner/name[@revision]") after downloading it.
 
     Args:
       path: a folder or a hub id.
       field: the configuration field, for messages.
       files: patterns of the files that are downloaded.
-      holds: what makes it one, for messages.
+      holds: the files that such a folder has, for messages.
 
     Raises:
-      UserError: nothing is named, it is neither a folder nor a hub id, or the download fails.
+      UserError: the path is empty, it is neither a folder nor a hub id, or the download fails.
     """
     if not path:
         raise UserError(f"{field}='' is empty; set it to a model folder of the Hugging Face layout, or to a hub id")
@@ -54,7 +54,7 @@ def locate(
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether it names a model of the hub, and nothing on disk."""
+    """Whether it is a hub id, and no path on disk."""
     return _HUB_ID.fullmatch(path) is not None and not Path(path).exists()
 
 
@@ -71,17 +71,13 @@ def _download(hub_id: str, *, field: str, files: Sequence[str]) -> Path:
     except Exception as error:  # no network, no such model, no access: each client version has its own exceptions
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{field}={hub_id!r} is no folder, and the hub did not give it ({first.rstrip('.')}); check the name and "
+            f"{field}={hub_id!r} is no folder, and its download failed ({first.rstrip('.')}); check the name and "
             "the network, log in with `hf auth login` if it is private, or name a folder on disk"
         ) from error
 
 
 def read_json(folder: Path, name: str = CONFIG) -> dict[str, Any]:
-    """Reads a JSON object of the folder.
-
-    Raises:
-      UserError: the file is missing or damaged.
-    """
+    """Reads a JSON object of the folder; raises UserError if the file is missing or damaged."""
     try:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # the last: nested too deeply
@@ -89,6 +85,18 @@ def read_json(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"model folder {folder}: {name} must be a JSON object; get a fresh copy")
     return content
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes a JSON file and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def portable_config(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's config.json without entries about its old files; the weights are written as float32."""
+    old = ("_name_or_path", "auto_map", "quantization_config", "torch_dtype", "transformers_version")
+    return {name: value for name, value in content.items() if name not in old} | {"dtype": "float32"}
 
 
 def has_tensor(folder: Path, name: str) -> bool:
@@ -107,11 +115,11 @@ def read_tensors(
 
     Args:
       folder: the model folder.
-      leave_out: beginnings of names that are not read.
-      only: beginnings of those that are.
+      leave_out: prefixes of names that are not read.
+      only: prefixes of names that are.
 
     Raises:
-      UserError: there are no safetensors, a file is missing or damaged, or a tensor holds integers, NaN or infinity.
+      UserError: there are no safetensors, a file is missing or damaged, or a tensor has integers, NaN or infinity.
     """
     tensors: dict[str, np.ndarray] = {}
     for stored in _opened(folder):
@@ -124,15 +132,15 @@ def read_tensors(
 def renamed(
     tensors: Mapping[str, np.ndarray], plain: Callable[[str], str], *, source: Path
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors by their plain names, and the names in the file by these.
+    """The tensors by their plain names, and a map from these to the names in the file.
 
     Args:
       tensors: by the names in the file.
-      plain: of a name in the file.
+      plain: name in the file -> plain name.
       source: the folder, for messages.
 
     Raises:
-      UserError: two tensors have one plain name.
+      UserError: two tensors have the same plain name.
     """
     named: dict[str, str] = {}
     for name in tensors:
@@ -143,7 +151,7 @@ def renamed(
 
 
 def _floats(array: jax.Array, *, name: str, folder: Path) -> np.ndarray:
-    """The tensor as float32; raises UserError where it is no tensor of floats, or not of finite ones."""
+    """The tensor as float32; raises UserError if it has other values than finite floats."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise UserError(
             f"model folder {folder}: tensor {name} holds {array.dtype}, not floats; get a copy that is not quantised"
@@ -167,23 +175,23 @@ def _opened(folder: Path) -> Iterator[Any]:
             ) from error
 
 
-def norm(ours: str, theirs: str) -> dict[str, str]:
-    """Our names of a layer norm's parts -> torch's."""
-    return {f"{ours}/scale": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
+def norm(ours: str, torch: str) -> dict[str, str]:
+    """Our names of a layer norm's parameters -> torch's."""
+    return {f"{ours}/scale": f"{torch}.weight", f"{ours}/bias": f"{torch}.bias"}
 
 
-def linear(ours: str, theirs: str) -> dict[str, str]:
-    """Our names of a linear map's parts -> torch's."""
-    return {f"{ours}/kernel": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
+def linear(ours: str, torch: str) -> dict[str, str]:
+    """Our names of a linear map's parameters -> torch's."""
+    return {f"{ours}/kernel": f"{torch}.weight", f"{ours}/bias": f"{torch}.bias"}
 
 
 def relaid(ours: str, array: np.ndarray) -> np.ndarray:
-    """From torch's layout of linear maps, (out, in), to (in, out); all else as it is."""
+    """Transposes torch's kernels of linear maps, (out, in), to (in, out); other tensors are returned as they are."""
     return array.T if ours.endswith("kernel") else array
 
 
 def stored_shape(ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in torch's layout of what `relaid` gives this one."""
+    """The shape in torch's layout of a tensor with this shape after `relaid`."""
     return shape[::-1] if ours.endswith("kernel") else shape
 
 
@@ -203,28 +211,28 @@ def arranged(
 
     Args:
       stored: torch's tensors.
-      once: our name -> torch's, of what is there once.
-      layer: the same of one layer, torch's behind `prefix` and the layer's number.
+      once: our name -> torch's, outside the layers.
+      layer: the same of one layer; torch's name follows `prefix` and the layer's number.
       prefix: e.g. "encoder.layer.".
-      shapes: our name -> the shape that the model has, of the layers with their number in front.
+      shapes: our name -> the model's shape, in layers with their number in front.
       source: the folder, for messages.
       named: torch's name -> the file's, for messages; see `renamed`.
       relay: (our name, tensor) -> the tensor in our layout.
-      unrelaid: (our name, shape in our layout) -> the shape that torch stores.
+      unrelaid: (our name, shape in our layout) -> the shape in torch's layout.
 
     Raises:
-      UserError: tensors are missing, left over or of a wrong shape; names each as the file does.
+      UserError: tensors are missing, unknown or of a wrong shape; names each as the file does.
     """
     layers = next(shapes[f"layers/{ours}"][0] for ours in layer)
     in_layers = {f"{prefix}{i}.{name}": ours for i in range(layers) for ours, name in layer.items()}
     check_names(stored, [*once.values(), *in_layers], source=source, named=named)
-    # before any is laid out anew or stacked: numpy would fail on some of them, and without their names
-    expected = {theirs: unrelaid(ours, shapes[ours]) for ours, theirs in once.items()}
-    expected |= {theirs: unrelaid(ours, shapes[f"layers/{ours}"][1:]) for theirs, ours in in_layers.items()}
+    # before they are transposed or stacked: numpy's errors would not name them
+    expected = {name: unrelaid(ours, shapes[ours]) for ours, name in once.items()}
+    expected |= {name: unrelaid(ours, shapes[f"layers/{ours}"][1:]) for name, ours in in_layers.items()}
     check_shapes(stored, expected, source=source, named=named)
-    arrays = {ours: relay(ours, stored[theirs]) for ours, theirs in once.items()}
-    for ours, theirs in layer.items():
-        arrays[f"layers/{ours}"] = np.stack([relay(ours, stored[f"{prefix}{i}.{theirs}"]) for i in range(layers)])
+    arrays = {ours: relay(ours, stored[name]) for ours, name in once.items()}
+    for ours, name in layer.items():
+        arrays[f"layers/{ours}"] = np.stack([relay(ours, stored[f"{prefix}{i}.{name}"]) for i in range(layers)])
     return arrays
 
 
@@ -236,23 +244,15 @@ def unarranged(
     prefix: str,
     unrelay: Callable[[str, np.ndarray], np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """The tensors of a transformer by torch's names: the inverse of `arranged`.
-
-    Args:
-      arrays: by our names, those of the layers stacked under "layers/".
-      once: see `arranged`.
-      layer: see there.
-      prefix: see there.
-      unrelay: (our name, tensor in our layout) -> the tensor in torch's.
-    """
-    stored = {theirs: unrelay(ours, arrays[ours]) for ours, theirs in once.items()}
+    """The inverse of `arranged`; `unrelay`: (our name, tensor in our layout) -> the tensor in torch's."""
+    stored = {name: unrelay(ours, arrays[ours]) for ours, name in once.items()}
     for ours, name in layer.items():
         stored |= {f"{prefix}{i}.{name}": unrelay(ours, one) for i, one in enumerate(arrays[f"layers/{ours}"])}
     return stored
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over all that decides a model's outputs: weights, configurations and tokenizer, by name and content.
+    """SHA-256 over the files that affect a model's outputs: weights, configurations and tokenizer, by name and content.
 
     Raises:
       UserError: a file cannot be read, or there are no safetensors.
@@ -273,7 +273,7 @@ def _weights_files(folder: Path) -> list[Path]:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The files that the index names; all of them are in the folder, and none is elsewhere."""
+    """The files that the index names, which all must be in the folder."""
     places = read_json(folder, INDEX).get("weight_map")
     problem = f"model folder {folder}: {INDEX}"
     if not isinstance(places, dict) or not places:
@@ -286,12 +286,12 @@ def _shards(folder: Path) -> list[Path]:
     files = [folder / name for name in sorted(set(places.values()))]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise UserError(f"{problem} names {missing[0]!r}, which is not there; put it there, or get a fresh copy")
+        raise UserError(f"{problem} names {missing[0]!r}, which is missing; put it there, or get a fresh copy")
     return files
 
 
 def _is_file_name(name: Any) -> bool:
-    """Whether it is a plain name, no path; NUL and lone surrogates, which are not printable, name no file."""
+    """Whether it is a plain file name: no path, no NUL and no lone surrogate (neither is printable)."""
     if not isinstance(name, str) or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
         return False
     return name not in ("", "..") and Path(name).name == name

@@ -1,6 +1,6 @@
 """The two networks of CL2CM: the student aligns vision with text, the teacher aligns text with text.
 
-Source: paper (two networks, dual-stream at inference, the student alone at inference); their inside is ours.
+Source: paper (two networks; the student alone at inference).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import heads_first, reads_words, student_first, teacher_first
 from cl2cm_jax.maths.similarity import normalize
-from cl2cm_jax.models.backbones import TailOptions, Tunable, VisionBackbone
-from cl2cm_jax.models.backbones.packing import Packing
+from cl2cm_jax.models.backbone import TailOptions, TextOutput, Tunable, VisionBackbone
 from cl2cm_jax.models.functional import Functional, Params
-from cl2cm_jax.models.towers import Text, TextTower, VisionTower
+from cl2cm_jax.models.layers.packing import Packing
+from cl2cm_jax.models.towers import Text, TextTower, TowerSize, VisionTower
 
-# a network's own layers of the backbones, among its parameters
+# keys of a network's parameters for its trained layers of the backbones
 TAIL = "text_backbone"
 VISION_TAIL = "vision_backbone"
 
 
 class FeatureShape(NamedTuple):
-    """Sizes of what the backbones yield: d of text and vision, most words a caption, most frames a picture."""
+    """Sizes of the backbones' outputs: d of text and vision, longest caption in words, most frames of an image."""
 
     text: int
     vision: int
@@ -35,33 +35,15 @@ class FeatureShape(NamedTuple):
 
 
 class Student(nnx.Module):
-    """Cross-modal network: a vision tower and one text tower for every language."""
+    """Cross-modal network: a vision tower and one text tower for all languages."""
 
     def __init__(self, config: ConfigDict, shape: FeatureShape, *, rngs: nnx.Rngs):
         c, contrastive = config.student, config.contrastive
         self.dropout = nnx.Dropout(c.dropout) if c.dropout else None
-        self.vision = VisionTower(
-            kind=c.vision_tower,
-            features=shape.vision,
-            hidden=c.hidden,
-            heads=c.heads,
-            dim=c.dim,
-            max_frames=shape.max_frames,
-            dtype=config.train.compute,
-            rngs=rngs,
-        )
-        self.text = TextTower(
-            kind=c.text_tower,
-            pool=c.text_pool,
-            features=shape.text,
-            hidden=c.hidden,
-            heads=c.heads,
-            dim=c.dim,
-            max_words=shape.max_words,
-            residual=c.text_residual,
-            dtype=config.train.compute,
-            rngs=rngs,
-        )
+        vision = TowerSize(shape.vision, c.hidden, c.heads, c.dim, shape.max_frames, config.train.compute)
+        self.vision = VisionTower(vision, kind=c.vision_tower, rngs=rngs)
+        text = TowerSize(shape.text, c.hidden, c.heads, c.dim, shape.max_words, config.train.compute)
+        self.text = TextTower(text, kind=c.text_tower, pool=c.text_pool, residual=c.text_residual, rngs=rngs)
         self.log_temperature = nnx.Param(jnp.log(jnp.asarray(contrastive.temperature, jnp.float32)))
         self.sigmoid_bias = nnx.Param(jnp.asarray(-10.0)) if contrastive.loss == "sigmoid" else None
 
@@ -81,7 +63,7 @@ class Student(nnx.Module):
 
 
 def vision_size(student: Params) -> tuple[int, int]:
-    """(d, most frames) of the features that a student was trained on, read off its parameters."""
+    """(d, most frames) of the features that a student was trained on, from the shapes of its parameters."""
     tower = student["vision"]
     if "encode_frames" not in tower:
         return tower["norm"]["scale"].shape[0], 1
@@ -90,30 +72,18 @@ def vision_size(student: Params) -> tuple[int, int]:
 
 
 class Teacher(nnx.Module):
-    """Cross-lingual network: siamese over source and target captions, on its own copy of the text features."""
+    """Cross-lingual network: the same weights for source and target captions, on its own copy of the text features."""
 
     def __init__(self, config: ConfigDict, shape: FeatureShape, *, rngs: nnx.Rngs):
         c = config.teacher
         dim = shape.text if c.residual else c.dim
-        self.tower = (
-            None
-            if c.head == "none"
-            else TextTower(
-                kind="linear" if c.head == "linear" else "attention",
-                pool=c.pool,
-                features=shape.text,
-                hidden=c.hidden,
-                heads=c.heads,
-                dim=dim,
-                max_words=shape.max_words,
-                residual=c.residual,
-                dtype=config.train.compute,
-                rngs=rngs,
-            )
-        )
+        size = TowerSize(shape.text, c.hidden, c.heads, dim, shape.max_words, config.train.compute)
+        kind = "linear" if c.head == "linear" else "attention"
+        has_tower = c.head != "none"
+        self.tower = TextTower(size, kind=kind, pool=c.pool, residual=c.residual, rngs=rngs) if has_tower else None
         points = self.tower is not None and config.word.loss == "self_labelled"
         self.pointer = nnx.Linear(dim, dim, use_bias=False, rngs=rngs) if points else None
-        # orthogonal: at the start cosines of words are about those before it
+        # orthogonal, so that it nearly keeps the words' cosines at the start
         orthogonal = nnx.initializers.orthogonal()
         narrows = config.word.loss == "contrast" and reads_words(c.head, c.pool)
         self.narrow_words = (
@@ -138,21 +108,20 @@ class Teacher(nnx.Module):
 class Networks:
     """Student and teacher as pure functions of `params = {"student": ..., "teacher": ...}`.
 
-    The teacher's parameters carry a leading axis of `teacher.folds` heads: head f never trains on the images of
-    fold f, and their rows are scored by it alone (cross-fitting; one head that trains on everything if folds=1).
-    A network that trains layers of the text backbone has its own copy of them under `TAIL`, without that axis; the
-    student has its layers of the vision backbone under `VISION_TAIL`.
+    The teacher's parameters have a leading axis of `teacher.folds` heads (cross-fitting): head f is not trained on the
+    images of fold f, and alone scores their rows; with folds=1 one head is trained on everything. A network that trains
+    layers of the text backbone has its own copy of them under `TAIL`, without that axis; the student has its layers of
+    the vision backbone under `VISION_TAIL`.
 
     Args:
       config: the configuration.
       shape: sizes of the features.
-      tunable: the text backbone's, if one of the networks trains layers of it.
-      vision: the vision backbone in two parts (`trained_layers.vision_layers`), if the student trains layers of it.
+      tunable: of the text backbone, if a network trains layers of it.
+      vision: the vision backbone cut in two (`trained_layers.vision_layers`), if the student trains layers of it.
 
     Attributes:
-      folds: heads of the teacher.
-      reads_words: whether a network looks at the frozen backbone's words; where none does they are neither read nor
-        moved.
+      folds: number of the teacher's heads.
+      reads_words: whether a network uses the frozen backbone's words; otherwise they are not read.
     """
 
     def __init__(
@@ -160,7 +129,7 @@ class Networks:
         config: ConfigDict,
         shape: FeatureShape,
         *,
-        tunable: Tunable | None = None,
+        tunable: Tunable[TextOutput] | None = None,
         vision: VisionBackbone | None = None,
     ):
         self.folds: int = 1 if config.teacher.head == "none" else config.teacher.folds
@@ -177,7 +146,7 @@ class Networks:
         self._options = {name: TailOptions(dropout=config[name].text.dropout, **shared) for name in self._trains}
 
     def init(self, key: jax.Array, *, tail: Params | None = None, vision: Params | None = None) -> Params:
-        """Fresh parameters; pretrained ones of the layers that networks train: `tail` of text, `vision` of pictures."""
+        """Random parameters; those of the backbones' trained layers are pretrained: `tail` of text, `vision`."""
         student, teacher = jax.random.split(key)
         heads = [self.teacher.init(k) for k in jax.random.split(teacher, self.folds)]
         params = {"student": self.student.init(student), "teacher": jax.tree.map(lambda *xs: jnp.stack(xs), *heads)}
@@ -192,12 +161,12 @@ class Networks:
     def see(
         self, student: Params, vision: Mapping[str, jax.Array], *, frozen: Params | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Runs the vision backbone over pictures, if the student has layers of it; features pass through.
+        """Runs the vision backbone on images if the student trains layers of it; features are returned as they are.
 
         Args:
-          student: the parameters.
+          student: its parameters.
           vision: a batch's "pixels" (B, S, S, 3) uint8; or "features" (B, F, d) and "mask" (B, F).
-          frozen: parameters of the backbone below the student's layers, which get no gradient.
+          frozen: parameters of the backbone below the student's layers, without gradient.
 
         Returns:
           Features (B, F, d) and mask (B, F), for `encode_vision`.
@@ -214,25 +183,21 @@ class Networks:
     def encode_vision(
         self, student: Params, features: jax.Array, mask: jax.Array, *, key: jax.Array | None = None
     ) -> jax.Array:
-        """The student's unit vectors (B, D) of features (B, F, d) with mask (B, F); `key` turns dropout on."""
+        """The student's unit vectors (B, D) for features (B, F, d) with mask (B, F); `key` turns dropout on."""
         return self.student.bind(heads_of(student)).encode_vision(features, mask, key=key)
 
     def encode_text(self, student: Params, text: Text, *, key: jax.Array | None = None) -> jax.Array:
-        """The student's unit vectors (B, D) of captions as its heads read them (`read`); `key` turns dropout on."""
+        """The student's unit vectors (B, D) for captions from `read`; `key` turns dropout on."""
         return self.student.bind(heads_of(student)).encode_text(text, key=key)
 
     def teach(self, teacher: Params, text: Text) -> Text:
-        """The teacher's vectors by each of its F heads, of captions as they read them (`read`).
-
-        Returns:
-          sentence (F, N, D) and words (F, N, L, D); no mask.
-        """
+        """Vectors of each of the teacher's F heads for captions from `read`: sentence (F, N, D), words (F, N, L, D)."""
 
         def by_one(head: Params) -> Text:
             return self.teacher.bind(head)(text)._replace(mask=None, states=None, tokens=None)
 
         heads = heads_of(teacher)
-        if not heads:  # headless: no parameters to map over, one set of vectors
+        if not heads:  # no head: no parameters to map over, one set of vectors
             return jax.tree.map(lambda x: x[None], by_one({}))
         return jax.vmap(by_one)(heads)
 
@@ -245,17 +210,17 @@ class Networks:
         packing: Packing | None = None,
         key: jax.Array | None = None,
     ) -> Text:
-        """Runs a network's own layers of the text backbone, if it has any; all else passes through.
+        """Runs a network's own layers of the text backbone, if it has any.
 
         Args:
-          network: "student" or "teacher".
+          network: whose dropout rate is used.
           params: of this network.
           text: captions (..., L, d) of any leading axes.
-          packing: rows that the captions share in these layers; None: one caption a row.
+          packing: rows shared by several captions; None: one caption per row.
           key: turns dropout on.
 
         Returns:
-          Captions as the network's heads read them: sentence (..., d), words (..., L, d), mask (..., L).
+          Input of the network's heads: sentence (..., d), words (..., L, d), mask (..., L).
         """
         if TAIL not in params:
             return text._replace(states=None, tokens=None)
@@ -271,5 +236,5 @@ class Networks:
 
 
 def heads_of(params: Params) -> Params:
-    """A network's parameters without its layers of the backbones."""
+    """A network's parameters without those of the backbones' layers."""
     return {name: value for name, value in params.items() if name not in (TAIL, VISION_TAIL)}

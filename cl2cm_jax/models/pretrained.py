@@ -1,9 +1,7 @@
-"""Published weights on disk -> nested dicts of arrays. Needs neither torch nor the network.
+"""Published weights on disk -> nested dicts of arrays, without torch and without network access.
 
-A legacy torch checkpoint is a pickle, and a pickle can run any program. It is read here with an allow-list: the few
-names a state dict is made of, each mapped to code of this file; any other name is refused before it is looked up.
-
-Source: ours.
+A legacy torch checkpoint is a pickle, which can run any code. It is read with an allow-list of the names that a state
+dict needs, each mapped to code of this file; any other name is refused before it is looked up.
 """
 
 from __future__ import annotations
@@ -22,17 +20,17 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from cl2cm_jax.errors import UserError, one_line
 
-_LISTED = 20  # wrong tensors that one message names
-_MOST_PACKED, _ALWAYS_UNPACKED = 100, 100_000_000  # an .npz archive unpacks to so many times its size, or so many bytes
+_LISTED = 20  # wrong tensors named in one message
+_MAX_RATIO, _ALWAYS_UNPACKED = 100, 100_000_000  # limits of an unpacked .npz archive: times its size, or bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackageFile:
-    """A weights file that a pip package brings along; size and SHA-256 are those of the version named."""
+    """A file of a pip package; size and SHA-256 are those of the required version."""
 
     module: str
     relative_path: str
@@ -41,10 +39,10 @@ class PackageFile:
     sha256: str
 
     def locate(self) -> Path:
-        """Returns the path of the intact file.
+        """Returns the path of the file after checking it.
 
         Raises:
-          UserError: the package or the file is missing, truncated or another version's; names the pip command.
+          UserError: the package or the file is missing, truncated or of another version; gives the pip command.
         """
         spec = importlib.util.find_spec(self.module)
         if spec is None or not spec.submodule_search_locations:
@@ -61,17 +59,17 @@ class PackageFile:
             raise UserError(f"{path} of package {self.requirement} is damaged or changed; {self._repair}")
         return path
 
+    def fingerprint(self, path: str | Path | None) -> str:
+        """SHA-256 of the package's file, which is not read, or of the file `path`."""
+        return self.sha256 if path is None else weights_hash(path)
+
     @property
     def _repair(self) -> str:
         return f"run: pip install --force-reinstall --no-deps {self.requirement}"
 
 
 def weights_hash(path: str | Path) -> str:
-    """Returns the SHA-256 of a file as 64 hex digits: a part of the key of cached features.
-
-    Raises:
-      UserError: the file cannot be read.
-    """
+    """SHA-256 of a file as 64 hex digits; raises UserError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -85,7 +83,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Reads every array of an .npz archive; arrays of Python objects (pickles) are refused.
 
     Raises:
-      UserError: the file is missing, truncated or no .npz archive, or unpacks to far more than it is.
+      UserError: the file is missing, truncated or no .npz archive, or unpacks to far more than its size.
     """
     try:
         archive = np.load(path, allow_pickle=False)
@@ -95,19 +93,15 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             size = sum(
                 member.file_size for member in (archive.zip.infolist() if archive.zip else ())
             )  # no more than that is unpacked
-            if size > max(_ALWAYS_UNPACKED, _MOST_PACKED * Path(path).stat().st_size):
-                raise ValueError(f"it unpacks to {size:,} bytes, more than {_MOST_PACKED} times its size")
+            if size > max(_ALWAYS_UNPACKED, _MAX_RATIO * Path(path).stat().st_size):
+                raise ValueError(f"it unpacks to {size:,} bytes, more than {_MAX_RATIO} times its size")
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged archive fails in zipfile, in zlib or in numpy
         raise UserError(f"{path} is no readable .npz archive ({one_line(error)}); get a fresh copy of it") from error
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads every tensor of a safetensors file, with its dtype.
-
-    Raises:
-      UserError: the file is missing, damaged or of another format.
-    """
+    """Reads every tensor of a safetensors file; raises UserError if it is missing, damaged or of another format."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -116,18 +110,23 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
+def write_safetensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Writes a safetensors file and its folder, marked as torch's layout where transformers reads it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # the raw buffers are written
+    save_file(arrays, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # the library writes for the owner alone
+
+
 def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a state dict from a torch file of the legacy format (torch < 1.6), without torch.
-
-    Args:
-      path: the .pth file.
 
     Returns:
       Name -> C-contiguous array, in the layout and with the dtype of the file.
 
     Raises:
       UserError: the file is missing, truncated, of another format, holds anything but plain tensors, or its pickle
-        asks for a name that a state dict does not need (the message says which).
+        contains a name that a state dict does not need.
     """
     try:
         with open(path, "rb") as file:
@@ -140,33 +139,29 @@ def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def take(arrays: dict[str, np.ndarray], name: str, *, source: str | Path) -> np.ndarray:
-    """Removes and returns an array; what is never taken is a leftover, which `assign` refuses.
-
-    Raises:
-      UserError: there is no such array.
-    """
+    """Removes and returns an array; raises UserError if there is none. `assign` refuses those that were not taken."""
     if name not in arrays:
         raise UserError(f'weights file {source} has no array "{name}"; is it another architecture\'s?')
     return arrays.pop(name)
 
 
 def assign(abstract: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, source: str | Path) -> dict[str, Any]:
-    """Puts arrays into a nested dict of parameters; every leaf gets one and none is left over.
+    """Puts arrays into a nested dict of parameters.
 
     Args:
       abstract: nested dict whose leaves have a `shape` and a `dtype`.
-      arrays: "outer/inner/leaf" -> array.
+      arrays: "outer/inner/leaf" -> array, one for every leaf.
       source: the file the arrays came from, for messages.
 
     Returns:
       A nested dict like `abstract`, with the arrays in its dtypes.
 
     Raises:
-      UserError: missing names, leftovers or wrong shapes.
+      UserError: arrays are missing, unknown or of a wrong shape.
     """
-    names = [name for name, _ in _leaves(abstract)]
-    check_names(arrays, names, source=source)
-    check_shapes(arrays, shapes_of(abstract), source=source)
+    shapes = shapes_of(abstract)
+    check_names(arrays, list(shapes), source=source)
+    check_shapes(arrays, shapes, source=source)
 
     def fill(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return {
@@ -186,13 +181,7 @@ def check_names(
     source: str | Path,
     named: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuses arrays that are not exactly the `expected` ones, naming what is missing and what is left over.
-
-    `named` says how the file names an array, where that is another name.
-
-    Raises:
-      UserError: there are any.
-    """
+    """Raises UserError that names missing and unknown arrays; `named` maps names to those in the file."""
     missing = [f"{name} is missing" for name in expected if name not in arrays]
     unknown = sorted((named or {}).get(name, name) for name in set(arrays) - set(expected))
     _refuse(missing + [f"{name} is not known to the model" for name in unknown], source=source)
@@ -205,12 +194,9 @@ def check_shapes(
     source: str | Path,
     named: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuses arrays of another shape than the `expected` one, naming each; names that are not there are passed over.
+    """Raises UserError that names arrays of another shape than the `expected` one; missing ones are ignored.
 
-    `named` says how the file names an array, where that is another name.
-
-    Raises:
-      UserError: there are any.
+    `named` maps names to those in the file.
     """
     wrong = [
         f"{(named or {}).get(name, name)} has shape {arrays[name].shape} instead of {shape}"
@@ -262,7 +248,7 @@ _STORAGE_DTYPES = {
 
 
 class _Storage(NamedTuple):
-    """A storage that the pickle names; its bytes come later in the file."""
+    """A storage named in the pickle; its bytes come later in the file."""
 
     key: str
     dtype: str
@@ -280,7 +266,7 @@ class _Tensor(NamedTuple):
     def read(self, data: np.ndarray) -> np.ndarray:
         size = math.prod(self.shape)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
-        # A view outside its storage would read foreign memory; one larger than it would fill the memory.
+        # A view outside its storage would read other memory; one larger than it could exhaust memory.
         if size and (min(self.shape + self.strides + (self.offset,)) < 0 or last >= len(data) or size > len(data)):
             raise UserError(f"a tensor of shape {self.shape} lies outside its storage; get a fresh copy of the file")
         strides = tuple(s * data.itemsize for s in self.strides)
@@ -289,7 +275,7 @@ class _Tensor(NamedTuple):
 
 
 class _RebuildTensor:
-    """Stands for torch's function of that name; without a `__dict__`, so that a pickle cannot write to it."""
+    """Replaces torch's function of that name; without a `__dict__`, so that a pickle cannot write to it."""
 
     __slots__ = ()
 
@@ -330,9 +316,9 @@ class _AllowListUnpickler(pickle.Unpickler):
 
 
 def _check_opcodes(file: BinaryIO) -> None:
-    """Refuses what takes memory that the file does not fill, or time: later protocols, a memo of gaps, shared tuples.
+    """Refuses pickles that use far more memory or time than their size: later protocols, sparse memos, shared tuples.
 
-    A tuple of a tuple twice, of a tuple twice ... is small, and its hash, as a key, takes for ever.
+    Nested tuples that hold the same tuple twice are small, but hashing them as a key takes exponential time.
     """
     start, tuples, is_tuple = file.tell(), set[int](), False
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):

@@ -1,8 +1,6 @@
-"""Towers: from a backbone's outputs to one unit vector of the shared space.
+"""Towers: from a backbone's outputs to one unit vector of the shared space. Parameters and unit vectors are fp32.
 
-`dtype` is that of the matrix products; parameters and the unit vectors are fp32.
-
-Source: siblings (NRCCR) for the attention tower; ours for the linear one and for keeping the backbone's sentence.
+Source: NRCCR for the attention tower.
 """
 
 from __future__ import annotations
@@ -20,14 +18,14 @@ from cl2cm_jax.maths.similarity import normalize
 
 
 class Text(NamedTuple):
-    """Text on its way through the networks.
+    """Text features.
 
     Attributes:
-      sentence: (B, d) fp32, one vector a caption.
-      words: (B, L, d) or None where nothing reads words.
-      mask: (B, L) bool, True at real words; None with `words`.
-      states: (B, L, d) of the frozen part of the backbone, for networks with layers of their own, or ids (B, L, 1).
-      tokens: (B, L) bool, True where `states` has one.
+      sentence: (B, d) fp32, one vector per caption.
+      words: (B, L, d); None where nothing reads words.
+      mask: (B, L) bool, True at words; None with `words`.
+      states: (B, L, d) of the frozen part of the backbone, for networks that train layers of it, or ids (B, L, 1).
+      tokens: (B, L) bool, True at the tokens of `states`.
     """
 
     sentence: jax.Array
@@ -35,6 +33,25 @@ class Text(NamedTuple):
     mask: jax.Array | None = None
     states: jax.Array | None = None
     tokens: jax.Array | None = None
+
+
+class TowerSize(NamedTuple):
+    """Sizes of a tower.
+
+    Attributes:
+      features: d of the input.
+      hidden, heads: of the attention block.
+      dim: D of the output.
+      max_length: the longest sequence.
+      dtype: of the matrix products.
+    """
+
+    features: int
+    hidden: int
+    heads: int
+    dim: int
+    max_length: int
+    dtype: str = "float32"
 
 
 class AttentionBlock(nnx.Module):
@@ -54,7 +71,7 @@ class AttentionBlock(nnx.Module):
         batch, length, hidden = x.shape
         split = (batch, length, self.heads, hidden // self.heads)
         q, k, v = (part.reshape(split) for part in jnp.split(self.qkv(self.attention_norm(x)), 3, axis=-1))
-        # a row without words attends to everything: finite, and its mean over no words is 0 in the end
+        # a row without words attends to everything, to stay finite; its mean over no words is 0
         visible = mask | ~mask.any(axis=-1, keepdims=True)
         attended = jax.nn.dot_product_attention(q, k, v, mask=visible[:, None, None, :])
         x = x + self.out(attended.reshape(batch, length, hidden))
@@ -64,63 +81,46 @@ class AttentionBlock(nnx.Module):
 class SequenceEncoder(nnx.Module):
     """LayerNorm, linear, learned positions, one attention block: (B, L, d) -> (B, L, hidden)."""
 
-    def __init__(
-        self, features: int, hidden: int, heads: int, max_length: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
-    ):
-        self.norm = nnx.LayerNorm(features, dtype=dtype, rngs=rngs)
-        self.project = nnx.Linear(features, hidden, dtype=dtype, rngs=rngs)
-        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (max_length, hidden)))
-        self.block = AttentionBlock(hidden, heads, dtype=dtype, rngs=rngs)
+    def __init__(self, size: TowerSize, *, rngs: nnx.Rngs):
+        self.norm = nnx.LayerNorm(size.features, dtype=size.dtype, rngs=rngs)
+        self.project = nnx.Linear(size.features, size.hidden, dtype=size.dtype, rngs=rngs)
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (size.max_length, size.hidden)))
+        self.block = AttentionBlock(size.hidden, size.heads, dtype=size.dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         h, table = self.project(self.norm(x)), jnp.asarray(self.positions[...])
-        known = isinstance(x.shape[1], int)  # else exported for any length, which cannot be sliced
+        known = isinstance(x.shape[1], int)  # otherwise exported for any length, which cannot be sliced
         positions = table[: x.shape[1]] if known else table[jax.lax.broadcasted_iota(jnp.int32, x.shape[:2], 1)]
         return self.block(h + positions.astype(h.dtype), mask)
 
 
 class TextTower(nnx.Module):
-    """Source and target captions with ONE set of weights.
+    """One set of weights for source and target captions.
 
     Args:
+      size: of the tower.
       kind: "linear" or "attention" (over the words).
       pool: "backbone" (its sentence vector), "mean" (of the words) or "both" (their sum).
-      residual: start at the backbone's own sentence vector, so that training can only add to what it knows;
-        needs dim == features. Source: ours.
+      residual: start at the backbone's own sentence vector; needs dim == features.
     """
 
-    def __init__(
-        self,
-        *,
-        kind: str,
-        pool: str,
-        features: int,
-        hidden: int,
-        heads: int,
-        dim: int,
-        max_words: int,
-        residual: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, size: TowerSize, *, kind: str, pool: str, residual: bool = False, rngs: nnx.Rngs):
         init = nnx.initializers.lecun_normal() if not residual else lambda _, shape, dtype: jnp.eye(*shape, dtype=dtype)
         self.pool = pool
-        attends = kind == "attention"
-        self.encode_words = (
-            SequenceEncoder(features, hidden, heads, max_words, dtype=dtype, rngs=rngs) if attends else None
-        )
-        width = hidden if attends else features
-        self.project_words = nnx.Linear(width, dim, dtype=dtype, rngs=rngs) if reads_words(kind, pool) else None
+        self.encode_words = SequenceEncoder(size, rngs=rngs) if kind == "attention" else None
+        width = size.hidden if kind == "attention" else size.features
+        words, sentence = reads_words(kind, pool), pool != "mean"
+        self.project_words = nnx.Linear(width, size.dim, dtype=size.dtype, rngs=rngs) if words else None
         self.project_sentence = (
-            nnx.Linear(features, dim, kernel_init=init, dtype=dtype, rngs=rngs) if pool != "mean" else None
+            nnx.Linear(size.features, size.dim, kernel_init=init, dtype=size.dtype, rngs=rngs) if sentence else None
         )
         self.words_scale = nnx.Param(jnp.zeros(())) if residual and pool == "both" else None
 
     def __call__(self, text: Text, *, narrow: nnx.Linear | None = None) -> Text:
-        """Returns unit sentences (B, D) and, where the tower reads words, words (B, L, D).
+        """Returns unit sentences (B, D) and, if the tower reads words, words (B, L, D).
 
-        `narrow` is a map of these words without a bias to fewer dimensions w: words are (B, L, w) then, and those of D
-        dimensions, which the sentence needs the mean of alone, are never made.
+        `narrow` is a linear map of the words without a bias to w dimensions. They are (B, L, w) then, computed without
+        those of D dimensions.
         """
         words, parts = None, []
         if self.project_words is not None and text.words is not None and text.mask is not None:
@@ -129,7 +129,7 @@ class TextTower(nnx.Module):
                 words = self.project_words(hidden)
                 mean = masked_mean(words, text.mask)
             else:
-                words = _in_one(self.project_words, narrow, hidden)
+                words = _composed(self.project_words, narrow, hidden)
                 any_word = jnp.any(text.mask, axis=-1, keepdims=True)
                 mean = jnp.where(any_word, self.project_words(masked_mean(hidden, text.mask)), 0)
             if self.pool != "backbone":
@@ -140,8 +140,8 @@ class TextTower(nnx.Module):
         return Text(normalize(sum(parts[1:], parts[0])), words, text.mask)
 
 
-def _in_one(first: nnx.Linear, then: nnx.Linear, x: jax.Array) -> jax.Array:
-    """Returns then(first(x)) by the product of the two maps, a fraction of the work where `then` is narrow."""
+def _composed(first: nnx.Linear, then: nnx.Linear, x: jax.Array) -> jax.Array:
+    """Returns then(first(x)) by the product of the two maps, which is cheaper if `then` is narrow."""
     kernel = jnp.dot(first.kernel[...], then.kernel[...])
     made = jnp.dot(x.astype(first.dtype), kernel.astype(first.dtype))
     return made if first.bias is None else made + jnp.dot(first.bias[...], then.kernel[...])
@@ -150,25 +150,11 @@ def _in_one(first: nnx.Linear, then: nnx.Linear, x: jax.Array) -> jax.Array:
 class VisionTower(nnx.Module):
     """Backbone features or frames (B, F, d) under mask (B, F) -> unit vectors (B, D)."""
 
-    def __init__(
-        self,
-        *,
-        kind: str,
-        features: int,
-        hidden: int,
-        heads: int,
-        dim: int,
-        max_frames: int,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        attends = kind == "attention"
-        self.encode_frames = (
-            SequenceEncoder(features, hidden, heads, max_frames, dtype=dtype, rngs=rngs) if attends else None
-        )
-        width = hidden if attends else features
-        self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.project = nnx.Linear(width, dim, dtype=dtype, rngs=rngs)
+    def __init__(self, size: TowerSize, *, kind: str, rngs: nnx.Rngs):
+        self.encode_frames = SequenceEncoder(size, rngs=rngs) if kind == "attention" else None
+        width = size.hidden if kind == "attention" else size.features
+        self.norm = nnx.LayerNorm(width, dtype=size.dtype, rngs=rngs)
+        self.project = nnx.Linear(width, size.dim, dtype=size.dtype, rngs=rngs)
 
     def __call__(self, features: jax.Array, mask: jax.Array) -> jax.Array:
         hidden = features if self.encode_frames is None else self.encode_frames(features, mask)

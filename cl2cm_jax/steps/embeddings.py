@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cl2cm_jax.models.backbones.packing import Packing
 from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.layers.packing import Packing
 from cl2cm_jax.models.networks import TAIL, Networks, heads_of
 from cl2cm_jax.models.towers import Text
 

@@ -18,8 +18,7 @@ from cl2cm_jax.data.corpus import translation_tag
 from cl2cm_jax.features import cache
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.features.encoders import text_encoder
-from cl2cm_jax.models.backbones import fingerprint
-from cl2cm_jax.models.configured import configured_text
+from cl2cm_jax.models.configured import configured_text, fingerprint
 
 Rows = dict[str, list[Caption]]  # by split
 

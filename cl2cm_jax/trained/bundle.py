@@ -8,11 +8,12 @@ import jax
 
 from cl2cm_jax.config import student_first
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
+from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, Networks
 from cl2cm_jax.models.pretrained import assign, read_safetensors
+from cl2cm_jax.models.trained_layers import check_text_layers
 from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST, Manifest, bundle_config, read_manifest
 from cl2cm_jax.trained.encoder import Encoder
 from cl2cm_jax.trained.student import student_encoder
@@ -20,12 +21,12 @@ from cl2cm_jax.training.workdir import vision_features
 
 
 class Parts:
-    """What a bundle holds, checked: the student in front of its backbones.
+    """Student and backbones of a bundle, checked.
 
     Attributes:
-      manifest: what cl2cm_config.json says.
-      config: its configuration, with the paths of the backbones here.
-      text, vision: the backbones with all their weights; what was trained of them is in there.
+      manifest: contents of cl2cm_config.json.
+      config: its configuration, with the paths of the backbones in the folder.
+      text, vision: the backbones with all their weights, trained layers included.
       student: the parameters of the student, its layers of the text backbone included.
     """
 
@@ -40,8 +41,9 @@ class Parts:
         self.student: Params = assign(abstract, read_safetensors(folder / HEADS), source=folder / HEADS)
         first = student_first(self.config)
         if first is not None:
-            assert self.text.tunable is not None  # others are refused by the configuration's checks
-            self.student[TAIL] = self.text.tunable.cut(self.text.params, first)[1]
+            tunable = check_text_layers(self.config, self.text)
+            assert tunable is not None
+            self.student[TAIL] = tunable.cut(self.text.params, first)[1]
 
     def _check_sizes(self, folder: Path) -> None:
         sizes = [("text", self.text.dim, self.manifest.shape.text)]
@@ -50,12 +52,12 @@ class Parts:
         for kind, found, expected in sizes:
             if found != expected:
                 raise UserError(
-                    f"bundle {folder}: its {kind} backbone yields {found} features, and {MANIFEST} says "
-                    f"shape.{kind}={expected}; get a fresh copy"
+                    f"bundle {folder}: its {kind} backbone yields {found} features instead of "
+                    f"shape.{kind}={expected} of {MANIFEST}; get a fresh copy"
                 )
 
     def encoder(self) -> Encoder:
-        """The two functions that search needs."""
+        """The functions that search uses."""
         return student_encoder(
             self.config,
             self.student,

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import ImageEncoder, padded_frames, text_encoder
-from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
+from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import VISION_TAIL, Networks

@@ -27,7 +27,7 @@ from cl2cm_jax.evaluation.evaluators import Evaluator, load_evaluators
 from cl2cm_jax.features import cache
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.features.encoders import ImageEncoder
-from cl2cm_jax.models.backbones import VisionBackbone
+from cl2cm_jax.models.backbone import VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import VISION_TAIL, Networks
 from cl2cm_jax.models.trained_layers import text_layers, vision_layers

@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 
 from cl2cm_jax.config import current_names, from_flat, student_first, vision_first
 from cl2cm_jax.errors import UserError, one_line
-from cl2cm_jax.models.backbones import TextBackbone, VisionBackbone
+from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL, FeatureShape, Networks, vision_size
 from cl2cm_jax.models.pretrained import assign, shapes_of
@@ -78,9 +78,9 @@ def _abstract(
     abstract: dict[str, Any] = dict(jax.eval_shape(networks.student.init, jax.random.key(0)))
     first = student_first(config)
     if first is not None:
-        check_text_layers(config, text)
-        assert text.tunable is not None  # others are refused by the configuration's checks
-        abstract[TAIL] = text.tunable.cut(text.params, first)[1]
+        tunable = check_text_layers(config, text)
+        assert tunable is not None
+        abstract[TAIL] = tunable.cut(text.params, first)[1]
     if vision is not None and vision_first(config) is not None:
         abstract[VISION_TAIL] = in_two_parts(config, vision).params["own"]
     return abstract

@@ -74,8 +74,8 @@ def test_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     some = drawings()[::40]
     monkeypatch.setattr(emoji_set, "drawings", lambda: some)
     results = check_run(one_step("emoji.py", tmp_path, "train.batch_size=16"), "emoji.py", tmp_path)
-    test = [entry for entry in some if entry.split == "test"]
-    assert results["protocol"]["images"] == sum(entry.group == "headline" for entry in test) < len(test)
+    test = [drawing.rows[0] for drawing in some if drawing.rows[0].split == "test"]
+    assert results["protocol"]["images"] == sum(row.group == "headline" for row in test) < len(test)
     assert "pictures flags" in results["groups"]
 
 

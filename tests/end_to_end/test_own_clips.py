@@ -22,7 +22,7 @@ from cl2cm_jax.data.media.clips import decode_clip, taken_files
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.features import cache
 from cl2cm_jax.features.encoders import ImageEncoder, padded_frames
-from cl2cm_jax.models.backbones import vision_backbone
+from cl2cm_jax.models.configured import vision_backbone
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.search import __main__ as search
 

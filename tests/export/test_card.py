@@ -10,7 +10,7 @@ import pytest
 from support.finished_runs import METRICS, write_finished_run
 
 from cl2cm_jax.export.bundle import read_trained, write_bundle
-from cl2cm_jax.export.licences import UNKNOWN
+from cl2cm_jax.models.credits import UNKNOWN
 
 hub = pytest.importorskip("huggingface_hub")
 
@@ -34,7 +34,7 @@ def test_front_matter_and_results(bundle: Path) -> None:
     assert "| de | 40.0 |" in card.text and "captions_per_image=all, ties against us, query=target" in card.text
 
 
-def test_licences_are_those_that_the_folders_state(fields: dict[str, Any], bert: Path, tmp_path: Path) -> None:
+def test_licences_are_read_from_the_model_folders(fields: dict[str, Any], bert: Path, tmp_path: Path) -> None:
     shutil.copytree(bert, tmp_path / "bert")
     (tmp_path / "bert" / "README.md").write_text("---\nlanguage: en\nlicense: MIT\n---\n# BERT\n")
     (tmp_path / "bert" / "LICENSE").write_text("Permission is hereby granted")
@@ -50,10 +50,10 @@ def test_the_weakest_are_named(bundle: Path, fields: dict[str, Any], tmp_path: P
     assert "Weakest target language by SumR: `de`, 260.0 of 600." in (bundle / "README.md").read_text()
     card = written(tmp_path, fields | {"data__reported": ("fa",)})
     assert "Weakest of those reported apart: `fa`, 90.0 of 600." in card.text
-    assert "Trained like these, and reported apart: fa." in card.text
+    assert "Trained in the same way, and reported apart: fa." in card.text
 
 
-def test_what_is_not_stock_is_named(fields: dict[str, Any], tmp_path: Path) -> None:
+def test_obstacles_to_other_libraries_are_named(fields: dict[str, Any], tmp_path: Path) -> None:
     card = written(tmp_path, fields | {"student__text_pool": "both"}, licence="cc-by-sa-4.0")
     assert card.data.license == "cc-by-sa-4.0" and "sentence-transformers" not in card.data.tags
     assert "config.student.text_pool='both'" in card.text

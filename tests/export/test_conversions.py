@@ -20,7 +20,7 @@ from cl2cm_jax.export import __main__ as export
 from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.export.conversions import add_onnx, add_stablehlo
 from cl2cm_jax.export.onnx_graph import _as_products
-from cl2cm_jax.export.towers import picture_inputs, text_inputs
+from cl2cm_jax.export.towers import image_inputs, text_inputs
 from cl2cm_jax.trained.bundle import Parts
 
 VARIANTS = {
@@ -46,7 +46,7 @@ print([name for name in sys.modules if name.startswith("cl2cm")])
 def inputs_of(folder: Path, texts: list[str], pictures: list[Image.Image]) -> dict[str, dict[str, np.ndarray]]:
     parts = Parts(folder)
     pixels = [np.asarray(picture) for picture in pictures]
-    return {"text": text_inputs(parts, texts), "vision": picture_inputs(parts, pixels)}
+    return {"text": text_inputs(parts, texts), "vision": image_inputs(parts, pixels)}
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -113,7 +113,7 @@ def test_onnx_equals_jax(written: tuple[Path, Any], pictures: list[Image.Image])
     np.testing.assert_allclose(json.loads(alone.stdout), model.encode_text(["a red apple"])[0], atol=1e-3)
 
 
-def test_a_product_takes_along_no_bias_that_nothing_reads() -> None:
+def test_unused_biases_are_removed_with_gemm() -> None:
     helper = pytest.importorskip("onnx").helper
     arrays = [helper.make_tensor(name, 1, [2, 2], [1.0] * 4) for name in ("w", "unread", "added")]
     nodes = [

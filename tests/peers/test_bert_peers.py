@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.features.encoders import TextEncoder
-from cl2cm_jax.models.backbones import text_backbone
+from cl2cm_jax.models.configured import text_backbone
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.data.media.images import scaled
-from cl2cm_jax.models.backbones import vision_backbone
-from cl2cm_jax.models.backbones.preprocess import read_preprocess
+from cl2cm_jax.models.configured import vision_backbone
+from cl2cm_jax.models.preprocess import read_preprocess
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -10,7 +10,7 @@ import numpy as np
 
 from cl2cm_jax.config import cut_layer, defaults, flatten, from_flat, vision_first
 from cl2cm_jax.evaluation.report import Group, Protocol, Results, to_json, write_results
-from cl2cm_jax.models.backbones import text_backbone, vision_backbone
+from cl2cm_jax.models.configured import text_backbone, vision_backbone
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.models.trained_layers import vision_layers
 from cl2cm_jax.training.workdir import CONFIG_FILE, save_student

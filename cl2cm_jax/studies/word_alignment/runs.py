@@ -10,11 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import override_all
-from cl2cm_jax.data.media.tokenise import prepared, tokenizer
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import save_ranks
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.models.configured import configured_text
+from cl2cm_jax.models.tokenizers import prepared
 from cl2cm_jax.runtime.atomic import replacing, write_text
 from cl2cm_jax.studies.rows import run_folder
 from cl2cm_jax.studies.word_alignment.plans import (
@@ -62,9 +62,7 @@ class Experiment(NamedTuple):
     def of(config: ConfigDict, corpora: Corpora, workdir: Path) -> Experiment:
         """The experiment on these corpora, with the test pairs cut into the word pieces of the text backbone."""
         backbone, c = configured_text(config), config.text
-        pieces = tokenizer(
-            backbone.tokenizer, max_tokens=c.max_tokens, path=backbone.tokenizer_path, vocabulary=backbone.vocabulary
-        )
+        pieces = backbone.tokenizer(max_tokens=c.max_tokens)
         pairs = read_pairs(
             corpora.train,
             corpora.test,

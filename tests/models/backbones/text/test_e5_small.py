@@ -11,15 +11,15 @@ import pytest
 from support import tiny_e5
 from support.tiny_e5 import MARKS, REPLACED, e5_bytes, pieces, tensors, write_tiny_e5
 
-from cl2cm_jax.config import BERTS
-from cl2cm_jax.data.media.tokenise import E5Tokenizer, e5_tokenizer, precompiled
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import TextEncoder
-from cl2cm_jax.models.backbones import e5_small, fingerprint, text_backbone
+from cl2cm_jax.models.backbones.text import e5_small
+from cl2cm_jax.models.configured import fingerprint, text_backbone
 from cl2cm_jax.models.e5_file import read_e5_file
 from cl2cm_jax.models.pretrained import weights_hash
+from cl2cm_jax.models.tokenizers import E5Tokenizer, e5_tokenizer, precompiled
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "e5_small.npz"
+GOLDEN = Path(__file__).parents[3] / "golden" / "e5_small.npz"
 NAN, INFINITY = float("nan"), float("inf")
 
 
@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
 # --- reading ---
 
 
-def test_blocks_become_the_weights_that_they_hold(file: Path) -> None:
+def test_4_bit_blocks_are_dequantised(file: Path) -> None:
     params, stored = text_backbone("e5_small", file).params, tensors(tiny_e5.SIZES, len(pieces()) + 2)
     word = np.asarray(params["embeddings"]["word"]["embedding"])
     scale = np.abs(stored["emb.word"]).max() / 7 + 1e-4
@@ -56,11 +56,12 @@ def test_low_and_high_halves_of_a_byte(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first, [*((np.arange(16) - 8) * 0.5), *(-4.0,) * 16])
 
 
-def test_it_is_a_bert_that_can_be_cut_and_trained(file: Path) -> None:
+def test_e5_is_a_bert_whose_layers_can_be_trained(file: Path) -> None:
     backbone = text_backbone("e5_small", file)
-    assert (backbone.name, backbone.dim, backbone.max_tokens, backbone.pool) == ("e5_small", 32, 24, "mean")
-    assert backbone.tunable is not None and backbone.tunable.layers == 3 and "e5_small" in BERTS
-    tokens = E5Tokenizer(path=file, max_tokens=9, vocabulary=backbone.vocabulary)(["red car", "rotes Auto", ""])
+    assert isinstance(backbone, e5_small.E5)
+    assert (backbone.dim, backbone.max_tokens, backbone.shape.pool) == (32, 24, "mean")
+    assert backbone.tunable is not None and backbone.tunable.layers == 3 and e5_small.SPEC.has_layers
+    tokens = backbone.tokenizer(max_tokens=9)(["red car", "rotes Auto", ""])
     whole = jax.jit(backbone.apply)(backbone.params, tokens.ids, tokens.mask)
     below, above = backbone.tunable.cut(backbone.params, 1)
     states = backbone.tunable.prefix(below, tokens.ids, tokens.mask)
@@ -69,7 +70,7 @@ def test_it_is_a_bert_that_can_be_cut_and_trained(file: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(whole.sentence, axis=1), 1, atol=1e-5)
 
 
-def test_its_fingerprint_is_that_of_its_file(file: Path) -> None:
+def test_the_fingerprint_is_the_hash_of_the_file(file: Path) -> None:
     assert fingerprint("text", "e5_small", file) == weights_hash(file)
     assert fingerprint("text", "e5_small") == e5_small.WEIGHTS.sha256
 
@@ -135,7 +136,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
             text_backbone("e5_small", path)
 
 
-def test_a_file_that_is_not_there_and_a_package_that_is_not_there(tmp_path: Path, monkeypatch) -> None:
+def test_a_missing_file_and_a_missing_package_are_refused(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(UserError, match=r"none\.bin cannot be read"):
         text_backbone("e5_small", tmp_path / "none.bin")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -146,7 +147,7 @@ def test_a_file_that_is_not_there_and_a_package_that_is_not_there(tmp_path: Path
 # --- word pieces ---
 
 
-def test_pieces_and_marks(file: Path) -> None:
+def test_pieces_and_special_tokens(file: Path) -> None:
     tokenise = E5Tokenizer(path=file, max_tokens=6, vocabulary=len(pieces()) + 2)
     known = {text: place for place, text in enumerate(pieces())}
     ids = [[known[piece] for piece in ("<s>", "\u2581red", "\u2581car", "</s>")]]
@@ -191,13 +192,13 @@ def test_a_prefix_stands_before_every_text(file: Path) -> None:
 def test_real_weights_equal_the_packages_engine() -> None:
     """`golden/make_e5_small.py` compiled the engine; it rounds activations to 8 bits, and we do not."""
     try:
-        path = e5_small.locate(None)
+        e5_small.WEIGHTS.locate()
     except UserError as error:
         pytest.skip(str(error))
     with np.load(GOLDEN, allow_pickle=False) as golden:
         texts, ids, vectors = golden["texts"].tolist(), golden["ids"], golden["vectors"]
     backbone = text_backbone("e5_small")
-    tokens = E5Tokenizer(path=path, max_tokens=64, vocabulary=backbone.vocabulary)(texts)
+    tokens = backbone.tokenizer(max_tokens=64)(texts)
     assert tokens.ids[tokens.mask].tolist() == ids.tolist()
     ours = TextEncoder(backbone, max_tokens=64)(texts).sentences
     np.testing.assert_allclose(ours[:, : vectors.shape[1]], vectors, atol=4e-3)

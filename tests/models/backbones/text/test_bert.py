@@ -15,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import TextEncoder
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.backbones import bert, fingerprint, text_backbone
+from cl2cm_jax.models.backbones.text import bert
+from cl2cm_jax.models.configured import fingerprint, text_backbone
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 sys.path.insert(0, str(GOLDEN))
 from make_bert import SENTENCES  # noqa: E402  # pyright: ignore[reportMissingImports]
 
@@ -44,7 +45,8 @@ def test_states_equal_the_reference(family: str) -> None:
         lengths = golden["mask"].sum(1)
     np.testing.assert_allclose(output.sentence, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-5)
     assert output.mask.sum(1).tolist() == (lengths - 2).tolist() and not output.mask[:, 0].any()
-    assert (backbone.dim, backbone.vocabulary, backbone.max_tokens) == (16, 50, 24)
+    assert isinstance(backbone, bert.Bert)
+    assert (backbone.dim, backbone.shape.vocabulary, backbone.max_tokens) == (16, 50, 24)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -60,7 +62,7 @@ def test_padding_changes_nothing(family: str) -> None:
     assert np.isfinite(padded.sentence).all() and not padded.mask[-1].any() and not padded.words[:, 24:].any()
 
 
-def test_cls_pooling_where_the_folder_asks_for_it(folder: Path) -> None:
+def test_cls_pooling_of_a_sentence_transformers_folder(folder: Path) -> None:
     (folder / "1_Pooling").mkdir()
     _change(folder, "1_Pooling/config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
     backbone = text_backbone("bert", folder)
@@ -155,7 +157,7 @@ def test_a_config_that_does_not_fit(folder: Path, entries: dict, message: str) -
         ("intermediate_size", [[[[[[[[1]]]]]]]]),
     ],
 )
-def test_an_entry_of_no_use_is_named_before_anything_is_built(folder: Path, name: str, value: object) -> None:
+def test_an_invalid_entry_is_named_before_anything_is_built(folder: Path, name: str, value: object) -> None:
     _change(folder, **{name: value})
     with pytest.raises(UserError, match=rf"config.json: {name}=.* (is no|is not one of) .*; ") as caught:
         bert.read_shape(folder)
@@ -172,7 +174,7 @@ def test_the_padding_of_the_roberta_family_leaves_a_position(tmp_path: Path, val
     assert bert.read_shape(folder).max_tokens == 1
 
 
-def test_json_that_is_nested_too_deeply_is_damaged(folder: Path) -> None:
+def test_deeply_nested_json_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text("[" * 200_000)
     with pytest.raises(UserError, match="config.json cannot be read .*; get a fresh copy"):
         bert.read_shape(folder)
@@ -210,7 +212,7 @@ def test_a_missing_shard_is_named_with_what_to_do(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     _change(folder, hub_folder.INDEX, weight_map={"x": "a.safetensors", "y": "b.safetensors"})
     for read in (lambda: text_backbone("bert", folder), lambda: fingerprint("text", "bert", folder)):
-        with pytest.raises(UserError, match="names 'b.safetensors', which is not there; put it there, or get"):
+        with pytest.raises(UserError, match="names 'b.safetensors', which is missing; put it there, or get"):
             read()
 
 
@@ -225,7 +227,7 @@ def test_a_missing_shard_is_named_with_what_to_do(folder: Path) -> None:
         (1, np.complex64, "holds complex64, not floats"),
     ],
 )
-def test_weights_that_are_no_finite_floats_are_named(folder: Path, value: float, dtype: type, message: str) -> None:
+def test_weights_other_than_finite_floats_are_named(folder: Path, value: float, dtype: type, message: str) -> None:
     stored = load_file(folder / "model.safetensors")
     name = "encoder.layer.1.output.dense.weight"
     array = stored[name].astype(dtype)
@@ -235,13 +237,13 @@ def test_weights_that_are_no_finite_floats_are_named(folder: Path, value: float,
         text_backbone("bert", folder)
 
 
-def test_what_is_not_used_may_hold_anything(folder: Path) -> None:
+def test_unused_tensors_are_not_checked(folder: Path) -> None:
     unused = {"pooler.dense.bias": np.full(16, np.nan, np.float32), "bert.cls.seq": np.zeros(2, np.int64)}
     save_file(load_file(folder / "model.safetensors") | unused, folder / "model.safetensors")
     text_backbone("bert", folder)
 
 
-def test_wrong_tensors_are_named_each(folder: Path) -> None:
+def test_every_wrong_tensor_is_named(folder: Path) -> None:
     good = load_file(folder / "model.safetensors")
     absent = ("embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.bias")
     changed = {name: array for name, array in good.items() if name not in absent}
@@ -262,7 +264,7 @@ def test_wrong_tensors_are_named_each(folder: Path) -> None:
         ("embeddings.LayerNorm.weight", "embeddings.LayerNorm.gamma"),
     ],
 )
-def test_a_tensor_that_is_there_twice_is_refused(folder: Path, name: str, twice: str) -> None:
+def test_a_duplicate_tensor_is_refused(folder: Path, name: str, twice: str) -> None:
     good = load_file(folder / "model.safetensors")
     save_file(good | {twice: np.zeros_like(good[name])}, folder / "model.safetensors")
     with pytest.raises(UserError) as caught:
@@ -280,7 +282,7 @@ def test_tensors_are_named_as_the_file_names_them(folder: Path) -> None:
         text_backbone("bert", folder)
 
 
-def test_layers_of_a_wrong_shape_are_named_each(folder: Path) -> None:
+def test_every_layer_of_a_wrong_shape_is_named(folder: Path) -> None:
     good = load_file(folder / "model.safetensors")
     one, all_of_them = "encoder.layer.1.intermediate.dense.weight", "attention.self.query.bias"
     changed = {name: np.zeros(3, np.float32) if all_of_them in name else array for name, array in good.items()}
@@ -294,7 +296,7 @@ def test_layers_of_a_wrong_shape_are_named_each(folder: Path) -> None:
     assert "\n" not in str(caught.value) and "layer.0.intermediate" not in str(caught.value)
 
 
-def test_files_that_are_not_there_or_damaged(folder: Path, tmp_path: Path) -> None:
+def test_missing_or_damaged_files_are_refused(folder: Path, tmp_path: Path) -> None:
     def fails(message: str, path: object = folder) -> None:
         with pytest.raises(UserError, match=message):
             text_backbone("bert", path)
@@ -352,7 +354,7 @@ def test_a_hub_id_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(hub, "snapshot_download", fail)
-    with pytest.raises(UserError, match=r"someone/some-bert.* the hub did not give it \(no route\); check the name"):
+    with pytest.raises(UserError, match=r"someone/some-bert.* its download failed \(no route\); check the name"):
         hub_folder.locate("someone/some-bert", field="f")
 
 

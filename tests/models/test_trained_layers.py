@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cl2cm_jax.models.backbones import TailOptions, text_backbone
+from cl2cm_jax.models.backbone import TailOptions
+from cl2cm_jax.models.configured import text_backbone
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def states_of(backbone, first, ids, mask):
 
 
 @pytest.mark.parametrize("first", [-1, 0, 1, 2, 3])
-def test_both_parts_are_the_whole(backbone, captions, first):
+def test_a_cut_model_equals_the_whole(backbone, captions, first):
     whole = backbone.apply(backbone.params, *captions)
     above, states = states_of(backbone, first, *captions)
     parts = backbone.tunable.tail(above, states, captions[1])
@@ -48,7 +49,7 @@ def test_only_the_layers_above_have_parameters(backbone):
 
 
 @pytest.mark.parametrize("options", [TailOptions(scan=False), TailOptions(remat=True), TailOptions(False, True, False)])
-def test_scan_and_remat_change_no_gradient(backbone, captions, options):
+def test_scan_and_remat_do_not_change_gradients(backbone, captions, options):
     above, states = states_of(backbone, 1, *captions)
 
     def gradient(options):
@@ -76,7 +77,7 @@ def test_dropout_needs_a_key_and_follows_it(backbone, captions, scan):
     np.testing.assert_array_equal(run(None), run(1, dropout=0.0))
 
 
-def test_half_precision_is_near(backbone, captions):
+def test_bfloat16_is_close_to_float32(backbone, captions):
     above, states = states_of(backbone, 1, *captions)
     half = backbone.tunable.tail(above, states, captions[1], options=TailOptions(dtype="bfloat16"))
     assert half.sentence.dtype == jnp.float32

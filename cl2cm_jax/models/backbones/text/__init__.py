@@ -1,0 +1,1 @@
+"""Text backbones; each module defines `SPEC`, a `models.backbone.TextSpec`."""

@@ -1,0 +1,1 @@
+"""Vision backbones; each module defines `SPEC`, a `models.backbone.VisionSpec`."""

@@ -1,0 +1,1 @@
+"""Networks of transformer backbones, without their weights."""
