@@ -63,10 +63,12 @@ test-beam: $(BEAM)/.installed ## Test builds by Apache Beam in .venv-beam, its o
 fuzz: $(VENV)/.installed-dev ## Give the readers what atheris makes of valid files (Linux on x86-64; SECONDS=60 RUNS=300 TARGET=npy INPUT=file)
 	PYTHONPATH=.:tests $(RUN) -m fuzz --seconds=$(SECONDS) $(if $(RUNS),--runs=$(RUNS)) $(if $(TARGET),--target=$(TARGET)) $(if $(INPUT),--input=$(INPUT))
 
-lint: $(VENV)/.installed-dev ## Check style and types (ruff, pyright)
+lint: $(VENV)/.installed-dev ## Check style, types and imports (ruff, pyright, lint-imports, deptry)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/deptry cl2cm_jax
 
 site: $(VENV)/.installed-dev ## Build the documentation as pages in build/site
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
