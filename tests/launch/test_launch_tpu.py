@@ -6,11 +6,10 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
-from support.launch_stand_ins import ARGUMENTS, Clone, clone, commit, files, one_line, paste
+from support.launch_stand_ins import ARGUMENTS, PATIENCE, Clone, clone, commit, files, one_line, paste, wait_for
 
 __all__ = ["clone"]
 
@@ -164,19 +163,16 @@ def test_the_run_of_before_saves_and_ends_first(pod: Clone) -> None:
     before = subprocess.Popen(["bash", "-c", text, "cl2cm_jax.main"])
     try:
         (pod.fake / "home-1" / "cl2cm.pid").write_text(f"{before.pid}\n")
-        until = time.monotonic() + 30
-        while not Path(f"{saved}.up").exists():
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        wait_for(Path(f"{saved}.up").exists)
         # who has ended is gone only when its parent has looked
         threading.Thread(target=before.wait, daemon=True).start()
         pod.program('[[ -e "$FAKE/saved" ]]')
         # a narrow terminal must not hide what the process is
         assert pod.launch(POD, RESTARTS="0", COLUMNS="80").returncode == 0
-        assert before.wait(timeout=10) == 0
+        assert before.wait(timeout=PATIENCE) == 0
     finally:
         before.kill()  # so that a failure above is told instead of waited on
-    other = subprocess.Popen(["sleep", "30"])  # the number may be another program's by now
+    other = subprocess.Popen(["sleep", str(PATIENCE)])  # the number may be another program's by now
     try:
         (pod.fake / "home-1" / "cl2cm.pid").write_text(f"{other.pid}\n")
         (pod.fake / "starts-1").unlink()
@@ -190,14 +186,11 @@ def test_the_run_of_before_saves_and_ends_first(pod: Clone) -> None:
 def test_a_signal_lets_the_workers_save(pod: Clone) -> None:
     pod.program("""
         trap 'echo saving; sleep 0.5; echo saved; exit' TERM
-        touch "$FAKE/up-$WORKER_NUMBER"; for i in {1..100}; do sleep 0.1; done""")
+        touch "$FAKE/up-$WORKER_NUMBER"; while :; do sleep 0.1; done""")
     running = pod.start(POD, *ARGUMENTS)
-    until = time.monotonic() + 30
-    while not all((pod.fake / f"up-{number}").exists() for number in (0, 1)):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_for(lambda: all((pod.fake / f"up-{number}").exists() for number in (0, 1)))
     running.send_signal(signal.SIGTERM)
-    out, err = running.communicate(timeout=30)
+    out, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130 and "asks the workers to save and end" in err
     for number in (0, 1):
         assert out.count(f"[worker-{number}] saving") == out.count(f"[worker-{number}] saved") == 1

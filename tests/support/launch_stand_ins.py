@@ -11,12 +11,15 @@ import os
 import shutil
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 600  # seconds until a script that hangs is a failure; no busy machine takes so long
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 # Spaces, quotes of both kinds, what a shell would expand, and more than one space.
 ARGUMENTS = [
@@ -125,7 +128,7 @@ class Clone:
     def launch(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         running = self.start(script, *(arguments or ARGUMENTS), **variables)
         try:
-            out, err = running.communicate(timeout=100)
+            out, err = running.communicate(timeout=PATIENCE)
         finally:
             running.terminate()
         return subprocess.CompletedProcess(running.args, running.returncode, out, err)
@@ -175,7 +178,21 @@ def commit(clone: Clone) -> None:
 
 def paste(clone: Clone, printed: str) -> None:
     """Runs what DRY_RUN=1 printed, as somebody would who pastes it into a shell."""
-    subprocess.run(["bash", "-euc", printed], cwd=clone.folder, env=clone.variables, check=True, timeout=60)
+    subprocess.run(["bash", "-euc", printed], cwd=clone.folder, env=clone.variables, check=True, timeout=PATIENCE)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def catches(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Whether a handler for the signal is installed in a process."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (mask,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(mask >> (number - 1) & 1)
 
 
 def files(folder: Path) -> set[Path]:
