@@ -23,7 +23,7 @@ NAMES = {
     *HEADERS, "allow", "cache-control", "connection", "content-length", "content-type", "date", 
     "retry-after", "transfer-encoding", "www-authenticate",
 }  # fmt: skip
-SECONDS = 5.0  # for an answer
+SECONDS = 300.0  # until a service that does not answer is a find
 _STATUS = re.compile(rb"(?:^|\n)HTTP/1\.1 (\d{3})[ \r]")
 
 

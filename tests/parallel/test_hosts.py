@@ -77,7 +77,7 @@ def ended(program: str) -> list[tuple[int, str, str]]:
         for process in range(2)
     ]
     try:
-        said = [running.communicate(timeout=120) for running in started]
+        said = [running.communicate(timeout=600) for running in started]
     finally:
         for running in started:
             running.kill()

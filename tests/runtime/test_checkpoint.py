@@ -423,7 +423,7 @@ def test_two_processes_save_set_aside_and_restore_together(tmp_path):
     ]
     try:
         for running in started:
-            out, err = running.communicate(timeout=120)
+            out, err = running.communicate(timeout=600)
             assert running.returncode == 0, err
             said = re.findall("^refused .*|^restored .*", out, re.MULTILINE)  # Gloo prints too, and into our lines
             assert said == ["refused UserError", "restored 3"]

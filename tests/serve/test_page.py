@@ -40,7 +40,7 @@ def browser(tmp_path_factory):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_page_load_timeout(60)
+    driver.set_page_load_timeout(300)
     yield driver
     driver.quit()
 
@@ -64,7 +64,9 @@ class Page:
         from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.support.ui import WebDriverWait
 
-        wait = WebDriverWait(self.browser, 60, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException])
+        wait = WebDriverWait(
+            self.browser, 300, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException]
+        )
         wait.until(lambda _: holds())
 
     def state(self) -> str:

@@ -147,8 +147,9 @@ def test_seven_and_five_steps_equal_twelve(
 
 KILLED = """
 import os, signal, sys
-from cl2cm_jax import main, train
-put, left = train.put_batch, [int(sys.argv[1])]
+from cl2cm_jax import main
+from cl2cm_jax.training import loop
+put, left = loop.put_batch, [int(sys.argv[1])]
 
 def put_or_die(batch, mesh):
     left[0] -= 1
@@ -156,7 +157,7 @@ def put_or_die(batch, mesh):
         os.kill(os.getpid(), signal.SIGKILL)
     return put(batch, mesh)
 
-train.put_batch = put_or_die
+loop.put_batch = put_or_die
 main.main(sys.argv[2:])
 """
 

@@ -218,7 +218,7 @@ def test_killed_again_and_again_it_neither_loses_nor_repeats(tmp_path: Path, nll
         before = after
     assert kills > 0
     last = start(tmp_path, nllb_folder)
-    out, err = last.communicate(timeout=300)
+    out, err = last.communicate(timeout=600)
     assert last.returncode == 0, err.decode()
     assert b"600 captions from en to de" in out
     words = {"dog": "ein Hund", "cat": "ein Kater", "horse": "ein Pferd"}
@@ -229,13 +229,13 @@ def test_killed_again_and_again_it_neither_loses_nor_repeats(tmp_path: Path, nll
 
 
 def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path: Path, nllb_folder: Path) -> None:
-    rows = [{"image": f"{n}.png", "language": "en", "caption": f"a dog {n}"} for n in range(CAPTIONS)]
+    rows = [{"image": f"{n}.png", "language": "en", "caption": f"a dog {n}"} for n in range(100 * CAPTIONS)]
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     running, journal = start(tmp_path, nllb_folder), provenance_path(tmp_path / "out.jsonl")
     while running.poll() is None and not journal.exists():
         time.sleep(0.0005)
     running.terminate()
-    out, _ = running.communicate(timeout=120)
+    out, _ = running.communicate(timeout=600)
     assert running.returncode == 0
     assert out.startswith(b"stopped and saved; resume with: cl2cm translate --captions=")
     assert not (tmp_path / "out.jsonl").exists() and journal.read_bytes().endswith(b"}\n")
