@@ -58,6 +58,7 @@ def test_there_are_five() -> None:
     assert "--mode=evaluate" in FIVE[2][1] and "--mode=evaluate" not in FIVE[1][1]
 
 
+@pytest.mark.slow
 def test_they_add_a_language(place: Path) -> None:
     outcomes = []
     for verb, arguments in FIVE:

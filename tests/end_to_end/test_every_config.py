@@ -69,6 +69,7 @@ def test_no_config_is_left_out() -> None:
         assert f"{config}.py" in (TESTS / f"{test}.py").read_text(encoding="utf-8"), f"{test} does not run {config}.py"
 
 
+@pytest.mark.slow
 def test_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On every fortieth drawing of the packages."""
     some = drawings()[::40]
@@ -79,6 +80,7 @@ def test_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pictures flags" in results["groups"]
 
 
+@pytest.mark.slow
 def test_fluent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On nine clips of five frames, of which two are taken."""
     monkeypatch.setattr(fluent, "ANIMATED", len(PLAIN + TONES))
@@ -88,6 +90,7 @@ def test_fluent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert results["protocol"]["images"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["stamps.py", "stamps.py:setting=trials"])
 def test_stamps(tmp_path: Path, config: str) -> None:
     """On twenty stamps, with translations that a machine could have made of their captions."""
@@ -108,6 +111,7 @@ def test_stamps(tmp_path: Path, config: str) -> None:
     check_run(one_step(config, tmp_path, *fields), config, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["flickr8k_cn.py", "flickr8k_cn.py:engine=google", "flickr8k_cn.py:encoder=e5"])
 def test_flickr8k_cn(tmp_path: Path, config: str) -> None:
     """On fourteen pictures, trained on machine translations and tested on what people wrote."""
@@ -118,6 +122,7 @@ def test_flickr8k_cn(tmp_path: Path, config: str) -> None:
     assert results["protocol"]["images"] == 3
 
 
+@pytest.mark.slow
 def test_the_ceiling_and_the_method_share_their_features(tmp_path: Path) -> None:
     """`--mode=check` says whose captions are trained on; validation and test are the same."""
     root = write_flickr8k_cn(tmp_path / "flickr8k")

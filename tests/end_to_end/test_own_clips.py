@@ -110,6 +110,7 @@ def encoder() -> ImageEncoder:
     return ImageEncoder(vision_backbone("efficientnet_lite0"), pool="backbone")
 
 
+@pytest.mark.slow
 def test_own_clips_are_trained_on_and_evaluated(trained: tuple[Path, Outcome], mine: Path) -> None:
     workdir, outcome = trained
     assert outcome.code == 0, outcome.err
@@ -120,6 +121,7 @@ def test_own_clips_are_trained_on_and_evaluated(trained: tuple[Path, Outcome], m
     assert len(report.read_text(encoding="utf-8").splitlines()) == 1  # neither a problem nor a note
 
 
+@pytest.mark.slow
 def test_cached_features_are_those_of_the_frames_and_the_rest_is_masked(
     trained: tuple[Path, Outcome], mine: Path, encoder: ImageEncoder
 ) -> None:
@@ -137,6 +139,7 @@ def test_cached_features_are_those_of_the_frames_and_the_rest_is_masked(
     assert {1, 2, 3, FRAMES} & seen == seen and len(seen) > 1
 
 
+@pytest.mark.slow
 def test_search_over_the_set_and_over_a_folder(trained: tuple[Path, Outcome], mine: Path, tmp_path: Path) -> None:
     query = [f"--workdir={trained[0]}", "rot steigt", "noir grandit", "--json"]
     whole = json.loads(call(search.main, *query, "--top=24").out)
@@ -156,6 +159,7 @@ def test_search_over_the_set_and_over_a_folder(trained: tuple[Path, Outcome], mi
             assert result["score"] == pytest.approx(score[result["id"]], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_linear_tower_reads_clips_too(mine: Path, trained: tuple[Path, Outcome], tmp_path: Path) -> None:
     outcome = training(mine, tmp_path / "run", "--config.student.vision_tower=linear")
     assert outcome.code == 0, outcome.err

@@ -18,6 +18,8 @@ pytest.importorskip("tokenizers")
 from cl2cm_jax import main
 from cl2cm_jax.search import __main__ as search
 
+pytestmark = pytest.mark.slow
+
 LANGUAGES = ("en", "de", "fr", "cs")
 
 

@@ -80,6 +80,7 @@ def test_one_process_gets_the_arguments(clone: Clone) -> None:
     assert clone.launch("local.sh", DEVICES="08").stdout.endswith(" 64 cpu\n")
 
 
+@pytest.mark.slow
 def test_two_processes_join_and_one_that_dies_ends_the_other(clone: Clone) -> None:
     real_python(clone)
     good = clone.launch("local.sh", PROCESSES="2", DEVICES="3")

@@ -96,6 +96,7 @@ def test_slurm_would_not_queue_it(job: Clone) -> None:
     assert done.returncode == 2 and "submit the same line to go on" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_tasks_find_each_other_through_slurm(job: Clone) -> None:
     """The real jax.distributed reads the job's number and nodes from Slurm's variables."""
     look = "from cl2cm_jax.parallel import hosts; hosts.start(); import jax; print(hosts.collect(jax.numpy.ones(1)))"

@@ -84,6 +84,7 @@ def ended(program: str) -> list[tuple[int, str, str]]:
     return [(running.returncode, *texts) for running, texts in zip(started, said, strict=True)]
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_batch():
     for process, (code, out, err) in enumerate(ended(_PROCESS)):
         assert code == 0, err
@@ -103,6 +104,7 @@ with hosts.together():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "said"),
     [
@@ -119,6 +121,7 @@ def test_one_that_ends_alone_is_not_waited_for(fault: str, code: int, said: str)
     assert re.search("another process of this run ended|another task died", left_err), left_err
 
 
+@pytest.mark.slow
 def test_sigterm_before_training_ends_a_process():
     """Jax's own service would catch it, and nothing would come of it."""
     program = (

@@ -19,6 +19,8 @@ from support.command import call
 
 from cl2cm_jax import main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 STEPS = 120  # of the student; 4 of the teacher come before
 FLAGS = (f"--config.train.steps={STEPS}", "--config.train.checkpoint_every=10", "--config.train.evaluate_every=60")

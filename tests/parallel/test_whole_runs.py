@@ -21,6 +21,8 @@ from cl2cm_jax.parallel import mesh as meshes
 from cl2cm_jax.parallel.sharding import path_name
 from cl2cm_jax.training import experiment, loop
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 EXACT = 1e-5
 NEAR = {"train/pair_score": EXACT}  # logged beside the terms: a mean of standard scores, which may be next to nothing

@@ -14,6 +14,8 @@ from cl2cm_jax.models.backbones import text_backbone
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 SENTENCES = ["a red car", "", "Zwei Hunde schlafen am Straßenrand, 犬!", "sea and sand " * 60]
 
 

@@ -15,6 +15,8 @@ from cl2cm_jax.models.backbones.preprocess import read_preprocess
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("family", ["CLIP", "Siglip"])

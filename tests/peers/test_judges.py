@@ -27,6 +27,8 @@ from cl2cm_jax.studies.external_eval.captioned import Captioned, Captions, extre
 from cl2cm_jax.trained.bundle import RetrievalModel
 
 pytest.importorskip("torch")
+
+pytestmark = pytest.mark.slow
 JUDGES = ("mteb", "clip_benchmark")
 WITHOUT_GERMAN = 3  # pictures that have no caption in this language
 

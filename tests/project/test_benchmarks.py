@@ -18,6 +18,7 @@ from benchmarks import losses, paper_step, ranks, record, start, suite, train_st
 from cl2cm_jax.errors import UserError
 
 
+@pytest.mark.slow
 def test_the_step_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     flags = ["--batch=8", "--tokens=8", "--layers=2", "--first=1", "--vocabulary=64", "--repeats=1", "--parts"]
     small = {"hidden": 32, "heads": 8, "intermediate": 64}
@@ -43,6 +44,7 @@ def test_products_are_counted_once_a_multiplication_and_an_addition():
     assert sizes.flops(5, with_prefix=True) == 2 * 4 * 5 * (3 * (layer + tower) + layer)
 
 
+@pytest.mark.slow
 def test_all_forms_of_the_losses_agree_and_are_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -86,6 +88,7 @@ def test_starts_share_a_cache_of_their_own_and_leave_the_users_alone(
     assert "first start" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_quick_suite_runs_to_the_end_and_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setenv("XLA_FLAGS", "")

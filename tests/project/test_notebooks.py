@@ -75,6 +75,7 @@ def form(notebook: nbformat.NotebookNode) -> list[tuple[str, list[object]]]:
     return cells
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_and_shows_what_it_is_committed_with(place: Path, path: Path) -> None:
     if path.stem == "quick_start":

@@ -131,6 +131,7 @@ def test_one_process_at_a_time_trains_in_a_workdir(built: experiment.Run, home: 
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_seven_and_five_steps_equal_twelve(
     finished: tuple[Path, Outcome], built: experiment.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +163,7 @@ main.main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_and_resumed_ends_the_same(
     finished: tuple[Path, Outcome], built: experiment.Run, home: Path, tmp_path: Path
 ) -> None:
@@ -189,6 +191,7 @@ def test_a_corrupt_newest_checkpoint_falls_back(
     assert_same_end(built, finished[0], workdir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("evaluate_every", "what"),
     [("100", r"the term '(?!total)\w+' is (nan|inf|-inf)"), ("1", "7 query vectors hold NaN or infinity")],
@@ -310,6 +313,7 @@ def test_bad_input_is_one_line_and_exit_code_2(home: Path, tmp_path: Path, chang
     assert not (tmp_path / "config.json").exists()  # the corrected line may use the same workdir
 
 
+@pytest.mark.slow
 def test_a_first_try_that_came_to_nothing_does_not_bind_the_workdir(home: Path, tmp_path: Path) -> None:
     failed = training(home, tmp_path, "optimizer.learning_rate=1e38", "optimizer.clip=0", "train.checkpoint_every=100")
     assert failed.code == 2 and (tmp_path / "config.json").exists()
@@ -396,6 +400,7 @@ def test_a_full_disk_is_one_line(home: Path, tmp_path: Path, monkeypatch: pytest
     assert outcome.err.strip().splitlines()[-1] == "error: No space left on device: metrics.jsonl; make room"
 
 
+@pytest.mark.slow
 def test_search_finds_the_planted_picture(home: Path, tmp_path: Path) -> None:
     changes = ("teacher.head=none", "student.dropout=0", "train.steps=40", "train.select=last", "train.ema=0")
     lasting = ("train.evaluate_every=40", "train.checkpoint_every=40", "optimizer.learning_rate=0.02")
@@ -411,6 +416,7 @@ def test_search_finds_the_planted_picture(home: Path, tmp_path: Path) -> None:
         assert captions.get(PLANTED) == "red car"
 
 
+@pytest.mark.slow
 def test_a_bert_from_a_model_folder_trains_and_searches(home: Path, tmp_path: Path, minilm: Path) -> None:
     pytest.importorskip("tokenizers")
     outcome = training(home, tmp_path, "text.backbone=bert", f"text.path={minilm}", "text.max_tokens=16")

@@ -19,6 +19,8 @@ from cl2cm_jax.studies.word_alignment.corpora import text_corpora
 from cl2cm_jax.studies.word_alignment.teaching import teach
 from cl2cm_jax.training.experiment import build
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data" / "multi30k"
 FIELDS = {

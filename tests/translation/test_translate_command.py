@@ -197,6 +197,7 @@ def kill_when(running: subprocess.Popen[bytes], journal: Path, size: int) -> Non
     running.communicate()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_neither_loses_nor_repeats(tmp_path: Path, nllb_folder: Path) -> None:
     texts = [f"a {('dog', 'cat', 'horse')[number % 3]} {number // 2}" for number in range(CAPTIONS)]
     rows = [{"image": f"{number}.png", "language": "en", "caption": text} for number, text in enumerate(texts)]

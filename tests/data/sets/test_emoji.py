@@ -155,6 +155,7 @@ builders.prepare(emoji.Emoji(data_dir=sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_killed_build_leaves_nothing_that_looks_built(
     entries: list[Drawing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ def test_places_that_cannot_be_an_index(tmp_path) -> None:
         Store(str(tmp_path / "y.db"))
 
 
+@pytest.mark.slow
 def test_killed_while_it_is_made_an_index_is_made_anew(tmp_path, monkeypatch) -> None:
     """What a kill leaves is what is on the disk: it is copied at every step, and each copy must open and work."""
     seen: dict[tuple[tuple[str, int], ...], Path] = {}
@@ -286,6 +287,7 @@ def test_a_plain_client_reads_an_index_as_the_docs_say(tmp_path, monkeypatch, ca
         server_manager_instance.release_server("photos.db")
 
 
+@pytest.mark.slow
 def test_the_same_code_talks_to_a_server(tmp_path) -> None:
     """Milvus Lite's own server stands for a cluster: another transport, the same client."""
     with socket.socket() as free:

@@ -183,6 +183,7 @@ def same(one: dict[str, Ranks], other: dict[str, Ranks], language: str) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one[language], other[language], strict=True))
 
 
+@pytest.mark.slow
 def test_the_ceiling_and_rows_beside_the_baseline(mixed: Path, tmp_path: Path) -> None:
     machine = "--config.data.train_origin=machine"
     outcome = ablation(mixed, tmp_path, "--seeds=1", machine, rows=[*BESIDE, ablate.DEFAULT])
@@ -210,6 +211,7 @@ def test_the_ceiling_and_rows_beside_the_baseline(mixed: Path, tmp_path: Path) -
     assert not list(tmp_path.rglob("checkpoints"))
 
 
+@pytest.mark.slow
 def test_without_human_captions_to_hold_out_the_ceiling_is_the_baseline_without_noise(
     home: Path, tmp_path: Path
 ) -> None:
@@ -226,6 +228,7 @@ def test_without_human_captions_to_hold_out_the_ceiling_is_the_baseline_without_
     assert "headroom won back" in (tmp_path / "ablation.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_row_read_off_a_model_is_made_when_it_is_killed_or_asked_for_later(home: Path, tmp_path: Path) -> None:
     rows = [ablate.BASELINE, SOURCE_ONLY]
     with pytest.MonkeyPatch.context() as patch:
@@ -248,6 +251,7 @@ def test_a_row_read_off_a_model_is_made_when_it_is_killed_or_asked_for_later(hom
     assert json.loads((tmp_path / "ablation.json").read_text())[0]["rows"][2] == first
 
 
+@pytest.mark.slow
 def test_folds_test_every_picture_once(home: Path, tmp_path: Path) -> None:
     rows = [ablate.BASELINE, SOURCE_ONLY, LEAST_SQUARES]
     outcome = ablation(home, tmp_path, "--seeds=1", "--noise=0", "--folds=3", rows=rows)
@@ -261,6 +265,7 @@ def test_folds_test_every_picture_once(home: Path, tmp_path: Path) -> None:
     assert refused.code == 2 and "--folds=2 must be 0" in refused.err
 
 
+@pytest.mark.slow
 def test_runs_that_share_programs_are_those_of_a_process_of_their_own(
     home: Path, finished: tuple[Path, Outcome], tmp_path: Path
 ) -> None:

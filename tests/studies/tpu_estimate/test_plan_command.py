@@ -199,6 +199,7 @@ def test_what_does_not_fit_is_refused_with_numbers(
     assert "or more chips" in planned(home, "--batch=4", "--largest").err
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_step_is_compiled_for_chips_that_are_not_there(home: Path):
     found = json.loads(planned(home, "--json", "--batch=8").out)
