@@ -24,7 +24,7 @@ def test_a_users_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("char", ["x", "\0"])
-def test_a_message_of_millions_keeps_its_beginning_and_its_end(char: str) -> None:
+def test_a_very_long_message_keeps_its_beginning_and_end(char: str) -> None:
     text = str(UserError(f"config.x={char * 3_000_000} is wrong; use 2"))
     assert len(text) == MOST and text.startswith("config.x=") and "..." in text and text.endswith("is wrong; use 2")
     assert str(UserError("x" * MOST)) == "x" * MOST
@@ -56,7 +56,7 @@ def test_an_unforeseen_error_of_the_machine_keeps_its_traceback() -> None:
         exit_cleanly(fail)
 
 
-def test_a_fault_of_ours_keeps_its_traceback() -> None:
+def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         exit_cleanly(lambda: print(1 / 0))
 

@@ -53,13 +53,13 @@ def typed(verb: str, arguments: list[str]) -> Outcome:
     return call(__main__.main, verb, *arguments)
 
 
-def test_there_are_five() -> None:
+def test_the_page_shows_five_commands() -> None:
     assert [verb for verb, _ in FIVE] == ["translate", "train", "train", "compare", "export"]
     assert "--mode=evaluate" in FIVE[2][1] and "--mode=evaluate" not in FIVE[1][1]
 
 
 @pytest.mark.slow
-def test_they_add_a_language(place: Path) -> None:
+def test_the_five_commands_add_a_language(place: Path) -> None:
     outcomes = []
     for verb, arguments in FIVE:
         outcomes.append(typed(verb, arguments))

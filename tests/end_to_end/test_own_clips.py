@@ -186,7 +186,7 @@ def test_a_clip_without_frames_is_one_line(mine: Path, tmp_path: Path) -> None:
         ("--config.data.features=x.npy", "config.data.frames=4: the frames of config.data.features are in that file"),
     ],
 )
-def test_fields_that_do_not_go_with_clips(mine: Path, tmp_path: Path, change: str, message: str) -> None:
+def test_invalid_fields_for_clips_are_refused(mine: Path, tmp_path: Path, change: str, message: str) -> None:
     outcome = training(mine, tmp_path / "run", change)
     assert outcome.code == 2 and message in outcome.err
 

@@ -57,7 +57,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
     ],
 )
-def test_it_trains_evaluates_and_searches(
+def test_the_documented_commands_train_evaluate_and_search(
     place: Path, document: str, workdir: str, changes: tuple[str, ...], targets: set[str]
 ) -> None:
     training, searching = example(document, workdir)

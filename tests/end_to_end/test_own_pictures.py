@@ -150,7 +150,7 @@ def test_a_truncated_picture_is_named_with_its_line(mine: Path, tmp_path: Path) 
     assert message.startswith(f"error: {mine / 'captions.csv'}, line {line}") and "truncated" in message, message
 
 
-def test_bad_pictures_and_lines_are_left_out_if_told_to(mine: Path, tmp_path: Path) -> None:
+def test_bad_pictures_and_lines_are_left_out_with_on_error_skip(mine: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(mine / "photos", photos)
     (photos / ROTATED).write_bytes((photos / ROTATED).read_bytes()[:-300])

@@ -162,7 +162,7 @@ def test_arguments() -> None:
         ({"data.name": "vatex", "data.targets": "zh"}, "config.data.features='' must name a folder in FeatureData/"),
     ],
 )
-def test_fields_that_do_not_fit_a_set(changes: dict[str, str], message: str) -> None:
+def test_invalid_fields_for_a_paper_set_are_refused(changes: dict[str, str], message: str) -> None:
     with pytest.raises(UserError) as error:
         read(str(ROOT / "configs" / "mscoco.py"), changes)
     assert message in str(error.value)

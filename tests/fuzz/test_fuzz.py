@@ -48,13 +48,13 @@ def test_mutated_files_are_read_or_refused(name) -> None:
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.name)
-def test_what_was_found_stays_mended(path) -> None:
+def test_inputs_that_failed_before_are_read_or_refused(path) -> None:
     """The folders below found/ are named as the targets, with _ for a slash."""
     target = next(target for name, target in targets().items() if name.replace("/", "_") == path.parent.name)
     attempt(target, path.read_bytes())
 
 
-def test_what_is_no_outcome_is_a_find() -> None:
+def test_anything_but_a_value_or_a_one_line_refusal_is_a_finding() -> None:
     def refuse(data: bytes, _: Path) -> None:
         raise UserError(data.decode())
 

@@ -120,7 +120,7 @@ def test_an_archive_that_unpacks_to_far_more_is_not_unpacked(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["ids.txt", "ids.txt.gz"])
-def test_a_list_of_line_ends_is_refused(name, tmp_path, monkeypatch) -> None:
+def test_a_file_of_line_ends_only_is_refused(name, tmp_path, monkeypatch) -> None:
     """Each would be a text of its own: 300 kB of gzip became gigabytes."""
     monkeypatch.setattr(text_lines, "MAX_LINES", 5)
     for lines, refused in ((5, False), (6, True)):
@@ -158,7 +158,7 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
     assert decode(progressive(0) + b"\xff\xda\x00\x02" * 300).shape == (64, 64, 3)  # behind the picture, as of a film
 
 
-def test_no_other_program_reads_a_picture(tmp_path, monkeypatch) -> None:
+def test_no_external_program_reads_a_picture(tmp_path, monkeypatch) -> None:
     """Pillow gives PostScript to Ghostscript."""
     ghostscript = tmp_path / "gs"
     ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
@@ -199,7 +199,7 @@ def test_captions_of_an_index_that_cannot_be_written_are_none(text) -> None:
 # --- ways out of a folder ---
 
 
-def test_names_in_a_shard_lead_nowhere(tmp_path) -> None:
+def test_names_in_a_shard_do_not_lead_out_of_its_folder(tmp_path) -> None:
     """Nothing is unpacked; a link is no picture, and a name is a key, not a path."""
     outside = tmp_path / "outside.jpg"
     shutil.copyfileobj(io.BytesIO(picture(9)), outside.open("wb"))

@@ -53,7 +53,7 @@ def real_python(clone: Clone) -> None:
     (clone.fake / "bin" / "make").write_text("#!/bin/sh\n")
 
 
-def test_shellcheck_is_content() -> None:
+def test_scripts_pass_shellcheck() -> None:
     beside = Path(sys.executable).with_name("shellcheck")
     program = str(beside) if beside.exists() else shutil.which("shellcheck")
     if program is None:
@@ -81,7 +81,7 @@ def test_one_process_gets_the_arguments(clone: Clone) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_join_and_one_that_dies_ends_the_other(clone: Clone) -> None:
+def test_two_processes_connect_and_the_failure_of_one_ends_the_other(clone: Clone) -> None:
     real_python(clone)
     good = clone.launch("local.sh", PROCESSES="2", DEVICES="3")
     assert good.returncode == 0, good.stderr
@@ -95,7 +95,7 @@ def test_two_processes_join_and_one_that_dies_ends_the_other(clone: Clone) -> No
     assert "process 1 ended with exit code 7" in line and "Killed" not in bad.stderr
 
 
-def test_a_dead_process_ends_those_that_do_not_listen(clone: Clone) -> None:
+def test_a_failed_process_ends_those_that_ignore_sigterm(clone: Clone) -> None:
     clone.program('[[ $WORKER_NUMBER == 2 ]] && kill -KILL $$; trap "" TERM; while :; do sleep 0.1; done')
     done = clone.launch("local.sh", PROCESSES="3", GRACE="1")
     assert done.returncode == 137
@@ -103,7 +103,7 @@ def test_a_dead_process_ends_those_that_do_not_listen(clone: Clone) -> None:
     assert "process 2 ended with exit code 137 (killed: is there enough memory?)" in line
 
 
-def test_what_a_killed_worker_leaves_behind_is_ended(clone: Clone) -> None:
+def test_the_processes_of_a_killed_worker_are_ended(clone: Clone) -> None:
     clone.program("""
         echo $$ > "$FAKE/pid-$WORKER_NUMBER"
         [[ $WORKER_NUMBER == 0 ]] || { until [[ -e $FAKE/pid-0 ]]; do sleep 0.1; done; kill -KILL $PPID; }
@@ -113,7 +113,7 @@ def test_what_a_killed_worker_leaves_behind_is_ended(clone: Clone) -> None:
         assert not Path(f"/proc/{(clone.fake / f'pid-{number}').read_text().strip()}").exists()
 
 
-def test_those_that_listen_have_time_to_end(clone: Clone) -> None:
+def test_processes_that_handle_sigterm_have_time_to_end(clone: Clone) -> None:
     clone.program("""
         [[ $WORKER_NUMBER == 0 ]] || { until [[ -e $FAKE/up ]]; do sleep 0.1; done; exit 3; }
         trap 'sleep 0.5; echo ended; exit' TERM; touch "$FAKE/up"; while :; do sleep 0.1; done""")
@@ -172,7 +172,7 @@ def test_dry_run_prints_what_can_be_pasted_and_touches_nothing(clone: Clone) -> 
         {"PROCESSES": "2", "GRACE": "1s", "DRY_RUN": "1"},
     ],
 )
-def test_a_number_that_is_none_is_refused(clone: Clone, variables: dict[str, str]) -> None:
+def test_environment_variables_that_are_not_whole_numbers_are_refused(clone: Clone, variables: dict[str, str]) -> None:
     done = clone.launch("local.sh", **variables)
     done.stdout = ""  # of a dry run
     line = one_line(done)
@@ -188,7 +188,7 @@ def worker(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
-def test_every_line_has_the_name_of_its_worker() -> None:
+def test_every_line_starts_with_the_name_of_its_worker() -> None:
     done = worker("echo '  a\\b  %s'; echo two >&2; printf end; exit 3", WORKER="w 1")
     assert sorted(done.stdout.splitlines()) == sorted(
         ["[w 1]   a\\b  %s", "[w 1] two", "[w 1] end", "[w 1] ended with exit code 3"]
@@ -201,7 +201,7 @@ def test_every_line_has_the_name_of_its_worker() -> None:
     assert worker("echo a", WORKER="").stdout == f"[{socket.gethostname()}] a\n"
 
 
-def test_no_second_process_is_started_beside_the_first(tmp_path: Path) -> None:
+def test_no_second_process_is_started_while_the_first_runs(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     done = worker(f"cat '{file}'; echo $$", WORKER="w", WORKER_PID=str(file))
     written, own = done.stdout.splitlines()

@@ -48,7 +48,7 @@ def test_every_worker_gets_the_tree_and_the_arguments(pod: Clone) -> None:
     assert sorted(log.read_text().splitlines()) == ["[worker-0] auto", "[worker-1] auto"]
 
 
-def test_it_starts_again_after_a_failure(pod: Clone) -> None:
+def test_it_restarts_after_a_failure(pod: Clone) -> None:
     pod.program("[[ $WORKER_NUMBER-$START != 1-1 ]] || exit 134")
     done = pod.launch(POD)
     assert done.returncode == 0 and len(pod.runs()) == 4
@@ -58,7 +58,7 @@ def test_it_starts_again_after_a_failure(pod: Clone) -> None:
     assert len(list((pod.folder / "runs" / "logs").iterdir())) == 2
 
 
-def test_it_gives_up(pod: Clone) -> None:
+def test_it_gives_up_after_the_last_restart(pod: Clone) -> None:
     pod.program("exit 9")
     done = pod.launch(POD, RESTARTS="1")
     assert done.returncode == 9 and len(pod.runs()) == 4
@@ -67,7 +67,7 @@ def test_it_gives_up(pod: Clone) -> None:
     )
 
 
-def test_a_mistake_is_not_tried_again(pod: Clone) -> None:
+def test_a_configuration_error_is_not_retried(pod: Clone) -> None:
     """gcloud tells the exit code of the first worker that failed, which need not be the one that found the mistake."""
     pod.program('[[ $WORKER_NUMBER == 1 ]] || exit 134; echo "error: config.x is no field" >&2; exit 2')
     done = pod.launch(POD, CREATE=CREATE)
@@ -112,20 +112,20 @@ def test_a_tpu_that_is_not_there_is_created_until_there_is_room(pod: Clone) -> N
         ("DENIED", "no active account; check TPU, ZONE and PROJECT, or: gcloud auth login"),
     ],
 )
-def test_a_state_that_the_user_must_mend(pod: Clone, state: str, says: str) -> None:
+def test_a_tpu_state_that_needs_the_user_is_one_line(pod: Clone, state: str, says: str) -> None:
     pod.states(state)
     assert says in one_line(pod.launch(POD))
     assert verbs(pod) == ["describe"]
 
 
-def test_a_connection_that_is_gone_for_a_while_is_waited_for(pod: Clone) -> None:
+def test_a_lost_connection_is_waited_for(pod: Clone) -> None:
     pod.program("[[ $START != 1 ]] || exit 255")
     pod.states("READY", "DENIED", "READY")
     done = pod.launch(POD)
     assert done.returncode == 0 and len(pod.runs()) == 4 and "delete" not in verbs(pod)
 
 
-def test_a_run_that_somebody_stopped_is_not_started_again(pod: Clone) -> None:
+def test_a_run_stopped_by_a_user_is_not_restarted(pod: Clone) -> None:
     pod.program(STOPPED)
     done = pod.launch(POD)
     assert done.returncode == 1 and len(pod.runs()) == 2
@@ -145,7 +145,7 @@ def test_a_workdir_on_the_workers_own_disk_is_refused(pod: Clone) -> None:
     assert pod.runs() == [["--workdir=runs/mine"]] * 2
 
 
-def test_an_installation_that_fails_is_tried_again(pod: Clone) -> None:
+def test_a_failed_installation_is_retried(pod: Clone) -> None:
     """make's exit code for any failure is 2, which here means no mistake in the configuration."""
     make = pod.fake / "bin" / "make"
     flaky = (
@@ -157,7 +157,7 @@ def test_an_installation_that_fails_is_tried_again(pod: Clone) -> None:
     assert "making the workers ready failed with exit code 1; starts again in 0 s" in done.stderr
 
 
-def test_the_run_of_before_saves_and_ends_first(pod: Clone) -> None:
+def test_an_earlier_run_on_the_worker_saves_and_ends_first(pod: Clone) -> None:
     saved = pod.fake / "saved"
     text = f'trap \'touch "{saved}"; exit\' TERM; touch "{saved}.up"; while :; do sleep 0.1; done'
     before = subprocess.Popen(["bash", "-c", text, "cl2cm_jax.main"])
@@ -183,7 +183,7 @@ def test_the_run_of_before_saves_and_ends_first(pod: Clone) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_a_signal_lets_the_workers_save(pod: Clone) -> None:
+def test_a_signal_is_passed_on_and_the_workers_save(pod: Clone) -> None:
     pod.program("""
         trap 'echo saving; sleep 0.5; echo saved; exit' TERM
         touch "$FAKE/up-$WORKER_NUMBER"; while :; do sleep 0.1; done""")
@@ -214,7 +214,7 @@ def test_dry_run_prints_what_can_be_pasted_and_touches_nothing(pod: Clone) -> No
         assert [archive.sub("", word) for word in ran] == [archive.sub("", word) for word in printed]
 
 
-def test_what_is_missing_is_named(pod: Clone) -> None:
+def test_a_missing_setting_is_named(pod: Clone) -> None:
     assert "set TPU to the name of the TPU" in one_line(pod.launch(POD, TPU=""))
     assert "set ZONE to the zone" in one_line(pod.launch(POD, ZONE=""))
     assert "--workdir is missing" in one_line(pod.launch(POD, "--config=x"))
@@ -226,7 +226,7 @@ def test_what_is_missing_is_named(pod: Clone) -> None:
     assert pod.calls() == []
 
 
-def test_uncommitted_changes_are_told(pod: Clone) -> None:
+def test_uncommitted_changes_give_a_warning(pod: Clone) -> None:
     (pod.folder / "launch" / "worker.sh").open("a").write("# changed\n")
     done = pod.launch(POD)
     assert done.returncode == 0 and "uncommitted changes stay here" in done.stderr

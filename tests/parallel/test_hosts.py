@@ -41,7 +41,7 @@ def test_one_process_is_host_zero_and_starts_alone(monkeypatch):
     np.testing.assert_array_equal(hosts.collect({"a": put_batch(rows, make_mesh())})["a"], rows)
 
 
-def test_a_half_given_cluster_is_refused(monkeypatch):
+def test_an_incomplete_cluster_configuration_is_refused(monkeypatch):
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID missing"):
         hosts.start(coordinator="127.0.0.1:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
@@ -85,7 +85,7 @@ def ended(program: str) -> list[tuple[int, str, str]]:
 
 
 @pytest.mark.slow
-def test_two_processes_share_one_batch():
+def test_two_processes_share_one_global_batch():
     for process, (code, out, err) in enumerate(ended(_PROCESS)):
         assert code == 0, err
         assert out.splitlines()[-1] == f"4 (8, 1) {list(range(8))} {process == 0}"
@@ -112,7 +112,7 @@ with hosts.together():
         ("raise ZeroDivisionError('a bug')", 1, "ZeroDivisionError: a bug\n"),
     ],
 )
-def test_one_that_ends_alone_is_not_waited_for(fault: str, code: int, said: str):
+def test_a_process_that_fails_ends_the_other_without_waiting(fault: str, code: int, said: str):
     """Without `together` jax would wait five minutes at the end of the one, and the other for the one."""
     (left_code, _, left_err), (own_code, _, own_err) = ended(_ALONE % fault)
     assert own_code == code and own_err.endswith(said), own_err

@@ -7,7 +7,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.parallel.mesh import AXES, batch_shards, check_batch_size, make_mesh
 
 
-def test_one_axis_takes_what_the_others_leave():
+def test_one_axis_takes_the_remaining_devices():
     assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert dict(make_mesh(fsdp=2, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert dict(make_mesh(data=2, fsdp=-1).shape) == {"data": 2, "fsdp": 4, "tensor": 1}

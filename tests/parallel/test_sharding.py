@@ -56,7 +56,7 @@ def test_moments_and_average_follow_their_parameter(mesh):
     assert places["step"].spec == places["opt"][0].count.spec == P()
 
 
-def test_parameters_are_born_sharded(mesh):
+def test_parameters_are_initialised_sharded(mesh):
     def init():
         return {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)}
 

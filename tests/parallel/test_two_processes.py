@@ -72,7 +72,7 @@ def ended(running: list[subprocess.Popen[bytes]], workdir: Path) -> list[int]:
     return [process.returncode for process in running]
 
 
-def test_two_processes_are_stopped_and_killed_and_end_as_one_does(
+def test_two_processes_stopped_and_killed_train_as_one_process_does(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
@@ -114,7 +114,7 @@ def test_two_processes_are_stopped_and_killed_and_end_as_one_does(
     assert not list(workdir.glob("stalls*.txt"))
 
 
-def test_a_mistake_ends_both_with_its_line(home: Path, tmp_path: Path) -> None:
+def test_a_user_error_ends_both_processes_with_one_line(home: Path, tmp_path: Path) -> None:
     """Only the first process looks at the workdir, which is another configuration's."""
     workdir = tmp_path / "two" / "run"
     workdir.mkdir(parents=True)

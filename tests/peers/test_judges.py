@@ -127,7 +127,9 @@ def test_clip_benchmark_agrees_where_all_pictures_have_captions(model: Retrieval
         assert compared(found, "de")[f"image_retrieval_recall@{k}"].protocol == agreement.SAME
 
 
-def test_both_notice_another_model(model: RetrievalModel, data: Captioned, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_evaluators_notice_another_model(
+    model: RetrievalModel, data: Captioned, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in JUDGES:
         pytest.importorskip(name)
 
@@ -147,7 +149,7 @@ def test_both_notice_another_model(model: RetrievalModel, data: Captioned, monke
         assert not all(one.agrees for one in found if one.judge == name), name
 
 
-def test_ties_are_theirs_to_break(model: RetrievalModel, data: Captioned) -> None:
+def test_ties_are_broken_by_each_evaluator(model: RetrievalModel, data: Captioned) -> None:
     for name in JUDGES:
         pytest.importorskip(name)
     same = data.captions["fr"]._replace(texts=["voiture"] * len(data.pictures))
@@ -226,7 +228,7 @@ def trec_eval(text: np.ndarray, vision: np.ndarray, image: np.ndarray, *, ties_w
 @pytest.mark.parametrize("block", [7, 1024])
 @pytest.mark.parametrize("values", ["distinct", "tied"])
 @pytest.mark.parametrize("seed", range(3))
-def test_trec_eval_counts_what_we_count(seed: int, values: str, block: int) -> None:
+def test_trec_eval_gives_the_same_metrics(seed: int, values: str, block: int) -> None:
     random = np.random.default_rng(seed)
     image = random.permutation(np.r_[np.arange(40), random.integers(0, 40, 80)])  # of 45 pictures 5 have no caption
     if values == "tied":

@@ -55,7 +55,7 @@ def command_lines() -> list[str]:
 LINES = command_lines()
 
 
-def test_there_are_some() -> None:
+def test_documents_show_commands() -> None:
     assert len(LINES) > 60 and "make demo" in LINES
     for part in ("cl2cm search", "configs/vatex.py", "launch/tpu_pod.sh", "configs/word_level.py"):
         assert any(part in line for line in LINES)
@@ -73,7 +73,7 @@ def test_every_config_opens_with_its_command_hardware_time_and_numbers() -> None
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_line_can_be_typed(line: str) -> None:
+def test_a_documented_command_is_valid(line: str) -> None:
     words = shlex.split(line.replace("--mode=...", "").replace(" ... ", " --workdir=x "))  # "..." was said before
     words = [word.replace("...", "x") for word in words]
     if words[0] == "make":
@@ -152,6 +152,6 @@ def check_benchmark(module: str, arguments: list[str]) -> None:
         "--config=configs/vatex.py --config.data.features=",
     ],
 )
-def test_the_check_sees_what_it_should(line: str) -> None:
+def test_the_check_finds_mistakes(line: str) -> None:
     with pytest.raises((UserError, AssertionError, KeyError)):
-        test_a_line_can_be_typed(line)
+        test_a_documented_command_is_valid(line)

@@ -28,9 +28,9 @@ def test_ids_of_errors_are_the_anchors_of_the_faq() -> None:
     assert set(ids_of_errors()) == set(anchors())
 
 
-def test_an_anchor_stands_once() -> None:
+def test_anchors_are_unique() -> None:
     assert len(anchors()) == len(set(anchors()))
 
 
-def test_ids_can_be_typed_behind_a_number_sign() -> None:
+def test_ids_are_lower_case_words_joined_by_hyphens() -> None:
     assert [id for id in ids_of_errors() if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", id)] == []

@@ -31,7 +31,7 @@ def project_files() -> list[Path]:
     return [path for path in files if path.is_file() and "__pycache__" not in path.parts]
 
 
-def test_no_file_has_a_name_that_says_nothing() -> None:
+def test_no_file_has_a_vague_name() -> None:
     assert [relative(path) for path in project_files() if path.stem in FORBIDDEN_NAMES] == []
 
 

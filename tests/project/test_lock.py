@@ -35,7 +35,7 @@ def test_every_package_has_one_version_and_hashes(name) -> None:
     assert found and all(re.fullmatch(r"[\w.-]+==[\w.]+( ;.*)?", line) and hashes for line, hashes in found.items())
 
 
-def test_what_is_developed_with_is_what_runs() -> None:
+def test_the_development_lock_contains_the_runtime_lock() -> None:
     assert pins("requirements.txt") <= pins("requirements-dev.txt")
 
 
@@ -44,7 +44,7 @@ def test_what_is_developed_with_is_what_runs() -> None:
     [("requirements.txt", ("data", "demo")), ("requirements-dev.txt", ("dev", "export", "serve")),
      ("requirements-beam.txt", ("data", "beam"))],
 )  # fmt: skip
-def test_what_is_declared_is_locked(name, extras) -> None:
+def test_every_declared_package_is_locked(name, extras) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = [
         *project["dependencies"],

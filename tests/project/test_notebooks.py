@@ -77,14 +77,14 @@ def form(notebook: nbformat.NotebookNode) -> list[tuple[str, list[object]]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_and_shows_what_it_is_committed_with(place: Path, path: Path) -> None:
+def test_a_notebook_runs_and_its_outputs_have_the_committed_form(place: Path, path: Path) -> None:
     if path.stem == "quick_start":
         train_a_small_demo(place)
     assert form(executed(path, folder=place / "notebooks")) == form(nbformat.read(path, as_version=4))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_is_committed_executed_and_small(path: Path) -> None:
+def test_a_notebook_is_committed_executed_and_small(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -96,5 +96,5 @@ def test_it_is_committed_executed_and_small(path: Path) -> None:
     assert path.stat().st_size < LARGEST
 
 
-def test_there_are_two() -> None:
+def test_there_are_two_notebooks() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["quick_start", "your_own_pictures"]
