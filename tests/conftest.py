@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.command import Outcome, call
 from support.tiny_set import write_tiny_set
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -54,6 +55,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     write_tiny_set(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(home: Path) -> tuple[Path, Outcome]:
+    """Workdir and output of a finished training on the tiny set: 4 teacher and 8 student steps."""
+    from cl2cm_jax import main
+
+    workdir = home / "trained"
+    return workdir, call(main.main, f"--config={home / 'config.py'}", f"--workdir={workdir}")
+
+
+@pytest.fixture(scope="session")
+def trained_workdir(trained_run: tuple[Path, Outcome]) -> Path:
+    """The workdir of a finished training on the tiny set, to be read only; a test that writes there copies it."""
+    workdir, outcome = trained_run
+    assert outcome.code == 0, outcome.err
+    return workdir
 
 
 @pytest.fixture(scope="session")

@@ -40,10 +40,9 @@ def training(home: Path, workdir: Path, *changes: str, mode: str = "train") -> O
 
 
 @pytest.fixture(scope="session")
-def finished(home: Path) -> tuple[Path, Outcome]:
+def finished(trained_run: tuple[Path, Outcome]) -> tuple[Path, Outcome]:
     """A run of 4 teacher and 8 student steps without an interruption."""
-    workdir = home / "finished"
-    return workdir, training(home, workdir)
+    return trained_run
 
 
 @pytest.fixture(scope="session")
