@@ -16,6 +16,8 @@ import pytest
 from support.command import Outcome, call
 from support.tiny_set import write_tiny_set
 
+GROWN = 1.2e9  # bytes of a worker; JAX, TensorFlow and pymilvus take 0.9 GB
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
@@ -39,14 +41,22 @@ with contextlib.suppress(ImportError):
 
 @pytest.fixture(scope="module", autouse=True)
 def _memory_goes_back() -> Iterator[None]:
-    """Frees what a module's tests have left: compiled programs, graphs, and pages that glibc would keep."""
+    """Frees what a module has left in a worker that has grown: compiled programs, graphs, pages that glibc keeps."""
     yield
+    if _resident() < GROWN:
+        return
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
     gc.collect()
     if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # another C library
+        with contextlib.suppress(AttributeError):  # a C library without it
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident() -> float:
+    """Bytes of memory that this process holds; infinite where the system does not tell."""
+    statistics = Path("/proc/self/statm")
+    return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statistics.exists() else float("inf")
 
 
 @pytest.fixture(scope="session")

@@ -190,7 +190,6 @@ def test_a_corrupt_newest_checkpoint_falls_back(
     assert_same_end(built, finished[0], workdir)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("evaluate_every", "what"),
     [("100", r"the term '(?!total)\w+' is (nan|inf|-inf)"), ("1", "7 query vectors hold NaN or infinity")],
