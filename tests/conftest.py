@@ -38,6 +38,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 with contextlib.suppress(ImportError):
     importlib.import_module("pymilvus")
 
+# The arenas that glibc keeps for each of XLA's threads hold on to what compilations have freed.
+_C = ctypes.CDLL(None) if sys.platform == "linux" else None
+_M_ARENA_MAX = -8  # malloc.h
+if hasattr(_C, "mallopt"):
+    _C.mallopt(_M_ARENA_MAX, 2)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _memory_goes_back() -> Iterator[None]:
@@ -48,9 +54,8 @@ def _memory_goes_back() -> Iterator[None]:
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
     gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # a C library without it
-            ctypes.CDLL(None).malloc_trim(0)
+    if hasattr(_C, "malloc_trim"):  # glibc
+        _C.malloc_trim(0)
 
 
 def _resident() -> float:

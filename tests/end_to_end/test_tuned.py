@@ -101,6 +101,7 @@ def test_layers_that_start_after_the_last_step_are_refused(home: Path, bert: Pat
     assert not configs.heads_first(never) and build(never).stages.heads == 0
 
 
+@pytest.mark.slow
 def test_early_stop_waits_for_the_layers(home: Path, bert: Path, tmp_path: Path):
     fields = {"teacher__text__trainable": "", "weights__word": "0", "optimizer__learning_rate": "1e-30"}
     fields |= {"train__steps": "9", "train__evaluate_every": "1", "train__early_stop": "2", "train__ema": "0"}
@@ -110,6 +111,7 @@ def test_early_stop_waits_for_the_layers(home: Path, bert: Path, tmp_path: Path)
     assert state is not None and int(state["step"]) == 4 + 2, "it stops two evaluations after the layers begin"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["layers 1-2", "all"])
 @pytest.mark.parametrize("accumulation", ["1", "2"])
 def test_heads_learn_alone_until_layers_start(home: Path, bert: Path, trainable: str, accumulation: str):
@@ -136,6 +138,7 @@ def test_heads_learn_alone_until_layers_start(home: Path, bert: Path, trainable:
     assert all(change > 0 for change in jax.tree.leaves(moved["layers"]["up"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["layers 1-2", "all"])
 @pytest.mark.parametrize(
     "changes", [{"mesh__fsdp": "2", "mesh__tensor": "2"}, {"mesh__tensor": "2", "train__accumulation": "2"}]

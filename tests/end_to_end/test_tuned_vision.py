@@ -120,6 +120,7 @@ def test_every_own_parameter_learns(drawn: Path, changes: dict[str, str]) -> Non
     run.step.init()  # what was donated is no part of the pretrained
 
 
+@pytest.mark.slow
 def test_no_gradient_is_computed_for_frozen_layers(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = built(drawn)
     params = jax.device_get(run.step.init()["params"]["student"])
@@ -170,6 +171,7 @@ def test_before_training_the_trained_backbone_equals_the_frozen_one(drawn: Path,
     assert tuned.data != frozen.data
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_whole_batchs_gradient(drawn: Path) -> None:
     quiet = {"student__dropout": "0", "student__text__dropout": "0", "teacher__text__dropout": "0"}
     quiet |= {"mesh__data": "2", "mesh__fsdp": "2", "mesh__tensor": "2"}
@@ -222,6 +224,7 @@ def test_evaluation_and_search_read_the_same_pictures(drawn: Path, trained: Path
             assert result["score"] == pytest.approx(score[result["id"]], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_search_finds_training_pictures(drawn: Path, tmp_path: Path) -> None:
     """With a text encoder that knows the words, for the random BERT tells no two captions apart."""
     workdir = tmp_path / "run"
@@ -238,6 +241,7 @@ def test_search_finds_training_pictures(drawn: Path, tmp_path: Path) -> None:
     assert best == ["red-car.png", "green-flower.png"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_sees_the_same_crops(drawn: Path, trained: Path, tmp_path: Path) -> None:
     workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     for step in (6, 8):

@@ -21,6 +21,7 @@ def test_every_part_of_the_method_is_logged_by_name(make_config):
     np.testing.assert_allclose(total, parts, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

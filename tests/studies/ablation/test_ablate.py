@@ -94,6 +94,7 @@ def test_finished_runs_are_not_repeated(home: Path, finished: tuple[Path, Outcom
     assert again.out.splitlines()[:-1] == first.out.splitlines()[:-1]  # the last line names the seconds
 
 
+@pytest.mark.slow
 def test_sigterm_stops_with_the_command_that_goes_on(home: Path, tmp_path: Path) -> None:
     put, calls = loop.put_batch, iter(range(1000))
 
