@@ -63,13 +63,13 @@ test-all: $(VENV)/.installed-dev ## Run all tests: fuzz, test-plan, test-peers, 
 test-peers: $(VENV)/.installed-peers ## Compare with the reference implementations, which are installed (torch with CUDA on Linux: 2.7 GB to download)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "" tests/peers
 
-test-plan: $(LIBTPU)/.installed ## Compile a small training step for TPUs that are not there (Linux; libtpu: 190 MB to download)
+test-plan: $(LIBTPU)/.installed ## Compile a small training step for TPUs without one (Linux; libtpu: 190 MB to download)
 	PYTHONPATH=$(LIBTPU) $(RUN) -m pytest -m "" tests/studies/tpu_estimate
 
 test-beam: $(BEAM)/.installed ## Test builds by Apache Beam in .venv-beam, its own environment (about 1 GB)
 	$(BEAM)/bin/python -m pytest -m "" tests/data/test_built_by_beam.py
 
-fuzz: $(VENV)/.installed-dev ## Give the readers what atheris makes of valid files (Linux on x86-64; SECONDS=60 RUNS=300 TARGET=npy INPUT=file)
+fuzz: $(VENV)/.installed-dev ## Fuzz the file readers with atheris (Linux on x86-64; SECONDS=60 RUNS=300 TARGET=npy INPUT=file)
 	PYTHONPATH=.:tests $(RUN) -m fuzz --seconds=$(SECONDS) $(if $(RUNS),--runs=$(RUNS)) $(if $(TARGET),--target=$(TARGET)) $(if $(INPUT),--input=$(INPUT))
 
 lint: $(VENV)/.installed-dev ## Check style, types and imports (ruff, pyright, lint-imports, deptry)

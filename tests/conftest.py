@@ -1,4 +1,4 @@
-"""Every test sees 8 CPU devices, a quiet TensorFlow and a compile cache that is kept between runs."""
+"""Sets up JAX with 8 simulated CPU devices, a quiet TensorFlow and a persistent compile cache for all tests."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ GROWN = 1.2e9  # bytes of a worker; JAX, TensorFlow and pymilvus take 0.9 GB
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-    # Eight pretended devices on few busy cores wait long for each other; XLA would end the process after 40 seconds.
+    # Eight simulated devices on few busy cores wait long for each other; XLA would end the process after 40 seconds.
     patience = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
     # Two collectives that do not depend on each other must come in the same order on every device, or each waits for
-    # the other for ever; this scheduler keeps an order.
+    # the other forever; this scheduler keeps an order.
     in_order = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8 {patience} {in_order}".strip()
     os.environ.setdefault("NPROC", "64")  # where XLA reads how many threads to make; one a device is too few to wait

@@ -1,4 +1,4 @@
-"""Every config in configs/ is compiled and run for one step on a shrunk set in the format of its own.
+"""Every config in configs/ trains for one step on a small set in its own format.
 
 Here those of `emoji`, `fluent`, `stamps` and `flickr8k_cn`; the others' tests are named in `RUN_BY`.
 """
@@ -45,14 +45,14 @@ ONE_STEP = ("teacher.steps=1", "train.steps=1", "train.evaluate_every=1", "train
 
 
 def one_step(config: str, folder: Path, *changes: str) -> Outcome:
-    """Trains with a config of the repository on what is in the folder, with few and small steps."""
+    """Trains with a config of the repository for one step, with a small student."""
     fields = (*ONE_STEP, f"data.dir={folder / 'data'}", *changes)
     flags = [f"--config.{field}" for field in fields]
     return call(main.main, f"--config={CONFIGS / config}", f"--workdir={folder / 'run'}", *flags)
 
 
 def check_run(outcome: Outcome, config: str, folder: Path) -> dict:
-    """All languages of the config are evaluated, and search answers; returns the results."""
+    """Checks that all languages are evaluated and that search answers; returns the results."""
     assert outcome.code == 0, outcome.err
     results = json.loads((folder / "run" / "results.json").read_text())
     data = read(str(CONFIGS / config)).data
@@ -94,7 +94,7 @@ def test_fluent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["stamps.py", "stamps.py:setting=trials"])
 def test_stamps(tmp_path: Path, config: str) -> None:
-    """On twenty stamps, with translations that a machine could have made of their captions."""
+    """On twenty stamps, with made-up machine translations."""
     data = read(str(CONFIGS / config)).data
     languages = (*data.targets, *data.reported)
     root = write_stamps(tmp_path / "unpacked", languages=("de", *languages))
@@ -115,7 +115,7 @@ def test_stamps(tmp_path: Path, config: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["flickr8k_cn.py", "flickr8k_cn.py:engine=google", "flickr8k_cn.py:encoder=e5"])
 def test_flickr8k_cn(tmp_path: Path, config: str) -> None:
-    """On fourteen pictures, trained on machine translations and tested on what people wrote; E5 is small and random."""
+    """On fourteen pictures, trained on machine translations and tested on human captions; E5 is small and random."""
     root = write_flickr8k_cn(tmp_path / "flickr8k")
     fields = [f"data.root={root}", "train.batch_size=8"]
     if "e5" in config:

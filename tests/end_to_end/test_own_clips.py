@@ -1,4 +1,4 @@
-"""configs/captions.py on somebody's own clips: animated files, folders of frames, and a photograph among them."""
+"""configs/captions.py on a user's own clips: animated files, folders of frames, and one photograph."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_own_clips_are_trained_on_and_evaluated(trained: tuple[Path, Outcome], m
     assert set(results["test"]) == {"en", "de", "fr"} and results["protocol"]["images"] == 2
     assert (workdir / "retrieval.png").is_file()
     report = next((mine / "data" / "captions").glob("*.report.tsv"))
-    assert len(report.read_text(encoding="utf-8").splitlines()) == 1  # neither a problem nor a note
+    assert len(report.read_text(encoding="utf-8").splitlines()) == 1  # neither problems nor notes
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_search_over_the_set_and_over_a_folder(trained: tuple[Path, Outcome], mi
     for answer, before in zip(found, whole, strict=True):
         score = {result["id"]: result["score"] for result in before["results"]}
         assert {result["id"] for result in answer["results"]} == set(few)
-        for result in answer["results"]:  # a clip has one vector, from wherever it is read
+        for result in answer["results"]:  # the same vector from the gallery and from the file
             assert result["score"] == pytest.approx(score[result["id"]], abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The examples of training on one's own photographs run as the documents type them, but for fewer and smaller steps."""
+"""The documented commands that train on a user's own pictures run, with fewer and smaller steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def example(document: str, workdir: str) -> tuple[list[str], list[str]]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the examples are typed: configs/, photos/ with 48 pictures, captions.csv, and mbert/, a small BERT."""
+    """A working folder for the examples: configs/, photos/ with 48 pictures, captions.csv, a small BERT in mbert/."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "photos").mkdir()
     with (tmp_path / "captions.csv").open("w", encoding="utf-8", newline="") as file:

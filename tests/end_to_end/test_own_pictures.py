@@ -1,4 +1,4 @@
-"""configs/captions.py on somebody's own folder: odd files among the pictures, captions in four languages."""
+"""configs/captions.py on a user's own folder: unusual picture files, captions in four languages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def save(picture: Image.Image, path: Path) -> None:
         Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257).save(path)
     elif path.name == ROTATED:
         exif = Image.Exif()
-        exif[0x0112] = 6  # stored turned; a viewer turns it by 90 degrees
+        exif[0x0112] = 6  # stored rotated; viewers rotate it by 90 degrees
         picture.rotate(90, expand=True).save(path, exif=exif)
     else:
         picture.save(path)
@@ -139,7 +139,7 @@ def test_search_over_the_set_and_over_a_folder(trained: tuple[Path, Outcome], mi
     for answer, before in zip(found, whole, strict=True):
         score = {Path(result["path"]).name: result["score"] for result in before["results"]}
         assert [Path(result["path"]).name for result in answer["results"]] == [name for name in score if name in few]
-        for result in answer["results"]:  # a picture has one vector, from wherever it is read
+        for result in answer["results"]:  # the same vector from the gallery and from the file
             assert result["score"] == pytest.approx(score[Path(result["path"]).name], abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The configs of the paper's sets: each is compiled and run for one step on a shrunk tree of the published layout."""
+"""The configs of the paper's sets train for one step on small copies of the published file trees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run whose networks train layers of a BERT, from the first step to search."""
+"""Training the upper layers of BERT, from the first step to search."""
 
 from __future__ import annotations
 

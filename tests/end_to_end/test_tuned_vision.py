@@ -1,4 +1,4 @@
-"""A run whose student trains layers of a CLIP, beside those of a BERT, from the first step to search."""
+"""Training the upper layers of CLIP and BERT, from the first step to search."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_every_own_parameter_learns(drawn: Path, changes: dict[str, str]) -> Non
     moved = jax.tree.map(lambda a, b: float(np.abs(a - np.asarray(b)).max()), before, own_layers(state))
     assert all(change > 0 for change in jax.tree.leaves(moved)), moved
     assert np.isfinite(float(terms["total"]))
-    run.step.init()  # what was donated is no part of the pretrained
+    run.step.init()  # donation must not delete pretrained arrays
 
 
 @pytest.mark.slow
@@ -220,13 +220,13 @@ def test_evaluation_and_search_read_the_same_pictures(drawn: Path, trained: Path
     for answer, before in zip(json.loads(found.out), whole, strict=True):
         score = {result["id"]: result["score"] for result in before["results"]}
         assert {result["id"] for result in answer["results"]} == {path.name for path in few.iterdir()}
-        for result in answer["results"]:  # a picture has one vector, from wherever it is read
+        for result in answer["results"]:  # the same vector from the gallery and from the file
             assert result["score"] == pytest.approx(score[result["id"]], abs=1e-4)
 
 
 @pytest.mark.slow
 def test_search_finds_training_pictures(drawn: Path, tmp_path: Path) -> None:
-    """With a text encoder that knows the words, for the random BERT tells no two captions apart."""
+    """With a pretrained text encoder, since the random BERT cannot tell captions apart."""
     workdir = tmp_path / "run"
     text = {"text__backbone": "use_multilingual", "student__text__trainable": "", "teacher__text__trainable": ""}
     longer = {"train__steps": "40", "train__evaluate_every": "40", "train__ema": "0", "train__batch_size": "16"}

@@ -1,4 +1,4 @@
-"""launch/local.sh and launch/worker.sh: one process or several, their names, their ends."""
+"""launch/local.sh and launch/worker.sh: one or several processes, prefixes of their output, exit codes and signals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support.launch_stand_ins import (
 
 __all__ = ["clone"]
 
-# Through the real jax.distributed: adds over both processes; then number 1 dies while number 0 waits for it.
+# With the real jax.distributed: sums over both processes; then process 1 dies while process 0 waits for it.
 _TINY = """
 import os, sys
 import jax
@@ -44,7 +44,7 @@ if "--die" in sys.argv:
 
 
 def real_python(clone: Clone) -> None:
-    """Lets the clone's python be the real one, and the program the tiny one, which imports this project's package."""
+    """Makes the clone use the real Python and the program above with this package."""
     python = clone.folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True, exist_ok=True)
     (clone.fake / "tiny.py").write_text(_TINY)
@@ -65,7 +65,10 @@ def test_scripts_pass_shellcheck() -> None:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_stop_at_the_first_failure(path: Path) -> None:
-    wanted = {"worker.sh": "set -uo pipefail", "commands.sh": ""}  # the one passes codes on, the other is sourced
+    wanted = {
+        "worker.sh": "set -uo pipefail",
+        "commands.sh": "",
+    }  # passes exit codes on; is sourced
     assert wanted.get(path.name, "set -euo pipefail") in path.read_text().splitlines()
     assert os.access(path, os.X_OK) == (path.name != "commands.sh")
 

@@ -1,4 +1,4 @@
-"""launch/gpu_slurm.sh: starts again within the job, goes back into the queue, stops at a mistake."""
+"""launch/gpu_slurm.sh: restarts within the job, requeues at the time limit, stops at a configuration error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["clone"]
 
 SUBMIT = "gpu_slurm.sh"
 SRUN = "srun: error: node1: "
-# What main prints when SIGTERM has let it save.
+# What main prints after it has saved on SIGTERM.
 STOPPED = 'echo "stopped and saved; resume with: python -m cl2cm_jax.main"'
 
 
@@ -30,7 +30,7 @@ def test_one_step_with_the_arguments(job: Clone) -> None:
     assert done.returncode == 0, done.stderr
     (step,) = job.calls("srun")
     assert step[1:4] == ["--label", "--kill-on-bad-exit=1", "--gpu-bind=none"]
-    assert step[4:] == [".venv/bin/python", "-m", "cl2cm_jax.main", *ARGUMENTS]  # Slurm signals this process alone
+    assert step[4:] == [".venv/bin/python", "-m", "cl2cm_jax.main", *ARGUMENTS]  # Slurm signals this process only
     assert job.runs() == [ARGUMENTS] * 2
     assert sorted(done.stdout.splitlines()) == ["0: of 2", "1: of 2"]
 
@@ -52,7 +52,7 @@ def test_it_gives_up_after_the_last_restart(job: Clone) -> None:
 
 
 def test_a_configuration_error_is_not_retried(job: Clone) -> None:
-    """Slurm kills the other tasks, so that its own exit code is not that of the one that found the mistake."""
+    """Slurm kills the other tasks, so its exit code need not be that of the task with the error."""
     job.program('[[ $WORKER_NUMBER == 1 ]] || kill -KILL $$; echo "error: config.x is no field" >&2; exit 2')
     done = job.launch(SUBMIT)
     assert done.returncode == 2 and len(job.calls("srun")) == 1 and not job.calls("scontrol")

@@ -1,4 +1,4 @@
-"""launch/tpu_pod.sh: two workers that are folders of this machine, behind stand-ins for gcloud and ssh."""
+"""launch/tpu_pod.sh with stand-ins for gcloud and ssh; the two workers are local folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STOPPED = 'echo "stopped and saved; resume with: python -m cl2cm_jax.main"'
 
 @pytest.fixture
 def pod(clone: Clone) -> Clone:
-    """A committed clone, TPU and ZONE."""
+    """A git clone with TPU and ZONE set."""
     commit(clone)
     clone.variables |= {"TPU": "slice", "ZONE": "us-west4-a"}
     return clone
@@ -68,7 +68,7 @@ def test_it_gives_up_after_the_last_restart(pod: Clone) -> None:
 
 
 def test_a_configuration_error_is_not_retried(pod: Clone) -> None:
-    """gcloud tells the exit code of the first worker that failed, which need not be the one that found the mistake."""
+    """gcloud returns the exit code of the first worker that failed, which need not be the one with the error."""
     pod.program('[[ $WORKER_NUMBER == 1 ]] || exit 134; echo "error: config.x is no field" >&2; exit 2')
     done = pod.launch(POD, CREATE=CREATE)
     assert done.returncode == 2 and len(pod.runs()) == 2
@@ -78,7 +78,7 @@ def test_a_configuration_error_is_not_retried(pod: Clone) -> None:
 
 @pytest.mark.parametrize("end", [STOPPED, "kill -TERM $$; sleep 5", "exit 255"])
 def test_a_preempted_tpu_is_created_again(pod: Clone, end: str) -> None:
-    """It may have had the time to save, none, or its connection broke; its disk is empty afterwards."""
+    """Whether it could save, was killed or lost its connection; its disk is empty afterwards."""
     pod.program(f"[[ $START != 1 ]] || {{ rm -rf ../cl2cm; {end}; }}")
     pod.states("READY", "PREEMPTED", "CREATING", "READY")
     done = pod.launch(POD, CREATE=CREATE, RESTARTS="0", MOUNT="echo mounted")
@@ -146,7 +146,7 @@ def test_a_workdir_on_the_workers_own_disk_is_refused(pod: Clone) -> None:
 
 
 def test_a_failed_installation_is_retried(pod: Clone) -> None:
-    """make's exit code for any failure is 2, which here means no mistake in the configuration."""
+    """make exits with 2 at any failure, which here is not a configuration error."""
     make = pod.fake / "bin" / "make"
     flaky = (
         f'[[ -e "$FAKE/tried" ]] || {{ [[ $WORKER_NUMBER == 0 ]] || touch "$FAKE/tried"; exit 2; }}\n{make.read_text()}'
@@ -164,15 +164,15 @@ def test_an_earlier_run_on_the_worker_saves_and_ends_first(pod: Clone) -> None:
     try:
         (pod.fake / "home-1" / "cl2cm.pid").write_text(f"{before.pid}\n")
         wait_for(Path(f"{saved}.up").exists)
-        # who has ended is gone only when its parent has looked
+        # a zombie until its parent waits
         threading.Thread(target=before.wait, daemon=True).start()
         pod.program('[[ -e "$FAKE/saved" ]]')
-        # a narrow terminal must not hide what the process is
+        # ps must not cut the command line in a narrow terminal
         assert pod.launch(POD, RESTARTS="0", COLUMNS="80").returncode == 0
         assert before.wait(timeout=PATIENCE) == 0
     finally:
-        before.kill()  # so that a failure above is told instead of waited on
-    other = subprocess.Popen(["sleep", str(PATIENCE)])  # the number may be another program's by now
+        before.kill()  # after a failure above
+    other = subprocess.Popen(["sleep", str(PATIENCE)])  # the process id may have been reused
     try:
         (pod.fake / "home-1" / "cl2cm.pid").write_text(f"{other.pid}\n")
         (pod.fake / "starts-1").unlink()

@@ -55,7 +55,7 @@ def test_a_process_number_out_of_range_is_refused():
 
 
 def ended(program: str) -> list[tuple[int, str, str]]:
-    """Code, output and errors of two processes that run a program, each with two devices."""
+    """Exit code, stdout and stderr of two processes that run a program, each with two devices."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -113,17 +113,17 @@ with hosts.together():
     ],
 )
 def test_a_process_that_fails_ends_the_other_without_waiting(fault: str, code: int, said: str):
-    """Without `together` jax would wait five minutes at the end of the one, and the other for the one."""
+    """Without `together` JAX would wait five minutes for the process that has failed."""
     (left_code, _, left_err), (own_code, _, own_err) = ended(_ALONE % fault)
     assert own_code == code and own_err.endswith(said), own_err
-    # by the closed connection, or where none was open by the heartbeat
+    # it notices the closed connection, or without one the missing heartbeat
     assert left_code in (hosts.EXIT_LOST, -signal.SIGABRT), left_err
     assert re.search("another process of this run ended|another task died", left_err), left_err
 
 
 @pytest.mark.slow
 def test_sigterm_before_training_ends_a_process():
-    """Jax's own service would catch it, and nothing would come of it."""
+    """JAX's preemption service would catch the signal and ignore it."""
     program = (
         "import os, signal; from cl2cm_jax.parallel import hosts; hosts.start(); os.kill(os.getpid(), signal.SIGTERM)"
     )

@@ -1,4 +1,4 @@
-"""Two real processes train one run: as one process does, through a signal to one of them and the death of the other."""
+"""Training in two processes equals training in one, also after a signal to one process and the death of the other."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cl2cm_jax import main
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-STEPS = 120  # of the student; 4 of the teacher come before
+STEPS = 120  # of the student, after 4 of the teacher
 FLAGS = (f"--config.train.steps={STEPS}", "--config.train.checkpoint_every=10", "--config.train.evaluate_every=60")
 PATIENCE = 600.0  # seconds until processes that hang are a failure
 
 
 def start(home: Path, workdir: Path, *flags: str) -> list[subprocess.Popen[bytes]]:
-    """Two processes with two devices each; what they print goes to 0.log and 1.log beside the workdir."""
+    """Starts two processes with two devices each; they log to 0.log and 1.log beside the workdir."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,7 +56,7 @@ def until(holds: Callable[[], Any], workdir: Path) -> None:
 
 
 def saved(workdir: Path) -> int:
-    """The newest step, 0 without a checkpoint."""
+    """The step of the newest checkpoint, 0 without one."""
     return max((int(path.name) for path in workdir.glob("checkpoints/[0-9]*") if path.name.isdecimal()), default=0)
 
 
@@ -90,9 +90,9 @@ def test_two_processes_stopped_and_killed_train_as_one_process_does(
         assert ended(running, workdir) == [0, 0], log(workdir, 0) + log(workdir, 1)
         stopped = saved(workdir)
         assert "stopped and saved" in log(workdir, 0) and 10 <= stopped < STEPS
-        assert "stopped and saved" not in log(workdir, 1), "one process speaks"
+        assert "stopped and saved" not in log(workdir, 1), "only process 0 prints"
 
-        # where the first is killed the other ends by itself, and says why
+        # when the first is killed, the other ends by itself with the reason
         running = start(home, workdir, *FLAGS)
         until(lambda: saved(workdir) > stopped, workdir)
         running[0].kill()
@@ -115,7 +115,7 @@ def test_two_processes_stopped_and_killed_train_as_one_process_does(
 
 
 def test_a_user_error_ends_both_processes_with_one_line(home: Path, tmp_path: Path) -> None:
-    """Only the first process looks at the workdir, which is another configuration's."""
+    """Only process 0 reads the workdir, which belongs to another configuration."""
     workdir = tmp_path / "two" / "run"
     workdir.mkdir(parents=True)
     (workdir / "checkpoints" / "4").mkdir(parents=True)

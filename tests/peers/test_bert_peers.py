@@ -1,4 +1,4 @@
-"""BERT and XLM-R live beside transformers and sentence-transformers (`make test-peers` installs them)."""
+"""BERT and XLM-R compared with transformers and sentence-transformers (`make test-peers` installs them)."""
 
 from __future__ import annotations
 

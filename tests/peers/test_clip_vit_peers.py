@@ -1,4 +1,4 @@
-"""CLIP's and SigLIP's image towers live beside transformers (`make test-peers` installs it)."""
+"""CLIP's and SigLIP's image towers compared with transformers (`make test-peers` installs it)."""
 
 from __future__ import annotations
 

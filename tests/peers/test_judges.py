@@ -1,4 +1,4 @@
-"""mteb and clip-benchmark evaluate a bundle on local data, without a network; trec_eval checks our metrics."""
+"""External evaluation of a bundle by mteb and clip-benchmark on local data; our metrics compared with trec_eval."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WITHOUT_GERMAN = 3  # pictures that have no caption in this language
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Connections and names of hosts are refused, and a test that asked for one fails, whatever became of it."""
+    """Refuses connections and look-ups of hosts; a test that tried one fails."""
     asked = []
 
     def refuse(*arguments: Any, **_: Any) -> None:
@@ -44,7 +44,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for owner, name in ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo")):
         monkeypatch.setattr(owner, name, refuse)
-    monkeypatch.setattr(judge, "ENVIRONMENT", {})  # it would stay in what tests of this process import
+    monkeypatch.setattr(judge, "ENVIRONMENT", {})  # it would change later tests of this process
     yield
     assert asked == []
 
@@ -103,7 +103,7 @@ def test_mteb_agrees_in_every_language_and_direction(model: RetrievalModel, data
             assert one.theirs == pytest.approx(one.ours, abs=agreement.AGREES)
         for direction in DIRECTIONS:
             assert own[f"{direction}/ndcg_at_10"].protocol == agreement.NONE
-    assert len({one.ours for one in found if one.metric}) > 12  # not zeros alone
+    assert len({one.ours for one in found if one.metric}) > 12  # not all zero
     # Of a picture's two captions one among ten is a hit for us, and half of what there is for mteb's recall.
     own = compared(found, "en")
     assert own["vision_to_text/recall_at_10"].theirs < own["vision_to_text/hit_rate_at_10"].theirs
@@ -122,7 +122,7 @@ def test_clip_benchmark_agrees_where_all_pictures_have_captions(model: Retrieval
     for k in RECALL_AT:
         one = compared(found, "de")[f"text_retrieval_recall@{k}"]
         assert "without caption" in one.protocol
-        # theirs counts a picture without caption as a query that finds nothing, ours as no query
+        # clip-benchmark counts a picture without caption as a failed query, we do not count it
         assert one.theirs == pytest.approx(one.ours * (pictures - WITHOUT_GERMAN) / pictures, abs=agreement.AGREES)
         assert compared(found, "de")[f"image_retrieval_recall@{k}"].protocol == agreement.SAME
 
@@ -157,7 +157,7 @@ def test_ties_are_broken_by_each_evaluator(model: RetrievalModel, data: Captione
     assert all(one.agrees for one in found)
     for one in found:
         if one.metric.startswith("vision_to_text/R@"):
-            assert (one.ours, one.best) == (0, 100)  # all captions are one, and that counts against us
+            assert (one.ours, one.best) == (0, 100)  # all captions are equal, and ties rank below
     assert {one.judge for one in found if one.theirs > one.ours + 1} == set(JUDGES)
 
 

@@ -1,4 +1,4 @@
-"""The structure of the package: import layers, and folders that can be read at a glance."""
+"""Structure of the package: import layers, size of folders, tests that mirror the package."""
 
 from __future__ import annotations
 

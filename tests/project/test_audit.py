@@ -1,4 +1,4 @@
-"""What make audit says of what pip-audit has found."""
+"""The report of make audit on the findings of pip-audit."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def test_exit_code_and_output_follow_the_vulnerabilities_found(packages, code, o
 
 
 def test_a_failure_of_pip_audit_is_reported(monkeypatch, tmp_path) -> None:
-    """Here pip-audit is not installed."""
+    """pip-audit is not installed in this environment."""
     (package,) = audit.audited(str(tmp_path / "requirements.txt"))
     assert package["name"] == "requirements.txt" and "pip_audit" in package["skip_reason"]

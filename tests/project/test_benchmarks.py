@@ -1,4 +1,4 @@
-"""The benchmarks run and say what they measured; the figures themselves are nobody's business here."""
+"""The benchmarks run and report their measurements; the figures are not checked."""
 
 from __future__ import annotations
 

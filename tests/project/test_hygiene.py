@@ -1,4 +1,4 @@
-"""Rules of the house that no linter has: names of files, lengths of files and functions, declared packages."""
+"""Project rules: file names, lengths of files and functions, declared packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lock: every package at one version for an environment, and pip checks the hash of what it installs."""
+"""Lock files: every package has one version for each environment, and hashes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_packages_without_dependencies_are_those_of_the_makefile() -> None:
 
 
 def test_constraints_are_the_pins_without_their_hashes() -> None:
-    """With hashes pip would ask for those of the checkout too, which has none."""
+    """With hashes pip would require one of the checkout too, which has none."""
     recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
     command = re.search(r"(sed .* requirements\.txt) >", recipe)
     assert command is not None

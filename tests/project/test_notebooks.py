@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and what they show has the form of the outputs that they are committed with."""
+"""The notebooks run from top to bottom, and their outputs have the form of the committed ones."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ LARGEST = 250_000  # bytes of a notebook with its outputs
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout in small: configs/ and notebooks/, where kernels start with the package in reach."""
+    """A folder with configs/ and notebooks/, where kernels can import the package."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("XLA_FLAGS", "")  # of the kernels: one device, as their readers have
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device for the kernels, as users have
     return tmp_path
 
 
 def train_a_small_demo(folder: Path) -> None:
-    """Finishes a run in runs/emoji, of the demo's languages but of 48 drawings and two steps."""
+    """Trains runs/emoji with the languages of the demo on 48 drawings for two steps."""
     demo = read(str(ROOT / "configs" / "emoji.py"), {}).data
     chosen = [one for one in drawings() if one.group == "headline"][::30][:48]
     (folder / "photos").mkdir()
@@ -63,7 +63,7 @@ def train_a_small_demo(folder: Path) -> None:
 
 
 def form(notebook: nbformat.NotebookNode) -> list[tuple[str, list[object]]]:
-    """Of each code cell its source, and of each output the lines of a text, or which forms something shown has."""
+    """Source of each code cell, with the number of lines or the media types of each output."""
     cells = []
     for cell in notebook.cells:
         if cell.cell_type == "code":

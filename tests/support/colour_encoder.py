@@ -1,4 +1,4 @@
-"""A model that needs no training: it knows three colours by name, in three scripts, and by sight."""
+"""A model without training for tests of search and service: it embeds pictures and names of three colours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = {"red": 0, "rot": 0, "赤": 0, "green": 1, "grün": 1, "blue": 2, "bla
 
 
 class ColourEncoder:
-    """Counts the pictures that it was given."""
+    """Embeds colours, and counts the encoded pictures."""
 
     def __init__(self, weights: str = "step 10", *, frames: int = 1) -> None:
         self.seen = 0
