@@ -9,14 +9,13 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.command import Outcome, call
 from support.tiny_set import write_tiny_set
 
-GROWN = 1.2e9  # bytes of a worker; JAX, TensorFlow and pymilvus take 0.9 GB
+GROWN = 1.6e9  # bytes of a worker; JAX, TensorFlow and pymilvus take 0.9 GB
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAG = "--xla_force_host_platform_device_count"
@@ -45,10 +44,9 @@ if hasattr(_C, "mallopt"):
     _C.mallopt(_M_ARENA_MAX, 2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _memory_goes_back() -> Iterator[None]:
-    """Frees what a module has left in a worker that has grown: compiled programs, graphs, pages that glibc keeps."""
-    yield
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Frees what tests have left in a worker that has grown: compiled programs, graphs, pages that glibc keeps."""
     if _resident() < GROWN:
         return
     if "jax" in sys.modules:
