@@ -104,7 +104,7 @@ def test_results_have_the_documented_layout(finished: tuple[Path, Outcome]) -> N
 def test_sigterm_saves_exits_0_and_says_how_to_resume(interrupted: tuple[Path, Outcome], home: Path) -> None:
     workdir, outcome = interrupted
     assert outcome.code == 0, outcome.err
-    assert f"resume with: python -m cl2cm_jax.main --config={home / 'config.py'} --workdir={workdir}" in outcome.out
+    assert f"resume with: cl2cm train --config={home / 'config.py'} --workdir={workdir}" in outcome.out
     assert "8" in os.listdir(workdir / "checkpoints")
     assert not (workdir / "results.json").exists()
 
