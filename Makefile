@@ -26,6 +26,7 @@ AUDIT := .venv-audit
 LIBTPU := .cache/libtpu
 
 export PYTHONUTF8 := 1
+MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -34,7 +35,7 @@ STAMPS      := data/stamps-source
 TRANSLATED  := data/stamps
 APERTIUM    := apertium apertium-eng-spa apertium-eng-cat apertium-es-pt apertium-spa-ita apertium-fra-cat apertium-en-gl
 
-.PHONY: help demo site notebooks fluent test test-peers test-plan test-beam fuzz lint audit sbom bench ablation stamps stamps-source lock clean
+.PHONY: help demo site notebooks fluent test test-all test-peers test-plan test-beam fuzz lint audit sbom bench ablation stamps stamps-source lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -42,29 +43,38 @@ help: ## Show this list
 demo: $(VENV)/.installed ## Train, evaluate and search on the emoji set (about 5 minutes on 2 cores)
 	$(CL2CM) demo --workdir=$(WORKDIR)
 
-test: $(VENV)/.installed-dev ## Run the test suite
+test: $(VENV)/.installed-dev ## Run the tests of every behaviour, without the slow ones (8 minutes on 2 cores)
+	$(RUN) -m pytest $(PYTEST)
+
+# Slow: kills, several processes, many devices, whole trainings, Chromium. Each test runs once, those of make test last.
+test-all: $(VENV)/.installed-dev ## Run all tests: fuzz, test-plan, test-peers, the slow ones and test (45 minutes on 2 cores)
+	$(MAKE) fuzz RUNS=300
+	@if $(MAKE) $(LIBTPU)/.installed; then $(MAKE) test-plan; else echo "warning: libtpu could not be installed; no step is compiled for a TPU" >&2; fi
+	$(MAKE) test-peers
+	$(RUN) -m pytest $(PYTEST) -m slow --ignore=tests/peers
 	$(RUN) -m pytest $(PYTEST)
 
 test-peers: $(VENV)/.installed-peers ## Compare with the reference implementations, which are installed (torch with CUDA on Linux: 2.7 GB to download)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/peers
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "" tests/peers
 
-test-plan: $(LIBTPU)/.installed ## Compile a small training step for TPUs that are not there (Linux; libtpu: 190 MB to download)
-	PYTHONPATH=$(LIBTPU) $(RUN) -m pytest tests/studies/tpu_estimate
+test-plan: $(LIBTPU)/.installed ## Compile a small training step for TPUs without one (Linux; libtpu: 190 MB to download)
+	PYTHONPATH=$(LIBTPU) $(RUN) -m pytest -m "" tests/studies/tpu_estimate
 
 test-beam: $(BEAM)/.installed ## Test builds by Apache Beam in .venv-beam, its own environment (about 1 GB)
-	$(BEAM)/bin/python -m pytest tests/data/test_built_by_beam.py
+	$(BEAM)/bin/python -m pytest -m "" tests/data/test_built_by_beam.py
 
-fuzz: $(VENV)/.installed-dev ## Give the readers what atheris makes of valid files (Linux on x86-64; SECONDS=60 RUNS=300 TARGET=npy INPUT=file)
+fuzz: $(VENV)/.installed-dev ## Fuzz the file readers with atheris (Linux on x86-64; SECONDS=60 RUNS=300 TARGET=npy INPUT=file)
 	PYTHONPATH=.:tests $(RUN) -m fuzz --seconds=$(SECONDS) $(if $(RUNS),--runs=$(RUNS)) $(if $(TARGET),--target=$(TARGET)) $(if $(INPUT),--input=$(INPUT))
 
 build: $(VENV)/.installed-dev ## Build the wheel and the source distribution into dist/
 	$(RUN) -m build --outdir=dist
 
-lint: $(VENV)/.installed-dev ## Check style, types and import layers (ruff, pyright, import-linter)
+lint: $(VENV)/.installed-dev ## Check style, types and imports (ruff, pyright, lint-imports, deptry)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyright
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/deptry cl2cm_jax
 
 site: $(VENV)/.installed-dev ## Build the documentation as pages in build/site
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet

@@ -1,23 +1,29 @@
-"""Every test sees 8 CPU devices, a quiet TensorFlow and a compile cache that is kept between runs."""
+"""Sets up JAX with 8 simulated CPU devices, a quiet TensorFlow and a persistent compile cache for all tests."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import importlib
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from support.command import Outcome, call
 from support.tiny_set import write_tiny_set
+
+GROWN = 1.6e9  # bytes of a worker; JAX, TensorFlow and pymilvus take 0.9 GB
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-    # Eight pretended devices on few busy cores wait long for each other; XLA would end the process after 40 seconds.
+    # Eight simulated devices on few busy cores wait long for each other; XLA would end the process after 40 seconds.
     patience = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
     # Two collectives that do not depend on each other must come in the same order on every device, or each waits for
-    # the other for ever; this scheduler keeps an order.
+    # the other forever; this scheduler keeps an order.
     in_order = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8 {patience} {in_order}".strip()
     os.environ.setdefault("NPROC", "64")  # where XLA reads how many threads to make; one a device is too few to wait
@@ -31,6 +37,30 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 with contextlib.suppress(ImportError):
     importlib.import_module("pymilvus")
 
+# The arenas that glibc keeps for each of XLA's threads hold on to what compilations have freed.
+_C = ctypes.CDLL(None) if sys.platform == "linux" else None
+_M_ARENA_MAX = -8  # malloc.h
+if hasattr(_C, "mallopt"):
+    _C.mallopt(_M_ARENA_MAX, 2)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Frees what tests have left in a worker that has grown: compiled programs, graphs, pages that glibc keeps."""
+    if _resident() < GROWN:
+        return
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+    gc.collect()
+    if hasattr(_C, "malloc_trim"):  # glibc
+        _C.malloc_trim(0)
+
+
+def _resident() -> float:
+    """Bytes of memory that this process holds; infinite where the system does not tell."""
+    statistics = Path("/proc/self/statm")
+    return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statistics.exists() else float("inf")
+
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,6 +68,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     write_tiny_set(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(home: Path) -> tuple[Path, Outcome]:
+    """Workdir and output of a finished training on the tiny set: 4 teacher and 8 student steps."""
+    from cl2cm_jax import main
+
+    workdir = home / "trained"
+    return workdir, call(main.main, f"--config={home / 'config.py'}", f"--workdir={workdir}")
+
+
+@pytest.fixture(scope="session")
+def trained_workdir(trained_run: tuple[Path, Outcome]) -> Path:
+    """The workdir of a finished training on the tiny set, to be read only; a test that writes there copies it."""
+    workdir, outcome = trained_run
+    assert outcome.code == 0, outcome.err
+    return workdir
 
 
 @pytest.fixture(scope="session")

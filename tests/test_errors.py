@@ -70,7 +70,7 @@ def test_a_closed_pipe_is_silent() -> None:
     )
     assert running.stdout and running.stdout.readline() == "line\n"
     running.stdout.close()
-    assert running.wait(timeout=60) == EXIT_CLOSED_PIPE
+    assert running.wait(timeout=600) == EXIT_CLOSED_PIPE
     assert running.stderr and running.stderr.read() == ""
 
 

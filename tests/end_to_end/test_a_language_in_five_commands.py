@@ -1,4 +1,4 @@
-"""docs/languages.md: its five commands add a language to a small set, run as they are typed, but for fewer steps."""
+"""The five commands of docs/languages.md add a language to a small set, with fewer steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = {"en": "a picture of number", "de": "ein Bild von Nummer", "fr": "une im
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where they are typed: photos/, captions.csv with Spanish in validation and test alone, configs/, runs/mine."""
+    """Their working folder: photos/, captions.csv with Spanish in validation and test alone, configs/, runs/mine."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "photos").mkdir()
     with (tmp_path / "captions.csv").open("w", encoding="utf-8", newline="") as file:
@@ -42,7 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def typed(verb: str, arguments: list[str]) -> Outcome:
-    """Runs one of them; where Apertium is not installed, with its translations in a file."""
+    """Runs one command; without Apertium, with translations from a file."""
     if verb == "translate" and not shutil.which("apertium"):
         texts = [f"{WORDS['es']} {number}" for number in range(len(SPLITS))]
         Path("es.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
@@ -53,12 +53,13 @@ def typed(verb: str, arguments: list[str]) -> Outcome:
     return call(__main__.main, verb, *arguments)
 
 
-def test_there_are_five() -> None:
+def test_the_page_shows_five_commands() -> None:
     assert [verb for verb, _ in FIVE] == ["translate", "train", "train", "compare", "export"]
     assert "--mode=evaluate" in FIVE[2][1] and "--mode=evaluate" not in FIVE[1][1]
 
 
-def test_they_add_a_language(place: Path) -> None:
+@pytest.mark.slow
+def test_the_five_commands_add_a_language(place: Path) -> None:
     outcomes = []
     for verb, arguments in FIVE:
         outcomes.append(typed(verb, arguments))
@@ -70,7 +71,7 @@ def test_they_add_a_language(place: Path) -> None:
         ("validation", "human"),
         ("test", "human"),
     }
-    assert "note" not in translated.out  # Spanish can be trained in, and is judged on what people wrote
+    assert "note" not in translated.out  # Spanish is trained on and evaluated with human captions
     for outcome in (trained, evaluated):
         assert "weakest of 3 targets: " in outcome.out and "8 images, 32 captions in 4 languages" in outcome.out
     assert compared.out.count("runs/mine") == 6 and compared.out.count("runs/es") == 8  # es: after alone

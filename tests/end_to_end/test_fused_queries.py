@@ -1,4 +1,4 @@
-"""A run whose evaluation queries are fused with their translations: trained on none of them, reported with both."""
+"""Evaluation with queries fused with their translations, reported with and without fusion."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def fused(home: Path) -> Path:
 
 def test_both_protocols_are_reported_apart_and_named(fused: Path) -> None:
     results = json.loads((fused / "results.json").read_text(encoding="utf-8"))
-    assert set(results["test"]) == {"en", "de", "fr"}  # a translation is no language of its own
+    assert set(results["test"]) == {"en", "de", "fr"}  # translations are not languages of their own
     assert (results["protocol"]["query"], results["protocol"]["fusion_weight"]) == ("fused", 0.5)
     assert results["protocol"]["captions"] == {"en": 8, "de": 16, "fr": 16}
     alone = results["groups"][NOT_FUSED]

@@ -1,4 +1,4 @@
-"""configs/captions.py on somebody's own clips: animated files, folders of frames, and a photograph among them."""
+"""configs/captions.py on a user's own clips: animated files, folders of frames, and one photograph."""
 
 from __future__ import annotations
 
@@ -110,6 +110,7 @@ def encoder() -> ImageEncoder:
     return ImageEncoder(vision_backbone("efficientnet_lite0"), pool="backbone")
 
 
+@pytest.mark.slow
 def test_own_clips_are_trained_on_and_evaluated(trained: tuple[Path, Outcome], mine: Path) -> None:
     workdir, outcome = trained
     assert outcome.code == 0, outcome.err
@@ -117,9 +118,10 @@ def test_own_clips_are_trained_on_and_evaluated(trained: tuple[Path, Outcome], m
     assert set(results["test"]) == {"en", "de", "fr"} and results["protocol"]["images"] == 2
     assert (workdir / "retrieval.png").is_file()
     report = next((mine / "data" / "captions").glob("*.report.tsv"))
-    assert len(report.read_text(encoding="utf-8").splitlines()) == 1  # neither a problem nor a note
+    assert len(report.read_text(encoding="utf-8").splitlines()) == 1  # neither problems nor notes
 
 
+@pytest.mark.slow
 def test_cached_features_are_those_of_the_frames_and_the_rest_is_masked(
     trained: tuple[Path, Outcome], mine: Path, encoder: ImageEncoder
 ) -> None:
@@ -137,6 +139,7 @@ def test_cached_features_are_those_of_the_frames_and_the_rest_is_masked(
     assert {1, 2, 3, FRAMES} & seen == seen and len(seen) > 1
 
 
+@pytest.mark.slow
 def test_search_over_the_set_and_over_a_folder(trained: tuple[Path, Outcome], mine: Path, tmp_path: Path) -> None:
     query = [f"--workdir={trained[0]}", "rot steigt", "noir grandit", "--json"]
     whole = json.loads(call(search.main, *query, "--top=24").out)
@@ -152,10 +155,11 @@ def test_search_over_the_set_and_over_a_folder(trained: tuple[Path, Outcome], mi
     for answer, before in zip(found, whole, strict=True):
         score = {result["id"]: result["score"] for result in before["results"]}
         assert {result["id"] for result in answer["results"]} == set(few)
-        for result in answer["results"]:  # a clip has one vector, from wherever it is read
+        for result in answer["results"]:  # the same vector from the gallery and from the file
             assert result["score"] == pytest.approx(score[result["id"]], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_linear_tower_reads_clips_too(mine: Path, trained: tuple[Path, Outcome], tmp_path: Path) -> None:
     outcome = training(mine, tmp_path / "run", "--config.student.vision_tower=linear")
     assert outcome.code == 0, outcome.err
@@ -182,7 +186,7 @@ def test_a_clip_without_frames_is_one_line(mine: Path, tmp_path: Path) -> None:
         ("--config.data.features=x.npy", "config.data.frames=4: the frames of config.data.features are in that file"),
     ],
 )
-def test_fields_that_do_not_go_with_clips(mine: Path, tmp_path: Path, change: str, message: str) -> None:
+def test_invalid_fields_for_clips_are_refused(mine: Path, tmp_path: Path, change: str, message: str) -> None:
     outcome = training(mine, tmp_path / "run", change)
     assert outcome.code == 2 and message in outcome.err
 

@@ -1,4 +1,4 @@
-"""The examples of training on one's own photographs run as the documents type them, but for fewer and smaller steps."""
+"""The documented commands that train on a user's own pictures run, with fewer and smaller steps."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ pytest.importorskip("tokenizers")
 from cl2cm_jax import main
 from cl2cm_jax.search import __main__ as search
 
+pytestmark = pytest.mark.slow
+
 LANGUAGES = ("en", "de", "fr", "cs")
 
 
@@ -29,7 +31,7 @@ def example(document: str, workdir: str) -> tuple[list[str], list[str]]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the examples are typed: configs/, photos/ with 48 pictures, captions.csv, and mbert/, a small BERT."""
+    """A working folder for the examples: configs/, photos/ with 48 pictures, captions.csv, a small BERT in mbert/."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "photos").mkdir()
     with (tmp_path / "captions.csv").open("w", encoding="utf-8", newline="") as file:
@@ -55,7 +57,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
     ],
 )
-def test_it_trains_evaluates_and_searches(
+def test_the_documented_commands_train_evaluate_and_search(
     place: Path, document: str, workdir: str, changes: tuple[str, ...], targets: set[str]
 ) -> None:
     training, searching = example(document, workdir)

@@ -1,4 +1,4 @@
-"""configs/captions.py on somebody's own folder: odd files among the pictures, captions in four languages."""
+"""configs/captions.py on a user's own folder: unusual picture files, captions in four languages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from PIL import Image, ImageDraw
 from support.command import Outcome, call
 
 pytest.importorskip("tensorflow")
+pytest.importorskip("pymilvus")
+pytest.importorskip("uvicorn")
+
+from serve.conftest import serving
 
 import cl2cm_jax
+from cl2cm_jax import __main__ as cl2cm
 from cl2cm_jax import main
 from cl2cm_jax.evaluation.gallery import training_gallery
 from cl2cm_jax.export import __main__ as export
 from cl2cm_jax.search import __main__ as search
+from cl2cm_jax.serve import __main__ as serve
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "captions.py"
 LANGUAGES = ("en", "de", "fr", "es")
@@ -59,7 +65,7 @@ def save(picture: Image.Image, path: Path) -> None:
         Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257).save(path)
     elif path.name == ROTATED:
         exif = Image.Exif()
-        exif[0x0112] = 6  # stored turned; a viewer turns it by 90 degrees
+        exif[0x0112] = 6  # stored rotated; viewers rotate it by 90 degrees
         picture.rotate(90, expand=True).save(path, exif=exif)
     else:
         picture.save(path)
@@ -133,8 +139,22 @@ def test_search_over_the_set_and_over_a_folder(trained: tuple[Path, Outcome], mi
     for answer, before in zip(found, whole, strict=True):
         score = {Path(result["path"]).name: result["score"] for result in before["results"]}
         assert [Path(result["path"]).name for result in answer["results"]] == [name for name in score if name in few]
-        for result in answer["results"]:  # a picture has one vector, from wherever it is read
+        for result in answer["results"]:  # the same vector from the gallery and from the file
             assert result["score"] == pytest.approx(score[Path(result["path"]).name], abs=1e-4)
+
+
+def test_an_index_of_the_pictures_is_searched_and_served(
+    trained: tuple[Path, Outcome], mine: Path, tmp_path: Path
+) -> None:
+    place = [f"--model={trained[0]}", f"--index={tmp_path / 'photos.db'}"]
+    made = call(cl2cm.main, "index", *place, f"--images={mine / 'photos'}")
+    assert made.code == 0 and "24 pictures; 24 embedded" in made.out, made.err
+    found = call(cl2cm.main, "index", "search", *place, "rouge cercle", "--top=3", "--json")
+    assert found.code == 0, found.err
+    wanted = [result["id"] for result in json.loads(found.out)[0]["results"]]
+    with serving(serve.application(serve.parse(place), token="")) as service:
+        answer = service.ask("/api/search?q=rouge%20cercle&top=3").json()
+    assert [result["path"] for result in answer["results"]] == wanted and len(wanted) == 3
 
 
 def test_a_truncated_picture_is_named_with_its_line(mine: Path, tmp_path: Path) -> None:
@@ -150,7 +170,7 @@ def test_a_truncated_picture_is_named_with_its_line(mine: Path, tmp_path: Path) 
     assert message.startswith(f"error: {mine / 'captions.csv'}, line {line}") and "truncated" in message, message
 
 
-def test_bad_pictures_and_lines_are_left_out_if_told_to(mine: Path, tmp_path: Path) -> None:
+def test_bad_pictures_and_lines_are_left_out_with_on_error_skip(mine: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(mine / "photos", photos)
     (photos / ROTATED).write_bytes((photos / ROTATED).read_bytes()[:-300])

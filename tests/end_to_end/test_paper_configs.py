@@ -1,4 +1,4 @@
-"""The configs of the paper's sets: each is compiled and run for one step on a shrunk tree of the published layout."""
+"""The configs of the paper's sets train for one step on small copies of the published file trees."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def results(root: Path) -> dict:
     return json.loads((root / "run" / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_multi30k(tmp_path: Path, bert: Path) -> None:
     paper_trees.write_multi30k(tmp_path)
     outcome = one_step(tmp_path, bert, "multi30k.py:lang=de,task=2", **{"evaluation.query": "fused"})
@@ -70,6 +71,7 @@ def test_multi30k(tmp_path: Path, bert: Path) -> None:
     assert json.loads(found.out)[0]["results"][0]["path"].endswith(".jpg")
 
 
+@pytest.mark.slow
 def test_multi30k_without_english_evaluation_captions(tmp_path: Path, bert: Path) -> None:
     paper_trees.write_multi30k(tmp_path, task=1, languages=("fr", "cs", "de"), english=False)
     changes = {"vision.backbone": "precomputed", "data.features": "resnet_152", "text.lowercase": True}
@@ -87,6 +89,7 @@ def test_multi30k_without_english_evaluation_captions(tmp_path: Path, bert: Path
     assert outcome.code == 2 and "learns from validation captions in 'en'" in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "language"), [("mscoco.py", "zh"), ("mscoco.py:lang=ja", "ja")])
 def test_mscoco(tmp_path: Path, bert: Path, config: str, language: str) -> None:
     paper_trees.write_mscoco(tmp_path, language=language)
@@ -95,6 +98,7 @@ def test_mscoco(tmp_path: Path, bert: Path, config: str, language: str) -> None:
     assert results(tmp_path)["protocol"]["captions"] == {language: 6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "prefix", "features"),
     [("vatex.py", "vatex", "i3d_kinetics"), ("msrvtt_cn.py:lang=zh", "msrvtt10kcn", "resnext101-resnet152")],
@@ -158,7 +162,7 @@ def test_arguments() -> None:
         ({"data.name": "vatex", "data.targets": "zh"}, "config.data.features='' must name a folder in FeatureData/"),
     ],
 )
-def test_fields_that_do_not_fit_a_set(changes: dict[str, str], message: str) -> None:
+def test_invalid_fields_for_a_paper_set_are_refused(changes: dict[str, str], message: str) -> None:
     with pytest.raises(UserError) as error:
         read(str(ROOT / "configs" / "mscoco.py"), changes)
     assert message in str(error.value)

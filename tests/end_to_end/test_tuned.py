@@ -1,4 +1,4 @@
-"""A run whose networks train layers of a BERT, from the first step to search."""
+"""Training the upper layers of BERT, from the first step to search."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_both_networks_learn_in_their_own_layers(home: Path, bert: Path):
     assert np.isfinite(float(terms["word"]))
 
 
-def test_the_layers_must_have_time_to_learn(home: Path, bert: Path):
+def test_layers_that_start_after_the_last_step_are_refused(home: Path, bert: Path):
     fields = {"teacher__text__trainable": "", "weights__word": "0", "train__steps": "5"}
     with pytest.raises(UserError, match="start='5' is step 5, and config.train.steps='5' ends at 5"):
         build(tuned(home, bert, student__text__start="5", **fields))
@@ -100,6 +100,7 @@ def test_the_layers_must_have_time_to_learn(home: Path, bert: Path):
     assert not configs.heads_first(never) and build(never).stages.heads == 0
 
 
+@pytest.mark.slow
 def test_early_stop_waits_for_the_layers(home: Path, bert: Path, tmp_path: Path):
     fields = {"teacher__text__trainable": "", "weights__word": "0", "optimizer__learning_rate": "1e-30"}
     fields |= {"train__steps": "9", "train__evaluate_every": "1", "train__early_stop": "2", "train__ema": "0"}
@@ -109,9 +110,10 @@ def test_early_stop_waits_for_the_layers(home: Path, bert: Path, tmp_path: Path)
     assert state is not None and int(state["step"]) == 4 + 2, "it stops two evaluations after the layers begin"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["layers 1-2", "all"])
 @pytest.mark.parametrize("accumulation", ["1", "2"])
-def test_heads_learn_alone_as_on_a_frozen_backbone(home: Path, bert: Path, trainable: str, accumulation: str):
+def test_heads_learn_alone_until_layers_start(home: Path, bert: Path, trainable: str, accumulation: str):
     """Until `student.text.start` a step is that of a run without trained layers; from then on the layers learn too."""
     fields = {"student__text_pool": "both", "student__dropout": "0"}  # its masks depend on the marks around captions
     fields |= {"teacher__text__trainable": "", "weights__word": "0", "mesh__tensor": "2"}
@@ -135,13 +137,12 @@ def test_heads_learn_alone_as_on_a_frozen_backbone(home: Path, bert: Path, train
     assert all(change > 0 for change in jax.tree.leaves(moved["layers"]["up"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["layers 1-2", "all"])
 @pytest.mark.parametrize(
     "changes", [{"mesh__fsdp": "2", "mesh__tensor": "2"}, {"mesh__tensor": "2", "train__accumulation": "2"}]
 )
-def test_captions_that_share_rows_train_as_those_that_do_not(
-    home: Path, bert: Path, changes: dict[str, str], trainable: str
-):
+def test_packed_captions_train_as_unpacked_ones(home: Path, bert: Path, changes: dict[str, str], trainable: str):
     """The rows are 8 long and the captions 4; with dropout, whose masks belong to the tokens."""
     changes |= {"student__text__trainable": trainable, "teacher__text__trainable": trainable}
     changes |= {"text__length_multiple": "0", "student__dropout": "0", "optimizer__learning_rate": "1e-3"}
@@ -195,7 +196,7 @@ def test_captions_that_share_rows_train_as_those_that_do_not(
         ({"text__backbone": "use_multilingual"}, "needs config.text.backbone='bert' or 'e5_small', not"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(home: Path, bert: Path, fields: dict, message: str):
+def test_invalid_trainable_layers_are_refused(home: Path, bert: Path, fields: dict, message: str):
     with pytest.raises(UserError, match=message):
         text_layers(tuned(home, bert, **fields))
 

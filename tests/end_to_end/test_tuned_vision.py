@@ -1,4 +1,4 @@
-"""A run whose student trains layers of a CLIP, beside those of a BERT, from the first step to search."""
+"""Training the upper layers of CLIP and BERT, from the first step to search."""
 
 from __future__ import annotations
 
@@ -117,10 +117,11 @@ def test_every_own_parameter_learns(drawn: Path, changes: dict[str, str]) -> Non
     moved = jax.tree.map(lambda a, b: float(np.abs(a - np.asarray(b)).max()), before, own_layers(state))
     assert all(change > 0 for change in jax.tree.leaves(moved)), moved
     assert np.isfinite(float(terms["total"]))
-    run.step.init()  # what was donated is no part of the pretrained
+    run.step.init()  # donation must not delete pretrained arrays
 
 
-def test_nothing_frozen_is_run_backwards(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_no_gradient_is_computed_for_frozen_layers(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = built(drawn)
     params = jax.device_get(run.step.init()["params"]["student"])
     batch = next(training_batches(run, 0))["vision"]
@@ -155,13 +156,13 @@ def test_nothing_frozen_is_run_backwards(drawn: Path, monkeypatch: pytest.Monkey
         ({"student__vision__crop": "0"}, "student.vision.crop=0.* must be between 0.01 and 1"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(drawn: Path, changes: dict[str, str], message: str) -> None:
+def test_invalid_trainable_layers_are_refused(drawn: Path, changes: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         vision_layers(configs.read(str(drawn / "config.py"), fields(drawn, **changes)))
 
 
 @pytest.mark.parametrize("changes", [{}, {"train__compute": "bfloat16", "vision__remat": "True"}])
-def test_untrained_layers_see_what_the_frozen_backbone_sees(drawn: Path, changes: dict[str, str]) -> None:
+def test_before_training_the_trained_backbone_equals_the_frozen_one(drawn: Path, changes: dict[str, str]) -> None:
     tuned, frozen = built(drawn, **changes), built(drawn, student__vision__trainable="", **changes)
     student = tuned.step.init()["params"]["student"]
     ours = tuned.embedder.pictures(student, tuned.validation)
@@ -170,6 +171,7 @@ def test_untrained_layers_see_what_the_frozen_backbone_sees(drawn: Path, changes
     assert tuned.data != frozen.data
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_whole_batchs_gradient(drawn: Path) -> None:
     quiet = {"student__dropout": "0", "student__text__dropout": "0", "teacher__text__dropout": "0"}
     quiet |= {"mesh__data": "2", "mesh__fsdp": "2", "mesh__tensor": "2"}
@@ -218,12 +220,13 @@ def test_evaluation_and_search_read_the_same_pictures(drawn: Path, trained: Path
     for answer, before in zip(json.loads(found.out), whole, strict=True):
         score = {result["id"]: result["score"] for result in before["results"]}
         assert {result["id"] for result in answer["results"]} == {path.name for path in few.iterdir()}
-        for result in answer["results"]:  # a picture has one vector, from wherever it is read
+        for result in answer["results"]:  # the same vector from the gallery and from the file
             assert result["score"] == pytest.approx(score[result["id"]], abs=1e-4)
 
 
-def test_search_finds_what_was_trained_on(drawn: Path, tmp_path: Path) -> None:
-    """With a text encoder that knows the words, for the random BERT tells no two captions apart."""
+@pytest.mark.slow
+def test_search_finds_training_pictures(drawn: Path, tmp_path: Path) -> None:
+    """With a pretrained text encoder, since the random BERT cannot tell captions apart."""
     workdir = tmp_path / "run"
     text = {"text__backbone": "use_multilingual", "student__text__trainable": "", "teacher__text__trainable": ""}
     longer = {"train__steps": "40", "train__evaluate_every": "40", "train__ema": "0", "train__batch_size": "16"}
@@ -238,7 +241,8 @@ def test_search_finds_what_was_trained_on(drawn: Path, tmp_path: Path) -> None:
     assert best == ["red-car.png", "green-flower.png"]
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_crops(drawn: Path, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_resumed_run_sees_the_same_crops(drawn: Path, trained: Path, tmp_path: Path) -> None:
     workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     for step in (6, 8):
         shutil.rmtree(workdir / "checkpoints" / str(step))
@@ -251,7 +255,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_crops(drawn: Path, trained
         np.testing.assert_array_equal(array, second[name], err_msg=name)
 
 
-def test_other_pictures_are_other_data(drawn: Path, tmp_path: Path) -> None:
+def test_changed_pictures_change_the_fingerprint_of_the_data(drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn / "photos", tmp_path / "photos")
     same = built(drawn, data__images=str(tmp_path / "photos")).data
     draw("pink", "dog").save(tmp_path / "photos" / "red-car.png")

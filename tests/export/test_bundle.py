@@ -45,6 +45,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_vectors_are_those_of_the_run(
     name: str, fields: dict[str, Any], tmp_path: Path, pictures: list[Image.Image]

@@ -49,7 +49,10 @@ def inputs_of(folder: Path, texts: list[str], pictures: list[Image.Image]) -> di
     return {"text": text_inputs(parts, texts), "vision": image_inputs(parts, pixels)}
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name != "stock"]
+
+
+@pytest.fixture(scope="module", params=["stock", *SLOW])
 def written(
     request: pytest.FixtureRequest, fields: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Any]:

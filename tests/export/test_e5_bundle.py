@@ -31,6 +31,7 @@ def written(folder: Path, fields: dict[str, Any]) -> tuple[Path, Path]:
     return file, write_finished_run(folder / "run", **fields | changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_vectors_are_those_of_the_run(name: str, fields: dict[str, Any], tmp_path: Path) -> None:
     file, run = written(tmp_path, fields | VARIANTS[name])

@@ -25,7 +25,7 @@ def run(hub: Hub, home: Path, *arguments: str, token: str = TOKEN) -> subprocess
     settings |= {"HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
     environment = os.environ | settings
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=600
     )
 
 

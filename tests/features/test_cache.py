@@ -60,6 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
 
 
 # 48 captions are 6 batches; then come 16 pictures, then the next split
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [3, 6 + 5, 6 + 16 + 2], ids=["captions", "pictures", "the second split"])
 def test_killed_and_resumed_is_as_if_uninterrupted(whole: dict[str, np.ndarray], tmp_path: Path, kill_at: int) -> None:
     config = place(tmp_path / "set")

@@ -1,4 +1,4 @@
-"""Fuzzing: every reader of what a stranger may have written, as a function of bytes (`targets.py`).
+"""Fuzz tests of every reader of untrusted files and requests, each as a function of bytes (`targets.py`).
 
-`test_fuzz.py` gives them mutated valid files in `make test`; `python -m fuzz` (make fuzz) lets atheris look further.
+`test_fuzz.py` gives them mutated valid files; `python -m fuzz` (make fuzz) runs atheris on them.
 """

@@ -1,8 +1,8 @@
-"""Lets atheris look for inputs that a reader mistakes.
+"""Fuzz the file readers with atheris.
 
-make fuzz [SECONDS=60] [TARGET=npy]              all targets that begin so, that many seconds together
-make fuzz RUNS=300                               so many inputs a target; from an empty build/fuzz the same each time
-make fuzz TARGET=npy INPUT=build/fuzz/npy/...    an input again, with its traceback
+make fuzz [SECONDS=60] [TARGET=npy]              all targets whose name starts with TARGET, for SECONDS in total
+make fuzz RUNS=300                               RUNS inputs for each target, deterministic from an empty build/fuzz
+make fuzz TARGET=npy INPUT=build/fuzz/npy/...    run one input again, with its traceback
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 FOUND = Path("build/fuzz")
 LONGEST = 100_000  # bytes of an input
-MEMORY_MB, SLOWEST = 4096, 20  # where libFuzzer ends a run that our own bounds could not
+MEMORY_MB, SLOWEST = 4096, 20  # limits of libFuzzer, above those of attempt.py
 
-# What the mutation of single bytes does not come upon.
+# Sequences that mutations of single bytes rarely produce.
 WORDS = [
     b"../", b"/etc/passwd", b"\x00", b"\r\n", b"\\ud800", b"\xed\xa0\x80", b"NaN", b"1e999", b"-1", b"9" * 5000,
     b"[" * 3000, b"{\"a\":" * 1500, b"(" * 150, b"-" * 3000, b"\xff" * 8, b"\xff\xff\xff\x7f", b"\xef\xbb\xbf",
@@ -31,24 +31,24 @@ WORDS = [
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=60, help="of all targets together")
-    parser.add_argument("--runs", type=int, default=0, help="inputs of each target, from a seed that does not change")
-    parser.add_argument("--target", default="", help="those whose name begins so")
-    parser.add_argument("--input", type=Path, help="a file that is read once, by one target")
+    parser.add_argument("--seconds", type=int, default=60, help="in total, over all targets")
+    parser.add_argument("--runs", type=int, default=0, help="inputs for each target, with a fixed seed")
+    parser.add_argument("--target", default="", help="prefix of the names of targets")
+    parser.add_argument("--input", type=Path, help="a file to run once, with one target")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Fuzzes the chosen targets one after the other, each in a process of its own; 1 where something was found."""
+    """Fuzzes the chosen targets, each in a process of its own; returns 1 if there is a finding."""
     options = parse()
     if options.input is None:
         try:
             import atheris
         except ImportError:
-            print("error: atheris is not installed: it has packages for Linux on x86-64 alone", file=sys.stderr)
+            print("error: atheris is not installed; it has wheels for Linux on x86-64 only", file=sys.stderr)
             return 2
 
-        with contextlib.redirect_stderr(io.StringIO()):  # a line a module
+        with contextlib.redirect_stderr(io.StringIO()):  # one line for each module
             with atheris.instrument_imports(include=["cl2cm_jax", "PIL"], enable_loader_override=False):  # pyright: ignore[reportAttributeAccessIssue]
                 from fuzz.targets import targets
     else:
@@ -67,12 +67,12 @@ def main() -> int:
     bound = ["-seed=1", f"-runs={options.runs}"] if options.runs else [f"-max_total_time={seconds}"]
     each = f"{options.runs} inputs" if options.runs else f"{seconds} s"
     failed = [name for name in chosen if not search(name, bound)]
-    print(f"{len(chosen)} targets, {each} each: " + (f"finds in {', '.join(failed)}" if failed else "no find"))
+    print(f"{len(chosen)} targets, {each} each: " + (f"findings in {', '.join(failed)}" if failed else "no finding"))
     return int(bool(failed))
 
 
 def search(name: str, bound: list[str]) -> bool:
-    """Whether nothing is found; what is, is kept in build/fuzz and shown with the command that reads it again."""
+    """Fuzzes one target and returns whether there was no finding; prints the command that reproduces each finding."""
     found = FOUND / name
     known = set(found.glob("*-*"))
     found.mkdir(parents=True, exist_ok=True)
@@ -81,12 +81,15 @@ def search(name: str, bound: list[str]) -> bool:
         _fuzz(name, bound, found)
     _, status = os.waitpid(process, 0)
     for path in sorted(set(found.glob("*-*")) - known):
-        print(f"find: {path}; again: make fuzz TARGET={shlex.quote(name)} INPUT={shlex.quote(str(path))}", flush=True)
+        print(
+            f"finding: {path}; to reproduce: make fuzz TARGET={shlex.quote(name)} INPUT={shlex.quote(str(path))}",
+            flush=True,
+        )
     return status == 0
 
 
 def _fuzz(name: str, bound: list[str], found: Path) -> None:
-    """Runs libFuzzer in this process, which it ends."""
+    """Runs libFuzzer, which ends this process."""
     import atheris
 
     from fuzz.attempt import attempt

@@ -1,4 +1,4 @@
-"""One input given to one reader: a value or a refusal in one line, in bounded time and memory; all else is a find."""
+"""Runs a reader on one input: a value or a one-line UserError, in bounded time and memory; all else is a finding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cl2cm_jax.errors import UserError
 
-SECONDS = 5.0  # of the processor
+SECONDS = 5.0  # of CPU time
 MEMORY = 1_000_000_000  # bytes that the process may grow by
 LONGEST_LINE = 3000  # characters of a refusal
 
@@ -30,16 +30,16 @@ class Target:
     seeds: Callable[[], Iterable[bytes]]
 
 
-class Find(AssertionError):
-    """What a reader must not do."""
+class Finding(AssertionError):
+    """A reader broke the rules."""
 
 
 def attempt(target: Target, data: bytes) -> bool:
-    """Whether the reader takes the input.
+    """Returns whether the reader accepts the input.
 
     Raises:
-      Find: it took too long or too much memory, or its refusal is no line.
-      Exception: what else the reader raises, which is a find too.
+      Finding: it took too long or too much memory, or its error is not one line.
+      Exception: any other error of the reader, which is a finding too.
     """
     with tempfile.TemporaryDirectory() as folder:
         memory, start = _peak(), time.process_time()
@@ -50,14 +50,14 @@ def attempt(target: Target, data: bytes) -> bool:
             refusal = str(error)
         seconds, memory = time.process_time() - start, _peak() - memory
     if refusal is not None and ("\n" in refusal or not 0 < len(refusal) < LONGEST_LINE):
-        raise Find(f"the refusal is no line: {refusal[:LONGEST_LINE]!r}")
+        raise Finding(f"the error is not one line: {refusal[:LONGEST_LINE]!r}")
     if seconds > SECONDS:
-        raise Find(f"took {seconds:.1f} s for {len(data):,} bytes")
+        raise Finding(f"took {seconds:.1f} s for {len(data):,} bytes")
     if memory > MEMORY:
-        raise Find(f"took {memory:,} bytes of memory for {len(data):,}")
+        raise Finding(f"took {memory:,} bytes of memory for {len(data):,}")
     return refusal is None
 
 
 def _peak() -> int:
-    """Most memory that the process has held, in bytes; Linux counts in kilobytes."""
+    """Peak memory of the process in bytes; Linux counts in kilobytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

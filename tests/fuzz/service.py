@@ -1,4 +1,4 @@
-"""The search service, spoken to without a socket: the bytes of a request in, those of the answers out."""
+"""Sends raw requests to the search service without a socket, and checks the answers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from uvicorn.server import ServerState
 
 from cl2cm_jax.serve import connection
 from cl2cm_jax.serve.limits import HEADERS, Limits
-from fuzz.attempt import Find
+from fuzz.attempt import Finding
 
 ANSWERS = {200, 204, 400, 401, 403, 404, 405, 408, 413, 421, 422, 429}
 NAMES = {
     *HEADERS, "allow", "cache-control", "connection", "content-length", "content-type", "date", 
     "retry-after", "transfer-encoding", "www-authenticate",
 }  # fmt: skip
-SECONDS = 5.0  # for an answer
+SECONDS = 300.0  # after which a service that does not answer is a finding
 _STATUS = re.compile(rb"(?:^|\n)HTTP/1\.1 (\d{3})[ \r]")
 
 
@@ -40,24 +40,24 @@ def upload(content: bytes) -> bytes:
 
 
 def spoken(sent: bytes) -> bytes:
-    """What the service answers; raises a Find where that is none of `ANSWERS`, has a header more, or was a fault."""
+    """Returns the answers; raises a Finding for a status outside `ANSWERS`, an unknown header or a logged error."""
     runner, config, faults = _service()
     faults.clear()
     received = runner.run(_talk(config, sent))
     if faults:
-        raise Find(f"the service has logged a fault: {faults[0]}")
+        raise Finding(f"the service has logged a fault: {faults[0]}")
     statuses = {int(status) for status in _STATUS.findall(received)}
     if not statuses <= ANSWERS:
-        raise Find(f"the service answered {sorted(statuses - ANSWERS)}")
+        raise Finding(f"the service answered {sorted(statuses - ANSWERS)}")
     head = received.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
     names = {line.partition(b":")[0].decode("latin-1").lower() for line in head}
     if not names <= NAMES:
-        raise Find(f"the answer has the headers {sorted(names - NAMES)}")
+        raise Finding(f"the answer has the headers {sorted(names - NAMES)}")
     return received
 
 
 class _Wire(asyncio.Transport):
-    """The client's end."""
+    """The client's end of a connection."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 50_000), "sockname": ("127.0.0.1", 8080)})
@@ -122,7 +122,7 @@ async def _talk(config: uvicorn.Config, sent: bytes) -> bytes:
     talking = connection.Connection(config, state, {})
     wire.set_protocol(talking)
     talking.connection_made(wire)
-    if sent:  # as asyncio does
+    if sent:  # asyncio passes on no empty data
         talking.data_received(sent)
     async with asyncio.timeout(SECONDS):
         while state.tasks:

@@ -1,4 +1,4 @@
-"""The readers, each as a function of bytes with some valid inputs. A reader that takes a folder has a target a file."""
+"""Fuzz targets: each reader as a function of bytes, with valid inputs. A reader of folders has one for each file."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from fuzz.attempt import Target
 from fuzz.service import raw_request, spoken, upload
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-PIXELS = 4_000_000  # of one picture or animation: the limit is tested, not this machine's memory
+PIXELS = 4_000_000  # of one picture or animation, below the limit of the package to save memory
 Files = Mapping[str, bytes]
 
 
 def of_file(name: str, read: Callable[[Path], object], *seeds: bytes) -> Target:
-    """A reader of one file, which has a name because its ending counts."""
+    """A reader of one file; its name matters for the suffix."""
     return of_folder({name: b""}, name, lambda folder: read(folder / name), *seeds)
 
 
@@ -61,17 +61,17 @@ def of_folder(files: Files, name: str, read: Callable[[Path], object], *seeds: b
 
 
 def each_file(prefix: str, files: Files, read: Callable[[Path], object]) -> dict[str, Target]:
-    """A target for each file of a folder, the others as they should be."""
+    """One target for each file of a folder, with the other files valid."""
     return {f"{prefix}/{name}": of_folder(files, name, read) for name in files}
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """What lies below a folder, by its path there."""
+    """The content of all files below a folder, by relative path."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def written(write: Callable[[Path], object]) -> dict[str, bytes]:
-    """The files that `write` makes in the folder which it is given."""
+    """The content of the files that `write` makes in a folder."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / "it")
         return content(Path(folder) / "it") if (Path(folder) / "it").is_dir() else content(Path(folder))
@@ -258,7 +258,7 @@ def results() -> bytes:
 
 
 def pictures() -> Iterator[bytes]:
-    """One of each format and of its odder kinds, and two animations."""
+    """Pictures of each format, with unusual variants, and two animations."""
     noise = Image.effect_noise((12, 9), 60)
     colour = Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180)))
     exif = Image.Exif()
@@ -297,7 +297,7 @@ def requests() -> Iterator[bytes]:
 
 @cache
 def targets() -> dict[str, Target]:
-    """All readers by name."""
+    """All targets by name."""
     return {
         **caption_targets(),
         **each_file("frames", FRAMES, read_frames),

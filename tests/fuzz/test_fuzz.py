@@ -1,4 +1,4 @@
-"""Every reader on mutated valid files: a value, or a refusal in one line; what was found once stays found."""
+"""Fuzz the file readers with mutated valid files: each gives a value or a one-line error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cl2cm_jax.errors import UserError
-from fuzz.attempt import Find, Target, attempt
+from fuzz.attempt import Finding, Target, attempt
 from fuzz.targets import targets
 
 FOUND = sorted(path for path in (Path(__file__).parent / "found").rglob("*") if path.is_file())
@@ -19,7 +19,7 @@ ODD = [b"\x00", b"\xff" * 8, b"[" * 2000, b"-1", b"NaN", b"9" * 5000, b"../", b"
 
 @st.composite
 def mutated(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """A valid file with a few places overwritten, filled in, left out or repeated."""
+    """A valid file with a few bytes replaced, inserted, deleted or repeated."""
     data = draw(st.sampled_from(seeds))
     for _ in range(draw(st.integers(1, 5))):
         start = draw(st.integers(0, len(data)))
@@ -48,13 +48,13 @@ def test_mutated_files_are_read_or_refused(name) -> None:
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.name)
-def test_what_was_found_stays_mended(path) -> None:
-    """The folders below found/ are named as the targets, with _ for a slash."""
+def test_inputs_that_failed_before_are_read_or_refused(path) -> None:
+    """The folders below found/ have the names of the targets, with _ for a slash."""
     target = next(target for name, target in targets().items() if name.replace("/", "_") == path.parent.name)
     attempt(target, path.read_bytes())
 
 
-def test_what_is_no_outcome_is_a_find() -> None:
+def test_anything_but_a_value_or_a_one_line_refusal_is_a_finding() -> None:
     def refuse(data: bytes, _: Path) -> None:
         raise UserError(data.decode())
 
@@ -63,7 +63,7 @@ def test_what_is_no_outcome_is_a_find() -> None:
 
     target = Target(read=refuse, seeds=lambda: [])
     assert not attempt(target, b"a line") and attempt(Target(read=lambda *_: 1, seeds=lambda: []), b"")
-    with pytest.raises(Find, match="no line"):
+    with pytest.raises(Finding, match="not one line"):
         attempt(target, b"")
     with pytest.raises(KeyError):
         attempt(Target(read=fail, seeds=lambda: []), b"")

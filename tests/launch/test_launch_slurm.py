@@ -1,4 +1,4 @@
-"""launch/gpu_slurm.sh: starts again within the job, goes back into the queue, stops at a mistake."""
+"""launch/gpu_slurm.sh: restarts within the job, requeues at the time limit, stops at a configuration error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["clone"]
 
 SUBMIT = "gpu_slurm.sh"
 SRUN = "srun: error: node1: "
-# What main prints when SIGTERM has let it save.
+# What main prints after it has saved on SIGTERM.
 STOPPED = 'echo "stopped and saved; resume with: python -m cl2cm_jax.main"'
 
 
@@ -30,12 +30,12 @@ def test_one_step_with_the_arguments(job: Clone) -> None:
     assert done.returncode == 0, done.stderr
     (step,) = job.calls("srun")
     assert step[1:4] == ["--label", "--kill-on-bad-exit=1", "--gpu-bind=none"]
-    assert step[4:] == [".venv/bin/python", "-m", "cl2cm_jax.main", *ARGUMENTS]  # Slurm signals this process alone
+    assert step[4:] == [".venv/bin/python", "-m", "cl2cm_jax.main", *ARGUMENTS]  # Slurm signals this process only
     assert job.runs() == [ARGUMENTS] * 2
     assert sorted(done.stdout.splitlines()) == ["0: of 2", "1: of 2"]
 
 
-def test_it_starts_again_after_a_failure(job: Clone) -> None:
+def test_it_restarts_after_a_failure(job: Clone) -> None:
     job.program("[[ $WORKER_NUMBER-$START != 1-1 ]] || exit 3")
     done = job.launch(SUBMIT)
     assert done.returncode == 0 and len(job.calls("srun")) == 2
@@ -43,7 +43,7 @@ def test_it_starts_again_after_a_failure(job: Clone) -> None:
     assert "the program failed with exit code 3; starts again in 0 s (1 of 3)" in done.stderr
 
 
-def test_it_gives_up(job: Clone) -> None:
+def test_it_gives_up_after_the_last_restart(job: Clone) -> None:
     job.program("exit $((6 + WORKER_NUMBER))")
     done = job.launch(SUBMIT, RESTARTS="2")
     assert done.returncode == 7 and len(job.calls("srun")) == 3
@@ -51,8 +51,8 @@ def test_it_gives_up(job: Clone) -> None:
     assert last.startswith("error: the program failed 3 times, the last with exit code 7")
 
 
-def test_a_mistake_is_not_tried_again(job: Clone) -> None:
-    """Slurm kills the other tasks, so that its own exit code is not that of the one that found the mistake."""
+def test_a_configuration_error_is_not_retried(job: Clone) -> None:
+    """Slurm kills the other tasks, so its exit code need not be that of the task with the error."""
     job.program('[[ $WORKER_NUMBER == 1 ]] || kill -KILL $$; echo "error: config.x is no field" >&2; exit 2')
     done = job.launch(SUBMIT)
     assert done.returncode == 2 and len(job.calls("srun")) == 1 and not job.calls("scontrol")
@@ -69,7 +69,7 @@ def test_a_mistake_is_not_tried_again(job: Clone) -> None:
         ({"REQUEUES": "0"}, False),
     ],
 )
-def test_at_the_time_limit_it_goes_back_into_the_queue(job: Clone, variables: dict[str, str], queued: bool) -> None:
+def test_at_the_time_limit_the_job_is_requeued(job: Clone, variables: dict[str, str], queued: bool) -> None:
     job.program(STOPPED)
     done = job.launch(SUBMIT, **variables)
     assert done.returncode == 0 and len(job.calls("srun")) == 1
@@ -83,19 +83,20 @@ def test_a_time_limit_before_the_first_step_is_no_failure(job: Clone) -> None:
     assert job.calls("scontrol") == [["scontrol", "requeue", "4711"]]
 
 
-def test_tasks_that_slurm_ends_for_another_one_do_not_hide_its_failure(job: Clone) -> None:
+def test_tasks_ended_by_slurm_do_not_hide_the_failed_one(job: Clone) -> None:
     job.program("[[ $START == 2 ]] || { [[ $WORKER_NUMBER == 1 ]] && exit 1; kill -TERM $$; sleep 5; }")
     done = job.launch(SUBMIT)
     assert done.returncode == 0 and len(job.calls("srun")) == 2 and not job.calls("scontrol")
 
 
-def test_slurm_would_not_queue_it(job: Clone) -> None:
+def test_a_failed_requeue_says_what_to_do(job: Clone) -> None:
     job.program(STOPPED)
     (job.fake / "bin" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
     done = job.launch(SUBMIT)
     assert done.returncode == 2 and "submit the same line to go on" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_tasks_find_each_other_through_slurm(job: Clone) -> None:
     """The real jax.distributed reads the job's number and nodes from Slurm's variables."""
     look = "from cl2cm_jax.parallel import hosts; hosts.start(); import jax; print(hosts.collect(jax.numpy.ones(1)))"
@@ -118,7 +119,7 @@ def test_dry_run_needs_no_slurm_and_touches_nothing(clone: Clone) -> None:
     assert sorted(clone.calls()) == sorted(pasted) and clone.runs() == [ARGUMENTS] * 2
 
 
-def test_what_cannot_run_is_refused(clone: Clone) -> None:
+def test_an_unusable_setup_is_refused_in_one_line(clone: Clone) -> None:
     assert "this is no Slurm job; submit it: sbatch launch/gpu_slurm.sh" in one_line(clone.launch(SUBMIT))
     clone.variables["SLURM_JOB_ID"] = "4711"
     assert "RESTARTS='often'" in one_line(clone.launch(SUBMIT, RESTARTS="often"))
@@ -148,14 +149,16 @@ def test_what_cannot_run_is_refused(clone: Clone) -> None:
         (1, "3: the child ended with exit code 2\n[w] ended with exit code 22", "failed"),
     ],
 )
-def test_what_a_run_came_to(tmp_path: Path, code: int, lines: str, outcome: str) -> None:
+def test_the_outcome_of_a_run_follows_from_exit_code_and_log(
+    tmp_path: Path, code: int, lines: str, outcome: str
+) -> None:
     (tmp_path / "log").write_text(f"3: step 7\n{lines}\n")
     script = f'source "{ROOT}/launch/commands.sh"; outcome {code} "{tmp_path}/log"'
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == f"{outcome}\n"
 
 
-def test_the_program_says_what_the_scripts_look_for() -> None:
+def test_the_program_prints_the_line_that_the_scripts_look_for() -> None:
     said = "stopped and saved; resume with:"
     assert (
         said in (ROOT / "launch" / "commands.sh").read_text() and said in (ROOT / "cl2cm_jax" / "main.py").read_text()

@@ -1,4 +1,4 @@
-"""launch/tpu_pod.sh: two workers that are folders of this machine, behind stand-ins for gcloud and ssh."""
+"""launch/tpu_pod.sh with stand-ins for gcloud and ssh; the two workers are local folders."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
-from support.launch_stand_ins import ARGUMENTS, Clone, clone, commit, files, one_line, paste
+from support.launch_stand_ins import ARGUMENTS, PATIENCE, Clone, clone, commit, files, one_line, paste, wait_for
 
 __all__ = ["clone"]
 
@@ -21,7 +20,7 @@ STOPPED = 'echo "stopped and saved; resume with: python -m cl2cm_jax.main"'
 
 @pytest.fixture
 def pod(clone: Clone) -> Clone:
-    """A committed clone, TPU and ZONE."""
+    """A git clone with TPU and ZONE set."""
     commit(clone)
     clone.variables |= {"TPU": "slice", "ZONE": "us-west4-a"}
     return clone
@@ -49,7 +48,7 @@ def test_every_worker_gets_the_tree_and_the_arguments(pod: Clone) -> None:
     assert sorted(log.read_text().splitlines()) == ["[worker-0] auto", "[worker-1] auto"]
 
 
-def test_it_starts_again_after_a_failure(pod: Clone) -> None:
+def test_it_restarts_after_a_failure(pod: Clone) -> None:
     pod.program("[[ $WORKER_NUMBER-$START != 1-1 ]] || exit 134")
     done = pod.launch(POD)
     assert done.returncode == 0 and len(pod.runs()) == 4
@@ -59,7 +58,7 @@ def test_it_starts_again_after_a_failure(pod: Clone) -> None:
     assert len(list((pod.folder / "runs" / "logs").iterdir())) == 2
 
 
-def test_it_gives_up(pod: Clone) -> None:
+def test_it_gives_up_after_the_last_restart(pod: Clone) -> None:
     pod.program("exit 9")
     done = pod.launch(POD, RESTARTS="1")
     assert done.returncode == 9 and len(pod.runs()) == 4
@@ -68,8 +67,8 @@ def test_it_gives_up(pod: Clone) -> None:
     )
 
 
-def test_a_mistake_is_not_tried_again(pod: Clone) -> None:
-    """gcloud tells the exit code of the first worker that failed, which need not be the one that found the mistake."""
+def test_a_configuration_error_is_not_retried(pod: Clone) -> None:
+    """gcloud returns the exit code of the first worker that failed, which need not be the one with the error."""
     pod.program('[[ $WORKER_NUMBER == 1 ]] || exit 134; echo "error: config.x is no field" >&2; exit 2')
     done = pod.launch(POD, CREATE=CREATE)
     assert done.returncode == 2 and len(pod.runs()) == 2
@@ -79,7 +78,7 @@ def test_a_mistake_is_not_tried_again(pod: Clone) -> None:
 
 @pytest.mark.parametrize("end", [STOPPED, "kill -TERM $$; sleep 5", "exit 255"])
 def test_a_preempted_tpu_is_created_again(pod: Clone, end: str) -> None:
-    """It may have had the time to save, none, or its connection broke; its disk is empty afterwards."""
+    """Whether it could save, was killed or lost its connection; its disk is empty afterwards."""
     pod.program(f"[[ $START != 1 ]] || {{ rm -rf ../cl2cm; {end}; }}")
     pod.states("READY", "PREEMPTED", "CREATING", "READY")
     done = pod.launch(POD, CREATE=CREATE, RESTARTS="0", MOUNT="echo mounted")
@@ -113,20 +112,20 @@ def test_a_tpu_that_is_not_there_is_created_until_there_is_room(pod: Clone) -> N
         ("DENIED", "no active account; check TPU, ZONE and PROJECT, or: gcloud auth login"),
     ],
 )
-def test_a_state_that_the_user_must_mend(pod: Clone, state: str, says: str) -> None:
+def test_a_tpu_state_that_needs_the_user_is_one_line(pod: Clone, state: str, says: str) -> None:
     pod.states(state)
     assert says in one_line(pod.launch(POD))
     assert verbs(pod) == ["describe"]
 
 
-def test_a_connection_that_is_gone_for_a_while_is_waited_for(pod: Clone) -> None:
+def test_a_lost_connection_is_waited_for(pod: Clone) -> None:
     pod.program("[[ $START != 1 ]] || exit 255")
     pod.states("READY", "DENIED", "READY")
     done = pod.launch(POD)
     assert done.returncode == 0 and len(pod.runs()) == 4 and "delete" not in verbs(pod)
 
 
-def test_a_run_that_somebody_stopped_is_not_started_again(pod: Clone) -> None:
+def test_a_run_stopped_by_a_user_is_not_restarted(pod: Clone) -> None:
     pod.program(STOPPED)
     done = pod.launch(POD)
     assert done.returncode == 1 and len(pod.runs()) == 2
@@ -146,8 +145,8 @@ def test_a_workdir_on_the_workers_own_disk_is_refused(pod: Clone) -> None:
     assert pod.runs() == [["--workdir=runs/mine"]] * 2
 
 
-def test_an_installation_that_fails_is_tried_again(pod: Clone) -> None:
-    """make's exit code for any failure is 2, which here means no mistake in the configuration."""
+def test_a_failed_installation_is_retried(pod: Clone) -> None:
+    """make exits with 2 at any failure, which here is not a configuration error."""
     make = pod.fake / "bin" / "make"
     flaky = (
         f'[[ -e "$FAKE/tried" ]] || {{ [[ $WORKER_NUMBER == 0 ]] || touch "$FAKE/tried"; exit 2; }}\n{make.read_text()}'
@@ -158,25 +157,22 @@ def test_an_installation_that_fails_is_tried_again(pod: Clone) -> None:
     assert "making the workers ready failed with exit code 1; starts again in 0 s" in done.stderr
 
 
-def test_the_run_of_before_saves_and_ends_first(pod: Clone) -> None:
+def test_an_earlier_run_on_the_worker_saves_and_ends_first(pod: Clone) -> None:
     saved = pod.fake / "saved"
     text = f'trap \'touch "{saved}"; exit\' TERM; touch "{saved}.up"; while :; do sleep 0.1; done'
     before = subprocess.Popen(["bash", "-c", text, "cl2cm_jax.main"])
     try:
         (pod.fake / "home-1" / "cl2cm.pid").write_text(f"{before.pid}\n")
-        until = time.monotonic() + 30
-        while not Path(f"{saved}.up").exists():
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        # who has ended is gone only when its parent has looked
+        wait_for(Path(f"{saved}.up").exists)
+        # a zombie until its parent waits
         threading.Thread(target=before.wait, daemon=True).start()
         pod.program('[[ -e "$FAKE/saved" ]]')
-        # a narrow terminal must not hide what the process is
+        # ps must not cut the command line in a narrow terminal
         assert pod.launch(POD, RESTARTS="0", COLUMNS="80").returncode == 0
-        assert before.wait(timeout=10) == 0
+        assert before.wait(timeout=PATIENCE) == 0
     finally:
-        before.kill()  # so that a failure above is told instead of waited on
-    other = subprocess.Popen(["sleep", "30"])  # the number may be another program's by now
+        before.kill()  # after a failure above
+    other = subprocess.Popen(["sleep", str(PATIENCE)])  # the process id may have been reused
     try:
         (pod.fake / "home-1" / "cl2cm.pid").write_text(f"{other.pid}\n")
         (pod.fake / "starts-1").unlink()
@@ -187,17 +183,14 @@ def test_the_run_of_before_saves_and_ends_first(pod: Clone) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_a_signal_lets_the_workers_save(pod: Clone) -> None:
+def test_a_signal_is_passed_on_and_the_workers_save(pod: Clone) -> None:
     pod.program("""
         trap 'echo saving; sleep 0.5; echo saved; exit' TERM
-        touch "$FAKE/up-$WORKER_NUMBER"; for i in {1..100}; do sleep 0.1; done""")
+        touch "$FAKE/up-$WORKER_NUMBER"; while :; do sleep 0.1; done""")
     running = pod.start(POD, *ARGUMENTS)
-    until = time.monotonic() + 30
-    while not all((pod.fake / f"up-{number}").exists() for number in (0, 1)):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_for(lambda: all((pod.fake / f"up-{number}").exists() for number in (0, 1)))
     running.send_signal(signal.SIGTERM)
-    out, err = running.communicate(timeout=30)
+    out, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130 and "asks the workers to save and end" in err
     for number in (0, 1):
         assert out.count(f"[worker-{number}] saving") == out.count(f"[worker-{number}] saved") == 1
@@ -221,7 +214,7 @@ def test_dry_run_prints_what_can_be_pasted_and_touches_nothing(pod: Clone) -> No
         assert [archive.sub("", word) for word in ran] == [archive.sub("", word) for word in printed]
 
 
-def test_what_is_missing_is_named(pod: Clone) -> None:
+def test_a_missing_setting_is_named(pod: Clone) -> None:
     assert "set TPU to the name of the TPU" in one_line(pod.launch(POD, TPU=""))
     assert "set ZONE to the zone" in one_line(pod.launch(POD, ZONE=""))
     assert "--workdir is missing" in one_line(pod.launch(POD, "--config=x"))
@@ -233,7 +226,7 @@ def test_what_is_missing_is_named(pod: Clone) -> None:
     assert pod.calls() == []
 
 
-def test_uncommitted_changes_are_told(pod: Clone) -> None:
+def test_uncommitted_changes_give_a_warning(pod: Clone) -> None:
     (pod.folder / "launch" / "worker.sh").open("a").write("# changed\n")
     done = pod.launch(POD)
     assert done.returncode == 0 and "uncommitted changes stay here" in done.stderr

@@ -162,6 +162,7 @@ def test_blocks_on_one_device_equal_the_dense_form(name, block, data, dense):
     assert_same(got, dense[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "exchange"), [((8, 1, 1), "ring"), ((2, 2, 2), "gather")])
 @pytest.mark.parametrize("name", LOSSES)
 def test_eight_devices_equal_one(name, shape, exchange, data, dense):

@@ -61,7 +61,7 @@ def test_a_process_id_out_of_range_is_an_error(monkeypatch):
 
 
 def ended(program: str) -> list[tuple[int, str, str]]:
-    """Code, output and errors of two processes that run a program, each with two devices."""
+    """Exit code, stdout and stderr of two processes that run a program, each with two devices."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -90,7 +90,8 @@ def ended(program: str) -> list[tuple[int, str, str]]:
     return [(running.returncode, *texts) for running, texts in zip(started, outputs, strict=True)]
 
 
-def test_two_processes_share_one_batch():
+@pytest.mark.slow
+def test_two_processes_share_one_global_batch():
     for process, (code, out, err) in enumerate(ended(_PROCESS)):
         assert code == 0, err
         assert out.splitlines()[-1] == f"4 (8, 1) {list(range(8))} {process == 0}"
@@ -109,6 +110,7 @@ with hosts.fail_together():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [
@@ -125,8 +127,9 @@ def test_a_failing_process_ends_the_others_soon(fault: str, code: int, message: 
     assert re.search("another process of this run ended|another task died", left_err), left_err
 
 
+@pytest.mark.slow
 def test_sigterm_before_training_ends_a_process():
-    """Jax's own service would catch it, and nothing would come of it."""
+    """JAX's preemption service would catch the signal and ignore it."""
     program = (
         "import os, signal; from cl2cm_jax.parallel import hosts; hosts.start(); os.kill(os.getpid(), signal.SIGTERM)"
     )

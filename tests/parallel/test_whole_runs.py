@@ -1,4 +1,4 @@
-"""Twenty steps of a whole run on eight devices are those of one: each term, each gradient, the validation metrics."""
+"""Twenty training steps on eight devices equal those on one: every loss term, gradient and validation metric."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from cl2cm_jax.parallel import mesh as meshes
 from cl2cm_jax.parallel.sharding import path_name
 from cl2cm_jax.training import experiment, loop
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 EXACT = 1e-5
-NEAR = {"train/pair_score": EXACT}  # logged beside the terms: a mean of standard scores, which may be next to nothing
+NEAR = {"train/pair_score": EXACT}  # a mean of standard scores, which may be close to 0
 # every term: both contrastive ones, sentence, word, transfer, and confidence
 EVERY_TERM = {
     "teacher.schedule": "joint",
@@ -68,7 +70,7 @@ TENSOR = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 class Ran(NamedTuple):
-    """A whole run: what it logged, the gradient of each step on the host, and the state that it ended with."""
+    """A finished run: logged rows, the gradient of each step on the host, and the final state."""
 
     rows: list[dict[str, float]]
     gradients: list[dict[str, np.ndarray]]
@@ -76,7 +78,7 @@ class Ran(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The state of an optimiser that keeps the gradient which it is given."""
+    """State of an optimiser that stores the gradient."""
 
     gradient: Any
 
@@ -138,7 +140,7 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
 
 @pytest.fixture(scope="module")
 def alone(home: Path, fields: dict[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
-    """Each network's run on one device, of the dense losses."""
+    """The run of each network on one device, with dense losses."""
     return {name: ran(home, tmp_path_factory.mktemp("alone"), change, None) for name, change in fields.items()}
 
 
@@ -175,7 +177,7 @@ def test_eight_devices_train_like_one(
 
 
 def assert_split(state: Any, parts: int) -> None:
-    """Each device holds its part of every matrix: of parameters, gradients, both moments and the average."""
+    """Checks that every matrix is sharded: parameters, gradients, both moments and the average."""
     held = {name: len(leaf.addressable_shards[0].data.ravel()) for name, leaf in named(state).items()}
     matrices = {name: leaf for name, leaf in named(state).items() if re.search("(kernel|embedding)$", name)}
     kinds = {name.split("/")[0] + "".join(re.findall("/(?:mu|nu|gradient)/", name)) for name in matrices}

@@ -1,4 +1,4 @@
-"""BERT and XLM-R live beside transformers and sentence-transformers (`make test-peers` installs them)."""
+"""BERT and XLM-R compared with transformers and sentence-transformers (`make test-peers` installs them)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from cl2cm_jax.models.configured import text_backbone
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.slow
 
 SENTENCES = ["a red car", "", "Zwei Hunde schlafen am Straßenrand, 犬!", "sea and sand " * 60]
 

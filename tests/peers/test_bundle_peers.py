@@ -18,6 +18,8 @@ from cl2cm_jax.trained.bundle import Parts
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 SENTENCES = ["a red car", "", "Zwei Hunde schlafen am Straßenrand, 犬!", "sea and sand " * 60]
 TUNED = {"student__text__trainable": "all", "student__vision__trainable": "layers 1-1"}
 

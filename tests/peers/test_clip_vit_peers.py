@@ -1,4 +1,4 @@
-"""CLIP's and SigLIP's image towers live beside transformers (`make test-peers` installs it)."""
+"""CLIP's and SigLIP's image towers compared with transformers (`make test-peers` installs it)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from cl2cm_jax.models.preprocess import read_preprocess
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("seed", range(3))

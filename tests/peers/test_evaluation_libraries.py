@@ -28,6 +28,7 @@ from cl2cm_jax.studies.external_eval.ties import tie_bounds
 from cl2cm_jax.trained.model import TrainedModel
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
 LIBRARIES = ("mteb", "clip_benchmark")
 WITHOUT_GERMAN = 3  # images that have no caption in this language
 

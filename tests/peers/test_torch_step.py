@@ -10,6 +10,8 @@ pytest.importorskip("torch")
 from benchmarks.paper_step import Sizes, batch_of, cached, made_up, make_step  # noqa: E402
 from benchmarks.torch_peer import TorchStep  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def test_losses_stay_equal_over_updates():
     sizes = Sizes(batch=8, tokens=12, layers=3, first=1, hidden=64, heads=4, intermediate=96, vocabulary=200)

@@ -1,4 +1,4 @@
-"""What make audit says of what pip-audit has found."""
+"""The report of make audit on the findings of pip-audit."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ UNKNOWN = {"name": "c", "skip_reason": "no answer"}
         ([BAD, UNKNOWN], 1, "b 2: CVE-1, mended in 3, 4\n1 of 2 packages were looked up\n", "warning: 1 could not"),
     ],
 )
-def test_what_was_found_decides(packages, code, out, err, capsys) -> None:
+def test_exit_code_and_output_follow_the_vulnerabilities_found(packages, code, out, err, capsys) -> None:
     assert audit.told(packages) == code
     said = capsys.readouterr()
     assert said.out == out and err in said.err and bool(err) == bool(said.err)
 
 
-def test_a_failure_of_pip_audit_is_no_success(monkeypatch, tmp_path) -> None:
-    """Here pip-audit is not installed."""
+def test_a_failure_of_pip_audit_is_reported(monkeypatch, tmp_path) -> None:
+    """pip-audit is not installed in this environment."""
     (package,) = audit.audited(str(tmp_path / "requirements.txt"))
     assert package["name"] == "requirements.txt" and "pip_audit" in package["skip_reason"]

@@ -18,6 +18,7 @@ from benchmarks import losses, paper_step, ranks, record, start, suite, train_st
 from cl2cm_jax.errors import UserError
 
 
+@pytest.mark.slow
 def test_the_step_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     flags = ["--batch=8", "--tokens=8", "--layers=2", "--first=1", "--vocabulary=64", "--repeats=1", "--parts"]
     small = {"hidden": 32, "heads": 8, "intermediate": 64}
@@ -36,13 +37,14 @@ def test_the_step_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "compile and first step" in capsys.readouterr().out
 
 
-def test_products_are_counted_once_a_multiplication_and_an_addition():
+def test_flops_count_multiplications_and_additions():
     sizes = paper_step.Sizes(batch=1, layers=2, first=1, hidden=10, heads=1, intermediate=20)
     layer, tower = 4 * 100 + 2 * 200 + 2 * 5 * 10, 100 + 800 + 2 * 5 * 10 + 10 * 1024
     assert sizes.flops(5, with_prefix=False) == 2 * 4 * 5 * 3 * (layer + tower)
     assert sizes.flops(5, with_prefix=True) == 2 * 4 * 5 * (3 * (layer + tower) + layer)
 
 
+@pytest.mark.slow
 def test_all_forms_of_the_losses_agree_and_are_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -56,7 +58,7 @@ def test_all_forms_of_the_losses_agree_and_are_timed(
     assert made["about"]["versions"]["jax"] and "MB a device" in capsys.readouterr().out
 
 
-def test_starts_share_a_cache_of_their_own_and_leave_the_users_alone(
+def test_starts_use_a_compile_cache_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     kept = tmp_path / "data" / "compiled" / "program"
@@ -86,6 +88,7 @@ def test_starts_share_a_cache_of_their_own_and_leave_the_users_alone(
     assert "first start" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_quick_suite_runs_to_the_end_and_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setenv("XLA_FLAGS", "")
@@ -103,13 +106,13 @@ def test_a_quick_suite_runs_to_the_end_and_renders(tmp_path: Path, monkeypatch: 
     assert table.count("**not measured**") == 3  # no GPU: the step, transport, ranks
 
 
-def test_a_benchmark_that_fails_is_a_row_and_the_others_go_on(capfd: pytest.CaptureFixture[str]):
+def test_a_failed_benchmark_is_reported_as_a_row(capfd: pytest.CaptureFixture[str]):
     content = suite.measured(["-c", "import sys; sys.exit('error: no such thing')"])
     assert content["rows"] == [] and content["failed"] == "error: no such thing"
     assert "Did not run: error: no such thing" in suite._section(suite.SUITE[0], content)
 
 
-def test_figures_have_their_bar_and_verdict_beside_them():
+def test_figures_are_shown_with_bound_and_verdict():
     step = {"what": "whole step", "dtype": "bfloat16", "tokens": "48", "seconds": 0.1, "examples": 1280.0}
     cells = suite._cells(suite.SUITE[0], step | {"flops": 4e14, "share": 0.404, "note": ""})
     assert cells[-2:] == ["40 % of bf16 peak", "**reached**"] and "40.4%" in cells
@@ -119,14 +122,14 @@ def test_figures_have_their_bar_and_verdict_beside_them():
     assert suite._cells(suite.SUITE[1], tile)[-2:] == ["1 x dense; 160 MB", "**reached**; **missed**"]
 
 
-def test_medians_are_taken_of_runs_that_alternate():
+def test_alternating_runs_are_timed():
     order = []
     taken = record.alternate({name: lambda name=name: order.append(name) for name in "ab"}, 3)
     assert order == list("ababab")
     assert set(taken) == {"a", "b"} and taken["a"].seconds >= 0
 
 
-def test_marginal_error_is_the_mass_in_wrong_places():
+def test_marginal_error_is_the_misplaced_mass():
     problem = transport.Problem(*(np.array(a) for a in ([[[0.0, 1], [1, 0]]], [[0.5, 0.5]], [[0.5, 0.5]])))
     assert transport.marginal_error([[[0.5, 0], [0, 0.5]]], problem) == 0
     assert transport.marginal_error([[[0.5, 0], [0.25, 0.25]]], problem) == pytest.approx(0.5)
@@ -140,7 +143,7 @@ def test_problems_have_ragged_captions_and_no_mass_on_padding():
     np.testing.assert_array_equal(np.asarray(cost)[np.asarray(mu) == 0], 0)
 
 
-def test_answers_agree_where_only_near_scores_change_places():
+def test_answers_agree_up_to_swapped_near_ties():
     score, index = np.array([[0.9, 0.8, 0.8 - 1e-7]]), np.array([[4, 2, 7]])
     assert "33.33%" in ranks.agreement((score, np.array([[4, 7, 2]])), (score, index))
     with pytest.raises(SystemExit, match="ids at 1 places"):
@@ -159,7 +162,7 @@ def test_cudnn_gets_half_precision_and_whole_masks():
     assert calls == [("cudnn", (2, 1, 6, 6)), ("xla", (2, 1, 1, 6))]
 
 
-def test_a_busy_machine_does_not_decide_what_its_cpu_time_is_within(monkeypatch: pytest.MonkeyPatch):
+def test_on_a_busy_machine_cpu_time_decides_or_nothing_does(monkeypatch: pytest.MonkeyPatch):
     for load, taken, want in (
         (9.0, (3.0, 2.1), "not decided, load 9.0 (2.1 s of CPU time)"),
         (9.0, (3.0, 4.1), "missed"),

@@ -1,4 +1,4 @@
-"""Every command line that documents and configs show can be typed: modules, flags, fields, configs, make targets."""
+"""Every command line in documents and configs is valid: modules, flags, fields, configs, make targets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def command_lines() -> list[str]:
 LINES = command_lines()
 
 
-def test_there_are_some() -> None:
+def test_documents_show_commands() -> None:
     assert len(LINES) > 60 and "make demo" in LINES
     for part in ("cl2cm search", "configs/vatex.py", "launch/tpu_pod.sh", "configs/word_level.py"):
         assert any(part in line for line in LINES)
@@ -74,7 +74,7 @@ def test_every_config_opens_with_its_command_hardware_time_and_numbers() -> None
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_line_can_be_typed(line: str) -> None:
+def test_a_documented_command_is_valid(line: str) -> None:
     words = shlex.split(line.replace("--mode=...", "").replace(" ... ", " --workdir=x "))  # "..." was said before
     words = [word.replace("...", "x") for word in words]
     if words[0] == "make":
@@ -94,7 +94,7 @@ def test_a_line_can_be_typed(line: str) -> None:
 
 
 def check_flags(words: list[str]) -> None:
-    """Flags to add to a command: fields that exist, and their values; a config together with them."""
+    """Checks flags without a command: names and values of fields, and a config with them."""
     flags = [word.removesuffix(",") for word in words if word.startswith("--")]
     rest, overrides = split_flags(flags)
     if rest:
@@ -105,21 +105,21 @@ def check_flags(words: list[str]) -> None:
 
 
 def check_command(module: str, arguments: list[str]) -> None:
-    """A module of the package has a parser that takes the arguments; one that is only named in a sentence is there."""
+    """Checks that a module exists and, where there are options, that its parser accepts them."""
     assert importlib.util.find_spec(module), module
     if any(word.startswith("-") for word in arguments):
         check_options(importlib.import_module(module).parse(arguments))
 
 
 def check_verb(verb: str, arguments: list[str]) -> None:
-    """A verb of `cl2cm` has a parser that takes the arguments; one that is only named in a sentence is there."""
+    """Checks that a verb of `cl2cm` exists and, where there are options, that its parser accepts them."""
     module = f"cl2cm_jax.{VERBS[verb].module}"
     if any(word.startswith("-") for word in arguments):
         check_options(importlib.import_module(module).parse(arguments))
 
 
 def check_options(parsed: argparse.Namespace | tuple[argparse.Namespace, dict[str, str]]) -> None:
-    """What a parser has read: a config that is there is right with the fields that the line changes."""
+    """Checks a config that exists together with the overrides of the command line."""
     if not isinstance(parsed, tuple):
         return
     options, overrides = parsed
@@ -130,7 +130,7 @@ def check_options(parsed: argparse.Namespace | tuple[argparse.Namespace, dict[st
 
 
 def check_benchmark(module: str, arguments: list[str]) -> None:
-    """A benchmark has the flags; the fields of a config are fields."""
+    """Checks that a benchmark has the flags, and that the fields exist."""
     source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     rest, overrides = split_flags(arguments)
     for word in rest:
@@ -153,6 +153,6 @@ def check_benchmark(module: str, arguments: list[str]) -> None:
         "--config=configs/vatex.py --config.data.features=",
     ],
 )
-def test_the_check_sees_what_it_should(line: str) -> None:
+def test_the_check_finds_mistakes(line: str) -> None:
     with pytest.raises((UserError, AssertionError, KeyError)):
-        test_a_line_can_be_typed(line)
+        test_a_documented_command_is_valid(line)

@@ -1,4 +1,4 @@
-"""The lock: every package at one version for an environment, and pip checks the hash of what it installs."""
+"""Lock files: every package has one version for each environment, and hashes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_package_has_one_version_and_hashes(name) -> None:
     assert found and all(re.fullmatch(r"[\w.-]+==[\w.]+( ;.*)?", line) and hashes for line, hashes in found.items())
 
 
-def test_what_is_developed_with_is_what_runs() -> None:
+def test_the_development_lock_contains_the_runtime_lock() -> None:
     assert pins("requirements.txt") <= pins("requirements-dev.txt")
 
 
@@ -44,7 +44,7 @@ def test_what_is_developed_with_is_what_runs() -> None:
     [("requirements.txt", ("data", "demo")), ("requirements-dev.txt", ("dev", "export", "serve")),
      ("requirements-beam.txt", ("data", "beam"))],
 )  # fmt: skip
-def test_what_is_declared_is_locked(name, extras) -> None:
+def test_every_declared_package_is_locked(name, extras) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = [
         *project["dependencies"],
@@ -63,7 +63,7 @@ def test_the_packages_without_dependencies_are_those_of_the_makefile() -> None:
 
 
 def test_constraints_are_the_pins_without_their_hashes() -> None:
-    """With hashes pip would ask for those of the checkout too, which has none."""
+    """With hashes pip would require one of the checkout too, which has none."""
     recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
     command = re.search(r"(sed .* requirements\.txt) >", recipe)
     assert command is not None

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and what they show has the form of the outputs that they are committed with."""
+"""The notebooks run from top to bottom, and their outputs have the form of the committed ones."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ LARGEST = 250_000  # bytes of a notebook with its outputs
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout in small: configs/ and notebooks/, where kernels start with the package in reach."""
+    """A folder with configs/ and notebooks/, where kernels can import the package."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("XLA_FLAGS", "")  # of the kernels: one device, as their readers have
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device for the kernels, as users have
     return tmp_path
 
 
 def train_a_small_demo(folder: Path) -> None:
-    """Finishes a run in runs/emoji, of the demo's languages but of 48 drawings and two steps."""
+    """Trains runs/emoji with the languages of the demo on 48 drawings for two steps."""
     demo = read(str(ROOT / "configs" / "emoji.py"), {}).data
     chosen = [one for one in drawings() if one.rows[0].group == "headline"][::30][:48]
     (folder / "photos").mkdir()
@@ -63,7 +63,7 @@ def train_a_small_demo(folder: Path) -> None:
 
 
 def form(notebook: nbformat.NotebookNode) -> list[tuple[str, list[object]]]:
-    """Of each code cell its source, and of each output the lines of a text, or which forms something shown has."""
+    """Source of each code cell, with the number of lines or the media types of each output."""
     cells = []
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -75,15 +75,16 @@ def form(notebook: nbformat.NotebookNode) -> list[tuple[str, list[object]]]:
     return cells
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_and_shows_what_it_is_committed_with(place: Path, path: Path) -> None:
+def test_a_notebook_runs_and_its_outputs_have_the_committed_form(place: Path, path: Path) -> None:
     if path.stem == "quick_start":
         train_a_small_demo(place)
     assert form(executed(path, folder=place / "notebooks")) == form(nbformat.read(path, as_version=4))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_is_committed_executed_and_small(path: Path) -> None:
+def test_a_notebook_is_committed_executed_and_small(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -95,5 +96,5 @@ def test_it_is_committed_executed_and_small(path: Path) -> None:
     assert path.stat().st_size < LARGEST
 
 
-def test_there_are_two() -> None:
+def test_there_are_two_notebooks() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["quick_start", "your_own_pictures"]

@@ -351,6 +351,7 @@ with Checkpoints(sys.argv[1], keep_last=2) as checkpoints:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, 4])
 def test_a_kill_during_a_save(tmp_path, steps):
     environment = {**os.environ, "XLA_FLAGS": ""}
@@ -406,6 +407,7 @@ with Checkpoints(sys.argv[1], keep_last=1) as checkpoints:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_save_set_aside_and_restore_together(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -423,7 +425,7 @@ def test_two_processes_save_set_aside_and_restore_together(tmp_path):
     ]
     try:
         for running in started:
-            out, err = running.communicate(timeout=120)
+            out, err = running.communicate(timeout=600)
             assert running.returncode == 0, err
             lines = re.findall("^refused .*|^restored .*", out, re.MULTILINE)  # Gloo prints too, and into our lines
             assert lines == ["refused UserError", "restored 3"]

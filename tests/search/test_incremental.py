@@ -220,6 +220,7 @@ update(store, replace(colours.encoder, images=images), Path({photos!r}))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_without_loss_or_repetition(tmp_path, colours) -> None:
     photos, uri, count = tmp_path / "photos", str(tmp_path / "index.db"), 3 * BATCH
     for number in range(count):

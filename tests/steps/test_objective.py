@@ -20,6 +20,7 @@ def test_every_term_is_logged_by_name(make_config):
     np.testing.assert_allclose(total, parts, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -93,6 +94,7 @@ def test_the_mean_word_cosine_is_logged(make_config):
         assert abs(float(of(params)[1]["word_cosine"])) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["transport", "contrast"])
 def test_a_head_does_not_train_on_its_own_fold(make_config, word):
     config = make_config(teacher__head="linear", teacher__folds="2", weights__word="1.0", word__loss=word)
@@ -113,6 +115,7 @@ def test_two_captions_of_one_image_are_not_negatives(make_config):
     assert float(of(params)[1]["source"]) != pytest.approx(float(apart(params)[1]["source"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", [{}, {"word__loss": "contrast", "transfer__word": "0.5"}], ids=["plan", "contrast"])
 def test_padding_changes_no_term_and_no_gradient(make_config, word):
     config = make_config(teacher__head="linear", weights__word="1.0", transfer__relations="cross,intra_target", **word)

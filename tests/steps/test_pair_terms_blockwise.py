@@ -68,6 +68,7 @@ def _dense():
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "exchange"),
     [(None, "ring"), ({"data": 2, "tensor": 4}, "gather"), ({"data": 4, "fsdp": 2}, "gather"), ({}, "ring")],

@@ -1,4 +1,4 @@
-"""A model that needs no training: it knows three colours by name, in three scripts, and by sight."""
+"""A model without training for tests of search and service: it embeds pictures and names of three colours."""
 
 from __future__ import annotations
 

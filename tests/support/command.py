@@ -1,4 +1,4 @@
-"""Runs a command of the package within the process of the tests."""
+"""Runs a command of the package within the test process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Outcome(NamedTuple):
 
 
 def call(command: Callable[[Sequence[str] | None], None], *arguments: object) -> Outcome:
-    """Runs a command as its own process would, but in this one."""
+    """Runs a command as its own process would, in this process."""
     out, err = io.StringIO(), io.StringIO()
     root, code = logging.getLogger(), 0
     handlers, level = root.handlers[:], root.level

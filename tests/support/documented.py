@@ -1,4 +1,4 @@
-"""Commands as the documents type them, for tests that run them."""
+"""Commands and examples of the documentation, for tests that run them."""
 
 from __future__ import annotations
 

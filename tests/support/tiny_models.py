@@ -1,4 +1,4 @@
-"""A BERT of three small layers, random but for its tokenizer, which knows the words of the tiny set."""
+"""A random BERT of three small layers, with a tokenizer for the words of the tiny set."""
 
 from __future__ import annotations
 

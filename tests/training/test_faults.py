@@ -27,6 +27,8 @@ from cl2cm_jax.parallel.mesh import make_mesh
 from cl2cm_jax.runtime import checkpoint
 from cl2cm_jax.training import experiment, loop
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12  # 4 of the teacher, 8 of the student; a checkpoint every 2, validation at 8 and 12
 FULL = 6  # the checkpoint for which there is no room

@@ -39,10 +39,9 @@ def training(home: Path, workdir: Path, *changes: str, mode: str = "train") -> O
 
 
 @pytest.fixture(scope="session")
-def finished(home: Path) -> tuple[Path, Outcome]:
+def finished(trained_run: tuple[Path, Outcome]) -> tuple[Path, Outcome]:
     """A run of 4 teacher and 8 student steps without an interruption."""
-    workdir = home / "finished"
-    return workdir, training(home, workdir)
+    return trained_run
 
 
 @pytest.fixture(scope="session")
@@ -130,6 +129,7 @@ def test_one_process_at_a_time_trains_in_a_workdir(built: experiment.Run, home: 
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_seven_and_five_steps_equal_twelve(
     finished: tuple[Path, Outcome], built: experiment.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +161,7 @@ main.main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_and_resumed_ends_the_same(
     finished: tuple[Path, Outcome], built: experiment.Run, home: Path, tmp_path: Path
 ) -> None:
@@ -307,6 +308,7 @@ def test_bad_input_is_one_line_and_exit_code_2(home: Path, tmp_path: Path, chang
     assert not (tmp_path / "config.json").exists()  # the corrected line may use the same workdir
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_before_its_first_checkpoint_leaves_its_workdir_free(home: Path, tmp_path: Path) -> None:
     failed = training(home, tmp_path, "optimizer.learning_rate=1e38", "optimizer.clip=0", "train.checkpoint_every=100")
     assert failed.code == 2 and (tmp_path / "config.json").exists()
@@ -393,6 +395,7 @@ def test_a_full_disk_is_one_line(home: Path, tmp_path: Path, monkeypatch: pytest
     assert outcome.err.strip().splitlines()[-1] == "error: No space left on device: metrics.jsonl; free disk space"
 
 
+@pytest.mark.slow
 def test_search_finds_the_planted_picture(home: Path, tmp_path: Path) -> None:
     changes = ("teacher.head=none", "student.dropout=0", "train.steps=40", "train.select=last", "train.ema=0")
     lasting = ("train.evaluate_every=40", "train.checkpoint_every=40", "optimizer.learning_rate=0.02")
@@ -408,6 +411,7 @@ def test_search_finds_the_planted_picture(home: Path, tmp_path: Path) -> None:
         assert captions.get(PLANTED) == "red car"
 
 
+@pytest.mark.slow
 def test_a_bert_from_a_model_folder_trains_and_searches(home: Path, tmp_path: Path, minilm: Path) -> None:
     pytest.importorskip("tokenizers")
     outcome = training(home, tmp_path, "text.backbone=bert", f"text.path={minilm}", "text.max_tokens=16")

@@ -20,6 +20,8 @@ from cl2cm_jax.studies.text_features import parallel_text_corpora
 from cl2cm_jax.studies.word_alignment.teacher_training import train_teacher
 from cl2cm_jax.training.experiment import build
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data" / "multi30k"
 FIELDS = {

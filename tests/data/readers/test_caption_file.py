@@ -196,6 +196,6 @@ def test_a_long_cell_is_not_shown_whole(tmp_path: Path, name: str, text: str) ->
 
 def test_a_language_of_megabytes_is_refused_at_once(tmp_path: Path) -> None:
     language = b"de" + b"-x2de" * 200_000
-    start = time.perf_counter()
+    start = time.process_time()
     found = read(tmp_path, b"image\tlanguage\tcaption\na\t" + language + b"!\tx\n", "c.tsv")
-    assert found.problems[0].field == "language" and time.perf_counter() - start < 5
+    assert found.problems[0].field == "language" and time.process_time() - start < 5

@@ -321,7 +321,7 @@ def test_forged_size_ends(tmp_path: Path) -> None:
         "print(read_shard(sys.argv[1], source='en', frames=1).problems[0].reason)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.tar")], capture_output=True, text=True, timeout=300, check=True
+        [sys.executable, "-c", code, str(tmp_path / "a.tar")], capture_output=True, text=True, timeout=600, check=True
     )
     assert done.stdout.startswith("is damaged at byte 512")
 

@@ -27,6 +27,7 @@ def captions() -> tuple[np.ndarray, np.ndarray]:
     return np.where(mask, random.integers(4, 50, mask.shape), 0).astype(np.int32), mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["mean", "cls"])
 @pytest.mark.parametrize("first", [-1, 0, 1])
 @pytest.mark.parametrize("groups", [1, 2, 4])

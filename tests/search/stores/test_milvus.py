@@ -141,6 +141,7 @@ def test_locations_that_cannot_be_an_index(tmp_path) -> None:
         Store(str(tmp_path / "y.db"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_creation_can_be_repeated(tmp_path, monkeypatch) -> None:
     """The folder is copied at every step of the creation, as a kill would leave it; each copy must open and work."""
     seen: dict[tuple[tuple[str, int], ...], Path] = {}
@@ -286,6 +287,7 @@ def test_the_documented_pymilvus_client_reads_an_index(tmp_path, monkeypatch, ca
         server_manager_instance.release_server("photos.db")
 
 
+@pytest.mark.slow
 def test_a_milvus_server(tmp_path) -> None:
     """Milvus Lite's own server in place of a cluster, with the same client."""
     with socket.socket() as free:
@@ -294,7 +296,7 @@ def test_a_milvus_server(tmp_path) -> None:
     command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(tmp_path / "data"), "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
     try:
-        for _ in range(150):
+        while server.poll() is None:
             with socket.socket() as attempt:
                 if attempt.connect_ex(("127.0.0.1", port)) == 0:
                     break

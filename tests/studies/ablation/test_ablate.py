@@ -98,6 +98,7 @@ def test_finished_runs_are_not_repeated(home: Path, finished: tuple[Path, Outcom
     assert again.out.splitlines()[:-1] == first.out.splitlines()[:-1]  # the last line names the seconds
 
 
+@pytest.mark.slow
 def test_sigterm_stops_with_the_command_that_resumes(home: Path, tmp_path: Path) -> None:
     put, calls = loop.put_batch, iter(range(1000))
 
@@ -187,6 +188,7 @@ def same(one: dict[str, Ranks], other: dict[str, Ranks], language: str) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one[language], other[language], strict=True))
 
 
+@pytest.mark.slow
 def test_the_ceiling_and_alternatives_to_the_baseline(mixed: Path, tmp_path: Path) -> None:
     machine = "--config.data.train_origin=machine"
     outcome = ablation(mixed, tmp_path, "--seeds=1", machine, rows=[*ALTERNATIVES, DEFAULT])
@@ -214,6 +216,7 @@ def test_the_ceiling_and_alternatives_to_the_baseline(mixed: Path, tmp_path: Pat
     assert not list(tmp_path.rglob("checkpoints"))
 
 
+@pytest.mark.slow
 def test_without_held_out_human_captions_the_ceiling_is_the_baseline_without_noise(home: Path, tmp_path: Path) -> None:
     outcome = ablation(home, tmp_path, "--seeds=1", rows=[BASELINE, PROBE, CEILING, TRANSLATED])
     assert outcome.code == 0, outcome.err
@@ -228,6 +231,7 @@ def test_without_held_out_human_captions_the_ceiling_is_the_baseline_without_noi
     assert "headroom won back" in (tmp_path / "ablation.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_row_of_a_shared_model_is_evaluated_after_a_kill_or_later(home: Path, tmp_path: Path) -> None:
     rows = [BASELINE, SOURCE_ONLY]
     with pytest.MonkeyPatch.context() as patch:
@@ -250,6 +254,7 @@ def test_a_row_of_a_shared_model_is_evaluated_after_a_kill_or_later(home: Path, 
     assert json.loads((tmp_path / "ablation.json").read_text())[0]["rows"][2] == first
 
 
+@pytest.mark.slow
 def test_folds_test_every_image_once(home: Path, tmp_path: Path) -> None:
     rows = [BASELINE, SOURCE_ONLY, LEAST_SQUARES]
     outcome = ablation(home, tmp_path, "--seeds=1", "--noise=0", "--folds=3", rows=rows)
@@ -263,6 +268,7 @@ def test_folds_test_every_image_once(home: Path, tmp_path: Path) -> None:
     assert refused.code == 2 and "--folds=2 must be 0" in refused.err
 
 
+@pytest.mark.slow
 def test_runs_that_share_programs_equal_those_of_a_separate_process(
     home: Path, finished: tuple[Path, Outcome], tmp_path: Path
 ) -> None:

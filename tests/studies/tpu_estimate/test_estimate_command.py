@@ -201,6 +201,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_numbers(
     assert "or more chips" in estimated(home, "--batch=4", "--largest").err
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_step_is_compiled_for_tpus_without_having_one(home: Path):
     found = json.loads(estimated(home, "--json", "--batch=8").out)

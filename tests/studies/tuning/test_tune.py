@@ -89,6 +89,7 @@ def test_the_table_has_the_baseline_and_every_trial_with_its_values(finished: tu
     assert all(field in outcome.out for field in FIELDS)
 
 
+@pytest.mark.slow
 def test_best_py_is_a_config_that_trains(home: Path, finished: tuple[Path, Outcome], tmp_path: Path) -> None:
     workdir, _ = finished
     content = json.loads((workdir / "tune.json").read_text(encoding="utf-8"))
@@ -123,6 +124,7 @@ def test_another_config_or_space_is_refused(home: Path, finished: tuple[Path, Ou
         assert outcome.code == 2 and says in outcome.err and outcome.err.count("\n") == 1, outcome.err
 
 
+@pytest.mark.slow
 def test_sigterm_in_a_run_stops_with_the_command_to_resume(home: Path, tmp_path: Path) -> None:
     put, calls = loop.put_batch, iter(range(10_000))
 
@@ -169,6 +171,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     yield control
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_study_equals_an_uninterrupted_one(
     home: Path, tmp_path: Path, measured: dict[str, Any]
 ) -> None:

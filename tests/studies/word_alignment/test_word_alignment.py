@@ -63,6 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str],
     return folder / "out", arguments, outcome.out
 
 
+@pytest.mark.slow
 def test_every_row_is_trained_and_measured(finished: tuple[Path, list[str], str]) -> None:
     out, _, printed = finished
     table = (out / "word_level.md").read_text(encoding="utf-8")
@@ -77,6 +78,7 @@ def test_every_row_is_trained_and_measured(finished: tuple[Path, list[str], str]
     assert "Retrieval of 12 test sentences, en and fr" in table and "en-fr R@1" in table
 
 
+@pytest.mark.slow
 def test_untrained_vectors_do_not_depend_on_the_seed_and_training_changes_them(
     finished: tuple[Path, list[str], str],
 ) -> None:
@@ -93,6 +95,7 @@ def test_untrained_vectors_do_not_depend_on_the_seed_and_training_changes_them(
     assert len({alike(BEFORE, 0), *trained}) == 1 + len(trained)
 
 
+@pytest.mark.slow
 def test_a_plan_has_uniform_marginals(finished: tuple[Path, list[str], str]) -> None:
     out, _, _ = finished
     arrays = np.load(run_folder(out, BEFORE, 0) / "plans.npz")
@@ -103,11 +106,13 @@ def test_a_plan_has_uniform_marginals(finished: tuple[Path, list[str], str]) -> 
         assert np.allclose(arrays[name].sum(axis=0), 1 / n, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_chart_has_every_pair(finished: tuple[Path, list[str], str]) -> None:
     with Image.open(finished[0] / "transport_plans.png") as picture:
         assert picture.width > 800 and picture.height > 5 * 150
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated_but_a_missing_one_is(finished: tuple[Path, list[str], str]) -> None:
     out, arguments, printed = finished
     lost = run_folder(out, TRANSPORT, 1)
@@ -121,6 +126,7 @@ def test_finished_runs_are_not_repeated_but_a_missing_one_is(finished: tuple[Pat
     assert outcome.out.splitlines()[:-1] == printed.splitlines()[:-1]
 
 
+@pytest.mark.slow
 def test_other_text_or_another_configuration_needs_another_workdir(
     finished: tuple[Path, list[str], str], tmp_path: Path
 ) -> None:
