@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir = options.workdir
     fields = [f"--config.{name}={text}" for name, text in overrides.items()]
     training.main(["--config=configs/emoji.py", f"--workdir={workdir}", *fields])
-    search.main([f"--workdir={workdir}", "--top=5", *QUERIES])
+    search.main([f"--model={workdir}", "--top=5", *QUERIES])
     print(f"""
 Pictures  {workdir}/retrieval.png
 Metrics   {workdir}/results.json, {workdir}/metrics.csv; curves: tensorboard --logdir={workdir}
 Model     {workdir}/model.safetensors, config.json, gallery.npz
-Search    {shlex.join(["cl2cm", "search", f"--workdir={workdir}", "your own words"])}""")
+Search    {shlex.join(["cl2cm", "search", f"--model={workdir}", "your own words"])}""")
