@@ -1,6 +1,5 @@
 """Every choice of a run (`fields`), and the checks that turn a mistake into one clear line."""
 
-from cl2cm_jax.config.argument import read_argument
 from cl2cm_jax.config.backbones import (
     TEXT_BACKBONES,
     VISION_BACKBONES,
@@ -14,6 +13,7 @@ from cl2cm_jax.config.backbones import (
     vision_first,
 )
 from cl2cm_jax.config.checks import check_field, is_zero, reads_words, validate
+from cl2cm_jax.config.config_files import read_argument
 from cl2cm_jax.config.fields import DURATIONS, FIELDS, LANGUAGES_OF, current_names, defaults
 from cl2cm_jax.config.flat import differences, flatten, nearest
 from cl2cm_jax.config.method import effective

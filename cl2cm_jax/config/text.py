@@ -9,11 +9,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config.checks import validate
+from cl2cm_jax.config.config_files import config_file, shipped_names
 from cl2cm_jax.config.declarations import wrong_type
 from cl2cm_jax.config.fields import OLD_NAMES, current_names, defaults
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.plugins import load_plugin
-from cl2cm_jax.config.shipped import config_file, shipped_names
 from cl2cm_jax.config.terms import PACKAGE, declared_fields
 from cl2cm_jax.errors import UserError, one_line
 

@@ -13,7 +13,7 @@ import yaml
 
 from cl2cm_jax import __version__
 from cl2cm_jax.config import read
-from cl2cm_jax.config.shipped import config_file, shipped_names
+from cl2cm_jax.config.config_files import config_file, shipped_names
 from cl2cm_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

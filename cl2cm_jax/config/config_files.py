@@ -1,11 +1,40 @@
-"""The argument of a config file: `--config=configs/multi30k.py:lang=de,task=2`."""
+"""Config files: the file that `--config=configs/multi30k.py:lang=de,task=2` names, and its argument.
+
+The configs of this package are in `configs/` of a checkout, and in a copy of that folder in an installed wheel.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from cl2cm_jax.config.flat import nearest
 from cl2cm_jax.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped_folder() -> Path:
+    """The folder with the configs of this package."""
+    installed = _PACKAGE / "configs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+
+
+def config_file(name: str) -> Path:
+    """The file that `--config` names: a path, or where there is no such file, one of the package's own configs.
+
+    "configs/emoji.py", "emoji.py" and "emoji" all name the shipped one.
+    """
+    path = Path(name)
+    if path.is_file() or path.parent not in (Path(), Path("configs")):
+        return path
+    shipped = shipped_folder() / path.with_suffix(".py").name
+    return shipped if shipped.is_file() else path
+
+
+def shipped_names() -> list[str]:
+    """The names of the package's own configs, sorted."""
+    return sorted(path.stem for path in shipped_folder().glob("*.py"))
 
 
 def read_argument(argument: str, **allowed: Sequence[str]) -> dict[str, str]:
