@@ -35,7 +35,7 @@ def validate(config: ConfigDict) -> ConfigDict:
         _check_type(name, value, known[name].default)
     for name, value in flat.items():
         known[name].check(name, value)
-    checks = (_data, _paper_set, _features, _clips, _training, _words, _attention, _trained_layers)
+    checks = (_data, _paper_set, _clips, _features, _training, _words, _attention, _trained_layers)
     for message in (message for check in checks for message in check(config)):
         raise UserError(message)
     return config

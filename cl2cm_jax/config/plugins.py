@@ -39,10 +39,8 @@ def check_plugin(package: str, name: str, *, field: str, extra: tuple[str, ...] 
     known = (*plugin_names(package), *extra)
     if name in known or ("." in name and all(part.isidentifier() for part in name.split("."))):
         return
-    raise UserError(
-        f"{field}={name!r} is unknown{nearest(name, list(known))}; use one of {', '.join(known)}, "
-        "or the dotted name of a module of yours"
-    )
+    hint = nearest(name, list(known)) or f"; use one of {', '.join(known)}, or the dotted name of a module of yours"
+    raise UserError(f"{field}={name!r} is unknown{hint}")
 
 
 def load_plugin(package: str, name: str, attribute: str, *, field: str) -> Any:
@@ -58,7 +56,7 @@ def load_plugin(package: str, name: str, attribute: str, *, field: str) -> Any:
     except ModuleNotFoundError:  # the package that the dotted name begins with
         found = False
     if not found:
-        raise UserError(f"{field}={name!r}: there is no module of this name; put its folder on PYTHONPATH")
+        raise UserError(f"{field}={name!r} is unknown: there is no such module; put its folder on PYTHONPATH")
     module = importlib.import_module(module_name)
     if not hasattr(module, attribute):
         raise UserError(f"{field}={name!r}: the module {module.__name__} does not define {attribute}")

@@ -31,7 +31,7 @@ from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
 from cl2cm_jax.models.backbone import VisionBackbone
-from cl2cm_jax.models.configured import configured_text, configured_vision, fingerprint
+from cl2cm_jax.models.configured import check_trained_backbones, configured_text, configured_vision, fingerprint
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.trained_layers import check_vision_layers
 from cl2cm_jax.runtime.atomic import remove_stale
@@ -86,6 +86,7 @@ def all_corpora(config: ConfigDict) -> Corpora:
     from cl2cm_jax.data.stored_sets import prepare  # slow to import
 
     start = time.perf_counter()
+    check_trained_backbones(config)
     try:
         Path(config.data.dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -70,6 +70,15 @@ def configured_vision(config: ConfigDict) -> VisionBackbone | None:
     return vision_backbone(v.backbone, v.path or None, image_size=v.image_size)
 
 
+def check_trained_backbones(config: ConfigDict) -> None:
+    """Refuses to train layers of backbones that have none to train, before any weights are read; raises UserError."""
+    for network in ("student", "teacher"):
+        field = f"{network}.text.trainable"
+        check_has_layers("text", config.text.backbone, field=field, trainable=config[network].text.trainable)
+    if trainable := config.student.vision.trainable:
+        check_has_layers("vision", config.vision.backbone, field="student.vision.trainable", trainable=trainable)
+
+
 def check_has_layers(kind: Kind, name: str, *, field: str, trainable: str) -> None:
     """Refuses to train layers of a backbone that has none to train; raises UserError."""
     if trainable and not _spec(kind, name).has_layers:

@@ -39,7 +39,7 @@ RUN_BY = {
     "multi30k": "end_to_end/test_paper_configs",
     "stamps": "end_to_end/test_every_config",
     "vatex": "end_to_end/test_paper_configs",
-    "word_level": "studies/word_alignment/test_word_alignment",
+    "word_level": "studies/word_alignment/test_align_words",
 }
 ONE_STEP = ("teacher.steps=1", "train.steps=1", "train.evaluate_every=1", "train.checkpoint_every=1", "student.dim=16")
 

@@ -229,7 +229,7 @@ def test_a_bundle_lists_no_file_elsewhere(name, tmp_path) -> None:
     about = json.loads((tmp_path / "it" / MANIFEST).read_text())
     about["files"][name] = "0" * 64
     (tmp_path / "it" / MANIFEST).write_text(json.dumps(about))
-    with pytest.raises(UserError, match="outside of it"):
+    with pytest.raises(UserError, match="which is outside"):
         read_manifest(tmp_path / "it")
 
 

