@@ -35,7 +35,9 @@ def first_layer(trainable: str, *, field: str) -> int | None:
         return -1 if trainable else None
     match = _PATTERN.fullmatch(trainable)
     if not match or int(match[1]) > int(match[2]):
-        raise UserError(f"config.{field}={trainable[:40]!r} must be '' (none), 'all', or e.g. 'layers 3-11'")
+        raise UserError(
+            f"config.{field}={trainable[:40]!r} must be '' (none), 'all', or e.g. 'layers 3-11'", id="trained-layers"
+        )
     return int(match[1])
 
 
@@ -45,7 +47,8 @@ def check_layers(trainable: str, layers: int, *, field: str) -> None:
     if match and int(match[2]) != layers - 1:
         raise UserError(
             f"config.{field}={trainable!r}: the backbone has the layers 0-{layers - 1}, and the trained ones end with "
-            f"the last; use 'layers {min(int(match[1]), layers - 1)}-{layers - 1}'"
+            f"the last; use 'layers {min(int(match[1]), layers - 1)}-{layers - 1}'",
+            id="trained-layers",
         )
 
 

@@ -63,7 +63,8 @@ def check(corpus: Corpus, *, batch_size: int, source: str, targets: Sequence[str
     if images < batch_size:
         raise UserError(
             f"config.train.batch_size={batch_size} is more than the {images} images of split {corpus.name!r} that "
-            f"have a caption in {source!r}; use {max(images, 1)} or less"
+            f"have a caption in {source!r}; use {max(images, 1)} or less",
+            id="batch-too-large",
         )
     if targets_per_image > len(targets) or targets_per_image == 0 or targets_per_image < -1:
         raise UserError(

@@ -88,5 +88,6 @@ def check_languages(rows: Iterable[Caption], split: str, languages: Sequence[str
         else:
             field = "evaluation.query='fused'" if "2" in language else "data"
             raise UserError(
-                f"config.{field}: the {split} split has no caption in {language!r}; it has {', '.join(there)}"
+                f"config.{field}: the {split} split has no caption in {language!r}; it has {', '.join(there)}",
+                id="missing-language",
             )

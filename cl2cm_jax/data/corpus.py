@@ -151,7 +151,8 @@ class Corpus:
             raise UserError(
                 f"the {self.name} split, image {str(self.image_ids[image])!r}: {captions[image]} captions in "
                 f"{language!r} but {translated[image]} in {tag!r}; config.evaluation.query='fused' needs the "
-                "translation of each, in the same order"
+                "translation of each, in the same order",
+                id="translated-queries",
             )
         aligned = np.empty_like(rows)
         order, other = (np.argsort(self.caption_image[some], kind="stable") for some in (rows, translations))

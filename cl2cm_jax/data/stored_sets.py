@@ -112,7 +112,10 @@ class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     fix = "three images are the minimum; add pictures"
                 elif self.source.draws_splits:
                     fix += ", or no split to any image, and they are drawn"
-                raise UserError(f"{self.source.origin or self.name}: split {split!r} has no image among {count}; {fix}")
+                raise UserError(
+                    f"{self.source.origin or self.name}: split {split!r} has no image among {count}; {fix}",
+                    id="empty-split",
+                )
         return {split: self._generate_examples(images.values(), split) for split, images in splits.items()}
 
     def _generate_examples(self, images: Iterable[Sequence[Caption]], split: str) -> Any:

@@ -38,7 +38,8 @@ class Gallery:
         again = "run --mode=evaluate on the workdir to embed it again"
         if self.weights != weights:
             raise UserError(
-                f"the gallery was embedded by the weights {self.weights!r}, but the model is {weights!r}; {again}"
+                f"the gallery was embedded by the weights {self.weights!r}, but the model is {weights!r}; {again}",
+                id="other-weights",
             )
         if self.embeddings.shape[1] != dim:
             raise UserError(
@@ -91,7 +92,8 @@ def training_gallery(workdir: Path) -> Gallery:
     if not path.is_file():
         raise UserError(
             f"--model={workdir} has no {GALLERY_FILE}; finish its training with python -m cl2cm_jax.main "
-            f"--config=... --workdir={workdir}, or write the gallery again with {again}"
+            f"--config=... --workdir={workdir}, or write the gallery again with {again}",
+            id="no-gallery",
         )
     try:
         return load_gallery(path)

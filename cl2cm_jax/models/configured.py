@@ -59,11 +59,13 @@ def fingerprint(kind: Kind, name: str, path: str | Path | None = None) -> str:
 
 def configured_text(config: ConfigDict) -> TextBackbone:
     """Loads the configured text backbone."""
+    check_trained_backbones(config)
     return text_backbone(config.text.backbone, config.text.path or None)
 
 
 def configured_vision(config: ConfigDict) -> VisionBackbone | None:
     """Loads the configured vision backbone; None with precomputed features."""
+    check_trained_backbones(config)
     v = config.vision
     if not has_vision_backbone(config):
         return None

@@ -214,7 +214,7 @@ def shapes_of(abstract: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _refuse(wrong: Sequence[str], *, source: str | Path) -> None:
     if wrong:
         listed = "; ".join(wrong[:_LISTED]) + (f"; and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else "")
-        raise UserError(f"weights {source}: {listed}; are they another architecture's?")
+        raise UserError(f"weights {source}: {listed}; are they another architecture's?", id="weights-do-not-fit")
 
 
 def _leaves(abstract: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

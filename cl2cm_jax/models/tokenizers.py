@@ -116,7 +116,8 @@ class FastTokenizer:
         # An embedding table may be padded or extended; one of twice the tokenizer's size belongs to another tokenizer.
         if highest >= vocabulary or 2 * (highest + 1) < vocabulary:
             raise UserError(
-                f"{file} gives ids up to {highest}, but the model has {vocabulary} word pieces; are they a pair?"
+                f"{file} gives ids up to {highest}, but the model has {vocabulary} word pieces; are they a pair?",
+                id="tokenizer-does-not-fit",
             )
         unknown = getattr(tokenizer.model, "unk_token", None)
         if unknown is not None and tokenizer.token_to_id(unknown) is None:

@@ -53,7 +53,9 @@ def start() -> None:
     elif not missing:
         _initialize(coordinator_address=coordinator, num_processes=processes, process_id=process)
     elif len(missing) < 3:
-        raise UserError(f"{' and '.join(missing)} missing: set all of {', '.join(given)}, or none of them.")
+        raise UserError(
+            f"{' and '.join(missing)} missing: set all of {', '.join(given)}, or none of them.", id="joining-processes"
+        )
 
 
 def is_host_zero() -> bool:
@@ -168,7 +170,9 @@ def _initialize(**arguments: Any) -> None:
     try:
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"could not join the other processes ({one_line(error)}); give all one coordinator") from error
+        raise UserError(
+            f"could not join the other processes ({one_line(error)}); give all one coordinator", id="joining-processes"
+        ) from error
 
 
 def _launched_together() -> bool:

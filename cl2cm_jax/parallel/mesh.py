@@ -39,7 +39,9 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequen
             raise UserError(f"config.mesh.{axis}={size} is not a number of devices; use 1 or more, or -1 for the rest")
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1:
-        raise UserError(f"config.mesh.{free[0]}=-1 and config.mesh.{free[1]}=-1: only one axis can take the rest")
+        raise UserError(
+            f"config.mesh.{free[0]}=-1 and config.mesh.{free[1]}=-1: only one axis can take the rest", id="mesh"
+        )
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
@@ -47,9 +49,12 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequen
         given, count = " x ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items()), len(devices)
         if free:
             raise UserError(
-                f"{given}: {fixed} does not divide the {count} devices; use sizes whose product divides {count}"
+                f"{given}: {fixed} does not divide the {count} devices; use sizes whose product divides {count}",
+                id="mesh",
             )
-        raise UserError(f"{given} needs {fixed} devices but there are {count}; set config.mesh.data=-1 to use all")
+        raise UserError(
+            f"{given} needs {fixed} devices but there are {count}; set config.mesh.data=-1 to use all", id="mesh"
+        )
     return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -70,5 +75,6 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, accumulation: int = 1) -> N
     parts = f" x config.train.accumulation={accumulation}" if accumulation > 1 else ""
     raise UserError(
         f"config.train.batch_size={batch_size} is not divisible by the {shards} devices of mesh axes {axes}{parts}; "
-        f"use {nearest}"
+        f"use {nearest}",
+        id="batch-not-divisible",
     )

@@ -220,7 +220,10 @@ class Checkpoints:
         if reasons:
             others = [step for step in self.steps() if step not in steps]
             fix = f"request one of {others}" if others else "restore its files, or start again with another workdir"
-            raise UserError(f"no checkpoint in {self.directory} is readable ({'; '.join(reasons)}); {fix}.")
+            raise UserError(
+                f"no checkpoint in {self.directory} is readable ({'; '.join(reasons)}); {fix}.",
+                id="no-readable-checkpoint",
+            )
         return None
 
     def _damage(self, step: int) -> str:
@@ -289,7 +292,8 @@ class Checkpoints:
         reason = os.strerror(int(system[1] or system[2])) if system else _reason(error)
         return UserError(
             f"checkpoint {self.directory / str(step)} was not written ({reason}): {left}; "
-            "free disk space or fix permissions, then rerun the same command."
+            "free disk space or fix permissions, then rerun the same command.",
+            id="no-disk-space",
         )
 
 
@@ -328,7 +332,8 @@ def _check_shapes(saved: Any, wanted: Any, folder: Path) -> None:
             found = f"has shape {shapes[name]}" if name in shapes else "is missing"
             raise UserError(
                 f"checkpoint {folder}: {name} {found} but the configuration builds {tuple(leaf.shape)}; "
-                "use the configuration that it was trained with, or another workdir."
+                "use the configuration that it was trained with, or another workdir.",
+                id="other-shape",
             )
 
 

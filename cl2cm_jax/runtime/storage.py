@@ -111,7 +111,8 @@ def _new(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
             path.unlink()
             raise UserError(
                 f"{path.parent} has no room for {path.name}, {array.nbytes / 1e9:.1f} GB ({error.strerror}); "
-                "free some, or set config.data.dir to a folder on a larger disk"
+                "free some, or set config.data.dir to a folder on a larger disk",
+                id="no-disk-space",
             ) from error
     return array
 

@@ -254,7 +254,8 @@ def own_gallery(model: str) -> Gallery:
     """
     if not _may_be_workdir(model):
         raise UserError(
-            f"--model={model} is not a workdir, so it has no gallery of its own; add --images=DIR, a folder of pictures"
+            f"--model={model} is not a workdir, so it has no gallery of its own; add --images=DIR (a folder)",
+            id="no-gallery",
         )
     return training_gallery(Path(model))
 

@@ -247,7 +247,10 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     changed = {n: pair for n, pair in differences(flatten(config), saved).items() if not n.startswith(FREE)}
     if changed:
         listed = ", ".join(f"{name} ({was!r} there, {now!r} now)" for name, (now, was) in changed.items())
-        raise UserError(f"--workdir={workdir} was made with another configuration: {listed}; use another --workdir")
+        raise UserError(
+            f"--workdir={workdir} was made with another configuration: {listed}; use another --workdir",
+            id="other-configuration",
+        )
 
 
 @contextlib.contextmanager

@@ -128,7 +128,9 @@ def _selected_student(run: Run, workdir: Path) -> tuple[Params, int, float]:
         restored = saved.restore(part, step=which)
         newest = saved.read_metadata()
     if restored is None or newest is None:
-        raise UserError(f"--workdir={workdir} has no checkpoint; train first, with --mode=train")
+        raise UserError(
+            f"--workdir={workdir} has no checkpoint; train first, with --mode=train", id="no-readable-checkpoint"
+        )
     check_data(run, workdir, newest.metadata)
     return evaluated_student(run, restored.state), restored.step, newest.metadata["clock"]["seconds"]
 

@@ -217,7 +217,10 @@ def _check_columns(path: str, columns: list[str], separator: str, expected: Colu
         if column not in known:
             others = [other for other in ("\t", ";", ",") if other != separator and other in column]
             hint = f"; the cells seem to be separated by {others[0]!r}, not {separator!r}" if others else ""
-            raise UserError(f"{path}, line 1: unknown column {_shown(column)}{hint or _did_you_mean(column, known)}")
+            raise UserError(
+                f"{path}, line 1: unknown column {_shown(column)}{hint or _did_you_mean(column, known)}",
+                id="caption-columns",
+            )
         if columns.count(column) > 1:
             raise UserError(f"{path}, line 1: column {column!r} is there twice; remove one")
     for column in expected.required:

@@ -48,7 +48,10 @@ def report_problems(report: Path, problems: Sequence[Problem], *, on_error: str,
     serious = [problem for problem in problems if not problem.is_note]
     if serious and on_error == "stop":
         more = f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
-        raise UserError(f"{serious[0]}{more}; the list is {report}; fix them or set config.data.on_error='skip'")
+        raise UserError(
+            f"{serious[0]}{more}; the list is {report}; fix them or set config.data.on_error='skip'",
+            id="problems-in-the-data",
+        )
     if problems:
         notes = len(problems) - len(serious)
         logging.warning("%d problems left out and %d notes, listed in %s", len(serious), notes, report)

@@ -251,7 +251,8 @@ def _raise_milvus_error(error: BaseException, uri: str) -> None:
     if isinstance(error, MilvusException):
         raise UserError(
             f"--index={uri}: Milvus ended with an error ({_first_line(error)}); try again, and if that does not help "
-            "index into another --index"
+            "index into another --index",
+            id="milvus",
         ) from error
 
 
@@ -300,7 +301,8 @@ def _connected(uri: str, token: str) -> Any:
             raise UserError(f"--index={uri} does not answer ({_first_line(error)}); start the server") from error
         raise UserError(
             f"--index={uri} cannot be opened ({_first_line(error)}); a file can be open in one process only: stop the "
-            "other one, or use a Milvus server and give its http:// address"
+            "other one, or use a Milvus server and give its http:// address",
+            id="index-in-use",
         ) from error
 
 

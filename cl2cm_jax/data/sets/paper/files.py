@@ -142,7 +142,8 @@ class Search:
         places = dict.fromkeys(str(place) for missing in self._missing for place in missing.places)
         raise UserError(
             f"config.data.root={self._given!r}: {self.paper.name} lacks {', '.join(lacking)}; "
-            f"looked in {', '.join(places)}; published at {self.paper.published}"
+            f"looked in {', '.join(places)}; published at {self.paper.published}",
+            id="missing-files",
         )
 
 

@@ -83,7 +83,8 @@ def find(root: str, *, engine: str, with_pictures: bool) -> Published:
     if missing:
         raise UserError(
             f"config.data.root={root!r}: {NAME} lacks {', '.join(missing)}; looked in that folder and {DEPTH} deep "
-            f"below it; published at {PUBLISHED}"
+            f"below it; published at {PUBLISHED}",
+            id="missing-files",
         )
     return published
 
