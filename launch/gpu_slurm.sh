@@ -41,7 +41,7 @@ needs srun "Slurm is not on this machine; submit on a login node of the cluster"
 needs make "load or install it on the nodes (apt install make on Debian and Ubuntu)"
 
 run make .venv/.installed
-run .venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt --editable ".[cuda]" --no-build-isolation
+run .venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt --editable ".[cuda]"
 
 # Every process sees all GPUs of its node and takes the one of its local rank: bind none, or rank 1 looks for a second GPU among one.
 # Python itself is the task: Slurm signals no other process. --label puts the number of the task before each line.

@@ -117,7 +117,7 @@ create_it() {
 # After a failure of a step here exit code 1 says that it may go better the next time, 2 that it will not.
 unpack='mkdir -p cl2cm && tar -xzf cl2cm.tgz -C cl2cm || exit 1'
 python='python3.11 -c "import ensurepip" 2> /dev/null || { sudo apt-get -qq -o DPkg::Lock::Timeout=300 update && sudo apt-get -qq -o DPkg::Lock::Timeout=300 install -y python3.11-venv make; } || exit 1'
-install='cd cl2cm && make .venv/.installed PYTHON=python3.11 && .venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt --editable ".[tpu]" --no-build-isolation || exit 1'
+install='cd cl2cm && make .venv/.installed PYTHON=python3.11 && .venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt --editable ".[tpu]" || exit 1'
 # The folder must be on something that is mounted: the root disk of a worker belongs to it alone and ends with the TPU.
 # shellcheck disable=SC2016 # the workers expand it
 mounted="workdir=$(quoted "$workdir")"'
