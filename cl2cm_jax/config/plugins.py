@@ -39,7 +39,9 @@ def check_plugin(package: str, name: str, *, field: str, extra: tuple[str, ...] 
     known = (*plugin_names(package), *extra)
     if name in known or ("." in name and all(part.isidentifier() for part in name.split("."))):
         return
-    hint = nearest(name, list(known)) or f"; use one of {', '.join(known)}, or the dotted name of a module of yours"
+    hint = nearest(name, list(known))
+    if "did you mean" not in hint:
+        hint += ", or the dotted name of a module of yours"
     raise UserError(f"{field}={name!r} is unknown{hint}")
 
 
