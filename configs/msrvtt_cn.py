@@ -23,5 +23,5 @@ def get_config(argument: str = "") -> ConfigDict:
     c = paper_setting("frames", captions=20)
     c.data.name = "msrvtt_cn"
     c.data.targets = (options["lang"],)
-    c.data.features = "resnext101-resnet152"  # (siblings)
+    c.data.features = "resnext101-resnet152"  # (NRCCR)
     return c

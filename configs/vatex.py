@@ -23,5 +23,5 @@ def get_config(argument: str = "") -> ConfigDict:
     c = paper_setting("frames", captions=10)
     c.data.name = "vatex"
     c.data.targets = (options["lang"],)
-    c.data.features = "i3d_kinetics"  # (siblings)
+    c.data.features = "i3d_kinetics"  # (NRCCR)
     return c

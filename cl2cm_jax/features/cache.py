@@ -33,7 +33,6 @@ from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, tex
 from cl2cm_jax.models.backbone import VisionBackbone
 from cl2cm_jax.models.configured import check_trained_backbones, configured_text, configured_vision, fingerprint
 from cl2cm_jax.models.networks import FeatureShape
-from cl2cm_jax.models.trained_layers import check_vision_layers
 from cl2cm_jax.runtime.atomic import remove_stale
 from cl2cm_jax.runtime.storage import OnDisk, exclusive
 
@@ -293,7 +292,6 @@ def _picture_encoder(config: ConfigDict) -> tuple[Callable[[Iterable[Picture]], 
     Features of a set that has them may have more frames.
     """
     if vision_first(config) is not None:
-        check_vision_layers(config)
         weights = fingerprint("vision", config.vision.backbone, config.vision.path or None)
         return lambda pictures: (_hash(picture, weights) for picture in pictures), 1
     vision, frames = configured_vision(config), config.data.frames

@@ -74,19 +74,13 @@ def configured_vision(config: ConfigDict) -> VisionBackbone | None:
 
 def check_trained_backbones(config: ConfigDict) -> None:
     """Refuses to train layers of backbones that have none to train, before any weights are read; raises UserError."""
-    for network in ("student", "teacher"):
-        field = f"{network}.text.trainable"
-        check_has_layers("text", config.text.backbone, field=field, trainable=config[network].text.trainable)
-    if trainable := config.student.vision.trainable:
-        check_has_layers("vision", config.vision.backbone, field="student.vision.trainable", trainable=trainable)
-
-
-def check_has_layers(kind: Kind, name: str, *, field: str, trainable: str) -> None:
-    """Refuses to train layers of a backbone that has none to train; raises UserError."""
-    if trainable and not _spec(kind, name).has_layers:
-        known = [repr(one) for one in plugin_names(_PACKAGES[kind]) if _spec(kind, one).has_layers]
-        needed = f"config.{kind}.backbone={' or '.join(known)}"
-        raise UserError(f"config.{field}={trainable!r} needs {needed}, not {name!r}; or use ''")
+    parts: tuple[tuple[Kind, str], ...] = (("text", "student"), ("text", "teacher"), ("vision", "student"))
+    for kind, part in parts:
+        name, trainable = config[kind].backbone, config[part][kind].trainable
+        if trainable and not _spec(kind, name).has_layers:
+            known = [repr(one) for one in plugin_names(_PACKAGES[kind]) if _spec(kind, one).has_layers]
+            needed = f"config.{kind}.backbone={' or '.join(known)}"
+            raise UserError(f"config.{part}.{kind}.trainable={trainable!r} needs {needed}, not {name!r}; or use ''")
 
 
 def _spec(kind: Kind, name: str) -> Any:

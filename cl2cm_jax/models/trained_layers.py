@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import check_layers, cut_layer, vision_first
 from cl2cm_jax.models.backbone import TailOptions, TextBackbone, TextOutput, Tunable, VisionBackbone, VisionOutput
-from cl2cm_jax.models.configured import check_has_layers, configured_text, configured_vision
+from cl2cm_jax.models.configured import check_trained_backbones, configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
 
 
@@ -34,18 +34,12 @@ def check_text_layers(config: ConfigDict, backbone: TextBackbone) -> Tunable[Tex
     Raises:
       UserError: names those that it has.
     """
-    for network in ("student", "teacher"):
-        trainable, field = config[network].text.trainable, f"{network}.text.trainable"
-        check_has_layers("text", config.text.backbone, field=field, trainable=trainable)
-        if backbone.tunable is not None:
-            check_layers(trainable, backbone.tunable.layers, field=field)
+    check_trained_backbones(config)
+    if backbone.tunable is not None:
+        for network in ("student", "teacher"):
+            field = f"{network}.text.trainable"
+            check_layers(config[network].text.trainable, backbone.tunable.layers, field=field)
     return backbone.tunable
-
-
-def check_vision_layers(config: ConfigDict) -> None:
-    """Refuses to train layers of a vision backbone that has none to train; raises UserError."""
-    trainable, field = config.student.vision.trainable, "student.vision.trainable"
-    check_has_layers("vision", config.vision.backbone, field=field, trainable=trainable)
 
 
 def vision_layers(config: ConfigDict) -> tuple[VisionBackbone | None, Params | None]:
@@ -59,7 +53,7 @@ def vision_layers(config: ConfigDict) -> tuple[VisionBackbone | None, Params | N
     """
     if vision_first(config) is None:
         return None, None
-    check_vision_layers(config)
+    check_trained_backbones(config)
     backbone = configured_vision(config)
     assert backbone is not None
     backbone = in_two_parts(config, backbone)
@@ -80,7 +74,7 @@ def in_two_parts(config: ConfigDict, backbone: VisionBackbone, *, own: Params | 
     first = vision_first(config)
     if first is None:
         return backbone
-    check_vision_layers(config)
+    check_trained_backbones(config)
     tunable = backbone.tunable
     assert tunable is not None
     check_layers(config.student.vision.trainable, tunable.layers, field="student.vision.trainable")
