@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+from unittest import mock
 
 from cl2cm_jax.errors import exit_cleanly
 
@@ -20,11 +22,11 @@ class Outcome(NamedTuple):
 
 
 def call(command: Callable[[Sequence[str] | None], None], *arguments: object) -> Outcome:
-    """Runs a command as its own process would, in this process."""
+    """Runs a command as its own process would, in this process; environment variables that it sets are undone."""
     out, err = io.StringIO(), io.StringIO()
     root, code = logging.getLogger(), 0
     handlers, level = root.handlers[:], root.level
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.dict(os.environ):
         try:
             exit_cleanly(lambda: command([str(argument) for argument in arguments]))
         except SystemExit as end:

@@ -70,9 +70,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table; exits with code 1 if a metric of a library differs from ours."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ |= ENVIRONMENT
-    options = parse(sys.argv[1:] if arguments is None else arguments)
 
     from cl2cm_jax.studies.external_eval.agreement import compare, table
 
