@@ -23,33 +23,35 @@ FIELDS: dict[str, Field] = {
     # "baseline": contrastive(V, S) and contrastive(V, T) alone, see config/method.py
     "method": choice("cl2cm", "baseline"),
     "seed": number(0, 0, 2**32 - 1),  # initial weights, order of examples, choice of captions, translation noise
-    # Data. "captions": your own pictures or clips; "fluent": animated emoji; "flickr8k_cn": photographs
+    # Data. "emoji" | "stamps" | "captions" (your own pictures or clips) | "fluent" (animated emoji) | "flickr8k_cn"
+    # (photographs) | the paper's sets: "multi30k" | "mscoco" | "vatex" | "msrvtt_cn"
     "data.name": plugin("cl2cm_jax.data.sets", "emoji"),
     "data.dir": Field("data"),  # folder of built sets and cached features
     "data.source": Field("en"),  # the language that the pictures were captioned in
-    "data.targets": Field(("de",)),  # languages to search in; the headline numbers are their mean
-    "data.reported": Field(()),  # trained and evaluated like targets, but left out of the headline
-    "data.translation_noise": number(0.0, 0.0, 1.0),  # share of training targets swapped within their language
+    "data.targets": Field(("de",)),  # languages to search in; the main results are their mean
+    "data.reported": Field(()),  # trained and evaluated like targets, but not part of that mean
+    "data.translation_noise": number(0.0, 0.0, 1.0),  # share of target captions given to other pictures (training)
     # training captions of the targets by who wrote them: "machine" (paper: translations), "human" (upper bound)
     "data.train_origin": choice("any", "machine", "human"),
     "data.train_share": number(1.0, 1e-6, 1.0),  # share of the training pictures, chosen by a hash of their ids
-    # fluent, stamps, flickr8k_cn, the paper's sets: the published files (the paper's: TextData/ and FeatureData/)
+    # fluent, stamps, flickr8k_cn, the paper's sets: folder of the published files; those of the paper's sets are in its
+    # folders TextData/ and FeatureData/
     "data.root": Field(""),
     "data.engine": choice("baidu", "google"),  # flickr8k_cn: whose Chinese translations are read
-    "data.task": number(2, 1, 2),  # multi30k: 2 (five captions an image) or 1 (one)
+    "data.task": number(2, 1, 2),  # multi30k: 2 (five captions per image) or 1 (one)
     "data.frames": number(1, 1, 64),  # captions, fluent: maximum number of evenly spaced frames of a clip; 1: pictures
-    # captions: folder with the pictures; flickr8k_cn, the paper's sets: one other than the published
+    # captions: folder of the pictures; flickr8k_cn, the paper's sets: a folder to use instead of the published one
     "data.images": Field(""),
     # captions: CSV, TSV or JSONL (also .gz) with image, language, caption[, split[, origin]]; stamps: the translations;
     # flickr8k_cn: captions in further languages, or without data.root all of them
     "data.captions": Field(""),
-    # instead of pictures; captions, flickr8k_cn: .npy of features, (n, d) or (n, frames, d); the paper's sets: name in
-    # FeatureData/
+    # features instead of pictures. captions, flickr8k_cn: an .npy file, (n, d) or (n, frames, d); the paper's sets: a
+    # name in FeatureData/
     "data.features": Field(""),
     "data.feature_ids": Field(""),  # captions, flickr8k_cn: text file, the image id of each feature row
     "data.shards": Field(""),  # captions: webdataset tar shards instead of a folder; a folder, or "shards/*.tar"
     "data.beam_runner": Field(""),  # captions: "DirectRunner", "DataflowRunner" ...: Apache Beam builds the set
-    "data.beam_options": Field(()),  # of that runner, e.g. ("project=mine", "region=europe-west1")
+    "data.beam_options": Field(()),  # options of that runner, e.g. ("project=mine", "region=europe-west1")
     "data.on_error": choice("stop", "skip"),  # "skip": bad captions and pictures are listed in a report
     # Text backbone; its frozen layers run once and their outputs are cached
     # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | "bert" (mBERT, XLM-R, MiniLM ...; needs text.path)
@@ -65,26 +67,26 @@ FIELDS: dict[str, Field] = {
     # Vision backbone; its outputs are cached if it is frozen
     "vision.backbone": plugin("cl2cm_jax.models.backbones.vision", "efficientnet_lite0", also=("precomputed",)),
     "vision.path": Field(""),  # clip_vit (CLIP, SigLIP): a Hugging Face model folder or hub id
-    "vision.image_size": number(0, 0, 4096),  # clip_vit: pixels a side, positions are interpolated; 0: the model's own
-    "vision.pool": choice("backbone", "tokens"),  # its global vector, or its grid (for vision_tower="attention")
+    "vision.image_size": number(0, 0, 4096),  # clip_vit: pixels per side; positions are interpolated; 0: model's own
+    "vision.pool": choice("backbone", "tokens"),  # its global vector, or its grid, which an attention tower reads
     "vision.remat": Field(False),
     "vision.scan": Field(True),
     # Student: the cross-modal network, used alone at inference (paper)
     "student.dim": number(512, 1),  # D, the shared space
     "student.vision_tower": choice("linear", "attention"),  # attention: NRCCR, LECCR
     "student.text_tower": choice("linear", "attention"),
-    "student.text_pool": choice("backbone", "mean", "both"),  # its sentence vector, the mean of words, or both
+    "student.text_pool": choice("backbone", "mean", "both"),  # its sentence vector, the mean of its words, or both
     "student.text_residual": Field(False),  # start at the backbone's own sentence vectors; needs D = their size
     "student.hidden": number(256, 1),  # width of the attention block
     "student.heads": number(4, 1),
     "student.dropout": number(0.0, 0.0, 0.99),  # on the inputs of the towers
-    # its own layers of the text backbone: "" (none) | "layers 3-11" (the rest is frozen and cached) | "all"
+    # layers of the text backbone that it trains: "" (none) | "layers 3-11" (the rest is frozen and cached) | "all"
     "student.text.trainable": Field(""),
     "student.text.dropout": number(0.1, 0.0, 0.99),  # after attention and MLP of these layers
     # steps before these layers begin to learn, e.g. "600", or "60%" of train.steps; until then the heads alone learn,
     # from the frozen backbone's cached outputs (as LP-FT, arXiv 2202.10054)
     "student.text.start": duration("0", minimum=0),
-    # its own layers of the vision backbone (clip_vit), as student.text.trainable; pictures are read in every step
+    # layers of the vision backbone (clip_vit) that it trains, written as above; then every step reads picture files
     "student.vision.trainable": Field(""),
     "student.vision.crop": number(0.8, 0.01, 1.0),  # minimum share of the area that a random crop keeps; 1.0: no crop
     "student.vision.flip": Field(True),  # mirror half of the pictures; off for pictures with text
@@ -93,10 +95,10 @@ FIELDS: dict[str, Field] = {
     "teacher.schedule": choice("frozen", "joint"),  # "frozen": trained in a first stage; "joint": with the student
     "teacher.steps": duration("50", of_training=False),  # length of the first stage, e.g. "100" or "10epochs"
     "teacher.learning_rate": number(0.0, 0.0),  # peak in the first stage; 0: optimizer.learning_rate
-    "teacher.folds": number(1, 1, 16),  # 2 or more: cross-fitted, a head scores only rows that it was not trained on
-    "teacher.residual": Field(True),  # a head that starts at the backbone's own vectors
+    "teacher.folds": number(1, 1, 16),  # 2 or more: cross-fitting; a head scores only rows that it was not trained on
+    "teacher.residual": Field(True),  # start the head at the backbone's own vectors
     "teacher.pool": choice("both", "backbone", "mean"),  # as student.text_pool
-    "teacher.dim": number(256, 1),  # without residual
+    "teacher.dim": number(256, 1),  # size of the head's vectors, without teacher.residual
     "teacher.hidden": number(256, 1),
     "teacher.heads": number(4, 1),
     "teacher.temperature": number(0.05, 1e-4),  # of its own sentence-level contrastive loss
@@ -108,8 +110,8 @@ FIELDS: dict[str, Field] = {
     "contrastive.learn_temperature": Field(True),
     "contrastive.margin": number(0.2, 0.0),  # triplet (NRCCR)
     "contrastive.reduction": choice("mean", "sum"),  # over the batch (NRCCR sums the triplet loss)
-    "contrastive.labels": choice("uniform", "soft"),  # positives of an image; soft: by teacher confidence
-    # of every pairwise term; "blockwise": no B x B matrix exists, sharded over the mesh
+    "contrastive.labels": choice("uniform", "soft"),  # shares of an image's positives; soft: by confidence
+    # how pairwise terms are computed; "blockwise": in tiles, sharded over the mesh; no B x B matrix exists
     "contrastive.form": choice("dense", "blockwise"),
     "contrastive.block": number(512, 1),  # side of a tile of the blockwise form
     "contrastive.exchange": choice("ring", "gather"),  # between devices: "ring" (least memory), "gather" (pods)
@@ -123,26 +125,26 @@ FIELDS: dict[str, Field] = {
     "weights.word": weight("0.0"),  # teacher: word alignment by optimal transport
     "weights.transfer": weight("1.0"),  # relational distillation, teacher to student
     # Word-level alignment (paper: optimal transport, self-supervised; details are ours)
-    # <plan, cost>, a pointer at mutual best matches, or InfoNCE over the word scores of a caption with the sources that
-    # the teacher's sentences confuse it with
+    # transport: <plan, cost>; self_labelled: a pointer from each word to its mutual best match; contrast: InfoNCE over
+    # the word scores of a caption with the source captions whose sentence vectors are most similar to its own
     "word.loss": choice("transport", "self_labelled", "contrast"),
     "word.score": choice("late_interaction", "transport"),  # contrast: mean best cosine, or 1 - <plan, cost>
-    "word.candidates": number(4, 2),  # contrast, transfer.word: sources a caption is scored with by words, own included
+    "word.candidates": number(4, 2),  # contrast, transfer.word: source captions in these scores, its own included
     "word.temperature": number(0.05, 1e-4),  # contrast
     "word.dim": number(128, 1),  # contrast: size that words are projected to
     "word.solver": choice("ipot", "sinkhorn"),
     "word.iterations": number(50, 1),
     "word.beta": number(0.5, 1e-3),  # ipot: proximal weight
     "word.epsilon": number(0.05, 1e-4),  # sinkhorn: entropic regularisation
-    "word.marginals": choice("uniform", "norm"),  # norm: mass by the word vector's length
-    "word.plan_from": choice("tower", "backbone"),  # whose words the plan is solved on
+    "word.marginals": choice("uniform", "norm"),  # norm: mass in proportion to a word vector's length
+    "word.plan_from": choice("tower", "backbone"),  # the words that the plan is computed from
     # Transfer. "cross" learns from a weighted sum of similarities: the teacher's S-T between sentences, and the
     # student's own V-S, from which its V-T learns (no gradient into V-S)
     "transfer.relations": choices(("cross",), of=("cross", "intra_target", "intra_vision")),
-    "transfer.sentence": number(1.0, 0.0),
-    "transfer.own": number(0.0, 0.0),
-    "transfer.temperature": number(0.05, 1e-4),  # tau_k of the teacher's rows
-    "transfer.student_temperature": number(0.05, 1e-4),  # of the student's rows
+    "transfer.sentence": number(1.0, 0.0),  # weight of the teacher's S-T
+    "transfer.own": number(0.0, 0.0),  # weight of the student's V-S
+    "transfer.temperature": number(0.05, 1e-4),  # tau_p, of the teacher's rows
+    "transfer.student_temperature": number(0.05, 1e-4),  # tau_q, of the student's rows
     "transfer.word": number(0.0, 0.0),  # weight of the word score in "cross"; needs word.loss="contrast"
     # Beyond the paper: a wrong translation counts less in contrastive(V, T), by the teacher's p_ii in the batch
     # ("softmax"), or by a mixture per language ("posterior")
@@ -150,16 +152,16 @@ FIELDS: dict[str, Field] = {
     # Training
     "train.batch_size": number(256, 2),  # images in a step, over all devices
     "train.steps": duration("300", of_training=False),  # "300" | "20epochs" | "50000examples"
-    "train.targets_per_image": Field(1),  # K target captions an image in a step; -1: every language (1-to-K)
-    "train.compute": choice("float32", "bfloat16"),  # the towers' products; parameters, scores, losses stay fp32
-    "train.accumulation": number(1, 1),  # micro-batches a step; features are cached, so the gradient is exact
-    "train.evaluate_every": duration("50"),  # validation
-    "train.early_stop": number(0, 0),  # stop after this many evaluations without a better validation SumR; 0: never
+    "train.targets_per_image": Field(1),  # K target captions per image and step; -1: one in every language (1-to-K)
+    "train.compute": choice("float32", "bfloat16"),  # towers, backbone layers; parameters, scores, losses stay fp32
+    "train.accumulation": number(1, 1),  # micro-batches per step; the gradient is that of the whole batch
+    "train.evaluate_every": duration("50"),  # time between validations
+    "train.early_stop": number(0, 0),  # stop after this many validations in a row without improvement; 0: never
     "train.select": choice("best", "last"),  # parameters for the test split: "best" on validation
     "train.ema": number(0.0, 0.0, 0.999999),  # decay of averaged parameters, which are evaluated instead; 0: off
     "train.log_every": duration("20"),
     "train.checkpoint_every": duration("100"),
-    "train.keep": number(2, 1),  # newest checkpoints to keep, beside the best
+    "train.keep": number(2, 1),  # newest checkpoints to keep, in addition to the best one
     "train.watchdog_seconds": number(300.0, 0.0),  # dump all stacks when no step completes for this long
     # AdamW
     "optimizer.learning_rate": number(1e-3, 0.0),
@@ -177,11 +179,11 @@ FIELDS: dict[str, Field] = {
     "mesh.tensor": Field(1),
     # Evaluation
     "evaluation.evaluators": plugin("cl2cm_jax.evaluation.evaluators", ("retrieval",)),
-    "evaluation.captions_per_image": choice("all", "first"),  # two protocols in print; named in every table
-    "evaluation.query": choice("target", "fused"),  # fused with its translation to the source (NRCCR); needs "de2en"
+    "evaluation.captions_per_image": choice("all", "first"),  # papers use both; every table states which
+    "evaluation.query": choice("target", "fused"),  # fused: mixed with its translation (NRCCR); needs "de2en" captions
     "evaluation.fusion_weight": number(0.5, 0.0, 1.0),  # fused: weight of the translation's score (NRCCR)
     "evaluation.batch_size": number(512, 1),
-    "evaluation.block": number(1024, 1),  # side of a tile when ranks are counted
+    "evaluation.block": number(1024, 1),  # rows and columns of a tile of scores
     "evaluation.pictures": Field(("en", "de", "fr", "ru", "ar", "zh", "ja", "ko")),  # languages in retrieval.png
 }
 DURATIONS = tuple(name for name, field in FIELDS.items() if field.minimum_steps is not None)
