@@ -32,8 +32,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add_model_option(parser, help="the workdir of a finished training run", old_name="--workdir")
     parser.add_argument("--out", type=Path, required=True, help="the folder: new, empty, or a bundle to replace")
-    parser.add_argument("--onnx", action="store_true", help="also each tower in ONNX, fp32 and int8")
-    parser.add_argument("--stablehlo", action="store_true", help="also each tower as serialized StableHLO (jax.export)")
+    parser.add_argument("--onnx", action="store_true", help="also write each tower in ONNX, fp32 and int8")
+    parser.add_argument("--stablehlo", action="store_true", help="also write each tower as StableHLO (jax.export)")
     parser.add_argument("--license", default="", help="licence on the card, as the hub names it: cc-by-sa-4.0, ...")
     return parser.parse_args(arguments)
 

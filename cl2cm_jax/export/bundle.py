@@ -179,7 +179,7 @@ def check_agreement(trained: Trained, parts: Parts) -> None:
     """Compares the bundle's vectors with the run's, text and images.
 
     Raises:
-      UserError: they differ by more than `AGREES`, or are no unit vectors.
+      UserError: they differ by more than `AGREES`, or are not unit vectors.
     """
     run = student_encoder(
         trained.config, trained.student, weights=trained.weights, text=trained.text, vision=trained.vision

@@ -22,7 +22,7 @@ def push(bundle: Path, *, repo: str, revision: str, private: bool, yes: bool) ->
       yes: upload.
 
     Raises:
-      UserError: the folder is no complete bundle, `repo` is no such name, or the hub refuses.
+      UserError: the folder is not a complete bundle, `repo` is not such a name, or the hub refuses.
     """
     if not _REPO.fullmatch(repo):
         raise UserError(f"--repo={repo!r} is no repository name; write org/name")

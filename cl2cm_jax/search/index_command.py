@@ -196,7 +196,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _import_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--vectors", type=Path, required=True, metavar="DIR", help="has img_emb/ and metadata/")
+    parser.add_argument("--vectors", type=Path, required=True, metavar="DIR", help="folder with img_emb/ and metadata/")
     help = "folder that the metadata's paths are relative to"
     parser.add_argument("--images", type=Path, metavar="DIR", help=help)
 

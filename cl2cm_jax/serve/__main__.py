@@ -40,8 +40,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--images", type=Path, metavar="DIR", help="folder of the pictures, if it is not the indexed one"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
-    parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s)")
-    parser.add_argument("--requests_per_minute", type=int, default=3000, help="per client (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--requests_per_minute", type=int, default=3000, help="limit for one client (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     if not 0 <= options.port <= 65_535:
         raise UserError(f"--port={options.port} is not a port; use 1024 to 65535")

@@ -2,7 +2,7 @@
 
 cl2cm translate --captions=IN --out=OUT --source=en --target=es --engine=apertium [--splits=train] [...]
 
---engine=apertium     Debian's rule-based translator; --pair=en-es, or a chain --pair=en-es,es-pt
+--engine=apertium     Apertium, which translates by rules; --pair=en-es, or a chain --pair=en-es,es-pt
 --engine=ctranslate2  an NLLB or OPUS-MT model converted for CTranslate2, --model=FOLDER
 --engine=file         existing translations, --translations=FILE: one line per caption
 --engine=my.module    an engine of your own, see CONTRIBUTING.md
@@ -44,9 +44,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--source", required=True, help="language to translate from, such as en")
     parser.add_argument("--target", required=True, help="language to translate into, such as de")
     parser.add_argument("--engine", required=True, help="apertium, ctranslate2, file, or the dotted name of a module")
-    parser.add_argument("--splits", default="", help="such as train,validation (default: all)")
+    parser.add_argument("--splits", default="", help="splits to translate, such as train,validation (default: all)")
     parser.add_argument(
-        "--queries", action="store_true", help="write them as language de2en, for config.evaluation.query=fused"
+        "--queries", action="store_true", help="for config.evaluation.query=fused: write them as language de2en"
     )
     parser.add_argument("--batch", type=positive, default=500, help="sentences per save (default: %(default)s)")
     owners = _add_engine_options(parser, arguments)

@@ -42,7 +42,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add_model_option(parser)
     parser.add_argument("--captions", type=Path, help="CSV, TSV or JSONL with the columns image, language and caption")
     parser.add_argument("--images", type=Path, help="folder of the images that the captions name")
-    parser.add_argument("--split", default="test", choices=SPLITS, help="of captions that have a split (default: test)")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="of captions with a split (default: test)")
     parser.add_argument("--workdir", type=Path, help="instead of --captions: a finished run, whose test split is used")
     parser.add_argument(
         "--judges",

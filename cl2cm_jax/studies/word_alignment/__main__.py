@@ -1,10 +1,10 @@
-"""Word alignment: the teacher alone on parallel text, by retrieval of sentences and by transport plans of their words.
+"""Word alignment: trains the teacher alone on parallel text; measures sentence retrieval and word transport plans.
 
 cl2cm align-words --text=multi30k --config=configs/word_level.py [--workdir=runs/word_level] [--seeds=3]
 
-Trains the rows of `runs.ROWS` with the trainer's own step on train.{en,de,...}[.gz] of the folder (such as a copy
-of Multi30K's repository), selects the step on val and measures on test. Writes word_level.md and transport_plans.png.
-Finished runs are kept: rerun an interrupted command to resume.
+Each row of the tables (`runs.ROWS`) is a teacher with or without a word loss. It is trained on train.{en,de,...}[.gz]
+of the folder, such as a copy of Multi30K's repository; val selects the step, and test is measured.
+Writes word_level.md and transport_plans.png. Finished runs are kept: rerun an interrupted command to resume.
 """
 
 from __future__ import annotations
