@@ -18,7 +18,7 @@ __path__.append(str(Path(__file__).parent / "old_commands"))
 
 
 def load(path: str | os.PathLike[str], revision: str | None = None) -> TrainedModel:
-    """Loads a trained model. TensorFlow is not needed.
+    """Loads a trained model, which encodes texts and pictures. TensorFlow is not needed.
 
     model = cl2cm_jax.load("runs/emoji")
     model.encode_text(["a red apple", "ein roter Apfel"])  # (2, D) float32, unit vectors

@@ -7,7 +7,7 @@ Features:  --config.vision.backbone=precomputed --config.data.features=features.
 Shards:    --config.data.shards=shards --config.data.captions=  (webdataset tars in place of images and caption file)
 Hardware:  a laptop; the frozen backbones run once over pictures and captions
 Time:      emoji's 1,880 pictures and their names: 39 s on two CPU cores, once, and 13 s to train (README.md)
-Numbers:   yours stand in WORKDIR/results.md; what each part is worth on photographs: docs/photographs.md
+Numbers:   yours are in WORKDIR/results.md; what each part gains on photographs is in docs/photographs.md
 
 captions.csv has the columns image, language, caption and, if you like, split (train, validation, test) and origin
 (human, machine). The languages are those of the file; see docs/data.md.

@@ -2,7 +2,7 @@
 
 Command:   python -m cl2cm_jax.main --config=configs/multi30k.py:lang=de,task=2 --workdir=runs/multi30k-de \
              --config.data.root=VisualSearch
-Argument:  lang = de | fr | cs | all (one model for the three), task = 2 (five captions an image) | 1 (one)
+Argument:  lang = de | fr | cs | all (one model for the three), task = 2 (five captions per image) | 1 (one)
 Features:  --config.vision.backbone=precomputed --config.data.features=resnet_152, in place of pictures and CLIP
 Hardware:  one accelerator (not tried on one yet)
 Time:      not measured

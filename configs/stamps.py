@@ -1,9 +1,9 @@
-"""Photographs and drawings searched in six languages, trained on machine translations: the paper's setting in small.
+"""Photographs and drawings in six languages, trained on machine translations: the paper's setting on a small scale.
 
 Command:   make stamps
            python -m cl2cm_jax.main --config=configs/stamps.py --workdir=runs/stamps-one
-Argument:  --config=configs/stamps.py:setting=trials is the setting of the small trials behind the design: linear maps
-           to 256, no dropout, 300 steps, the last parameters; without it, what won on held-out training pictures
+Argument:  --config=configs/stamps.py:setting=trials is the setting of early experiments: linear maps to 256, no
+           dropout, 300 steps, the last parameters; the default was best on held-out training pictures
 Hardware:  a laptop; Debian or Ubuntu for the pictures (tuxpaint-stamps-default) and the translations (apertium)
 Time:      on two CPU cores: features 34 s, once; a run of the ablation 5 to 10 s
 Numbers:   see docs/stamps.md

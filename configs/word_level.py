@@ -5,8 +5,8 @@ Hardware:  a laptop; the frozen text backbone runs once over the sentences (29,0
 Time:      on two busy CPU cores 12 minutes for the features, once, and 39 for all rows and three seeds
 Numbers:   docs/word_level.md
 
---text names the folder; config.data.captions is set to it. The student is never trained: train.steps only gives the
-spans that are shares of a training their length.
+--text names the folder; config.data.captions is set to it. The student is never trained: train.steps only defines the
+length of durations that are given in percent.
 """
 
 from ml_collections import ConfigDict

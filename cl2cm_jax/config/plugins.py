@@ -22,7 +22,7 @@ def plugin_names(package: str) -> tuple[str, ...]:
 
 
 def check_plugin(package: str, name: str, *, field: str, extra: tuple[str, ...] = ()) -> None:
-    """Refuses a name without a dot that is no module of the package, and a malformed one; imports no plugin.
+    """Refuses a malformed name, and one without a dot that is not a module of the package; imports no plugin.
 
     A dotted name is looked up when the plugin is loaded, so that a model can be searched where the data set or the loss
     term that it was trained with is not installed.

@@ -20,7 +20,7 @@ from cl2cm_jax.data.packing import pack
 from cl2cm_jax.data.position import position
 from cl2cm_jax.errors import UserError
 
-_SOURCE, _LANGUAGE, _TARGET, _CROP = range(4)  # uses of random numbers
+_SOURCE, _LANGUAGE, _TARGET, _CROP = range(4)  # what a random number is drawn for
 
 
 class _Captions(NamedTuple):
@@ -117,7 +117,7 @@ def batches(
       with_words: adds "words" and "mask" to both sides.
       max_words: longer captions are truncated.
       length_multiple: L of a batch is its longest caption's, rounded up to a multiple of it; 0: `max_words`.
-      groups: number of groups of images whose captions are packed into rows, one a device and micro-batch; 0: none.
+      groups: number of groups of images whose captions are packed into rows, one per device and micro-batch; 0: none.
       crops: reads crops of the picture files in place of features. A crop is a function of (seed, epoch, image).
 
     Yields:

@@ -25,8 +25,8 @@ def swap_translations(corpus: Corpus, *, share: float, seed: int, source: str) -
       source: the language that is not changed.
 
     Raises:
-      ValueError: the share is outside [0, 1], or more than half of the chosen captions belong to one image.
-      UserError: the corpus lacks the source language.
+      ValueError: the share is outside [0, 1].
+      UserError: the corpus lacks the source language, or more than half of the chosen captions belong to one image.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share={share} must be between 0 and 1")

@@ -20,7 +20,7 @@ def pack(lengths: np.ndarray, *, length: int, groups: int) -> dict[str, np.ndarr
     Args:
       lengths: (B, C) tokens of the C captions of each image.
       length: L, of a row; longer captions are truncated.
-      groups: of B / groups images each that share no row, one a device and micro-batch.
+      groups: number of groups of images, one per device and micro-batch; captions of two groups share no row.
 
     Returns:
       "take" (G, R, L) int32: the token at each position, as c * L + l for token l of the group's caption c; -1: none.

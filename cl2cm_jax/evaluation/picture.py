@@ -69,7 +69,7 @@ def query_rows(
     glosses: Sequence[str],
     top: int = 5,
 ) -> list[QueryRow]:
-    """Searches with one query a language: two hits, then a miss, in turn.
+    """Searches with one query per language: two hits, then a miss, in turn.
 
     Each is the next such query after an evenly spaced position in the split. Of the gallery, `vision` (N, D) are the
     vectors, `paths` the picture files (None for features), `glosses` a caption in the source language ("" for none).
@@ -114,7 +114,7 @@ def draw_retrieval(path: Path, rows: Sequence[QueryRow], *, title: str, note: st
 
 
 def retrieval_picture(rows: Sequence[QueryRow], *, title: str, note: str, source: str = "en") -> Image.Image:
-    """Draws one row a query: its text and its first pictures, the right one framed green.
+    """Draws one row per query: its text and its first pictures, the right one framed green.
 
     `note` is one line below the title; queries in the `source` language are shown without their gloss.
     """

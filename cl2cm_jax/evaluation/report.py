@@ -115,7 +115,7 @@ def language_table(
     title: str,
     shown: Mapping[str, str] = SHOWN,
 ) -> Table:
-    """One row a language and the mean over the targets; below, gap and weakest target (of SumR), and the protocol."""
+    """One row per language and the mean over the targets; below, gap and weakest target (of SumR), and the protocol."""
     summary, notes = summarise(per_language, source=source, targets=targets), []
     rows = [_row(f"{source} (source)", per_language[source], shown), RULE] if source in per_language else []
     rows += [_row(target, per_language[target], shown) for target in targets]
@@ -128,7 +128,7 @@ def language_table(
 
 
 def group_table(group: Group, *, title: str, shown: Mapping[str, str] = SHOWN) -> Table:
-    """One row a language, without a mean, and the group's protocol. `shown`: metric -> column name."""
+    """One row per language, without a mean, and the group's protocol. `shown`: metric -> column name."""
     rows = tuple(_row(language, metrics, shown) for language, metrics in group.per_language.items())
     notes = _weakest_note(group.per_language, group.per_language, of="languages") if "SumR" in shown else []
     return Table(title, ("language", *shown.values()), rows, (*notes, group.protocol.line))

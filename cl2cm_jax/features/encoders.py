@@ -23,7 +23,7 @@ from cl2cm_jax.models.trained_layers import check_text_layers
 from cl2cm_jax.parallel.sharding import spread
 from cl2cm_jax.runtime.storage import InMemory
 
-TEXT_BATCH = 64  # a device; small batches of captions of similar length stay in a CPU's caches
+TEXT_BATCH = 64  # captions per device; small batches of similar length stay in a CPU's caches
 CAPTIONS = "captions"  # the job of filling arrays with their features
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
 

@@ -27,7 +27,10 @@ BLOCK = 512
 def infonce_pairs(
     score: Array, same: Array, pair: Array, *, temperature: Array | float, positive_weight: Array | float = 1.0
 ) -> tuple[Tree, Tree]:
-    """Statistics of x and of y for `contrastive.infonce`; `positive_weight` broadcasts over pairs."""
+    """Statistics of x and of y for `contrastive.infonce`, from scores fp32 and masks bool of pairs, all (..., c).
+
+    `positive_weight` broadcasts over pairs.
+    """
     logits = jnp.where(pair, score / temperature, MASKED)
 
     def statistics(target: Array) -> Tree:
@@ -45,7 +48,10 @@ def infonce_term(of_x: Tree, of_y: Tree, x_weight: Array, y_weight: Array) -> Te
 
 
 def triplet_pairs(score: Array, same: Array, pair: Array, *, x_index: Array, y_index: Array) -> tuple[Tree, Tree]:
-    """Statistics of x and of y for `contrastive.triplet`; the indices broadcast over pairs."""
+    """Statistics of x and of y for `contrastive.triplet`, from scores fp32 and masks bool of pairs, all (..., c).
+
+    The indices broadcast over pairs.
+    """
 
     def statistics(index: Array) -> Tree:
         index = jnp.broadcast_to(index, score.shape).astype(jnp.float32)
@@ -65,7 +71,7 @@ def triplet_term(of_x: Tree, of_y: Tree, x_weight: Array, y_weight: Array, *, ma
 def sigmoid_pairs(
     score: Array, same: Array, pair: Array, *, scale: Array | float, bias: Array | float, weight: Array | float
 ) -> tuple[Tree, Tree]:
-    """Statistics of x for `contrastive.sigmoid`, and none of y."""
+    """Statistics of x for `contrastive.sigmoid`, and none of y; arguments as for `infonce_pairs`."""
     loss = -jax.nn.log_sigmoid(jnp.where(same, 1, -1) * (scale * score + bias))
     return (Sum(jnp.where(pair, weight * loss, 0)),), ()
 

@@ -19,8 +19,8 @@ from cl2cm_jax.maths.similarity import scores as similarities
 
 GRID = np.linspace(-4.0, 12.0, 129, dtype=np.float32)  # scores, in standard deviations of mismatched pairs
 
-# The teacher does not know a language whose correct pairs score less than so many standard deviations above mismatched
-# ones, or whose estimated share of wrong pairs is larger: all its pairs keep weight 1.
+# If the correct pairs of a language score fewer standard deviations above mismatched ones than SMALLEST_SEPARATION, or
+# its estimated share of wrong pairs exceeds LARGEST_SHARE, the teacher does not know it: all its pairs keep weight 1.
 SMALLEST_SEPARATION = 1.0
 LARGEST_SHARE = 0.85
 UNJUDGED = -1.0

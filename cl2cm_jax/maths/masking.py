@@ -24,7 +24,7 @@ class Term(NamedTuple):
 
 
 def divide(numerator: Array, denominator: Array) -> Array:
-    """Quotient where the denominator is positive, else 0; the gradient is finite in both cases."""
+    """Quotient (...) where the denominator (...) is positive, else 0; the gradient is finite in both cases."""
     positive = denominator > 0
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)
 

@@ -21,7 +21,7 @@ from cl2cm_jax.maths.similarity import scores
 ABSENT = np.iinfo(np.int32).max
 """Fills `competitors` where a query has fewer positives than the widest."""
 _KEPT = 32  # tiles of scores, 4 MB each, that are not computed a second time
-_GROUP = 16  # `top` compares the best of so many neighbouring items first
+_GROUP = 16  # neighbouring items, whose maxima `top` compares first
 
 
 def ranks(

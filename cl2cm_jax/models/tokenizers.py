@@ -140,7 +140,7 @@ class FastTokenizer:
     def _encoded(self, texts: Sequence[str]) -> list[Any]:
         try:
             return self._tokenizer.encode_batch([_encodable(text) for text in texts])
-        except BaseException as error:  # a pattern that the library cannot match raises a panic, which is no Exception
+        except BaseException as error:  # a pattern that the library cannot match raises a panic, not an Exception
             if isinstance(error, Exception) or type(error).__name__ == "PanicException":
                 raise UserError(f"{self._file} cannot tokenise a text ({one_line(error)}); get a fresh copy") from error
             raise

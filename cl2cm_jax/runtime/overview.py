@@ -14,7 +14,7 @@ _RIGHT_ALIGNED = (3, 4)
 
 
 def overview(params: Any) -> str:
-    """The table as text, one line an array (or `jax.ShapeDtypeStruct`), totals last.
+    """The table as text, one line per array (or `jax.ShapeDtypeStruct`), totals last.
 
     Example:
         >>> print(overview({"text": {"kernel": jnp.ones((4, 6))}}))

@@ -26,7 +26,7 @@ from cl2cm_jax.trained.bundle_layout import MANIFEST
 from cl2cm_jax.trained.encoder import Encoder
 from cl2cm_jax.trained.model import TrainedModel
 
-AT_ONCE = 16  # pictures or clips a call of the encoder
+AT_ONCE = 16  # pictures or clips per call of the encoder
 OUTSIDE = "it is a link to a place outside the folder, which is not followed"
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # nothing is there, or a link that leads nowhere
 

@@ -20,7 +20,7 @@ class Embeddings(NamedTuple):
 
     Attributes:
       vision, source: (B, D) from the student.
-      target: (B, K, D) from the student, K target captions an image.
+      target: (B, K, D) from the student, K target captions per image.
       teacher_source: sentence (F, B, Dt), words (F, B, L, Dt) or None; F heads (cross-fitting).
       teacher_target: sentence (F, B, K, Dt), words (F, B, K, L, Dt) or None.
     """
@@ -109,6 +109,7 @@ class BatchIds(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch) -> BatchIds:
+        """The ids and masks of a batch of the data pipeline."""
         images, captions = batch["target_is_valid"].shape
         pair = jnp.repeat(jnp.arange(images), captions)
         valid = (batch["target_is_valid"] & batch["is_valid"][:, None]).reshape(-1)
@@ -132,6 +133,7 @@ class HeldOut(NamedTuple):
 
     @classmethod
     def of(cls, embeddings: Embeddings, ids: BatchIds) -> HeldOut:
+        """The teacher's sentence vectors, arranged by head."""
         source = jax.lax.stop_gradient(embeddings.teacher_source.sentence)
         target = jax.lax.stop_gradient(jax.vmap(merge_two)(embeddings.teacher_target.sentence))
         heads = len(source)

@@ -22,7 +22,7 @@ Statistics = dict[Any, tuple[Tree, Tree]]  # of images and of captions, by term
 
 
 def in_one_sweep(c: TermInputs) -> Scalars:
-    """Those of the terms "source", "target", "sentence" and the relation "cross" that `names` has."""
+    """The values () fp32 of those of "source", "target", "sentence" and the relation "cross" that `names` has."""
     if c.names.isdisjoint({"source", "target", "sentence", "cross"}):
         return {}
     captions, images = _sides(c)

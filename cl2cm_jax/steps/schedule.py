@@ -34,6 +34,7 @@ class Stages(NamedTuple):
 
     @property
     def total(self) -> int:
+        """All steps of the run."""
         return self.teacher + self.student
 
     def of(self, step: int) -> Stage:

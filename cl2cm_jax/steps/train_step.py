@@ -52,7 +52,7 @@ class Program(NamedTuple):
     """Jitted functions and shapes of a step, without arrays; studies/tpu_estimate compiles it.
 
     Attributes:
-      init: (seed () uint32, tail, own) -> TrainState; jitted.
+      init: (seed () uint32, trained text layers, trained vision layers) -> TrainState; jitted.
       step: (state, batch, frozen, seed, stage: static) -> (state, terms); jitted, the state is donated.
       state: shapes of the state.
       state_shardings, frozen_shardings: of each leaf.

@@ -39,6 +39,7 @@ class Words(NamedTuple):
 
     @classmethod
     def of(cls, words: jax.Array, mask: jax.Array, is_valid: jax.Array, *, marginals: str) -> Words:
+        """From words (N, L, d), their mask (N, L) bool and that of the captions (N,) bool."""
         mask = mask & is_valid[..., None]
         words = zero_invalid(words, mask)
         return cls(normalize(words), mask, transport.marginals(words, mask, kind=marginals))  # type: ignore[arg-type]

@@ -28,6 +28,9 @@ class Parts:
       config: its configuration, with the paths of the backbones in the folder.
       text, vision: the backbones with all their weights, trained layers included.
       student: the parameters of the student, its layers of the text backbone included.
+
+    Raises:
+      UserError: a file is missing, changed or damaged, or a backbone does not fit the manifest; names the file.
     """
 
     def __init__(self, folder: Path):

@@ -23,7 +23,11 @@ BATCH = 16  # queries or pictures per call
 
 
 def load_encoder(workdir: Path) -> Encoder:
-    """The student of a finished run behind its backbones. TensorFlow is not needed."""
+    """The student of a finished run behind its backbones. TensorFlow is not needed.
+
+    Raises:
+      UserError: a file of the run or of a backbone is missing or damaged, or they do not fit together.
+    """
     config = read_config(workdir)
     text, vision = configured_text(config), configured_vision(config)
     student, weights = load_student(workdir, config, text=text, vision=vision)

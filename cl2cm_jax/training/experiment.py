@@ -1,4 +1,4 @@
-"""An experiment: data, mesh, networks and training step of a configuration, and its workdir."""
+"""A run before it trains: data, mesh, networks and training step of a configuration; checks and locks its workdir."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from cl2cm_jax.data.media.images import SUFFIXES, AnimatedError, ImageError, decode, decode_frames, frame_places
 
-MAX_BYTES = 1_000_000_000  # of the chosen frames of a folder; a tfrecord can hold twice that
+MAX_BYTES = 1_000_000_000  # limit for a folder's chosen frames; a tfrecord can hold twice that
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[Path]:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from cl2cm_jax.data.media.images import RESAMPLING, scaled
 
-NUMBERS = 5  # random numbers of one picture
-_LOG_RATIO = math.log(4 / 3)  # of width to height: 3/4 to 4/3
+NUMBERS = 5  # random numbers per picture
+_LOG_RATIO = math.log(4 / 3)  # largest ratio of width to height is 4/3, smallest 3/4
 
 
 class Crops(NamedTuple):

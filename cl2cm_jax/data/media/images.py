@@ -22,19 +22,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cl2cm_jax.errors import UserError, one_line
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # of pictures in folders
-MAX_PIXELS = 100_000_000  # of one picture; 300 MB once decoded
-MAX_FILE = 200_000_000  # bytes of its file
-MAX_FRAMES = 10_000  # of one animation: a frame is decoded from the ones before it
-MAX_ANIMATION_PIXELS = 4_000_000_000  # of all its frames; a minute or so of decoding, one frame in memory at a time
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # endings of picture files
+MAX_PIXELS = 100_000_000  # limit for one picture; 300 MB once decoded
+MAX_FILE = 200_000_000  # bytes, limit for its file
+MAX_FRAMES = 10_000  # limit for one animation: a frame is decoded from the ones before it
+MAX_ANIMATION_PIXELS = 4_000_000_000  # limit for all its frames; about a minute of decoding, one frame at a time
 # The formats that Pillow may try (JPEG includes MPO); of the others, EPS starts another program.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-MAX_SCANS = 100  # of a JPEG; each is decoded over the whole picture, however few bytes it has
+MAX_SCANS = 100  # limit for a JPEG; each is decoded over the whole picture, however few bytes it has
 ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF and MPO are pages and views
-THREADS = min(8, os.cpu_count() or 1)  # that decode pictures
+THREADS = min(8, os.cpu_count() or 1)  # threads that decode pictures
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WHITE = (255, 255, 255, 255)
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")  # of a JPEG's segment, before its length
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")  # start of a JPEG's segment, before its length
 _SCAN, _END = 0xDA, 0xD9
 
 

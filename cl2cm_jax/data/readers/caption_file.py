@@ -139,7 +139,7 @@ def read_csv(path: str, columns: Columns, *, flag: str) -> list[tuple[int, dict[
 
 
 def _text_of(file: Path) -> str:
-    """Bytes that are no UTF-8 become lone surrogates, so that the row they are in can be named."""
+    """Bytes that are not UTF-8 become lone surrogates, so that the row they are in can be named."""
     content = read_gzipped(file) if file.suffix.lower() == ".gz" else file.read_bytes()
     return content.decode("utf-8-sig", errors="surrogateescape")
 

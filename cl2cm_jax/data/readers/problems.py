@@ -30,7 +30,7 @@ class Problem:
 
 
 def write_report(path: str | os.PathLike[str], problems: Sequence[Problem]) -> None:
-    """Writes all problems, one a line, as TSV with a header."""
+    """Writes all problems, one per line, as TSV with a header."""
     rows = [("kind", "file", "line", "field", "reason")]
     rows += [("note" if p.is_note else "problem", p.file, str(p.line or ""), p.field, p.reason) for p in problems]
     lines = ("\t".join(" ".join(cell.split()) for cell in row) for row in rows)

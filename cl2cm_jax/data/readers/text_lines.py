@@ -17,7 +17,7 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file, of a gzipped one if its name ends in .gz; the last may lack its newline.
 
     Raises:
-      UserError: it cannot be read, is no UTF-8, or has more than `MAX_LINES` lines.
+      UserError: it cannot be read, is not UTF-8, or has more than `MAX_LINES` lines.
     """
     try:
         content = read_gzipped(path) if path.suffix == ".gz" else path.read_bytes()
@@ -69,10 +69,10 @@ def read_entries(path: Path) -> list[str]:
 
 
 def read_ids(path: Path, *, id_of: Callable[[str], str] = str) -> dict[str, int]:
-    """The ids of a list, one a line, each with its row counted from 0; blank lines may follow the last one.
+    """The ids of a list, one per line, each with its row counted from 0; blank lines may follow the last one.
 
     Raises:
-      UserError: it cannot be read or is no UTF-8, or an id is empty or there twice.
+      UserError: it cannot be read or is not UTF-8, or an id is empty or occurs twice.
     """
     row_of: dict[str, int] = {}
     for row, line in enumerate(read_entries(path)):

@@ -1,4 +1,4 @@
-"""The data sets: a module each, found by its name in `config.data.name`.
+"""The data sets: one module for each, found by its name in `config.data.name`.
 
 A set's module defines `dataset(data)`, which makes a `CaptionSet` of `config.data`; one of your own is a dotted name.
 """

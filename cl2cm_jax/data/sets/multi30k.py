@@ -15,7 +15,7 @@ from cl2cm_jax.data.sets.paper.raw_multi30k import RawFiles
 
 def _names(target: str, task: int) -> EvaluationNames:
     end = "_task1" if task == 1 and target == "de" else ""
-    english = "_task1" if task == 1 else ""  # by analogy; that of task 2 has five captions an image
+    english = "_task1" if task == 1 else ""  # by analogy; that of task 2 has five captions per image
     return EvaluationNames(
         (f"val_{target}{end}", f"test_{target}_2016{end}"),
         ((f"val_google_{target}2enc{end}",), (f"test_google_{target}2enc_2016{end}",)),

@@ -29,7 +29,7 @@ def load_evaluators(config: ConfigDict) -> dict[str, Evaluator]:
     """The configured evaluators by name.
 
     Raises:
-      UserError: one is no module, or lacks `evaluate`.
+      UserError: one is not a module, or lacks `evaluate`.
     """
     names, field = config.evaluation.evaluators, "config.evaluation.evaluators"
     return {name: load_plugin(__name__, name, "evaluate", field=field) for name in names}

@@ -1,4 +1,4 @@
-"""Relational distillation: the student learns how similar the teacher finds images and captions. Source: paper."""
+"""Relational distillation: the student learns the similarities that the teacher gives. Source: paper."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ ALLOWED = 1.0  # SumR that the source language may lose against the baseline wit
 class Part(NamedTuple):
     """One run of every trial."""
 
-    name: str  # of its folder
+    name: str  # name of its folder
     seed: int  # config.seed of the run
     corpora: Corpora  # for training and for selecting the step; `corpora.test` is the part to score on
 

@@ -1,7 +1,7 @@
 """Word alignment by IBM model 1: counts which words occur in sentences and their translations, without any vectors.
 
-Links that both directions agree on are compared with transport plans. They are no gold standard, but independent of the
-networks that are measured.
+Links that both directions agree on are compared with transport plans. They are not a gold standard, but they are
+independent of the networks that are measured.
 
 Source: Brown et al. 1993.
 """

@@ -136,7 +136,7 @@ def plan_quality(plans: Sequence[np.ndarray], cosines: Sequence[float], pairs: P
         linked.append(best[links_of_pair[:, 0]] == links_of_pair[:, 1])
         same.append(best[same_of_pair[:, 0]] == same_of_pair[:, 1])
         mass.append(plan[tuple(links_of_pair.T)] / plan.sum(axis=1)[links_of_pair[:, 0]])
-        mutual.append(plan.argmax(axis=0)[best] == np.arange(len(plan)))  # as in `maths.word_alignment.mutual_labels`
+        mutual.append(plan.argmax(axis=0)[best] == np.arange(len(plan)))  # as in `word_alignment.mutual_links`
     return Quality(*(_percent(np.concatenate(parts)) for parts in (linked, mass, same, mutual, [np.asarray(cosines)])))
 
 

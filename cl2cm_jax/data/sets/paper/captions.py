@@ -48,7 +48,7 @@ def read_caption_lines(
       UserError: it cannot be read, or has no line.
     """
     try:
-        # Bytes that are no UTF-8 become lone surrogates, so that the line they are in can be named.
+        # Bytes that are not UTF-8 become lone surrogates, so that the line they are in can be named.
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); allow it, or get a fresh copy") from error

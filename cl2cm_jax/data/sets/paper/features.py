@@ -92,7 +92,7 @@ def read_image_features(features: Path, ids: Path) -> FeatureFile:
 
 
 def read_image_ids(path: Path) -> list[str]:
-    """The image ids of a list, one a line, without .jpg.
+    """The image ids of a list, one per line, without .jpg.
 
     Raises:
       UserError: it cannot be read, or an id is empty or there twice.

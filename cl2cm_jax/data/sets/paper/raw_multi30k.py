@@ -1,7 +1,7 @@
 """Reads Multi30K's text from its own repository: data/task{1,2}/raw/*.gz, line i belongs to line i of an image list.
 
 Task 1 has one English caption an image and its human translations into German, French and Czech; task 2 has five
-English and five German captions an image, written independently. All of it is human, training targets too: this is
+English and five German captions per image, written independently. All of it is human, training targets too: this is
 not the machine-translated setting of the paper.
 
 Source: Multi30K's authors (the format).
