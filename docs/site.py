@@ -41,7 +41,7 @@ API = {
         ["steps.objective", "steps.train_step", "steps.schedule", "parallel.mesh", "parallel.sharding"],
     ),
     "evaluation": (
-        "Metrics, their intervals, their protocol, and the judges'.",
+        "Metrics, their intervals and their protocol; evaluation by other libraries.",
         [
             "evaluation.retrieval",
             "studies.bootstrap",
@@ -52,8 +52,8 @@ API = {
         ],
     ),
     "search": (
-        "Queries against a gallery, and models that stand alone.",
-        ["trained.bundle", "trained.student", "evaluation.gallery", "search.query"],
+        "Trained models, and queries against a gallery.",
+        ["trained.model", "trained.bundle", "trained.student", "evaluation.gallery", "search.query"],
     ),
     "config": ("Every field and what it may hold.", ["config.fields", "config.checks"]),
 }

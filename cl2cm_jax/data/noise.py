@@ -52,7 +52,8 @@ def _moved(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     longest = int(counts.max())
     if 2 * longest > len(images):
         raise UserError(
-            f"config.data.translation_noise: {longest} of {len(images)} captions to swap belong to one image; lower it"
+            f"config.data.translation_noise: {longest} of the {len(images)} captions to swap belong to one image; use "
+            "another share, or 0"
         )
     order = np.lexsort((random.random(len(images)), random.permutation(len(counts))[groups]))
     moved = np.empty_like(images)

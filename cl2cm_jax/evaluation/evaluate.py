@@ -77,7 +77,8 @@ def rank_all(embedded: Embedded, config: ConfigDict, *, query: Query | None = No
 
 def headline(corpus: Corpus) -> Corpus:
     """The pictures of the group "headline"; the others are reported apart."""
-    return corpus.select_images(corpus.groups == HEADLINE)
+    mine = corpus.groups == HEADLINE
+    return corpus if mine.all() else corpus.select_images(mine)
 
 
 def measure(ranks: Mapping[str, Ranks], languages: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -14,6 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import heads_first, reads_words, student_first, teacher_first
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.backbone import TailOptions, TextOutput, Tunable, VisionBackbone
 from cl2cm_jax.models.functional import Functional, Params
@@ -42,6 +43,11 @@ class Student(nnx.Module):
         self.dropout = nnx.Dropout(c.dropout) if c.dropout else None
         vision = TowerSize(shape.vision, c.hidden, c.heads, c.dim, shape.max_frames, config.train.compute)
         self.vision = VisionTower(vision, kind=c.vision_tower, rngs=rngs)
+        if c.text_residual and c.dim != shape.text:
+            raise UserError(
+                f"config.student.text_residual=True starts at the backbone's sentence vectors; use "
+                f"config.student.dim={shape.text}, their size (got {c.dim})"
+            )
         text = TowerSize(shape.text, c.hidden, c.heads, c.dim, shape.max_words, config.train.compute)
         self.text = TextTower(text, kind=c.text_tower, pool=c.text_pool, residual=c.text_residual, rngs=rngs)
         self.log_temperature = nnx.Param(jnp.log(jnp.asarray(contrastive.temperature, jnp.float32)))

@@ -59,7 +59,7 @@ def split_flags(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
         name, equals, text = argument.removeprefix("--config.").partition("=")
         if not equals:
             text = next(pending, "")
-            if not text:
+            if not text or text.startswith("--"):
                 raise UserError(f"--config.{name} needs a value, e.g. --config.{name}=...")
         overrides[name] = text
     return rest, overrides

@@ -32,6 +32,23 @@ class Embeddings(NamedTuple):
     teacher_target: Text
 
 
+class _Keys(NamedTuple):
+    """Random keys of the places with dropout; None turns it off."""
+
+    vision: jax.Array | None = None
+    source: jax.Array | None = None
+    target: jax.Array | None = None
+    student_layers: jax.Array | None = None  # the trained layers of a backbone
+    teacher_layers: jax.Array | None = None
+
+    @classmethod
+    def of(cls, key: jax.Array | None) -> _Keys:
+        """Independent keys for all places from one."""
+        if key is None:
+            return cls()
+        return cls(*jax.random.split(key, 3), *(jax.random.fold_in(key, place) for place in (3, 4)))
+
+
 def embed(
     networks: Networks,
     params: Params,
@@ -51,19 +68,17 @@ def embed(
       frozen: see `Networks.see`.
       heads_only: the student reads the frozen text backbone's outputs in place of its own trained layers'.
     """
-    keys: list[jax.Array | None] = [None] * 5
-    if key is not None:
-        keys = [*jax.random.split(key, 3), *(jax.random.fold_in(key, place) for place in (3, 4))]
+    keys = _Keys.of(key)
     student = heads_of(params["student"]) if heads_only else params["student"]
-    source, target = _read(networks, "student", student, batch, keys[3])
-    teacher_source, teacher_target = _read(networks, "teacher", params["teacher"], batch, keys[4])
+    source, target = _read(networks, "student", student, batch, keys.student_layers)
+    teacher_source, teacher_target = _read(networks, "teacher", params["teacher"], batch, keys.teacher_layers)
     images, captions = batch["target_is_valid"].shape
-    target_vectors = networks.encode_text(params["student"], target, key=keys[2])
+    target_vectors = networks.encode_text(params["student"], target, key=keys.target)
     teacher_vectors = networks.teach(params["teacher"], teacher_target)
     features, mask = networks.see(params["student"], batch["vision"], frozen=frozen)
     return Embeddings(
-        vision=networks.encode_vision(params["student"], features, mask, key=keys[0]),
-        source=networks.encode_text(params["student"], source, key=keys[1]),
+        vision=networks.encode_vision(params["student"], features, mask, key=keys.vision),
+        source=networks.encode_text(params["student"], source, key=keys.source),
         target=target_vectors.reshape(images, captions, -1),
         teacher_source=networks.teach(params["teacher"], teacher_source),
         teacher_target=jax.tree.map(lambda x: x.reshape(x.shape[0], images, captions, *x.shape[2:]), teacher_vectors),

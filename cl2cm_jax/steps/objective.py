@@ -77,13 +77,13 @@ class Objective(NamedTuple):
             words=words,
         )
         if config.contrastive.form == "blockwise":
-            inputs = inputs._replace(swept=in_one_sweep(inputs))
+            inputs = inputs._replace(precomputed=in_one_sweep(inputs))
         terms = {}
         for name, module in term_modules(config).items():
             if name not in weights:
                 continue
-            if name in inputs.swept:
-                terms[name] = inputs.swept[name]
+            if name in inputs.precomputed:
+                terms[name] = inputs.precomputed[name]
                 continue
             found = load_plugin(PACKAGE, module, "term", field="config.terms")(inputs)
             terms[name], more = found if isinstance(found, tuple) else (found, {})

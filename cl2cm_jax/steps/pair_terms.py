@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +37,7 @@ class TermInputs(NamedTuple):
       confidence: (B*K,) weight of every pair in contrastive(V, T).
       names: of the terms that are computed, and of the relations of the term "transfer".
       words: word scores that are added to the relation "cross"; None for nothing.
-      swept: the terms and relations that the blockwise form has computed in one sweep.
+      precomputed: the terms and relations that the blockwise form has computed in one pass.
     """
 
     config: ConfigDict
@@ -49,7 +51,7 @@ class TermInputs(NamedTuple):
     confidence: jax.Array
     names: frozenset[str]
     words: WordRelation | None = None
-    swept: Scalars = {}
+    precomputed: Mapping[str, jax.Array] = MappingProxyType({})
 
     @property
     def temperature(self) -> jax.Array:

@@ -77,8 +77,9 @@ def test_config_flags_are_split_from_the_command_line():
     rest, overrides = command_line.split_flags(given)
     assert rest == ["--workdir=w", "--x"]
     assert overrides == {"seed": "3", "data.targets": "de,fr"}
-    with pytest.raises(UserError, match="needs a value"):
-        command_line.split_flags(["--config.seed"])
+    for lacking in (["--config.seed"], ["--config.data.captions", "--mode=check"]):
+        with pytest.raises(UserError, match="needs a value"):
+            command_line.split_flags(lacking)
 
 
 def test_a_flattened_config_round_trips():

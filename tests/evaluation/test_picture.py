@@ -95,6 +95,8 @@ def test_unusual_text_is_drawn(rows, tmp_path) -> None:
     odd = ["", "\n", "two\nlines", "x" * 500, "红" * 300, "🍎", "\x00", "mixed 红 яблоко"]
     changed = [row._replace(text=text, gloss=text) for row, text in zip(rows, odd, strict=True)]
     draw_retrieval(tmp_path / "retrieval.png", changed, title="Test", note="")
+    with Image.open(tmp_path / "retrieval.png") as picture:
+        assert picture.width < 4000  # long text is cut
 
 
 def test_scripts() -> None:

@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cl2cm_jax import config as configuration
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.models.towers import Text
@@ -54,6 +55,12 @@ def embedded(networks: Networks, params: Params, batch: dict) -> Embeddings:
 
 def taught(networks: Networks, teacher: Params, text: Text) -> jax.Array:
     return jax.jit(lambda teacher, text: networks.teach(teacher, text).sentence)(teacher, text)
+
+
+def test_a_text_tower_that_starts_at_the_backbone_has_its_size() -> None:
+    initial(Networks(make_config(student__text_residual=True, student__dim=6), SHAPE))
+    with pytest.raises(UserError, match=r"use config.student.dim=6, their size \(got 5\)"):
+        initial(Networks(make_config(student__text_residual=True), SHAPE))
 
 
 @pytest.mark.parametrize("kind", ["linear", "attention"])

@@ -45,11 +45,10 @@ class MemoryIndex:
         scores = self._matrix @ query
         rows = np.arange(len(scores)) if filters == Filters() else np.flatnonzero(self._mask(filters))
         kept = scores[rows]
-        if len(kept) > top:
-            best = np.argpartition(-kept, top - 1)[:top]
-            best = best[np.lexsort((best, -kept[best]))]
-        else:
-            best = np.argsort(-kept, kind="stable")
+        best = np.arange(len(kept))
+        if len(kept) > top:  # those tied with the last place included, of which the first entries are taken
+            best = np.flatnonzero(kept >= np.partition(kept, -top)[-top])
+        best = best[np.argsort(-kept[best], kind="stable")][:top]
         return [Found(self._entries[rows[place]], float(kept[place])) for place in best]
 
     def _mask(self, filters: Filters) -> np.ndarray:

@@ -17,7 +17,7 @@ def term(inputs: TermInputs) -> jax.Array:
     """() fp32, the mean of the relations that `transfer.relations` names."""
     relations = {"cross": _cross, "intra_target": _intra_target, "intra_vision": _intra_vision}
     found = [
-        inputs.swept[name] if name in inputs.swept else relation(inputs)
+        inputs.precomputed[name] if name in inputs.precomputed else relation(inputs)
         for name, relation in relations.items()
         if name in inputs.names
     ]

@@ -259,4 +259,5 @@ def _validation(folder: Path, *, select: str) -> float | None:
     if (folder / VALIDATION_FILE).exists():
         return json.loads((folder / VALIDATION_FILE).read_text(encoding="utf-8")).get(targets)
     rows = [row for row in read_rows(folder / "metrics.jsonl") if score in row]
-    return (max(rows, key=lambda row: row[score]) if select == "best" else rows[-1])[targets]
+    rows.reverse()  # of equal steps the newest is selected, as by `Checkpoints`
+    return (max(rows, key=lambda row: row[score]) if select == "best" else rows[0])[targets]

@@ -24,7 +24,6 @@ _TILDE = "[~]"  # protected: Apertium's last step removes a bare ~
 _END = ".[]"  # an artificial full stop, as Apertium's own text format puts at the end of a paragraph
 _MARK = re.compile(r"\[\n#(\d+)\n\]")
 _BLANK = re.compile(r"(?<!\\)\[(?:[^\]\\]|\\.)*\]", re.DOTALL)
-_DEBIAN = "apt-get install apertium"
 OPTIONS = {"--pair": {"help": "direction, or several in a chain (default: SOURCE-TARGET)"}}
 
 
@@ -52,7 +51,8 @@ class Apertium:
     def __init__(self, *, pair: str, source: str, target: str):
         if shutil.which("apertium") is None:
             raise UserError(
-                f"--engine=apertium: the command is not installed; {_DEBIAN} {_package(pair.split(',')[0])}"
+                f"--engine=apertium: the command is not installed; run: "
+                f"apt-get install apertium {_package(pair.split(',')[0])}"
             )
         steps = [step.strip() for step in pair.split(",")]
         _check_chain(steps, source=source, target=target)
@@ -146,7 +146,7 @@ def _mode(step: str, installed: list[str]) -> str:
         if _canonical(mode) == _canonical(step):
             return mode
     raise UserError(
-        f"--pair: Apertium has no direction {step!r}; {_DEBIAN.removesuffix('apertium')}{_package(step)} "
+        f"--pair: Apertium has no direction {step!r}; run: apt-get install {_package(step)} "
         f"(apt-cache search apertium- lists all), or use one of {', '.join(installed) or 'none, none is installed'}"
     )
 

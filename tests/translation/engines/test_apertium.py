@@ -94,7 +94,7 @@ def test_provenance_names_directions_and_versions() -> None:
 @pytest.mark.parametrize(
     ("pair", "target", "message"),
     [
-        ("en-sw", "sw", "no direction 'en-sw'; apt-get install apertium-eng-swa .* eng-spa"),
+        ("en-sw", "sw", "no direction 'en-sw'; run: apt-get install apertium-eng-swa .* eng-spa"),
         ("en-es", "pt", "ends in 'spa', not in --target='pt'"),
         ("es-pt", "pt", "'es-pt' should start from 'eng'"),
         ("en-es,fr-ca", "ca", "'fr-ca' should start from 'spa'"),
@@ -108,7 +108,7 @@ def test_a_wrong_pair_is_named(pair: str, target: str, message: str) -> None:
 
 def test_apertium_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apertium.shutil, "which", lambda _: None)
-    with pytest.raises(UserError, match="is not installed; apt-get install apertium apertium-eng-spa"):
+    with pytest.raises(UserError, match="is not installed; run: apt-get install apertium apertium-eng-spa"):
         Apertium(pair="en-es", source="en", target="es")
 
 
