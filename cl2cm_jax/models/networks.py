@@ -105,7 +105,7 @@ class Teacher(nnx.Module):
             return text._replace(sentence=normalize(text.sentence))
         return self.tower(text, narrow=self.narrow_words)
 
-    def point(self, words: jax.Array, partner: jax.Array) -> jax.Array:
+    def pointer_logits(self, words: jax.Array, partner: jax.Array) -> jax.Array:
         """Bilinear pointer logits (B, M, N) from words (B, M, D) to the partner's words (B, N, D)."""
         assert self.pointer is not None
         return jnp.einsum("bmd,bnd->bmn", self.pointer(normalize(words)), normalize(partner))
@@ -164,7 +164,7 @@ class Networks:
             params["student"][VISION_TAIL] = jax.tree.map(jnp.copy, vision)
         return params
 
-    def see(
+    def vision_features(
         self, student: Params, vision: Mapping[str, jax.Array], *, frozen: Params | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Runs the vision backbone on images if the student trains layers of it; features are returned as they are.
@@ -196,7 +196,7 @@ class Networks:
         """The student's unit vectors (B, D) for captions from `read`; `key` turns dropout on."""
         return self.student.bind(heads_of(student)).encode_text(text, key=key)
 
-    def teach(self, teacher: Params, text: Text) -> Text:
+    def encode_teacher(self, teacher: Params, text: Text) -> Text:
         """Vectors of each of the teacher's F heads for captions from `read`: sentence (F, N, D), words (F, N, L, D)."""
 
         def by_one(head: Params) -> Text:
@@ -207,7 +207,7 @@ class Networks:
             return jax.tree.map(lambda x: x[None], by_one({}))
         return jax.vmap(by_one)(heads)
 
-    def read(
+    def text_features(
         self,
         network: Literal["student", "teacher"],
         params: Params,

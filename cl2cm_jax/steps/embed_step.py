@@ -50,10 +50,12 @@ class Embedder:
         self._vision = jit(networks.encode_vision)
 
         def text(student: Params, text: Text) -> jax.Array:
-            return networks.encode_text(student, networks.read("student", student, text))
+            return networks.encode_text(student, networks.text_features("student", student, text))
 
         def by_teacher(teacher: Params, text: Text) -> jax.Array:
-            return networks.teach(teacher, networks.read("teacher", teacher, text)).sentence.swapaxes(0, 1)
+            return networks.encode_teacher(teacher, networks.text_features("teacher", teacher, text)).sentence.swapaxes(
+                0, 1
+            )
 
         self._text, self._teacher = jit(text), jit(by_teacher)
 

@@ -65,7 +65,7 @@ def embed(
       params: of both.
       batch: captions and image features as the data pipeline yields them.
       key: for dropout; None turns it off.
-      frozen: see `Networks.see`.
+      frozen: see `Networks.vision_features`.
       heads_only: the student reads the frozen text backbone's outputs in place of its own trained layers'.
     """
     keys = _Keys.of(key)
@@ -74,13 +74,13 @@ def embed(
     teacher_source, teacher_target = _read(networks, "teacher", params["teacher"], batch, keys.teacher_layers)
     images, captions = batch["target_is_valid"].shape
     target_vectors = networks.encode_text(params["student"], target, key=keys.target)
-    teacher_vectors = networks.teach(params["teacher"], teacher_target)
-    features, mask = networks.see(params["student"], batch["vision"], frozen=frozen)
+    teacher_vectors = networks.encode_teacher(params["teacher"], teacher_target)
+    features, mask = networks.vision_features(params["student"], batch["vision"], frozen=frozen)
     return Embeddings(
         vision=networks.encode_vision(params["student"], features, mask, key=keys.vision),
         source=networks.encode_text(params["student"], source, key=keys.source),
         target=target_vectors.reshape(images, captions, -1),
-        teacher_source=networks.teach(params["teacher"], teacher_source),
+        teacher_source=networks.encode_teacher(params["teacher"], teacher_source),
         teacher_target=jax.tree.map(lambda x: x.reshape(x.shape[0], images, captions, *x.shape[2:]), teacher_vectors),
     )
 
@@ -95,10 +95,10 @@ def _read(
     source, target = Text(**batch["source"]), Text(**batch["target"])
     if TAIL not in params:
         flat = jax.tree.map(merge_two, target)
-        return networks.read(network, params, source), networks.read(network, params, flat)
+        return networks.text_features(network, params, source), networks.text_features(network, params, flat)
     joined = jax.tree.map(lambda s, t: jnp.concatenate([s[:, None], t], axis=1), source, target)
     packing = Packing(**batch["packing"]) if "packing" in batch and batch["packing"]["take"].size else None
-    read = networks.read(network, params, joined, packing=packing, key=key)
+    read = networks.text_features(network, params, joined, packing=packing, key=key)
     return jax.tree.map(lambda x: x[:, 0], read), jax.tree.map(lambda x: merge_two(x[:, 1:]), read)
 
 

@@ -70,7 +70,7 @@ def test_the_cache_holds_what_the_trained_layers_read(home: Path, bert: Path, tr
     frozen = build(tuned(home, bert, student__text__trainable="", teacher__text__trainable="", weights__word="0"))
     without = built.networks.encode_text(
         {k: v for k, v in params.items() if k != "text_backbone"},
-        built.networks.read("teacher", {}, _text(frozen.corpora.train, rows)),
+        built.networks.text_features("teacher", {}, _text(frozen.corpora.train, rows)),
     )
     np.testing.assert_allclose(own, without, atol=2e-3)  # float16 states
 

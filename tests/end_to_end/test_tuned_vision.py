@@ -127,7 +127,7 @@ def test_no_gradient_is_computed_for_frozen_layers(drawn: Path, monkeypatch: pyt
     batch = next(training_batches(run, 0))["vision"]
 
     def loss(own: dict, frozen: dict) -> jax.Array:
-        features, _ = run.networks.see(params | {"vision_backbone": own}, batch, frozen=frozen)
+        features, _ = run.networks.vision_features(params | {"vision_backbone": own}, batch, frozen=frozen)
         return (features**2).sum()
 
     def products(function: Any, *arguments: Any) -> float:

@@ -54,7 +54,7 @@ def embedded(networks: Networks, params: Params, batch: dict) -> Embeddings:
 
 
 def taught(networks: Networks, teacher: Params, text: Text) -> jax.Array:
-    return jax.jit(lambda teacher, text: networks.teach(teacher, text).sentence)(teacher, text)
+    return jax.jit(lambda teacher, text: networks.encode_teacher(teacher, text).sentence)(teacher, text)
 
 
 def test_a_text_tower_that_starts_at_the_backbone_has_its_size() -> None:
@@ -154,8 +154,8 @@ def test_narrow_words_are_those_of_the_tower_in_fewer_dimensions(head: str) -> N
     given = text(4)
     assert given.mask is not None
     given = given._replace(mask=given.mask.at[0].set(False))  # a caption without words
-    want = wide.teach(params, given)
-    got = narrow.teach(params | {"narrow_words": {"kernel": kernel[None]}}, given)
+    want = wide.encode_teacher(params, given)
+    got = narrow.encode_teacher(params | {"narrow_words": {"kernel": kernel[None]}}, given)
     assert want.words is not None and got.words is not None
     np.testing.assert_allclose(got.sentence, want.sentence, atol=1e-5)
     np.testing.assert_allclose(got.words, want.words @ kernel, atol=1e-5)

@@ -55,7 +55,7 @@ def alike(corpora: Corpora, **word: str) -> float:
     taught = train_teacher(run)
     rows = corpora.test.captions_of("en")
     text = Text(**text_inputs(corpora.test.text, rows, length=24, with_words=True))
-    words = jax.jit(run.networks.teach)(taught.params, text).words
+    words = jax.jit(run.networks.encode_teacher)(taught.params, text).words
     assert words is not None and text.mask is not None
     mask = np.asarray(text.mask)
     return float(mean_word_cosine(normalize(words[0]) * mask[..., None], mask).mean)

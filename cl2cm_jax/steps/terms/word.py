@@ -64,6 +64,6 @@ def _aligned(
     plan = transport_plan(config, *on, source_mask=source_mask, target_mask=target_mask)
     if config.word.loss == "transport":
         return word_alignment.transport_cost(plan, cost, is_valid=is_valid)
-    logits = teacher.point(source.words, target.words)
+    logits = teacher.pointer_logits(source.words, target.words)
     masks = {"source_mask": source_mask, "target_mask": target_mask}
     return word_alignment.self_labelled(logits, plan, **masks, is_valid=is_valid)

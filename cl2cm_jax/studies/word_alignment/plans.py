@@ -106,8 +106,8 @@ def _solver(run: Run):  # noqa: ANN202
 
     @jax.jit
     def solve(teacher: Params, source: Text, target: Text) -> tuple[jax.Array, ...]:
-        read = [run.networks.read("teacher", teacher, text) for text in (source, target)]
-        made = [run.networks.teach(teacher, text).words for text in read]
+        read = [run.networks.text_features("teacher", teacher, text) for text in (source, target)]
+        made = [run.networks.encode_teacher(teacher, text).words for text in read]
         s, t = (text.words if words is None else words[0] for text, words in zip(read, made, strict=True))
         s_mask, t_mask = (text.mask for text in read)
         assert s is not None and t is not None and s_mask is not None and t_mask is not None
