@@ -7,7 +7,10 @@ import threading
 from types import FrameType
 from typing import Any
 
+from cl2cm_jax.errors import Stopped
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_received: list[int] = []  # signals that asked this process to stop
 
 
 class Preemption:
@@ -36,8 +39,25 @@ class Preemption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        _received.append(number)
         # the default handlers, not the previous ones: a second signal ends the process
         _install({signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler})
+
+
+def stopped(resume: str) -> Stopped:
+    """The end of a saved command; the exit code is that of the signal, or of SIGTERM if another process got it.
+
+    Args:
+      resume: the command that resumes; "" where another process prints it.
+    """
+    message = resume and f"stopped and saved; resume with: {resume}"
+    return Stopped(message, number=_received[-1] if _received else signal.SIGTERM)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal handler that makes any signal act like Ctrl-C."""
+    _received.append(number)
+    raise KeyboardInterrupt
 
 
 def _install(handlers: dict[signal.Signals, Any]) -> None:

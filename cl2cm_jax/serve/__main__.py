@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import cl2cm_jax
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.search.index_command import add_index_options, open_store
+from cl2cm_jax.terminal import log_to_stderr
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -102,7 +102,7 @@ def application(options: argparse.Namespace, token: str) -> ASGIApp:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves until it is stopped."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     options, token = parse(arguments), os.environ.get(TOKEN, "")
     check_token(options.host, token)
     try:

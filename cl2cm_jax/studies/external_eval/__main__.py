@@ -10,7 +10,6 @@ not.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.studies.rows import separated
+from cl2cm_jax.terminal import log_to_stderr
 
 if TYPE_CHECKING:
     from cl2cm_jax.studies.external_eval.captioned import Captioned
@@ -69,7 +69,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table; exits with code 1 if a metric of a library differs from ours."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ |= ENVIRONMENT

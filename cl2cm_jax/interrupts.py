@@ -1,0 +1,54 @@
+"""Ctrl-C: one line and exit code 130, whatever the program does at that moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # what a shell reports of a process that Ctrl-C ended
+
+
+def catch_interrupts() -> None:
+    """Installs a handler of SIGINT for the rest of the process, unless another one is there or it is ignored.
+
+    The first SIGINT raises KeyboardInterrupt, as usual, but ends the process at once while a module is imported:
+    libraries swallow exceptions there. Any further one ends it too, since threads may keep it from ending.
+    """
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
+
+
+def is_starting() -> bool:
+    """Whether `cl2cm` or `python -m cl2cm_jax.module` was called, and this process is importing the package."""
+    name, modules = sys.argv[0] if sys.argv else "", [word.partition(".")[0] for word in sys.orig_argv]
+    return "cl2cm_jax" in modules if name == "-m" else Path(name).stem == "cl2cm"
+
+
+def end_interrupted() -> NoReturn:
+    """Prints a line and ends the process at once: threads of libraries may hang, or crash with the interpreter."""
+    with contextlib.suppress(OSError, ValueError):  # a closed stream
+        sys.stdout.flush()
+        print("interrupted", file=sys.stderr, flush=True)
+    os._exit(EXIT_INTERRUPTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if _is_importing(frame):
+        end_interrupted()
+    signal.signal(signal.SIGINT, lambda *_: end_interrupted())
+    raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
