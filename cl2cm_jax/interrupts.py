@@ -17,12 +17,13 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT  # what a shell reports of a process that
 def catch_interrupts() -> None:
     """Installs a handler of SIGINT for the rest of the process, unless another one is there or it is ignored.
 
-    The first SIGINT raises KeyboardInterrupt, as usual, but ends the process at once while a module is imported:
-    libraries swallow exceptions there. Any further one ends it too, since threads may keep it from ending.
+    The first SIGINT raises KeyboardInterrupt, as usual, but ends the process at once where that would be lost: while a
+    module is imported, since libraries swallow exceptions there, and in finalizers. Any further one ends it too.
     """
     if threading.current_thread() is threading.main_thread():
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
+            sys.unraisablehook = _end_if_interrupted
 
 
 def is_starting() -> bool:
@@ -44,6 +45,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         end_interrupted()
     signal.signal(signal.SIGINT, lambda *_: end_interrupted())
     raise KeyboardInterrupt
+
+
+def _end_if_interrupted(ignored: sys.UnraisableHookArgs) -> None:
+    """What Python calls with an exception of a finalizer (`__del__`), which would only be printed."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        end_interrupted()
+    sys.__unraisablehook__(ignored)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

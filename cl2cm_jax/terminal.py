@@ -72,7 +72,7 @@ def log_to_stderr(*, level: int = logging.WARNING, format: str = "%(levelname)s:
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.captureWarnings(True)
-    warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}"
+    warnings.formatwarning = lambda message, category, *_, **__: printable(f"{category.__name__}: {message}")
 
 
 class _PrintableRecords(logging.Formatter):
@@ -82,6 +82,8 @@ class _PrintableRecords(logging.Formatter):
         record = copy.copy(record)
         if isinstance(record.args, tuple):
             record.args = tuple(map(_printable_argument, record.args))
+        elif record.args:
+            record.args = {name: _printable_argument(value) for name, value in record.args.items()}
         return printable_lines(super().format(record))
 
 

@@ -73,7 +73,7 @@ done
 requeued=${SLURM_RESTART_COUNT:-0}
 if ((requeued >= REQUEUES)); then
   say "stopped and saved; submit the same line again to go on (queued again $requeued times; REQUEUES=... allows more)"
-  exit 0
+  exit 143 # not finished
 fi
 say "stopped and saved; goes back into the queue ($((requeued + 1)) of $REQUEUES)"
 scontrol requeue "$SLURM_JOB_ID" || mistake "Slurm would not queue the job again; submit the same line to go on"

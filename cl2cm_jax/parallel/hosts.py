@@ -18,10 +18,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cl2cm_jax.errors import EXIT_USER_ERROR, UserError, one_line, print_user_error
+from cl2cm_jax.interrupts import EXIT_INTERRUPTED
 
 HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as lost
 EXIT_LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed again
-EXIT_INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
 SHUTDOWN_SECONDS = 5.0  # that a process with an error waits for the others, which may have it too
 _MESSAGE_BYTES = 4096  # of a message to all processes
 # how the runtime reports that another process has ended
@@ -148,8 +148,11 @@ def fail_together() -> Iterator[None]:
             os._exit(EXIT_LOST)  # the runtime would wait for minutes
         if print_user_error(error):
             _exit(EXIT_USER_ERROR)
+        if isinstance(error, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr, flush=True)
+            _exit(EXIT_INTERRUPTED)
         traceback.print_exception(error)
-        _exit(EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
+        _exit(1)
 
 
 def _exit(code: int) -> NoReturn:

@@ -44,14 +44,15 @@ class Preemption:
         _install({signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler})
 
 
-def stopped(resume: str) -> Stopped:
-    """The end of a saved command; the exit code is that of the signal, or of SIGTERM if another process got it.
+def stopped(resume: str, *, default: int = signal.SIGTERM) -> Stopped:
+    """The end of a command that has saved, with the exit code of the signal.
 
     Args:
       resume: the command that resumes; "" where another process prints it.
+      default: the signal if this process received none, as when another process of the run did.
     """
     message = resume and f"stopped and saved; resume with: {resume}"
-    return Stopped(message, number=_received[-1] if _received else signal.SIGTERM)
+    return Stopped(message, number=_received[-1] if _received else default)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tuning = Tuning(options, overrides, config, space, command)
             result = tuning.run(minutes=options.minutes, trials=options.trials)
         except KeyboardInterrupt:
-            raise stopped(command) from None
+            raise stopped(command, default=signal.SIGINT) from None
     print(report.table(tuning.info, result).text(), *report.sentences(result), "", sep="\n")
     print(f"minutes: {result.seconds / 60:.1f}; files: {workdir}/{', '.join(report.FILES)}")
     if result.beats_baseline:

@@ -194,7 +194,7 @@ def test_a_killed_and_resumed_study_equals_an_uninterrupted_one(
 def test_ctrl_c_between_runs_prints_no_traceback(home: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
     measured["break_at"] = 4
     stopped = study(home, tmp_path, "--trials=2")
-    assert stopped.code == 0 and stopped.out.startswith("stopped and saved; resume with: cl2cm tune")
+    assert stopped.code == 130 and stopped.out.startswith("stopped and saved; resume with: cl2cm tune")
 
 
 def test_bad_trials_are_pruned_and_the_best_is_near_the_optimum(
