@@ -40,19 +40,6 @@ class UserError(Exception):
         super().__init__(shortened(printable(shortened(message))))  # first, so that only few characters are examined
 
 
-class Stopped(Exception):
-    """The end of a command that a signal stopped, after it has saved.
-
-    Args:
-      message: says how to resume; "" where another process says it.
-      number: of the signal; the exit code is what a shell reports of a process that it ended, 143 of SIGTERM.
-    """
-
-    def __init__(self, message: str, *, number: int):
-        super().__init__(message)
-        self.exit_code = 128 + number
-
-
 def shortened(text: str, *, limit: int = MAX_LENGTH) -> str:
     """A text of at most `limit` characters, 3 or more: "..." replaces the middle of a longer one."""
     if len(text) <= limit:
@@ -69,8 +56,7 @@ def one_line(error: BaseException, *, limit: int = 200) -> str:
 def exit_cleanly(command: Callable[[], None]) -> None:
     """Runs `command` as its own process: every foreseen end is one line without a traceback, and an exit code.
 
-    An error that the user can fix: 2. Ctrl-C: 130. Stopped by a signal after it has saved: 128 + its number. A closed
-    pipe (`| head`): 141, without a line.
+    An error that the user can fix: 2. Ctrl-C: 130. A closed pipe (`| head`): 141, without a line.
     """
     catch_interrupts()
     with printable_output():
@@ -82,10 +68,6 @@ def exit_cleanly(command: Callable[[], None]) -> None:
             sys.exit(EXIT_CLOSED_PIPE)
         except KeyboardInterrupt:
             end_interrupted()
-        except Stopped as stopped:
-            if str(stopped):
-                print(stopped)
-            sys.exit(stopped.exit_code)
         except (OSError, UserError) as error:
             if not print_user_error(error):
                 raise

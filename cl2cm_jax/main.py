@@ -25,7 +25,7 @@ from cl2cm_jax.config import override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.runtime.command_line import Arguments, resume_command, split_flags
-from cl2cm_jax.runtime.preemption import stopped
+from cl2cm_jax.runtime.preemption import exit_stopped
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.terminal import log_to_stderr
 from cl2cm_jax.training import experiment, loop, results
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with hosts.fail_together():
         message = _run(options, config, start=start)
     if not message:
-        raise stopped(resume_command("train", arguments) if hosts.is_host_zero() else "")
+        exit_stopped(resume_command("train", arguments) if hosts.is_host_zero() else "")
     if hosts.is_host_zero():
         print(message)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
-from typing import Any
-
-from cl2cm_jax.errors import Stopped
+from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _received: list[int] = []  # signals that asked this process to stop
@@ -44,15 +43,16 @@ class Preemption:
         _install({signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler})
 
 
-def stopped(resume: str, *, default: int = signal.SIGTERM) -> Stopped:
-    """The end of a command that has saved, with the exit code of the signal.
+def exit_stopped(resume: str, *, default: int = signal.SIGTERM) -> NoReturn:
+    """Ends a command that a signal stopped after it has saved; the exit code is what a shell reports of that signal.
 
     Args:
-      resume: the command that resumes; "" where another process prints it.
+      resume: the command that resumes, which is printed; "" where another process prints it.
       default: the signal if this process received none, as when another process of the run did.
     """
-    message = resume and f"stopped and saved; resume with: {resume}"
-    return Stopped(message, number=_received[-1] if _received else default)
+    if resume:
+        print(f"stopped and saved; resume with: {resume}")
+    sys.exit(128 + (_received[-1] if _received else default))
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

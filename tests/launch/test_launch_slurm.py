@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.launch_stand_ins import ARGUMENTS, ROOT, Clone, clone, files, one_line, paste
 
-from cl2cm_jax.runtime.preemption import stopped
+from cl2cm_jax.runtime.preemption import exit_stopped
 
 __all__ = ["clone"]
 
@@ -161,8 +161,8 @@ def test_the_outcome_of_a_run_follows_from_exit_code_and_log(
     assert done.stdout == f"{outcome}\n"
 
 
-def test_the_program_prints_the_line_that_the_scripts_look_for() -> None:
+def test_the_program_prints_the_line_that_the_scripts_look_for(capsys: pytest.CaptureFixture[str]) -> None:
     said = "stopped and saved; resume with:"
-    assert (
-        said in (ROOT / "launch" / "commands.sh").read_text() and str(stopped("x")) == f"{said} x"
-    )
+    with pytest.raises(SystemExit):
+        exit_stopped("x")
+    assert said in (ROOT / "launch" / "commands.sh").read_text() and capsys.readouterr().out == f"{said} x\n"

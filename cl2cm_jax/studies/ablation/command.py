@@ -10,7 +10,7 @@ from pathlib import Path
 from cl2cm_jax.config import read
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.command_line import Arguments, resume_command, split_flags
-from cl2cm_jax.runtime.preemption import stopped
+from cl2cm_jax.runtime.preemption import exit_stopped
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.studies.ablation.runs import Ablation
 from cl2cm_jax.studies.ablation.variants import BASELINE, ROWS, variant
@@ -48,7 +48,7 @@ def parse_options(
 
 
 def train_missing(arguments: Sequence[str] | None, *, verb: str, parse: Callable[[Sequence[str]], Options]) -> Ablation:
-    """Trains the missing runs of an ablation; raises Stopped if a signal stopped it.
+    """Trains the missing runs of an ablation; exits if a signal stopped it.
 
     Args:
       arguments: as typed; None: those of the process.
@@ -67,7 +67,7 @@ def train_missing(arguments: Sequence[str] | None, *, verb: str, parse: Callable
         config, options.workdir, noises=options.noise, seeds=seeds, names=options.rows, folds=options.folds
     )
     if not ablation.train_all():
-        raise stopped(resume_command(verb, arguments))
+        exit_stopped(resume_command(verb, arguments))
     return ablation
 
 

@@ -35,7 +35,7 @@ from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics
 from cl2cm_jax.features import cache
 from cl2cm_jax.runtime.command_line import Arguments, positive, resume_command, split_flags
-from cl2cm_jax.runtime.preemption import interrupt, stopped
+from cl2cm_jax.runtime.preemption import exit_stopped, interrupt
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.studies.ablation.runs import run_once
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tuning = Tuning(options, overrides, config, space, command)
             result = tuning.run(minutes=options.minutes, trials=options.trials)
         except KeyboardInterrupt:
-            raise stopped(command, default=signal.SIGINT) from None
+            exit_stopped(command, default=signal.SIGINT)
     print(report.table(tuning.info, result).text(), *report.sentences(result), "", sep="\n")
     print(f"minutes: {result.seconds / 60:.1f}; files: {workdir}/{', '.join(report.FILES)}")
     if result.beats_baseline:
