@@ -121,7 +121,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         access_log=False,  # queries are private
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=256,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=16_384,

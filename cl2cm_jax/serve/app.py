@@ -96,7 +96,7 @@ def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
     _add_access(api, service, limits)
     for path, (name, kind) in PAGE.items():
         content = (files("cl2cm_jax.serve") / "static" / name).read_bytes()
-        api.add_api_route(path, partial(_file, content, kind), methods=["GET", "HEAD"], include_in_schema=False)
+        api.add_api_route(path, partial(_file, content, kind), include_in_schema=False)
     return Guard(api, limits)
 
 

@@ -1,6 +1,7 @@
-"""uvicorn protocol with read and write timeouts.
+"""uvicorn protocol with read and write timeouts, and bounds on open connections.
 
-uvicorn itself limits the time between requests only, and sends two answers to a request whose body is not valid HTTP.
+uvicorn itself limits the time between requests only, counts connections when their first request is complete, and sends
+two answers to a request whose body is not valid HTTP.
 """
 
 from __future__ import annotations
@@ -11,13 +12,21 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from cl2cm_jax.serve.limits import client_of
+
 HEAD_SECONDS = 10.0  # from connecting, or the previous request's end, to the end of a request's head
 ANSWER_SECONDS = 30.0  # for a client to receive what is buffered of an answer
+CONNECTIONS = 512  # open at the same time, those without a request included
+CONNECTIONS_OF_CLIENT = 128  # the same of one client (or of a reverse proxy), so that others find room
 
 
 class Connection(H11Protocol):
-    """Closes the connection of a client that does not send a complete head, or receive an answer, in time."""
+    """Closes the connection of a client that does not send a complete head, or receive an answer, in time.
 
+    A connection over the bounds is answered at once, without waiting for its request, and closed.
+    """
+
+    client_name = ""
     _head_timer: asyncio.TimerHandle | None = None
     _answer_timer: asyncio.TimerHandle | None = None
 
@@ -25,7 +34,14 @@ class Connection(H11Protocol):
         """Called by asyncio."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # any buffered byte calls pause_writing
-        self._update_head_timer()
+        self.client_name = client_of(self.client[0]) if self.client else ""
+        of_client = sum(getattr(one, "client_name", None) == self.client_name for one in self.connections)
+        if len(self.connections) > CONNECTIONS:
+            self._refuse("503 Service Unavailable")
+        elif of_client > CONNECTIONS_OF_CLIENT:
+            self._refuse("429 Too Many Requests")
+        else:
+            self._update_head_timer()
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
@@ -65,6 +81,12 @@ class Connection(H11Protocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Called by uvicorn on a request for a WebSocket, whose advice to install a library does not apply here."""
+
+    def _refuse(self, status: str) -> None:
+        content = b'{"detail":"too many connections; close some, or try again later"}'
+        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n"
+        self.transport.write(f"{head}cache-control: no-store\r\nconnection: close\r\n\r\n".encode() + content)
+        self.transport.close()
 
     def _update_head_timer(self) -> None:
         """Runs the timer while the head of a request is expected."""
