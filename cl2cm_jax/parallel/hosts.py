@@ -168,6 +168,7 @@ def _exit(code: int) -> NoReturn:
 
 
 def _initialize(**arguments: Any) -> None:
+    _connect_directly(str(arguments.get("coordinator_address", "")).rpartition(":")[0])
     # jax's own service would catch SIGTERM and ignore it until `runtime.preemption` takes over
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -176,6 +177,13 @@ def _initialize(**arguments: Any) -> None:
         raise UserError(
             f"could not join the other processes ({one_line(error)}); give all one coordinator", id="joining-processes"
         ) from error
+
+
+def _connect_directly(host: str) -> None:
+    """Keeps gRPC from the proxy of the environment (http_proxy) for this machine and for `host`."""
+    names = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
+    given = next((value for name in names if (value := os.environ.get(name))), "")
+    os.environ["no_grpc_proxy"] = ",".join(filter(None, [given, "localhost", "127.0.0.1", "::1", host.strip("[]")]))
 
 
 def _launched_together() -> bool:
