@@ -117,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         http=Connection,
         ws="none",
         lifespan="off",
+        log_config=None,  # that of log_to_stderr
         log_level="warning",
         access_log=False,  # queries are private
         server_header=False,
