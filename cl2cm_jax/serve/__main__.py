@@ -92,12 +92,21 @@ def application(options: argparse.Namespace, token: str) -> ASGIApp:
         with CountReport("read") as report:
             index = memory.load(store, on_progress=report)
         store.close()  # so that the index can be updated while it is served
-    root = str(options.images.resolve()) if options.images else store.manifest.images
+    root = str(options.images.resolve()) if options.images else _indexed_folder(store.manifest.images)
     hosts = frozenset() if token else frozenset({*LOOPBACK_NAMES, options.host.lower()})
     limits = Limits(hosts=hosts, token=token, per_minute=options.requests_per_minute)
     service = Service(index, model, detector(model.languages))
     service.warm()
     return create_app(service, Pictures(root), limits)
+
+
+def _indexed_folder(root: str) -> str:
+    """The folder that the index names, which is printed: whoever made the index chose it."""
+    if root and Path(root) == Path(Path(root).anchor):
+        raise UserError(f"--index: its pictures are in {root}, the whole disk; name their folder with --images=DIR")
+    if root:
+        print(f"Shows the pictures in {root}, which the index names; --images=DIR shows those of another folder")
+    return root
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

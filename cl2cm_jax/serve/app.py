@@ -6,6 +6,7 @@ import asyncio
 import time
 from functools import partial
 from importlib.resources import files
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, HTTPException, Path, Query, Request, Response
@@ -208,9 +209,15 @@ def _result(found: Found, prefer: tuple[str, ...]) -> Result:
         score=round(found.score, 4),
         caption=caption,
         caption_language=language,
-        path=entry.path,
+        path=_shown(entry.path),
         date=entry.date,
     )
+
+
+def _shown(path: str) -> str:
+    """A path inside the folder; of one that is absolute, as imported vectors may have it, only the name."""
+    absolute = PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or path.startswith("\\")
+    return PureWindowsPath(path).name if absolute else path
 
 
 async def _body(request: Request) -> bytes:
