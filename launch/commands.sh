@@ -1,7 +1,7 @@
 # What the launch scripts share. They source it; it is not run. The bash 3.2 of macOS reads it too.
 # shellcheck shell=bash
 
-# A mistake that the user can mend: one line, exit code 2, as the program itself does.
+# A mistake that the user can fix: one line, exit code 2, as the program itself does.
 mistake() {
   echo "error: $*" >&2
   exit 2

@@ -58,11 +58,11 @@ for ((start = 0; ; start++)); do
   "${step[@]}" 2>&1 | tee "$log" || code=$?
   case $(outcome "$code" "$log") in
     finished) exit 0 ;;
-    mistake) mistake "the program stopped at a mistake that a restart does not mend; a line above says which" ;;
+    mistake) mistake "the program stopped at a mistake that a restart does not fix; a line above says which" ;;
     stopped) break ;;
   esac
   if ((start >= RESTARTS)); then
-    echo "error: the program failed $((start + 1)) times, the last with exit code $code; mend what the lines above say, then submit" \
+    echo "error: the program failed $((start + 1)) times, the last with exit code $code; fix what the lines above say, then submit" \
       "the same line again (it resumes), or allow more with RESTARTS=..." >&2
     exit "$code"
   fi

@@ -118,6 +118,6 @@ elif [[ -n $failed ]]; then
   hint=""
   ((code != 137)) || hint=" (killed: is there enough memory?)"
   echo "error: process $failed ended with exit code $code$hint and the others were ended;" \
-    "mend what its lines, marked [process-$failed], say" >&2
+    "fix what its lines, marked [process-$failed], say" >&2
 fi
 exit "$code"

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_received: list[int] = []  # signals that asked this process to stop
+_received: list[int] = []  # signals that asked this process to stop, since the last `Preemption` began
 
 
 class Preemption:
@@ -29,6 +29,7 @@ class Preemption:
 
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():
+            _received.clear()
             self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
@@ -52,7 +53,7 @@ def exit_stopped(resume: str, *, default: int = signal.SIGTERM) -> NoReturn:
     """
     if resume:
         print(f"stopped and saved; resume with: {resume}")
-    sys.exit(128 + (_received[-1] if _received else default))
+    sys.exit(128 + (_received.pop() if _received else default))
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -136,7 +136,7 @@ def test_sigterm_in_a_run_stops_with_the_command_to_resume(home: Path, tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "put_batch", interrupting)
         stopped = study(home, tmp_path, "--trials=1")
-    assert stopped.code == 0, stopped.err
+    assert stopped.code == 143, stopped.err
     assert "resume with: cl2cm tune" in stopped.out and not (tmp_path / "tune.md").exists()
     assert list((tmp_path / "trials" / "0000").iterdir()) != []
     resumed = study(home, tmp_path, "--trials=1")
