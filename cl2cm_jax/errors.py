@@ -40,6 +40,18 @@ class UserError(Exception):
         super().__init__(shortened(printable(shortened(message))))  # first, so that only few characters are examined
 
 
+def not_installed(package: str | None, *, run: str = "", needed_for: str = "") -> UserError:
+    """The error for a package that only some commands need.
+
+    Args:
+      package: its name, or that of a module of it, as `ImportError.name`.
+      run: the command that installs it; "" if that is `pip install` and its name.
+      needed_for: the option that needs it, such as "--onnx".
+    """
+    option = f"{needed_for}: " if needed_for else ""
+    return UserError(f"{option}package {package} is not installed; run: {run or f'pip install {package}'}")
+
+
 def shortened(text: str, *, limit: int = MAX_LENGTH) -> str:
     """A text of at most `limit` characters, 3 or more: "..." replaces the middle of a longer one."""
     if len(text) <= limit:

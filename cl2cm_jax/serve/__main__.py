@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cl2cm_jax
-from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.errors import UserError, exit_cleanly, not_installed
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.search.index_command import add_index_options, open_store
 from cl2cm_jax.terminal import log_to_stderr
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         from cl2cm_jax.serve.connection import Connection
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed; in a checkout run: pip install -e '.[serve]'") from error
+        raise not_installed(error.name, run="in a checkout pip install -e '.[serve]'") from error
     listening = _listen(options.host, options.port)  # before loading the model: a port in use is an error at once
     config = uvicorn.Config(
         application(options, token),
