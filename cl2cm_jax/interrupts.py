@@ -36,7 +36,8 @@ def end_interrupted() -> NoReturn:
     """Prints a line and ends the process at once: threads of libraries may hang, or crash with the interpreter."""
     with contextlib.suppress(OSError, ValueError):  # a closed stream
         sys.stdout.flush()
-        print("interrupted", file=sys.stderr, flush=True)
+        shown = "\x1b[?25h" if sys.stderr.isatty() and os.name == "posix" else ""  # a progress bar hides the cursor
+        print(f"{shown}interrupted", file=sys.stderr, flush=True)
     os._exit(EXIT_INTERRUPTED)
 
 

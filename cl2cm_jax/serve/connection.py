@@ -23,10 +23,12 @@ CONNECTIONS_OF_CLIENT = 128  # the same of one client (or of a reverse proxy), s
 class Connection(H11Protocol):
     """Closes the connection of a client that does not send a complete head, or receive an answer, in time.
 
-    A connection over the bounds is answered at once, without waiting for its request, and closed.
+    A connection over a bound closes the oldest one that waits for a request; if none does, it is answered with an error
+    and closed itself.
     """
 
     client_name = ""
+    opened = 0.0
     _head_timer: asyncio.TimerHandle | None = None
     _answer_timer: asyncio.TimerHandle | None = None
 
@@ -34,14 +36,15 @@ class Connection(H11Protocol):
         """Called by asyncio."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # any buffered byte calls pause_writing
-        self.client_name = client_of(self.client[0]) if self.client else ""
-        of_client = sum(getattr(one, "client_name", None) == self.client_name for one in self.connections)
-        if len(self.connections) > CONNECTIONS:
-            self._refuse("503 Service Unavailable")
-        elif of_client > CONNECTIONS_OF_CLIENT:
-            self._refuse("429 Too Many Requests")
-        else:
-            self._update_head_timer()
+        self.client_name, self.opened = client_of(self.client[0]) if self.client else "", self.loop.time()
+        crowd = self._crowd()
+        waiting = [one for one in crowd if one._head_timer is not None]
+        if crowd and not waiting:
+            self._refuse()
+            return
+        if waiting:
+            min(waiting, key=lambda one: one.opened).transport.abort()
+        self._update_head_timer()
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
@@ -82,10 +85,17 @@ class Connection(H11Protocol):
     def _unsupported_upgrade_warning(self) -> None:
         """Called by uvicorn on a request for a WebSocket, whose advice to install a library does not apply here."""
 
-    def _refuse(self, status: str) -> None:
+    def _crowd(self) -> list[Connection]:
+        """The open connections that are more than a bound, those of this client or all; [] if there is room."""
+        there = [one for one in self.connections if isinstance(one, Connection) and not one.transport.is_closing()]
+        own = [one for one in there if one.client_name == self.client_name]
+        return own if len(own) > CONNECTIONS_OF_CLIENT else there if len(there) > CONNECTIONS else []
+
+    def _refuse(self) -> None:
         content = b'{"detail":"too many connections; close some, or try again later"}'
-        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n"
-        self.transport.write(f"{head}cache-control: no-store\r\nconnection: close\r\n\r\n".encode() + content)
+        fields = {"content-type": "application/json", "content-length": len(content), "cache-control": "no-store"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in {**fields, "connection": "close"}.items())
+        self.transport.write(f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + content)
         self.transport.close()
 
     def _update_head_timer(self) -> None:

@@ -18,6 +18,7 @@ from .conftest import LOOPBACK, application, serving
 
 TOKEN = "correct-horse-battery"
 ABOUT = b"GET /api/about HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+BODY = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{"
 
 
 def talk(port: int, *parts: bytes, pause: float = 0.0) -> bytes:
@@ -242,36 +243,46 @@ def of_another_address(port: int, path: str) -> int:
 def test_one_client_with_many_connections_does_not_shut_out_others(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 300.0)
     with contextlib.ExitStack() as held, serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK))) as running:
-        half = [held.enter_context(socket.create_connection(("127.0.0.1", running.port))) for _ in range(260)]
-        for one in half:
-            with contextlib.suppress(OSError):  # those over the bound are closed
-                one.sendall(b"GET / HTTP/1.1\r\nHo")
+        for _ in range(260):
+            one = held.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+            one.sendall(b"GET / HTTP/1.1\r\nHo")
         assert [of_another_address(running.port, "/api/about") for _ in range(40)] == [200] * 40
-        assert b" 200 " not in talk(running.port, ABOUT)
-        for one in half:
-            one.close()
-        wait_until(lambda: b" 200 " in talk(running.port, ABOUT))
+        wait_until(lambda: len(running.connections) <= connection.CONNECTIONS_OF_CLIENT + 1)
+        assert b" 200 " in talk(running.port, ABOUT)  # not even others of the same address
 
 
-def test_a_connection_over_the_bound_is_told_and_closed(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(connection, "CONNECTIONS_OF_CLIENT", 2)
+def hold(held: contextlib.ExitStack, port: int, sent: bytes) -> socket.socket:
+    """A connection that stays open."""
+    one = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+    one.sendall(sent)
+    return one
+
+
+@pytest.mark.parametrize("bound", ["CONNECTIONS", "CONNECTIONS_OF_CLIENT"])
+def test_a_connection_over_a_bound_replaces_the_oldest_that_waits(tmp_path, monkeypatch, bound) -> None:
+    monkeypatch.setattr(connection, bound, 3)
     with contextlib.ExitStack() as held, serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK))) as running:
-        for _ in range(2):
-            held.enter_context(socket.create_connection(("127.0.0.1", running.port)))
-        answer = talk(running.port)
-        assert answer.startswith(b"HTTP/1.1 429") and b"too many connections" in answer
-        monkeypatch.setattr(connection, "CONNECTIONS", 2)
-        assert talk(running.port).startswith(b"HTTP/1.1 503")
+        busy = hold(held, running.port, BODY)
+        wait_until(lambda: len(running.connections) == 1)
+        idle = [hold(held, running.port, b"") for _ in range(20)]
+        wait_until(lambda: len(running.connections) == 3)
+        assert b" 200 " in talk(running.port, ABOUT)
+        assert [one.recv(1) for one in idle[:18]] == [b""] * 18  # closed
+        busy.sendall(b"}")
+        assert busy.recv(12) == b"HTTP/1.1 422"
 
 
-def test_connections_are_bounded_in_all(tmp_path, monkeypatch) -> None:
-    """Connections without a request count: each takes a file of the process."""
-    monkeypatch.setattr(connection, "CONNECTIONS", 5)
+@pytest.mark.parametrize("bound", ["CONNECTIONS", "CONNECTIONS_OF_CLIENT"])
+def test_a_connection_is_refused_where_all_others_have_requests(tmp_path, monkeypatch, bound) -> None:
+    monkeypatch.setattr(connection, bound, 2)
     with contextlib.ExitStack() as held, serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK))) as running:
-        for _ in range(50):
-            held.enter_context(socket.create_connection(("127.0.0.1", running.port)))
-        assert talk(running.port).startswith(b"HTTP/1.1 503")
-        wait_until(lambda: len(running.connections) <= 5)
+        busy = [hold(held, running.port, BODY) for _ in range(2)]
+        wait_until(lambda: sum(one.cycle is not None for one in running.connections) == 2)
+        refused = talk(running.port)
+        assert refused.startswith(b"HTTP/1.1 503") and b"too many connections" in refused
+        for one in busy:
+            one.sendall(b"}")
+            assert one.recv(12) == b"HTTP/1.1 422"
 
 
 def wait_until(happened) -> None:
