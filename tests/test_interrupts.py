@@ -55,6 +55,15 @@ def test_an_interrupt_during_the_imports_of_a_command(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr, done.stdout) == (130, "interrupted\n", "")
 
 
+def test_an_interrupt_during_the_imports_of_the_console_script(tmp_path: Path) -> None:
+    (tmp_path / "ml_collections.py").write_text(f"import os, signal, time\ntry: {SELF}\nfinally: time.sleep(60)")
+    (tmp_path / "cl2cm").write_text("from cl2cm_jax.__main__ import run\nrun()")
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, str(tmp_path / "cl2cm"), "search"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, env=variables)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "interrupted\n", "")
+
+
 def test_the_package_leaves_the_signals_of_other_programs_alone(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text(
         "import signal, cl2cm_jax; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
