@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from cl2cm_jax.interrupts import catch_interrupts, end_interrupted
+from cl2cm_jax.interrupts import end_interrupted
 from cl2cm_jax.terminal import printable, printable_output
 
 EXIT_USER_ERROR = 2
@@ -70,7 +70,6 @@ def exit_cleanly(command: Callable[[], None]) -> None:
 
     An error that the user can fix: 2. Ctrl-C: 130. A closed pipe (`| head`): 141, without a line.
     """
-    catch_interrupts()
     with printable_output():
         try:
             command()

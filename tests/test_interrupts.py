@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from cl2cm_jax.errors import exit_cleanly
+
 ROOT = Path(__file__).resolve().parents[1]
 SELF = "os.kill(os.getpid(), signal.SIGINT)"
 COMMAND = "import os, signal, threading, time\nfrom cl2cm_jax.errors import exit_cleanly\n{}\nexit_cleanly(command)\n"
@@ -35,12 +37,32 @@ def python(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=50, env=variables)
 
 
+def command(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `command()` of the code as the console script runs a verb."""
+    (folder / "cl2cm").write_text(COMMAND.format(code))
+    return python(str(folder / "cl2cm"), folder=folder)
+
+
 @pytest.mark.parametrize("where", [*LOST, *PLAIN])
 def test_an_interrupt_is_one_line_and_130(where: str, tmp_path: Path) -> None:
     (tmp_path / "interrupted_import.py").write_text(f"import os, signal\n{SELF}\n")
-    done = python("-c", COMMAND.format({**LOST, **PLAIN}[where]), folder=tmp_path)
+    done = command({**LOST, **PLAIN}[where], tmp_path)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
     assert done.stdout == ("before\n" if where == "output" else "")
+
+
+def test_within_another_program_an_interrupt_is_an_exit(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    with pytest.raises(SystemExit) as end:
+        exit_cleanly(lambda: signal.raise_signal(signal.SIGINT))
+    assert end.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == before
+
+
+def test_a_second_interrupt_ends_a_command_that_does_not_end(tmp_path: Path) -> None:
+    code = f"def command():\n try: {SELF}; time.sleep(60)\n finally: {SELF}; time.sleep(60)"
+    done = command(code, tmp_path)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_an_interrupt_during_the_imports_of_a_command(tmp_path: Path) -> None:
@@ -72,16 +94,15 @@ def test_the_package_leaves_the_signals_of_other_programs_alone(tmp_path: Path) 
         assert python(*arguments, folder=tmp_path).stdout == "True\n", arguments
 
 
-def test_a_handler_of_the_caller_and_an_ignored_signal_stay() -> None:
-    code = "import signal; from cl2cm_jax.errors import exit_cleanly as e; signal.signal(2, {0}); e(lambda: None); "
-    for handler in ("signal.SIG_IGN", "print"):
-        done = python("-c", code.format(handler) + f"print(signal.getsignal(2) is {handler})")
-        assert done.stdout.endswith("True\n"), done.stderr
+@pytest.mark.parametrize("handler", ["signal.SIG_IGN", "print"])
+def test_a_handler_of_the_caller_and_an_ignored_signal_stay(handler: str, tmp_path: Path) -> None:
+    code = f"def command(): print(signal.getsignal(2) is {handler})"
+    (tmp_path / "cl2cm").write_text(f"import signal\nsignal.signal(2, {handler})\n" + COMMAND.format(code))
+    assert python(str(tmp_path / "cl2cm")).stdout == "True\n"
 
 
-def test_other_exceptions_of_finalizers_are_printed_as_before() -> None:
-    code = "class A:\n def __del__(self): 1 / 0\ndef command(): A()"
-    done = python("-c", COMMAND.format(code))
+def test_other_exceptions_of_finalizers_are_printed_as_before(tmp_path: Path) -> None:
+    done = command("class A:\n def __del__(self): 1 / 0\ndef command(): A()", tmp_path)
     assert done.returncode == 0 and "Exception ignored in" in done.stderr and "ZeroDivisionError" in done.stderr
 
 
