@@ -22,6 +22,7 @@ from cl2cm_jax.search.entry import Entry, Filters, Found, day
 from cl2cm_jax.serve.limits import COOKIE, Guard, Limits, same
 from cl2cm_jax.serve.pictures import LARGE, THUMBNAIL, Pictures
 from cl2cm_jax.serve.service import Service
+from cl2cm_jax.terminal import json_text
 
 MAX_QUERY, MAX_TOP = 500, 100
 PAGE = {
@@ -76,6 +77,14 @@ class ErrorDetail(BaseModel):
     detail: str
 
 
+class PrintableJSON(JSONResponse):
+    """JSON whose control characters are escaped: clients print it to a terminal."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of an answer."""
+        return json_text(content, separators=(",", ":"), allow_nan=False).encode()
+
+
 def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
     """The whole service as an ASGI application."""
     errors: dict[int | str, dict[str, Any]] = {
@@ -88,6 +97,7 @@ def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
         redoc_url=None,
         redirect_slashes=False,  # the redirect would contain the request's Host header
         openapi_url="/api/openapi.json",
+        default_response_class=PrintableJSON,
         responses=errors,
     )
     api.add_exception_handler(RequestValidationError, _invalid)

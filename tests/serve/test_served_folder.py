@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 
@@ -47,6 +48,21 @@ def test_no_answer_has_a_path_of_this_machine(photos: Path) -> None:
     assert not [answer for answer in answers if re.search(rb"secret|/tmp|Users|/srv", answer)]
     assert sorted(result["path"] for result in found) == ["a.png", "gone.png", "private.png", "red.png", "red.png"]
     assert outside == 404
+
+
+def test_answers_have_no_control_characters(photos: Path) -> None:
+    name = "a\x1b[31m\x9b\u202e\u2028\x7f\udce4犬.png"
+    entry = Entry(id=id_of("a"), path=name, captions={"en": (name,)})
+    manifest = Manifest(weights="step 10", model="colours", dim=3, images=str(photos))
+    model = ColourEncoder().model("colours", "en", "de")
+    service = Service(MemoryIndex([entry], np.eye(1, 3, dtype=np.float32), manifest), model, lambda query: "")
+    with serving(create_app(service, Pictures(str(photos)), Limits(hosts=LOOPBACK))) as running:
+        for path in ("/api/search?q=red", f"/api/pictures/{entry.id}"):
+            text = running.ask(path).content.decode()
+            found = json.loads(text)
+            result = found["results"][0] if "results" in found else found
+            assert result["path"] == result["caption"] == name and "犬" in text
+            assert not re.search("[\0-\x1f\x7f-\x9f\u2028\u202e]", text)
 
 
 @pytest.mark.parametrize(
