@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.errors import UserError, not_installed, one_line
 
 _LISTED = 20  # wrong tensors named in one message
 _MAX_RATIO, _ALWAYS_UNPACKED = 100, 100_000_000  # limits of an unpacked .npz archive: times its size, or bytes
@@ -46,7 +46,7 @@ class PackageFile:
         """
         spec = importlib.util.find_spec(self.module)
         if spec is None or not spec.submodule_search_locations:
-            raise UserError(f"package {self.requirement} is not installed; run: pip install {self.requirement}")
+            raise not_installed(self.requirement)
         path = Path(spec.submodule_search_locations[0]) / self.relative_path
         if not path.is_file():
             raise UserError(f"{path} is missing from package {self.requirement}; {self._repair}")

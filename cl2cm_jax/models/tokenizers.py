@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.models.e5_file import Pieces, read_e5_file
 from cl2cm_jax.models.pretrained import PackageFile
 
@@ -75,8 +75,7 @@ class SentencePieceTokenizer:
 
             self._sentencepiece = UseTokenizer(str(self.path))
         except ImportError as error:
-            name = PIECES.requirement
-            raise UserError(f"package {name} is not installed; run: pip install {name}") from error
+            raise not_installed(PIECES.requirement) from error
         except Exception as error:  # the package's parser fails with nearly any exception on a damaged file
             raise UserError(f"SentencePiece model {self.path} cannot be read ({error}); get a fresh copy") from error
 
@@ -254,7 +253,7 @@ def _library() -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise UserError("package tokenizers is not installed; run: pip install tokenizers") from error
+        raise not_installed("tokenizers") from error
     return tokenizers
 
 

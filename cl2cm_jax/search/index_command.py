@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import logging
 import os
 import sys
 import time
@@ -29,6 +28,7 @@ from cl2cm_jax.search.query import add_query_options, answer, given_queries, pri
 from cl2cm_jax.search.recall import QUERIES, TOP, recall
 from cl2cm_jax.search.stores.milvus import MAX_RESULTS, Manifest, Store, is_local
 from cl2cm_jax.search.vector_files import read_manifest, read_vectors, write_vectors
+from cl2cm_jax.terminal import log_to_stderr
 from cl2cm_jax.trained.model import TrainedModel
 from cl2cm_jax.training.workdir import read_config
 
@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the verb of the command line."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     options.run(options)
 

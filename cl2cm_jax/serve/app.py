@@ -6,6 +6,7 @@ import asyncio
 import time
 from functools import partial
 from importlib.resources import files
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, HTTPException, Path, Query, Request, Response
@@ -21,6 +22,7 @@ from cl2cm_jax.search.entry import Entry, Filters, Found, day
 from cl2cm_jax.serve.limits import COOKIE, Guard, Limits, same
 from cl2cm_jax.serve.pictures import LARGE, THUMBNAIL, Pictures
 from cl2cm_jax.serve.service import Service
+from cl2cm_jax.terminal import json_text
 
 MAX_QUERY, MAX_TOP = 500, 100
 PAGE = {
@@ -75,6 +77,14 @@ class ErrorDetail(BaseModel):
     detail: str
 
 
+class PrintableJSON(JSONResponse):
+    """JSON whose control characters are escaped: clients print it to a terminal."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of an answer."""
+        return json_text(content, separators=(",", ":"), allow_nan=False).encode()
+
+
 def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
     """The whole service as an ASGI application."""
     errors: dict[int | str, dict[str, Any]] = {
@@ -87,6 +97,7 @@ def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
         redoc_url=None,
         redirect_slashes=False,  # the redirect would contain the request's Host header
         openapi_url="/api/openapi.json",
+        default_response_class=PrintableJSON,
         responses=errors,
     )
     api.add_exception_handler(RequestValidationError, _invalid)
@@ -96,7 +107,7 @@ def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
     _add_access(api, service, limits)
     for path, (name, kind) in PAGE.items():
         content = (files("cl2cm_jax.serve") / "static" / name).read_bytes()
-        api.add_api_route(path, partial(_file, content, kind), methods=["GET", "HEAD"], include_in_schema=False)
+        api.add_api_route(path, partial(_file, content, kind), include_in_schema=False)
     return Guard(api, limits)
 
 
@@ -208,9 +219,15 @@ def _result(found: Found, prefer: tuple[str, ...]) -> Result:
         score=round(found.score, 4),
         caption=caption,
         caption_language=language,
-        path=entry.path,
+        path=_shown(entry.path),
         date=entry.date,
     )
+
+
+def _shown(path: str) -> str:
+    """A path inside the folder; of one that is absolute, as imported vectors may have it, only the name."""
+    absolute = PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or path.startswith("\\")
+    return PureWindowsPath(path).name if absolute else path
 
 
 async def _body(request: Request) -> bytes:
