@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import RULE, Table
+from cl2cm_jax.json_file import read_json
 from cl2cm_jax.runtime.atomic import write_text
 
 Metrics = Mapping[str, float]  # metric name -> value, as `retrieval.metrics` names them
@@ -217,7 +218,7 @@ def read_results(directory: Path) -> Results:
     """Reads the results.json of `write_results`; raises UserError if there is none, or it is damaged."""
     path = directory / "results.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         groups = {
             name: Group(group["test"], _read_protocol(group["protocol"])) for name, group in content["groups"].items()
         }
@@ -234,7 +235,7 @@ def read_results(directory: Path) -> Results:
         raise UserError(
             f"--workdir={directory} holds no results.json; finish its training, with the command that started it"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); write it again with --mode=evaluate"
         ) from error

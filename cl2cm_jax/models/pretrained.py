@@ -12,7 +12,7 @@ import math
 import pickle
 import pickletools
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.json_file import parse_json
 
 _LISTED = 20  # wrong tensors named in one message
-_MAX_RATIO, _ALWAYS_UNPACKED = 100, 100_000_000  # limits of an unpacked .npz archive: times its size, or bytes
+_MAX_RATIO, _ALWAYS_UNPACKED = 20, 100_000_000  # limits of an unpacked .npz archive: times its size, or bytes
+_MAX_HEADER, _MAX_TENSORS, _MAX_AXES, _MAX_SIZE = 8_000_000, 20_000, 32, 2**56  # of a safetensors file, and of .npz
+_TENSOR_KINDS = ("F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL", "C64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,8 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             )  # no more than that is unpacked
             if size > max(_ALWAYS_UNPACKED, _MAX_RATIO * Path(path).stat().st_size):
                 raise ValueError(f"it unpacks to {size:,} bytes, more than {_MAX_RATIO} times its size")
+            if len(archive.files) > _MAX_TENSORS:
+                raise ValueError(f"it has {len(archive.files):,} arrays, and {_MAX_TENSORS:,} are read")
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged archive fails in zipfile, in zlib or in numpy
         raise UserError(f"{path} is no readable .npz archive ({one_line(error)}); get a fresh copy of it") from error
@@ -103,11 +108,40 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """Reads every tensor of a safetensors file; raises UserError if it is missing, damaged or of another format."""
     try:
+        with open(path, "rb") as file:
+            check_tensors(file)
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(
             f"weights file {path} is no readable safetensors file ({one_line(error)}); get a fresh copy"
         ) from error
+
+
+def check_tensors(file: BinaryIO) -> None:
+    """Checks what the safetensors library leaves to numpy: kinds and shapes of the tensors, and their number.
+
+    Raises:
+      ValueError: a tensor is not of numbers that numpy has or has a shape that it lacks, or there are too many.
+    """
+    size = int.from_bytes(file.read(8), "little")
+    if size > _MAX_HEADER:
+        raise ValueError(f"its header has {size:,} bytes, and {_MAX_HEADER:,} are read")
+    header = parse_json(file.read(size))
+    if not isinstance(header, dict) or len(header) > _MAX_TENSORS:
+        raise ValueError(f"its header is no object of at most {_MAX_TENSORS:,} tensors")
+    for name, entry in header.items():
+        if name != "__metadata__":
+            _check_tensor(name, entry)
+
+
+def _check_tensor(name: str, entry: Any) -> None:
+    kind, shape = (entry.get(key) for key in ("dtype", "shape")) if isinstance(entry, dict) else (None, None)
+    if kind not in _TENSOR_KINDS:
+        raise ValueError(f"tensor {name[:80]} is of {str(kind)[:20]}, which is not read: save it as F32")
+    if not isinstance(shape, list) or len(shape) > _MAX_AXES or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"tensor {name[:80]} has no shape of at most {_MAX_AXES} whole numbers")
+    if math.prod(max(n, 1) for n in shape) > _MAX_SIZE:  # a 0 among them does not help numpy
+        raise ValueError(f"tensor {name[:80]} has a shape of more than {_MAX_SIZE:,} values")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Any]) -> None:
@@ -233,6 +267,8 @@ _PICKLE_PROTOCOL = 2
 _MEMOISED = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _RECALLED = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _TUPLES = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
+_MAX_SHARED = 3  # tensors of the size of their storage
+_MAX_OPCODES = 500_000  # of a pickle; about 30 for each tensor
 _NEVER_WRITTEN = frozenset({"DUP", "POP", "POP_MARK"})
 _STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
@@ -263,12 +299,14 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def read(self, data: np.ndarray) -> np.ndarray:
-        size = math.prod(self.shape)
+    def check(self) -> None:
+        """Refuses a view outside its storage, which would read other memory, and one larger than it."""
+        size, count = math.prod(self.shape), self.storage.count
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
-        # A view outside its storage would read other memory; one larger than it could exhaust memory.
-        if size and (min(self.shape + self.strides + (self.offset,)) < 0 or last >= len(data) or size > len(data)):
+        if size and (min(self.shape + self.strides + (self.offset,)) < 0 or last >= count or size > count):
             raise UserError(f"a tensor of shape {self.shape} lies outside its storage; get a fresh copy of the file")
+
+    def read(self, data: np.ndarray) -> np.ndarray:
         strides = tuple(s * data.itemsize for s in self.strides)
         view = np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides, writeable=False)
         return np.array(view, order="C")
@@ -282,7 +320,7 @@ class _RebuildTensor:
     def __call__(self, storage: object, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
         if not isinstance(storage, _Storage):
             raise UserError("one of its tensors has no storage; get a fresh copy of the file")
-        if not all(type(number) is int for number in (offset, *shape, *strides)):
+        if len(shape) != len(strides) or not all(type(n) is int and abs(n) < 2**63 for n in (offset, *shape, *strides)):
             raise UserError("one of its tensors has a shape that is not of numbers; get a fresh copy of the file")
         return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
@@ -316,12 +354,16 @@ class _AllowListUnpickler(pickle.Unpickler):
 
 
 def _check_opcodes(file: BinaryIO) -> None:
-    """Refuses pickles that use far more memory or time than their size: later protocols, sparse memos, shared tuples.
+    """Refuses pickles that use far more memory or time than their size.
+
+    These are later protocols, sparse memos, shared tuples, and empty containers without end.
 
     Nested tuples that hold the same tuple twice are small, but hashing them as a key takes exponential time.
     """
     start, tuples, is_tuple = file.tell(), set[int](), False
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if number > _MAX_OPCODES:
+            raise UserError(f"its pickle has more than {_MAX_OPCODES:,} operations; save the model's state dict alone")
         if opcode.proto > _PICKLE_PROTOCOL or opcode.name in _NEVER_WRITTEN:
             raise UserError(f"its pickle has {opcode.name}, which torch did not write then; get a fresh copy of it")
         place = int(argument) if opcode.name in _MEMOISED | _RECALLED else 0  # pyright: ignore[reportArgumentType]
@@ -357,8 +399,22 @@ def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     if set(keys) != set(storages):
         raise UserError("it names storages that its tensors do not use; get a fresh copy of it")
+    _check_views(tensors)
     data = {key: _read_storage(file, storages[key]) for key in keys}
     return {str(name): tensor.read(data[tensor.storage.key]) for name, tensor in tensors.items()}
+
+
+def _check_views(tensors: Mapping[Any, _Tensor]) -> None:
+    """Refuses many tensors of one storage: each becomes an array of its own. Tied weights are two of one."""
+    wanted = Counter[str]()
+    for name, tensor in tensors.items():
+        tensor.check()
+        wanted[tensor.storage.key] += math.prod(tensor.shape)
+        if wanted[tensor.storage.key] > _MAX_SHARED * tensor.storage.count:
+            raise UserError(
+                f"tensor {name} and others take storage {tensor.storage.key} more than {_MAX_SHARED} times; "
+                "save each tensor with a storage of its own"
+            )
 
 
 def _read_storage(file: BinaryIO, storage: _Storage) -> np.ndarray:

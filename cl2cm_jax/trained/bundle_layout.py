@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax import __version__
 from cl2cm_jax.config import FIELDS, flatten, from_flat, has_vision_backbone
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.json_file import read_json
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.configured import text_spec, vision_spec
 from cl2cm_jax.models.networks import FeatureShape
@@ -121,7 +122,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         version = content["format"]
         if version != FORMAT:
             raise UserError(
@@ -133,7 +134,7 @@ def read_manifest(folder: Path) -> Manifest:
         files = {str(name): str(value) for name, value in manifest.files.items()}
     except FileNotFoundError as error:
         raise UserError(f"bundle {folder} has no {MANIFEST}; give a folder written by cl2cm export") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"bundle {folder}: {MANIFEST} cannot be read ({type(error).__name__}: {error}); get a fresh copy"
         ) from error

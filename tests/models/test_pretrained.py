@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
@@ -13,9 +14,21 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from cl2cm_jax import config
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.pretrained import PackageFile, assign, read_npz, read_torch_pickle, weights_hash
+from cl2cm_jax.models import hub_folder, pretrained
+from cl2cm_jax.models.hub_folder import WEIGHTS
+from cl2cm_jax.models.pretrained import (
+    PackageFile,
+    assign,
+    read_npz,
+    read_safetensors,
+    read_torch_pickle,
+    weights_hash,
+)
+from cl2cm_jax.training.workdir import load_student
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
@@ -86,6 +99,86 @@ class _Evil:
 
     def __reduce__(self):
         return self.reduced
+
+
+def test_many_tensors_of_one_storage_are_refused(tmp_path, fake_torch):
+    """Each would become an array of its own: 2.4 MB became 9.6 GB."""
+    data = np.arange(12, dtype=np.float32)
+    path = tmp_path / "shared.pth"
+    for count in (3, 4):
+        tensors = OrderedDict((str(i), _View(fake_torch, data, 0, tuple([3, 4]), tuple([4, 1]))) for i in range(count))
+        _write(path, tensors, data)
+        if count == 3:
+            assert len(read_torch_pickle(path)) == 3  # tied weights, and the whole of them
+        else:
+            with pytest.raises(UserError, match=r"tensor 3 and others take storage 7 more than 3 times"):
+                read_torch_pickle(path)
+
+
+def test_a_negative_size_does_not_make_room_for_others(tmp_path, fake_torch):
+    data = np.arange(12, dtype=np.float32)
+    tensors = OrderedDict((str(n), _View(fake_torch, data, 0, tuple([n]), tuple([1]))) for n in (-99, 12))
+    _write(tmp_path / "it.pth", tensors, data)
+    with pytest.raises(UserError, match="outside its storage"):
+        read_torch_pickle(tmp_path / "it.pth")
+
+
+def test_a_pickle_of_empty_containers_is_refused(tmp_path, monkeypatch):
+    """Each takes one byte of the file and 64 of memory."""
+    monkeypatch.setattr(pretrained, "_MAX_OPCODES", 1000)
+    (tmp_path / "it.pth").write_bytes(b"\x80\x02" + b"}" * 1001 + b".")
+    with pytest.raises(UserError, match="more than 1,000 operations"):
+        read_torch_pickle(tmp_path / "it.pth")
+
+
+def safetensors(header: bytes, size: int = 0) -> bytes:
+    return len(header).to_bytes(8, "little") + header + b"\0" * size
+
+
+def one_tensor(dtype: str, shape: list[int], size: int) -> bytes:
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+    return safetensors(json.dumps({"a": entry}).encode(), size)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (one_tensor("F8_E4M3", [4], 4), "tensor a is of F8_E4M3"),
+        (one_tensor("F8_E8M0", [4], 4), "tensor a is of F8_E8M0"),
+        (one_tensor("F4", [8], 4), "tensor a is of F4"),
+        (one_tensor("F6_E2M3", [4], 3), "tensor a is of F6_E2M3"),
+        (one_tensor("F32", [1] * 33, 4), "no shape of at most 32 whole numbers"),
+        (one_tensor("U8", [1] * 100, 1), "no shape of at most 32 whole numbers"),
+        (one_tensor("F32", [2**63 - 1, 0], 0), "a shape of more than"),
+        (one_tensor("F32", [2**32, 2**32, 0], 0), "a shape of more than"),
+        (one_tensor("F32", [2**64, 0], 0), "no number of 64 bits"),
+        (one_tensor("F32", [-1], 4), "no shape of"),
+        (safetensors(b'{"a": [], "b": {}}'), "tensor a is of None"),
+        (safetensors(b"[1]"), "no object of at most"),
+        (safetensors(b"[" * 5000), "nested too deeply"),
+        (b"\xff" * 8, "its header has 18,446,744,073,709,551,615 bytes"),
+        (one_tensor("F32", [2], 8)[:-4], "tensor|cannot be read|no readable"),
+    ],
+)
+def test_tensors_that_numpy_lacks_are_one_line(tmp_path, content, message):
+    """Of weights, of a model folder, and of the student of a run."""
+    (tmp_path / WEIGHTS).write_bytes(content)
+    for read in (lambda: read_safetensors(tmp_path / WEIGHTS), lambda: hub_folder.read_tensors(tmp_path)):
+        with pytest.raises(UserError, match=message):
+            read()
+    with pytest.raises(UserError, match=message):
+        load_student(tmp_path, config.defaults(), text=None, vision=None)  # pyright: ignore[reportArgumentType]
+
+
+def test_many_empty_tensors_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "_MAX_TENSORS", 10)
+    path = tmp_path / "it.safetensors"
+    for count in (10, 11):
+        save_file({str(i): np.zeros((0,), np.float32) for i in range(count)}, path)
+        if count == 10:
+            assert len(read_safetensors(path)) == 10
+    with pytest.raises(UserError, match="no object of at most 10 tensors"):
+        read_safetensors(path)
 
 
 @pytest.mark.parametrize("nested", [False, True])
