@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.tar_shards import files_of, picture, write_shard
-from support.tiny_models import write_tiny_bert
 
 from cl2cm_jax.data.media import images
 from cl2cm_jax.data.media.images import ImageError, decode
@@ -26,7 +25,6 @@ from cl2cm_jax.data.readers.shards import read_shard
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import pretrained
 from cl2cm_jax.models.hub_folder import read_tensors
-from cl2cm_jax.models.tokenizers import HubTokenizer
 from cl2cm_jax.search.entry import captions_from_text
 from cl2cm_jax.trained.bundle_layout import MANIFEST, read_manifest
 from fuzz.attempt import attempt
@@ -260,30 +258,3 @@ def test_a_body_of_two_lengths_is_refused() -> None:
     """It would allow request smuggling through a proxy in front of the service."""
     two = b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na"
     assert spoken(two).startswith(b"HTTP/1.1 400")
-
-
-def test_a_panic_of_the_tokenizer_is_an_error_of_its_file(tmp_path: Path) -> None:
-    write_tiny_bert(tmp_path / "bert")
-    file = tmp_path / "bert" / "tokenizer.json"
-    content = json.loads(file.read_text())
-    slow = {"type": "Split", "pattern": {"Regex": "(a|a)*$|(a+)+$"}, "behavior": "Isolated", "invert": False}
-    file.write_text(json.dumps({**content, "pre_tokenizer": slow}))
-    words = max(content["model"]["vocab"].values()) + 1
-    tokenizer = HubTokenizer(path=tmp_path / "bert", max_tokens=9, vocabulary=words)
-    with pytest.raises(UserError, match="retry-limit"):
-        tokenizer(["a" * 40 + "!"])
-
-
-def test_a_tokenizer_that_makes_texts_grow_is_refused(tmp_path: Path) -> None:
-    write_tiny_bert(tmp_path / "bert")
-    file = tmp_path / "bert" / "tokenizer.json"
-    content = json.loads(file.read_text())
-    words = max(content["model"]["vocab"].values()) + 1
-    for letters, times in ((4, 3), (200, 4)):
-        one = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * letters}
-        file.write_text(json.dumps({**content, "normalizer": {"type": "Sequence", "normalizers": [one] * times}}))
-        if letters == 200:
-            with pytest.raises(UserError, match="replaces a character by up to 1,600,000,000"):
-                HubTokenizer(path=tmp_path / "bert", max_tokens=9, vocabulary=words)
-        else:
-            HubTokenizer(path=tmp_path / "bert", max_tokens=9, vocabulary=words)

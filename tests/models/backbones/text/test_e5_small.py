@@ -16,7 +16,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import TextEncoder
 from cl2cm_jax.models.backbones.text import e5_small
 from cl2cm_jax.models.configured import fingerprint, text_backbone
-from cl2cm_jax.models.e5_file import read_e5_file
+from cl2cm_jax.models.files.e5_file import read_e5_file
 from cl2cm_jax.models.pretrained import weights_hash
 from cl2cm_jax.models.tokenizers import E5Tokenizer, e5_tokenizer, precompiled
 
