@@ -19,7 +19,7 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.files.e5_file import Pieces, read_e5_file
-from cl2cm_jax.models.files.tokenizer_file import check_pair, is_panic, library, read_tokenizer
+from cl2cm_jax.models.files.tokenizer_file import check_pair, check_trie, is_panic, library, read_tokenizer
 from cl2cm_jax.models.pretrained import PackageFile, weights_hash
 
 PIECES = PackageFile(
@@ -176,7 +176,12 @@ class E5Tokenizer(FastTokenizer):
 
     def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
         _check_room(max_tokens)
-        found = e5_tokenizer(read_e5_file(path).pieces)
+        file = read_e5_file(path)
+        try:
+            check_trie(file.pieces.texts, size=len(file.data))
+        except ValueError as error:
+            raise UserError(f"weights file {path}: {error}; get a fresh copy") from error
+        found = e5_tokenizer(file.pieces)
         super().__init__(found, Path(path), max_tokens=max_tokens, vocabulary=vocabulary)
 
 

@@ -27,7 +27,7 @@ _Q4 = np.dtype([("scale", "<f2"), ("codes", "u1", _BLOCK // 2)])
 _FLOATS, _BLOCKS = 0, 1  # kinds of tensors
 # Far above the published file, and far below what exhausts memory.
 _MAX_BYTES, _MAX_PIECES, _MAX_TEXT, _LONGEST_PIECE = 2_000_000_000, 1_000_000, 16_000_000, 255
-_MAX_LAYERS, _MAX_WIDTH, _MAX_TENSORS, _LONGEST_NAME, _MAX_REPLACED = 1_000, 100_000, 20_000, 64, 64
+_MAX_LAYERS, _MAX_WIDTH, _MAX_TENSORS, _LONGEST_NAME, _MAX_REPLACED = 1_000, 100_000, 20_000, 64, 20
 _MAX_POINT, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
 
 

