@@ -26,7 +26,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import pretrained
 from cl2cm_jax.models.hub_folder import read_tensors
 from cl2cm_jax.search.entry import captions_from_text
-from cl2cm_jax.trained.bundle_layout import MANIFEST, read_manifest
+from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST, bundle_config, read_manifest
 from fuzz.attempt import attempt
 from fuzz.service import raw_request, spoken
 from fuzz.targets import as_bytes, bundle, gallery, targets
@@ -229,6 +229,37 @@ def test_a_bundle_lists_no_file_elsewhere(name, tmp_path) -> None:
     (tmp_path / "it" / MANIFEST).write_text(json.dumps(about))
     with pytest.raises(UserError, match="which is outside"):
         read_manifest(tmp_path / "it")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": {"a" * 300: "0"}}, "has no aaa"),
+        ({"files": {"\U0001f44d" * 200: "0"}}, "has no "),
+        ({"files": {"./" * 9 + HEADS: "0"}}, "which is outside"),
+        ({"files": {str(number): "0" for number in range(1001)}}, "lists 1,00. files; use at most 1,000"),
+        ({"weights": ["ab"]}, "not both text"),
+        ({"library": None}, "not both text"),
+        ({"config": {"text.backbone": json.loads("[" * 900 + "]" * 900)}}, "config.text.backbone=.* must be text"),
+        ({"config": {"data.name": {"a": "."}}}, "config.data.name=.* must be text"),
+        ({"config": {"student.dim": 2**40}}, "config.student.dim=1099511627776 must be between"),
+        ({"config": {"text.path": "\0"}}, "config.text.path=.* has NUL"),
+        ({"config": {"optimizer.exclude": "(a*)*b"}}, "could take very long"),
+        ({"config": {"terms": ["a.b"]}}, "a module outside this package"),
+        ({"shape": {"text": 2**70, "vision": 4, "max_words": 3, "max_frames": 1}}, "no number of 64 bits"),
+        ({"extra": [[]] * 600_000}, r"it has about 1,2\d\d,\d+ values"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_strangers_manifest_is_refused_in_one_line(changes, message, tmp_path) -> None:
+    for place, content in bundle().items():
+        (tmp_path / place).write_bytes(content)
+    about = json.loads((tmp_path / MANIFEST).read_text())
+    about |= {name: about[name] | new if name == "files" else new for name, new in changes.items()}
+    (tmp_path / MANIFEST).write_text(json.dumps(about))
+    with pytest.raises(UserError, match=message) as error:
+        bundle_config(tmp_path, read_manifest(tmp_path))
+    assert len(str(error.value)) <= 2000
 
 
 # --- header injection ---
