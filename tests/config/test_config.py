@@ -34,7 +34,7 @@ def test_every_config_file_is_valid(path):
         ("train.accumulation", "3", "not divisible by config.train.accumulation=3"),
         ("vision.backbone", "precomputed", "config.data.features"),
         ("data.features", "f.npy", "needs config.vision.backbone='precomputed', not 'efficientnet_lite0'"),
-        ("student.heads", "0", "must be at least 1"),
+        ("student.heads", "0", "must be between 1 and 64"),
         ("optimizer.learning_rate", "inf", "must be a finite number"),
         ("data.translation_noise", "nan", "must be a finite number"),
         ("data.dir", "", "must name a folder"),

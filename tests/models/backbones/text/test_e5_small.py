@@ -93,6 +93,7 @@ FORGED |= {
         ("layers", -1, "layers=-1 is not from 1"),
         ("layers", 4, r"has no tensor l3\."),
         ("heads", 5, "do not divide"),
+        ("heads", 65, "heads=65 is not from 1 to 64"),
         ("intermediate", 65, "do not divide"),
         ("vocabulary", 4, "pieces=.* is not from 5 to 4"),
         ("vocabulary", 999_999, "values instead of"),
