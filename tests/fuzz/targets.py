@@ -31,7 +31,8 @@ from cl2cm_jax.evaluation.gallery import Gallery, load_gallery, save_gallery
 from cl2cm_jax.evaluation.report import Protocol, read_results
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.configured import text_backbone, vision_backbone
-from cl2cm_jax.models.pretrained import read_npz, read_safetensors, read_torch_pickle, weights_hash
+from cl2cm_jax.models.files.torch_pickle import read_torch_pickle
+from cl2cm_jax.models.pretrained import read_npz, read_safetensors, weights_hash
 from cl2cm_jax.models.tokenizers import PIECES, HubTokenizer, SentencePieceTokenizer
 from cl2cm_jax.search import vector_files
 from cl2cm_jax.search.entry import captions_to_text
