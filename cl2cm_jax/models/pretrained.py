@@ -20,6 +20,7 @@ from cl2cm_jax.json_file import parse_json
 _LISTED = 20  # wrong tensors named in one message
 _MAX_RATIO, _ALWAYS_UNPACKED = 20, 100_000_000  # limits of an unpacked .npz archive: times its size, or bytes
 _MAX_HEADER, _MAX_TENSORS, _MAX_AXES, _MAX_SIZE = 8_000_000, 20_000, 32, 2**56  # of a safetensors file, and of .npz
+_LONGEST_NAME, _DEEPEST = 500, 20  # of a tensor
 _TENSOR_KINDS = ("F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL", "C64")
 
 
@@ -127,6 +128,8 @@ def check_tensors(file: BinaryIO) -> None:
 
 
 def _check_tensor(name: str, entry: Any) -> None:
+    if len(name) > _LONGEST_NAME or name.count("/") > _DEEPEST:  # names become nested dicts
+        raise ValueError(f"a tensor has the name {name[:80]!r}..., which is too long or nested too deeply")
     kind, shape = (entry.get(key) for key in ("dtype", "shape")) if isinstance(entry, dict) else (None, None)
     if kind not in _TENSOR_KINDS:
         raise ValueError(f"tensor {name[:80]} is of {str(kind)[:20]}, which is not read: save it as F32")

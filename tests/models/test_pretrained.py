@@ -27,9 +27,9 @@ def safetensors(header: bytes, size: int = 0) -> bytes:
     return len(header).to_bytes(8, "little") + header + b"\0" * size
 
 
-def one_tensor(dtype: str, shape: list[int], size: int) -> bytes:
+def one_tensor(dtype: str, shape: list[int], size: int, *, name: str = "a") -> bytes:
     entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
-    return safetensors(json.dumps({"a": entry}).encode(), size)
+    return safetensors(json.dumps({name: entry}).encode(), size)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,10 @@ def one_tensor(dtype: str, shape: list[int], size: int) -> bytes:
         (one_tensor("F32", [2**64, 0], 0), "no number of 64 bits"),
         (one_tensor("F32", [-1], 4), "no shape of"),
         (safetensors(b'{"a": [], "b": {}}'), "tensor a is of None"),
+        (
+            safetensors(json.dumps({"a/" * 21: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()),
+            "deeply",
+        ),
         (safetensors(b"[1]"), "no object of at most"),
         (safetensors(b"[" * 5000), "nested too deeply"),
         (b"\xff" * 8, "its header has 18,446,744,073,709,551,615 bytes"),

@@ -7,6 +7,7 @@ this file; any other name is refused before it is looked up.
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import pickletools
 import warnings
@@ -201,5 +202,8 @@ def _read_storage(file: BinaryIO, storage: _Storage) -> np.ndarray:
         raise UserError(
             f"storage {storage.key} has {count} elements instead of {storage.count}; get a fresh copy of it"
         )
-    raw = file.read(count * np.dtype(storage.dtype).itemsize)
+    size = count * np.dtype(storage.dtype).itemsize
+    if size > os.fstat(file.fileno()).st_size - file.tell():
+        raise UserError(f"storage {storage.key} has fewer bytes than its {count:,} elements; get a fresh copy of it")
+    raw = file.read(size)
     return np.frombuffer(raw, storage.dtype, count)

@@ -189,3 +189,11 @@ def test_damaged_torch_files_are_user_errors(tmp_path, fake_torch):
         read_torch_pickle(tmp_path / "zip.pth")
     with pytest.raises(UserError, match=r"none\.pth"):
         read_torch_pickle(tmp_path / "none.pth")
+
+
+def test_a_storage_that_ends_early_is_refused_before_it_is_read(tmp_path, fake_torch):
+    data = np.arange(12, dtype=np.float32)
+    whole = _write(tmp_path / "w.pth", {"w": _View(fake_torch, data, 0, (12,), (1,))}, data).read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[:-1])
+    with pytest.raises(UserError, match="storage 7 has fewer bytes than its 12 elements"):
+        read_torch_pickle(tmp_path / "cut.pth")
