@@ -223,7 +223,7 @@ def read_results(directory: Path) -> Results:
             name: Group(group["test"], _read_protocol(group["protocol"])) for name, group in content["groups"].items()
         }
         config = content["config"]
-        return Results(
+        results = Results(
             source=config["data.source"],
             targets=tuple(config["data.targets"]),
             protocol=_read_protocol(content["protocol"]),
@@ -231,11 +231,13 @@ def read_results(directory: Path) -> Results:
             evaluators=content.get("evaluators", {}),
             **{name: content[name] for name in ("test", "validation", "config", "seconds")},
         )
+        markdown_report(results)  # a value of another type is found here, and not where a table is printed
+        return results
     except FileNotFoundError as error:
         raise UserError(
             f"--workdir={directory} holds no results.json; finish its training, with the command that started it"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); write it again with --mode=evaluate"
         ) from error

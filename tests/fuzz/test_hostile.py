@@ -23,13 +23,14 @@ from cl2cm_jax.data.media.images import ImageError, decode
 from cl2cm_jax.data.readers import text_lines
 from cl2cm_jax.data.readers.shards import read_shard
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation.report import read_results
 from cl2cm_jax.models import pretrained
 from cl2cm_jax.models.hub_folder import read_tensors
 from cl2cm_jax.search.entry import captions_from_text
 from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST, bundle_config, read_manifest
 from fuzz.attempt import attempt
 from fuzz.service import raw_request, spoken
-from fuzz.targets import as_bytes, bundle, gallery, targets
+from fuzz.targets import as_bytes, bundle, gallery, results, targets
 
 PACKAGE = Path(__file__).resolve().parents[2] / "cl2cm_jax"
 
@@ -178,6 +179,28 @@ def test_no_external_program_reads_a_picture(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize("content", [b'{"a":' * 200_000, b"[" * 200_000, b'{"a": ' + b"9" * 200_000 + b"}"])
 def test_deep_and_long_json(name, content) -> None:
     assert not attempt(targets()[name], content)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"test": {}},
+        {"test": {"de": {}}},
+        {"test": {"de": dict.fromkeys(json.loads(results())["test"]["de"], "x")}},
+        {"test": {"de": dict.fromkeys(json.loads(results())["test"]["de"], 10**400)}},
+        {"groups": {"a": {"protocol": {}, "test": {}}}},
+        {"config": {"data.source": ["en"], "data.targets": ["de"]}},
+        {"config": {"data.source": "en", "data.targets": []}},
+        {"evaluators": {"mine": {"test": {"de": {"a": "x"}}}}},
+        {"evaluators": {"mine": {}}},
+        {"protocol": None},
+    ],
+)
+def test_results_of_other_types_are_refused_when_they_are_read(changes, tmp_path) -> None:
+    """And not where a table of them is printed."""
+    (tmp_path / "results.json").write_text(json.dumps(json.loads(results()) | changes))
+    with pytest.raises(UserError, match=r"results\.json cannot be read .* --mode=evaluate"):
+        read_results(tmp_path)
 
 
 @pytest.mark.parametrize("body", [b"[" * 16_000, b'{"token":' * 1_700, b'{"token": ' + b"9" * 16_000 + b"}", b"\xff"])
