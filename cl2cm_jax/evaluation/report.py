@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import RULE, Table
+from cl2cm_jax.json_file import read_json
 from cl2cm_jax.runtime.atomic import write_text
 
 Metrics = Mapping[str, float]  # metric name -> value, as `retrieval.metrics` names them
@@ -217,12 +218,12 @@ def read_results(directory: Path) -> Results:
     """Reads the results.json of `write_results`; raises UserError if there is none, or it is damaged."""
     path = directory / "results.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         groups = {
             name: Group(group["test"], _read_protocol(group["protocol"])) for name, group in content["groups"].items()
         }
         config = content["config"]
-        return Results(
+        results = Results(
             source=config["data.source"],
             targets=tuple(config["data.targets"]),
             protocol=_read_protocol(content["protocol"]),
@@ -230,11 +231,13 @@ def read_results(directory: Path) -> Results:
             evaluators=content.get("evaluators", {}),
             **{name: content[name] for name in ("test", "validation", "config", "seconds")},
         )
+        markdown_report(results)  # a value of another type is found here, and not where a table is printed
+        return results
     except FileNotFoundError as error:
         raise UserError(
             f"--workdir={directory} holds no results.json; finish its training, with the command that started it"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); write it again with --mode=evaluate"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from safetensors.numpy import load, save
 
 from cl2cm_jax.config import current_names, from_flat, student_first, vision_first
 from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.json_file import read_json
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL, FeatureShape, Networks, vision_size
-from cl2cm_jax.models.pretrained import assign, shapes_of
+from cl2cm_jax.models.pretrained import assign, check_tensors, shapes_of
 from cl2cm_jax.models.trained_layers import check_text_layers, in_two_parts
 from cl2cm_jax.runtime.atomic import replacing
 
@@ -50,8 +51,9 @@ def load_student(
     again = "run --mode=evaluate on the workdir to write it again"
     try:
         content = path.read_bytes()
+        check_tensors(io.BytesIO(content))
         arrays = load(content)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}); {again}") from error
     try:
         shape = feature_shape(config, unflatten_dict(arrays, sep="/"), text)
@@ -88,10 +90,7 @@ def _abstract(
 
 def read_fields(path: Path) -> dict[str, object]:
     """The fields of a config.json; raises OSError or ValueError if it is missing or damaged."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    fields = read_json(path)
     if not isinstance(fields, dict):
         raise ValueError("it holds no fields")
     return current_names(fields)
