@@ -1,7 +1,8 @@
 """Decodes pictures with Pillow to 8-bit RGB, with limits on size and formats.
 
 `decode` returns what a viewer shows: the first frame, upright (EXIF), transparency on white; `decode_frames` yields
-frames of an animation in the same way.
+frames of an animation in the same way. What a file costs is known from its header, before Pillow reads it; see
+`cl2cm_jax.data.media.headers`.
 """
 
 from __future__ import annotations
@@ -11,31 +12,50 @@ import os
 import re
 import stat
 import struct
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
+from cl2cm_jax.data.media.headers import Header, HeaderError, read_header
 from cl2cm_jax.errors import UserError, one_line
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # endings of picture files
-MAX_PIXELS = 100_000_000  # limit for one picture; 300 MB once decoded
+MAX_PIXELS = 100_000_000  # limit for one picture, once decoded
+MAX_JPEG = 4  # times as many pixels are allowed in a JPEG, which is then decoded smaller
+MAX_SIDE = 65_535  # pixels, limit for width and height; Pillow needs memory for each row, however short it is
+MAX_MEMORY = 500_000_000  # bytes, limit for decoding one picture: 4 per pixel and what its format needs besides
 MAX_FILE = 200_000_000  # bytes, limit for its file
 MAX_FRAMES = 10_000  # limit for one animation: a frame is decoded from the ones before it
 MAX_ANIMATION_PIXELS = 4_000_000_000  # limit for all its frames; about a minute of decoding, one frame at a time
-# The formats that Pillow may try (JPEG includes MPO); of the others, EPS starts another program.
+# The formats that Pillow may try; of the others, EPS starts another program.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-MAX_SCANS = 100  # limit for a JPEG; each is decoded over the whole picture, however few bytes it has
-ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF and MPO are pages and views
+ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF are pages
 THREADS = min(8, os.cpu_count() or 1)  # threads that decode pictures
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WHITE = (255, 255, 255, 255)
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")  # start of a JPEG's segment, before its length
-_SCAN, _END = 0xDA, 0xD9
+_STRIP = 2**20  # pixels converted at a time
+_LARGE = 16_000_000  # pixels; a larger picture that is no JPEG may be returned smaller
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
+}
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class ImageError(UserError):
@@ -46,17 +66,46 @@ class AnimatedError(ImageError):
     """A picture of several frames where a still one is required."""
 
 
+class _Room:
+    """Admits threads while the memory that they need together is limited; one that needs more is alone."""
+
+    def __init__(self, size: int):
+        self._size = self._left = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, needed: int) -> Iterator[None]:
+        """Waits until that much is left, and gives it back at the end."""
+        needed = min(needed, self._size)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= needed)
+            self._left -= needed
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += needed
+                self._changed.notify_all()
+
+
+_ROOM = _Room(2 * MAX_MEMORY)
+
+
 def decode(
     source: bytes | str | os.PathLike[str],
     *,
     max_pixels: int = MAX_PIXELS,
+    enough: int = 0,
     on_animated: Literal["first", "refuse"] = "first",
 ) -> np.ndarray:
     """Decodes an image file to RGB.
 
     Args:
       source: the bytes of an image file, or its path.
-      max_pixels: larger pictures are refused by their header, before anything is decoded.
+      max_pixels: larger pictures are refused by their header, before anything is decoded. A JPEG of up to `MAX_JPEG`
+        times as many is decoded at 1/2, 1/4 or 1/8 of its size.
+      enough: pixels of the shorter side that are enough: a JPEG whose sides are twice that or more, and any other
+        picture of over 16 million pixels, is returned smaller, with at least so many; 0: in its own size.
       on_animated: what to do with a picture of several frames: take the "first", or "refuse" it.
 
     Returns:
@@ -65,9 +114,25 @@ def decode(
     Raises:
       ImageError: empty, not an image, truncated, animated (if refused) or too large.
     """
-    with _as_image_error(_name(source), max_pixels), _opened(source) as image:
-        _check_header(image, _name(source), max_pixels, on_animated)
-        return _to_rgb(_upright(image))
+    name = _name(source)
+    with _as_image_error(name, max_pixels):
+        opened = _opened(source, max_pixels=max_pixels, enough=enough)
+        with opened.image as image:
+            if on_animated == "refuse" and (frames := _frames(opened)) > 1:
+                how = "has several pages" if image.format == "TIFF" else f"is animated ({frames} frames)"
+                raise AnimatedError(f"{name} {how}; save one as a picture of its own")
+            with _ROOM.taken(opened.memory):
+                return _to_array(image, enough=enough)
+
+
+def open_picture(source: bytes | str | os.PathLike[str]) -> Image.Image:
+    """A picture whose pixels are not decoded yet, for its size and EXIF tags: of the formats and sizes of `decode`.
+
+    Raises:
+      ImageError: as `decode`, as far as the header says.
+    """
+    with _as_image_error(_name(source), MAX_PIXELS):
+        return _opened(source, max_pixels=MAX_PIXELS).image
 
 
 def as_rgb(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -77,8 +142,8 @@ def as_rgb(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       ImageError: too large, or damaged.
     """
     with _as_image_error("the image", max_pixels):
-        _check_header(image, "the image", max_pixels, "first")
-        return _to_rgb(_upright(image))
+        _check_size("the image", *image.size, max_pixels)
+        return _to_array(image)
 
 
 def frame_places(count: int, limit: int) -> list[int]:
@@ -96,6 +161,7 @@ def decode_frames(
     *,
     limit: int,
     max_pixels: int = MAX_PIXELS,
+    enough: int = 0,
     max_frames: int = MAX_FRAMES,
     max_animation_pixels: int = MAX_ANIMATION_PIXELS,
 ) -> Iterator[np.ndarray]:
@@ -107,6 +173,7 @@ def decode_frames(
       source: the bytes of an image file, or its path.
       limit: limit of frames, see `frame_places`.
       max_pixels: as in `decode`, of a frame.
+      enough: as in `decode`, of a frame.
       max_frames: animations of more frames are refused before any is decoded.
       max_animation_pixels: limit of the pixels of all frames together.
 
@@ -118,17 +185,17 @@ def decode_frames(
     """
     name = _name(source)
     with _as_image_error(name, max_pixels):
-        image = _opened(source)
-        _check_header(image, name, max_pixels, "first")
-        count = getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
+        opened = _opened(source, max_pixels=max_pixels, enough=enough)
+        image, count = opened.image, _frames(opened) if opened.image.format in ANIMATIONS else 1
         first = int(count > 1 and bool(image.info.get("default_image")))  # of a PNG: for viewers without animation
         _check_animation(name, image, count, max_frames, max_animation_pixels)
     with image:
         for place in frame_places(count - first, limit):
-            with _as_image_error(name, max_pixels):
+            with _as_image_error(name, max_pixels), _ROOM.taken(opened.memory):
                 if count > 1:
                     image.seek(first + place)
-                frame = _to_rgb(_upright(image))
+                    _check_size(name, *image.size, max_pixels)  # a frame of a GIF may lie outside the others
+                frame = _to_array(image, enough=enough)
             yield frame
         if count > 1:
             with _as_image_error(name, max_pixels):
@@ -140,15 +207,65 @@ def _name(source: bytes | str | os.PathLike[str]) -> str:
     return "the image" if isinstance(source, bytes) else f"{os.fspath(source)}"
 
 
-def _opened(source: bytes | str | os.PathLike[str]) -> Image.Image:
-    """A picture whose header alone is decoded; raises Pillow's errors."""
-    content = source if isinstance(source, bytes) else _read(source)
+class _Opened(NamedTuple):
+    """A picture whose header alone is decoded, what it states, and the bytes that decoding needs."""
+
+    image: Image.Image
+    header: Header
+    memory: int
+
+
+def _opened(source: bytes | str | os.PathLike[str], *, max_pixels: int, enough: int = 0) -> _Opened:
+    """Checks the header, and opens the picture; raises Pillow's errors."""
+    name, content = _name(source), source if isinstance(source, bytes) else _read(source)
     if not content:
-        raise ImageError(f"{_name(source)} is empty (0 bytes); replace it or leave it out")
-    image = Image.open(io.BytesIO(content), formats=FORMATS)
-    if image.format in ("JPEG", "MPO") and (scans := _scans(content)) > MAX_SCANS:
-        raise ImageError(f"{_name(source)} has {scans:,} scans, over the limit of {MAX_SCANS}; save it anew")
-    return image
+        raise ImageError(f"{name} is empty (0 bytes); replace it or leave it out")
+    header = read_header(content)
+    if header is None:
+        raise UnidentifiedImageError
+    shrunk = _shrunk(header, max_pixels=max_pixels, enough=enough)
+    _check_size(name, header.width, header.height, max_pixels * (MAX_JPEG if shrunk > 1 else 1), limit=max_pixels)
+    memory = _memory(header, shrunk)
+    if memory > MAX_MEMORY:
+        raise ImageError(
+            f"{name} has {header.width} x {header.height} pixels and needs {memory:,} bytes as {header.format}, over "
+            f"the limit of {MAX_MEMORY:,}; scale it down, or save it as a baseline JPEG"
+        )
+    file = io.BytesIO(header.content)
+    if header.format == "JPEG":  # not by Image.open(), which refuses large ones that are decoded smaller
+        image = JpegImageFile(file)
+    else:
+        image = Image.open(file, formats=(header.format,))
+    if {*image.size} != {header.width, header.height}:  # of two that it states; a TIFF may be turned
+        raise ImageError(f"{name} states two sizes; save it anew")
+    if shrunk > 1:
+        image.draft(None, (header.width // shrunk, header.height // shrunk))
+    return _Opened(image, header, memory)
+
+
+def _shrunk(header: Header, *, max_pixels: int, enough: int) -> int:
+    """By how much a JPEG is shrunk while it is decoded: 1, 2, 4 or 8."""
+    width, height = header.width, header.height
+    if header.format != "JPEG" or min(width, height) < 64:
+        return 1
+    for scale in (1, 2, 4):
+        fits = _pixels(header, scale) <= max_pixels and _memory(header, scale) <= MAX_MEMORY
+        if fits and not (enough and min(width, height) // enough >= 2 * scale):
+            return scale
+    return 8
+
+
+def _pixels(header: Header, shrunk: int) -> int:
+    return -(-header.width // shrunk) * -(-header.height // shrunk)
+
+
+def _memory(header: Header, shrunk: int) -> int:
+    """Bytes that Pillow needs."""
+    return 4 * _pixels(header, shrunk) + header.extra
+
+
+def _frames(opened: _Opened) -> int:
+    return opened.header.frames if opened.header.format in ("GIF", "TIFF") else getattr(opened.image, "n_frames", 1)
 
 
 @contextmanager
@@ -160,6 +277,8 @@ def _as_image_error(name: str, max_pixels: int) -> Iterator[None]:
             yield
     except ImageError:
         raise
+    except HeaderError as error:
+        raise ImageError(f"{name} {error}") from error
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
         raise ImageError(f"{name} is not an image of a known format ({known}); replace it or leave it out") from error
@@ -174,28 +293,33 @@ def _as_image_error(name: str, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name} is truncated or damaged ({one_line(error)}); replace it or leave it out") from error
 
 
-def decoded(paths: Sequence[str]) -> Iterator[np.ndarray]:
-    """`decode`s files in order, in threads, with few in memory."""
+def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Maps items in order, in threads, a few of them ahead of what is taken."""
     with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(paths), 2 * THREADS):
-            yield from pool.map(decode, paths[start : start + 2 * THREADS])
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * THREADS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
-def _scans(jpeg: bytes) -> int:
-    """The number of scans of a JPEG, up to the end of the picture."""
-    scans, place = 0, 0
-    while (found := _MARKER.search(jpeg, place)) and found[0][1] != _END:
-        scans += found[0][1] == _SCAN
-        place = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
-    return scans
+def decoded(paths: Iterable[str]) -> Iterator[np.ndarray]:
+    """`decode`s files in order, in threads, with few in memory."""
+    return ahead(decode, paths)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Rotated by its EXIF orientation, if that can be read."""
+def _orientation(image: Image.Image) -> int:
+    """By EXIF, if that can be read; 1 is upright."""
     try:
-        return ImageOps.exif_transpose(image)
+        return image.getexif().get(_ORIENTATION, 1)
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):
-        return image
+        return 1
 
 
 def scaled(
@@ -239,18 +363,18 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe may have no writer
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may have no writer; Windows has no such flag
 
 
-def _check_header(image: Image.Image, name: str, max_pixels: int, on_animated: str) -> None:
-    width, height = image.size
+def _check_size(name: str, width: int, height: int, most: int, *, limit: int = 0) -> None:
+    """Refuses a picture of more than `most` pixels; the message has `limit`."""
     if width * height == 0:
         raise ImageError(f"{name} is {width} x {height} pixels; replace it or leave it out")
-    if width * height > max_pixels:
-        raise ImageError(f"{name} has {width} x {height} pixels, over the limit of {max_pixels:,}; scale it down")
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and on_animated == "refuse":
-        raise AnimatedError(f"{name} is animated ({frames} frames); save one frame as a picture of its own")
+    if width * height > most:
+        pixels = f"{width} x {height} pixels" if width * height < 10**9 else f"{width * height:,} pixels"
+        raise ImageError(f"{name} has {pixels}, over the limit of {limit or most:,}; scale it down")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"{name} has {width} x {height} pixels, over the limit of {MAX_SIDE:,} a side; scale it down")
 
 
 def _check_animation(name: str, image: Image.Image, count: int, max_frames: int, max_pixels: int) -> None:
@@ -264,19 +388,64 @@ def _check_animation(name: str, image: Image.Image, count: int, max_frames: int,
         )
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Any Pillow mode to (H, W, 3) uint8."""
-    if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit grey, which convert() would clip at 255
-        grey = _grey_to_8_bit(np.asarray(image), is_16_bit=image.mode.startswith("I;16"))
-        return np.repeat(grey[..., None], 3, axis=2)
+def _to_array(image: Image.Image, *, enough: int = 0) -> np.ndarray:
+    """The pixels (H, W, 3) uint8, upright.
+
+    They are converted in strips, so that little more than the result is in memory. Strips of a large picture are
+    averaged over squares, see `decode`.
+    """
+    image.load()
+    (width, height), turn = image.size, _TURNS.get(_orientation(image), _TURNS[1])
+    may_shrink = enough and image.format != "JPEG" and width * height > _LARGE
+    square = max(1, min(width, height) // enough) if may_shrink else 1
+    if width * height <= _STRIP:
+        return np.ascontiguousarray(turn(_to_rgb(image)))
+    rows = max(1, _STRIP // width // square) * square
+    white = _white_of(image, rows) if _is_deep(image) else 0
+    out = np.empty((-(-height // square), -(-width // square), 3), np.uint8)
+    for top in range(0, height, rows):
+        part = image.crop((0, top, width, min(height, top + rows)))
+        pixels = _to_rgb(part, white=white) if white else _to_rgb(part)
+        if square > 1:
+            pixels = np.asarray(Image.fromarray(pixels).reduce(square))
+        out[top // square :][: len(pixels)] = pixels
+    return np.ascontiguousarray(turn(out))
+
+
+def _to_rgb(image: Image.Image, *, white: float = 0) -> np.ndarray:
+    """Any Pillow mode to (H, W, 3) uint8; `white` is the value of 16- and 32-bit grey, if it is known."""
+    if _is_deep(image):
+        return np.repeat(_grey_to_8_bit(image, white or _white_of(image, image.height))[..., None], 3, axis=2)
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image.convert("RGBA"))
     return np.array(image.convert("RGB"))
 
 
-def _grey_to_8_bit(grey: np.ndarray, *, is_16_bit: bool) -> np.ndarray:
-    """(H, W) grey to uint8; the range of 32-bit files, which do not state it, is guessed from the largest value."""
-    values = np.nan_to_num(grey.astype(np.float32))
-    top = float(values.max(initial=0.0))
-    white = 65535 if is_16_bit or top > 255 else 1 if np.issubdtype(grey.dtype, np.floating) and top <= 1 else 255
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it is 16- or 32-bit grey, which convert() would clip at 255."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _white_of(image: Image.Image, rows: int) -> float:
+    """The value of white, from 16- and 32-bit grey read `rows` at a time; files of 32 bits do not state it.
+
+    It is guessed from the largest value.
+    """
+    if image.mode.startswith("I;16"):
+        return 65535
+    tops = [
+        float(
+            np.nan_to_num(
+                np.asarray(image.crop((0, top, image.width, min(image.height, top + rows)))).astype(np.float32)
+            ).max()
+        )
+        for top in range(0, image.height, rows)
+    ]
+    top = max(tops, default=0.0)
+    return 65535 if top > 255 else 1 if image.mode == "F" and top <= 1 else 255
+
+
+def _grey_to_8_bit(image: Image.Image, white: float) -> np.ndarray:
+    """16- or 32-bit grey to (H, W) uint8."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float32))
     return np.clip(np.round(values * (255 / white)), 0, 255).astype(np.uint8)
