@@ -45,12 +45,13 @@ def taken_files(path: str | os.PathLike[str], *, limit: int) -> list[Path]:
     return taken
 
 
-def decode_clip(files: Sequence[bytes | Path], *, limit: int) -> Iterator[np.ndarray]:
+def decode_clip(files: Sequence[bytes | Path], *, limit: int, enough: int = 0) -> Iterator[np.ndarray]:
     """Decodes a clip frame by frame.
 
     Args:
       files: one animated file or picture, or the chosen frames of a folder, each as bytes or as a path.
       limit: of the frames of an animated file.
+      enough: as in `images.decode`.
 
     Yields:
       (H, W, 3) uint8, all of one size.
@@ -59,11 +60,12 @@ def decode_clip(files: Sequence[bytes | Path], *, limit: int) -> Iterator[np.nda
       ImageError: a frame cannot be read, or the frames of a folder differ in size.
     """
     if len(files) == 1:
-        yield from decode_frames(files[0], limit=limit) if limit > 1 else (decode(files[0]),)
+        one = files[0]
+        yield from decode_frames(one, limit=limit, enough=enough) if limit > 1 else (decode(one, enough=enough),)
         return
     first: tuple[int, int, int] | None = None
     for file in files:
-        frame = decode(file)
+        frame = decode(file, enough=enough)
         height, width, channels = frame.shape
         first = first or (height, width, channels)
         if frame.shape != first:

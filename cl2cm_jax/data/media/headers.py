@@ -13,32 +13,32 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-MAX_SCANS = 100  # of a JPEG; each is decoded over the whole picture, however few bytes it has
-MAX_SCANNED = 3_000_000_000  # pixels of all scans together; a second or so
-MAX_SEGMENTS = 20_000  # of a JPEG; 64 kB each, if a program writes much beside the pixels
-MAX_CHUNKS = 100_000  # of a PNG, and one more for each 512 bytes
-MAX_BLOCKS = 200_000  # of a GIF, and one more for each 64 bytes; a program writes blocks of 255 bytes
-MAX_TEXT = 1_000_000  # bytes of an unpacked text that may hold the orientation, as Pillow's limit
-MAX_TAG_BYTES = 4_000_000  # of the tags of a TIFF that are read; 8 bytes for each strip or tile
-MAX_TIFF_WORK = 1_000_000_000  # bytes of all strips or tiles of a TIFF, unpacked
-MAX_RLE_BYTES, MAX_RLE_PIXELS = 4_000_000, 10_000_000  # of a compressed BMP, which Pillow decodes in Python
-WEBP_EXTRA = 16  # bytes a pixel: libwebp's two canvases, its own copy, and Pillow's
+MAX_SCANS = 100  # limit for a JPEG; each is decoded over the whole picture, however few bytes it has
+MAX_SCANNED = 3_000_000_000  # limit for the pixels of all scans of a JPEG; about a second of decoding
+MAX_SEGMENTS = 20_000  # limit for a JPEG; programs write segments of up to 64 kB
+MAX_CHUNKS = 100_000  # limit for a PNG, and one more for each 512 bytes
+MAX_BLOCKS = 200_000  # limit for a GIF, and one more for each 64 bytes; programs write blocks of 255 bytes
+MAX_TEXT = 1_000_000  # bytes, limit for an unpacked text with the orientation, as in Pillow
+MAX_TAG_BYTES = 4_000_000  # bytes, limit for the tags of a TIFF; each strip or tile needs 8 bytes or more
+MAX_TIFF_WORK = 1_000_000_000  # bytes, limit for all strips or tiles of a TIFF, unpacked
+MAX_RLE_BYTES, MAX_RLE_PIXELS = 4_000_000, 10_000_000  # limits for a compressed BMP, which Pillow decodes in Python
+WEBP_EXTRA = 16  # bytes per pixel: two canvases and a picture in libwebp, and a copy in Pillow
 
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")  # of a JPEG's segment, before its length
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")  # start of a JPEG's segment, before its length
 _SCAN, _END = 0xDA, 0xD9
 _SIZES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-_TABLES = frozenset({*_SIZES, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE})  # the segments of a JPEG that make pixels
-_APP1 = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")  # of each kind the first segment
+_TABLES = frozenset({*_SIZES, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE})  # segments of a JPEG that make pixels
+_APP1 = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")  # the first segment of each kind is read
 
-_PNG_PARTS = frozenset({b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"})  # beside those whose name begins in upper case
-_ORIENTED = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # keywords of texts that may state the orientation
+_PNG_PARTS = frozenset({b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"})  # chunks that are read besides those whose name begins in upper case
+_ORIENTED = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # keywords of texts that can hold the orientation
 
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _WHOLE = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_HEIGHT = (
     256, 257, 258, 259, 277, 278, 322, 323)  # fmt: skip
-_EXIF = 0x8769  # the tag of a block of further tags, among them the date
+_EXIF = 0x8769  # the tag that points to further tags, among them the date
 _TIFF_TAGS = frozenset(
     {254, 255, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, 262, 266, 273, 274, _SAMPLES, _ROWS, 279, 280, 281, 284, 292, 293}
     | {317, 318, 319, 320, _TILE_WIDTH, _TILE_HEIGHT, 324, 325, 332, 334, 336, 338, 339, 340, 341, 347}
