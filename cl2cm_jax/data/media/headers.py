@@ -31,7 +31,9 @@ _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _TABLES = frozenset({*_SIZES, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE})  # segments of a JPEG that make pixels
 _APP1 = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")  # the first segment of each kind is read
 
-_PNG_PARTS = frozenset({b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"})  # chunks that are read besides those whose name begins in upper case
+_PNG_PARTS = frozenset(
+    {b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}
+)  # chunks that are read besides those whose name begins in upper case
 _ORIENTED = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # keywords of texts that can hold the orientation
 
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
