@@ -285,6 +285,8 @@ def _as_image_error(name: str, max_pixels: int) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", str(error))[0])  # Pillow refuses very large ones before the header is read
         raise ImageError(f"{name} has {pixels:,} pixels, over the limit of {max_pixels:,}; scale it down") from error
+    except MemoryError as error:
+        raise ImageError(f"{name} needs more memory than there is; scale it down") from error
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist; add the file or leave it out") from error
     except Exception as error:  # Pillow's decoders raise nearly any on broken files; those of the system have strerror
