@@ -200,7 +200,9 @@ def test_another_resolution_interpolates_the_positions(folder: Path) -> None:
     positions = np.asarray(larger.params["embeddings"]["positions"])
     assert positions.shape == (25 + (folder.name == "clip"), 16)
     with np.load(folder / "outputs.npz") as golden:
-        features = ImageEncoder(larger, pool="backbone")([golden["picture"]])
+        encoder = ImageEncoder(larger, pool="backbone")
+        features = encoder([golden["picture"]])
+    assert encoder.enough == 2 * (larger.preprocess.shorter_side or larger.preprocess.image_size)
     assert np.isfinite(features).all() and larger.preprocess is not None and larger.preprocess.image_size == 40
     with pytest.raises(UserError, match="image_size=30 is no multiple of the model's patch, 8"):
         vision_backbone("clip_vit", folder, image_size=30)
