@@ -168,7 +168,8 @@ def embed(
 
     def frames(key: Key, files: Sequence[bytes | Path]) -> Iterator[np.ndarray]:
         try:
-            yield from decode_clip(files, limit=encoder.frames, enough=encoder.enough)
+            limits = {"limit": encoder.frames, "enough": encoder.enough, "max_pixels": encoder.max_pixels}
+            yield from decode_clip(files, **limits)
         except ImageError as error:
             unread[key] = str(error)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cl2cm_jax.data.media.images import MAX_PIXELS
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -20,6 +22,7 @@ class Encoder:
         frames: maximum number of frames of a clip; 1 if it was trained on pictures.
         batch: frames that its devices compute at a time.
         enough: pixels of a picture's shorter side that `images` makes use of; 0: all. See `images.decode`.
+        max_pixels: larger pictures are refused, see there.
     """
 
     text: Callable[[Sequence[str]], np.ndarray]
@@ -28,3 +31,4 @@ class Encoder:
     frames: int = 1
     batch: int = 1
     enough: int = 0
+    max_pixels: int = MAX_PIXELS

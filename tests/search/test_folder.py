@@ -11,6 +11,7 @@ from PIL import Image
 
 from cl2cm_jax.data.media import clips, images
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.search import index_command
 from cl2cm_jax.search.folder import embed, folder_gallery, scan
 from cl2cm_jax.search.query import search
 
@@ -165,3 +166,18 @@ def test_pictures_are_decoded_in_threads_and_no_larger_than_needed(tmp_path, col
     assert list(made) == [name for name in names if name != "07.jpg"] and list(unread) == ["07.jpg"]
     assert [int(vector.argmax()) for vector in made.values()] == [n % 3 for n in range(40) if n != 7]
     assert set(shapes.values()) == {(150, 200, 3)} and threading.get_ident() not in threads
+
+
+def test_the_limit_of_pixels_is_the_encoders(tmp_path, colours) -> None:
+    paths = [tmp_path / name for name in ("a.png", "b.jpg", "c.png")]
+    for path, side in zip(paths, (100, 200, 101), strict=True):
+        Image.new("RGB", (side, side), "red").save(path)
+    unread: dict[str, str] = {}
+    encoder = replace(colours.encoder, max_pixels=10_000)
+    assert list(embed(encoder, {path.name: [path] for path in paths}, unread)) == ["a.png", "b.jpg"]
+    assert "c.png has 101 x 101 pixels, over the limit of 10,000" in unread["c.png"]
+
+
+def test_the_limit_of_pixels_is_a_flag(folder, tmp_path) -> None:
+    with pytest.raises(UserError, match="--max_pixels=0 must be 1 or more"):
+        index_command.main(["--model=m", f"--images={folder}", f"--index={tmp_path}/i.db", "--max_pixels=0"])

@@ -40,11 +40,11 @@ _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _WHOLE = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_HEIGHT = (
     256, 257, 258, 259, 277, 278, 322, 323)  # fmt: skip
-_EXIF = 0x8769  # the tag that points to further tags, among them the date
+_BLOCKS = (0x8769, 0x8825)  # the tags that point to the tags of EXIF and GPS, among them dates
 _TIFF_TAGS = frozenset(
     {254, 255, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, 262, 266, 273, 274, _SAMPLES, _ROWS, 279, 280, 281, 284, 292, 293}
     | {317, 318, 319, 320, _TILE_WIDTH, _TILE_HEIGHT, 324, 325, 332, 334, 336, 338, 339, 340, 341, 347}
-    | {*range(512, 522), 529, 530, 531, 532, _EXIF}
+    | {*range(512, 522), 529, 530, 531, 532, 306, *_BLOCKS}
 )
 
 
@@ -246,8 +246,9 @@ def _tiff(content: bytes) -> Header:
     (start,) = pointer.unpack_from(content, 8 if is_big else 4)
     tags, follows = _directory(content, start, order, is_big=is_big)
     kept = {tag: found for tag, found in tags.items() if tag in _TIFF_TAGS}
-    if _EXIF in kept and not _is_small(content, _number(content, tags, _EXIF, order), order, is_big=is_big):
-        del kept[_EXIF]
+    for block in _BLOCKS:
+        if block in kept and not _is_small(content, _number(content, tags, block, order), order, is_big=is_big):
+            del kept[block]
     if _bytes(kept) > MAX_TAG_BYTES:
         raise HeaderError(f"has {_bytes(kept):,} bytes of tags, over the limit of {MAX_TAG_BYTES:,}; save it anew")
     end = -(-len(content) // 8) * 8

@@ -21,8 +21,13 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from cl2cm_jax.data.media.headers import Header, HeaderError, read_header
 from cl2cm_jax.errors import UserError, one_line
@@ -35,8 +40,17 @@ MAX_MEMORY = 500_000_000  # bytes, limit for decoding one picture: 4 per pixel a
 MAX_FILE = 200_000_000  # bytes, limit for its file
 MAX_FRAMES = 10_000  # limit for one animation: a frame is decoded from the ones before it
 MAX_ANIMATION_PIXELS = 4_000_000_000  # limit for all its frames; about a minute of decoding, one frame at a time
-# The formats that Pillow may try; of the others, EPS starts another program.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+# Pillow's readers of the formats that are read. Image.open() would try others, of which EPS starts another program, and
+# has its own limit of pixels.
+_CLASSES: dict[str, type[ImageFile.ImageFile]] = {
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "TIFF": TiffImageFile,
+    "WEBP": WebPImageFile,
+}
+FORMATS = tuple(_CLASSES)
 ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF are pages
 THREADS = min(8, os.cpu_count() or 1)  # threads that decode pictures
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -226,16 +240,12 @@ def _opened(source: bytes | str | os.PathLike[str], *, max_pixels: int, enough: 
     shrunk = _shrunk(header, max_pixels=max_pixels, enough=enough)
     _check_size(name, header.width, header.height, max_pixels * (MAX_JPEG if shrunk > 1 else 1), limit=max_pixels)
     memory = _memory(header, shrunk)
-    if memory > MAX_MEMORY:
+    if memory > _memory_limit(max_pixels):
         raise ImageError(
             f"{name} has {header.width} x {header.height} pixels and needs {memory:,} bytes as {header.format}, over "
-            f"the limit of {MAX_MEMORY:,}; scale it down, or save it as a baseline JPEG"
+            f"the limit of {_memory_limit(max_pixels):,}; scale it down, or save it as a baseline JPEG"
         )
-    file = io.BytesIO(header.content)
-    if header.format == "JPEG":  # not by Image.open(), which refuses large ones that are decoded smaller
-        image = JpegImageFile(file)
-    else:
-        image = Image.open(file, formats=(header.format,))
+    image = _CLASSES[header.format](io.BytesIO(header.content))
     if {*image.size} != {header.width, header.height}:  # of two that it states; a TIFF may be turned
         raise ImageError(f"{name} states two sizes; save it anew")
     if shrunk > 1:
@@ -249,7 +259,7 @@ def _shrunk(header: Header, *, max_pixels: int, enough: int) -> int:
     if header.format != "JPEG" or min(width, height) < 64:
         return 1
     for scale in (1, 2, 4):
-        fits = _pixels(header, scale) <= max_pixels and _memory(header, scale) <= MAX_MEMORY
+        fits = _pixels(header, scale) <= max_pixels and _memory(header, scale) <= _memory_limit(max_pixels)
         if fits and not (enough and min(width, height) // enough >= 2 * scale):
             return scale
     return 8
@@ -262,6 +272,11 @@ def _pixels(header: Header, shrunk: int) -> int:
 def _memory(header: Header, shrunk: int) -> int:
     """Bytes that Pillow needs."""
     return 4 * _pixels(header, shrunk) + header.extra
+
+
+def _memory_limit(max_pixels: int) -> int:
+    """In bytes; with more pixels than usual it grows with them."""
+    return MAX_MEMORY * max(MAX_PIXELS, max_pixels) // MAX_PIXELS
 
 
 def _frames(opened: _Opened) -> int:

@@ -258,6 +258,14 @@ def test_a_jpeg_over_the_limit_is_decoded_smaller() -> None:
             decode(content, max_pixels=limit)
 
 
+def test_a_higher_limit_of_pixels_allows_more_memory() -> None:
+    data = encoded(Image.new("L", (12_000, 9_000), 90))  # 108 million pixels
+    with pytest.raises(ImageError, match="12000 x 9000 pixels, over the limit of 100,000,000; scale it down"):
+        decode(data, enough=1000)
+    assert decode(data, enough=1000, max_pixels=130_000_000).shape == (1000, 1334, 3)
+    assert images._memory_limit(10) == images.MAX_MEMORY and images._memory_limit(200_000_000) == 2 * images.MAX_MEMORY
+
+
 def test_a_photograph_of_200_megapixels_is_read() -> None:
     data = encoded(Image.new("L", (16_320, 12_240), 90), "JPEG", quality=40)
     found = decode(data, enough=448)
