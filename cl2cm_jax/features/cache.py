@@ -27,7 +27,8 @@ from cl2cm_jax.data.caption_sets import check_languages
 from cl2cm_jax.data.captions import SPLITS, Caption, by_image
 from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
 from cl2cm_jax.data.media.clips import decode_clip
-from cl2cm_jax.data.media.images import ahead, decode
+from cl2cm_jax.data.media.images import decode
+from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
 from cl2cm_jax.models.backbone import VisionBackbone

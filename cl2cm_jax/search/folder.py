@@ -18,7 +18,8 @@ import numpy as np
 
 import cl2cm_jax
 from cl2cm_jax.data.media.clips import decode_clip, is_clip, taken_files
-from cl2cm_jax.data.media.images import SUFFIXES, ImageError, ahead
+from cl2cm_jax.data.media.images import SUFFIXES, ImageError
+from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import Gallery, load_gallery, save_gallery, training_gallery
 from cl2cm_jax.models.hub_folder import is_hub_id

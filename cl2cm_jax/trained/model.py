@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from cl2cm_jax.data.media.clips import decode_clip, taken_files
-from cl2cm_jax.data.media.images import ahead, as_rgb, decode, frame_places
+from cl2cm_jax.data.media.images import as_rgb, decode, frame_places
+from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.maths.similarity import scores
 from cl2cm_jax.models import hub_folder

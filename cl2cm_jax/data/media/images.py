@@ -11,14 +11,10 @@ import io
 import os
 import re
 import stat
-import struct
-import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -30,6 +26,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from cl2cm_jax.data.media.headers import Header, HeaderError, read_header
+from cl2cm_jax.data.media.pixels import grey_to_8_bit, is_deep, turn_of, white_of
+from cl2cm_jax.data.media.threads import Room, ahead
 from cl2cm_jax.errors import UserError, one_line
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # endings of picture files
@@ -52,24 +50,10 @@ _CLASSES: dict[str, type[ImageFile.ImageFile]] = {
 }
 FORMATS = tuple(_CLASSES)
 ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF are pages
-THREADS = min(8, os.cpu_count() or 1)  # threads that decode pictures
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WHITE = (255, 255, 255, 255)
 _STRIP = 2**20  # pixels converted at a time
 _LARGE = 16_000_000  # pixels; a larger picture that is no JPEG may be returned smaller
-_ORIENTATION = 0x0112  # EXIF tag
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda pixels: pixels,
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
-}
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class ImageError(UserError):
@@ -80,29 +64,7 @@ class AnimatedError(ImageError):
     """A picture of several frames where a still one is required."""
 
 
-class _Room:
-    """Admits threads while the memory that they need together is limited; one that needs more is alone."""
-
-    def __init__(self, size: int):
-        self._size = self._left = size
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def taken(self, needed: int) -> Iterator[None]:
-        """Waits until that much is left, and gives it back at the end."""
-        needed = min(needed, self._size)
-        with self._changed:
-            self._changed.wait_for(lambda: self._left >= needed)
-            self._left -= needed
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._left += needed
-                self._changed.notify_all()
-
-
-_ROOM = _Room(2 * MAX_MEMORY)
+_ROOM = Room(2 * MAX_MEMORY)
 
 
 def decode(
@@ -310,33 +272,9 @@ def _as_image_error(name: str, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name} is truncated or damaged ({one_line(error)}); replace it or leave it out") from error
 
 
-def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Maps items in order, in threads, a few of them ahead of what is taken."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * THREADS:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
 def decoded(paths: Iterable[str]) -> Iterator[np.ndarray]:
     """`decode`s files in order, in threads, with few in memory."""
     return ahead(decode, paths)
-
-
-def _orientation(image: Image.Image) -> int:
-    """By EXIF, if that can be read; 1 is upright."""
-    try:
-        return image.getexif().get(_ORIENTATION, 1)
-    except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):
-        return 1
 
 
 def scaled(
@@ -412,13 +350,13 @@ def _to_array(image: Image.Image, *, enough: int = 0) -> np.ndarray:
     averaged over squares, see `decode`.
     """
     image.load()
-    (width, height), turn = image.size, _TURNS.get(_orientation(image), _TURNS[1])
+    (width, height), turn = image.size, turn_of(image)
     may_shrink = enough and image.format != "JPEG" and width * height > _LARGE
     square = max(1, min(width, height) // enough) if may_shrink else 1
     if width * height <= _STRIP:
         return np.ascontiguousarray(turn(_to_rgb(image)))
     rows = max(1, _STRIP // width // square) * square
-    white = _white_of(image, rows) if _is_deep(image) else 0
+    white = white_of(image, rows) if is_deep(image) else 0
     out = np.empty((-(-height // square), -(-width // square), 3), np.uint8)
     for top in range(0, height, rows):
         part = image.crop((0, top, width, min(height, top + rows)))
@@ -431,38 +369,8 @@ def _to_array(image: Image.Image, *, enough: int = 0) -> np.ndarray:
 
 def _to_rgb(image: Image.Image, *, white: float = 0) -> np.ndarray:
     """Any Pillow mode to (H, W, 3) uint8; `white` is the value of 16- and 32-bit grey, if it is known."""
-    if _is_deep(image):
-        return np.repeat(_grey_to_8_bit(image, white or _white_of(image, image.height))[..., None], 3, axis=2)
+    if is_deep(image):
+        return np.repeat(grey_to_8_bit(image, white or white_of(image, image.height))[..., None], 3, axis=2)
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image.convert("RGBA"))
     return np.array(image.convert("RGB"))
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Whether it is 16- or 32-bit grey, which convert() would clip at 255."""
-    return image.mode.startswith("I") or image.mode == "F"
-
-
-def _white_of(image: Image.Image, rows: int) -> float:
-    """The value of white, from 16- and 32-bit grey read `rows` at a time; files of 32 bits do not state it.
-
-    It is guessed from the largest value.
-    """
-    if image.mode.startswith("I;16"):
-        return 65535
-    tops = [
-        float(
-            np.nan_to_num(
-                np.asarray(image.crop((0, top, image.width, min(image.height, top + rows)))).astype(np.float32)
-            ).max()
-        )
-        for top in range(0, image.height, rows)
-    ]
-    top = max(tops, default=0.0)
-    return 65535 if top > 255 else 1 if image.mode == "F" and top <= 1 else 255
-
-
-def _grey_to_8_bit(image: Image.Image, white: float) -> np.ndarray:
-    """16- or 32-bit grey to (H, W) uint8."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float32))
-    return np.clip(np.round(values * (255 / white)), 0, 255).astype(np.uint8)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from cl2cm_jax.data.media.clips import decode_clip, taken_files
-from cl2cm_jax.data.media.images import AnimatedError, ImageError, ahead, decode
+from cl2cm_jax.data.media.images import AnimatedError, ImageError, decode
+from cl2cm_jax.data.media.threads import ahead
 
 
 class Mapper(Protocol):

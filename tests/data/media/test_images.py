@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import threading
 import zlib
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from cl2cm_jax.data.media import images
-from cl2cm_jax.data.media.images import ImageError, ahead, decode, decode_frames, scaled
+from cl2cm_jax.data.media.images import ImageError, decode, decode_frames, scaled
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
@@ -276,29 +275,3 @@ def test_a_system_without_the_flag_for_pipes(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delattr(os, "O_NONBLOCK")  # as on Windows
     noisy().save(tmp_path / "x.png")
     np.testing.assert_array_equal(decode(tmp_path / "x.png"), np.asarray(noisy()))
-
-
-def test_pictures_are_decoded_at_once_while_there_is_memory() -> None:
-    room, inside, most = images._Room(100), [], []
-
-    def take(needed: int) -> None:
-        with room.taken(needed):
-            inside.append(min(needed, 100))
-            most.append(sum(inside))
-            threading.Event().wait(0.01)
-            inside.remove(min(needed, 100))
-
-    threads = [threading.Thread(target=take, args=(needed,)) for needed in (40, 40, 40, 500, 60, 100)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(most) == 6 and max(most) <= 100 and not inside
-
-
-def test_items_are_read_only_a_few_ahead() -> None:
-    read = []
-    found = ahead(lambda item: item + 1, (read.append(item) or item for item in range(1000)))
-    assert [next(found) for _ in range(3)] == [1, 2, 3]
-    assert len(read) <= 2 * images.THREADS + 4
-    assert list(found) == list(range(4, 1001))
