@@ -12,8 +12,12 @@ import pytest
 from PIL import Image
 
 from cl2cm_jax.data.media.images import ImageError, decode
-from cl2cm_jax.serve import picture_worker, workers
+from cl2cm_jax.search.entry import id_of
+from cl2cm_jax.serve import picture_worker, pictures, service, workers
+from cl2cm_jax.serve.limits import Limits
 from cl2cm_jax.serve.workers import BusyError, Workers
+
+from .conftest import LOOPBACK, application, serving
 
 
 def encoded(image: Image.Image, file_format: str = "PNG") -> bytes:
@@ -96,3 +100,16 @@ def test_its_memory_is_limited_and_it_loads_no_network() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "refused\n", done.stderr
     assert picture_worker.MEMORY <= 1_000_000_000
+
+
+def test_a_request_that_finds_no_process_free_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "Workers", lambda: Workers(0, patience=0))
+    monkeypatch.setattr(pictures, "Workers", lambda: Workers(0, patience=0))
+    with serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK))) as server:
+        for reply in (
+            server.ask("/api/search/picture", method="POST", body=PICTURE),
+            server.ask(f"/api/pictures/{id_of('red.png')}/thumbnail"),
+        ):
+            assert reply.status == 503 and reply.headers["retry-after"] == "5"
+            assert reply.json() == {"detail": "too many pictures at once; try again later"}
+        assert server.ask("/api/search?q=rot").status == 200
