@@ -95,7 +95,7 @@ def decode_clip(
 def is_clip(folder: str | os.PathLike[str]) -> bool:
     """Whether the first picture of a folder, which has one, is not animated, so that the folder may be a clip."""
     try:
-        decode(frame_files(folder)[0], on_animated="refuse")
+        decode(frame_files(folder)[0], enough=1, on_animated="refuse")
     except AnimatedError:
         return False
     except ImageError:  # a frame that cannot be read

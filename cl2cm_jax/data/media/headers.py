@@ -180,6 +180,9 @@ def _gif(content: bytes) -> Header:
         kind, left = content[place], left - 1
         if kind == 0x2C and place + 9 < end:
             frames += 1
+            if frames == 1:  # may be larger than the canvas
+                x, y, columns, rows = struct.unpack_from("<HHHH", content, place + 1)
+                width, height = max(width, x + columns), max(height, y + rows)
             place += 11 + _colours(content[place + 9])
         elif kind == 0x21:
             place += 2
@@ -245,7 +248,7 @@ def _tiff(content: bytes) -> Header:
     pointer = struct.Struct(order + ("Q" if is_big else "L"))
     (start,) = pointer.unpack_from(content, 8 if is_big else 4)
     tags, follows = _directory(content, start, order, is_big=is_big)
-    kept = {tag: found for tag, found in tags.items() if tag in _TIFF_TAGS}
+    kept = {tag: found for tag, found in tags.items() if tag in _TIFF_TAGS and _bytes({tag: found}) <= len(content)}
     for block in _BLOCKS:
         if block in kept and not _is_small(content, _number(content, tags, block, order), order, is_big=is_big):
             del kept[block]

@@ -186,6 +186,14 @@ def test_a_frame_outside_the_canvas_of_a_gif_is_refused() -> None:
         list(decode_frames(GIF + FRAME + outside + b";", limit=2))
 
 
+def test_a_first_frame_larger_than_the_canvas_of_a_gif() -> None:
+    data = encoded(noisy(mode="L"), "GIF")
+    assert decode(data[:6] + struct.pack("<HH", 10, 10) + data[10:]).shape == (48, 64, 3)
+    with pytest.raises(ImageError, match="has 4,294,836,225 pixels, over the limit of 100,000,000"):
+        place = data.index(b",\0\0\0\0") + 5
+        decode(data[:place] + struct.pack("<HH", 65_535, 65_535) + data[place + 4 :])
+
+
 def bmp(width: int, height: int, body: bytes, *, packing: int = 0) -> bytes:
     about = struct.pack("<LiiHHLLLLLL", 40, width, height, 1, 8, packing, len(body), 0, 0, 256, 0)
     start = 14 + len(about) + 1024
@@ -253,8 +261,9 @@ def test_long_tags_of_a_tiff_are_not_read() -> None:
     assert len(content_of(data)) < len(data) + 200
     with Image.open(io.BytesIO(content_of(data))) as image:
         assert set(image.tag_v2) == {256, 257, 258, 259, 262, 273, 278, 279}  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(ImageError, match="has 40,000,0[0-9]+ bytes of tags, over the limit of 4,000,000"):
-        decode(tiff((273, 4, 10_000_000, 8)))
+    with pytest.raises(ImageError, match="has 4,400,0[0-9]+ bytes of tags, over the limit of 4,000,000"):
+        decode(tiff((273, 4, 1_100_000, 8), rest=bytes(4_400_000)))
+    assert decode(tiff((282, 5, 1_100_000, 8), (317, 3, 2**31, 8))).shape == (1, 1, 3)  # beyond the file: not read
 
 
 @pytest.mark.parametrize("options", [
