@@ -31,6 +31,7 @@ _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _TABLES = frozenset({*_SIZES, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE})  # segments of a JPEG that make pixels
 _APP1 = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")  # the first segment of each kind is read
 
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel of a PNG by its type of colour
 _PNG_PARTS = frozenset(
     {b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}
 )  # chunks that are read besides those whose name begins in upper case
@@ -60,6 +61,7 @@ class Header(NamedTuple):
       content: what Pillow is to read.
       width, height: of the picture in pixels.
       extra: bytes that decoding needs beside the pixels of the picture.
+      canvas: width and height of all frames of a GIF together; else (0, 0).
       frames: of a GIF; 2 of a TIFF of several pages; else 1.
     """
 
@@ -69,6 +71,7 @@ class Header(NamedTuple):
     height: int
     extra: int = 0
     frames: int = 1
+    canvas: tuple[int, int] = (0, 0)
 
 
 def read_header(content: bytes) -> Header | None:
@@ -134,7 +137,8 @@ def _samples(size: bytes, pixels: int) -> int:
 def _png(content: bytes) -> Header:
     if content[12:16] != b"IHDR":
         raise ValueError("it does not begin with its size")
-    width, height = struct.unpack_from(">II", content, 16)
+    width, height, bits, colours = struct.unpack_from(">IIBB", content, 16)
+    deep = max(0, bits * _CHANNELS.get(colours, 1) // 8 - 4) * width * height  # unpacked before it is converted
     parts: list[bytes | memoryview] = [content[:8]]
     place, seen = 8, set[bytes]()
     for _ in range(MAX_CHUNKS + len(content) // 512):
@@ -150,7 +154,7 @@ def _png(content: bytes) -> Header:
             break
     else:
         raise HeaderError(f"has over {MAX_CHUNKS:,} chunks; save it anew")
-    return Header("PNG", b"".join(parts), width, height)
+    return Header("PNG", b"".join(parts), width, height, deep)
 
 
 def _oriented(kind: bytes, content: bytes, start: int, length: int) -> bytes | None:
@@ -175,14 +179,14 @@ def _gif(content: bytes) -> Header:
     """Counts the frames: in Pillow, which reads block by block, that takes far longer."""
     width, height = struct.unpack_from("<HH", content, 6)
     place, frames, left = 13 + _colours(content[10]), 0, MAX_BLOCKS + len(content) // 64
-    end = len(content)
+    canvas, first, end = (width, height), None, len(content)
     while place < end and content[place] != 0x3B:
         kind, left = content[place], left - 1
         if kind == 0x2C and place + 9 < end:
             frames += 1
-            if frames == 1:  # may be larger than the canvas
-                x, y, columns, rows = struct.unpack_from("<HHHH", content, place + 1)
-                width, height = max(width, x + columns), max(height, y + rows)
+            x, y, columns, rows = struct.unpack_from("<HHHH", content, place + 1)
+            canvas = max(canvas[0], x + columns), max(canvas[1], y + rows)  # a frame may lie outside what was stated
+            first = first or canvas
             place += 11 + _colours(content[place + 9])
         elif kind == 0x21:
             place += 2
@@ -194,9 +198,9 @@ def _gif(content: bytes) -> Header:
         place += kind in (0x2C, 0x21)
         if left <= 0:
             raise HeaderError("has too many blocks of a few bytes; save it anew")
-    if not frames:
+    if first is None:
         raise ValueError("it has no frame")
-    return Header("GIF", content, width, height, frames=frames)
+    return Header("GIF", content, *first, frames=frames, canvas=canvas)
 
 
 def _colours(flags: int) -> int:

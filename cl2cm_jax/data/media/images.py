@@ -38,6 +38,8 @@ MAX_MEMORY = 500_000_000  # bytes, limit for decoding one picture: 4 per pixel a
 MAX_FILE = 200_000_000  # bytes, limit for its file
 MAX_FRAMES = 10_000  # limit for one animation: a frame is decoded from the ones before it
 MAX_ANIMATION_PIXELS = 4_000_000_000  # limit for all its frames; about a minute of decoding, one frame at a time
+ANIMATION_BASE, ANIMATION_RATE = 1_000_000_000, 100  # pixels, limit for all frames of a small file, and more per byte
+CANVAS_BYTES = 16  # per pixel of an animation: Pillow keeps the last frames, and converts them
 # Pillow's readers of the formats that are read. Image.open() would try others, of which EPS starts another program, and
 # has its own limit of pixels.
 _CLASSES: dict[str, type[ImageFile.ImageFile]] = {
@@ -164,13 +166,16 @@ def decode_frames(
         opened = _opened(source, max_pixels=max_pixels, enough=enough)
         image, count = opened.image, _frames(opened) if opened.image.format in ANIMATIONS else 1
         first = int(count > 1 and bool(image.info.get("default_image")))  # of a PNG: for viewers without animation
-        _check_animation(name, image, count, max_frames, max_animation_pixels)
+        if count > 1:
+            _check_size(name, *opened.canvas, max_pixels)
+            packed = ANIMATION_BASE + ANIMATION_RATE * len(opened.header.content)
+            _check_animation(name, opened.canvas, count, max_frames, min(max_animation_pixels, packed))
+            _check_canvas(name, opened.canvas, _memory_limit(max_pixels))
     with image:
         for place in frame_places(count - first, limit):
             with _as_image_error(name, max_pixels), _ROOM.taken(opened.memory):
                 if count > 1:
                     image.seek(first + place)
-                    _check_size(name, *image.size, max_pixels)  # a frame of a GIF may lie outside the others
                 frame = _to_array(image, enough=enough)
             yield frame
         if count > 1:
@@ -189,6 +194,11 @@ class _Opened(NamedTuple):
     image: Image.Image
     header: Header
     memory: int
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Width and height of an animation."""
+        return self.header.canvas if self.header.format == "GIF" else self.image.size
 
 
 def _opened(source: bytes | str | os.PathLike[str], *, max_pixels: int, enough: int = 0) -> _Opened:
@@ -332,14 +342,23 @@ def _check_size(name: str, width: int, height: int, most: int, *, limit: int = 0
         raise ImageError(f"{name} has {width} x {height} pixels, over the limit of {MAX_SIDE:,} a side; scale it down")
 
 
-def _check_animation(name: str, image: Image.Image, count: int, max_frames: int, max_pixels: int) -> None:
+def _check_animation(name: str, canvas: tuple[int, int], count: int, max_frames: int, max_pixels: int) -> None:
     if count > max_frames:
         raise ImageError(f"{name} has {count:,} frames, over the limit of {max_frames:,}; shorten it, or drop frames")
-    pixels = count * image.width * image.height
-    if count > 1 and pixels > max_pixels:
+    pixels = count * canvas[0] * canvas[1]
+    if pixels > max_pixels:
         raise ImageError(
-            f"{name} has {count:,} frames of {image.width} x {image.height}, {pixels:,} pixels, over the limit of "
+            f"{name} has {count:,} frames of {canvas[0]} x {canvas[1]}, {pixels:,} pixels, over the limit of "
             f"{max_pixels:,}; shorten it, or scale it down"
+        )
+
+
+def _check_canvas(name: str, canvas: tuple[int, int], limit: int) -> None:
+    needed = CANVAS_BYTES * canvas[0] * canvas[1]
+    if needed > limit:
+        raise ImageError(
+            f"{name} is animated, and its frames of {canvas[0]} x {canvas[1]} pixels need {needed:,} bytes, over the "
+            f"limit of {limit:,}; scale it down"
         )
 
 

@@ -154,6 +154,15 @@ def test_a_picture_of_endless_rows_is_refused(size: tuple[int, int]) -> None:
         decode(png(ihdr(*size), *PIXEL))
 
 
+def test_the_bytes_of_a_deep_png_are_counted() -> None:
+    for bits, colours, extra in ((8, 6, 0), (16, 2, 2), (16, 6, 4), (16, 0, 0), (1, 3, 0)):
+        start = b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, bits, colours, 0, 0, 0)
+        header = read_header(png(start, *PIXEL))
+        assert header is not None and header.extra == extra * 9000 * 9000
+    with pytest.raises(ImageError, match="needs 648,000,000 bytes as PNG, over the limit of 500,000,000"):
+        decode(png((b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, 16, 6, 0, 0, 0)), *PIXEL))
+
+
 def test_a_second_size_is_refused() -> None:
     with pytest.raises(ImageError, match="states two sizes; save it anew"):
         decode(png(ihdr(1, 1), ihdr(9000, 9000), *PIXEL))
@@ -184,6 +193,21 @@ def test_a_frame_outside_the_canvas_of_a_gif_is_refused() -> None:
     assert decode(GIF + FRAME + outside + b";").shape == (1, 1, 3)
     with pytest.raises(ImageError, match="13100 x 13100 pixels, over the limit of 100,000,000"):
         list(decode_frames(GIF + FRAME + outside + b";", limit=2))
+
+
+def test_animations_are_bounded_by_their_bytes_and_their_canvas() -> None:
+    def frames(count: int, side: int) -> bytes:
+        return GIF[:6] + struct.pack("<HH", side, side) + GIF[10:] + FRAME * count + b";"
+
+    with pytest.raises(
+        ImageError, match=r"has 600 frames of 2000 x 2000, 2,400,000,000 pixels, over the limit of 1,000,9"
+    ):
+        list(decode_frames(frames(600, 2000), limit=2))
+    with pytest.raises(
+        ImageError, match=r"its frames of 6000 x 6000 pixels need 576,000,000 bytes, over the limit of 500,"
+    ):
+        list(decode_frames(frames(3, 6000), limit=2))
+    assert len(list(decode_frames(frames(600, 10), limit=2))) == 2
 
 
 def test_a_first_frame_larger_than_the_canvas_of_a_gif() -> None:
