@@ -80,6 +80,7 @@ def application(options: argparse.Namespace, token: str) -> ASGIApp:
     from cl2cm_jax.serve.limits import Limits
     from cl2cm_jax.serve.pictures import Pictures
     from cl2cm_jax.serve.service import Service
+    from cl2cm_jax.serve.workers import Workers
 
     if options.images is not None and not options.images.is_dir():
         raise UserError(f"--images={options.images}: no such folder; give the folder of the pictures")
@@ -95,9 +96,11 @@ def application(options: argparse.Namespace, token: str) -> ASGIApp:
     root = str(options.images.resolve()) if options.images else _indexed_folder(store.manifest.images)
     hosts = frozenset() if token else frozenset({*LOOPBACK_NAMES, options.host.lower()})
     limits = Limits(hosts=hosts, token=token, per_minute=options.requests_per_minute)
-    service = Service(index, model, detector(model.languages))
+    workers = Workers()
+    service = Service(index, model, detector(model.languages), workers)
     service.warm()
-    return create_app(service, Pictures(root), limits)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl2cm_jax"
+    return create_app(service, Pictures(root, workers, kept=cache / "thumbnails"), limits)
 
 
 def _indexed_folder(root: str) -> str:
