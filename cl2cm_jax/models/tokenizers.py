@@ -44,7 +44,7 @@ class TokenBatch(NamedTuple):
 
 
 class Tokenizer(Protocol):
-    """What a text backbone's tokenizer does."""
+    """What a text backbone's tokenizer does. One with an id for unknown pieces has it as the attribute `unknown`."""
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest."""
@@ -79,6 +79,7 @@ class SentencePieceTokenizer:
             raise UserError(f"package {name} is not installed; run: pip install {name}") from error
         except Exception as error:  # the package's parser fails with nearly any exception on a damaged file
             raise UserError(f"SentencePiece model {self.path} cannot be read ({error}); get a fresh copy") from error
+        self.unknown: int | None = getattr(self._sentencepiece, "_unk_id", None)
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest; an empty text is one unknown piece."""
@@ -124,6 +125,7 @@ class FastTokenizer:
             raise UserError(
                 f"{file} names {unknown!r} for what it does not know, and has no id for it; get a fresh copy"
             )
+        self.unknown: int | None = tokenizer.token_to_id(unknown or "<unk>")
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_length=max_tokens)
         _check_growth(tokenizer, file)

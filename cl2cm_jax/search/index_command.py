@@ -22,7 +22,7 @@ import cl2cm_jax
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.runtime.progress import CountReport
-from cl2cm_jax.search.entry import Filters, Found, day
+from cl2cm_jax.search.entry import Filters, Found, day, without_captions
 from cl2cm_jax.search.folder import own_gallery
 from cl2cm_jax.search.incremental import Outcome, from_gallery, read_captions, root_of, update
 from cl2cm_jax.search.query import add_query_options, answer, given_queries, print_answers
@@ -176,6 +176,8 @@ def _search(options: argparse.Namespace) -> None:
         start = time.perf_counter()
         found = store.search(vectors, top=options.top, filters=filters)
         seconds, count, root = time.perf_counter() - start, len(store), store.manifest.images
+        if options.language and not any(found) and (notice := without_captions(options.language, store.languages())):
+            logging.warning("%s", notice)
 
     def shown(one: Found) -> tuple[float, str, str, str]:
         caption = one.entry.caption(options.language, model.languages[0])[1]

@@ -19,13 +19,11 @@ from cl2cm_jax.data.captions import ORIGINS, SPLITS, Caption, CaptionTable
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.text_lines import read_gzipped
 from cl2cm_jax.errors import UserError, shortened
+from cl2cm_jax.languages import canonical, is_code, is_translation
 
 REQUIRED = ("image", "language", "caption")
 OPTIONAL = ("split", "origin")
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
-_CODE = r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*"
-_LANGUAGE = re.compile(rf"{_CODE}(2{_CODE})?")
-_TRANSLATION = re.compile(rf"{_CODE}2{_CODE}")  # "de2en": each caption is the translation of one in "de"
 _LIMIT = 80  # characters of a cell that are shown
 _UNDECODED = re.compile("[\ud800-\udfff]")
 
@@ -248,8 +246,7 @@ def _checked(line: int, cells: Cells) -> Caption:
     if isinstance(cells, _BadRow):
         raise cells
     clean = _clean(cells, cells)
-    # the pattern's time grows with the square of the length
-    if len(clean["language"]) > _LIMIT or not _LANGUAGE.fullmatch(clean["language"]):
+    if not is_code(clean["language"]) and not is_translation(clean["language"]):
         raise _BadRow("language", f"is {_shown(clean['language'])}; write a code such as 'de' or 'zh-TW'")
     split = clean.get("split", "")
     if split and split.lower() not in _SPLITS:
@@ -260,7 +257,7 @@ def _checked(line: int, cells: Cells) -> Caption:
     return Caption(
         line=line,
         image=cells["image"].strip(),
-        language=clean["language"],
+        language=canonical(clean["language"]),
         caption=clean["caption"],
         split=_SPLITS.get(split.lower(), ""),
         origin=origin,
@@ -295,7 +292,7 @@ class _Seen:
         # a machine translation may equal a human caption, and the origin chooses between them
         first = self._line_of.setdefault((row.image, row.language, row.caption, row.origin), row.line)
         # two captions may have one translation, and each needs its own row
-        if first != row.line and not _TRANSLATION.fullmatch(row.language):
+        if first != row.line and not is_translation(row.language):
             raise _BadRow("caption", f"is the same as in line {first} for image {_shown(row.image)}; remove one")
         split, line = self._split_of.setdefault(row.image, (row.split, row.line))
         if split != row.split:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from cl2cm_jax.data.captions import Caption
 from cl2cm_jax.data.readers.caption_file import checked_row, known_split
+from cl2cm_jax.languages import canonical
 
 
 class SampleError(Exception):
@@ -57,6 +58,7 @@ def read_captions(key: str, *, text: bytes | None, described: bytes | None, sour
 def _entries(text: bytes | None, description: dict[str, Any], source: str) -> Iterator[tuple[str, str, str, str]]:
     """(ending, language, caption, origin) of every caption that is there: neither null nor an empty .txt."""
     captions, origins = (_mapping(description, field) for field in ("captions", "origins"))
+    origins = {canonical(language): origin for language, origin in origins.items()}
     origin = origins.get(source, "human")
     try:
         plain = (text or b"").decode("utf-8-sig").strip()
@@ -71,7 +73,7 @@ def _entries(text: bytes | None, description: dict[str, Any], source: str) -> It
         if caption is not None and not isinstance(caption, str):
             raise SampleError("json", f"caption in {language!r} is {_shown(caption)}; write text")
         if caption is not None:
-            yield "json", language, caption, origins.get(language, "human")
+            yield "json", language, caption, origins.get(canonical(language), "human")
 
 
 def _object(described: bytes | None) -> dict[str, Any]:
