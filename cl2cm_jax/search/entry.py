@@ -99,7 +99,7 @@ def without_captions(language: str, languages: Sequence[str]) -> str:
     """A line that says that an index with captions in `languages` has none in `language`; "" if it has."""
     if not language or canonical(language) in languages:
         return ""
-    there = f"captions in {', '.join(languages)}" if languages else "no captions; give them when it is built (--captions)"
+    there = f"captions in {', '.join(languages)}" if languages else "no captions; give it some with --captions"
     return f"no picture has a caption in {canonical(language)!r}; the index has {there}"
 
 
