@@ -16,8 +16,9 @@ import numpy as np
 
 from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image
 from cl2cm_jax.data.media.images import SUFFIXES
+from cl2cm_jax.data.readers.equal_pictures import merge_equal
 from cl2cm_jax.data.readers.feature_file import FeatureFile
-from cl2cm_jax.data.readers.picture_checks import Mapper, reason_against
+from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_against
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
 
@@ -25,9 +26,9 @@ from cl2cm_jax.data.readers.shards import read_shard
 def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, mapper: Mapper) -> CaptionTable:
     """The captions whose picture or clip is in a folder and can be decoded, with its path."""
     known = by_image(captions.rows)
-    reasons = mapper(partial(_reason_against_file, images=images, frames=frames), list(known))
+    checked = mapper(partial(_checked_file, images=images, frames=frames), list(known))
     table = CaptionTable([], list(captions.problems))
-    for (image, rows), (reason, is_note) in zip(known.items(), reasons, strict=True):
+    for (image, rows), (reason, is_note, _) in zip(known.items(), checked, strict=True):
         if reason:
             table.problems.append(Problem(file, rows[0].line, "image", reason, is_note=is_note))
         if not reason or is_note:
@@ -37,7 +38,7 @@ def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, 
     for image in sorted(name.as_posix() for name in files if name.suffix.lower() in SUFFIXES):
         if image not in known and not (frames > 1 and os.path.dirname(image) in known):
             table.problems.append(_unused(images, None, "image", image))
-    return table
+    return merge_equal(table, {image: content for image, (*_, content) in zip(known, checked, strict=True)}, file=file)
 
 
 def from_features(captions: CaptionTable, file: str, features: FeatureFile, *, ids: str, path: str) -> CaptionTable:
@@ -62,7 +63,8 @@ def from_shards(
     captions: CaptionTable, file: str, shards: Sequence[str], *, source: str, frames: int, mapper: Mapper
 ) -> CaptionTable:
     """The captions of the samples of shards, and those that a caption file has for their keys."""
-    samples, left_out, problems = _merged(mapper(partial(_shard_as_json, source=source, frames=frames), shards))
+    found = mapper(partial(_shard_as_json, source=source, frames=frames), shards)
+    samples, left_out, problems = _merged(found)
     problems = [*captions.problems, *problems]
     further = by_image(captions.rows)
     for key, rows in further.items():
@@ -80,7 +82,9 @@ def from_shards(
         reason = "has no split, where other samples have one; name it in its .json"
         problems += [_of_sample(rows[0], reason) for rows in images if not rows[0].split]
         images = [rows for rows in images if rows[0].split]
-    return CaptionTable([row for rows in images for row in rows], problems)
+    contents = {key: content for *_, hashes in reversed(found) for key, content in hashes.items()}  # the first counts
+    table = CaptionTable([row for rows in images for row in rows], problems)
+    return merge_equal(table, contents, file=file or shards[0])
 
 
 def row_from_json(cells: Sequence[Any]) -> Caption:
@@ -95,14 +99,21 @@ def _reason_against_file(image: str, *, images: str, frames: int) -> tuple[str, 
     return reason_against(os.path.join(images, image), frames)
 
 
+def _checked_file(image: str, *, images: str, frames: int) -> tuple[str, bool, str]:
+    """Why a picture cannot be used, or a note; and a hash of its content if it can."""
+    reason, is_note = _reason_against_file(image, images=images, frames=frames)
+    is_used = not reason or is_note
+    return reason, is_note, content_hash(os.path.join(images, image), frames) if is_used else ""
+
+
 def _unused(file: str, line: int | None, field: str, image: str) -> Problem:
     return Problem(file, line, field, f"{image!r} has no caption and is not used", is_note=True)
 
 
 def _shard_as_json(path: str, *, source: str, frames: int) -> list[Any]:
-    """A shard in a form that a pipeline can pass on: rows of samples, keys of those left out, problems."""
+    """A shard in a form that a pipeline can pass on: rows of samples, keys of those left out, problems, hashes."""
     shard = read_shard(path, source=source, frames=frames)
-    return [shard.samples, shard.left_out, [astuple(problem) for problem in shard.problems]]
+    return [shard.samples, shard.left_out, [astuple(problem) for problem in shard.problems], shard.contents]
 
 
 def _merged(shards: Iterable[Sequence[Any]]) -> tuple[dict[str, list[Caption]], set[str], list[Problem]]:
@@ -110,7 +121,7 @@ def _merged(shards: Iterable[Sequence[Any]]) -> tuple[dict[str, list[Caption]], 
     samples: dict[str, list[Caption]] = {}
     left_out: set[str] = set()
     problems: list[Problem] = []
-    for good, bad, reasons in shards:
+    for good, bad, reasons, _ in shards:
         problems += [Problem(*reason) for reason in reasons]
         left_out.update(bad)
         for rows in ([row_from_json(cells) for cells in sample] for sample in good):
