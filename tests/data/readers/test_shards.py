@@ -408,3 +408,25 @@ def test_samples_of_one_picture_in_two_splits_are_refused(tmp_path: Path) -> Non
     reason = "field twin: 'twin' in 'test' is the same picture as '000000003' in 'train'"
     with pytest.raises(UserError, match=reason):
         built(tmp_path / "s")
+
+
+def test_every_line_of_a_text_file_is_a_caption(tmp_path: Path) -> None:
+    lines = b"\xef\xbb\xbfa dog\r\n\n  a dog \ntwo\tdogs\rthree dogs\n"
+    found = read_shard(str(write_shard(tmp_path / "a.tar", {"a.jpg": JPEG, "a.txt": lines})), source="en", frames=1)
+    (sample,) = found.samples
+    assert [(row.language, row.caption) for row in sample] == [
+        ("en", "a dog"),
+        ("en", "two dogs"),
+        ("en", "three dogs"),
+    ]
+
+
+def test_a_caption_of_several_lines_that_the_json_repeats_is_one(tmp_path: Path) -> None:
+    told = {"caption": "a dog\nby the sea", "captions": {"de_DE": "ein Hund"}, "origins": {"de": "machine"}}
+    described = json.dumps(told)
+    files = {"a.jpg": JPEG, "a.txt": b"a dog\nby the sea", "a.json": described.encode()}
+    (sample,) = read_shard(str(write_shard(tmp_path / "a.tar", files)), source="en", frames=1).samples
+    assert [(row.language, row.caption, row.origin) for row in sample] == [
+        ("en", "a dog by the sea", "human"),
+        ("de", "ein Hund", "machine"),
+    ]
