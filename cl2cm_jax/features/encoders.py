@@ -132,7 +132,8 @@ class TextEncoder:
             )
         self._dim, self._first, self._frozen = backbone.dim, first, frozen
         self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
-        self._max_tokens, self._tokenizer = max_tokens, backbone.tokenizer
+        self.max_tokens = max_tokens
+        self._longer = functools.cache(functools.partial(backbone.tokenizer, max_tokens=max_tokens + 1))
         self._tokenize = backbone.tokenizer(max_tokens=max_tokens)
         self._spread = spread(TEXT_BATCH)
         whole = self._spread.whole
@@ -150,13 +151,14 @@ class TextEncoder:
 
     def losses(self, texts: Sequence[str], tokens: TokenBatch) -> TextLosses:
         """What the encoder does not read of m texts, of which `tokens` are the ids."""
-        is_cut, full = np.zeros(len(texts), bool), np.flatnonzero(tokens.mask.sum(1) >= self._max_tokens)
+        is_cut, full = np.zeros(len(texts), bool), np.flatnonzero(tokens.mask.sum(1) >= self.max_tokens)
         if len(full):  # others are whole
-            longer = self._tokenizer(max_tokens=self._max_tokens + 1)([self._prepared(texts[row]) for row in full])
-            is_cut[full] = longer.mask.sum(1) > self._max_tokens
+            longer = self._longer()([self._prepared(texts[row]) for row in full])
+            is_cut[full] = longer.mask.sum(1) > self.max_tokens
         unknown: int | None = getattr(self._tokenize, "unknown", None)
+        is_unknown = np.zeros_like(tokens.mask) if unknown is None else (tokens.ids == unknown) & tokens.mask
         pieces = np.maximum(tokens.mask.sum(1) - 2, 1)  # without the special tokens
-        return TextLosses(is_cut, ((tokens.ids == unknown) & tokens.mask).sum(1) / pieces)
+        return TextLosses(is_cut, is_unknown.sum(1) / pieces)
 
     def __call__(
         self, texts: Sequence[str], space: InMemory | None = None, *, tokens: TokenBatch | None = None

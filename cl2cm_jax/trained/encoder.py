@@ -19,6 +19,7 @@ class Encoder:
         weights: identifies the weights and changes with them; vectors of different weights are never compared.
         frames: maximum number of frames of a clip; 1 if it was trained on pictures.
         batch: frames that its devices compute at a time.
+        notice: what of a text is not read, in one line; "" if it is read as a whole.
     """
 
     text: Callable[[Sequence[str]], np.ndarray]
@@ -26,3 +27,4 @@ class Encoder:
     weights: str
     frames: int = 1
     batch: int = 1
+    notice: Callable[[str], str] = lambda text: ""

@@ -109,9 +109,9 @@ def test_what_is_lost_of_the_captions_is_counted_by_kind_and_language(tmp_path: 
     assert "train: 16 x 1 x 32 vision features, 52 captions in en, de, fr" in first.out
     for outcome in (first, again):
         assert "captions left out, because config.data names no such language: fi 1, pt-BR 1" in outcome.err
-        assert (
-            "cut after config.text.max_tokens=32 word pieces, whose end is not read: fr 1 of 34" in outcome.err
-        ), outcome.err
+        assert "cut after config.text.max_tokens=32 word pieces, whose end is not read: fr 1 of 34" in outcome.err, (
+            outcome.err
+        )
         assert "config.text.backbone='use_multilingual' does not know: fr 1 of 34" in outcome.err
     (done,) = (config.parent / "data" / "features").rglob("done.json")
     done.write_text('{"languages": {}}')  # as earlier versions wrote it
