@@ -86,7 +86,7 @@ def warn_of_unread(encoder: Encoder, queries: Sequence[str]) -> None:
     """Logs what of the queries is not read: a line for each of the first few, and the number of the others."""
     notices = [(query, notice) for query in queries if (notice := query_notice(encoder, query))]
     for query, notice in notices[:_SHOWN]:
-        log.warning("query %s: %s", ascii(shortened(query, limit=60)), notice)
+        log.warning("query %r: %s", shortened(query, limit=60), notice)
     if len(notices) > _SHOWN:
         log.warning("%d more queries are not read as a whole", len(notices) - _SHOWN)
 
