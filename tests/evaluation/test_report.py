@@ -175,4 +175,3 @@ def test_few_images_are_named_beside_their_numbers(tmp_path) -> None:
     assert note in (tmp_path / "results.md").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "results.json").read_text())["protocol"]["notes"][0].startswith(note)
     assert "only" not in " ".join(report_tables(results())[0].notes)
-    assert json.loads(to_json(results()))["protocol"]["notes"] == []

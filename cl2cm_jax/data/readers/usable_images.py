@@ -6,6 +6,7 @@ A clip has at most `frames` frames; 1 is a picture. `mapper` decodes the picture
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 from functools import partial
@@ -22,6 +23,12 @@ from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_a
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
 
+# pictures and films of cameras, phones and browsers that are not decoded, and what SUFFIXES lacks
+_UNREAD = frozenset(
+    ".heic .heif .avif .jxl .jp2 .jfif .jpe .svg .psd .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .mov .mp4 .m4v .avi "
+    ".mkv .webm .mpg .3gp".split()
+) - frozenset(SUFFIXES)
+
 
 def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, mapper: Mapper) -> CaptionTable:
     """The captions whose picture or clip is in a folder and can be decoded, with its path."""
@@ -34,10 +41,12 @@ def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, 
         if not reason or is_note:
             path = os.path.abspath(os.path.join(images, image))
             table.rows.extend(row._replace(picture=path) for row in rows)
-    files = (Path(base, name).relative_to(images) for base, _, names in os.walk(images) for name in names)
+    files = [Path(base, name).relative_to(images) for base, _, names in os.walk(images) for name in names]
     for image in sorted(name.as_posix() for name in files if name.suffix.lower() in SUFFIXES):
         if image not in known and not (frames > 1 and os.path.dirname(image) in known):
             table.problems.append(_unused(images, None, "image", image))
+    if unread := [path for path in files if path.suffix.lower() in _UNREAD and path.as_posix() not in known]:
+        table.problems.append(_unread(images, unread))
     return merge_equal(table, {image: content for image, (*_, content) in zip(known, checked, strict=True)}, file=file)
 
 
@@ -104,6 +113,13 @@ def _checked_file(image: str, *, images: str, frames: int) -> tuple[str, bool, s
     reason, is_note = _reason_against_file(image, images=images, frames=frames)
     is_used = not reason or is_note
     return reason, is_note, content_hash(os.path.join(images, image), frames) if is_used else ""
+
+
+def _unread(folder: str, files: Sequence[Path]) -> Problem:
+    counts = Counter(path.suffix.lower() for path in files).most_common()
+    kinds = ", ".join(f"{suffix} {count:,}" for suffix, count in counts)
+    reason = f"files of formats that are not read: {kinds}, such as {min(files).as_posix()!r}; convert them"
+    return Problem(folder, None, "image", reason, is_note=True, is_logged=True)
 
 
 def _unused(file: str, line: int | None, field: str, image: str) -> Problem:

@@ -296,3 +296,14 @@ def test_translated_queries_of_joined_pictures_keep_their_captions(pictures: Pat
     (joined,) = (record for found in records.values() for record in found if record.image_id == "a.png")
     languages = [caption.language for caption in joined.captions]
     assert languages.count("de") == languages.count("de2en") == 2
+
+
+def test_files_of_other_formats_are_counted_in_one_line(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(20):
+        (pictures / f"IMG_{number:04}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (pictures / "film.mov").write_bytes(b"ftypqt")
+    (pictures / "notes.txt").write_text("no picture")
+    with caplog.at_level(logging.WARNING):
+        built(pictures, write_captions(pictures))
+    assert "formats that are not read: .heic 20, .mov 1, such as 'IMG_0000.HEIC'; convert them" in caplog.text
+    assert caplog.text.count("IMG_") == 1 and "notes" not in caplog.text.replace("notes, listed", "")
