@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 _CODE = r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8})*"
 _ONE = re.compile(_CODE)
@@ -70,10 +71,13 @@ def canonical(code: str) -> str:
     and zh, pt-BR and pt, de-AT and de, sr-Latn and sr are different languages. Of a translation ("de2en") both codes
     are put into this form. What is no code stays as it is.
     """
-    if len(code) > MAX_CODE:
-        return code
+    return code if len(code) > MAX_CODE else _canonical(code)
+
+
+@lru_cache(1024)
+def _canonical(code: str) -> str:
     if found := _TRANSLATION.fullmatch(code):
-        return "2".join(canonical(part) for part in found.groups())
+        return "2".join(_canonical(part) for part in found.groups())
     if not _ONE.fullmatch(code):
         return code
     first, *others = re.split("[-_]", code)

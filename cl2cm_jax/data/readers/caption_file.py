@@ -137,7 +137,7 @@ def _clean(cells: Cells, filled: Iterable[str]) -> dict[str, str]:
     if isinstance(cells, BadRow):
         raise cells
     for field, value in cells.items():
-        if _UNDECODED.search(value):
+        if not value.isascii() and _UNDECODED.search(value):
             raise BadRow(field, f"is not valid UTF-8{_guessed(value)}; save the file as UTF-8 (Excel: CSV UTF-8)")
         if "\0" in value:
             raise BadRow(field, "holds a NUL byte; remove it")

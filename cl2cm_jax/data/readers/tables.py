@@ -22,9 +22,10 @@ from cl2cm_jax.errors import UserError, shortened
 from cl2cm_jax.languages import is_code
 
 LIMIT = 80  # characters of a cell that are shown
+MAX_LINE = 2_000_000  # characters
+SHORT, SHORT_ROWS = 40, 500_000  # a file of more rows has at least so many characters in each, on average
 _SEPARATORS = ",;\t"
 _QUOTED_CELL = re.compile(r'(?:^|[\t\r\n])"')
-_LINE_ENDS = re.compile(r"\r\n?")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -78,13 +79,14 @@ def table_cells(path: str, text: str, *, separator: str, columns: Columns) -> It
       columns: that it must and may have.
 
     Raises:
-      UserError: the columns are wrong.
+      UserError: the columns are wrong, or a line is too long.
     """
     separator = _separator(text, columns, default=separator)
+    lines = _lines(path, text)
     if separator == "\t" and not _is_quoted(text):
-        rows: Iterable[tuple[int, list[str] | BadRow]] = _plain(text)
+        rows: Iterable[tuple[int, list[str] | BadRow]] = _plain(lines)
     else:
-        rows = _numbered(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+        rows = _numbered(csv.reader(lines, delimiter=separator, strict=True))
     return _with_header(path, rows, separator=separator, expected=columns)
 
 
@@ -114,12 +116,24 @@ def _is_quoted(text: str) -> bool:
         return False
 
 
-def _plain(text: str) -> Iterator[tuple[int, list[str]]]:
+def _lines(path: str, text: str) -> Iterator[str]:
+    """The lines of a text with their ends; raises UserError where one is too long, or very many are very short."""
+    count = max(text.count("\n"), text.count("\r"))
+    if count > SHORT_ROWS and len(text) < SHORT * count:
+        reason = f"has {count:,} lines of fewer than {SHORT} characters on average"
+        raise UserError(f"{path} {reason}; check that these are captions, and divide the file")
+    for number, line in enumerate(io.StringIO(text, newline=""), start=1):
+        if len(line) > MAX_LINE:
+            raise UserError(f"{path}, line {number}: has {len(line):,} characters, and {MAX_LINE:,} are read")
+        yield line
+
+
+def _plain(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """The rows of a TSV file without quotation; single cells may be quoted, which doubled marks in them show."""
-    for number, line in enumerate(_LINE_ENDS.sub("\n", text).removesuffix("\n").split("\n"), start=1):
-        if line:
-            cells = line.split("\t")
-            yield number, [_unquoted(cell) for cell in cells] if '""' in line else cells
+    for number, line in enumerate(lines, start=1):
+        if content := line.rstrip("\r\n"):
+            cells = content.split("\t")
+            yield number, [_unquoted(cell) for cell in cells] if '""' in content else cells
 
 
 def _unquoted(cell: str) -> str:
@@ -132,9 +146,9 @@ def json_cells(text: str, *, path: str, columns: Columns) -> Iterator[tuple[int,
     """The line, counted from 1, and the cells of each object of a JSONL file.
 
     Raises:
-      UserError: the file is one JSON array.
+      UserError: the file is one JSON array, or a line is too long.
     """
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(_lines(path, text), start=1):
         if line.strip():
             if number == 1 and line.strip()[0] == "[":
                 raise UserError(f"{path} is one JSON array; write one object a line, without brackets and commas")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cl2cm_jax.data.captions import CaptionTable
-from cl2cm_jax.data.readers import caption_file, text_lines
+from cl2cm_jax.data.readers import caption_file, tables, text_lines
 from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.errors import UserError
 
@@ -323,3 +323,25 @@ def test_a_file_that_is_mostly_bad_is_refused_before_its_rows_fill_the_memory(
         UserError, match=r"more than half of .*captions.csv cannot be used; .*line 2, field line: has 1 c"
     ):
         read(tmp_path, HEADER + b"x\n" * 101)
+
+
+def test_a_line_of_megabytes_is_refused_before_it_is_divided(tmp_path: Path) -> None:
+    for name, content in (
+        ("c.csv", HEADER + b"," * 2_000_001),
+        ("c.csv", b"x," * 1_000_001),
+        ("c.jsonl", b"[" * 2_000_001),
+    ):
+        with pytest.raises(UserError, match=r"line \d: has 2,000,00\d characters, and 2,000,000 are read"):
+            read(tmp_path, content, name)
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.jsonl"])
+def test_very_many_short_lines_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(tables, "SHORT_ROWS", 100)
+    long = "".join(f"{number}.png,en,a cat that sits on the roof of a house\n" for number in range(200))
+    assert len(read(tmp_path, HEADER + long.encode()).rows) == 200
+    header = {"c.csv": HEADER, "c.tsv": HEADER.replace(b",", b"\t"), "c.jsonl": b"{}\n"}[name]
+    with pytest.raises(UserError, match="has 201 lines of fewer than 40 characters on average"):
+        read(tmp_path, header + b"x\n" * 200, name)
