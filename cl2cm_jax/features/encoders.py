@@ -153,7 +153,7 @@ class TextEncoder:
         """What the encoder does not read of m texts, of which `tokens` are the ids."""
         is_cut, full = np.zeros(len(texts), bool), np.flatnonzero(tokens.mask.sum(1) >= self.max_tokens)
         if len(full):  # others are whole
-            longer = self._longer()([self._prepared(texts[row]) for row in full])
+            longer = self._longer()([self._prepared(texts[row]) for row in full.tolist()])
             is_cut[full] = longer.mask.sum(1) > self.max_tokens
         unknown: int | None = getattr(self._tokenize, "unknown", None)
         is_unknown = np.zeros_like(tokens.mask) if unknown is None else (tokens.ids == unknown) & tokens.mask
