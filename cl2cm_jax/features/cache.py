@@ -30,6 +30,7 @@ from cl2cm_jax.data.media.clips import decode_clip
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.features.caption_counts import CAPTION_COUNTS, CaptionCounts, count_captions, lost_captions
 from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
 from cl2cm_jax.models.backbone import VisionBackbone
 from cl2cm_jax.models.configured import check_trained_backbones, configured_text, configured_vision, fingerprint
@@ -104,6 +105,8 @@ def all_corpora(config: ConfigDict) -> Corpora:
         logging.info("features: computed in %.1f s", time.perf_counter() - start)
     else:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
+    for line in lost_captions(folder, max_tokens=config.text.max_tokens, backbone=config.text.backbone):
+        logging.warning("%s", line)
     return read_cache(folder, languages)
 
 
@@ -163,19 +166,19 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     for split in SPLITS:  # a missing language is found before any picture is encoded
         check_languages(read[split][0], split, languages[split])
 
-    def write(split: str, place: Path) -> None:
+    def write(split: str, place: Path) -> CaptionCounts:
         rows, frames = read[split]
 
         def from_image(start: int) -> Iterator[np.ndarray]:
             return encode_pictures(itertools.islice(read_pictures(stored, split), start, None))
 
-        write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
+        return write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
 
     write_cache(folder, write, about={"languages": languages})
 
 
 def write_cache(
-    folder: Path, write: Callable[[str, Path], None], *, about: dict[str, Any], splits: Sequence[str] = SPLITS
+    folder: Path, write: Callable[[str, Path], CaptionCounts], *, about: dict[str, Any], splits: Sequence[str] = SPLITS
 ) -> None:
     """Writes the splits into a temporary folder and renames it; one process at a time.
 
@@ -183,8 +186,8 @@ def write_cache(
 
     Args:
       folder: the cache.
-      write: (split, its folder) writes one split, with `write_split`.
-      about: kept in done.json, which marks the cache as complete.
+      write: (split, its folder) writes one split, with `write_split`, and returns its counts.
+      about: kept with the counts in done.json, which marks the cache as complete.
       splits: those that it holds.
     """
     remove_stale(folder.parent, ".*.partial", seconds=_ABANDONED)
@@ -192,10 +195,11 @@ def write_cache(
         if (folder / "done.json").exists():
             return  # another process made it meanwhile
         temporary = folder.with_name(f".{folder.name}.partial")
+        counts = {}
         for split in splits:
-            write(split, temporary / split)
+            counts[split] = write(split, temporary / split)._asdict()
             os.utime(temporary)  # not abandoned
-        (temporary / "done.json").write_text(json.dumps(about))
+        (temporary / "done.json").write_text(json.dumps(about | {CAPTION_COUNTS: counts}))
         shutil.rmtree(folder, ignore_errors=True)  # remains of one that was deleted or copied in part
         temporary.rename(folder)
 
@@ -238,8 +242,10 @@ class VisionFeatures(NamedTuple):
 
 def write_split(
     folder: Path, rows: Iterable[Caption], languages: tuple[str, ...], vision: VisionFeatures, encode_text: TextEncoder
-) -> None:
+) -> CaptionCounts:
     """Writes one split: arrays as .npy, so that they can be memory-mapped, and the rest as JSON; resumes.
+
+    Returns what the text backbone does not read.
 
     Args:
       folder: of the split.
@@ -261,7 +267,9 @@ def write_split(
         logging.info("features: %s, %s: %s of %s", folder.name, job, f"{count:,}", f"{total[job]:,}")
 
     space = OnDisk(folder, on_progress=on_progress)
-    text = encode_text([row.caption for _, _, row in captions], space)
+    texts = [row.caption for _, _, row in captions]
+    tokens = encode_text.tokens(texts)
+    text = encode_text(texts, space, tokens=tokens)
     _write_vision(space, vision, len(images))
     ragged = {"words": text.words} | ({} if text.states is None else {"states": text.states})
     parts = {"offsets": "_offsets", "is_word": "_real"}
@@ -282,6 +290,8 @@ def write_split(
         "caption_origin": [row.origin for _, _, row in captions],
     }
     (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
+    others = [row.language for own in images.values() for row in own if row.language not in languages]
+    return count_captions([row.language for _, _, row in captions], encode_text.losses(texts, tokens), left_out=others)
 
 
 def _write_vision(space: OnDisk, vision: VisionFeatures, count: int) -> None:

@@ -118,3 +118,24 @@ def test_features_of_pictures_that_were_decoded_whole_are_used_as_they_are(
     assert cache._folder(config, cast("stored_sets.StoredSet", None), ("en", "de")) == now  # it is not complete
     (before / "done.json").touch()
     assert cache._folder(config, cast("stored_sets.StoredSet", None), ("en", "de")) == before
+
+
+def test_what_is_lost_of_the_captions_is_counted_by_kind_and_language(tmp_path: Path) -> None:
+    config = place(tmp_path / "set")
+    with (config.parent / "captions.csv").open("a", encoding="utf-8") as captions:
+        captions.write("red-car,fi,punainen auto,train\nred-car,pt-BR,carro vermelho,train\n")
+        captions.write("red-car,DE,ein rotes Auto,train\nred-dog,de_DE,ein roter Hund,train\n")
+        captions.write(f"red-car,fr,{'voiture rouge ' * 30},train\nred-car,fr,शेर लाल,train\n")
+    first = call(command.main, f"--config={config}")
+    again = call(command.main, f"--config={config}")
+    assert (first.code, again.code) == (0, 0), first.err
+    assert "train: 16 x 1 x 32 vision features, 52 captions in en, de, fr" in first.out
+    for outcome in (first, again):
+        assert "captions left out, because config.data names no such language: fi 1, pt-BR 1" in outcome.err
+        assert "cut after config.text.max_tokens=32 word pieces, whose end is not read: fr 1 of 34" in outcome.err, (
+            outcome.err
+        )
+        assert "config.text.backbone='use_multilingual' does not know: fr 1 of 34" in outcome.err
+    (done,) = (config.parent / "data" / "features").rglob("done.json")
+    done.write_text('{"languages": {}}')  # as earlier versions wrote it
+    assert "captions" not in call(command.main, f"--config={config}").err
