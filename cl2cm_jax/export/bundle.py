@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import flatten, student_first, vision_first
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.evaluation.report import Results, read_results, write_results
+from cl2cm_jax.evaluation.report import Results, read_results, write_results_json
 from cl2cm_jax.export import licences
 from cl2cm_jax.export.card import Facts, card
 from cl2cm_jax.export.render import check_installed
@@ -141,8 +141,7 @@ def _fill(folder: Path, trained: Trained, *, name: str, licence: str, additions:
     shape = feature_shape(config, trained.student, trained.text)
     manifest = write_manifest(folder, config, shape, [file for file in folder.rglob("*") if file.is_file()])
     results = replace(trained.results, config=public_config(trained.results.config))
-    write_results(folder, results)
-    (folder / "results.md").unlink()  # the card has its tables
+    write_results_json(folder, results)  # the card has its tables
     credits = licences.backbone_credits(config)
     licences.write_licences(folder, config, credits)
     parts = Parts(folder)

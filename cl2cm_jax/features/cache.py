@@ -6,6 +6,7 @@ makes a new one, and an unchanged run reads it at once. An interrupted computati
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -33,7 +34,8 @@ from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, tex
 from cl2cm_jax.models.backbone import VisionBackbone
 from cl2cm_jax.models.configured import check_trained_backbones, configured_text, configured_vision, fingerprint
 from cl2cm_jax.models.networks import FeatureShape
-from cl2cm_jax.runtime.atomic import remove_stale
+from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.runtime.checksums import add_checksums, has_checksums, verify_checksums, write_checksums
 from cl2cm_jax.runtime.storage import OnDisk, exclusive
 
 if TYPE_CHECKING:
@@ -175,17 +177,26 @@ def write_cache(
       about: kept in done.json, which marks the cache as complete.
       splits: those that it holds.
     """
-    remove_stale(folder.parent, ".*.partial", seconds=_ABANDONED)
     with exclusive(folder.with_name(f".{folder.name}.lock")):
         if (folder / "done.json").exists():
             return  # another process made it meanwhile
         temporary = folder.with_name(f".{folder.name}.partial")
+        _remove_abandoned(path for path in folder.parent.glob(".*.partial") if path != temporary)
         for split in splits:
             write(split, temporary / split)
             os.utime(temporary)  # not abandoned
-        (temporary / "done.json").write_text(json.dumps(about))
+        write_text(temporary / "done.json", json.dumps(about))
+        write_checksums(temporary)
         shutil.rmtree(folder, ignore_errors=True)  # remains of one that was deleted or copied in part
         temporary.rename(folder)
+
+
+def _remove_abandoned(unfinished: Iterable[Path]) -> None:
+    """Removes unfinished features that are old and that no process is computing, whatever the clock says."""
+    for folder in unfinished:
+        if time.time() - folder.stat().st_mtime > _ABANDONED:
+            with contextlib.suppress(UserError), exclusive(folder.with_suffix(".lock"), busy=f"{folder} is in use"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_cache(folder: Path, languages: dict[str, tuple[str, ...]]) -> Corpora:
@@ -201,10 +212,15 @@ def read_cache(folder: Path, languages: dict[str, tuple[str, ...]]) -> Corpora:
 def read_splits(folder: Path, languages: dict[str, tuple[str, ...]]) -> dict[str, Corpus]:
     """As `read_cache`, of a cache that holds the splits that `languages` names.
 
+    Every file is read once and compared with its checksum; those that are mapped are then in the system's cache.
+
     Raises:
       UserError: it is damaged.
     """
+    if not has_checksums(folder):
+        add_checksums(folder)
     try:
+        verify_checksums(folder)
         return {split: _read_split(folder / split, split, languages[split]) for split in languages}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -269,7 +285,7 @@ def write_split(
         "caption_text": [row.caption for _, _, row in captions],
         "caption_origin": [row.origin for _, _, row in captions],
     }
-    (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
+    write_text(folder / "table.json", json.dumps(table, ensure_ascii=False))
 
 
 def _write_vision(space: OnDisk, vision: VisionFeatures, count: int) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +10,18 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path that replaces `path` if the block succeeds; else `path` is unchanged."""
+    """Yields a temporary path that replaces `path` if the block succeeds; else `path` is unchanged.
+
+    A system error that names no file, as a full disk gives it, is raised again with the name of this one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = path if error.filename in (None, str(temporary)) else error.filename
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -26,10 +30,3 @@ def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def remove_stale(parent: Path, pattern: str, *, seconds: float) -> None:
-    """Removes unfinished folders of killed processes: those last modified more than `seconds` ago."""
-    for folder in parent.glob(pattern):
-        if time.time() - folder.stat().st_mtime > seconds:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -18,6 +18,7 @@ from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.configured import text_spec, vision_spec
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.pretrained import weights_hash
+from cl2cm_jax.runtime.checksums import read_checked, write_checked
 
 FORMAT = 1  # raise it when an older version of this package would misread a bundle
 MANIFEST = "cl2cm_config.json"
@@ -109,7 +110,7 @@ def write_manifest(folder: Path, config: ConfigDict, shape: FeatureShape, files:
     weights = hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
     manifest = Manifest(weights=weights, shape=shape, files=sums, config=public_config(flatten(config)))
     content = {"format": FORMAT, **asdict(manifest), "shape": shape._asdict()}
-    hub_folder.write_json(folder / MANIFEST, content)
+    write_checked(folder / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return manifest
 
 
@@ -121,7 +122,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_checked(path, fix="get a fresh copy of the bundle"))
         version = content["format"]
         if version != FORMAT:
             raise UserError(

@@ -21,7 +21,7 @@ from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL, FeatureShape, Networks, vision_size
 from cl2cm_jax.models.pretrained import assign, shapes_of
 from cl2cm_jax.models.trained_layers import check_text_layers, in_two_parts
-from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.runtime.checksums import read_checked, write_checked
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -31,8 +31,7 @@ def save_student(workdir: Path, student: Params) -> str:
     """Writes the student's parameters; returns the name of these weights, a hash of the file."""
     arrays = {name: np.ascontiguousarray(array) for name, array in flatten_dict(student, sep="/").items()}
     content = save(arrays, metadata={"network": "student"})  # one entry, since the order of several is not fixed
-    with replacing(workdir / MODEL_FILE) as temporary:
-        temporary.write_bytes(content)
+    write_checked(workdir / MODEL_FILE, content)
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -49,7 +48,7 @@ def load_student(
     path = workdir / MODEL_FILE
     again = "run --mode=evaluate on the workdir to write it again"
     try:
-        content = path.read_bytes()
+        content = read_checked(path, fix=again)
         arrays = load(content)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}); {again}") from error
@@ -87,9 +86,9 @@ def _abstract(
 
 
 def read_fields(path: Path) -> dict[str, object]:
-    """The fields of a config.json; raises OSError or ValueError if it is missing or damaged."""
+    """The fields of a config.json; raises OSError or ValueError if it is missing or damaged, UserError if changed."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(read_checked(path, fix="restore it"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(fields, dict):

@@ -134,7 +134,7 @@ def test_layout_of_results_json_and_md(tmp_path) -> None:
     assert content["groups"]["flags"]["test"]["de"]["text_to_vision/R@1"] == 5
     markdown = markdown_path.read_text(encoding="utf-8")
     assert markdown.count("**Reported apart") == 2 and markdown.count("mAP, reported apart") == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "results.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checksums.json", "results.json", "results.md"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
@@ -144,12 +144,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     with pytest.raises(OSError):
         write_results(tmp_path, results())
     assert (tmp_path / "results.json").read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_results_json_is_written_last(tmp_path, monkeypatch) -> None:
     written = []
-    monkeypatch.setattr(report, "write_text", lambda path, _: written.append(path.name))
+    monkeypatch.setattr(report, "write_checked", lambda path, _: written.append(path.name))
     write_results(tmp_path, results())
     assert written == ["results.md", "results.json"]  # the second marks the workdir as finished
 

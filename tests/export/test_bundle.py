@@ -23,6 +23,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.export import __main__ as export
 from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.models.pretrained import weights_hash
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST
 from cl2cm_jax.trained.student import load_encoder
 
@@ -133,7 +134,7 @@ def refreshed(folder: Path) -> None:
     """Makes the manifest's sums right again: damage that only a reader of the file itself can find."""
     content = json.loads((folder / MANIFEST).read_text())
     content["files"] = {name: weights_hash(folder / name) for name in content["files"]}
-    (folder / MANIFEST).write_text(json.dumps(content))
+    write_checked(folder / MANIFEST, json.dumps(content))
 
 
 def without(folder: Path, file: str, tensor: str, shape: tuple[int, ...] | None = None) -> None:
@@ -156,7 +157,7 @@ class Payload:
 
 
 def changed(folder: Path, **changes: Any) -> None:
-    (folder / MANIFEST).write_text(json.dumps(json.loads((folder / MANIFEST).read_text()) | changes))
+    write_checked(folder / MANIFEST, json.dumps(json.loads((folder / MANIFEST).read_text()) | changes))
 
 
 def configured(folder: Path, **fields: Any) -> None:
@@ -166,8 +167,8 @@ def configured(folder: Path, **fields: Any) -> None:
 
 DAMAGE = {
     "no manifest": (lambda b: (b / MANIFEST).unlink(), f"has no {MANIFEST}"),
-    "manifest cut short": (lambda b: (b / MANIFEST).write_text("{"), "cannot be read"),
-    "manifest nested deeply": (lambda b: (b / MANIFEST).write_text("[" * 200_000), "cannot be read"),
+    "manifest cut short": (lambda b: write_checked(b / MANIFEST, "{"), "cannot be read"),
+    "manifest nested deeply": (lambda b: write_checked(b / MANIFEST, "[" * 200_000), "cannot be read"),
     "another format": (lambda b: changed(b, format=2), "has format=2, and this version of cl2cm_jax reads 1"),
     "another backbone": (
         lambda b: changed(b, shape={"text": 17, "vision": 12, "max_words": 8, "max_frames": 1}),

@@ -31,6 +31,7 @@ from cl2cm_jax.evaluation.report import Protocol, read_results
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.configured import text_backbone, vision_backbone
 from cl2cm_jax.models.pretrained import read_npz, read_safetensors, read_torch_pickle, weights_hash
+from cl2cm_jax.runtime.checksums import LIST_NAME
 from cl2cm_jax.search import vector_files
 from cl2cm_jax.search.entry import captions_to_text
 from cl2cm_jax.trained.bundle_layout import FORMAT, HEADS, MANIFEST, read_manifest
@@ -55,6 +56,7 @@ def of_folder(files: Files, name: str, read: Callable[[Path], object], *seeds: b
         for place, content in {**files, name: data}.items():
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             (folder / place).write_bytes(content)
+        (folder / LIST_NAME).unlink(missing_ok=True)  # as a stranger's file has no checksum, or the right one
         return read(folder)
 
     return Target(read=reads, seeds=lambda: seeds or (files[name],))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from support.finished_runs import GOLDEN, write_finished_run
 from support.tiny_models import write_tiny_bert
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.trained.student import load_encoder
 from cl2cm_jax.training.workdir import MODEL_FILE, read_config
 
@@ -73,10 +74,10 @@ def test_a_damaged_student_is_one_line(finished: Path, damage: Callable[[Arrays]
     whole = path.read_bytes()
     arrays = load_file(path)
     damage(arrays)
-    save_file(arrays, path)
+    write_checked(path, save(arrays))
     try:
         with pytest.raises(UserError, match=rf"model\.safetensors.*{message}") as error:
             load_encoder(finished)
     finally:
-        path.write_bytes(whole)
+        write_checked(path, whole)
     assert "\n" not in str(error.value)
