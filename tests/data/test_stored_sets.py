@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.built_sets import all_records, build_set, open_set
+from support.flipped_bits import flipped_bits
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
@@ -82,6 +83,30 @@ def test_a_damaged_set_is_one_line(inputs: dict[str, str], tmp_path: Path) -> No
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"the built set .* is damaged \(.*\); delete it"):
         stored_sets.read_captions(stored, "train")
+
+
+def test_every_flipped_bit_of_a_description_is_seen(inputs: dict[str, str], tmp_path: Path) -> None:
+    """Records have checksums of their own, and the fingerprint is computed again."""
+    stored = build_set("captions", tmp_path / "data", **inputs)
+    folder, wanted = Path(stored.data_dir), records_hash(stored)
+    for name in ("dataset_info.json", "features.json"):
+        for _ in flipped_bits(folder / name, count=25):
+            with pytest.raises(UserError, match=rf"{name} changed after it was written.*delete {folder}, and"):
+                open_set("captions", tmp_path / "data", **inputs)
+    for _ in flipped_bits(folder / "fingerprint.json", count=10):
+        assert records_hash(open_set("captions", tmp_path / "data", **inputs)) == wanted
+
+
+def test_a_set_of_an_earlier_version_gets_checksums(
+    inputs: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = build_set("captions", tmp_path / "data", **inputs)
+    Path(stored.data_dir, "checksums.json").unlink()
+    for _ in range(2):
+        records_hash(open_set("captions", tmp_path / "data", **inputs))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{stored.data_dir} has no checksums (an earlier version wrote it?); its files are taken as they are"
+    ]
 
 
 def test_splits_are_those_of_the_rows_or_drawn() -> None:

@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from support.flipped_bits import flipped_bits
 
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import report
 from cl2cm_jax.evaluation.report import (
     Group,
@@ -13,6 +15,8 @@ from cl2cm_jax.evaluation.report import (
     Results,
     language_table,
     rank_tables,
+    read_report,
+    read_results,
     report_tables,
     summarise,
     text_report,
@@ -152,6 +156,15 @@ def test_results_json_is_written_last(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(report, "write_checked", lambda path, _: written.append(path.name))
     write_results(tmp_path, results())
     assert written == ["results.md", "results.json"]  # the second marks the workdir as finished
+
+
+def test_every_flipped_bit_of_the_results_is_seen(tmp_path) -> None:
+    write_results(tmp_path, results())
+    for name, read in (("results.json", read_results), ("results.md", read_report)):
+        for _ in flipped_bits(tmp_path / name, count=40):
+            with pytest.raises(UserError, match=rf"{name} changed after it was written.*--mode=evaluate"):
+                read(tmp_path)
+    assert read_report(tmp_path) == (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
 def test_json_is_strict() -> None:

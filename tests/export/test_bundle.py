@@ -24,7 +24,7 @@ from cl2cm_jax.export import __main__ as export
 from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.models.pretrained import weights_hash
 from cl2cm_jax.runtime.checksums import write_checked
-from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST
+from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST, read_manifest
 from cl2cm_jax.trained.student import load_encoder
 
 VARIANTS = {
@@ -205,6 +205,13 @@ def test_damaged_files_are_named(name: str, bundle: Path, tmp_path: Path) -> Non
         cl2cm_jax.from_pretrained(tmp_path / "bundle")
     assert "\n" not in str(error.value)
     assert not hasattr(sys, "payload_has_run")
+
+
+def test_every_flipped_bit_of_the_manifest_is_seen(bundle: Path) -> None:
+    for _ in flipped_bits(bundle / MANIFEST, count=60):
+        with pytest.raises(UserError, match=f"{MANIFEST} changed after it was written"):
+            read_manifest(bundle)
+    assert read_manifest(bundle).shape
 
 
 def test_only_a_bundle_is_overwritten(workdir: Path, tmp_path: Path) -> None:

@@ -10,9 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.command import call
+from support.flipped_bits import flipped_bits
 from support.tiny_set import write_tiny_set
 
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import __main__ as command
+from cl2cm_jax.features.cache import read_cache
+from cl2cm_jax.runtime.checksums import LIST_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
@@ -79,6 +83,34 @@ def test_killed_and_resumed_is_as_if_uninterrupted(whole: dict[str, np.ndarray],
     assert found.keys() == whole.keys()
     for name, array in whole.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_every_flipped_bit_of_features_is_seen(tmp_path: Path) -> None:
+    config = place(tmp_path / "set")
+    assert call(command.main, f"--config={config}").code == 0
+    (cache,) = (tmp_path / "set" / "data" / "features").glob("[0-9a-f]*")
+    languages = dict.fromkeys(("train", "validation", "test"), ("en", "de", "fr"))
+    for file in [path for path in cache.rglob("*") if path.is_file() and path.name != LIST_NAME]:
+        for _ in flipped_bits(file, count=4):
+            name = file.relative_to(cache).as_posix()
+            with pytest.raises(
+                UserError, match=rf"{cache} is damaged \(.*{name}.*\); delete it, and it is computed again"
+            ):
+                read_cache(cache, languages)
+    read_cache(cache, languages)
+
+
+def test_features_of_an_earlier_version_get_checksums(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = place(tmp_path / "set")
+    assert call(command.main, f"--config={config}").code == 0
+    (cache,) = (tmp_path / "set" / "data" / "features").glob("[0-9a-f]*")
+    (cache / LIST_NAME).unlink()
+    languages = dict.fromkeys(("train", "validation", "test"), ("en", "de", "fr"))
+    for _ in range(2):
+        read_cache(cache, languages)
+    assert [record.getMessage().split(" (")[0] for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{cache} has no checksums"
+    ]
 
 
 def test_a_wrong_config_is_one_line() -> None:
