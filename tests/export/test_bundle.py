@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from support.command import call
 from support.finished_runs import GOLDEN, TEXTS, WORDS, write_finished_run
+from support.flipped_bits import flipped_bits
 
 import cl2cm_jax
 from cl2cm_jax.errors import UserError
