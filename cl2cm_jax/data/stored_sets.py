@@ -187,16 +187,15 @@ def prepare(stored: StoredSet, *, beam_runner: str = "", beam_options: Sequence[
       UserError: an input is missing or wrong, the disk is full, or Beam is not installed or does not know the runner.
     """
     target = Path(stored.data_dir)
-    if _is_built(target):
-        return
-    with exclusive(target.with_name(f".{target.name}.lock")):
-        if _is_built(target):  # by another process meanwhile
-            with _quiet():
-                stored.info.read_from_directory(stored.data_dir)
-            return
-        for folder in target.parent.glob(f"incomplete.*_{target.name}"):  # of a killed process
-            shutil.rmtree(folder, ignore_errors=True)
-        _build(stored, beam_runner, beam_options)
+    if not _is_built(target):
+        with exclusive(target.with_name(f".{target.name}.lock")):
+            if not _is_built(target):  # by another process meanwhile
+                for folder in target.parent.glob(f"incomplete.*_{target.name}"):  # of a killed process
+                    shutil.rmtree(folder, ignore_errors=True)
+                _build(stored, beam_runner, beam_options)
+    if not stored.info.splits:  # built by another process since it was opened
+        with _quiet():
+            stored.info.read_from_directory(stored.data_dir)
 
 
 def _build(stored: StoredSet, beam_runner: str, beam_options: Sequence[str]) -> None:

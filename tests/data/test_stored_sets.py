@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.built_sets import all_records, build_set, open_set
@@ -107,6 +109,34 @@ def test_a_set_of_an_earlier_version_gets_checksums(
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         f"{stored.data_dir} has no checksums (an earlier version wrote it?); its files are taken as they are"
     ]
+
+
+def test_two_processes_that_start_together_build_a_set_once(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both open the set before it is built; one waits for the other, and reads what that one built."""
+    first, second, third = (open_set("captions", tmp_path / "data", **inputs) for _ in range(3))
+    unfinished = Path(first.data_dir).with_name("incomplete.ABCDEF_1.0.0")
+    unfinished.mkdir(parents=True)  # of a killed process, whatever the clock says
+    build, builds, waits = stored_sets._build, [], threading.Event()
+
+    def slow(stored: StoredSet, *options: Any) -> None:
+        builds.append(stored)
+        assert waits.wait(60)
+        build(stored, *options)
+
+    monkeypatch.setattr(stored_sets, "_build", slow)
+    threads = [threading.Thread(target=prepare, args=(stored,)) for stored in (first, second)]
+    for thread in threads:
+        thread.start()
+    threads[1].join(timeout=0.5)
+    waits.set()
+    for thread in threads:
+        thread.join()
+    prepare(third)
+    assert len(builds) == 1 and not unfinished.exists()
+    assert all_records(first) == all_records(second) == all_records(third)
+    assert not list(Path(first.data_dir).parent.glob(".*"))  # no lock is left
 
 
 def test_splits_are_those_of_the_rows_or_drawn() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from support.tiny_set import write_tiny_set
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import __main__ as command
+from cl2cm_jax.features import cache
 from cl2cm_jax.features.cache import read_cache
 from cl2cm_jax.runtime.checksums import LIST_NAME
+from cl2cm_jax.runtime.storage import exclusive
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
@@ -88,29 +91,47 @@ def test_killed_and_resumed_is_as_if_uninterrupted(whole: dict[str, np.ndarray],
 def test_every_flipped_bit_of_features_is_seen(tmp_path: Path) -> None:
     config = place(tmp_path / "set")
     assert call(command.main, f"--config={config}").code == 0
-    (cache,) = (tmp_path / "set" / "data" / "features").glob("[0-9a-f]*")
+    (folder,) = (tmp_path / "set" / "data" / "features").glob("[0-9a-f]*")
     languages = dict.fromkeys(("train", "validation", "test"), ("en", "de", "fr"))
-    for file in [path for path in cache.rglob("*") if path.is_file() and path.name != LIST_NAME]:
+    for file in [path for path in folder.rglob("*") if path.is_file() and path.name != LIST_NAME]:
         for _ in flipped_bits(file, count=4):
-            name = file.relative_to(cache).as_posix()
+            name = file.relative_to(folder).as_posix()
             with pytest.raises(
-                UserError, match=rf"{cache} is damaged \(.*{name}.*\); delete it, and it is computed again"
+                UserError, match=rf"{folder} is damaged \(.*{name}.*\); delete it, and it is computed again"
             ):
-                read_cache(cache, languages)
-    read_cache(cache, languages)
+                read_cache(folder, languages)
+    read_cache(folder, languages)
 
 
 def test_features_of_an_earlier_version_get_checksums(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = place(tmp_path / "set")
     assert call(command.main, f"--config={config}").code == 0
-    (cache,) = (tmp_path / "set" / "data" / "features").glob("[0-9a-f]*")
-    (cache / LIST_NAME).unlink()
+    (folder,) = (tmp_path / "set" / "data" / "features").glob("[0-9a-f]*")
+    (folder / LIST_NAME).unlink()
     languages = dict.fromkeys(("train", "validation", "test"), ("en", "de", "fr"))
     for _ in range(2):
-        read_cache(cache, languages)
+        read_cache(folder, languages)
     assert [record.getMessage().split(" (")[0] for record in caplog.records if record.levelname == "WARNING"] == [
-        f"{cache} has no checksums"
+        f"{folder} has no checksums"
     ]
+
+
+def test_a_clock_that_jumps_ahead_removes_no_features_that_a_process_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, in_use, abandoned = (tmp_path / f".{name}.partial" / "train" / "rows.npy" for name in "abc")
+    for file in (ours, in_use, abandoned):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    later = time.time() + 30 * 86400
+    monkeypatch.setattr(cache.time, "time", lambda: later)
+
+    def write(split: str, place: Path) -> None:
+        assert ours.exists() and in_use.exists() and not abandoned.exists()
+
+    with exclusive(tmp_path / ".b.lock"):
+        cache.write_cache(tmp_path / "a", write, about={}, splits=["train"])
+    assert (tmp_path / "a" / "train" / "rows.npy").exists() and in_use.exists()
 
 
 def test_a_wrong_config_is_one_line() -> None:
