@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import io
 import json
@@ -31,11 +30,10 @@ from cl2cm_jax.data.readers.picture_checks import Mapper, in_threads
 from cl2cm_jax.data.readers.problems import report_problems
 from cl2cm_jax.data.readers.shards import read_picture
 from cl2cm_jax.data.readers.usable_images import row_from_json
-from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.errors import UserError, no_room
 from cl2cm_jax.runtime.checksums import add_checksums, has_checksums, read_checked, write_checked, write_checksums
 from cl2cm_jax.runtime.storage import exclusive
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DESCRIPTIONS = "*.json"  # of a built set
 _PLANS = "plans"  # items for Beam's workers, in the unfinished set
 _FINGERPRINT = "fingerprint.json"
@@ -199,7 +197,7 @@ def prepare(stored: StoredSet, *, beam_runner: str = "", beam_options: Sequence[
 
 
 def _build(stored: StoredSet, beam_runner: str, beam_options: Sequence[str]) -> None:
-    tf = lazy_tensorflow.tensorflow()
+    lazy_tensorflow.tensorflow()
     lazy_tensorflow.tensorflow_datasets()
     config = tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False)
     if beam_runner:
@@ -207,12 +205,11 @@ def _build(stored: StoredSet, beam_runner: str, beam_options: Sequence[str]) -> 
     try:
         with _quiet():
             stored.download_and_prepare(file_format="tfrecord", download_config=config)
-    except (OSError, tf.errors.OpError) as error:
-        full = isinstance(error, tf.errors.ResourceExhaustedError)  # as TensorFlow's writer reports a full disk
-        if not full and getattr(error, "errno", None) not in _NO_ROOM:
+    except Exception as error:
+        if not (reason := no_room(error)):
             raise
         raise UserError(
-            f"the data set {stored.data_dir} cannot be written ({one_line(error)}); "
+            f"the data set {stored.data_dir} cannot be written ({reason}); "
             "free disk space, or set config.data.dir to a folder on a larger disk",
             id="no-disk-space",
         ) from error

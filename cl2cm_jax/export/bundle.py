@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import flatten, student_first, vision_first
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, no_room
 from cl2cm_jax.evaluation.report import Results, read_results, write_results_json
 from cl2cm_jax.export import licences
 from cl2cm_jax.export.card import Facts, card
@@ -104,6 +104,13 @@ def write_bundle(trained: Trained, out: Path, *, licence: str = "", additions: S
         try:
             manifest = _fill(temporary, trained, name=out.resolve().name, licence=licence, additions=additions)
             _put(temporary, out)
+        except Exception as error:
+            if not (reason := no_room(error)):
+                raise
+            raise UserError(
+                f"--out={out} cannot be written ({reason}); free disk space, or name another place",
+                id="no-disk-space",
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return manifest

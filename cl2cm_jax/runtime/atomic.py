@@ -9,19 +9,24 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path that replaces `path` if the block succeeds; else `path` is unchanged.
+def naming(path: Path) -> Iterator[None]:
+    """Adds the name of the file that the block writes to a system error without one, as a full disk gives it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
-    A system error that names no file, as a full disk gives it, is raised again with the name of this one.
-    """
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path that replaces `path` if the block succeeds; else `path` is unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = path if error.filename in (None, str(temporary)) else error.filename
-        raise
+        with naming(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.runtime.atomic import naming, replacing
 
 _FIRST_COLUMNS = ("step", "time")
 
@@ -119,7 +119,7 @@ def _csv_line(cells: Iterable[Any]) -> str:
 
 
 def _append(path: Path, line: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(line)
 
 

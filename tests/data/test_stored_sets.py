@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.built_sets import all_records, build_set, open_set
 from support.flipped_bits import flipped_bits
+from support.small_files import no_file_larger_than
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
@@ -137,6 +138,25 @@ def test_two_processes_that_start_together_build_a_set_once(
     assert len(builds) == 1 and not unfinished.exists()
     assert all_records(first) == all_records(second) == all_records(third)
     assert not list(Path(first.data_dir).parent.glob(".*"))  # no lock is left
+
+
+@pytest.mark.parametrize("size", [100, 2000])
+def test_a_full_disk_is_one_line_and_leaves_nothing(inputs: dict[str, str], tmp_path: Path, size: int) -> None:
+    """While the descriptions are written, and while the records are."""
+    stored = open_set("captions", tmp_path / "data", **inputs)
+    with (
+        no_file_larger_than(size),
+        pytest.raises(
+            UserError,
+            match=r"the data set .*captions.* cannot be written \(File too large\); free disk space, or set config",
+        ) as error,
+    ):
+        prepare(stored)
+    assert "\n" not in str(error.value)
+    assert not [
+        path for path in (tmp_path / "data" / "captions").rglob("*") if path.suffix != ".tsv" and path.is_file()
+    ]
+    prepare(open_set("captions", tmp_path / "data", **inputs))
 
 
 def test_splits_are_those_of_the_rows_or_drawn() -> None:

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from support.flipped_bits import flipped_bits
+from support.small_files import no_file_larger_than
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import report
@@ -165,6 +166,12 @@ def test_every_flipped_bit_of_the_results_is_seen(tmp_path) -> None:
             with pytest.raises(UserError, match=rf"{name} changed after it was written.*--mode=evaluate"):
                 read(tmp_path)
     assert read_report(tmp_path) == (tmp_path / "results.md").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_names_the_file(tmp_path) -> None:
+    with no_file_larger_than(100), pytest.raises(OSError, match=r"File too large: '.*results\.md'"):
+        write_results(tmp_path, results())
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("results")]
 
 
 def test_json_is_strict() -> None:

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from support.command import call
 from support.finished_runs import GOLDEN, TEXTS, WORDS, write_finished_run
 from support.flipped_bits import flipped_bits
+from support.small_files import no_file_larger_than
 
 import cl2cm_jax
 from cl2cm_jax.errors import UserError
@@ -226,6 +227,19 @@ def test_only_a_bundle_is_overwritten(workdir: Path, tmp_path: Path) -> None:
         outcome = call(export.main, f"--workdir={workdir}", f"--out={tmp_path / 'new'}")
         assert outcome.code == 0 and "cl2cm_jax.load" in outcome.out, outcome.err
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mine", "new"]
+
+
+@pytest.mark.parametrize("size", [1000, 10_000, 20_000])
+def test_an_export_on_a_full_disk_is_one_line_and_leaves_the_old_bundle(
+    workdir: Path, tmp_path: Path, size: int
+) -> None:
+    write_bundle(read_trained(workdir), tmp_path / "bundle")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "bundle").rglob("*") if file.is_file()}
+    with no_file_larger_than(size), pytest.raises(UserError, match=r"cannot be written \(File too large\)") as error:
+        write_bundle(read_trained(workdir), tmp_path / "bundle")
+    assert str(tmp_path / "bundle") in str(error.value) and "\n" not in str(error.value)
+    assert before == {file.name: file.read_bytes() for file in (tmp_path / "bundle").rglob("*") if file.is_file()}
+    assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_a_failed_export_leaves_the_old_bundle(workdir: Path, tmp_path: Path) -> None:

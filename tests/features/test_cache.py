@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from support.command import call
 from support.flipped_bits import flipped_bits
+from support.small_files import no_file_larger_than
 from support.tiny_set import write_tiny_set
 
+from cl2cm_jax import main
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import __main__ as command
 from cl2cm_jax.features import cache
@@ -114,6 +117,20 @@ def test_features_of_an_earlier_version_get_checksums(tmp_path: Path, caplog: py
     assert [record.getMessage().split(" (")[0] for record in caplog.records if record.levelname == "WARNING"] == [
         f"{folder} has no checksums"
     ]
+
+
+@pytest.mark.parametrize("size", [1000, 3000])
+def test_a_full_disk_is_one_line_and_the_next_start_goes_on(tmp_path: Path, size: int) -> None:
+    """The arrays do not fit, or the table does not."""
+    config = place(tmp_path / "set")
+    assert call(main.main, f"--config={config}", "--mode=check", f"--workdir={tmp_path}").code == 0
+    shutil.rmtree(tmp_path / "set" / "data" / "features")
+    with no_file_larger_than(size):
+        outcome = call(command.main, f"--config={config}")
+    last = outcome.err.strip().splitlines()[-1]
+    assert outcome.code == 2 and "Traceback" not in outcome.err and "File too large" in last and "/train" in last
+    assert not list((tmp_path / "set" / "data" / "features").glob("[0-9a-f]*"))
+    assert call(command.main, f"--config={config}").code == 0
 
 
 def test_a_clock_that_jumps_ahead_removes_no_features_that_a_process_computes(
