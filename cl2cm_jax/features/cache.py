@@ -30,6 +30,7 @@ from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
 from cl2cm_jax.data.media.clips import decode_clip
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.features import reuse
 from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
 from cl2cm_jax.models.backbone import VisionBackbone
 from cl2cm_jax.models.configured import check_trained_backbones, configured_text, configured_vision, fingerprint
@@ -129,15 +130,16 @@ def concepts(config: ConfigDict, splits: Sequence[str] = SPLITS) -> dict[str, li
     return {split: [own[0].concept for own in by_image(rows).values()] for split, rows in captions.items()}
 
 
-def _key(config: ConfigDict, stored: StoredSet, languages: tuple[str, ...]) -> str:
-    """A hash of everything that the features depend on."""
+def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...]) -> str:
+    """A hash of everything that the features depend on; without a set, of the encoders alone."""
     from cl2cm_jax.data.stored_sets import records_hash
 
     t, v = config.text, config.vision
     weights = [fingerprint("text", t.backbone, t.path or None)]
     if has_vision_backbone(config):  # precomputed features are in the records
         weights.append(fingerprint("vision", v.backbone, v.path or None))
-    inputs = [FORMAT, records_hash(stored), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
+    records = stored and records_hash(stored)
+    inputs = [FORMAT, records, weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
     inputs += [t.prefix] if t.prefix else []  # caches made before it stay valid
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
@@ -147,21 +149,50 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     """Runs the backbones over all splits and keeps their outputs."""
     from cl2cm_jax.data.stored_sets import read_captions, read_pictures
 
-    encode_text = text_encoder(config, configured_text(config))
+    encoders = f"{_key(config, None, ())} of {config.data.name}"
+    earlier = _earlier(folder.parent, encoders)
+    encode_text = text_encoder(config, configured_text(config), known=earlier.captions)
     encode_pictures, limit = _picture_encoder(config)
+    is_encoded = has_vision_backbone(config) and vision_first(config) is None
     read = {split: read_captions(stored, split) for split in SPLITS}
     for split in SPLITS:  # a missing language is found before any picture is encoded
         check_languages(read[split][0], split, languages[split])
 
     def write(split: str, place: Path) -> None:
         rows, frames = read[split]
+        digests = [reuse.digest(picture.files) for picture in read_pictures(stored, split)] if is_encoded else []
 
         def from_image(start: int) -> Iterator[np.ndarray]:
-            return encode_pictures(itertools.islice(read_pictures(stored, split), start, None))
+            def pictures() -> Iterator[Picture]:
+                return itertools.islice(read_pictures(stored, split), start, None)
+
+            if not is_encoded:
+                return encode_pictures(pictures())
+            return reuse.picture_features(
+                digests[start:],
+                earlier.pictures,
+                lambda is_new: encode_pictures(itertools.compress(pictures(), is_new)),
+            )
 
         write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
+        if is_encoded:
+            reuse.save_digests(place, digests)
 
-    write_cache(folder, write, about={"languages": languages})
+    write_cache(folder, write, about={"languages": languages, "encoders": encoders})
+
+
+def _earlier(parent: Path, encoders: str) -> reuse.Known:
+    """The newest features of the same encoders and another version of the set."""
+    complete = [path.parent for path in parent.glob("[!.]*/done.json")]
+    for folder in sorted(complete, key=lambda folder: folder.stat().st_mtime, reverse=True):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):  # it is damaged, or older
+            about = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+            if about["encoders"] == encoders:
+                languages = {split: tuple(names) for split, names in about["languages"].items()}
+                found = reuse.known(folder, read_splits(folder, languages))
+                logging.info("features: unchanged pictures and captions are taken from %s", folder)
+                return found
+    return reuse.NOTHING
 
 
 def write_cache(
