@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -131,6 +133,31 @@ def test_a_full_disk_is_one_line_and_the_next_start_goes_on(tmp_path: Path, size
     assert outcome.code == 2 and "Traceback" not in outcome.err and "File too large" in last and "/train" in last
     assert not list((tmp_path / "set" / "data" / "features").glob("[0-9a-f]*"))
     assert call(command.main, f"--config={config}").code == 0
+
+
+def test_two_processes_compute_the_same_features_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begun, go_on, written = threading.Event(), threading.Event(), []
+
+    def write(split: str, place: Path) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        place.mkdir(parents=True)
+        written.append(split)
+
+    def compute() -> None:
+        cache.write_cache(tmp_path / "a", write, about={}, splits=["train"])
+
+    threads = [threading.Thread(target=compute) for _ in range(2)]
+    with caplog.at_level(logging.INFO):
+        threads[0].start()
+        assert begun.wait(60)
+        threads[1].start()
+        threads[1].join(timeout=0.5)
+        assert "another process is working on" in caplog.text and threads[1].is_alive()
+        go_on.set()
+        for thread in threads:
+            thread.join()
+    assert written == ["train"] and (tmp_path / "a" / "done.json").exists()
 
 
 def test_a_clock_that_jumps_ahead_removes_no_features_that_a_process_computes(
