@@ -22,6 +22,7 @@ _FIXES = {
     errno.EACCES: "change the permissions, or name another place",
     errno.EPERM: "change the permissions, or name another place",
 }
+_NO_ROOM = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 _OTHER_PLACE = (errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _FIXES |= dict.fromkeys(_OTHER_PLACE, "name another place")
 
@@ -65,6 +66,19 @@ def one_line(error: BaseException, *, limit: int = 200) -> str:
     return printable(" ".join(str(error).split())[:limit]) or type(error).__name__
 
 
+def no_room(error: BaseException | None) -> str:
+    """The system's reason why a file could not be written, if the disk is full or the file too large; else "".
+
+    Libraries wrap this error in others of their own, and keep its text.
+    """
+    while error is not None:
+        for code, reason in _NO_ROOM.items():
+            if reason in str(error) or (isinstance(error, OSError) and error.errno == code):
+                return reason
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def exit_cleanly(command: Callable[[], None]) -> None:
     """Runs `command` as its own process: every foreseen end is one line without a traceback, and an exit code.
 
@@ -79,7 +93,7 @@ def exit_cleanly(command: Callable[[], None]) -> None:
             sys.exit(EXIT_CLOSED_PIPE)
         except KeyboardInterrupt:
             end_interrupted()
-        except (OSError, UserError) as error:
+        except Exception as error:
             if not print_user_error(error):
                 raise
             sys.exit(EXIT_USER_ERROR)
@@ -91,6 +105,8 @@ def print_user_error(error: BaseException) -> bool:
         text = f"{error} [docs/faq.md#{error.id}]" if error.id else str(error)
     elif isinstance(error, OSError) and error.errno in _FIXES:
         text = printable(f"{error.strerror}: {error.filename or 'a file'}; {_FIXES[error.errno]}")
+    elif reason := no_room(error):
+        text = f"{reason}: {one_line(error)}; free disk space"
     else:
         return False
     print(f"error: {text}", file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.evaluation.report import read_report
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.runtime.command_line import Arguments, resume_command, split_flags
 from cl2cm_jax.runtime.preemption import exit_stopped
@@ -67,8 +68,8 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, start: float) -> st
         return experiment.describe(experiment.build(config))
     experiment.check_workdir(workdir, config)
     if options.mode == "train" and results.is_finished(workdir):
-        table = (workdir / "results.md").read_text(encoding="utf-8")
-        return f"{table}\nfinished before: {workdir}; --mode=evaluate evaluates again, another --workdir trains again"
+        again = "--mode=evaluate evaluates again, another --workdir trains again"
+        return f"{read_report(workdir)}\nfinished before: {workdir}; {again}"
     built = experiment.build(config)
     if options.mode == "evaluate":
         measured = results.evaluate_and_write(built, workdir)

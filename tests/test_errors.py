@@ -43,6 +43,21 @@ def test_a_full_disk_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "error: No space left on device: runs/x; free disk space\n"
 
 
+def test_a_full_disk_that_a_library_reports_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        try:
+            raise ValueError("writing d/1 [OS error 28: No space left on device]")
+        except ValueError as error:
+            raise RuntimeError("the split\ncannot be written") from error
+
+    with pytest.raises(SystemExit) as end:
+        exit_cleanly(fail)
+    expected = "error: No space left on device: the split cannot be written; free disk space\n"
+    assert end.value.code == 2 and capsys.readouterr().err == expected
+    with pytest.raises(RuntimeError, match="a bug"):
+        exit_cleanly(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
+
+
 def test_a_symlink_loop_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(SystemExit) as end:

@@ -12,13 +12,15 @@ from typing import Any, TypedDict
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import RULE, Table
-from cl2cm_jax.json_file import read_json
-from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.json_file import parse_json
+from cl2cm_jax.runtime.checksums import read_checked, write_checked
 
 Metrics = Mapping[str, float]  # metric name -> value, as `retrieval.metrics` names them
 PerLanguage = Mapping[str, Metrics]
 
 ENOUGH_IMAGES = 50  # of a split: with fewer, a hit more or less is 2 points and more
+RESULTS_FILE, MARKDOWN_FILE = "results.json", "results.md"
+_AGAIN = "write it again with --mode=evaluate"
 SHORT_DIRECTION = {"text_to_vision": "t2v", "vision_to_text": "v2t"}
 SHOWN = {f"{d}/R@{k}": f"{SHORT_DIRECTION[d]} R@{k}" for d in DIRECTIONS for k in RECALL_AT} | {"SumR": "SumR"}
 RANKS = {"median_rank": "MedR", "mean_rank": "MeanR", "mAP": "mAP"}
@@ -209,6 +211,13 @@ def markdown_report(results: Results) -> str:
 
 def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
     """Writes results.md, then results.json into `directory`, atomically; returns (json, md) paths."""
+    path = directory / MARKDOWN_FILE
+    write_checked(path, markdown_report(results))
+    return write_results_json(directory, results), path  # last: a workdir with results.json is a finished one
+
+
+def write_results_json(directory: Path, results: Results) -> Path:
+    """Writes results.json alone."""
     content = {
         "protocol": results.protocol.as_dict(),
         "test": results.test,
@@ -222,17 +231,21 @@ def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
         "config": results.config,
         "seconds": results.seconds,
     }
-    paths = directory / "results.json", directory / "results.md"
-    write_text(paths[1], markdown_report(results))
-    write_text(paths[0], to_json(content))  # last: a workdir with results.json is a finished one
-    return paths
+    path = directory / RESULTS_FILE
+    write_checked(path, to_json(content))
+    return path
+
+
+def read_report(directory: Path) -> str:
+    """The text of results.md; raises UserError if it was changed."""
+    return read_checked(directory / MARKDOWN_FILE, fix=_AGAIN).decode("utf-8", errors="replace")
 
 
 def read_results(directory: Path) -> Results:
     """Reads the results.json of `write_results`; raises UserError if there is none, or it is damaged."""
-    path = directory / "results.json"
+    path = directory / RESULTS_FILE
     try:
-        content = read_json(path)
+        content = parse_json(read_checked(path, fix=_AGAIN))
         groups = {
             name: Group(group["test"], _read_protocol(group["protocol"])) for name, group in content["groups"].items()
         }
@@ -252,9 +265,7 @@ def read_results(directory: Path) -> Results:
             f"--workdir={directory} holds no results.json; finish its training, with the command that started it"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); write it again with --mode=evaluate"
-        ) from error
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); {_AGAIN}") from error
 
 
 def _read_protocol(content: Mapping[str, Any]) -> Protocol:

@@ -6,6 +6,7 @@ makes a new one, and an unchanged run reads it at once. An interrupted computati
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -30,12 +31,14 @@ from cl2cm_jax.data.media.clips import decode_clip
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.features import reuse
 from cl2cm_jax.features.caption_counts import CAPTION_COUNTS, CaptionCounts, count_captions, lost_captions
 from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
 from cl2cm_jax.models.backbone import VisionBackbone
 from cl2cm_jax.models.configured import check_trained_backbones, configured_text, configured_vision, fingerprint
 from cl2cm_jax.models.networks import FeatureShape
-from cl2cm_jax.runtime.atomic import remove_stale
+from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.runtime.checksums import add_checksums, has_checksums, verify_checksums, write_checksums
 from cl2cm_jax.runtime.storage import OnDisk, exclusive
 
 if TYPE_CHECKING:
@@ -141,15 +144,16 @@ def _folder(config: ConfigDict, stored: StoredSet, languages: tuple[str, ...]) -
     return before if (before / "done.json").exists() else now
 
 
-def _key(config: ConfigDict, stored: StoredSet, languages: tuple[str, ...], *, decoding: int) -> str:
-    """A hash of everything that the features depend on."""
+def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...], *, decoding: int) -> str:
+    """A hash of everything that the features depend on; without a set, of the encoders alone."""
     from cl2cm_jax.data.stored_sets import records_hash
 
     t, v = config.text, config.vision
     weights = [fingerprint("text", t.backbone, t.path or None)]
     if has_vision_backbone(config):  # precomputed features are in the records
         weights.append(fingerprint("vision", v.backbone, v.path or None))
-    inputs = [FORMAT, records_hash(stored), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
+    records = stored and records_hash(stored)
+    inputs = [FORMAT, records, weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
     inputs += [t.prefix] if t.prefix else []  # caches made before it stay valid
     inputs += [["decoding", decoding]] if decoding > 1 and has_vision_backbone(config) else []
@@ -160,21 +164,52 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     """Runs the backbones over all splits and keeps their outputs."""
     from cl2cm_jax.data.stored_sets import read_captions, read_pictures
 
-    encode_text = text_encoder(config, configured_text(config))
+    encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
+    earlier = _earlier(folder.parent, encoders)
+    encode_text = text_encoder(config, configured_text(config), known=earlier.captions)
     encode_pictures, limit = _picture_encoder(config)
+    is_encoded = has_vision_backbone(config) and vision_first(config) is None
     read = {split: read_captions(stored, split) for split in SPLITS}
     for split in SPLITS:  # a missing language is found before any picture is encoded
         check_languages(read[split][0], split, languages[split])
 
     def write(split: str, place: Path) -> CaptionCounts:
         rows, frames = read[split]
+        digests = [reuse.digest(picture.files) for picture in read_pictures(stored, split)] if is_encoded else []
 
         def from_image(start: int) -> Iterator[np.ndarray]:
-            return encode_pictures(itertools.islice(read_pictures(stored, split), start, None))
+            def pictures() -> Iterator[Picture]:
+                return itertools.islice(read_pictures(stored, split), start, None)
 
-        return write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
+            if not is_encoded:
+                return encode_pictures(pictures())
+            return reuse.picture_features(
+                digests[start:],
+                earlier.pictures,
+                lambda is_new: encode_pictures(itertools.compress(pictures(), is_new)),
+            )
 
-    write_cache(folder, write, about={"languages": languages})
+        vision_features = VisionFeatures(from_image, max(limit, frames))
+        counts = write_split(place, rows, languages[split], vision_features, encode_text)
+        if is_encoded:
+            reuse.save_digests(place, digests)
+        return counts
+
+    write_cache(folder, write, about={"languages": languages, "encoders": encoders})
+
+
+def _earlier(parent: Path, encoders: str) -> reuse.Known:
+    """The newest features of the same encoders and another version of the set."""
+    complete = [path.parent for path in parent.glob("[!.]*/done.json")]
+    for folder in sorted(complete, key=lambda folder: folder.stat().st_mtime, reverse=True):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):  # it is damaged, or older
+            about = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+            if about["encoders"] == encoders:
+                languages = {split: tuple(names) for split, names in about["languages"].items()}
+                found = reuse.known(folder, read_splits(folder, languages))
+                logging.info("features: unchanged pictures and captions are taken from %s", folder)
+                return found
+    return reuse.NOTHING
 
 
 def write_cache(
@@ -190,18 +225,27 @@ def write_cache(
       about: kept with the counts in done.json, which marks the cache as complete.
       splits: those that it holds.
     """
-    remove_stale(folder.parent, ".*.partial", seconds=_ABANDONED)
     with exclusive(folder.with_name(f".{folder.name}.lock")):
         if (folder / "done.json").exists():
             return  # another process made it meanwhile
         temporary = folder.with_name(f".{folder.name}.partial")
         counts = {}
+        _remove_abandoned(path for path in folder.parent.glob(".*.partial") if path != temporary)
         for split in splits:
             counts[split] = write(split, temporary / split)._asdict()
             os.utime(temporary)  # not abandoned
-        (temporary / "done.json").write_text(json.dumps(about | {CAPTION_COUNTS: counts}))
+        write_text(temporary / "done.json", json.dumps(about | {CAPTION_COUNTS: counts}))
+        write_checksums(temporary)
         shutil.rmtree(folder, ignore_errors=True)  # remains of one that was deleted or copied in part
         temporary.rename(folder)
+
+
+def _remove_abandoned(unfinished: Iterable[Path]) -> None:
+    """Removes unfinished features that are old and that no process is computing, whatever the clock says."""
+    for folder in unfinished:
+        if time.time() - folder.stat().st_mtime > _ABANDONED:
+            with contextlib.suppress(UserError), exclusive(folder.with_suffix(".lock"), busy=f"{folder} is in use"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_cache(folder: Path, languages: dict[str, tuple[str, ...]]) -> Corpora:
@@ -217,10 +261,15 @@ def read_cache(folder: Path, languages: dict[str, tuple[str, ...]]) -> Corpora:
 def read_splits(folder: Path, languages: dict[str, tuple[str, ...]]) -> dict[str, Corpus]:
     """As `read_cache`, of a cache that holds the splits that `languages` names.
 
+    Every file is read once and compared with its checksum; those that are mapped are then in the system's cache.
+
     Raises:
       UserError: it is damaged.
     """
+    if not has_checksums(folder):
+        add_checksums(folder)
     try:
+        verify_checksums(folder)
         return {split: _read_split(folder / split, split, languages[split]) for split in languages}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -289,7 +338,7 @@ def write_split(
         "caption_text": [row.caption for _, _, row in captions],
         "caption_origin": [row.origin for _, _, row in captions],
     }
-    (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
+    write_text(folder / "table.json", json.dumps(table, ensure_ascii=False))
     others = [row.language for own in images.values() for row in own if row.language not in languages]
     return count_captions([row.language for _, _, row in captions], encode_text.losses(texts, tokens), left_out=others)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from cl2cm_jax.config import cut_layer, reads_frozen
 from cl2cm_jax.data.corpus import CaptionFeatures, Ragged
 from cl2cm_jax.data.media.images import scaled
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.features.reuse import Row, copied
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.tokenizers import TokenBatch, prepared
@@ -119,6 +120,7 @@ class TextEncoder:
       frozen: whether the frozen backbone's words and sentences are used.
       lowercase: removes case and accents.
       prefix: of every caption; its pieces are words of it.
+      known: captions of which a batch is copied, if it holds no others; of the same backbone and options.
 
     Raises:
       UserError: the backbone takes no captions of that length.
@@ -133,6 +135,7 @@ class TextEncoder:
         frozen: bool = True,
         lowercase: bool = False,
         prefix: str = "",
+        known: Mapping[str, Row] | None = None,
     ):
         if backbone.max_tokens is not None and max_tokens > backbone.max_tokens:
             raise UserError(
@@ -142,6 +145,7 @@ class TextEncoder:
         self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
         self.max_tokens = max_tokens
         self._longer = functools.cache(functools.partial(backbone.tokenizer, max_tokens=max_tokens + 1))
+        self._known = known or {}
         self._tokenize = backbone.tokenizer(max_tokens=max_tokens)
         self._spread = spread(TEXT_BATCH)
         whole = self._spread.whole
@@ -187,7 +191,8 @@ class TextEncoder:
         rows_a_batch = self._spread.rows
         for start in range(space.done(CAPTIONS), len(order), rows_a_batch):
             rows = order[start : start + rows_a_batch]
-            self._fill(out, rows, TokenBatch(*(x[rows] for x in tokens)))
+            if not copied(out, rows, texts, self._known):
+                self._fill(out, rows, TokenBatch(*(x[rows] for x in tokens)))
             space.reached(CAPTIONS, min(start + rows_a_batch, len(order)))
         return out
 
@@ -243,8 +248,8 @@ def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:
     return out
 
 
-def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
-    """The encoder of the inputs of the configured networks.
+def text_encoder(config: ConfigDict, backbone: TextBackbone, *, known: Mapping[str, Row] | None = None) -> TextEncoder:
+    """The encoder of the inputs of the configured networks; `known` captions are copied.
 
     Raises:
       UserError: the backbone lacks the layers that the configuration names, or is limited to shorter captions.
@@ -257,6 +262,7 @@ def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
         frozen=reads_frozen(config),
         lowercase=config.text.lowercase,
         prefix=config.text.prefix,
+        known=known,
     )
 
 

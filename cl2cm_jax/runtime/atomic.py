@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,10 +35,3 @@ def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def remove_stale(parent: Path, pattern: str, *, seconds: float) -> None:
-    """Removes unfinished folders of killed processes: those last modified more than `seconds` ago."""
-    for folder in parent.glob(pattern):
-        if time.time() - folder.stat().st_mtime > seconds:
-            shutil.rmtree(folder, ignore_errors=True)

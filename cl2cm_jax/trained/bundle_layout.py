@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 from cl2cm_jax import __version__
 from cl2cm_jax.config import FIELDS, flatten, from_flat, has_vision_backbone
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.json_file import read_json
+from cl2cm_jax.json_file import parse_json
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.configured import text_spec, vision_spec
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.pretrained import weights_hash
+from cl2cm_jax.runtime.checksums import read_checked, write_checked
 
 _MOST_FILES = 1000  # of a bundle; each is read for its hash
 FORMAT = 1  # raise it when an older version of this package would misread a bundle
@@ -112,7 +113,7 @@ def write_manifest(folder: Path, config: ConfigDict, shape: FeatureShape, files:
     weights = hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
     manifest = Manifest(weights=weights, shape=shape, files=sums, config=public_config(flatten(config)))
     content = {"format": FORMAT, **asdict(manifest), "shape": shape._asdict()}
-    hub_folder.write_json(folder / MANIFEST, content)
+    write_checked(folder / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return manifest
 
 
@@ -124,7 +125,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = read_json(path)
+        content = parse_json(read_checked(path, fix="get a fresh copy of the bundle"))
         version = content["format"]
         if version != FORMAT:
             raise UserError(

@@ -34,8 +34,8 @@ from cl2cm_jax.models.trained_layers import text_layers, vision_layers
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import check_batch_size, make_mesh
 from cl2cm_jax.parallel.sharding import abstract
-from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.checkpoint import Checkpoints
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.runtime.overview import overview
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.steps.embed_step import Embedder
@@ -270,7 +270,7 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
             except OSError as error:
                 raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}); name another") from error
             stack.enter_context(exclusive(workdir / ".lock", busy=busy))
-            write_text(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, ensure_ascii=False) + "\n")
+            write_checked(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, ensure_ascii=False) + "\n")
 
         hosts.on_host_zero(lock)
         yield

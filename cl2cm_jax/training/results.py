@@ -16,7 +16,7 @@ from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.evaluators import run_evaluators
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
 from cl2cm_jax.evaluation.picture import draw_retrieval, hit_share, query_rows
-from cl2cm_jax.evaluation.report import Results, text_report, write_results
+from cl2cm_jax.evaluation.report import MARKDOWN_FILE, RESULTS_FILE, Results, text_report, write_results
 from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel import hosts
@@ -28,7 +28,7 @@ RANKS_FILE = "ranks.npz"
 
 def is_finished(workdir: Path) -> bool:
     """Whether the run of a workdir has ended: results.json is written last, after the table in results.md."""
-    return (workdir / "results.json").is_file() and (workdir / "results.md").is_file()
+    return (workdir / RESULTS_FILE).is_file() and (workdir / MARKDOWN_FILE).is_file()
 
 
 class Selected(NamedTuple):

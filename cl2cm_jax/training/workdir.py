@@ -16,13 +16,13 @@ from safetensors.numpy import load, save
 
 from cl2cm_jax.config import current_names, from_flat, student_first, vision_first
 from cl2cm_jax.errors import UserError, one_line
-from cl2cm_jax.json_file import read_json
+from cl2cm_jax.json_file import parse_json
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL, FeatureShape, Networks, vision_size
 from cl2cm_jax.models.pretrained import assign, check_tensors, shapes_of
 from cl2cm_jax.models.trained_layers import check_text_layers, in_two_parts
-from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.runtime.checksums import read_checked, write_checked
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -32,8 +32,7 @@ def save_student(workdir: Path, student: Params) -> str:
     """Writes the student's parameters; returns the name of these weights, a hash of the file."""
     arrays = {name: np.ascontiguousarray(array) for name, array in flatten_dict(student, sep="/").items()}
     content = save(arrays, metadata={"network": "student"})  # one entry, since the order of several is not fixed
-    with replacing(workdir / MODEL_FILE) as temporary:
-        temporary.write_bytes(content)
+    write_checked(workdir / MODEL_FILE, content)
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -50,7 +49,7 @@ def load_student(
     path = workdir / MODEL_FILE
     again = "run --mode=evaluate on the workdir to write it again"
     try:
-        content = path.read_bytes()
+        content = read_checked(path, fix=again)
         check_tensors(io.BytesIO(content))
         arrays = load(content)
     except (OSError, SafetensorError, ValueError) as error:
@@ -89,8 +88,8 @@ def _abstract(
 
 
 def read_fields(path: Path) -> dict[str, object]:
-    """The fields of a config.json; raises OSError or ValueError if it is missing or damaged."""
-    fields = read_json(path)
+    """The fields of a config.json; raises OSError or ValueError if it is missing or damaged, UserError if changed."""
+    fields = parse_json(read_checked(path, fix="restore it"))
     if not isinstance(fields, dict):
         raise ValueError("it holds no fields")
     return current_names(fields)

@@ -34,6 +34,7 @@ from cl2cm_jax.models.configured import text_backbone, vision_backbone
 from cl2cm_jax.models.files.torch_pickle import read_torch_pickle
 from cl2cm_jax.models.pretrained import read_npz, read_safetensors, weights_hash
 from cl2cm_jax.models.tokenizers import PIECES, HubTokenizer, SentencePieceTokenizer
+from cl2cm_jax.runtime.checksums import LIST_NAME
 from cl2cm_jax.search import vector_files
 from cl2cm_jax.search.entry import captions_to_text
 from cl2cm_jax.trained.bundle_layout import FORMAT, HEADS, MANIFEST, bundle_config, read_manifest
@@ -58,6 +59,7 @@ def of_folder(files: Files, name: str, read: Callable[[Path], object], *seeds: b
         for place, content in {**files, name: data}.items():
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             (folder / place).write_bytes(content)
+        (folder / LIST_NAME).unlink(missing_ok=True)  # as a stranger's file has no checksum, or the right one
         return read(folder)
 
     return Target(read=reads, seeds=lambda: seeds or (files[name],))

@@ -26,6 +26,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.report import read_results
 from cl2cm_jax.models import pretrained
 from cl2cm_jax.models.hub_folder import read_tensors
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.search.entry import captions_from_text
 from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST, bundle_config, read_manifest
 from fuzz.attempt import attempt
@@ -249,7 +250,7 @@ def test_a_bundle_lists_no_file_elsewhere(name, tmp_path) -> None:
     (tmp_path / "secret").write_text("x")
     about = json.loads((tmp_path / "it" / MANIFEST).read_text())
     about["files"][name] = "0" * 64
-    (tmp_path / "it" / MANIFEST).write_text(json.dumps(about))
+    write_checked(tmp_path / "it" / MANIFEST, json.dumps(about))
     with pytest.raises(UserError, match="which is outside"):
         read_manifest(tmp_path / "it")
 

@@ -12,6 +12,7 @@ from support.colour_encoder import paint
 from cl2cm_jax.config import defaults, flatten
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.search import index_command as command
 from cl2cm_jax.trained.bundle_layout import MANIFEST
 from cl2cm_jax.training.workdir import CONFIG_FILE
@@ -144,7 +145,7 @@ def finished(workdir: Path, paths: Sequence[Path | str], **data: str) -> None:
     vectors = np.eye(3, dtype=np.float32)[:count]
     save_gallery(workdir / GALLERY_FILE, Gallery(vectors, names, names, tuple(map(str, paths)), "step 10"))
     fields = flatten(defaults()) | {f"data.{name}": value for name, value in data.items()}
-    (workdir / CONFIG_FILE).write_text(json.dumps(fields))
+    write_checked(workdir / CONFIG_FILE, json.dumps(fields))
 
 
 def test_a_workdir_without_images_indexes_its_gallery(run, photos, tmp_path, monkeypatch) -> None:

@@ -25,6 +25,7 @@ pytest.importorskip("tensorflow")
 from cl2cm_jax import config as configuration
 from cl2cm_jax import main
 from cl2cm_jax.data.batches import batches
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.runtime.metrics import MetricWriter
 from cl2cm_jax.search import __main__ as search
 from cl2cm_jax.training import experiment, loop, results
@@ -255,7 +256,7 @@ def test_a_workdir_of_an_earlier_version_resumes(finished: tuple[Path, Outcome],
     shutil.copytree(finished[0], workdir)
     fields = json.loads((workdir / "config.json").read_text())
     del fields["student.text.start"], fields["train.targets_per_image"]
-    (workdir / "config.json").write_text(json.dumps(fields))
+    write_checked(workdir / "config.json", json.dumps(fields))
     other = training(home, workdir, "train.targets_per_image=2")
     assert other.code == 2 and "train.targets_per_image (1 there, 2 now)" in other.err
     assert training(home, workdir).code == 0
@@ -328,7 +329,7 @@ def test_a_damaged_config_in_the_workdir(
 ) -> None:
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
-    (workdir / "config.json").write_text(content)
+    write_checked(workdir / "config.json", content)
     for outcome in (training(home, workdir), call(search.main, f"--workdir={workdir}", "red car")):
         assert outcome.code == 2 and "config.json" in outcome.err and "Traceback" not in outcome.err
 
