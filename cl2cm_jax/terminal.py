@@ -71,8 +71,11 @@ def log_to_stderr(*, level: int = logging.WARNING, format: str = "%(levelname)s:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.captureWarnings(True)
-    warnings.formatwarning = lambda message, category, *_, **__: printable(f"{category.__name__}: {message}")
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    logging.getLogger("py.warnings").warning("%s: %s", category.__name__, message)
 
 
 class _PrintableRecords(logging.Formatter):

@@ -32,12 +32,11 @@ def is_harmless(text: str) -> bool:
 
 @pytest.fixture
 def logging_restored() -> Iterator[None]:
-    root, shown = logging.getLogger(), (warnings.showwarning, warnings.formatwarning)
+    root, shown = logging.getLogger(), warnings.showwarning
     handlers, level = root.handlers[:], root.level
     yield
-    root.handlers[:], warnings.showwarning, warnings.formatwarning = handlers, *shown
+    root.handlers[:], warnings.showwarning = handlers, shown
     root.setLevel(level)
-    logging.captureWarnings(False)
 
 
 def test_control_characters_are_escaped_and_others_stay() -> None:

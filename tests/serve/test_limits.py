@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import socket
 import sys
 import time
@@ -202,6 +203,51 @@ def test_a_rate_refills() -> None:
     now = 2.0
     assert [rate.wait("a") for _ in range(3)] == [0.0, 0.0, 1.0]
     assert [rate.wait(f"2001:db8::{number:x}") for number in range(61)][-1] > 0  # one household
+
+
+def test_http_1_0(server) -> None:
+    reply = talk(server.port, b"GET /api/about HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    assert b" 200 " in reply.partition(b"\r\n")[0] and b'"pictures":5' in reply
+    assert b" 421 " in talk(server.port, b"GET /api/about HTTP/1.0\r\n\r\n").partition(b"\r\n")[0]  # no host
+
+
+def test_pipelined_requests_are_answered_in_order(server) -> None:
+    path = b"/api/search?q=%d&top=1"
+    asked = [b"GET " + path % number + b" HTTP/1.1\r\nHost: localhost\r\n\r\n" for number in range(5)]
+    reply = talk(server.port, b"".join(asked) + ABOUT)
+    assert reply.count(b"HTTP/1.1 200") == 6
+    assert re.findall(rb'"query":"(\d)"', reply) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"zz\r\n{}\r\n0\r\n\r\n",
+        b"-1\r\n{}\r\n",
+        b"fffffffffffffffffffff\r\n{}",
+        b"2;" + b"x" * 70_000,
+        b"\0" * 99 + b"\r\n",
+    ],
+)
+def test_chunks_that_are_not_valid(server, body) -> None:
+    head = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    reply = talk(server.port, head, body)
+    assert reply.count(b"HTTP/1.1 ") == 1 and reply.startswith(b"HTTP/1.1 400")
+    assert server.ask("/api/about").status == 200
+
+
+def test_no_other_site_may_read_answers(server) -> None:
+    preflight = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    replies = [server.ask("/api/search?q=a", method="OPTIONS", headers=preflight), server.ask("/api/about")]
+    assert [reply.status for reply in replies] == [403, 200]
+    assert not [name for reply in replies for name in reply.headers if name.startswith("access-control")]
+
+
+def test_ranges_and_conditions_are_ignored(server) -> None:
+    whole = server.ask("/app.js")
+    for headers in ({"Range": "bytes=0-1"}, {"Range": "bytes=" + "0-," * 4000}, {"If-Modified-Since": "x"}):
+        reply = server.ask("/app.js", headers=headers)
+        assert (reply.status, reply.content) == (200, whole.content)
 
 
 @pytest.mark.parametrize(
