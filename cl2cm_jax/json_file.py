@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 10_000_000  # bytes of a file
+MOST_OF_A_RECORD = 100_000  # values of one line or of one sample
 MOST_VALUES = 500_000  # in lists and objects; an empty one takes 3 bytes of a file and 60 of memory
 _BITS_64 = 2**63
 
@@ -26,8 +27,8 @@ def read_json(path: Path, *, largest: int = LARGEST, values: int = MOST_VALUES, 
     return parse_json(content, values=values, strict=strict)
 
 
-def parse_json(content: bytes, *, values: int = MOST_VALUES, strict: bool = True) -> Any:
-    """Parses JSON in UTF-8 with at most `values` values.
+def parse_json(content: bytes | str, *, values: int = MOST_VALUES, strict: bool = True) -> Any:
+    """Parses JSON, bytes as UTF-8, with at most `values` values.
 
     Args:
       content: the text.
@@ -37,12 +38,13 @@ def parse_json(content: bytes, *, values: int = MOST_VALUES, strict: bool = True
     Raises:
       ValueError: it is damaged, nested too deeply, or has more values.
     """
-    count = sum(map(content.count, (b",", b"[", b"{")))
+    text = content if isinstance(content, str) else content.decode("utf-8")
+    count = sum(map(text.count, ",[{"))
     if count > values:
         raise ValueError(f"it has about {count:,} values, and {values:,} are read")
     checks: Any = {"object_pairs_hook": _object, "parse_float": _float, "parse_int": _int, "parse_constant": _constant}
     try:
-        return json.loads(content.decode("utf-8"), **(checks if strict else {}))
+        return json.loads(text, **(checks if strict else {}))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

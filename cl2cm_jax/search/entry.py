@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.json_file import MOST_OF_A_RECORD, parse_json
 from cl2cm_jax.languages import canonical, is_code, spellings
 
 Captions = Mapping[str, tuple[str, ...]]  # by language
@@ -145,12 +146,12 @@ def _size(content: object) -> int:
 def captions_from_text(text: str) -> Captions:
     """Reads the output of `captions_to_text`; damaged text gives no captions."""
     try:
-        found: Any = json.loads(text or "{}")
+        found: Any = parse_json(text or "{}", values=MOST_OF_A_RECORD, strict=False)
         captions: dict[str, tuple[str, ...]] = {}
         for language, texts in found.items():
             code = canonical(str(language))
             captions[code] = captions.get(code, ()) + tuple(map(str, texts))
         json.dumps(captions, ensure_ascii=False).encode()  # raises on a lone surrogate
         return captions
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (ValueError, AttributeError, TypeError):
         return {}

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from cl2cm_jax.data.captions import Caption
 from cl2cm_jax.data.readers.caption_file import checked_row, known_split
+from cl2cm_jax.json_file import MOST_OF_A_RECORD, parse_json
 from cl2cm_jax.languages import canonical, is_translation
 
 _LINE_END = re.compile(r"\r\n?|\n")
@@ -87,8 +88,9 @@ def _entries(text: bytes | None, description: dict[str, Any], source: str) -> It
 
 def _object(described: bytes | None) -> dict[str, Any]:
     try:
-        found = json.loads(described.decode("utf-8-sig")) if described is not None else {}
-    except (ValueError, RecursionError) as error:
+        text = "{}" if described is None else described.decode("utf-8-sig")
+        found = parse_json(text, values=MOST_OF_A_RECORD, strict=False)
+    except ValueError as error:
         raise SampleError("json", f"is not JSON in UTF-8 ({error}); fix it") from error
     if not isinstance(found, dict):
         raise SampleError("json", f"is a JSON {type(found).__name__}; write an object")

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from cl2cm_jax.data.readers.text_lines import read_gzipped
 from cl2cm_jax.errors import UserError, shortened
+from cl2cm_jax.json_file import MOST_OF_A_RECORD, parse_json
 from cl2cm_jax.languages import is_code
 
 LIMIT = 80  # characters of a cell that are shown
@@ -157,8 +158,8 @@ def json_cells(text: str, *, path: str, columns: Columns) -> Iterator[tuple[int,
 
 def _json_row(line: str, columns: Columns) -> Cells:
     try:
-        cells = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        cells = parse_json(line, values=MOST_OF_A_RECORD, strict=False)
+    except ValueError as error:
         return BadRow("line", f"is not JSON ({error}); write one object a line")
     if not isinstance(cells, dict):
         return BadRow("line", f"is a JSON {type(cells).__name__}; write one object a line")

@@ -114,6 +114,7 @@ def test_line_numbers_count_quoted_line_breaks(tmp_path: Path) -> None:
         (b"not json", "line", "is not JSON"),
         (b"[1, 2]", "line", "JSON list"),
         (b"[" * 200_000, "line", "is not JSON"),
+        (b'{"image": [' + b"[]," * 100_000 + b"[]]}", "line", "values, and 100,000 are read"),
         (b'{"image": ' + b"[" * 500 + b"]" * 500 + b', "language": "en", "caption": "x"}', "image", "is a JSON list"),
         (b'{"image": "a", "language": "en"}', "caption", "is missing"),
         (b'{"image": "a", "language": "en", "caption": 3}', "caption", "write a string"),

@@ -224,6 +224,11 @@ JPEG = picture(1)
         ({"x.jpg": JPEG, "x.txt": b"a" * 1_000_001}, "x.txt: has 1,000,001 bytes, over the limit of 1,000,000"),
         ({"x.jpg": JPEG, "x.json": b"{"}, "x.json: is not JSON in UTF-8"),
         ({"x.jpg": JPEG, "x.json": b"[" * 100_000}, "x.json: is not JSON in UTF-8"),
+        (
+            {"x.jpg": JPEG, "x.json": b'{"a": [' + b"[]," * 99_999 + b"[]]}"},
+            "x.json: is not JSON in UTF-8 (it has about 200,001 values",
+        ),
+        ({"x.jpg": JPEG, "x.json": b'{"split": ' + b"[" * 900 + b"]" * 900 + b"}"}, "x.json: split"),
         ({"x.jpg": JPEG, "x.json": b"[]"}, "x.json: is a JSON list; write an object"),
         ({"x.jpg": JPEG, "x.json": b'{"caption": 7}'}, "x.json: caption in 'en' is 7; write text"),
         ({"x.jpg": JPEG, "x.json": b'{"captions": ["a"]}'}, 'x.json: captions is ["a"]; write an object by language'),
