@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -55,6 +57,17 @@ class ImageEncoder:
 
         self._forward = jax.jit(forward)
 
+    def _compile(self) -> None:
+        with contextlib.suppress(Exception):  # raised again where it is used
+            self._compiled  # noqa: B018
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[[Params, jax.Array], jax.Array]:
+        """The function of the backbone's own parameters, see `_forward`."""
+        p, size = self._prepare, self._prepare.image_size
+        pixels = p(np.zeros((self._spread.rows, size, size, 3), np.uint8))
+        return self._forward.lower(self._params, self._spread.split(pixels)).compile()
+
     def __call__(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> np.ndarray:
         """Maps uint8 pictures (H, W, 3) of any sizes to features (n, F, d) float32; `params` replace the backbone's."""
         rows = list(self.each(images, params=params))
@@ -62,13 +75,19 @@ class ImageEncoder:
 
     def each(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> Iterator[np.ndarray]:
         """The features (F, d) of each picture, as above; pictures are read lazily."""
-        params = self._params if params is None else self._spread.whole(params)
-        p = self._prepare
+        p, given = self._prepare, None if params is None else self._spread.whole(params)
+        compiling = threading.Thread(target=self._compile)
+        if given is None:
+            compiling.start()  # while the first pictures are read
         pictures = (scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter) for image in images)
-        computing: Sequence[jax.Array] = ()  # a batch, while the pictures of the next are read
+        computing: Sequence[jax.Array] | jax.Array = ()  # a batch, while the pictures of the next are read
         while waiting := list(itertools.islice(pictures, self._spread.rows)):
             filled = np.stack(waiting + waiting[-1:] * (self._spread.rows - len(waiting)))
-            features = self._forward(params, self._spread.split(p(filled)))[: len(waiting)]
+            batch = self._spread.split(p(filled))
+            if given is None:
+                compiling.join()
+            output = self._compiled(self._params, batch) if given is None else self._forward(given, batch)
+            features = output[: len(waiting)]
             yield from np.asarray(computing)
             computing = features
         yield from np.asarray(computing)

@@ -78,7 +78,7 @@ def application(options: argparse.Namespace, token: str) -> ASGIApp:
     from cl2cm_jax.serve.app import create_app
     from cl2cm_jax.serve.language import detector
     from cl2cm_jax.serve.limits import Limits
-    from cl2cm_jax.serve.pictures import Pictures
+    from cl2cm_jax.serve.pictures import Pictures, cache_folder
     from cl2cm_jax.serve.service import Service
     from cl2cm_jax.serve.workers import Workers
 
@@ -99,8 +99,7 @@ def application(options: argparse.Namespace, token: str) -> ASGIApp:
     workers = Workers()
     service = Service(index, model, detector(model.languages), workers)
     service.warm()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl2cm_jax"
-    return create_app(service, Pictures(root, workers, kept=cache / "thumbnails"), limits)
+    return create_app(service, Pictures(root, workers, kept=cache_folder()), limits)
 
 
 def _indexed_folder(root: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -23,6 +24,14 @@ THUMBNAIL, LARGE = 480, 1600  # pixels of the longer side
 IN_MEMORY, ON_DISK = 50_000_000, 1_000_000_000  # bytes, limits for the encoded pictures; a thumbnail has about 20 kB
 
 log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path | None:
+    """Where thumbnails are kept between two starts of the service; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl2cm_jax" / "thumbnails"
+    except RuntimeError:
+        return None
 
 
 class Pictures:
@@ -133,6 +142,7 @@ class DiskCache:
 
     def __init__(self, folder: Path, limit: int):
         self._folder, self._limit, self._lock, self._bytes = folder, limit, threading.Lock(), limit
+        self._has_warned = False
         with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures of one user
             self._bytes = sum(file.stat().st_size for file in folder.glob("*.webp"))
@@ -154,7 +164,9 @@ class DiskCache:
                 if self._bytes > self._limit:
                     self._bytes = self._shrink()
         except OSError as error:
-            log.warning("thumbnails are not kept in %s (%s)", self._folder, error.strerror)
+            if not self._has_warned:
+                log.warning("thumbnails are not kept in %s (%s)", self._folder, error.strerror)
+            self._has_warned = True
 
     def _shrink(self) -> int:
         """Removes the oldest files until four fifths of the limit are left; returns the bytes that are left."""

@@ -79,7 +79,19 @@ def test_a_folder_that_cannot_be_written_costs_no_answer(
     (tmp_path / "file").touch()
     pictures = Pictures(str(folder), Slow(), kept=tmp_path / "file" / "thumbnails")
     assert pictures.webp("red.png", size=480) == b"red.png 480 1" == pictures.webp("red.png", size=480)
+    assert pictures.webp("red.png", size=1600) == b"red.png 1600 2"
     assert [record.getMessage().partition(" in ")[0] for record in caplog.records] == ["thumbnails are not kept"]
+
+
+def test_the_cache_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert module.cache_folder() == tmp_path / "cl2cm_jax" / "thumbnails"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert module.cache_folder() == tmp_path / ".cache" / "cl2cm_jax" / "thumbnails"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    assert module.cache_folder() is None
 
 
 def test_memory_holds_bytes_not_items(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -336,3 +336,15 @@ def test_a_header_cut_anywhere_is_refused_in_one_way(file_format: str) -> None:
             read_header(data[:length])
         except (ValueError, IndexError, struct.error) as error:
             assert not isinstance(error, HeaderError)
+
+
+def test_the_first_view_of_a_stereo_photograph_is_a_still_picture() -> None:
+    image, other = noisy(), Image.new("RGB", (64, 48), "red")
+    data = encoded(image, "MPO", save_all=True, append_images=[other], quality=95)
+    np.testing.assert_array_equal(decode(data, on_animated="refuse"), decode(encoded(image, "JPEG", quality=95)))
+
+
+@pytest.mark.parametrize("file_format", ["ICO", "TGA", "PPM", "EPS", "PCX", "ICNS"])
+def test_other_formats_are_refused(file_format: str) -> None:
+    with pytest.raises(ImageError, match="not an image of a known format"):
+        decode(encoded(noisy((16, 16)), file_format))

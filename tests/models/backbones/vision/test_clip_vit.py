@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -236,3 +239,35 @@ def test_a_missing_folder_names_the_field(folder: Path) -> None:
     with pytest.raises(UserError, match="preprocessor_config.json cannot be read"):
         vision_backbone("clip_vit", folder)
     assert len(fingerprint("vision", "clip_vit", folder)) == 64
+
+
+def test_the_tower_is_compiled_once_while_the_first_pictures_are_read(folder: Path) -> None:
+    encoder, compiled = ImageEncoder(vision_backbone("clip_vit", folder), pool="backbone"), threading.Event()
+    lower = encoder._forward.lower
+    seen = []
+
+    def lowered(*arguments: object) -> object:
+        seen.append(arguments)
+        compiled.set()
+        return lower(*arguments)
+
+    encoder._forward = SimpleNamespace(lower=lowered)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def pictures() -> Iterator[np.ndarray]:
+        assert compiled.wait(60)  # before any picture is there
+        yield np.zeros((30, 40, 3), np.uint8)
+
+    first, again = encoder(pictures()), encoder(pictures())
+    np.testing.assert_array_equal(first, again)
+    assert len(seen) == 1
+    own = ImageEncoder(vision_backbone("clip_vit", folder), pool="backbone")
+    params = vision_backbone("clip_vit", folder).params
+    np.testing.assert_array_equal(own([np.zeros((30, 40, 3), np.uint8)], params=params), first)
+
+
+def test_an_error_in_compiling_is_raised_where_the_tower_is_used(folder: Path, capfd: pytest.CaptureFixture) -> None:
+    encoder = ImageEncoder(vision_backbone("clip_vit", folder), pool="backbone")
+    encoder._params = {}  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(KeyError):
+        encoder([np.zeros((30, 40, 3), np.uint8)])
+    assert "Traceback" not in capfd.readouterr().err
