@@ -49,6 +49,7 @@ class Service:
         self._encoding, self._workers = threading.Lock(), workers or Workers()
         self._waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
         self._text = lru_cache(_CACHED)(self._encode_text)
+        self._unread = lru_cache(_CACHED)(lambda query: query_notice(self.model.encoder, query))
 
     def warm(self) -> None:
         """Compiles the model, so that the first query and the first picture are as fast as later ones."""
@@ -62,9 +63,7 @@ class Service:
 
     def notice(self, query: str, filters: Filters) -> str:
         """What of a query and its filters cannot be answered, in one line; "" if nothing."""
-        with self._encoding:
-            unread = query_notice(self.model.encoder, query) if query else ""
-        return unread or without_captions(filters.language, self.caption_languages)
+        return self._unread(query) or without_captions(filters.language, self.caption_languages)
 
     def by_picture(self, content: bytes, *, top: int, filters: Filters) -> list[Found]:
         """The best entries for the bytes of a picture.

@@ -68,7 +68,7 @@ def test_source_of_the_configuration_is_the_language_of_plain_captions(tmp_path:
 def test_beam_that_is_not_installed_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam", None)  # the import then fails
     builder = open_set("captions", tmp_path / "data", shards=str(write_shards(tmp_path / "shards")))
-    with pytest.raises(UserError, match=r"beam_runner='DirectRunner' needs apache_beam, .* in an environment of its"):
+    with pytest.raises(UserError, match=r"package apache_beam is not installed; .* in an environment of its own"):
         prepare(builder, beam_runner="DirectRunner")
     prepare(builder)
     prepare(builder, beam_runner="DirectRunner")  # the set is there: nothing needs Beam any more
