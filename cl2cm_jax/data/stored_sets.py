@@ -31,6 +31,7 @@ from cl2cm_jax.data.readers.problems import report_problems
 from cl2cm_jax.data.readers.shards import read_picture
 from cl2cm_jax.data.readers.usable_images import row_from_json
 from cl2cm_jax.errors import UserError, no_room
+from cl2cm_jax.json_file import parse_json
 from cl2cm_jax.languages import canonical
 from cl2cm_jax.runtime.checksums import add_checksums, has_checksums, read_checked, write_checked, write_checksums
 from cl2cm_jax.runtime.storage import exclusive
@@ -265,7 +266,7 @@ def records_hash(stored: StoredSet) -> str:
     """A hash of the records of a built set, from its fingerprint.json; computed once for sets that have none yet."""
     folder = Path(stored.data_dir)
     try:
-        return json.loads(read_checked(folder / _FINGERPRINT, fix="it is computed again"))["records"]
+        return parse_json(read_checked(folder / _FINGERPRINT, fix="it is computed again"))["records"]
     except (OSError, UserError, ValueError, KeyError, TypeError):
         return _write_fingerprint(folder)
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.json_file import read_json
 from cl2cm_jax.runtime.atomic import replacing, write_text
 from cl2cm_jax.runtime.storage import exclusive
 
@@ -106,8 +107,8 @@ def _listed(folder: Path) -> dict[str, int]:
     if not has_checksums(folder):
         return {}
     try:
-        return dict(json.loads((folder / LIST_NAME).read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError):
+        return dict(read_json(folder / LIST_NAME))
+    except (ValueError, TypeError):
         raise ValueError(f"{LIST_NAME} is damaged") from None
 
 

@@ -41,7 +41,7 @@ def test_changed_files_are_named(folder):
         verify_checksums(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0\0", b"{", b"3"])
+@pytest.mark.parametrize("content", [b"", b"\0\0", b"{", b"3", b"[" * 100_000, b'{"a": 1, "a": 2}', b'{"a": NaN}'])
 def test_a_damaged_list_is_an_error(folder, content):
     (folder / LIST_NAME).write_bytes(content)
     with pytest.raises(ValueError, match="checksums.json is damaged"):

@@ -23,7 +23,7 @@ from cl2cm_jax.json_file import read_json
 
 _LARGEST, _MOST_VALUES = 200_000_000, 3_000_000  # of the file; XLM-R's has 17 MB and 750,000 values
 _MOST_PARTS, _MOST_PATTERNS, _MOST_ADDED = 24, 8, 2000
-_MOST_OF_ADDED, _MOST_CHANGES = 50_000, 100  # their characters; where the kind changes, the library indexes them anew
+_MOST_OF_ADDED, _MOST_CHANGES = 50_000, 200  # their characters; where the kind changes, the library indexes them anew
 _LONGEST_PIECE, _SHORT, _LONGEST_STRING = 256, 32, 100  # characters of a piece, a parameter, a text that is replaced
 _LONGEST_WORD = 100  # characters of a word that WordPiece looks up, in quadratic time; BERT's
 MAX_GROWTH = 20  # characters that replace one; NFKC's longest has 18

@@ -134,7 +134,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "many added": ({"added_tokens": [{"id": 4, "content": str(i)} for i in range(2001)]}, "at most 2,000"),
     "long added": ({"added_tokens": [{"id": 4, "content": "a" * 257}]}, "no text of 1 to 256"),
     "mixed added": (
-        {"added_tokens": [{"id": 4, "content": str(i), "special": i % 2 == 0} for i in range(102)]}, "are mixed"),
+        {"added_tokens": [{"id": 4, "content": str(i), "special": i % 2 == 0} for i in range(202)]}, "are mixed"),
     "deep elsewhere": ({"decoder": json.loads("[" * 900 + "]" * 900)}, ""),
 }  # fmt: skip
 
