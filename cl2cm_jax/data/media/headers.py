@@ -32,9 +32,7 @@ _TABLES = frozenset({*_SIZES, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE})  # segm
 _APP1 = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")  # the first segment of each kind is read
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel of a PNG by its type of colour
-_PNG_PARTS = frozenset(
-    {b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}
-)  # chunks that are read besides those whose name begins in upper case
+_PNG_PARTS = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})  # read besides all that begin in upper case
 _ORIENTED = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # keywords of texts that can hold the orientation
 
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -145,9 +143,11 @@ def _png(content: bytes) -> Header:
         if place + 8 > len(content):
             break
         length, kind = struct.unpack_from(">I4s", content, place)
-        keyword = b"" if kind[:1].isupper() or kind in _PNG_PARTS else _oriented(kind, content, place + 8, length)
+        makes_pixels = kind[:1].isupper() or kind in _PNG_PARTS
+        keyword = b"" if makes_pixels else _oriented(kind, content, place + 8, length)
         if keyword is not None and keyword not in seen:
-            parts.append(memoryview(content)[place : place + 12 + length])
+            at = 2 if keyword else len(parts)  # before the pixels, so that they need not be decoded for it
+            parts.insert(at, memoryview(content)[place : place + 12 + length])
             seen |= {keyword} - {b""}
         place += 12 + length
         if kind == b"IEND":
@@ -158,7 +158,9 @@ def _png(content: bytes) -> Header:
 
 
 def _oriented(kind: bytes, content: bytes, start: int, length: int) -> bytes | None:
-    """The keyword of a small text that may state the orientation; None of any other part of a PNG."""
+    """The name of a part of a PNG that may state the orientation, or of a small text that may; else None."""
+    if kind == b"eXIf":
+        return kind
     keyword = next((word for word in _ORIENTED if content.startswith(word + b"\0", start)), None)
     if keyword is None or kind not in (b"tEXt", b"zTXt", b"iTXt") or length > MAX_TEXT:
         return None

@@ -143,6 +143,16 @@ def test_the_orientation_in_a_text_of_a_png_is_kept() -> None:
         assert decode(encoded(image, "PNG", pnginfo=text)).shape == (4, 2, 3)
 
 
+def test_the_tags_of_a_png_are_found_without_its_pixels() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    exif_chunk = b"eXIf", exif.tobytes()[6:]
+    data = png(ihdr(1, 1), (b"IDAT", b"no pixels"), exif_chunk, exif_chunk, (b"IEND", b""))
+    with open_picture(data) as image:
+        assert image.getexif()[0x0112] == 3
+    assert content_of(data).count(b"eXIf") == 1
+
+
 def test_a_png_of_endless_chunks_is_refused() -> None:
     with pytest.raises(ImageError, match="has over 100,000 chunks; save it anew"):
         decode(png(ihdr(1, 1), *[(b"IDAT", b"")] * 105_000, *PIXEL))
