@@ -110,10 +110,10 @@ def _subtag(part: str) -> str:
 
 
 def counted(counts: Mapping[str, int], *, limit: int = 8) -> str:
-    """Languages with their number of captions, the most frequent first: "fi 80, hi 12 and 3 more languages"."""
+    """Names with their numbers, the most frequent first: "fi 80, hi 12 and 3 more"."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    listed = ", ".join(f"{language} {count:,}" for language, count in ranked[:limit])
-    return listed + (f" and {len(ranked) - limit} more languages" if len(ranked) > limit else "")
+    listed = ", ".join(f"{name} {count:,}" for name, count in ranked[:limit])
+    return listed + (f" and {len(ranked) - limit} more" if len(ranked) > limit else "")
 
 
 def canonical_all(codes: Iterable[str]) -> tuple[str, ...]:

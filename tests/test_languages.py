@@ -67,4 +67,4 @@ def test_languages_of_a_configuration() -> None:
 def test_counts_are_one_bounded_line() -> None:
     assert counted({"fi": 2, "hi": 1_000}) == "hi 1,000, fi 2"
     many = counted({f"x{number:03}": 1 for number in range(100)})
-    assert many.endswith(" and 92 more languages")
+    assert many.endswith(" and 92 more")

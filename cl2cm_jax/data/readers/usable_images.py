@@ -22,12 +22,16 @@ from cl2cm_jax.data.readers.feature_file import FeatureFile
 from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_against
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
+from cl2cm_jax.languages import counted
 
 # pictures and films of cameras, phones and browsers that are not decoded, and what SUFFIXES lacks
 _UNREAD = frozenset(
     ".heic .heif .avif .jxl .jp2 .jfif .jpe .svg .psd .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .mov .mp4 .m4v .avi "
     ".mkv .webm .mpg .3gp".split()
 ) - frozenset(SUFFIXES)
+
+
+_ENDINGS = 100  # of a shard, that are counted
 
 
 def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, mapper: Mapper) -> CaptionTable:
@@ -91,7 +95,12 @@ def from_shards(
         reason = "has no split, where other samples have one; name it in its .json"
         problems += [_of_sample(rows[0], reason) for rows in images if not rows[0].split]
         images = [rows for rows in images if rows[0].split]
-    contents = {key: content for *_, hashes in reversed(found) for key, content in hashes.items()}  # the first counts
+    contents = {
+        key: content for *_, hashes, _ in reversed(found) for key, content in hashes.items()
+    }  # the first counts
+    if unread := sum((Counter(counts) for *_, counts in found), Counter[str]()):
+        reason = f"files of samples that are not read, by ending: {counted(unread)}"
+        problems.append(Problem(shards[0], None, "shard", reason, is_note=True, is_logged=True))
     table = CaptionTable([row for rows in images for row in rows], problems)
     return merge_equal(table, contents, file=file or shards[0])
 
@@ -127,9 +136,10 @@ def _unused(file: str, line: int | None, field: str, image: str) -> Problem:
 
 
 def _shard_as_json(path: str, *, source: str, frames: int) -> list[Any]:
-    """A shard in a form that a pipeline can pass on: rows of samples, keys of those left out, problems, hashes."""
+    """A shard as JSON, which a pipeline can pass on: the fields of `Shard`, problems as lists."""
     shard = read_shard(path, source=source, frames=frames)
-    return [shard.samples, shard.left_out, [astuple(problem) for problem in shard.problems], shard.contents]
+    problems = [astuple(problem) for problem in shard.problems]
+    return [shard.samples, shard.left_out, problems, shard.contents, dict(shard.unread.most_common(_ENDINGS))]
 
 
 def _merged(shards: Iterable[Sequence[Any]]) -> tuple[dict[str, list[Caption]], set[str], list[Problem]]:
@@ -137,7 +147,7 @@ def _merged(shards: Iterable[Sequence[Any]]) -> tuple[dict[str, list[Caption]], 
     samples: dict[str, list[Caption]] = {}
     left_out: set[str] = set()
     problems: list[Problem] = []
-    for good, bad, reasons, _ in shards:
+    for good, bad, reasons, *_ in shards:
         problems += [Problem(*reason) for reason in reasons]
         left_out.update(bad)
         for rows in ([row_from_json(cells) for cells in sample] for sample in good):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -435,3 +436,13 @@ def test_a_caption_of_several_lines_that_the_json_repeats_is_one(tmp_path: Path)
         ("en", "a dog by the sea", "human"),
         ("de", "ein Hund", "machine"),
     ]
+
+
+def test_files_of_other_endings_are_counted_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_shards(tmp_path / "s")
+    write_shard(folder / "9.tar", files_of(20) | {"000000020.cls": b"3", "000000020.caption.txt": b"x"} | files_of(21))
+    write_shard(folder / "99.tar", files_of(22) | {"000000022.cls": b"4"})
+    with caplog.at_level(logging.WARNING):
+        built(folder)
+    assert "files of samples that are not read, by ending: cls 2, caption.txt 1" in caplog.text
+    assert caplog.text.count("not read") == 1
