@@ -5,6 +5,9 @@ python -m cl2cm_jax.main --config=configs/emoji.py --workdir=runs/emoji [--mode=
 --mode=train     trains (or resumes), evaluates, and writes results, picture, model and gallery into the workdir
 --mode=evaluate  evaluates the selected checkpoint of a workdir again; --config may be left out
 --mode=check     builds the data and features and prints what would be trained; does not touch the workdir
+
+Exit codes: 0 finished; 2 an error that you can fix; 143 stopped by SIGTERM (a time limit, a preempted machine) and 130
+by Ctrl-C, after a checkpoint was saved: the same command resumes; 75 another process of the run was lost, the same.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.report import read_report
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.runtime.command_line import Arguments, resume_command, split_flags
+from cl2cm_jax.runtime.preemption import exit_stopped
 from cl2cm_jax.runtime.start import start_jax
+from cl2cm_jax.terminal import log_to_stderr
 from cl2cm_jax.training import experiment, loop, results
 from cl2cm_jax.training.workdir import read_config
 
@@ -41,9 +46,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one mode."""
     start = time.perf_counter()
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
-    for noisy in ("absl", "jax", "orbax"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_stderr(level=logging.INFO, format="%(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
     options, overrides = parse(arguments)
     config = _config(options, overrides)
@@ -51,13 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not hosts.is_host_zero():
         logging.getLogger().setLevel(logging.WARNING)
     with hosts.fail_together():
-        message = _run(options, config, resume=resume_command("train", arguments), start=start)
+        message = _run(options, config, start=start)
+    if not message:
+        exit_stopped(resume_command("train", arguments) if hosts.is_host_zero() else "")
     if hosts.is_host_zero():
         print(message)
 
 
-def _run(options: argparse.Namespace, config: ConfigDict, *, resume: str, start: float) -> str:
-    """Runs one mode and returns its last message."""
+def _run(options: argparse.Namespace, config: ConfigDict, *, start: float) -> str:
+    """Runs one mode and returns its last message, "" if a signal stopped it."""
     workdir = options.workdir
     if options.mode == "check":
         return experiment.describe(experiment.build(config))
@@ -71,7 +76,7 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, resume: str, start:
     else:
         with experiment.claim(workdir, config):  # after all checks of the inputs
             if loop.train(built, workdir) is None:
-                return f"stopped and saved; resume with: {resume}"
+                return ""
             measured = results.evaluate_and_write(built, workdir)
     return results.summary(measured, workdir, seconds=time.perf_counter() - start)
 

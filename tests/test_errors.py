@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax.errors import EXIT_CLOSED_PIPE, MAX_LENGTH, UserError, exit_cleanly
+from cl2cm_jax.errors import EXIT_CLOSED_PIPE, MAX_LENGTH, UserError, exit_cleanly, not_installed
+from cl2cm_jax.runtime.atomic import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -93,3 +94,19 @@ def test_no_line_end_or_escape_sequence_reaches_the_terminal() -> None:
     error = UserError("config.a\nb\r\x1b[2J\u2028\udce4 is no field; \u064a\u200d\U0001f600 stays")
     assert str(error) == "config.a\\nb\\r\\x1b[2J\\u2028\\udce4 is no field; \u064a\u200d\U0001f600 stays"
     assert str(UserError(str(error))) == str(error)
+
+
+def test_a_missing_package_is_named_with_the_command() -> None:
+    assert str(not_installed("a-b")) == "package a-b is not installed; run: pip install a-b"
+    error = not_installed("a", run="pip install b", needed_for="--onnx")
+    assert str(error) == "--onnx: package a is not installed; run: pip install b"
+
+
+def test_an_error_of_a_full_disk_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        with replacing(tmp_path / "results.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")  # as write() raises it, without a file name
+
+    with pytest.raises(SystemExit):
+        exit_cleanly(fail)
+    assert f"No space left on device: {tmp_path / 'results.json'}; free disk space" in capsys.readouterr().err

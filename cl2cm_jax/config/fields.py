@@ -78,7 +78,7 @@ FIELDS: dict[str, Field] = {
     "student.text_pool": choice("backbone", "mean", "both"),  # its sentence vector, the mean of its words, or both
     "student.text_residual": Field(False),  # start at the backbone's own sentence vectors; needs D = their size
     "student.hidden": number(256, 1),  # width of the attention block
-    "student.heads": number(4, 1),
+    "student.heads": number(4, 1, 64),
     "student.dropout": number(0.0, 0.0, 0.99),  # on the inputs of the towers
     # layers of the text backbone that it trains: "" (none) | "layers 3-11" (the rest is frozen and cached) | "all"
     "student.text.trainable": Field(""),
@@ -100,7 +100,7 @@ FIELDS: dict[str, Field] = {
     "teacher.pool": choice("both", "backbone", "mean"),  # as student.text_pool
     "teacher.dim": number(256, 1),  # size of the head's vectors, without teacher.residual
     "teacher.hidden": number(256, 1),
-    "teacher.heads": number(4, 1),
+    "teacher.heads": number(4, 1, 64),
     "teacher.temperature": number(0.05, 1e-4),  # of its own sentence-level contrastive loss
     "teacher.text.trainable": Field(""),
     "teacher.text.dropout": number(0.1, 0.0, 0.99),

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.json_file import parse_json
 from cl2cm_jax.models.pretrained import read_npz
 from cl2cm_jax.runtime.atomic import replacing
 
 GALLERY_FILE = "gallery.npz"
+_MOST_TEXTS = 5_000_000  # ids, captions and paths; commas in captions count too
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def load_gallery(path: Path) -> Gallery:
     """
     arrays = read_npz(path)
     try:
-        texts = json.loads(arrays["texts"].tobytes())
+        texts = parse_json(arrays["texts"].tobytes(), values=_MOST_TEXTS)
         columns = {name: tuple(texts[name]) for name in ("ids", "captions", "paths")}
         if not all(
             isinstance(text, str) for text in (texts["weights"], *(t for column in columns.values() for t in column))
@@ -75,7 +77,7 @@ def load_gallery(path: Path) -> Gallery:
         if not np.isfinite(embeddings).all():
             raise ValueError("not all embeddings are finite")
         return Gallery(embeddings=embeddings, weights=texts["weights"], **columns)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)})") from error
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import RULE, Table
-from cl2cm_jax.runtime.checksums import read_checked, write_checked
+from cl2cm_jax.runtime.checksums import read_checked, read_checked_json, write_checked
 
 Metrics = Mapping[str, float]  # metric name -> value, as `retrieval.metrics` names them
 PerLanguage = Mapping[str, Metrics]
@@ -230,12 +230,12 @@ def read_results(directory: Path) -> Results:
     """Reads the results.json of `write_results`; raises UserError if there is none, or it is damaged."""
     path = directory / RESULTS_FILE
     try:
-        content = json.loads(read_checked(path, fix=_AGAIN))
+        content = read_checked_json(path, fix=_AGAIN)
         groups = {
             name: Group(group["test"], _read_protocol(group["protocol"])) for name, group in content["groups"].items()
         }
         config = content["config"]
-        return Results(
+        results = Results(
             source=config["data.source"],
             targets=tuple(config["data.targets"]),
             protocol=_read_protocol(content["protocol"]),
@@ -243,11 +243,13 @@ def read_results(directory: Path) -> Results:
             evaluators=content.get("evaluators", {}),
             **{name: content[name] for name in ("test", "validation", "config", "seconds")},
         )
+        markdown_report(results)  # a value of another type is found here, and not where a table is printed
+        return results
     except FileNotFoundError as error:
         raise UserError(
             f"--workdir={directory} holds no results.json; finish its training, with the command that started it"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); {_AGAIN}") from error
 
 

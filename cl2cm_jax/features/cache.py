@@ -29,6 +29,7 @@ from cl2cm_jax.data.captions import SPLITS, Caption, by_image
 from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
 from cl2cm_jax.data.media.clips import decode_clip
 from cl2cm_jax.data.media.images import decode
+from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import reuse
 from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from cl2cm_jax.data.stored_sets import Picture, StoredSet
 
 FORMAT = 4  # raise it when the files in a cache folder change
+DECODING = 2  # of pictures into pixels; raise it when they change
 VISION = "vision"  # the job of filling arrays with the features of pictures
 _ABANDONED = 7 * 86400.0  # seconds after which unfinished features are removed
 
@@ -98,7 +100,7 @@ def all_corpora(config: ConfigDict) -> Corpora:
     stored = sets.stored_set(config.data)
     prepare(stored, beam_runner=config.data.beam_runner, beam_options=config.data.beam_options)
     languages = {split: languages_of(config, split) for split in SPLITS}
-    folder = Path(config.data.dir, "features", _key(config, stored, languages["test"]))
+    folder = _folder(config, stored, languages["test"])
     if not (folder / "done.json").exists():
         logging.info("features: the frozen backbones run once over %s; later runs read %s", config.data.name, folder)
         _compute(config, stored, languages, folder)
@@ -130,7 +132,16 @@ def concepts(config: ConfigDict, splits: Sequence[str] = SPLITS) -> dict[str, li
     return {split: [own[0].concept for own in by_image(rows).values()] for split, rows in captions.items()}
 
 
-def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...]) -> str:
+def _folder(config: ConfigDict, stored: StoredSet, languages: tuple[str, ...]) -> Path:
+    """Where the features are; those made before large pictures were decoded smaller (`DECODING`) stay valid."""
+    before, now = (
+        Path(config.data.dir, "features", _key(config, stored, languages, decoding=decoding))
+        for decoding in (1, DECODING)
+    )
+    return before if (before / "done.json").exists() else now
+
+
+def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...], *, decoding: int) -> str:
     """A hash of everything that the features depend on; without a set, of the encoders alone."""
     from cl2cm_jax.data.stored_sets import records_hash
 
@@ -142,6 +153,7 @@ def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...
     inputs = [FORMAT, records, weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
     inputs += [t.prefix] if t.prefix else []  # caches made before it stay valid
+    inputs += [["decoding", decoding]] if decoding > 1 and has_vision_backbone(config) else []
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
@@ -149,7 +161,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     """Runs the backbones over all splits and keeps their outputs."""
     from cl2cm_jax.data.stored_sets import read_captions, read_pictures
 
-    encoders = f"{_key(config, None, ())} of {config.data.name}"
+    encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
     earlier = _earlier(folder.parent, encoders)
     encode_text = text_encoder(config, configured_text(config), known=earlier.captions)
     encode_pictures, limit = _picture_encoder(config)
@@ -346,9 +358,10 @@ def _picture_encoder(config: ConfigDict) -> tuple[Callable[[Iterable[Picture]], 
         return lambda pictures: (picture.feature for picture in pictures if picture.feature is not None), 0
     encode = ImageEncoder(vision, pool=config.vision.pool)
     if frames > 1:
-        clips = partial(decode_clip, limit=frames)
+        clips = partial(decode_clip, limit=frames, enough=encode.enough)
         return lambda pictures: encode.clips(clips(p.files) for p in pictures), frames * encode.frames
-    return lambda pictures: encode.each(decode(p.image) for p in pictures if p.image is not None), encode.frames
+    read = partial(decode, enough=encode.enough)
+    return lambda pictures: encode.each(ahead(read, (p.image for p in pictures if p.image is not None))), encode.frames
 
 
 def _hash(picture: Picture, weights: str) -> np.ndarray:

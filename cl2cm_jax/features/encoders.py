@@ -24,13 +24,20 @@ from cl2cm_jax.models.trained_layers import check_text_layers
 from cl2cm_jax.parallel.sharding import spread
 from cl2cm_jax.runtime.storage import InMemory
 
+MARGIN = 2  # decoded to twice the needed size, a picture differs by a grey level or so once it is resized
 TEXT_BATCH = 64  # captions per device; small batches of similar length stay in a CPU's caches
 CAPTIONS = "captions"  # the job of filling arrays with their features
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
 
 
 class ImageEncoder:
-    """A vision backbone over pictures, on all devices of this process; compiled once, called as often as needed."""
+    """A vision backbone over pictures, on all devices of this process; compiled once, called as often as needed.
+
+    Attributes:
+      frames: of the features of a picture.
+      batch: pictures that the devices compute at a time.
+      enough: pixels of a picture's shorter side that are enough, see `images.decode`.
+    """
 
     def __init__(self, backbone: VisionBackbone, *, pool: str):
         self._backbone, self._prepare = backbone, backbone.preprocess
@@ -38,6 +45,7 @@ class ImageEncoder:
         self.frames, self._dim = (backbone.frames, backbone.dim) if tokens else (1, backbone.pooled)
         self._spread = spread(backbone.batch_size)
         self.batch = self._spread.rows
+        self.enough = MARGIN * (self._prepare.shorter_side or self._prepare.image_size)
         self._params = self._spread.whole(backbone.params)
 
         def forward(params: Params, batch: jax.Array) -> jax.Array:

@@ -9,7 +9,6 @@ query) and remark (shown below the language, after "trained" or "not trained").
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cl2cm_jax.evaluation.picture import Found, QueryRow, draw_retrieval
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option, positive
 from cl2cm_jax.search.folder import add_images_option, load_with_gallery
 from cl2cm_jax.search.query import Answer, check_queries, search
+from cl2cm_jax.terminal import log_to_stderr
 from cl2cm_jax.training.workdir import read_config
 
 COLUMNS = Columns(required=("language", "query"), optional=("meaning", "remark"))
@@ -65,7 +65,7 @@ def query_rows(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Searches, draws, and prints the path of the picture."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     options = parse(arguments)
     queries = read_queries(options.queries)
     model, gallery = load_with_gallery(options.model, options.images)

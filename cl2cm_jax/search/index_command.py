@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import logging
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cl2cm_jax
+from cl2cm_jax.data.media.images import MAX_PIXELS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.runtime.progress import CountReport
@@ -29,6 +29,7 @@ from cl2cm_jax.search.query import add_query_options, answer, given_queries, pri
 from cl2cm_jax.search.recall import QUERIES, TOP, recall
 from cl2cm_jax.search.stores.milvus import MAX_RESULTS, Manifest, Store, is_local
 from cl2cm_jax.search.vector_files import read_manifest, read_vectors, write_vectors
+from cl2cm_jax.terminal import log_to_stderr
 from cl2cm_jax.trained.model import TrainedModel
 from cl2cm_jax.training.workdir import read_config
 
@@ -57,7 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the verb of the command line."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     options.run(options)
 
@@ -88,6 +89,8 @@ def _build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="pictures; default: those of the training run")
     parser.add_argument("--captions", type=Path, metavar="FILE", help="CSV, TSV or JSONL: image, language, caption")
     parser.add_argument("--moved", action="store_true", help="the folder was renamed or moved; keep its vectors")
+    help = "skip pictures of more pixels, and JPEGs of four times as many (default: %(default)s)"
+    parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, metavar="N", help=help)
     parser.add_argument("--recall", action="store_true", help=f"measure recall even above {CHECKED:,} pictures")
 
 
@@ -99,6 +102,8 @@ def _build(options: argparse.Namespace) -> None:
         raise UserError("--captions needs --images; the pictures of the training run have their own captions")
     if images is not None and not images.is_dir():
         raise UserError(f"--images={images}: no such folder; give a folder of pictures")
+    if options.max_pixels < 1:
+        raise UserError(f"--max_pixels={options.max_pixels} must be 1 or more")
     captions = read_captions(options.captions) if options.captions else None
     gallery, root = None, str((images or Path()).resolve())
     if images is None:
@@ -114,7 +119,8 @@ def _build(options: argparse.Namespace) -> None:
         else:
             assert images is not None
             with CountReport("embedded") as report:
-                outcome = update(store, model.encoder, images, captions=captions, on_progress=report)
+                encoder = replace(model.encoder, max_pixels=options.max_pixels)
+                outcome = update(store, encoder, images, captions=captions, on_progress=report)
         _print(store, outcome, seconds=time.perf_counter() - start, measure=options.recall)
 
 

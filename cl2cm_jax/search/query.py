@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from rich.text import Text
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import Gallery
 from cl2cm_jax.maths.ranking import top as best_items
+from cl2cm_jax.terminal import json_text, printable, styled_output
 from cl2cm_jax.trained.encoder import Encoder
 
 FILE_WIDTH = 10_000  # columns of a table that goes to a file or a pipe: as wide as it needs
@@ -114,12 +114,13 @@ def standard_input() -> list[str]:
 
 def print_answers(answers: Sequence[Answer], *, as_json: bool, pictures: int, seconds: float) -> None:
     """Prints one JSON list, or one table per query and a summary; UTF-8 whatever the terminal's encoding."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    output = styled_output()
+    if isinstance(output, io.TextIOWrapper):
+        output.reconfigure(encoding="utf-8", errors="backslashreplace")
     if as_json:
-        print(json.dumps([asdict(one) for one in answers], ensure_ascii=False))
+        print(json_text([asdict(one) for one in answers]))
         return
-    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
+    console = Console(file=output, width=None if output.isatty() else FILE_WIDTH, highlight=False)
     for one in answers:
         console.print(_table(one))
     print(f"{len(answers)} quer{'y' if len(answers) == 1 else 'ies'} over {pictures:,} pictures: {seconds:.2f} s")
@@ -128,13 +129,13 @@ def print_answers(answers: Sequence[Answer], *, as_json: bool, pictures: int, se
 def _table(answer: Answer) -> Table:
     """The caption column is left out where no result has a caption."""
     has_captions = any(result.caption for result in answer.results)
-    table = Table(title=Text(answer.query, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=Text(printable(answer.query), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     if has_captions:
         table.add_column("caption", overflow="fold")
     table.add_column("picture", overflow="fold")
     for result in answer.results:
-        caption = [Text(result.caption)] if has_captions else []
-        table.add_row(str(result.rank), f"{result.score:.3f}", *caption, Text(result.path or result.id))
+        caption = [Text(printable(result.caption))] if has_captions else []
+        table.add_row(str(result.rank), f"{result.score:.3f}", *caption, Text(printable(result.path or result.id)))
     return table

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, HTTPException, Path, Query, Request, Response
@@ -21,8 +23,11 @@ from cl2cm_jax.search.entry import Entry, Filters, Found, day
 from cl2cm_jax.serve.limits import COOKIE, Guard, Limits, same
 from cl2cm_jax.serve.pictures import LARGE, THUMBNAIL, Pictures
 from cl2cm_jax.serve.service import Service
+from cl2cm_jax.serve.workers import BusyError
+from cl2cm_jax.terminal import json_text
 
 MAX_QUERY, MAX_TOP = 500, 100
+DRAWN_AT_ONCE = 8  # pictures; those that are not kept yet wait for a process
 PAGE = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
@@ -75,6 +80,14 @@ class ErrorDetail(BaseModel):
     detail: str
 
 
+class PrintableJSON(JSONResponse):
+    """JSON whose control characters are escaped: clients print it to a terminal."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of an answer."""
+        return json_text(content, separators=(",", ":"), allow_nan=False).encode()
+
+
 def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
     """The whole service as an ASGI application."""
     errors: dict[int | str, dict[str, Any]] = {
@@ -87,16 +100,18 @@ def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
         redoc_url=None,
         redirect_slashes=False,  # the redirect would contain the request's Host header
         openapi_url="/api/openapi.json",
+        default_response_class=PrintableJSON,
         responses=errors,
     )
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(UserError, _user_error)
+    api.add_exception_handler(BusyError, _busy)
     _add_search(api, service)
     _add_pictures(api, service, pictures)
     _add_access(api, service, limits)
     for path, (name, kind) in PAGE.items():
         content = (files("cl2cm_jax.serve") / "static" / name).read_bytes()
-        api.add_api_route(path, partial(_file, content, kind), methods=["GET", "HEAD"], include_in_schema=False)
+        api.add_api_route(path, partial(_file, content, kind), include_in_schema=False)
     return Guard(api, limits)
 
 
@@ -144,6 +159,8 @@ def _add_search(api: FastAPI, service: Service) -> None:
 
 
 def _add_pictures(api: FastAPI, service: Service, pictures: Pictures) -> None:
+    drawing = ThreadPoolExecutor(DRAWN_AT_ONCE)  # threads of its own, so that no text query waits for pictures
+
     def entry(id: str) -> Entry:
         found = service.index.entry(id)
         if found is None:
@@ -163,12 +180,12 @@ def _add_pictures(api: FastAPI, service: Service, pictures: Pictures) -> None:
         return _result(Found(entry(id), 1.0), (service.model.languages[0],))
 
     @api.get("/api/pictures/{id}/thumbnail", response_class=Response, responses=webp)
-    def thumbnail(id: Id) -> Response:
-        return drawn(id, THUMBNAIL)
+    async def thumbnail(id: Id) -> Response:
+        return await asyncio.get_running_loop().run_in_executor(drawing, drawn, id, THUMBNAIL)
 
     @api.get("/api/pictures/{id}/large", response_class=Response, responses=webp)
-    def large(id: Id) -> Response:
-        return drawn(id, LARGE)
+    async def large(id: Id) -> Response:
+        return await asyncio.get_running_loop().run_in_executor(drawing, drawn, id, LARGE)
 
 
 def _add_access(api: FastAPI, service: Service, limits: Limits) -> None:
@@ -208,9 +225,15 @@ def _result(found: Found, prefer: tuple[str, ...]) -> Result:
         score=round(found.score, 4),
         caption=caption,
         caption_language=language,
-        path=entry.path,
+        path=_shown(entry.path),
         date=entry.date,
     )
+
+
+def _shown(path: str) -> str:
+    """A path inside the folder; of one that is absolute, as imported vectors may have it, only the name."""
+    absolute = PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or path.startswith("\\")
+    return PureWindowsPath(path).name if absolute else path
 
 
 async def _body(request: Request) -> bytes:
@@ -229,6 +252,10 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+
+
+async def _busy(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 503, {"retry-after": "5"})
 
 
 async def _user_error(_: Request, error: Exception) -> JSONResponse:

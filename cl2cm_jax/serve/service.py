@@ -11,11 +11,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.search.entry import Filters, Found
 from cl2cm_jax.search.stores.memory import MemoryIndex
 from cl2cm_jax.search.stores.milvus import Store
+from cl2cm_jax.serve.workers import Workers
 from cl2cm_jax.trained.model import TrainedModel
 
 MAX_UPLOAD_PIXELS = 50_000_000
@@ -30,15 +30,22 @@ class Service:
       index: made by `model`.
       model: encodes the queries; called by one thread at a time.
       detect: returns the language of a query.
+      workers: decode the pictures that are searched with.
 
     Attributes:
       caption_languages: languages of the index's captions at the start of the service.
     """
 
-    def __init__(self, index: Store | MemoryIndex, model: TrainedModel, detect: Callable[[str], str]):
+    def __init__(
+        self,
+        index: Store | MemoryIndex,
+        model: TrainedModel,
+        detect: Callable[[str], str],
+        workers: Workers | None = None,
+    ):
         self.index, self.model, self.detect = index, model, detect
         self.caption_languages = index.languages()
-        self._encoding, self._decoding = threading.Lock(), threading.Semaphore(2)
+        self._encoding, self._workers = threading.Lock(), workers or Workers()
         self._waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
         self._text = lru_cache(_CACHED)(self._encode_text)
 
@@ -57,10 +64,10 @@ class Service:
 
         Raises:
           ImageError: it is not a picture, damaged, or has more than `MAX_UPLOAD_PIXELS`.
+          BusyError: too many are asked for at once.
           UserError: the model cannot read pictures.
         """
-        with self._decoding:
-            pixels = decode(content, max_pixels=MAX_UPLOAD_PIXELS)
+        pixels = self._workers.pixels(content, max_pixels=MAX_UPLOAD_PIXELS, enough=self.model.encoder.enough)
         with self._encoding:
             vector = self.model.encoder.images([[pixels]])[0]
         if not np.isfinite(vector).all():

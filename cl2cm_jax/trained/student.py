@@ -76,5 +76,5 @@ def student_encoder(
         features, frames = padded_frames(list(image_features.clips(clips)), minimum=config.data.frames)
         return embedder.vision(student, features, np.arange(features.shape[1]) < frames[:, None])
 
-    batch = image_features.batch if image_features is not None else 1
-    return Encoder(text=texts, images=images, weights=weights, frames=config.data.frames, batch=batch)
+    batch, enough = (1, 0) if image_features is None else (image_features.batch, image_features.enough)
+    return Encoder(text=texts, images=images, weights=weights, frames=config.data.frames, batch=batch, enough=enough)

@@ -75,7 +75,7 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
         state = restored.state if restored else run.step.init()
         clock = Clock(**restored.metadata["clock"]) if restored else Clock()
         if start == 0:
-            logging.info("parameters of the train state:\n%s", overview(state["params"]))
+            logging.info(f"parameters of the train state:\n{overview(state['params'])}")
         elif start < total:
             logging.info("resuming from step %d of %d", start, total)
         began = time.perf_counter() - clock.seconds

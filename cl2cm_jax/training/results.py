@@ -93,7 +93,7 @@ def evaluate_and_write(run: Run, workdir: Path) -> Results:
         groups=apart,
         evaluators=others,
     )
-    pictures = np.concatenate([run.embedder.pictures(selected.student, corpus) for corpus in run.corpora])
+    pictures = np.concatenate([run.embedder.images(selected.student, corpus) for corpus in run.corpora])
     student = hosts.collect(selected.student)
 
     def write() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL, FeatureShape, Networks, vision_size
-from cl2cm_jax.models.pretrained import assign, shapes_of
+from cl2cm_jax.models.pretrained import assign, check_tensors, shapes_of
 from cl2cm_jax.models.trained_layers import check_text_layers, in_two_parts
-from cl2cm_jax.runtime.checksums import read_checked, write_checked
+from cl2cm_jax.runtime.checksums import read_checked, read_checked_json, write_checked
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -49,8 +49,9 @@ def load_student(
     again = "run --mode=evaluate on the workdir to write it again"
     try:
         content = read_checked(path, fix=again)
+        check_tensors(io.BytesIO(content))
         arrays = load(content)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}); {again}") from error
     try:
         shape = feature_shape(config, unflatten_dict(arrays, sep="/"), text)
@@ -87,10 +88,7 @@ def _abstract(
 
 def read_fields(path: Path) -> dict[str, object]:
     """The fields of a config.json; raises OSError or ValueError if it is missing or damaged, UserError if changed."""
-    try:
-        fields = json.loads(read_checked(path, fix="restore it"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    fields = read_checked_json(path, fix="restore it")
     if not isinstance(fields, dict):
         raise ValueError("it holds no fields")
     return current_names(fields)

@@ -26,7 +26,7 @@ from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.command_line import Arguments, positive, resume_command
-from cl2cm_jax.runtime.preemption import Preemption
+from cl2cm_jax.runtime.preemption import Preemption, exit_stopped
 from cl2cm_jax.runtime.progress import CountReport
 from cl2cm_jax.translation.documents import EVALUATED, Document, Written, read_document
 from cl2cm_jax.translation.engine import create_engine, engine_options
@@ -130,8 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             on_progress=report,
         )
     if not outcome.is_complete:
-        print(f"stopped and saved; resume with: {resume_command('translate', arguments)}")
-        return
+        exit_stopped(resume_command("translate", arguments))
     written = document.written(outcome.translations)
     write_text(options.out, written.text)
     print(_summary(options, document, outcome, written))

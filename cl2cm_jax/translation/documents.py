@@ -1,8 +1,8 @@
 """Caption files: which captions to translate, and a file of the same kind with their translations.
 
 CSV, TSV and JSONL files are those of the `captions` data set; all rows are kept, and translations follow with origin
-"machine". A .txt file has lines `cap_id sentence`, as in the paper's sets, with cap_id `media#tag#k`; its translations
-become a file of their own, as NRCCR publishes them.
+"machine". A .txt file has lines `cap_id sentence` with cap_id `media#tag#k`, the format of the files of NRCCR; its
+translations become a file of their own, as NRCCR publishes them.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from support.small_files import no_file_larger_than
 from support.tiny_set import write_tiny_set
 
 from cl2cm_jax import main
+from cl2cm_jax.config import defaults
+from cl2cm_jax.data import stored_sets
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import __main__ as command
 from cl2cm_jax.features import cache
@@ -192,3 +195,22 @@ def test_a_language_that_a_later_split_lacks_is_found_before_anything_is_encoded
     outcome = call(command.main, f"--config={config}")
     assert outcome.code == 2 and "the test split has no caption in 'fr'; it has de, en" in outcome.err
     assert not list((config.parent / "data" / "features").rglob("*.npy"))
+
+
+@pytest.mark.parametrize(("backbone", "is_new"), [("efficientnet_lite0", True), ("precomputed", False)])
+def test_features_of_pictures_that_were_decoded_whole_are_used_as_they_are(
+    backbone: str, is_new: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_sets, "records_hash", lambda stored: "records")
+    monkeypatch.setattr(cache, "fingerprint", lambda *arguments: "weights")
+    config = defaults()
+    config.data.dir, config.vision.backbone = str(tmp_path), backbone
+    now = cache._folder(config, cast("stored_sets.StoredSet", None), ("en", "de"))
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "DECODING", 1)  # as before large pictures were decoded smaller
+        before = cache._folder(config, cast("stored_sets.StoredSet", None), ("en", "de"))
+    assert (now != before) == is_new
+    before.mkdir(parents=True)
+    assert cache._folder(config, cast("stored_sets.StoredSet", None), ("en", "de")) == now  # it is not complete
+    (before / "done.json").touch()
+    assert cache._folder(config, cast("stored_sets.StoredSet", None), ("en", "de")) == before

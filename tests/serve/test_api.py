@@ -176,11 +176,38 @@ def test_header_injection(server) -> None:
         assert "set-cookie" not in reply.headers and "x-bad" not in reply.headers
 
 
-@pytest.mark.parametrize("path", ["/", "/app.js", "/style.css"])
-def test_head_requests(server, path) -> None:
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/app.js", "/style.css", "/api/about", "/api/openapi.json", "/api/pictures/none", "/api/none",
+     f"/api/pictures/{id_of('red.png')}", f"/api/pictures/{id_of('red.png')}/thumbnail", "/api/search?q="],
+)  # fmt: skip
+def test_head_is_answered_as_get_without_the_body(server, path) -> None:
     reply, whole = server.ask(path, method="HEAD"), server.ask(path)
-    assert reply.status == 200 and reply.content == b""
+    assert (reply.status, reply.content) == (whole.status, b"")
     assert reply.headers["content-length"] == str(len(whole.content))
+    assert {**reply.headers, "date": ""} == {**whole.headers, "date": ""}
+
+
+def test_head_where_there_is_no_get(server) -> None:
+    assert [server.ask("/api/login", method=method).status for method in ("HEAD", "GET")] == [405, 405]
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status", "expected"),
+    [
+        ("/api/about", "GET", 200, "no-store"),
+        ("/api/search?q=rot", "GET", 200, "no-store"),
+        ("/api/search?q=", "GET", 422, "no-store"),
+        ("/api/openapi.json", "GET", 200, "no-store"),
+        ("/api/none", "GET", 404, "no-store"),
+        ("/api/login", "POST", 422, "no-store"),
+        ("/", "GET", 200, "no-cache"),
+        (f"/api/pictures/{id_of('red.png')}/thumbnail", "GET", 200, "private, max-age=300"),
+    ],
+)
+def test_no_cache_keeps_answers(server, path, method, status, expected) -> None:
+    reply = server.ask(path, method=method)
+    assert (reply.status, reply.headers["cache-control"]) == (status, expected)
 
 
 def test_a_websocket_is_refused_without_a_log_line(server, caplog) -> None:

@@ -101,9 +101,9 @@ def test_layout_of_results_json(finished: tuple[Path, Outcome]) -> None:
     assert {"build", "train", "evaluate"} <= set(results["seconds"])
 
 
-def test_sigterm_saves_exits_0_and_prints_the_resume_command(interrupted: tuple[Path, Outcome], home: Path) -> None:
+def test_sigterm_saves_exits_143_and_prints_the_resume_command(interrupted: tuple[Path, Outcome], home: Path) -> None:
     workdir, outcome = interrupted
-    assert outcome.code == 0, outcome.err
+    assert outcome.code == 143, outcome.err
     assert f"resume with: cl2cm train --config={home / 'config.py'} --workdir={workdir}" in outcome.out
     assert "8" in os.listdir(workdir / "checkpoints")
     assert not (workdir / "results.json").exists()

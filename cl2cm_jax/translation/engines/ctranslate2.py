@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, not_installed
 from cl2cm_jax.runtime.command_line import positive
 from cl2cm_jax.translation.engine import Item
 from cl2cm_jax.translation.languages import nllb_token, nllb_tokens, three_letters
@@ -117,8 +117,8 @@ def _imported(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        install = INSTALL if package in INSTALL else f"pip install {package}"
-        raise UserError(f"--engine=ctranslate2: package {package} is not installed; run: {install}") from error
+        run = INSTALL if package in INSTALL else ""
+        raise not_installed(package, run=run, needed_for="--engine=ctranslate2") from error
 
 
 def _check_folder(folder: Path) -> None:
