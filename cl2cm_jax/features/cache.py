@@ -162,7 +162,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     from cl2cm_jax.data.stored_sets import read_captions, read_pictures
 
     encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
-    earlier = _earlier(folder.parent, encoders)
+    earlier = reuse.earlier(folder.parent, encoders, read=read_splits)
     encode_text = text_encoder(config, configured_text(config), known=earlier.captions)
     encode_pictures, limit = _picture_encoder(config)
     is_encoded = has_vision_backbone(config) and vision_first(config) is None
@@ -191,20 +191,6 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
             reuse.save_digests(place, digests)
 
     write_cache(folder, write, about={"languages": languages, "encoders": encoders})
-
-
-def _earlier(parent: Path, encoders: str) -> reuse.Known:
-    """The newest features of the same encoders and another version of the set."""
-    complete = [path.parent for path in parent.glob("[!.]*/done.json")]
-    for folder in sorted(complete, key=lambda folder: folder.stat().st_mtime, reverse=True):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):  # it is damaged, or older
-            about = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-            if about["encoders"] == encoders:
-                languages = {split: tuple(names) for split, names in about["languages"].items()}
-                found = reuse.known(folder, read_splits(folder, languages))
-                logging.info("features: unchanged pictures and captions are taken from %s", folder)
-                return found
-    return reuse.NOTHING
 
 
 def write_cache(

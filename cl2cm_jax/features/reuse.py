@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, Ragged
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.atomic import replacing
 
 _DIGESTS = "pictures.sha256"  # in the folder of a split: of its pictures, end to end
 _SIZE = 32  # bytes of each
 Row = tuple[Corpus, int]
+Languages = dict[str, tuple[str, ...]]  # by split
 
 
 class Known(NamedTuple):
@@ -27,7 +32,20 @@ class Known(NamedTuple):
 NOTHING = Known({}, {})
 
 
-def known(folder: Path, splits: Mapping[str, Corpus]) -> Known:
+def earlier(parent: Path, encoders: str, *, read: Callable[[Path, Languages], Mapping[str, Corpus]]) -> Known:
+    """What the newest features of the same encoders and another version of the set hold; `read` reads a cache."""
+    complete = [path.parent for path in parent.glob("[!.]*/done.json")]
+    for folder in sorted(complete, key=lambda folder: folder.stat().st_mtime, reverse=True):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):  # it is damaged, or older
+            about = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+            if about["encoders"] == encoders:
+                found = _known(folder, read(folder, {split: tuple(own) for split, own in about["languages"].items()}))
+                logging.info("features: unchanged pictures and captions are taken from %s", folder)
+                return found
+    return NOTHING
+
+
+def _known(folder: Path, splits: Mapping[str, Corpus]) -> Known:
     """What a complete cache holds; no pictures, where their features were not computed."""
     pictures: dict[bytes, Row] = {}
     for split, corpus in splits.items():
