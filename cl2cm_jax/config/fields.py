@@ -13,11 +13,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config.declarations import Field, choice, choices, duration, number, plugin, weight
+from cl2cm_jax.languages import canonical
 
 # target languages of the paper's sets, whose source is English
 LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex": ("zh",), "msrvtt_cn": ("zh",)}
 # names of earlier versions, still accepted on the command line, in config files and in saved configurations
 OLD_NAMES = {"teacher.update": "teacher.schedule"}
+LANGUAGES = ("data.source", "data.targets", "data.reported", "evaluation.pictures")  # fields that name languages
 
 FIELDS: dict[str, Field] = {
     # "baseline": contrastive(V, S) and contrastive(V, T) alone, see config/method.py
@@ -204,5 +206,13 @@ def defaults() -> ConfigDict:
 
 
 def current_names(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A flattened configuration, fields of earlier versions under their present names."""
-    return {OLD_NAMES.get(name, name): value for name, value in flat.items()}
+    """A flattened configuration, fields of earlier versions under their present names, languages by their one code."""
+    current = {OLD_NAMES.get(name, name): value for name, value in flat.items()}
+    return current | {name: _one_code(current[name]) for name in LANGUAGES if name in current}
+
+
+def _one_code(value: Any) -> Any:
+    """A language code or several in their canonical form; `validate` refuses what is neither."""
+    if isinstance(value, tuple | list):
+        return type(value)(canonical(code) if isinstance(code, str) else code for code in value)
+    return canonical(value) if isinstance(value, str) else value

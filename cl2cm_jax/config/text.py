@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config.checks import check_type, validate
 from cl2cm_jax.config.config_files import config_file, shipped_names
 from cl2cm_jax.config.declarations import wrong_type
-from cl2cm_jax.config.fields import OLD_NAMES, current_names, defaults
+from cl2cm_jax.config.fields import LANGUAGES, OLD_NAMES, current_names, defaults
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.plugins import load_plugin
 from cl2cm_jax.config.terms import PACKAGE, declared_fields
@@ -52,6 +52,10 @@ def override_all(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
     """Sets fields from text and validates; returns the same config."""
     for name in sorted(overrides, key=lambda name: name != "terms"):  # first, as they add fields to config.weights
         override(config, name, overrides[name])
+    flat = flatten(config)
+    for name, value in current_names({name: flat[name] for name in LANGUAGES if name in flat}).items():
+        section, leaf = _locate(config, name)
+        section[leaf] = value
     return validate(config)
 
 

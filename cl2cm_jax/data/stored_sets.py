@@ -31,6 +31,7 @@ from cl2cm_jax.data.readers.problems import report_problems
 from cl2cm_jax.data.readers.shards import read_picture
 from cl2cm_jax.data.readers.usable_images import row_from_json
 from cl2cm_jax.errors import UserError, no_room
+from cl2cm_jax.languages import canonical
 from cl2cm_jax.runtime.checksums import add_checksums, has_checksums, read_checked, write_checked, write_checksums
 from cl2cm_jax.runtime.storage import exclusive
 
@@ -232,7 +233,7 @@ def read_captions(stored: StoredSet, split: str) -> tuple[list[Caption], int]:
         picture = str(Path(stored.data_dir, path).resolve()) if path else ""
         for cells in zip(captions["language"], captions["text"], captions["origin"], strict=True):
             language, text, origin = (cell.decode() for cell in cells)
-            rows.append(Caption(image, language, text, split, origin, concept, group, picture))
+            rows.append(Caption(image, canonical(language), text, split, origin, concept, group, picture))
     return rows, frames
 
 

@@ -19,6 +19,7 @@ PerLanguage = Mapping[str, Metrics]
 
 RESULTS_FILE, MARKDOWN_FILE = "results.json", "results.md"
 _AGAIN = "write it again with --mode=evaluate"
+ENOUGH_IMAGES = 50  # of a split: with fewer, a hit more or less is 2 points and more
 SHORT_DIRECTION = {"text_to_vision": "t2v", "vision_to_text": "v2t"}
 SHOWN = {f"{d}/R@{k}": f"{SHORT_DIRECTION[d]} R@{k}" for d in DIRECTIONS for k in RECALL_AT} | {"SumR": "SumR"}
 RANKS = {"median_rank": "MedR", "mean_rank": "MeanR", "mAP": "mAP"}
@@ -55,7 +56,7 @@ class Protocol:
 
     def as_dict(self) -> dict[str, Any]:
         """The protocol for results.json."""
-        return asdict(self) | {"line": self.line}
+        return asdict(self) | {"line": self.line, "notes": _small_note(self)}
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def language_table(
         if summary["language_gap"] is not None:
             notes.append(f"language gap ({source} SumR - mean target SumR): {summary['language_gap']:.1f}")
         notes += _weakest_note(per_language, targets, of="targets")
+    notes += _small_note(protocol)
     return Table(title, ("language", *shown.values()), (*rows, RULE, mean), (*notes, protocol.line))
 
 
@@ -133,7 +135,19 @@ def group_table(group: Group, *, title: str, shown: Mapping[str, str] = SHOWN) -
     """One row per language, without a mean, and the group's protocol. `shown`: metric -> column name."""
     rows = tuple(_row(language, metrics, shown) for language, metrics in group.per_language.items())
     notes = _weakest_note(group.per_language, group.per_language, of="languages") if "SumR" in shown else []
+    notes += _small_note(group.protocol)
     return Table(title, ("language", *shown.values()), rows, (*notes, group.protocol.line))
+
+
+def _small_note(protocol: Protocol) -> list[str]:
+    """That the numbers of few images say little, as one more hit changes them by points."""
+    if protocol.images >= ENOUGH_IMAGES or not protocol.images:
+        return []
+    count = "only 1 image" if protocol.images == 1 else f"only {protocol.images} images"
+    return [
+        f"{count}: one more hit is {100 / protocol.images:.1f} points of a recall, and differences of a few hits are "
+        f"chance; evaluate on {ENOUGH_IMAGES} images or more"
+    ]
 
 
 def _row(name: str, metrics: Metrics, shown: Mapping[str, str]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import reuse
+from cl2cm_jax.features.caption_counts import CAPTION_COUNTS, CaptionCounts, count_captions, lost_captions
 from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
 from cl2cm_jax.models.backbone import VisionBackbone
 from cl2cm_jax.models.configured import check_trained_backbones, configured_text, configured_vision, fingerprint
@@ -107,6 +108,8 @@ def all_corpora(config: ConfigDict) -> Corpora:
         logging.info("features: computed in %.1f s", time.perf_counter() - start)
     else:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
+    for line in lost_captions(folder, max_tokens=config.text.max_tokens, backbone=config.text.backbone):
+        logging.warning("%s", line)
     return read_cache(folder, languages)
 
 
@@ -170,31 +173,23 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     for split in SPLITS:  # a missing language is found before any picture is encoded
         check_languages(read[split][0], split, languages[split])
 
-    def write(split: str, place: Path) -> None:
+    def write(split: str, place: Path) -> CaptionCounts:
         rows, frames = read[split]
         digests = [reuse.digest(picture.files) for picture in read_pictures(stored, split)] if is_encoded else []
 
         def from_image(start: int) -> Iterator[np.ndarray]:
-            def pictures() -> Iterator[Picture]:
-                return itertools.islice(read_pictures(stored, split), start, None)
+            pictures = itertools.islice(read_pictures(stored, split), start, None)
+            return reuse.picture_features(pictures, digests[start:], earlier.pictures, encode_pictures)
 
-            if not is_encoded:
-                return encode_pictures(pictures())
-            return reuse.picture_features(
-                digests[start:],
-                earlier.pictures,
-                lambda is_new: encode_pictures(itertools.compress(pictures(), is_new)),
-            )
-
-        write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
         if is_encoded:
             reuse.save_digests(place, digests)
+        return write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
 
     write_cache(folder, write, about={"languages": languages, "encoders": encoders})
 
 
 def write_cache(
-    folder: Path, write: Callable[[str, Path], None], *, about: dict[str, Any], splits: Sequence[str] = SPLITS
+    folder: Path, write: Callable[[str, Path], CaptionCounts], *, about: dict[str, Any], splits: Sequence[str] = SPLITS
 ) -> None:
     """Writes the splits into a temporary folder and renames it; one process at a time.
 
@@ -202,8 +197,8 @@ def write_cache(
 
     Args:
       folder: the cache.
-      write: (split, its folder) writes one split, with `write_split`.
-      about: kept in done.json, which marks the cache as complete.
+      write: (split, its folder) writes one split, with `write_split`, and returns its counts.
+      about: kept with the counts in done.json, which marks the cache as complete.
       splits: those that it holds.
     """
     with exclusive(folder.with_name(f".{folder.name}.lock")):
@@ -211,10 +206,11 @@ def write_cache(
             return  # another process made it meanwhile
         temporary = folder.with_name(f".{folder.name}.partial")
         _remove_abandoned(path for path in folder.parent.glob(".*.partial") if path != temporary)
+        counts = {}
         for split in splits:
-            write(split, temporary / split)
+            counts[split] = write(split, temporary / split)._asdict()
             os.utime(temporary)  # not abandoned
-        write_text(temporary / "done.json", json.dumps(about))
+        write_text(temporary / "done.json", json.dumps(about | {CAPTION_COUNTS: counts}))
         write_checksums(temporary)
         shutil.rmtree(folder, ignore_errors=True)  # remains of one that was deleted or copied in part
         temporary.rename(folder)
@@ -271,8 +267,10 @@ class VisionFeatures(NamedTuple):
 
 def write_split(
     folder: Path, rows: Iterable[Caption], languages: tuple[str, ...], vision: VisionFeatures, encode_text: TextEncoder
-) -> None:
+) -> CaptionCounts:
     """Writes one split: arrays as .npy, so that they can be memory-mapped, and the rest as JSON; resumes.
+
+    Returns what the text backbone does not read.
 
     Args:
       folder: of the split.
@@ -294,7 +292,9 @@ def write_split(
         logging.info("features: %s, %s: %s of %s", folder.name, job, f"{count:,}", f"{total[job]:,}")
 
     space = OnDisk(folder, on_progress=on_progress)
-    text = encode_text([row.caption for _, _, row in captions], space)
+    texts = [row.caption for _, _, row in captions]
+    tokens = encode_text.tokens(texts)
+    text = encode_text(texts, space, tokens=tokens)
     _write_vision(space, vision, len(images))
     ragged = {"words": text.words} | ({} if text.states is None else {"states": text.states})
     parts = {"offsets": "_offsets", "is_word": "_real"}
@@ -315,6 +315,8 @@ def write_split(
         "caption_origin": [row.origin for _, _, row in captions],
     }
     write_text(folder / "table.json", json.dumps(table, ensure_ascii=False))
+    others = [row.language for own in images.values() for row in own if row.language not in languages]
+    return count_captions([row.language for _, _, row in captions], encode_text.losses(texts, tokens), left_out=others)
 
 
 def _write_vision(space: OnDisk, vision: VisionFeatures, count: int) -> None:

@@ -6,6 +6,7 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -97,6 +98,18 @@ class ImageEncoder:
         return np.concatenate(frames) if frames else np.zeros((0, self._dim), np.float32)
 
 
+class TextLosses(NamedTuple):
+    """What a text encoder does not read of m texts.
+
+    Attributes:
+      is_cut: (m,) bool, longer than `max_tokens`.
+      unknown: (m,) float, share of the word pieces that are unknown to the tokenizer; 0 where it has no such piece.
+    """
+
+    is_cut: np.ndarray
+    unknown: np.ndarray
+
+
 class TextEncoder:
     """A text backbone behind its tokenizer, on all devices of this process; called as often as needed.
 
@@ -131,6 +144,8 @@ class TextEncoder:
         self._dim, self._first, self._frozen = backbone.dim, first, frozen
         self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
         self._known = known or {}
+        self.max_tokens = max_tokens
+        self._longer = functools.cache(functools.partial(backbone.tokenizer, max_tokens=max_tokens + 1))
         self._tokenize = backbone.tokenizer(max_tokens=max_tokens)
         self._spread = spread(TEXT_BATCH)
         whole = self._spread.whole
@@ -142,7 +157,24 @@ class TextEncoder:
             rest = (backbone.tunable.tail, above)
         self._rest = functools.partial(jax.jit(rest[0]), whole(rest[1])) if frozen else None
 
-    def __call__(self, texts: Sequence[str], space: InMemory | None = None) -> CaptionFeatures:
+    def tokens(self, texts: Sequence[str]) -> TokenBatch:
+        """The token ids of texts, as the backbone gets them."""
+        return self._tokenize([self._prepared(text) for text in texts])
+
+    def losses(self, texts: Sequence[str], tokens: TokenBatch) -> TextLosses:
+        """What the encoder does not read of m texts, of which `tokens` are the ids."""
+        is_cut, full = np.zeros(len(texts), bool), np.flatnonzero(tokens.mask.sum(1) >= self.max_tokens)
+        if len(full):  # others are whole
+            longer = self._longer()([self._prepared(texts[row]) for row in full.tolist()])
+            is_cut[full] = longer.mask.sum(1) > self.max_tokens
+        unknown: int | None = getattr(self._tokenize, "unknown", None)
+        is_unknown = np.zeros_like(tokens.mask) if unknown is None else (tokens.ids == unknown) & tokens.mask
+        pieces = np.maximum(tokens.mask.sum(1) - 2, 1)  # without the special tokens
+        return TextLosses(is_cut, is_unknown.sum(1) / pieces)
+
+    def __call__(
+        self, texts: Sequence[str], space: InMemory | None = None, *, tokens: TokenBatch | None = None
+    ) -> CaptionFeatures:
         """Maps m texts to sentences (m, dt) float32, words float16, and states float16 (ids int32) if requested.
 
         Words include special tokens if there are states, so that both have one layout.
@@ -150,9 +182,10 @@ class TextEncoder:
         Args:
           texts: m of them.
           space: storage of the arrays and of the progress; None keeps them in memory.
+          tokens: their ids, if they are known.
         """
         space = InMemory() if space is None else space
-        tokens = self._tokenize([self._prepared(text) for text in texts])
+        tokens = self.tokens(texts) if tokens is None else tokens
         lengths = tokens.mask.sum(1)
         out, order = self._arrays(space, lengths), np.argsort(lengths, kind="stable")
         rows_a_batch = self._spread.rows

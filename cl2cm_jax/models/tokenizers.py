@@ -46,7 +46,7 @@ class TokenBatch(NamedTuple):
 
 
 class Tokenizer(Protocol):
-    """What a text backbone's tokenizer does."""
+    """What a text backbone's tokenizer does. One with an id for unknown pieces has it as the attribute `unknown`."""
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest."""
@@ -80,6 +80,7 @@ class SentencePieceTokenizer:
             raise not_installed(PIECES.requirement) from error
         except Exception as error:  # the package's parser fails with nearly any exception on a damaged file
             raise UserError(f"SentencePiece model {self.path} cannot be read ({error}); get a fresh copy") from error
+        self.unknown: int | None = getattr(self._sentencepiece, "_unk_id", None)
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest; an empty text is one unknown piece."""
@@ -120,6 +121,7 @@ class FastTokenizer:
             raise UserError(
                 f"{file} names {unknown!r} for what it does not know, and has no id for it; get a fresh copy"
             )
+        self.unknown: int | None = tokenizer.token_to_id(unknown or "<unk>")
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_length=max_tokens)
         self._check_marks(file)

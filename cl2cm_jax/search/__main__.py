@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.search.folder import add_images_option, load_with_gallery
-from cl2cm_jax.search.query import add_query_options, given_queries, print_answers, search
+from cl2cm_jax.search.query import add_query_options, given_queries, print_answers, search, warn_of_unread
 from cl2cm_jax.terminal import log_to_stderr
 
 EPILOG = """\
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     queries = given_queries(options)
     model, gallery = load_with_gallery(options.model, options.images)
+    warn_of_unread(model.encoder, queries)
     start = time.perf_counter()
     answers = search(queries, gallery, model.encoder, top=options.top)
     seconds = time.perf_counter() - start

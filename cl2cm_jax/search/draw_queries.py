@@ -15,6 +15,7 @@ from pathlib import Path
 from cl2cm_jax.data.readers.caption_file import Columns, read_csv
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.evaluation.picture import Found, QueryRow, draw_retrieval
+from cl2cm_jax.languages import canonical
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option, positive
 from cl2cm_jax.search.folder import add_images_option, load_with_gallery
 from cl2cm_jax.search.query import Answer, check_queries, search
@@ -57,7 +58,7 @@ def query_rows(
     rows = []
     for row, answer in zip(queries, answers, strict=True):
         found = tuple(Found(result.rank, result.path or None, result.id, False) for result in answer.results)
-        trained = "trained" if row["language"] in languages else "not trained"
+        trained = "trained" if canonical(row["language"]) in languages else "not trained"
         remark = ", ".join(filter(None, (trained, row.get("remark", ""))))
         rows.append(QueryRow(answer.query, row["language"], row.get("meaning", ""), found, remark=remark))
     return rows

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import os
 import sys
 import time
@@ -22,10 +23,17 @@ from cl2cm_jax.data.media.images import MAX_PIXELS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.runtime.progress import CountReport
-from cl2cm_jax.search.entry import Filters, Found, day
+from cl2cm_jax.search.entry import Filters, Found, day, without_captions
 from cl2cm_jax.search.folder import own_gallery
 from cl2cm_jax.search.incremental import Outcome, from_gallery, read_captions, root_of, update
-from cl2cm_jax.search.query import add_query_options, answer, given_queries, print_answers
+from cl2cm_jax.search.query import (
+    add_query_options,
+    answer,
+    encode_queries,
+    given_queries,
+    print_answers,
+    warn_of_unread,
+)
 from cl2cm_jax.search.recall import QUERIES, TOP, recall
 from cl2cm_jax.search.stores.milvus import MAX_RESULTS, Manifest, Store, is_local
 from cl2cm_jax.search.vector_files import read_manifest, read_vectors, write_vectors
@@ -178,10 +186,13 @@ def _search(options: argparse.Namespace) -> None:
         assert store.manifest is not None
         model = cl2cm_jax.load(options.model)
         store.manifest.check(weights=model.weights, model=model.name, uri=store.uri)
-        vectors = model.encoder.text(queries)
+        warn_of_unread(model.encoder, queries)
+        vectors = encode_queries(model.encoder, queries)
         start = time.perf_counter()
         found = store.search(vectors, top=options.top, filters=filters)
         seconds, count, root = time.perf_counter() - start, len(store), store.manifest.images
+        if options.language and not any(found) and (notice := without_captions(options.language, store.languages())):
+            logging.warning("%s", notice)
 
     def shown(one: Found) -> tuple[float, str, str, str]:
         caption = one.entry.caption(options.language, model.languages[0])[1]

@@ -25,6 +25,7 @@ from cl2cm_jax.serve.pictures import LARGE, THUMBNAIL, Pictures
 from cl2cm_jax.serve.service import Service
 from cl2cm_jax.serve.workers import BusyError
 from cl2cm_jax.terminal import json_text
+from cl2cm_jax.texts import visible
 
 MAX_QUERY, MAX_TOP = 500, 100
 DRAWN_AT_ONCE = 8  # pictures; those that are not kept yet wait for a process
@@ -50,12 +51,16 @@ class Result(BaseModel):
 
 
 class Answer(BaseModel):
-    """Pictures, best first; `language` is the detected language of the query, "" if unknown."""
+    """Pictures, best first; `language` is the detected language of the query, "" if unknown.
+
+    A `notice` says that the query is not read as a whole, or that no caption is in the language of the filter.
+    """
 
     query: str
     language: str
     milliseconds: float
     results: list[Result]
+    notice: str | None = None
 
 
 class About(BaseModel):
@@ -133,23 +138,29 @@ Options = Annotated[dict[str, Any], Depends(search_options)]
 def _add_search(api: FastAPI, service: Service) -> None:
     picture = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
 
-    @api.get("/api/search", summary="Search by text in any language")
+    @api.get("/api/search", summary="Search by text in any language", response_model_exclude_none=True)
     def search(q: Annotated[str, Query(min_length=1, max_length=MAX_QUERY)], options: Options) -> Answer:
-        if not q.strip() or any("\ud800" <= char <= "\udfff" for char in q):
+        if not visible(q) or any("\ud800" <= char <= "\udfff" for char in q):
             raise HTTPException(422, "q is empty or not valid Unicode")
         start, language = time.perf_counter(), service.detect(q)
         found = service.by_text(q, **options)
-        return _answer(found, query=q, language=language, start=start, prefer=(language, service.model.languages[0]))
+        answer = _answer(found, query=q, language=language, start=start, prefer=(language, service.model.languages[0]))
+        return answer.model_copy(update={"notice": service.notice(q, options["filters"]) or None})
 
     @api.post(
-        "/api/search/picture", summary="Search by the picture in the body", openapi_extra={"requestBody": picture}
+        "/api/search/picture",
+        summary="Search by the picture in the body",
+        openapi_extra={"requestBody": picture},
+        response_model_exclude_none=True,
     )
     async def search_picture(request: Request, options: Options) -> Answer:
         start, content = time.perf_counter(), await _body(request)
         by_picture = partial(service.by_picture, content, **options)
         return _answer(await asyncio.to_thread(by_picture), start=start, prefer=(service.model.languages[0],))
 
-    @api.get("/api/pictures/{id}/similar", summary="Pictures similar to one of the index")
+    @api.get(
+        "/api/pictures/{id}/similar", summary="Pictures similar to one of the index", response_model_exclude_none=True
+    )
     def similar(id: Id, options: Options) -> Answer:
         start = time.perf_counter()
         found = service.similar(id, **options)

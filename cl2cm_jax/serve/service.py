@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.entry import Filters, Found
+from cl2cm_jax.search.entry import Filters, Found, without_captions
+from cl2cm_jax.search.query import encode_queries, query_notice
 from cl2cm_jax.search.stores.memory import MemoryIndex
 from cl2cm_jax.search.stores.milvus import Store
 from cl2cm_jax.serve.workers import Workers
@@ -59,6 +60,12 @@ class Service:
         """The best entries for a text."""
         return self.index.search(self._text(query)[None], top=top, filters=filters)[0]
 
+    def notice(self, query: str, filters: Filters) -> str:
+        """What of a query and its filters cannot be answered, in one line; "" if nothing."""
+        with self._encoding:
+            unread = query_notice(self.model.encoder, query) if query else ""
+        return unread or without_captions(filters.language, self.caption_languages)
+
     def by_picture(self, content: bytes, *, top: int, filters: Filters) -> list[Found]:
         """The best entries for the bytes of a picture.
 
@@ -93,7 +100,7 @@ class Service:
 
     def _encode_batch(self, batch: list[tuple[str, Future[np.ndarray]]]) -> None:
         try:
-            vectors = self.model.encoder.text([query for query, _ in batch])
+            vectors = encode_queries(self.model.encoder, [query for query, _ in batch])
         except Exception as error:  # noqa: BLE001  # raised in each waiting thread
             for _, future in batch:
                 future.set_exception(error)

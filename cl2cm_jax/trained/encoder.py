@@ -23,6 +23,7 @@ class Encoder:
         batch: frames that its devices compute at a time.
         enough: pixels of a picture's shorter side that `images` makes use of; 0: all. See `images.decode`.
         max_pixels: larger pictures are refused, see there.
+        notice: what of a text is not read, in one line; "" if it is read as a whole.
     """
 
     text: Callable[[Sequence[str]], np.ndarray]
@@ -32,3 +33,4 @@ class Encoder:
     batch: int = 1
     enough: int = 0
     max_pixels: int = MAX_PIXELS
+    notice: Callable[[str], str] = lambda text: ""

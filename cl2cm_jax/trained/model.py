@@ -16,6 +16,7 @@ from cl2cm_jax.data.media.clips import decode_clip, taken_files
 from cl2cm_jax.data.media.images import as_rgb, decode, frame_places
 from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.languages import canonical
 from cl2cm_jax.maths.similarity import scores
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.trained.bundle import Parts
@@ -65,7 +66,7 @@ class TrainedModel:
         for place, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UserError(f"texts[{place}] is {type(text).__name__}, not a string; give strings")
-        if language is not None and language not in self.languages:
+        if language is not None and canonical(language) not in self.languages:
             raise UserError(
                 f"language={language!r} is not one that the model was trained in ({', '.join(self.languages)}); "
                 "leave it out to encode the texts anyway"

@@ -124,10 +124,8 @@ def _formatted(rows: Sequence[Caption], ending: str) -> str:
     if ending == ".jsonl":
         objects = (dict(zip(columns, row, strict=True)) for row in cells)
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in objects)
-    if ending == ".tsv":
-        return "".join("\t".join(row) + "\n" for row in [columns, *cells])
     table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([columns, *cells])
+    csv.writer(table, delimiter="\t" if ending == ".tsv" else ",", lineterminator="\n").writerows([columns, *cells])
     return table.getvalue()
 
 

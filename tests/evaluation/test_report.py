@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -180,3 +181,17 @@ def test_json_is_strict() -> None:
         "b": 3,
         "c": [True, None],
     }
+
+
+def test_few_images_are_named_beside_their_numbers(tmp_path) -> None:
+    small = dataclasses.replace(results(), protocol=Protocol("test", 8, {"en": 8, "de": 8, "zh": 8}))
+    note = "only 8 images: one more hit is 12.5 points of a recall"
+    headline, alone, flags = report_tables(small)
+    assert any(line.startswith(note) for line in headline.notes)
+    assert not any("only" in line for line in alone.notes)  # of 300 images
+    assert any(line.startswith("only 40 images: one more hit is 2.5 points") for line in flags.notes)
+    assert note in text_report(small)
+    write_results(tmp_path, small)
+    assert note in (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "results.json").read_text())["protocol"]["notes"][0].startswith(note)
+    assert "only" not in " ".join(report_tables(results())[0].notes)

@@ -26,6 +26,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import __main__ as command
 from cl2cm_jax.features import cache
 from cl2cm_jax.features.cache import read_cache
+from cl2cm_jax.features.caption_counts import CaptionCounts
 from cl2cm_jax.runtime.checksums import LIST_NAME
 from cl2cm_jax.runtime.storage import exclusive
 
@@ -141,11 +142,12 @@ def test_a_full_disk_is_one_line_and_the_next_start_goes_on(tmp_path: Path, size
 def test_two_processes_compute_the_same_features_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     begun, go_on, written = threading.Event(), threading.Event(), []
 
-    def write(split: str, place: Path) -> None:
+    def write(split: str, place: Path) -> CaptionCounts:
         begun.set()
         assert go_on.wait(60)
         place.mkdir(parents=True)
         written.append(split)
+        return CaptionCounts({}, {}, {}, {})
 
     def compute() -> None:
         cache.write_cache(tmp_path / "a", write, about={}, splits=["train"])
@@ -173,8 +175,9 @@ def test_a_clock_that_jumps_ahead_removes_no_features_that_a_process_computes(
     later = time.time() + 30 * 86400
     monkeypatch.setattr(cache.time, "time", lambda: later)
 
-    def write(split: str, place: Path) -> None:
+    def write(split: str, place: Path) -> CaptionCounts:
         assert ours.exists() and in_use.exists() and not abandoned.exists()
+        return CaptionCounts({}, {}, {}, {})
 
     with exclusive(tmp_path / ".b.lock"):
         cache.write_cache(tmp_path / "a", write, about={}, splits=["train"])
@@ -214,3 +217,24 @@ def test_features_of_pictures_that_were_decoded_whole_are_used_as_they_are(
     assert cache._folder(config, cast("stored_sets.StoredSet", None), ("en", "de")) == now  # it is not complete
     (before / "done.json").touch()
     assert cache._folder(config, cast("stored_sets.StoredSet", None), ("en", "de")) == before
+
+
+def test_what_is_lost_of_the_captions_is_counted_by_kind_and_language(tmp_path: Path) -> None:
+    config = place(tmp_path / "set")
+    with (config.parent / "captions.csv").open("a", encoding="utf-8") as captions:
+        captions.write("red-car,fi,punainen auto,train\nred-car,pt-BR,carro vermelho,train\n")
+        captions.write("red-car,DE,ein rotes Auto,train\nred-dog,de_DE,ein roter Hund,train\n")
+        captions.write(f"red-car,fr,{'voiture rouge ' * 30},train\nred-car,fr,शेर लाल,train\n")
+    first = call(command.main, f"--config={config}")
+    again = call(command.main, f"--config={config}")
+    assert (first.code, again.code) == (0, 0), first.err
+    assert "train: 16 x 1 x 32 vision features, 52 captions in en, de, fr" in first.out
+    for outcome in (first, again):
+        assert "captions left out, because config.data names no such language: fi 1, pt-BR 1" in outcome.err
+        assert "cut after config.text.max_tokens=32 word pieces, whose end is not read: fr 1 of 34" in outcome.err, (
+            outcome.err
+        )
+        assert "config.text.backbone='use_multilingual' does not know: fr 1 of 34" in outcome.err
+    (done,) = (config.parent / "data" / "features").rglob("done.json")
+    done.write_text('{"languages": {}}')  # as earlier versions wrote it
+    assert "captions" not in call(command.main, f"--config={config}").err

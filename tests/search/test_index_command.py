@@ -51,6 +51,17 @@ def test_build_update_and_search(run, photos, tmp_path, colours) -> None:
     assert "blue.png" in table and "red.png" not in table and "1 query over 3 pictures" in table
 
 
+def test_a_language_without_captions_is_named(run, photos, tmp_path, caplog) -> None:
+    (tmp_path / "c.csv").write_text("image,language,caption\nred.png,de-DE,ein Apfel\nred.png,EN,an apple\n")
+    run(f"--images={photos}", f"--captions={tmp_path / 'c.csv'}")
+    for code in ("DE", "de_DE", "deu"):
+        (found,) = json.loads(run("search", "blau", f"--language={code}", "--json"))
+        assert [(one["id"], one["caption"]) for one in found["results"]] == [("red.png", "ein Apfel")], code
+    assert not caplog.text
+    assert json.loads(run("search", "blau", "--language=pt-br", "--json"))[0]["results"] == []
+    assert "no picture has a caption in 'pt-BR'; the index has captions in de, en" in caplog.text
+
+
 def test_export_and_import(run, photos, tmp_path) -> None:
     run(f"--images={photos}")
     assert "3 vectors" in run("export", f"--out={tmp_path / 'v'}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -13,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.colour_encoder import ColourEncoder
 
-from cl2cm_jax.search.entry import id_of
+from cl2cm_jax.search.entry import Filters, id_of
 from cl2cm_jax.serve.limits import HEADERS
+from cl2cm_jax.serve.service import Service
 
-from .conftest import NAMES, Server
+from .conftest import NAMES, Server, folder
 
 FEW = settings(max_examples=60, deadline=None)
 
@@ -108,7 +111,7 @@ def test_any_query(server, q, top, narrowed) -> None:
     sent = {name: str(value).encode("utf-8", "replace") for name, value in {"q": q, "top": top, **narrowed}.items()}
     reply = server.ask(f"/api/search?{urllib.parse.urlencode(sent)}")
     assert reply.status in (200, 422)
-    assert set(reply.json()) == (
+    assert set(reply.json()) - {"notice"} == (
         {"detail"} if reply.status == 422 else {"query", "language", "milliseconds", "results"}
     )
     assert reply.status == 422 or len(q) <= 500
@@ -253,3 +256,21 @@ def test_twenty_concurrent_clients(server) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_what_cannot_be_answered_is_a_notice(tmp_path) -> None:
+    model = ColourEncoder().model("colours", "en", "de")
+    model.encoder = dataclasses.replace(model.encoder, notice=lambda text: "it is cut" if "long" in text else "")
+    service = Service(folder(tmp_path / "photos"), model, lambda query: "")
+    assert service.notice("LONG QUERY", Filters()) == "it is cut"
+    assert service.notice("red", Filters(language="EN-us")) == ""
+    assert service.notice("red", Filters(language="de_DE")) == (
+        "no picture has a caption in 'de'; the index has captions in ar, en"
+    )
+
+
+def test_a_notice_is_part_of_the_answer(server) -> None:
+    plain, narrowed = (server.ask(f"/api/search?q=rot{more}").json() for more in ("", "&language=pt-br"))
+    assert "notice" not in plain
+    assert narrowed["results"] == [] and "no picture has a caption in 'pt-BR'" in narrowed["notice"]
+    assert paths(server.ask("/api/search?q=rot&language=EN").json()) == ["red.png"]

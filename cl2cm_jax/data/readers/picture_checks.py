@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -45,3 +46,13 @@ def reason_against(source: bytes | str, frames: int) -> tuple[str, bool]:
     except ImageError as error:
         return str(error), False
     return "", False
+
+
+def content_hash(source: bytes | str, frames: int) -> str:
+    """A hash of the files of a picture or clip that can be used; of a folder those of the frames that are read."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in taken_files(source, limit=frames) if isinstance(source, str) else ():
+        digest.update(hashlib.blake2b(file.read_bytes()).digest())
+    if isinstance(source, bytes):
+        digest.update(hashlib.blake2b(source).digest())
+    return digest.hexdigest()

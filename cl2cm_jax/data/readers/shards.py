@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from cl2cm_jax.data.captions import Caption, ShardOffset
 from cl2cm_jax.data.media.images import SUFFIXES
-from cl2cm_jax.data.readers.picture_checks import reason_against
+from cl2cm_jax.data.readers.picture_checks import content_hash, reason_against
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.sample_captions import SampleError, read_captions
 from cl2cm_jax.errors import UserError
@@ -37,6 +37,7 @@ class Shard(NamedTuple):
     samples: list[list[Caption]]  # the rows of each picture; one with caption="" if it has no caption
     left_out: list[str]  # keys of samples that have a problem
     problems: list[Problem]
+    contents: dict[str, str]  # a hash of the picture of each sample, by key
 
 
 class _BrokenError(Exception):
@@ -87,7 +88,7 @@ def read_picture(place: ShardOffset) -> bytes:
 
 def read_shard(path: str, *, source: str, frames: int) -> Shard:
     """Reads and checks a shard, one sample in memory at a time."""
-    shard = Shard([], [], [])
+    shard = Shard([], [], [], {})
     seen: set[str] = set()
     try:
         for key, files in _grouped(_files(path)):
@@ -100,6 +101,7 @@ def read_shard(path: str, *, source: str, frames: int) -> Shard:
             shard.problems.extend(problems)
             if sample:
                 shard.samples.append(sample)
+                shard.contents[key] = content_hash(_picture(files).content, frames)
             else:
                 shard.left_out.append(key)
     except (_BrokenError, tarfile.TarError, OSError, RecursionError, ValueError, OverflowError) as error:
@@ -226,6 +228,10 @@ def _file_problems(path: str, key: str, files: list[_File], frames: int, *, is_r
             yield Problem(path, None, f"{key}.{file.ending}", reason, is_note=is_note)
 
 
+def _picture(files: list[_File]) -> _File:
+    return next(file for file in files if file.ending in _PICTURES)
+
+
 def _sample(path: str, key: str, files: list[_File], source: str) -> tuple[list[Caption], list[Problem]]:
     """The rows of a sample whose files are good, none where its .json or all captions are wrong; and its problems."""
     content = {file.ending: file.content for file in files}
@@ -236,6 +242,6 @@ def _sample(path: str, key: str, files: list[_File], source: str) -> tuple[list[
     problems = [Problem(path, None, f"{key}.{ending}", reason) for ending, reason in found.problems]
     if problems and not found.rows:
         return [], problems
-    offset = next(file.offset for file in files if file.ending in _PICTURES)
+    offset = _picture(files).offset
     rows = found.rows or (Caption(key, "", ""),)
     return [row._replace(split=found.split, picture=offset) for row in rows], problems

@@ -20,6 +20,7 @@ import cl2cm_jax
 from cl2cm_jax.config import nearest
 from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.languages import canonical_all
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.studies.rows import separated
 from cl2cm_jax.terminal import log_to_stderr
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     data = _data(options)
     model = cl2cm_jax.load(options.model)
-    scores = compare(model, data.of(options.languages or list(data.captions)), options.libraries)
+    scores = compare(model, data.of(canonical_all(options.languages) or list(data.captions)), options.libraries)
     printed = table(scores)
     print(printed.markdown() if options.markdown else printed.text())
     if not all(score.agrees for score in scores):

@@ -387,3 +387,46 @@ def test_long_name_in_an_extended_header_is_read(tmp_path: Path) -> None:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     assert read(tmp_path / "a.tar") == ([name], [])
+
+
+def test_samples_of_one_picture_are_one_and_in_one_split(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "s")
+    twin = files_of(3) | {"000000003.txt": b"another dog", "000000003.json": b'{"captions": {"DE": "ein Hund"}}'}
+    write_shard(folder / "9.tar", {name.replace("000000003", "twin"): content for name, content in twin.items()})
+    records = by_key(built(folder))
+    assert sorted(records) == [f"{number:09}" for number in range(10)]
+    captions = [(caption.language, caption.text) for caption in records["000000003"].captions]
+    assert captions[-2:] == [("en", "another dog"), ("de", "ein Hund")]
+
+
+def test_samples_of_one_picture_in_two_splits_are_refused(tmp_path: Path) -> None:
+    splits = ["train"] * 8 + ["validation", "test"]
+    for number, split in enumerate(splits):
+        write_shard(tmp_path / "s" / f"{number}.tar", files_of(number, split=split))
+    twin = files_of(3, split="test")
+    write_shard(tmp_path / "s" / "x.tar", {name.replace("000000003", "twin"): twin[name] for name in twin})
+    reason = "field twin: 'twin' in 'test' is the same picture as '000000003' in 'train'"
+    with pytest.raises(UserError, match=reason):
+        built(tmp_path / "s")
+
+
+def test_every_line_of_a_text_file_is_a_caption(tmp_path: Path) -> None:
+    lines = b"\xef\xbb\xbfa dog\r\n\n  a dog \ntwo\tdogs\rthree dogs\n"
+    found = read_shard(str(write_shard(tmp_path / "a.tar", {"a.jpg": JPEG, "a.txt": lines})), source="en", frames=1)
+    (sample,) = found.samples
+    assert [(row.language, row.caption) for row in sample] == [
+        ("en", "a dog"),
+        ("en", "two dogs"),
+        ("en", "three dogs"),
+    ]
+
+
+def test_a_caption_of_several_lines_that_the_json_repeats_is_one(tmp_path: Path) -> None:
+    told = {"caption": "a dog\nby the sea", "captions": {"de_DE": "ein Hund"}, "origins": {"de": "machine"}}
+    described = json.dumps(told)
+    files = {"a.jpg": JPEG, "a.txt": b"a dog\nby the sea", "a.json": described.encode()}
+    (sample,) = read_shard(str(write_shard(tmp_path / "a.tar", files)), source="en", frames=1).samples
+    assert [(row.language, row.caption, row.origin) for row in sample] == [
+        ("en", "a dog by the sea", "human"),
+        ("de", "ein Hund", "machine"),
+    ]
