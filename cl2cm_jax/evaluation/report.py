@@ -12,15 +12,14 @@ from typing import Any, TypedDict
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import RULE, Table
-from cl2cm_jax.json_file import parse_json
-from cl2cm_jax.runtime.checksums import read_checked, write_checked
+from cl2cm_jax.runtime.checksums import read_checked, read_checked_json, write_checked
 
 Metrics = Mapping[str, float]  # metric name -> value, as `retrieval.metrics` names them
 PerLanguage = Mapping[str, Metrics]
 
-ENOUGH_IMAGES = 50  # of a split: with fewer, a hit more or less is 2 points and more
 RESULTS_FILE, MARKDOWN_FILE = "results.json", "results.md"
 _AGAIN = "write it again with --mode=evaluate"
+ENOUGH_IMAGES = 50  # of a split: with fewer, a hit more or less is 2 points and more
 SHORT_DIRECTION = {"text_to_vision": "t2v", "vision_to_text": "v2t"}
 SHOWN = {f"{d}/R@{k}": f"{SHORT_DIRECTION[d]} R@{k}" for d in DIRECTIONS for k in RECALL_AT} | {"SumR": "SumR"}
 RANKS = {"median_rank": "MedR", "mean_rank": "MeanR", "mAP": "mAP"}
@@ -245,7 +244,7 @@ def read_results(directory: Path) -> Results:
     """Reads the results.json of `write_results`; raises UserError if there is none, or it is damaged."""
     path = directory / RESULTS_FILE
     try:
-        content = parse_json(read_checked(path, fix=_AGAIN))
+        content = read_checked_json(path, fix=_AGAIN)
         groups = {
             name: Group(group["test"], _read_protocol(group["protocol"])) for name, group in content["groups"].items()
         }

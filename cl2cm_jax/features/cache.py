@@ -165,7 +165,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     from cl2cm_jax.data.stored_sets import read_captions, read_pictures
 
     encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
-    earlier = _earlier(folder.parent, encoders)
+    earlier = reuse.earlier(folder.parent, encoders, read=read_splits)
     encode_text = text_encoder(config, configured_text(config), known=earlier.captions)
     encode_pictures, limit = _picture_encoder(config)
     is_encoded = has_vision_backbone(config) and vision_first(config) is None
@@ -178,38 +178,14 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
         digests = [reuse.digest(picture.files) for picture in read_pictures(stored, split)] if is_encoded else []
 
         def from_image(start: int) -> Iterator[np.ndarray]:
-            def pictures() -> Iterator[Picture]:
-                return itertools.islice(read_pictures(stored, split), start, None)
+            pictures = itertools.islice(read_pictures(stored, split), start, None)
+            return reuse.picture_features(pictures, digests[start:], earlier.pictures, encode_pictures)
 
-            if not is_encoded:
-                return encode_pictures(pictures())
-            return reuse.picture_features(
-                digests[start:],
-                earlier.pictures,
-                lambda is_new: encode_pictures(itertools.compress(pictures(), is_new)),
-            )
-
-        vision_features = VisionFeatures(from_image, max(limit, frames))
-        counts = write_split(place, rows, languages[split], vision_features, encode_text)
         if is_encoded:
             reuse.save_digests(place, digests)
-        return counts
+        return write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
 
     write_cache(folder, write, about={"languages": languages, "encoders": encoders})
-
-
-def _earlier(parent: Path, encoders: str) -> reuse.Known:
-    """The newest features of the same encoders and another version of the set."""
-    complete = [path.parent for path in parent.glob("[!.]*/done.json")]
-    for folder in sorted(complete, key=lambda folder: folder.stat().st_mtime, reverse=True):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):  # it is damaged, or older
-            about = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-            if about["encoders"] == encoders:
-                languages = {split: tuple(names) for split, names in about["languages"].items()}
-                found = reuse.known(folder, read_splits(folder, languages))
-                logging.info("features: unchanged pictures and captions are taken from %s", folder)
-                return found
-    return reuse.NOTHING
 
 
 def write_cache(
@@ -229,8 +205,8 @@ def write_cache(
         if (folder / "done.json").exists():
             return  # another process made it meanwhile
         temporary = folder.with_name(f".{folder.name}.partial")
-        counts = {}
         _remove_abandoned(path for path in folder.parent.glob(".*.partial") if path != temporary)
+        counts = {}
         for split in splits:
             counts[split] = write(split, temporary / split)._asdict()
             os.utime(temporary)  # not abandoned

@@ -162,9 +162,9 @@ class TextEncoder:
             )
         self._dim, self._first, self._frozen = backbone.dim, first, frozen
         self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
+        self._known = known or {}
         self.max_tokens = max_tokens
         self._longer = functools.cache(functools.partial(backbone.tokenizer, max_tokens=max_tokens + 1))
-        self._known = known or {}
         self._tokenize = backbone.tokenizer(max_tokens=max_tokens)
         self._spread = spread(TEXT_BATCH)
         whole = self._spread.whole

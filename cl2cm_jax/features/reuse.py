@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
+import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, Ragged
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.atomic import replacing
+
+if TYPE_CHECKING:
+    from cl2cm_jax.data.stored_sets import Picture
 
 _DIGESTS = "pictures.sha256"  # in the folder of a split: of its pictures, end to end
 _SIZE = 32  # bytes of each
 Row = tuple[Corpus, int]
+Languages = dict[str, tuple[str, ...]]  # by split
 
 
 class Known(NamedTuple):
@@ -27,7 +36,20 @@ class Known(NamedTuple):
 NOTHING = Known({}, {})
 
 
-def known(folder: Path, splits: Mapping[str, Corpus]) -> Known:
+def earlier(parent: Path, encoders: str, *, read: Callable[[Path, Languages], Mapping[str, Corpus]]) -> Known:
+    """What the newest features of the same encoders and another version of the set hold; `read` reads a cache."""
+    complete = [path.parent for path in parent.glob("[!.]*/done.json")]
+    for folder in sorted(complete, key=lambda folder: folder.stat().st_mtime, reverse=True):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):  # it is damaged, or older
+            about = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+            if about["encoders"] == encoders:
+                found = _known(folder, read(folder, {split: tuple(own) for split, own in about["languages"].items()}))
+                logging.info("features: unchanged pictures and captions are taken from %s", folder)
+                return found
+    return NOTHING
+
+
+def _known(folder: Path, splits: Mapping[str, Corpus]) -> Known:
     """What a complete cache holds; no pictures, where their features were not computed."""
     pictures: dict[bytes, Row] = {}
     for split, corpus in splits.items():
@@ -50,17 +72,21 @@ def save_digests(place: Path, digests: Sequence[bytes]) -> None:
 
 
 def picture_features(
-    digests: Sequence[bytes], known: Mapping[bytes, Row], encode: Callable[[Sequence[bool]], Iterator[np.ndarray]]
+    pictures: Iterator[Picture],
+    digests: Sequence[bytes],
+    known: Mapping[bytes, Row],
+    encode: Callable[[Iterable[Picture]], Iterator[np.ndarray]],
 ) -> Iterator[np.ndarray]:
-    """The features (F_i, d) of each picture; `encode` yields those of the pictures that it is told to."""
-    is_new = [one not in known for one in digests]
-    encoded = encode(is_new)
-    for one, new in zip(digests, is_new, strict=True):
-        if new:
-            yield next(encoded)
-        else:
+    """The features (F_i, d) of each picture; those that are not known, or all without digests, are encoded."""
+    if not digests:
+        yield from encode(pictures)
+    encoded = encode(itertools.compress(pictures, [one not in known for one in digests]))
+    for one in digests:
+        if one in known:
             corpus, row = known[one]
             yield corpus.vision[row][corpus.vision_mask[row]]
+        else:
+            yield next(encoded)
 
 
 def copied(out: CaptionFeatures, rows: np.ndarray, texts: Sequence[str], known: Mapping[str, Row]) -> bool:

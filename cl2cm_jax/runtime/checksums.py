@@ -13,9 +13,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.json_file import read_json
+from cl2cm_jax.json_file import LARGEST, parse_json, read_json
 from cl2cm_jax.runtime.atomic import replacing, write_text
 from cl2cm_jax.runtime.storage import exclusive
 
@@ -68,7 +69,7 @@ def write_checked(path: Path, content: str | bytes) -> None:
         _set(path, zlib.crc32(content))
 
 
-def read_checked(path: Path, *, fix: str) -> bytes:
+def read_checked(path: Path, *, fix: str, largest: int | None = None) -> bytes:
     """The content of a file of `write_checked`.
 
     A file without a checksum, as earlier versions wrote it, is taken as it is: a warning says so once, and it gets one.
@@ -76,24 +77,23 @@ def read_checked(path: Path, *, fix: str) -> bytes:
     Args:
         path: the file.
         fix: how it is restored, for the message.
+        largest: the largest number of bytes that are read.
 
     Raises:
         OSError: it cannot be read.
+        ValueError: it is larger.
         UserError: it changed after it was written.
     """
-    content = path.read_bytes()
-    try:
-        if _listed(path.parent).get(path.name) == zlib.crc32(content):
-            return content
-        with _locked(path.parent):  # else another process may be between writing the file and its checksum
-            content = path.read_bytes()
-            expected, found = _listed(path.parent).get(path.name), zlib.crc32(content)
-            if expected is None:
-                logging.warning("%s has no checksum (an earlier version wrote it?); it is taken as it is", path)
-                with contextlib.suppress(OSError):  # a folder that is only read
-                    _set(path, found)
-    except ValueError as error:
-        raise UserError(f"{path.parent}: {error}; delete {LIST_NAME} to take the files as they are") from error
+    content = _content(path, largest)
+    if _expected(path) == zlib.crc32(content):
+        return content
+    with _locked(path.parent):  # else another process may be between writing the file and its checksum
+        content = _content(path, largest)
+        expected, found = _expected(path), zlib.crc32(content)
+        if expected is None:
+            logging.warning("%s has no checksum (an earlier version wrote it?); it is taken as it is", path)
+            with contextlib.suppress(OSError):  # a folder that is only read
+                _set(path, found)
     if expected not in (None, found):
         raise UserError(
             f"{path} changed after it was written, by its checksum; {fix}; "
@@ -101,6 +101,26 @@ def read_checked(path: Path, *, fix: str) -> bytes:
             id="changed-file",
         )
     return content
+
+
+def read_checked_json(path: Path, *, fix: str) -> Any:
+    """The JSON in a file of `write_checked`; raises as `read_checked`, and ValueError if it is damaged."""
+    return parse_json(read_checked(path, fix=fix, largest=LARGEST))
+
+
+def _content(path: Path, largest: int | None) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(-1 if largest is None else largest + 1)
+    if largest is not None and len(content) > largest:
+        raise ValueError(f"it has more than {largest:,} bytes")
+    return content
+
+
+def _expected(path: Path) -> int | None:
+    try:
+        return _listed(path.parent).get(path.name)
+    except ValueError as error:
+        raise UserError(f"{path.parent}: {error}; delete {LIST_NAME} to take the files as they are") from error
 
 
 def _listed(folder: Path) -> dict[str, int]:

@@ -71,13 +71,12 @@ class MetricWriter:
     def _compare_csv(self, rows: list[dict[str, Any]]) -> None:
         """Warns where the two files differ: one of them is damaged. A kill may have left out the last row of either."""
         text = self._csv.read_text(encoding="utf-8", errors="replace") if self._csv.exists() else ""
-        for row, expected, found in zip(rows[:-1], self._csv_rows(rows), text.splitlines()[1:], strict=False):
-            if expected.rstrip(",\n") != found.rstrip(","):  # without the columns that came later
-                file = self._csv.name
-                logging.warning(
-                    "%s: step %s differs in %s; one is damaged, this one is kept", self._jsonl, row["step"], file
-                )
-                return
+        header, *lines = text.removesuffix("\n").split("\n")
+        wanted = self._csv_rows(rows)
+        pairs = zip(wanted[:-1], lines, strict=False)  # without the columns that came later:
+        is_same = all(one.rstrip(",\n") == other.rstrip(",") for one, other in pairs)
+        if not is_same or len(lines) > len(wanted) or not _csv_line(self._columns).startswith(header):
+            logging.warning("%s and %s differ: one is damaged, and the first is kept", self._jsonl, self._csv.name)
 
 
 class _EventFile:

@@ -14,12 +14,11 @@ from ml_collections import ConfigDict
 from cl2cm_jax import __version__
 from cl2cm_jax.config import FIELDS, flatten, from_flat, has_vision_backbone
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.json_file import parse_json
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.configured import text_spec, vision_spec
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.pretrained import weights_hash
-from cl2cm_jax.runtime.checksums import read_checked, write_checked
+from cl2cm_jax.runtime.checksums import read_checked_json, write_checked
 
 _MOST_FILES = 1000  # of a bundle; each is read for its hash
 FORMAT = 1  # raise it when an older version of this package would misread a bundle
@@ -125,7 +124,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = parse_json(read_checked(path, fix="get a fresh copy of the bundle"))
+        content = read_checked_json(path, fix="get a fresh copy of the bundle")
         version = content["format"]
         if version != FORMAT:
             raise UserError(

@@ -16,13 +16,12 @@ from safetensors.numpy import load, save
 
 from cl2cm_jax.config import current_names, from_flat, student_first, vision_first
 from cl2cm_jax.errors import UserError, one_line
-from cl2cm_jax.json_file import parse_json
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL, FeatureShape, Networks, vision_size
 from cl2cm_jax.models.pretrained import assign, check_tensors, shapes_of
 from cl2cm_jax.models.trained_layers import check_text_layers, in_two_parts
-from cl2cm_jax.runtime.checksums import read_checked, write_checked
+from cl2cm_jax.runtime.checksums import read_checked, read_checked_json, write_checked
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -89,7 +88,7 @@ def _abstract(
 
 def read_fields(path: Path) -> dict[str, object]:
     """The fields of a config.json; raises OSError or ValueError if it is missing or damaged, UserError if changed."""
-    fields = parse_json(read_checked(path, fix="restore it"))
+    fields = read_checked_json(path, fix="restore it")
     if not isinstance(fields, dict):
         raise ValueError("it holds no fields")
     return current_names(fields)

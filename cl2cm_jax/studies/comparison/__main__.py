@@ -15,8 +15,7 @@ from pathlib import Path
 
 from cl2cm_jax.config import nearest
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.json_file import parse_json
-from cl2cm_jax.runtime.checksums import read_checked
+from cl2cm_jax.runtime.checksums import read_checked_json
 from cl2cm_jax.runtime.command_line import Arguments
 from cl2cm_jax.studies.comparison.published import PRETRAINED, PUBLISHED, SETS
 from cl2cm_jax.studies.comparison.tables import Row, comparison_tables, run_rows
@@ -62,7 +61,7 @@ def _run(workdir: Path, name: str) -> list[Row]:
     """The rows of one run; `name` identifies its set if the run itself does not, or is ""."""
     path = workdir / "results.json"
     try:
-        rows = run_rows(str(workdir), parse_json(read_checked(path, fix="write it again with --mode=evaluate")))
+        rows = run_rows(str(workdir), read_checked_json(path, fix="write it again with --mode=evaluate"))
     except OSError as error:
         raise UserError(
             f"--workdirs: {path} cannot be read ({error.strerror}); name the --workdir of a finished run"
