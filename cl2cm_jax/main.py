@@ -20,10 +20,12 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.models.configured import pinned
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.runtime.command_line import Arguments, resume_command, split_flags
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.training import experiment, loop, results
+from cl2cm_jax.training.identity import as_trained, read_record, write_record
 from cl2cm_jax.training.workdir import read_config
 
 
@@ -60,18 +62,26 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, resume: str, start:
     workdir = options.workdir
     if options.mode == "check":
         return experiment.describe(experiment.build(config))
-    experiment.check_workdir(workdir, config)
-    if options.mode == "train" and results.is_finished(workdir):
+    free = experiment.free_places(workdir)
+    experiment.check_workdir(workdir, config, free=free)
+    finished = options.mode == "train" and results.is_finished(workdir)
+    if finished and not experiment.changes(workdir, config).keys() & set(free):
         table = (workdir / "results.md").read_text(encoding="utf-8")
         return f"{table}\nfinished before: {workdir}; --mode=evaluate evaluates again, another --workdir trains again"
-    built = experiment.build(config)
-    if options.mode == "evaluate":
+    is_new = not experiment.has_outputs(workdir)
+    built = experiment.build(pinned(config if is_new else as_trained(config, workdir)))
+    if options.mode == "evaluate" or finished:  # finished, and its data or backbones are in another place now
         measured = results.evaluate_and_write(built, workdir)
+        hosts.on_host_zero(lambda: experiment.note_places(workdir, config))
     else:
-        with experiment.claim(workdir, config):  # after all checks of the inputs
+        with experiment.claim(workdir, config, free=free):  # after all checks of the inputs
+            if is_new:
+                hosts.on_host_zero(lambda: write_record(workdir, built.config, built.data))
             if loop.train(built, workdir) is None:
                 return f"stopped and saved; resume with: {resume}"
             measured = results.evaluate_and_write(built, workdir)
+    if not read_record(workdir):  # a run of an earlier version, whose data have been checked as it did
+        hosts.on_host_zero(lambda: write_record(workdir, built.config, built.data))
     return results.summary(measured, workdir, seconds=time.perf_counter() - start)
 
 

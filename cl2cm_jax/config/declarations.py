@@ -22,6 +22,7 @@ class Field(NamedTuple):
       package: of a field that names plugins, where the built-in ones are.
       minimum_steps: of a duration, the fewest steps; None for other fields.
       of_training: of a duration, whether a percentage is one of `train.steps`.
+      is_place: whether it names a file or folder; its content, not its place, is part of a run.
     """
 
     default: Any
@@ -29,12 +30,18 @@ class Field(NamedTuple):
     package: str = ""
     minimum_steps: int | None = None
     of_training: bool = True
+    is_place: bool = False
 
 
 def wrong_type(name: str, value: object, wanted: type) -> UserError:
     """The error of a value of another type than the field's."""
     kind = {"str": "text", "int": "a whole number", "float": "a number", "bool": "True or False"}[wanted.__name__]
     return UserError(f"config.{name}={value!r} must be {kind}")
+
+
+def place(default: str = "") -> Field:
+    """A file or folder, named from the current folder on."""
+    return Field(default, is_place=True)
 
 
 def choice(*values: str) -> Field:

@@ -38,6 +38,7 @@ from cl2cm_jax.trained.bundle_layout import (
     write_manifest,
 )
 from cl2cm_jax.trained.student import student_encoder
+from cl2cm_jax.training.identity import as_trained
 from cl2cm_jax.training.workdir import feature_shape, load_student, read_config
 
 AGREES = 1e-6  # largest difference of the bundle's vectors from the run's
@@ -78,6 +79,7 @@ def read_trained(workdir: Path) -> Trained:
     results, config = read_results(workdir), read_config(workdir)
     if own := own_modules(flatten(config)):
         raise UserError(f"--workdir={workdir}: {own[0]} is a module outside this package, which no bundle can hold")
+    config = as_trained(config, workdir)
     text, vision = configured_text(config), configured_vision(config)
     student, weights = load_student(workdir, config, text=text, vision=vision)
     return Trained(config=config, student=student, results=results, text=text, vision=vision, weights=weights)

@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,7 +83,7 @@ def all_corpora(config: ConfigDict) -> Corpora:
     Raises:
       UserError: an input is wrong or missing, or the data set lacks a language.
     """
-    from cl2cm_jax.data.stored_sets import prepare  # slow to import
+    from cl2cm_jax.data.stored_sets import content_hashes, picture_root, prepare  # slow to import
 
     start = time.perf_counter()
     check_trained_backbones(config)
@@ -102,7 +103,19 @@ def all_corpora(config: ConfigDict) -> Corpora:
         logging.info("features: computed in %.1f s", time.perf_counter() - start)
     else:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
-    return read_cache(folder, languages)
+    root, contents = picture_root(stored), content_hashes(stored)
+    return Corpora(*(_in_place(corpus, root, contents[corpus.name]) for corpus in read_cache(folder, languages)))
+
+
+def _in_place(corpus: Corpus, root: Path, content: str) -> Corpus:
+    """A split as the cache has it, with its pictures where they are now."""
+    return replace(corpus, paths=[path and str(root / path) for path in corpus.paths], content=content)
+
+
+def _relative(row: Caption, root: Path) -> Caption:
+    """A caption whose picture is named from `root` on, so that the cache is right wherever the pictures are."""
+    inside = isinstance(row.picture, str) and row.picture and Path(row.picture).is_relative_to(root)
+    return row._replace(picture=Path(str(row.picture)).relative_to(root).as_posix()) if inside else row
 
 
 def languages_of(config: ConfigDict, split: str) -> tuple[str, ...]:
@@ -143,7 +156,7 @@ def _key(config: ConfigDict, stored: StoredSet, languages: tuple[str, ...]) -> s
 
 def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[str, ...]], folder: Path) -> None:
     """Runs the backbones over all splits and keeps their outputs."""
-    from cl2cm_jax.data.stored_sets import read_captions, read_pictures
+    from cl2cm_jax.data.stored_sets import picture_root, read_captions, read_pictures
 
     encode_text = text_encoder(config, configured_text(config))
     encode_pictures, limit = _picture_encoder(config)
@@ -152,7 +165,8 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
         check_languages(read[split][0], split, languages[split])
 
     def write(split: str, place: Path) -> None:
-        rows, frames = read[split]
+        captions, frames = read[split]
+        rows = [_relative(row, picture_root(stored)) for row in captions]
 
         def from_image(start: int) -> Iterator[np.ndarray]:
             return encode_pictures(itertools.islice(read_pictures(stored, split), start, None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL, FeatureShape, Networks, vision_size
 from cl2cm_jax.models.pretrained import assign, shapes_of
 from cl2cm_jax.models.trained_layers import check_text_layers, in_two_parts
-from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.runtime.atomic import replacing, write_text
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -84,6 +85,11 @@ def _abstract(
     if vision is not None and vision_first(config) is not None:
         abstract[VISION_TAIL] = in_two_parts(config, vision).params["own"]
     return abstract
+
+
+def write_config(workdir: Path, fields: Mapping[str, object]) -> None:
+    """Writes the flattened configuration of a run."""
+    write_text(workdir / CONFIG_FILE, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_fields(path: Path) -> dict[str, object]:

@@ -23,7 +23,7 @@ from cl2cm_jax.data.readers.shards import read_shard
 
 
 def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, mapper: Mapper) -> CaptionTable:
-    """The captions whose picture or clip is in a folder and can be decoded, with its path."""
+    """The captions whose picture or clip is in a folder and can be decoded, with its path inside the folder."""
     known = by_image(captions.rows)
     reasons = mapper(partial(_reason_against_file, images=images, frames=frames), list(known))
     table = CaptionTable([], list(captions.problems))
@@ -31,8 +31,7 @@ def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, 
         if reason:
             table.problems.append(Problem(file, rows[0].line, "image", reason, is_note=is_note))
         if not reason or is_note:
-            path = os.path.abspath(os.path.join(images, image))
-            table.rows.extend(row._replace(picture=path) for row in rows)
+            table.rows.extend(row._replace(picture=image) for row in rows)
     files = (Path(base, name).relative_to(images) for base, _, names in os.walk(images) for name in names)
     for image in sorted(name.as_posix() for name in files if name.suffix.lower() in SUFFIXES):
         if image not in known and not (frames > 1 and os.path.dirname(image) in known):

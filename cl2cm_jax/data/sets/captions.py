@@ -61,6 +61,7 @@ def dataset(data: ConfigDict) -> CaptionSet:
         name="captions",
         read=read,
         inputs=fingerprint(files, settings=tuple(settings)),
+        pictures=data.images,
         description="A user's own pictures and captions.",
         on_error=data.on_error,
         frames=data.frames,

@@ -45,7 +45,8 @@ from cl2cm_jax.studies.tuning.scoring import FOLDS, VALIDATION, Measured, Part, 
 from cl2cm_jax.studies.tuning.space import SPACE, Dimension, read_space
 from cl2cm_jax.studies.tuning.study import CUT, DONE, FAILED, Study
 from cl2cm_jax.training import results
-from cl2cm_jax.training.experiment import FREE, fingerprint
+from cl2cm_jax.training.experiment import FREE
+from cl2cm_jax.training.identity import fingerprint, is_same_data
 from cl2cm_jax.training.loop import Diverged
 
 SEEDS = {FOLDS: 1, VALIDATION: 3}
@@ -126,7 +127,10 @@ class Tuning:
         how = {"score": options.score, "seeds": options.seeds, "folds": options.folds}
         self.study.check(configuration=fixed, settings=how | {"space": [dimension.line for dimension in space]})
         train, validation, _ = cache.corpora(config)
-        self.study.check(data={"fingerprint": fingerprint((train, validation))})
+        data = self.study.known("data").get("fingerprint")
+        if not data or not is_same_data(data, (train, validation)):
+            data = fingerprint((train, validation))
+        self.study.check(data={"fingerprint": data})
         self.parts = parts_of(config, train, validation, **how)
         self.baseline: list[Measured] = []
         what = f"{options.folds} folds of the training split" if options.score == FOLDS else "the validation split"

@@ -80,6 +80,10 @@ class Study:
             ) from error
         self._study.pruner = self._optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
 
+    def known(self, name: str) -> dict[str, Any]:
+        """Settings that `check` has stored; {} of a new study."""
+        return dict(self._study.user_attrs.get(name, {}))
+
     def check(self, **settings: Mapping[str, object]) -> None:
         """Stores the settings of a new study; refuses to resume one with other settings.
 
