@@ -18,13 +18,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 import cl2cm_jax
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.runtime.progress import CountReport
 from cl2cm_jax.search.entry import Filters, Found, day
 from cl2cm_jax.search.folder import own_gallery
-from cl2cm_jax.search.incremental import Outcome, from_gallery, read_captions, root_of, update
+from cl2cm_jax.search.incremental import Outcome, from_gallery, is_drawn, read_captions, root_of, update
 from cl2cm_jax.search.query import add_query_options, answer, given_queries, print_answers
 from cl2cm_jax.search.recall import QUERIES, TOP, recall
 from cl2cm_jax.search.stores.milvus import MAX_RESULTS, Manifest, Store, is_local
@@ -37,6 +39,7 @@ EPILOG = f"""\
 Running the command again embeds only new and changed pictures, and resumes an interrupted run.
 Other verbs: {PROGRAM} search|export|import --help
 """
+log = logging.getLogger(__name__)
 CHECKED = 100_000  # the recall of larger indexes is measured only with --recall
 
 
@@ -100,7 +103,7 @@ def _build(options: argparse.Namespace) -> None:
     if images is not None and not images.is_dir():
         raise UserError(f"--images={images}: no such folder; give a folder of pictures")
     captions = read_captions(options.captions) if options.captions else None
-    gallery, root = None, str((images or Path()).resolve())
+    gallery, data, root = None, None, str((images or Path()).resolve())
     if images is None:
         gallery, data = own_gallery(options.model), read_config(Path(options.model)).data
         root = root_of(gallery, within=[folder for folder in (data.images, data.root, data.dir) if folder])
@@ -108,14 +111,31 @@ def _build(options: argparse.Namespace) -> None:
         model = cl2cm_jax.load(options.model)
         if gallery is not None:
             gallery.check(weights=model.weights, dim=model.dim)
-        _claim(store, model, root, moved=options.moved, instead=", or --moved if the folder was only renamed or moved")
+        named = root if data is None or not root else _shown(store, root, data, model=options.model)
+        _claim(store, model, named, moved=options.moved, instead=", or --moved if the folder was only renamed or moved")
         if gallery is not None:
-            outcome = from_gallery(store, gallery, root, source=model.languages[0])
+            outcome = from_gallery(store, gallery, root, source=model.languages[0], dated=bool(named))
         else:
             assert images is not None
             with CountReport("embedded") as report:
                 outcome = update(store, model.encoder, images, captions=captions, on_progress=report)
         _print(store, outcome, seconds=time.perf_counter() - start, measure=options.recall)
+
+
+def _shown(store: Store, root: str, data: ConfigDict, *, model: str) -> str:
+    """The folder of a run's pictures if it may be shown, else "": a workdir may come from anyone.
+
+    It may if the package has drawn the pictures, or if the index is of that folder already.
+    """
+    if is_drawn(root, data) or (store.manifest is not None and store.manifest.images == root):
+        return root
+    log.warning(
+        "%s names %s as the folder of its pictures; if they are yours, show them with: cl2cm serve --images=%s",
+        model,
+        root,
+        root,
+    )
+    return ""
 
 
 def _claim(store: Store, model: TrainedModel, root: str, *, moved: bool = False, instead: str = "") -> None:
@@ -209,8 +229,10 @@ def _import(options: argparse.Namespace) -> None:
         model = cl2cm_jax.load(options.model)
         if manifest is not None:
             manifest.check(weights=model.weights, model=model.name, uri=str(options.vectors))
-        root = str(options.images.resolve()) if options.images else manifest.images if manifest else ""
-        known = store.manifest.images if store.manifest else ""
+        known, theirs = store.manifest.images if store.manifest else "", manifest.images if manifest else ""
+        root = str(options.images.resolve()) if options.images else known if theirs == known else ""
+        if theirs and not root:  # a stranger's file may name any folder, and the service shows what is in it
+            log.warning("--vectors are of pictures in %s; show them with: cl2cm serve --images=%s", theirs, theirs)
         instead = f", or --images={known} if the paths of --vectors are relative to it" if known else ""
         for number, (entries, vectors) in enumerate(itertools.chain([first], shards)):
             if (dim := vectors.shape[1]) != model.dim:

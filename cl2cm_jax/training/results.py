@@ -14,7 +14,7 @@ from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.evaluators import run_evaluators
-from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
+from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, common_folder, save_gallery
 from cl2cm_jax.evaluation.picture import draw_retrieval, hit_share, query_rows
 from cl2cm_jax.evaluation.report import Results, text_report, write_results
 from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
@@ -142,7 +142,8 @@ def _gallery(run: Run, vectors: np.ndarray, weights: str) -> Gallery:
         ids += [str(image_id) for image_id in corpus.image_ids]
         captions += _first_captions(corpus, run.config.data.source)
         paths += corpus.paths
-    return Gallery(vectors, tuple(ids), tuple(captions), tuple(paths), weights)
+    root = common_folder(paths, within=run.config.data.images)
+    return Gallery(vectors, tuple(ids), tuple(captions), tuple(paths), weights, root)
 
 
 def _first_captions(corpus: Corpus, language: str) -> list[str]:
