@@ -22,7 +22,7 @@ from cl2cm_jax.config import override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.models.configured import pinned
 from cl2cm_jax.parallel import hosts
-from cl2cm_jax.runtime.command_line import Arguments, resume_command, split_flags
+from cl2cm_jax.runtime.command_line import PLACE, Arguments, resume_command, split_flags
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.training import experiment, loop, results
 from cl2cm_jax.training.identity import as_trained, read_record, write_record
@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     """The options of the command line, and the config fields that it sets."""
     rest, overrides = split_flags(list(arguments))
     parser = Arguments(prog="python -m cl2cm_jax.main", description=__doc__)
-    parser.add_argument("--config", help="a file in configs/; FILE:ARGUMENT passes it an argument")
+    parser.add_argument("--config", type=PLACE, help="a file in configs/; FILE:ARGUMENT passes it an argument")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--mode", choices=("train", "evaluate", "check"), default="train")
     return parser.parse_args(rest), overrides

@@ -22,6 +22,7 @@ from PIL import Image
 
 from cl2cm_jax.data.media.clips import MAX_BYTES
 from cl2cm_jax.data.readers.caption_file import read_rows
+from cl2cm_jax.data.readers.picture_names import with_files
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import Gallery, common_folder
 from cl2cm_jax.search.entry import Captions, Entry, id_of
@@ -48,14 +49,17 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def read_captions(path: Path) -> dict[str, Captions]:
+def read_captions(path: Path, folder: Path | None = None) -> dict[str, Captions]:
     """The captions of a CSV, TSV or JSONL file, by picture; see docs/data.md for its form.
+
+    With the folder of the pictures, names that are written in another way are those of its files.
 
     Raises:
       UserError: no such file, wrong columns, or a row is wrong (the first such row is named).
     """
     found: dict[str, dict[str, list[str]]] = {}
-    for row in read_rows(str(path), flag="--captions"):
+    rows = read_rows(str(path), flag="--captions")
+    for row in with_files(rows, str(folder)) if folder else rows:
         found.setdefault(row.image, {}).setdefault(row.language, []).append(row.caption)
     return {image: {code: tuple(texts) for code, texts in one.items()} for image, one in found.items()}
 

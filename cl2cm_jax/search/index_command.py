@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 import cl2cm_jax
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.runtime.command_line import Arguments, add_model_option
+from cl2cm_jax.runtime.command_line import PLACE, Arguments, add_model_option
 from cl2cm_jax.runtime.progress import CountReport
 from cl2cm_jax.search.entry import Filters, Found, day
 from cl2cm_jax.search.folder import own_gallery
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def add_index_options(parser: argparse.ArgumentParser) -> None:
     """Adds --index and --collection."""
     help = "a file that ends in .db, or http://host:19530 of a Milvus server"
-    parser.add_argument("--index", required=True, metavar="URI", help=help)
+    parser.add_argument("--index", required=True, type=PLACE, metavar="URI", help=help)
     parser.add_argument("--collection", default="pictures", help="its name in the database (default: %(default)s)")
 
 
@@ -102,7 +102,7 @@ def _build(options: argparse.Namespace) -> None:
         raise UserError("--captions needs --images; the pictures of the training run have their own captions")
     if images is not None and not images.is_dir():
         raise UserError(f"--images={images}: no such folder; give a folder of pictures")
-    captions = read_captions(options.captions) if options.captions else None
+    captions = read_captions(options.captions, images) if options.captions else None
     gallery, data, root = None, None, str((images or Path()).resolve())
     if images is None:
         gallery, data = own_gallery(options.model), read_config(Path(options.model)).data

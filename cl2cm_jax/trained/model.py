@@ -147,6 +147,7 @@ def _pixels(picture: Picture) -> np.ndarray:
 
 def load(path: str | os.PathLike[str], revision: str | None = None) -> TrainedModel:
     """Loads a workdir, a bundle or a model of the hub; see `cl2cm_jax.load`."""
+    path = os.path.expanduser(path)
     folder = Path(path)
     if revision is not None and folder.is_dir():
         raise UserError(f"revision={revision!r} is for a model of the hub, but {folder} is a folder; leave it out")

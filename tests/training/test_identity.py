@@ -34,7 +34,7 @@ def training(home: Path, workdir: Path, *changes: str, mode: str = "train") -> O
 
 
 def on_bert(path: object) -> tuple[str, ...]:
-    return f"text.backbone=bert", f"text.path={path}", "text.max_tokens=8", "teacher.head=none", "confidence.kind=none"
+    return "text.backbone=bert", f"text.path={path}", "text.max_tokens=8", "teacher.head=none", "confidence.kind=none"
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image
 from cl2cm_jax.data.media.images import SUFFIXES
 from cl2cm_jax.data.readers.feature_file import FeatureFile
 from cl2cm_jax.data.readers.picture_checks import Mapper, reason_against
+from cl2cm_jax.data.readers.picture_names import similar
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
 
@@ -27,8 +28,10 @@ def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, 
     known = by_image(captions.rows)
     reasons = mapper(partial(_reason_against_file, images=images, frames=frames), list(known))
     table = CaptionTable([], list(captions.problems))
+    near = similar([image for image in known if not os.path.exists(os.path.join(images, image))], images)
     for (image, rows), (reason, is_note) in zip(known.items(), reasons, strict=True):
         if reason:
+            reason += f"; did you mean {near[image]!r}?" if image in near else ""
             table.problems.append(Problem(file, rows[0].line, "image", reason, is_note=is_note))
         if not reason or is_note:
             table.rows.extend(row._replace(picture=image) for row in rows)
