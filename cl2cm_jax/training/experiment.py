@@ -131,7 +131,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
             "use 'softmax' or 'none'"
         )
     examples = len(batches.trainable_images(corpora.train, source=d.source))
-    stages, durations = _stages(config, examples=examples)
+    stages, durations = stages_of(config, examples=examples)
     programs, warmup = {} if programs is None else programs, durations["optimizer.warmup"]
     key = _program_key(config, mesh, cache.shape_of(config, corpora), stages, warmup, corpora.train.languages)
     if key not in programs:
@@ -142,8 +142,14 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
     return Run(config, mesh, corpora, data, as_read, validation, stages, durations, evaluators, seconds, *compiled)
 
 
-def _stages(config: ConfigDict, *, examples: int) -> tuple[Stages, dict[str, int]]:
-    """The stages of the training, and every duration in steps; `teacher.steps` only where the teacher has a stage."""
+def stages_of(config: ConfigDict, *, examples: int) -> tuple[Stages, dict[str, int]]:
+    """The stages of a training on so many pictures, and every duration in steps.
+
+    `teacher.steps` is among them only where the teacher has a stage.
+
+    Raises:
+      UserError: a duration is too short.
+    """
     has_teacher_stage = (
         config.method == "cl2cm" and config.teacher.head != "none" and config.teacher.schedule == "frozen"
     )
@@ -233,13 +239,16 @@ def free_places(workdir: Path) -> tuple[str, ...]:
     return tuple(name for name in PLACES if name not in kept)
 
 
-def check_workdir(workdir: Path, config: ConfigDict, *, free: Sequence[str] = ()) -> None:
+def check_workdir(
+    workdir: Path, config: ConfigDict, *, free: Sequence[str] = (), fix: str = "use another --workdir"
+) -> None:
     """Refuses a file, and a workdir with outputs of another configuration.
 
     Args:
       workdir: need not exist.
       config: of the run.
       free: names of fields that may differ, beside those of `FREE`.
+      fix: what the error says to do.
 
     Raises:
       UserError: lists the fields that differ.
@@ -250,7 +259,7 @@ def check_workdir(workdir: Path, config: ConfigDict, *, free: Sequence[str] = ()
     if changed:
         listed = ", ".join(f"{name} ({was!r} there, {now!r} now)" for name, (now, was) in changed.items())
         raise UserError(
-            f"--workdir={workdir} was made with another configuration: {listed}; use another --workdir",
+            f"--workdir={workdir} was made with another configuration: {listed}; {fix}",
             id="other-configuration",
         )
 

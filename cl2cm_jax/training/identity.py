@@ -55,6 +55,8 @@ def read_record(workdir: Path) -> dict[str, Any]:
                 raise ValueError(f"{kind} has an entry that is no text")
             if {type(hash) for hash in dict(entry["files"]).values()} - {str}:
                 raise ValueError(f"{kind} has a hash that is no text")
+        if "init" in record and not isinstance(record["init"]["model"], str):
+            raise ValueError("init has a model that is no text")
         return record
     except (FileNotFoundError, NotADirectoryError):
         return {}
