@@ -109,7 +109,16 @@ def all_corpora(config: ConfigDict) -> Corpora:
 
 def _in_place(corpus: Corpus, root: Path, content: str) -> Corpus:
     """A split as the cache has it, with its pictures where they are now."""
-    return replace(corpus, paths=[path and str(root / path) for path in corpus.paths], content=content)
+    skipped = _moved_parts(next(filter(None, corpus.paths), ""), root)
+    paths = [path and str(root.joinpath(*Path(path).parts[skipped:])) for path in corpus.paths]
+    return replace(corpus, paths=paths, content=content)
+
+
+def _moved_parts(path: str, root: Path) -> int:
+    """How many leading parts of an absolute path, as earlier versions stored it, are before the folder `root` now."""
+    parts = Path(path).parts
+    inside = (count for count in range(1, len(parts)) if root.joinpath(*parts[count:]).exists())
+    return next(inside, 0) if os.path.isabs(path) else 0
 
 
 def _relative(row: Caption, root: Path) -> Caption:

@@ -13,6 +13,7 @@ from support.command import call
 from support.tiny_set import write_tiny_set
 
 from cl2cm_jax.features import __main__ as command
+from cl2cm_jax.features import cache
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
@@ -95,3 +96,15 @@ def test_a_language_that_a_later_split_lacks_is_found_before_anything_is_encoded
     outcome = call(command.main, f"--config={config}")
     assert outcome.code == 2 and "the test split has no caption in 'fr'; it has de, en" in outcome.err
     assert not list((config.parent / "data" / "features").rglob("*.npy"))
+
+
+def test_pictures_are_where_the_set_is_now(tmp_path: Path) -> None:
+    """A cache holds paths from the folder of the pictures on; those of earlier versions are absolute."""
+    picture = tmp_path / "now" / "emoji" / "png" / "a.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    root = tmp_path / "now" / "emoji"
+    for stored in ("png/a.png", "/before/data/emoji/png/a.png", str(picture)):
+        skipped = cache._moved_parts(stored, root)
+        assert root.joinpath(*Path(stored).parts[skipped:]) == picture
+    assert cache._moved_parts("/elsewhere/b.png", root) == cache._moved_parts("", root) == 0
