@@ -28,7 +28,7 @@ from cl2cm_jax.runtime.command_line import PLACE, Arguments, resume_command, spl
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.trained.initial import Initial, initial_student
 from cl2cm_jax.training import experiment, loop, results
-from cl2cm_jax.training.going_on import CONTINUED
+from cl2cm_jax.training.going_on import CONTINUED, check_going_on
 from cl2cm_jax.training.identity import as_trained, read_record, write_record
 from cl2cm_jax.training.workdir import read_config
 
@@ -122,6 +122,12 @@ def _claimed(
             f"--workdir={workdir} has no checkpoint to go on from; start another --workdir with --init={workdir}",
             id="going-on",
         )
+    if experiment.changes(workdir, config).keys() & {*PLACES, *CONTINUED}:  # before its config.json is written anew
+        with experiment.checkpoints(built, workdir) as saved:
+            newest = saved.read_metadata()
+        if newest:
+            experiment.check_data(built, workdir, newest.metadata)
+            check_going_on(built, workdir, newest.metadata, newest.step)
     about = {"init": {"model": init.name, "weights": init.weights}} if init else {}
     with experiment.claim(workdir, config, free=free):
         if is_new:

@@ -16,8 +16,14 @@ from cl2cm_jax.training.experiment import Run, stages_of
 CONTINUED = ("train.steps", "train.batch_size")  # fields that may change when a run goes on
 
 
-def check_going_on(run: Run, workdir: Path, metadata: Mapping[str, Any], start: int) -> bool:
-    """Whether the run goes on from step `start` as another one than planned; logs what that means for its schedules.
+def replaced(run: Run, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that were others when a checkpoint with this metadata was written, with their values then."""
+    now, saved = flatten(run.config), metadata.get("config", {})
+    return {name: saved[name] for name in CONTINUED if saved.get(name, now[name]) != now[name]}
+
+
+def check_going_on(run: Run, workdir: Path, metadata: Mapping[str, Any], start: int) -> None:
+    """Logs what it means for the schedules if a run goes on from step `start` as another one than planned.
 
     Args:
       run: as it is now.
@@ -28,10 +34,9 @@ def check_going_on(run: Run, workdir: Path, metadata: Mapping[str, Any], start: 
     Raises:
       UserError: no step is left, or a stage of the training that is over would begin or end at another step.
     """
-    now, saved = flatten(run.config), metadata.get("config", {})
-    then = {name: saved[name] for name in CONTINUED if saved.get(name, now[name]) != now[name]}
+    now, then = flatten(run.config), replaced(run, metadata)
     if not then:
-        return False
+        return
     old, warmup = _planned(run, then)
     changed = ", ".join(f"config.{name}={now[name]!r} in place of {value!r}" for name, value in then.items())
     if run.stages.total <= start:
@@ -48,7 +53,6 @@ def check_going_on(run: Run, workdir: Path, metadata: Mapping[str, Any], start: 
         )
     rates = _rates(run, old, warmup, start - run.stages.teacher)
     logging.info("%s: going on after step %d, to step %d%s", changed, start, run.stages.total, rates)
-    return True
 
 
 def _planned(run: Run, then: Mapping[str, Any]) -> tuple[Stages, int]:

@@ -79,15 +79,18 @@ def as_trained(config: ConfigDict, workdir: Path) -> ConfigDict:
         if entry and entry["backbone"] == config[kind].backbone:
             if _repository(config[kind].path) == _repository(entry["path"]):
                 config[kind].path = hub_folder.at_revision(config[kind].path, entry["revision"])
-            _check(config, kind, entry["files"], workdir)
+            _check_place(config, kind, entry, workdir)
+            _check_files(config, kind, entry["files"], workdir)
     return config
 
 
 def _backbone(config: ConfigDict, kind: Kind) -> dict[str, Any]:
     """A backbone by name, place and content; the revision is that of a hub id which `models.configured.pinned` set."""
     path = config[kind].path
-    revision = path.partition("@")[2] if path and hub_folder.is_hub_id(path) else ""
-    return {"backbone": config[kind].backbone, "path": path, "revision": revision, "files": hashes(config, kind)}
+    is_hub_id = bool(path) and hub_folder.is_hub_id(path)
+    about = {"backbone": config[kind].backbone, "path": path, "is_hub_id": is_hub_id}
+    revision = path.partition("@")[2] if is_hub_id else ""
+    return {**about, "revision": revision, "files": hashes(config, kind)}
 
 
 def _repository(path: str) -> str:
@@ -95,21 +98,31 @@ def _repository(path: str) -> str:
     return path.partition("@")[0] if path and hub_folder.is_hub_id(path) else path
 
 
-def _check(config: ConfigDict, kind: Kind, files: dict[str, str], workdir: Path) -> None:
-    path, field = config[kind].path, f"config.{kind}.path"
-    again = f"cl2cm train --mode=evaluate --workdir={workdir} --{field}=FOLDER"
-    if path and not Path(path).exists() and not hub_folder.is_hub_id(path):
+def _again(kind: Kind, workdir: Path) -> str:
+    return f"cl2cm train --mode=evaluate --workdir={workdir} --config.{kind}.path=FOLDER"
+
+
+def _check_place(config: ConfigDict, kind: Kind, entry: dict[str, Any], workdir: Path) -> None:
+    """Refuses a folder that is gone; "models/bert" would be taken for a hub id."""
+    path = config[kind].path
+    was_a_place = path == entry["path"] and not entry.get("is_hub_id")
+    if path and not Path(path).exists() and (was_a_place or not hub_folder.is_hub_id(path)):
         raise UserError(
-            f"{field}={path!r}, the backbone of {workdir}, is not there; if it was moved, name its place: {again}",
+            f"config.{kind}.path={path!r}, the backbone of {workdir}, is not there; if it was moved, name its place: "
+            f"{_again(kind, workdir)}",
             id="other-backbone",
         )
+
+
+def _check_files(config: ConfigDict, kind: Kind, files: dict[str, str], workdir: Path) -> None:
+    path, field = config[kind].path, f"config.{kind}.path"
     found = hashes(config, kind)
     for name in (*files, *found):
         if files.get(name) != found.get(name):
             state = "is gone" if name not in found else "is new" if name not in files else "has changed"
             raise UserError(
                 f"{field}={path!r}: {name} {state}, since {workdir} was trained (SHA-256 in its {BUILT_ON}); put the "
-                f"old one back, or name the folder that has it: {again}; or train in another --workdir",
+                f"old one back, or name the folder that has it: {_again(kind, workdir)}; or train in another --workdir",
                 id="other-backbone",
             )
 

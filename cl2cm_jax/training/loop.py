@@ -44,7 +44,7 @@ from cl2cm_jax.training.experiment import (
     checkpoints,
     evaluated_student,
 )
-from cl2cm_jax.training.going_on import check_going_on
+from cl2cm_jax.training.going_on import replaced
 
 
 class Diverged(UserError):
@@ -77,7 +77,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
             check_data(run, workdir, restored.metadata)
         state = restored.state if restored else started(run, init)
         clock = Clock(**restored.metadata["clock"]) if restored else Clock()
-        if restored and check_going_on(run, workdir, restored.metadata, start):
+        if restored and replaced(run, restored.metadata):  # it goes on as another run than planned
             clock = clock._replace(evaluations_since_best=0)
         if start == 0:
             logging.info("parameters of the train state:\n%s", overview(state["params"]))

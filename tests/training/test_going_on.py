@@ -72,8 +72,10 @@ def test_a_run_that_goes_on_and_is_stopped_is_not_taken_for_finished(
 
 
 def test_the_batch_size_may_change_with_the_steps(run: Path, home: Path) -> None:
+    before = (run / "config.json").read_bytes()
     outcome = training(home, run, "train.batch_size=16")
     assert outcome.code == 2 and "is at step 12, and the training ends at 12" in outcome.err, outcome.err
+    assert (run / "config.json").read_bytes() == before
     outcome = training(home, run, "train.batch_size=16", "train.steps=10")
     assert outcome.code == 0, outcome.err
     assert "config.train.batch_size=16 in place of 8: going on after step 12, to step 14" in outcome.err

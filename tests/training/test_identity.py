@@ -98,6 +98,21 @@ def test_a_model_that_was_moved_is_named_once(place: Path) -> None:
     assert read_config(place / "run").text.path == str(place / "models")
 
 
+def test_a_relative_folder_that_is_gone_is_no_hub_id(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(library, "snapshot_download", lambda *_, **__: pytest.fail("the hub is asked"))
+    monkeypatch.chdir(place)
+    for folder in ("models/bert", "elsewhere"):
+        (place / folder).parent.mkdir(exist_ok=True)
+        shutil.move(place / ("bert" if folder == "models/bert" else "models/bert"), place / folder)
+        if folder == "models/bert":
+            assert call(main.main, "--workdir=run", "--mode=evaluate", f"--config.text.path={folder}").code == 0
+            (place / "run" / "built_on.json").unlink()
+            assert call(main.main, "--workdir=run", "--mode=evaluate").code == 0  # writes it anew
+    with pytest.raises(UserError, match="'models/bert', the backbone of run, is not there; if it was moved, name its"):
+        cl2cm_jax.load("run")
+
+
 def test_a_run_of_an_earlier_version_has_no_record_and_opens(place: Path) -> None:
     (place / "run" / "built_on.json").unlink()
     exchange_weights(place / "bert")
@@ -171,6 +186,10 @@ def test_other_data_elsewhere_are_refused(trained_workdir: Path, tmp_path: Path)
     for mode in ("evaluate", "train"):  # a finished run whose data moved is not taken for one of other data
         outcome = call(main.main, f"--config={other / 'config.py'}", f"--workdir={run}", f"--mode={mode}")
         assert outcome.code == 2 and "was trained on other data; use another --workdir" in outcome.err, outcome.err
+    (run / "results.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "12")  # nor is one resumed
+    outcome = call(main.main, f"--config={other / 'config.py'}", f"--workdir={run}")
+    assert outcome.code == 2 and "was trained on other data; use another --workdir" in outcome.err, outcome.err
     assert str(other) not in (run / "config.json").read_text()
 
 

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import flatten, override_all, read
+from cl2cm_jax.config import PLACES, flatten, override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics
 from cl2cm_jax.features import cache
@@ -123,7 +123,8 @@ class Tuning:
     ):
         self.config, self.workdir, self.space = config, options.workdir, space
         self.study = Study(self.workdir, seed=config.seed)
-        fixed = {name: value for name, value in flatten(config).items() if not name.startswith(FREE)}
+        free = (*FREE, *(name for name in PLACES if name.startswith("data.")))  # the data are known by their content
+        fixed = {name: value for name, value in flatten(config).items() if not name.startswith(free)}
         how = {"score": options.score, "seeds": options.seeds, "folds": options.folds}
         self.study.check(configuration=fixed, settings=how | {"space": [dimension.line for dimension in space]})
         train, validation, _ = cache.corpora(config)

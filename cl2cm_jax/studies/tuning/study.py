@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cl2cm_jax.config import current_names, defaults, differences, flatten
+from cl2cm_jax.config import FIELDS, current_names, defaults, differences, flatten
 from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.studies.tuning.scoring import Measured, Score, score_of
 from cl2cm_jax.studies.tuning.space import Dimension
@@ -98,6 +98,7 @@ class Study:
             before = current_names(self._study.user_attrs[name])
             if name == "configuration":  # fields added since then have their default
                 before = {field: value for field, value in flatten(defaults()).items() if field in now} | before
+                before = {field: value for field, value in before.items() if field in now or field not in FIELDS}
             if changed := differences(now, before):
                 listed = ", ".join(f"{key} ({then!r} there, {new!r} now)" for key, (new, then) in changed.items())
                 raise UserError(
