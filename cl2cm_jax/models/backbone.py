@@ -194,8 +194,7 @@ class _Spec(ABC, Generic[B]):
     def hashes(self, path: Location) -> dict[str, str]:
         """SHA-256 of each file that the outputs depend on, by name; raises UserError if one is missing."""
         folder = self.folder(path)
-        name = Path(path).name if path else "the installed package's weights"
-        return {name: self.fingerprint(path)} if folder is None else hub_folder.hashes(folder)
+        return {"weights file": self.fingerprint(path)} if folder is None else hub_folder.hashes(folder)
 
     def credits(self, path: Location) -> Credits:
         """Name, licence and publisher of the weights."""

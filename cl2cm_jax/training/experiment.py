@@ -39,7 +39,7 @@ from cl2cm_jax.steps.embed_step import Embedder
 from cl2cm_jax.steps.optimizer import make_optimizers
 from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import TrainState, TrainStep, make_train_step
-from cl2cm_jax.training.identity import fingerprint, is_same_data, read_record
+from cl2cm_jax.training.identity import fingerprint, is_same_data, other_data, read_record
 from cl2cm_jax.training.workdir import CONFIG_FILE, read_fields, write_config
 
 SELECTION = "selection"  # validation metric that selects parameters: mean of the source's SumR and the targets' mean
@@ -226,11 +226,7 @@ def check_data(run: Run, workdir: Path, metadata: Mapping[str, Any]) -> None:
     """Raises UserError if a checkpoint of `workdir`, of which these are the metadata, was trained on other data."""
     known = (read_record(workdir).get("data"), metadata.get("data"))
     if not any(is_same_data(one, run.read) for one in known if one):
-        raise UserError(
-            f"--workdir={workdir} was trained on other data; use another --workdir, or give the pictures, features and "
-            "captions that it had",
-            id="other-data",
-        )
+        raise other_data(f"--workdir={workdir}")
 
 
 def free_places(workdir: Path) -> tuple[str, ...]:

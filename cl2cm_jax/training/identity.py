@@ -37,6 +37,21 @@ def is_same_data(recorded: object, corpora: Iterable[Corpus]) -> bool:
     return recorded == _hash((corpus, "") for corpus in corpora)
 
 
+def check_recorded_data(recorded: object, corpora: Iterable[Corpus], *, name: str) -> None:
+    """Raises UserError if the data of a record, that of the run `name`, are not these; a run without one passes."""
+    if recorded and not is_same_data(recorded, corpora):
+        raise other_data(name)
+
+
+def other_data(name: str) -> UserError:
+    """The error of a run `name` whose data are not those that are read."""
+    return UserError(
+        f"{name} was trained on other data; use another --workdir, or give the pictures, features and captions that it "
+        "had",
+        id="other-data",
+    )
+
+
 def write_record(workdir: Path, config: ConfigDict, data: str, **more: object) -> None:
     """Writes what the run of a configuration was built on."""
     backbones = {kind: _backbone(config, kind) for kind in backbone_kinds(config)}

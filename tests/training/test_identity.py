@@ -208,3 +208,11 @@ def test_a_fingerprint_of_an_earlier_version_is_of_computed_features(home: Path)
     assert identity.is_same_data(old, corpora) and identity.is_same_data(identity.fingerprint(corpora), corpora)
     nearly = [dataclasses.replace(corpus, vision=corpus.vision + np.float32(1e-6)) for corpus in corpora]
     assert not identity.is_same_data(old, nearly)
+
+
+def test_a_record_is_compared_with_the_data_that_are_read(home: Path) -> None:
+    corpora = experiment.build(configuration.read(str(home / "config.py"))).read
+    identity.check_recorded_data("", corpora, name="run")
+    identity.check_recorded_data(identity.fingerprint(corpora), corpora, name="run")
+    with pytest.raises(UserError, match="^run was trained on other data; use another --workdir, or give the pictures"):
+        identity.check_recorded_data("content:0123", corpora, name="run")
