@@ -91,8 +91,8 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, resume: str, start:
     else:
         measured = results.evaluate_and_write(built, workdir)
         hosts.on_host_zero(lambda: experiment.note_places(workdir, config))
-    if not read_record(workdir):  # a run of an earlier version, whose data have been checked as it did
-        hosts.on_host_zero(lambda: write_record(workdir, built.config, built.data))
+    # a run of an earlier version, whose data have been checked as that did, gets its record now
+    hosts.on_host_zero(lambda: read_record(workdir) or write_record(workdir, built.config, built.data))
     return results.summary(measured, workdir, seconds=time.perf_counter() - start)
 
 
@@ -130,8 +130,7 @@ def _claimed(
             check_going_on(built, workdir, newest.metadata, newest.step)
     about = {"init": {"model": init.name, "weights": init.weights}} if init else {}
     with experiment.claim(workdir, config, free=free):
-        if is_new:
-            hosts.on_host_zero(lambda: write_record(workdir, built.config, built.data, **about))
+        hosts.on_host_zero(lambda: write_record(workdir, built.config, built.data, **about) if is_new else None)
         yield
 
 
