@@ -14,7 +14,7 @@ from cl2cm_jax.config.backbones import (
 )
 from cl2cm_jax.config.checks import check_field, is_zero, reads_words, validate
 from cl2cm_jax.config.config_files import read_argument
-from cl2cm_jax.config.fields import DURATIONS, FIELDS, LANGUAGES_OF, current_names, defaults
+from cl2cm_jax.config.fields import DURATIONS, FIELDS, LANGUAGES_OF, PLACES, current_names, defaults
 from cl2cm_jax.config.flat import differences, flatten, nearest
 from cl2cm_jax.config.method import effective
 from cl2cm_jax.config.paper_setting import paper_setting
@@ -25,6 +25,7 @@ __all__ = [
     "DURATIONS",
     "FIELDS",
     "LANGUAGES_OF",
+    "PLACES",
     "TEXT_BACKBONES",
     "VISION_BACKBONES",
     "check_field",

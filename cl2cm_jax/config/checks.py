@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config.backbones import has_vision_backbone, starts_later, student_first, teacher_first, vision_first
 from cl2cm_jax.config.declarations import shown, wrong_type
-from cl2cm_jax.config.fields import FIELDS, LANGUAGES_OF
+from cl2cm_jax.config.fields import FIELDS, LANGUAGES_OF, PLACES
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.terms import declared_fields, term_contradictions
 from cl2cm_jax.errors import UserError, shortened
@@ -22,7 +23,7 @@ _REPEATED_GROUP, _REPETITION, _MOST_REPETITIONS = re.compile(r"\)[*+{]"), re.com
 
 
 def validate(config: ConfigDict) -> ConfigDict:
-    """Checks all fields and their combinations; returns the same config.
+    """Checks all fields and their combinations, with "~" in a place as the home folder; returns the same config.
 
     Raises:
       UserError: one line that names the field, its value and what is allowed.
@@ -39,6 +40,9 @@ def validate(config: ConfigDict) -> ConfigDict:
         check_type(name, value, known[name].default)
     for name, value in flat.items():
         known[name].check(name, value)
+    for name in PLACES:
+        group, _, leaf = name.rpartition(".")
+        config[group][leaf] = os.path.expanduser(flat[name])
     checks = (_data, _paper_set, _clips, _features, _training, _words, _attention, _trained_layers)
     for message in (message for check in checks for message in check(config)):
         raise UserError(message)

@@ -25,6 +25,7 @@ class Field(NamedTuple):
       package: of a field that names plugins, where the built-in ones are.
       minimum_steps: of a duration, the fewest steps; None for other fields.
       of_training: of a duration, whether a percentage is one of `train.steps`.
+      is_place: whether it names a file or folder; its content, not its place, is part of a run.
     """
 
     default: Any
@@ -32,6 +33,7 @@ class Field(NamedTuple):
     package: str = ""
     minimum_steps: int | None = None
     of_training: bool = True
+    is_place: bool = False
 
 
 def wrong_type(name: str, value: object, wanted: type) -> UserError:
@@ -43,6 +45,11 @@ def wrong_type(name: str, value: object, wanted: type) -> UserError:
 def shown(value: object) -> str:
     """A value for a message; of a list or an object, which may be nested to any depth, the beginning."""
     return repr(value) if isinstance(value, str | int | float) else reprlib.repr(value)
+
+
+def place(default: str = "") -> Field:
+    """A file or folder, named from the current folder on."""
+    return Field(default, is_place=True)
 
 
 def choice(*values: str) -> Field:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config.declarations import Field, choice, choices, duration, number, plugin, weight
+from cl2cm_jax.config.declarations import Field, choice, choices, duration, number, place, plugin, weight
 from cl2cm_jax.languages import canonical
 
 # target languages of the paper's sets, whose source is English
@@ -28,7 +28,7 @@ FIELDS: dict[str, Field] = {
     # Data. "emoji" | "stamps" | "captions" (your own pictures or clips) | "fluent" (animated emoji) | "flickr8k_cn"
     # (photographs) | the paper's sets: "multi30k" | "mscoco" | "vatex" | "msrvtt_cn"
     "data.name": plugin("cl2cm_jax.data.sets", "emoji"),
-    "data.dir": Field("data"),  # folder of built sets and cached features
+    "data.dir": place("data"),  # folder of built sets and cached features
     "data.source": Field("en"),  # the language that the pictures were captioned in
     "data.targets": Field(("de",)),  # languages to search in; the main results are their mean
     "data.reported": Field(()),  # trained and evaluated like targets, but not part of that mean
@@ -38,27 +38,27 @@ FIELDS: dict[str, Field] = {
     "data.train_share": number(1.0, 1e-6, 1.0),  # share of the training pictures, chosen by a hash of their ids
     # fluent, stamps, flickr8k_cn, the paper's sets: folder of the published files; those of the paper's sets are in its
     # folders TextData/ and FeatureData/
-    "data.root": Field(""),
+    "data.root": place(),
     "data.engine": choice("baidu", "google"),  # flickr8k_cn: whose Chinese translations are read
     "data.task": number(2, 1, 2),  # multi30k: 2 (five captions per image) or 1 (one)
     "data.frames": number(1, 1, 64),  # captions, fluent: maximum number of evenly spaced frames of a clip; 1: pictures
     # captions: folder of the pictures; flickr8k_cn, the paper's sets: a folder to use instead of the published one
-    "data.images": Field(""),
+    "data.images": place(),
     # captions: CSV, TSV or JSONL (also .gz) with image, language, caption[, split[, origin]]; stamps: the translations;
     # flickr8k_cn: captions in further languages, or without data.root all of them
-    "data.captions": Field(""),
+    "data.captions": place(),
     # features instead of pictures. captions, flickr8k_cn: an .npy file, (n, d) or (n, frames, d); the paper's sets: a
     # name in FeatureData/
-    "data.features": Field(""),
-    "data.feature_ids": Field(""),  # captions, flickr8k_cn: text file, the image id of each feature row
-    "data.shards": Field(""),  # captions: webdataset tar shards instead of a folder; a folder, or "shards/*.tar"
+    "data.features": place(),
+    "data.feature_ids": place(),  # captions, flickr8k_cn: text file, the image id of each feature row
+    "data.shards": place(),  # captions: webdataset tar shards instead of a folder; a folder, or "shards/*.tar"
     "data.beam_runner": Field(""),  # captions: "DirectRunner", "DataflowRunner" ...: Apache Beam builds the set
     "data.beam_options": Field(()),  # options of that runner, e.g. ("project=mine", "region=europe-west1")
     "data.on_error": choice("stop", "skip"),  # "skip": bad captions and pictures are listed in a report
     # Text backbone; its frozen layers run once and their outputs are cached
     # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | "bert" (mBERT, XLM-R, MiniLM ...; needs text.path)
     "text.backbone": plugin("cl2cm_jax.models.backbones.text", "use_multilingual"),
-    "text.path": Field(""),  # bert: a Hugging Face model folder or hub id; others: weights outside the package
+    "text.path": place(),  # bert: a Hugging Face model folder or hub id; others: weights outside the package
     "text.prefix": Field(""),  # put before every caption and query; E5's authors use "query: "
     "text.max_tokens": number(32, 3, 512),  # longer captions are truncated
     "text.lowercase": Field(False),  # lower-case and strip accents, even for a cased model; to compare with NRCCR
@@ -68,7 +68,7 @@ FIELDS: dict[str, Field] = {
     "text.scan": Field(True),  # trained layers: one compiled layer in a loop; False compiles longer, may run faster
     # Vision backbone; its outputs are cached if it is frozen
     "vision.backbone": plugin("cl2cm_jax.models.backbones.vision", "efficientnet_lite0", also=("precomputed",)),
-    "vision.path": Field(""),  # clip_vit (CLIP, SigLIP): a Hugging Face model folder or hub id
+    "vision.path": place(),  # clip_vit (CLIP, SigLIP): a Hugging Face model folder or hub id
     "vision.image_size": number(0, 0, 4096),  # clip_vit: pixels per side; positions are interpolated; 0: model's own
     "vision.pool": choice("backbone", "tokens"),  # its global vector, or its grid, which an attention tower reads
     "vision.remat": Field(False),
@@ -188,6 +188,7 @@ FIELDS: dict[str, Field] = {
     "evaluation.block": number(1024, 1),  # rows and columns of a tile of scores
     "evaluation.pictures": Field(("en", "de", "fr", "ru", "ar", "zh", "ja", "ko")),  # languages in retrieval.png
 }
+PLACES = tuple(name for name, field in FIELDS.items() if field.is_place)
 DURATIONS = tuple(name for name, field in FIELDS.items() if field.minimum_steps is not None)
 
 

@@ -23,9 +23,10 @@ class CaptionSet:
 
     Attributes:
       name: of the folder of its builds: letters, digits and underscores.
-      read: (folder, mapper) -> the table. Relative paths of pictures are in `folder`, where it may write them; `mapper`
-        runs checks on all workers of the build.
+      read: (folder, mapper) -> the table. Relative paths of pictures are in `pictures`, else in `folder`, where it may
+        write them; `mapper` runs checks on all workers of the build.
       inputs: fingerprint of the inputs: another one is another build. "" if they never change.
+      pictures: the folder that the paths of the pictures are relative to; "": that of the built set.
       description, homepage, license: of the set, kept with it.
       on_error: "stop" at problems or "skip" what has one, each with a report beside the set; "": it has no problems.
       frames: limit of frames of a clip; 1: no clips.
@@ -38,6 +39,7 @@ class CaptionSet:
     name: str
     read: Callable[[Path, Mapper], CaptionTable]
     inputs: str = ""
+    pictures: str = ""
     description: str | None = ""
     homepage: str = ""
     license: str = ""

@@ -109,6 +109,7 @@ class Corpus:
     sentences: np.ndarray  # (m, dt) float32
     words: Ragged  # of the m captions
     states: Ragged | None = None  # of the m captions: inputs of trained layers of the text backbone
+    content: str = ""  # hash of the pictures or features as the data set holds them, "" where it is not known
 
     @property
     def text(self) -> CaptionFeatures:

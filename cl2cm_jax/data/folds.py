@@ -138,4 +138,5 @@ def joined(corpora: Sequence[Corpus], *, name: str) -> Corpus:
         sentences=np.concatenate([corpus.sentences for corpus in corpora]),
         words=Ragged.joined([corpus.words for corpus in corpora]),
         states=Ragged.joined(states) if states else None,
+        content="-".join(corpus.content for corpus in corpora).strip("-"),
     )

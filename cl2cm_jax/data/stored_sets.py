@@ -39,6 +39,7 @@ from cl2cm_jax.runtime.storage import exclusive
 _DESCRIPTIONS = "*.json"  # of a built set
 _PLANS = "plans"  # items for Beam's workers, in the unfinished set
 _FINGERPRINT = "fingerprint.json"
+_CONTENTS = "contents.json"
 
 
 class Picture(NamedTuple):
@@ -126,7 +127,7 @@ class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Pairs of key and example, or the Beam transform that yields them."""
         plan = ([key, *rows] for key, rows in enumerate(images))
         feature = self.source.feature and partial(self.source.feature, split)
-        example = partial(_keyed_example, folder=self.data_dir, frames=self.source.frames, feature=feature)
+        example = partial(_keyed_example, folder=str(picture_root(self)), frames=self.source.frames, feature=feature)
         if self._beam and not feature:
             return beam.examples(example, plan, beam=self._beam, file=Path(self.data_dir, _PLANS, f"{split}.jsonl"))
         return map(example, plan)
@@ -231,7 +232,7 @@ def read_captions(stored: StoredSet, split: str) -> tuple[list[Caption], int]:
         captions, path = example["captions"], example["path"].decode()
         frames = max(frames, len(example["feature"]) if "feature" in example else 0)
         image, concept, group = (example[name].decode() for name in ("image_id", "concept", "group"))
-        picture = str(Path(stored.data_dir, path).resolve()) if path else ""
+        picture = str((picture_root(stored) / path).resolve()) if path else ""
         for cells in zip(captions["language"], captions["text"], captions["origin"], strict=True):
             language, text, origin = (cell.decode() for cell in cells)
             rows.append(Caption(image, canonical(language), text, split, origin, concept, group, picture))
@@ -260,6 +261,38 @@ def _examples(stored: StoredSet, split: str) -> Iterator[dict[str, Any]]:
         raise UserError(
             f"the built set {stored.data_dir} is damaged ({reason}); delete it, and it is built again"
         ) from error
+
+
+def picture_root(stored: StoredSet) -> Path:
+    """The folder that the relative paths of a set's pictures are in."""
+    return Path(stored.source.pictures or stored.data_dir).resolve()
+
+
+def content_hashes(stored: StoredSet) -> dict[str, str]:
+    """Hash of the pictures or features of each split, without their paths; computed once and kept beside the set.
+
+    Raises:
+      UserError: the built set is damaged.
+    """
+    file, records = Path(stored.data_dir, _CONTENTS), records_hash(stored)
+    with contextlib.suppress(OSError, UserError, ValueError, KeyError, TypeError):
+        known = parse_json(read_checked(file, fix="it is computed again"))
+        if known["records"] == records:
+            return {split: str(known[split]) for split in SPLITS}
+    found = {split: _content_hash(read_pictures(stored, split)) for split in SPLITS}
+    with contextlib.suppress(OSError):  # the folder may be read-only
+        write_checked(file, json.dumps({"records": records} | found))
+    return found
+
+
+def _content_hash(pictures: Iterable[Picture]) -> str:
+    digest = hashlib.sha256()
+    for picture in pictures:
+        feature = [] if picture.feature is None else [np.ascontiguousarray(picture.feature).data]
+        for content in (*picture.files, *feature):
+            digest.update(hashlib.sha256(content).digest())
+        digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def records_hash(stored: StoredSet) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ class Gallery:
     captions: tuple[str, ...]
     paths: tuple[str, ...]
     weights: str  # `Encoder.weights` of the model that made the embeddings
+    root: str = ""  # the folder that all paths are in; "" if it is not known
 
     def __post_init__(self) -> None:
         lengths = {len(self.embeddings), len(self.ids), len(self.captions), len(self.paths)}
@@ -49,9 +52,24 @@ class Gallery:
             )
 
 
+def common_folder(paths: Sequence[str], *, within: str = "") -> str:
+    """The folder `within` if all paths are in it, else the deepest one that has all; "" if one has no file."""
+    if not paths or not all(paths):
+        return ""
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    named = os.path.realpath(within) if within else ""
+    return named if named and os.path.commonpath([named, root]) == named else root
+
+
 def save_gallery(path: Path, gallery: Gallery) -> None:
-    """Writes a gallery to one .npz file, atomically. The texts are stored as one JSON string."""
+    """Writes a gallery to one .npz file, atomically. The texts are stored as one JSON string.
+
+    Its root is also stored as seen from the file, so that both may be moved together.
+    """
     texts = {"ids": gallery.ids, "captions": gallery.captions, "paths": gallery.paths, "weights": gallery.weights}
+    if gallery.root:
+        texts["paths"] = tuple(os.path.relpath(path, gallery.root) for path in gallery.paths)
+        texts |= {"root": os.path.abspath(gallery.root), "near": _relative(gallery.root, path.parent)}
     with replacing(path) as temporary, temporary.open("wb") as file:
         encoded = np.frombuffer(json.dumps(texts).encode(), np.uint8)
         np.savez(file, embeddings=gallery.embeddings.astype(np.float32), texts=encoded)
@@ -76,9 +94,25 @@ def load_gallery(path: Path) -> Gallery:
             raise ValueError(f"embeddings of shape {embeddings.shape} and type {embeddings.dtype}")
         if not np.isfinite(embeddings).all():
             raise ValueError("not all embeddings are finite")
-        return Gallery(embeddings=embeddings, weights=texts["weights"], **columns)
+        root = _root(texts.get("root", ""), texts.get("near", ""), path.parent)
+        if root:
+            columns["paths"] = tuple(os.path.join(root, inside) for inside in columns["paths"])
+        return Gallery(embeddings=embeddings, weights=texts["weights"], root=root, **columns)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)})") from error
+
+
+def _relative(root: str, folder: Path) -> str:
+    try:
+        return os.path.relpath(root, folder.resolve())
+    except ValueError:  # on another drive of Windows
+        return ""
+
+
+def _root(root: str, near: str, folder: Path) -> str:
+    """The stored root, or if it is gone the one at the same place as seen from the gallery's folder."""
+    beside = os.path.normpath(folder.resolve() / near) if near else root
+    return beside if root and not os.path.isdir(root) and os.path.isdir(beside) else root
 
 
 def training_gallery(workdir: Path) -> Gallery:

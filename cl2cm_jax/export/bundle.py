@@ -38,6 +38,7 @@ from cl2cm_jax.trained.bundle_layout import (
     write_manifest,
 )
 from cl2cm_jax.trained.student import student_encoder
+from cl2cm_jax.training.identity import as_trained, read_record
 from cl2cm_jax.training.workdir import feature_shape, load_student, read_config
 
 AGREES = 1e-6  # largest difference of the bundle's vectors from the run's
@@ -53,6 +54,7 @@ class Trained:
       config, student, results: of the run.
       text, vision: the backbones as they were before training; no vision with precomputed features.
       weights: identifies the student's weights.
+      data: fingerprint of the data that it was trained on; "" in runs of earlier versions.
     """
 
     config: ConfigDict
@@ -61,6 +63,7 @@ class Trained:
     text: TextBackbone
     vision: VisionBackbone | None
     weights: str
+    data: str
 
 
 Addition = Callable[[Path, Parts], str]  # writes more files into the bundle; returns a section of the card
@@ -78,9 +81,13 @@ def read_trained(workdir: Path) -> Trained:
     results, config = read_results(workdir), read_config(workdir)
     if own := own_modules(flatten(config)):
         raise UserError(f"--workdir={workdir}: {own[0]} is a module outside this package, which no bundle can hold")
+    config = as_trained(config, workdir)
     text, vision = configured_text(config), configured_vision(config)
     student, weights = load_student(workdir, config, text=text, vision=vision)
-    return Trained(config=config, student=student, results=results, text=text, vision=vision, weights=weights)
+    data = str(read_record(workdir).get("data", ""))
+    return Trained(
+        config=config, student=student, results=results, text=text, vision=vision, weights=weights, data=data
+    )
 
 
 def write_bundle(trained: Trained, out: Path, *, licence: str = "", additions: Sequence[Addition] = ()) -> Manifest:

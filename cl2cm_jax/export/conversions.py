@@ -22,7 +22,7 @@ def add_stablehlo(trained: Trained) -> Addition:
     """Both towers as StableHLO."""
 
     def add(folder: Path, parts: Parts) -> str:
-        split = quality.read_test_split(trained.config, parts)
+        split = quality.read_test_split(trained.config, parts, trained.data)
         towers = [(tower, _example(tower, parts, split)) for tower in (text_tower(parts), vision_tower(parts))]
         worst = {tower.name: stablehlo.write_stablehlo(folder, tower, example) for tower, example in towers}
         return stablehlo.note(parts, worst)
@@ -35,7 +35,7 @@ def add_onnx(trained: Trained) -> Addition:
     onnx_graph.check_installed()
 
     def add(folder: Path, parts: Parts) -> str:
-        split = quality.read_test_split(trained.config, parts)
+        split = quality.read_test_split(trained.config, parts, trained.data)
         worst = {}
         for tower in (text_tower(parts), vision_tower(parts)):
             worst[tower.name] = onnx_graph.write_onnx(folder, tower, _example(tower, parts, split))

@@ -19,6 +19,7 @@ from cl2cm_jax.evaluation.report import Results
 from cl2cm_jax.export.towers import image_inputs, text_inputs
 from cl2cm_jax.features import cache
 from cl2cm_jax.trained.bundle import Parts
+from cl2cm_jax.training.identity import check_recorded_data
 
 Encode = Callable[[dict[str, np.ndarray]], np.ndarray]
 _IMAGES = 64  # decoded at once
@@ -37,10 +38,15 @@ class TestSplit:
     texts: dict[str, tuple[dict[str, np.ndarray], np.ndarray]]
 
 
-def read_test_split(config: ConfigDict, parts: Parts) -> TestSplit | None:
-    """The test split, if its data are available and its images are files; otherwise None, with a warning."""
+def read_test_split(config: ConfigDict, parts: Parts, data: str) -> TestSplit | None:
+    """The test split, if its data are available and its images are files; otherwise None, with a warning.
+
+    `data` is the fingerprint of the data of the run, "" if it has none.
+    """
     try:
-        corpus = evaluate.headline(cache.corpora(config).test)
+        corpora = cache.corpora(config)
+        check_recorded_data(data, corpora, name="the run")
+        corpus = evaluate.headline(corpora.test)
     except (UserError, ImportError) as error:
         logging.warning("the quality of the conversion is not measured: the data are not available (%s)", error)
         return None

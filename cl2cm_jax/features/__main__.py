@@ -18,7 +18,7 @@ from pathlib import Path
 from cl2cm_jax.config import read
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.features.cache import all_corpora
-from cl2cm_jax.runtime.command_line import Arguments, split_flags
+from cl2cm_jax.runtime.command_line import PLACE, Arguments, split_flags
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.terminal import log_to_stderr
 
@@ -27,7 +27,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     """The command line: options, and the config fields that it changes."""
     rest, overrides = split_flags(list(arguments))
     parser = Arguments(prog="cl2cm features", description=__doc__)
-    parser.add_argument("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
+    help = "a file in configs/; FILE:ARGUMENT passes it an argument"
+    parser.add_argument("--config", type=PLACE, required=True, help=help)
     return parser.parse_args(rest), overrides
 
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -88,7 +89,7 @@ def all_corpora(config: ConfigDict) -> Corpora:
     Raises:
       UserError: an input is wrong or missing, or the data set lacks a language.
     """
-    from cl2cm_jax.data.stored_sets import prepare  # slow to import
+    from cl2cm_jax.data.stored_sets import content_hashes, picture_root, prepare  # slow to import
 
     start = time.perf_counter()
     check_trained_backbones(config)
@@ -110,7 +111,28 @@ def all_corpora(config: ConfigDict) -> Corpora:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
     for line in lost_captions(folder, max_tokens=config.text.max_tokens, backbone=config.text.backbone):
         logging.warning("%s", line)
-    return read_cache(folder, languages)
+    root, contents = picture_root(stored), content_hashes(stored)
+    return Corpora(*(_in_place(corpus, root, contents[corpus.name]) for corpus in read_cache(folder, languages)))
+
+
+def _in_place(corpus: Corpus, root: Path, content: str) -> Corpus:
+    """A split as the cache has it, with its pictures where they are now."""
+    skipped = _moved_parts(next(filter(None, corpus.paths), ""), root)
+    paths = [path and str(root.joinpath(*Path(path).parts[skipped:])) for path in corpus.paths]
+    return replace(corpus, paths=paths, content=content)
+
+
+def _moved_parts(path: str, root: Path) -> int:
+    """How many leading parts of an absolute path, as earlier versions stored it, are before the folder `root` now."""
+    parts = Path(path).parts
+    inside = (count for count in range(1, len(parts)) if root.joinpath(*parts[count:]).exists())
+    return next(inside, 0) if os.path.isabs(path) else 0
+
+
+def _relative(row: Caption, root: Path) -> Caption:
+    """A caption whose picture is named from `root` on, so that the cache is right wherever the pictures are."""
+    inside = isinstance(row.picture, str) and row.picture and Path(row.picture).is_relative_to(root)
+    return row._replace(picture=Path(str(row.picture)).relative_to(root).as_posix()) if inside else row
 
 
 def languages_of(config: ConfigDict, split: str) -> tuple[str, ...]:
@@ -162,7 +184,7 @@ def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...
 
 def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[str, ...]], folder: Path) -> None:
     """Runs the backbones over all splits and keeps their outputs."""
-    from cl2cm_jax.data.stored_sets import read_captions, read_pictures
+    from cl2cm_jax.data.stored_sets import picture_root, read_captions, read_pictures
 
     encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
     earlier = reuse.earlier(folder.parent, encoders, read=read_splits)
@@ -174,7 +196,8 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
         check_languages(read[split][0], split, languages[split])
 
     def write(split: str, place: Path) -> CaptionCounts:
-        rows, frames = read[split]
+        captions, frames = read[split]
+        rows = [_relative(row, picture_root(stored)) for row in captions]
         digests = [reuse.digest(picture.files) for picture in read_pictures(stored, split)] if is_encoded else []
 
         def from_image(start: int) -> Iterator[np.ndarray]:

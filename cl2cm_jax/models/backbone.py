@@ -17,6 +17,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.credits import UNKNOWN, Credits
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.preprocess import Preprocess
@@ -185,6 +186,15 @@ class _Spec(ABC, Generic[B]):
     @abstractmethod
     def fingerprint(self, path: Location) -> str:
         """A hash of the weights, part of the key of cached features; raises UserError if they are missing."""
+
+    def folder(self, path: Location) -> Path | None:
+        """The model folder of a path, downloaded first if it is a hub id; None where the weights are one file."""
+        return None
+
+    def hashes(self, path: Location) -> dict[str, str]:
+        """SHA-256 of each file that the outputs depend on, by name; raises UserError if one is missing."""
+        folder = self.folder(path)
+        return {"weights file": self.fingerprint(path)} if folder is None else hub_folder.hashes(folder)
 
     def credits(self, path: Location) -> Credits:
         """Name, licence and publisher of the weights."""

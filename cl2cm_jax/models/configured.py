@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import TEXT_BACKBONES, VISION_BACKBONES, has_vision_backbone, load_plugin, plugin_names
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import TextBackbone, TextSpec, VisionBackbone, VisionSpec
 
 Kind = Literal["text", "vision"]
@@ -55,6 +56,27 @@ def vision_backbone(name: str, path: str | Path | None = None, *, image_size: in
 def fingerprint(kind: Kind, name: str, path: str | Path | None = None) -> str:
     """SHA-256 of a backbone's weights; raises UserError if the name is unknown or the file is missing."""
     return _spec(kind, name).fingerprint(path)
+
+
+def hashes(config: ConfigDict, kind: Kind) -> dict[str, str]:
+    """SHA-256 of each file of the configured backbone, by name; raises UserError if one is missing."""
+    return _spec(kind, config[kind].backbone).hashes(config[kind].path or None)
+
+
+def backbone_kinds(config: ConfigDict) -> tuple[Kind, ...]:
+    """The backbones that a configuration has."""
+    return ("text", "vision") if has_vision_backbone(config) else ("text",)
+
+
+def pinned(config: ConfigDict) -> ConfigDict:
+    """The configuration with the commit that each hub id is at now, so that no later download is of another."""
+    config = config.copy_and_resolve_references()
+    for kind in backbone_kinds(config):
+        path = config[kind].path
+        if path and hub_folder.is_hub_id(path):
+            folder = _spec(kind, config[kind].backbone).folder(path)
+            config[kind].path = hub_folder.at_revision(path, hub_folder.revision_of(folder) if folder else "")
+    return config
 
 
 def configured_text(config: ConfigDict) -> TextBackbone:

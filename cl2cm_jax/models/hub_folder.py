@@ -20,12 +20,14 @@ from safetensors import SafetensorError, safe_open
 
 from cl2cm_jax import json_file
 from cl2cm_jax.errors import UserError, one_line
-from cl2cm_jax.models.pretrained import check_names, check_shapes, check_tensors, weights_hash
+from cl2cm_jax.models.pretrained import check_names, check_shapes, check_tensors, known_hash
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _FILES = ("*.json", "*.safetensors", "1_Pooling/config.json", "README.md", "LICENSE*", "NOTICE*")
+_READ = (CONFIG, "tokenizer.json", "1_Pooling/config.json", "preprocessor_config.json")  # beside the weights
+_COMMIT = re.compile("[0-9a-f]{40}")
 _LONGEST_NAME = 255  # bytes that file systems take
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -261,8 +263,30 @@ def fingerprint(folder: Path) -> str:
       UserError: a file cannot be read, or there are no safetensors.
     """
     files = {*_weights_files(folder), *folder.glob("*.json"), *folder.glob("1_Pooling/config.json")}
-    both = [[str(file.relative_to(folder)), weights_hash(file)] for file in sorted(files)]
+    both = [[str(file.relative_to(folder)), known_hash(file)] for file in sorted(files)]
     return hashlib.sha256(json.dumps(both).encode()).hexdigest()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights and of each other file of the folder that is read, by name; a model is known by them.
+
+    Raises:
+      UserError: a file cannot be read, or there are no safetensors.
+    """
+    read = (folder / name for name in _READ)
+    files = [*_weights_files(folder), *(file for file in read if file.is_file())]
+    return {file.relative_to(folder).as_posix(): known_hash(file) for file in files}
+
+
+def revision_of(folder: Path) -> str:
+    """The commit of a folder in the cache of the hub; "" of any other folder."""
+    return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else ""
+
+
+def at_revision(path: str, revision: str) -> str:
+    """A hub id without a commit at this one; any other path, or without a revision, as it is."""
+    name, _, asked = path.partition("@")
+    return f"{name}@{revision}" if revision and is_hub_id(path) and not _COMMIT.fullmatch(asked) else path
 
 
 def _weights_files(folder: Path) -> list[Path]:

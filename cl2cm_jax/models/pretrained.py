@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.json_file import parse_json
+from cl2cm_jax.runtime.file_hashes import file_hash
 
 _LISTED = 20  # wrong tensors named in one message
 _MAX_RATIO, _ALWAYS_UNPACKED = 20, 100_000_000  # limits of an unpacked .npz archive: times its size, or bytes
@@ -57,7 +58,7 @@ class PackageFile:
 
     def fingerprint(self, path: str | Path | None) -> str:
         """SHA-256 of the package's file, which is not read, or of the file `path`."""
-        return self.sha256 if path is None else weights_hash(path)
+        return self.sha256 if path is None else known_hash(path)
 
     @property
     def _repair(self) -> str:
@@ -70,9 +71,19 @@ def weights_hash(path: str | Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(
-            f"weights file {path} cannot be read: {error.strerror}; put it there, or name another one"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def known_hash(path: str | Path) -> str:
+    """As `weights_hash`, without reading a large file that is unchanged since the last time: tells models apart."""
+    try:
+        return file_hash(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: OSError) -> UserError:
+    return UserError(f"weights file {path} cannot be read: {error.strerror}; put it there, or name another one")
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:

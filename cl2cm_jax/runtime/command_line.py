@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cl2cm_jax.errors import UserError
 
+PLACE = "place"  # a `type` for `add_argument`: a path as text, or a hub id, an address or a name
+
 
 class Arguments(argparse.ArgumentParser):
-    """An `argparse` parser with one-line errors and without abbreviated options."""
+    """An `argparse` parser with one-line errors and without abbreviated options; "~" in a path is the home folder."""
 
     def __init__(self, **options: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        self.register("type", Path, lambda text: Path(os.path.expanduser(text)))  # a shell leaves --out=~/x as it is
+        self.register("type", PLACE, os.path.expanduser)
 
     def error(self, message: str) -> NoReturn:
         """Raises the error as UserError, without the usage."""
@@ -31,7 +37,7 @@ def add_model_option(parser: argparse.ArgumentParser, *, help: str = "", old_nam
     """
     help = help or "a trained model: the workdir of a finished run, a bundle, or a hub id (org/name)"
     names = ["--model", old_name] if old_name else ["--model"]
-    action = parser.add_argument(*names, required=True, metavar="MODEL", help=help, dest="model")
+    action = parser.add_argument(*names, required=True, metavar="MODEL", help=help, dest="model", type=PLACE)
     action.option_strings = ["--model"]  # what help and errors show
 
 

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from cl2cm_jax.data.media.clips import MAX_BYTES
 from cl2cm_jax.data.readers.caption_file import read_rows
+from cl2cm_jax.data.readers.picture_names import with_files
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.evaluation.gallery import Gallery
+from cl2cm_jax.evaluation.gallery import Gallery, common_folder
 from cl2cm_jax.search.entry import Captions, Entry, id_of
 from cl2cm_jax.search.folder import OUTSIDE, Item, Scan, embed, scan
 from cl2cm_jax.search.stores.milvus import AT_ONCE, MAX_INT64, MAX_PATH, Store
@@ -47,14 +49,17 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def read_captions(path: Path) -> dict[str, Captions]:
+def read_captions(path: Path, folder: Path | None = None) -> dict[str, Captions]:
     """The captions of a CSV, TSV or JSONL file, by picture; see docs/data.md for its form.
+
+    With the folder of the pictures, names that are written in another way are those of its files.
 
     Raises:
       UserError: no such file, wrong columns, or a row is wrong (the first such row is named).
     """
     found: dict[str, dict[str, list[str]]] = {}
-    for row in read_rows(str(path), flag="--captions"):
+    rows = read_rows(str(path), flag="--captions")
+    for row in with_files(rows, str(folder)) if folder else rows:
         found.setdefault(row.image, {}).setdefault(row.language, []).append(row.caption)
     return {image: {code: tuple(texts) for code, texts in one.items()} for image, one in found.items()}
 
@@ -228,10 +233,11 @@ def _exif_date(content: bytes) -> int:
         return 0
 
 
-def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str) -> Outcome:
+def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str, dated: bool = True) -> Outcome:
     """Updates the index to the gallery of a training run, with captions in `source`; nothing is embedded.
 
-    Paths become relative to `root`, the folder of the gallery's pictures; "" if they have no files.
+    Paths become relative to `root`, the folder of the gallery's pictures; "" if they have no files. Dates are those of
+    the files, or none unless `dated`.
 
     Raises:
       UserError: there is no folder, and the index has other pictures only.
@@ -240,7 +246,7 @@ def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str) -> O
     entries: list[Entry] = []
     for id, caption, path in zip(gallery.ids, gallery.captions, gallery.paths, strict=True):
         name = os.path.relpath(path, root).replace(os.sep, "/") if root else id
-        date = int(os.path.getmtime(path)) if root and os.path.exists(path) else 0
+        date = int(os.path.getmtime(path)) if dated and os.path.exists(path) else 0
         captions = {source: (caption,)} if caption else {}
         entries.append(Entry(id=id_of(name), path=name, date=date, captions=captions))
     present = {entry.id for entry in entries}
@@ -263,13 +269,26 @@ def root_of(gallery: Gallery, *, within: Sequence[str]) -> str:
     """
     if not gallery.paths or not all(gallery.paths):
         return ""
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in gallery.paths])
+    root = gallery.root or common_folder(gallery.paths)
     if not any(_contains(folder, root) for folder in within):
         raise UserError(
             f"--model: the pictures of its gallery have the common folder {root}, which is not in the run's "
             f"({', '.join(within)}); give --images=DIR, or start the command where the training was started"
         )
     return root
+
+
+def is_drawn(root: str, data: ConfigDict) -> bool:
+    """Whether a folder of pictures is in a built data set that holds its own drawings, such as the emoji.
+
+    Only these are shown without being named by the user. Any other folder that a workdir names may be private, and the
+    workdir a stranger's.
+    """
+    if data.images or data.root or data.name == "captions" or "." in data.name:
+        return False
+    folder = os.path.join(data.dir, data.name)
+    parents = (Path(root).resolve(), *Path(root).resolve().parents)
+    return any(_contains(folder, str(place)) and (place / "dataset_info.json").is_file() for place in parents)
 
 
 def _contains(folder: str, root: str) -> bool:

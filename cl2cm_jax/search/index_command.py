@@ -18,14 +18,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 import cl2cm_jax
 from cl2cm_jax.data.media.images import MAX_PIXELS
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.runtime.command_line import Arguments, add_model_option
+from cl2cm_jax.runtime.command_line import PLACE, Arguments, add_model_option
 from cl2cm_jax.runtime.progress import CountReport
 from cl2cm_jax.search.entry import Filters, Found, day, without_captions
 from cl2cm_jax.search.folder import own_gallery
-from cl2cm_jax.search.incremental import Outcome, from_gallery, read_captions, root_of, update
+from cl2cm_jax.search.incremental import Outcome, from_gallery, is_drawn, read_captions, root_of, update
 from cl2cm_jax.search.query import (
     add_query_options,
     answer,
@@ -46,6 +48,7 @@ EPILOG = f"""\
 Running the command again embeds only new and changed pictures, and resumes an interrupted run.
 Other verbs: {PROGRAM} search|export|import --help
 """
+log = logging.getLogger(__name__)
 CHECKED = 100_000  # the recall of larger indexes is measured only with --recall
 
 
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def add_index_options(parser: argparse.ArgumentParser) -> None:
     """Adds --index and --collection."""
     help = "a file that ends in .db, or http://host:19530 of a Milvus server"
-    parser.add_argument("--index", required=True, metavar="URI", help=help)
+    parser.add_argument("--index", required=True, type=PLACE, metavar="URI", help=help)
     parser.add_argument("--collection", default="pictures", help="its name in the database (default: %(default)s)")
 
 
@@ -112,8 +115,8 @@ def _build(options: argparse.Namespace) -> None:
         raise UserError(f"--images={images}: no such folder; give a folder of pictures")
     if options.max_pixels < 1:
         raise UserError(f"--max_pixels={options.max_pixels} must be 1 or more")
-    captions = read_captions(options.captions) if options.captions else None
-    gallery, root = None, str((images or Path()).resolve())
+    captions = read_captions(options.captions, images) if options.captions else None
+    gallery, data, root = None, None, str((images or Path()).resolve())
     if images is None:
         gallery, data = own_gallery(options.model), read_config(Path(options.model)).data
         root = root_of(gallery, within=[folder for folder in (data.images, data.root, data.dir) if folder])
@@ -121,15 +124,32 @@ def _build(options: argparse.Namespace) -> None:
         model = cl2cm_jax.load(options.model)
         if gallery is not None:
             gallery.check(weights=model.weights, dim=model.dim)
-        _claim(store, model, root, moved=options.moved, instead=", or --moved if the folder was only renamed or moved")
+        named = root if data is None or not root else _shown(store, root, data, model=options.model)
+        _claim(store, model, named, moved=options.moved, instead=", or --moved if the folder was only renamed or moved")
         if gallery is not None:
-            outcome = from_gallery(store, gallery, root, source=model.languages[0])
+            outcome = from_gallery(store, gallery, root, source=model.languages[0], dated=bool(named))
         else:
             assert images is not None
             with CountReport("embedded") as report:
                 encoder = replace(model.encoder, max_pixels=options.max_pixels)
                 outcome = update(store, encoder, images, captions=captions, on_progress=report)
         _print(store, outcome, seconds=time.perf_counter() - start, measure=options.recall)
+
+
+def _shown(store: Store, root: str, data: ConfigDict, *, model: str) -> str:
+    """The folder of a run's pictures if it may be shown, else "": a workdir may come from anyone.
+
+    It may if the package has drawn the pictures, or if the index is of that folder already.
+    """
+    if is_drawn(root, data) or (store.manifest is not None and store.manifest.images == root):
+        return root
+    log.warning(
+        "%s names %s as the folder of its pictures; if they are yours, show them with: cl2cm serve --images=%s",
+        model,
+        root,
+        root,
+    )
+    return ""
 
 
 def _claim(store: Store, model: TrainedModel, root: str, *, moved: bool = False, instead: str = "") -> None:
@@ -226,8 +246,10 @@ def _import(options: argparse.Namespace) -> None:
         model = cl2cm_jax.load(options.model)
         if manifest is not None:
             manifest.check(weights=model.weights, model=model.name, uri=str(options.vectors))
-        root = str(options.images.resolve()) if options.images else manifest.images if manifest else ""
-        known = store.manifest.images if store.manifest else ""
+        known, theirs = store.manifest.images if store.manifest else "", manifest.images if manifest else ""
+        root = str(options.images.resolve()) if options.images else known if theirs == known else ""
+        if theirs and not root:  # a stranger's file may name any folder, and the service shows what is in it
+            log.warning("--vectors are of pictures in %s; show them with: cl2cm serve --images=%s", theirs, theirs)
         instead = f", or --images={known} if the paths of --vectors are relative to it" if known else ""
         for number, (entries, vectors) in enumerate(itertools.chain([first], shards)):
             if (dim := vectors.shape[1]) != model.dim:

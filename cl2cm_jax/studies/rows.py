@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cl2cm_jax.config import nearest
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.runtime.command_line import Arguments, positive
+from cl2cm_jax.runtime.command_line import PLACE, Arguments, positive
 
 
 def add_run_options(
@@ -23,7 +23,7 @@ def add_run_options(
     """Adds --config (required without a default), --workdir and its aliases, --seeds and --rows (default: `chosen`)."""
     default = "(default: %(default)s)"
     about = f"a file in configs/; FILE:ARGUMENT passes it an argument{f' {default}' if config else ''}"
-    parser.add_argument("--config", required=not config, default=config, help=about)
+    parser.add_argument("--config", type=PLACE, required=not config, default=config, help=about)
     parser.add_argument("--workdir", *aliases, type=Path, default=Path(workdir), help=f"folder of all runs {default}")
     parser.add_argument("--seeds", type=positive, default=seeds, help=f"number of seeds {default}")
     parser.add_argument(

@@ -158,6 +158,8 @@ def bundle_config(folder: Path, manifest: Manifest) -> ConfigDict:
         config = from_flat(manifest.config, own_modules=False)
     except UserError as error:
         raise UserError(f"bundle {folder}: {MANIFEST}: {error}") from error
+    for name in _PATHS:  # a bundle reads no data, and may come from anyone
+        config.data[name.removeprefix("data.")] = ""
     config.text.path = str(folder / text_place(config))
     place = vision_place(config)
     config.vision.path = str(folder / place) if place else ""

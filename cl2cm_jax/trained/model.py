@@ -151,20 +151,26 @@ def _as_list(name: str, items: Iterable[Any]) -> list[Any]:
 
 def load(path: str | os.PathLike[str], revision: str | None = None) -> TrainedModel:
     """Loads a workdir, a bundle or a model of the hub; see `cl2cm_jax.load`."""
+    path = os.path.expanduser(path)
     folder = Path(path)
     if revision is not None and folder.is_dir():
         raise UserError(f"revision={revision!r} is for a model of the hub, but {folder} is a folder; leave it out")
     if is_workdir(folder):
         return _model(load_encoder(folder), read_config(folder), folder.resolve().name)
+    named = path if revision is None else f"{path}@{revision}"
+    parts = Parts(locate_bundle(named))
+    return _model(parts.encoder(), parts.config, folder.resolve().name if folder.is_dir() else named)
+
+
+def locate_bundle(named: str) -> Path:
+    """The folder of a bundle, or of a hub id after downloading it; raises UserError if there is none."""
+    folder = Path(named)
     if folder.is_dir() and not (folder / MANIFEST).is_file():
         raise UserError(
             f"model {folder} has no {MANIFEST} and is not a training run either; give the workdir of a finished run, "
             "a bundle that cl2cm export has written, or a hub id, org/name"
         )
-    named = os.fspath(path) if revision is None else f"{os.fspath(path)}@{revision}"
-    located = hub_folder.locate(named, field="model", files=DOWNLOADED, holds=f"{CONFIG_FILE} or {MANIFEST}")
-    parts = Parts(located)
-    return _model(parts.encoder(), parts.config, folder.resolve().name if folder.is_dir() else named)
+    return hub_folder.locate(named, field="model", files=DOWNLOADED, holds=f"{CONFIG_FILE} or {MANIFEST}")
 
 
 def is_workdir(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from cl2cm_jax.models.networks import VISION_TAIL, Networks
 from cl2cm_jax.models.trained_layers import in_two_parts
 from cl2cm_jax.steps.embed_step import Embedder
 from cl2cm_jax.trained.encoder import Encoder
+from cl2cm_jax.training.identity import as_trained
 from cl2cm_jax.training.workdir import feature_shape, load_student, read_config
 
 BATCH = 16  # queries or pictures per call
@@ -30,7 +31,7 @@ def load_encoder(workdir: Path) -> Encoder:
     Raises:
       UserError: a file of the run or of a backbone is missing or damaged, or they do not fit together.
     """
-    config = read_config(workdir)
+    config = as_trained(read_config(workdir), workdir)
     text, vision = configured_text(config), configured_vision(config)
     student, weights = load_student(workdir, config, text=text, vision=vision)
     encoder = student_encoder(config, student, weights=weights, text=text, vision=vision)

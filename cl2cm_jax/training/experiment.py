@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import DURATIONS, FIELDS, defaults, differences, effective, flatten, vision_first
+from cl2cm_jax.config import DURATIONS, FIELDS, PLACES, defaults, differences, effective, flatten, vision_first
 from cl2cm_jax.config.durations import steps_of
 from cl2cm_jax.data import batches
 from cl2cm_jax.data.corpus import LEFT_OUT, Corpus
@@ -35,14 +33,14 @@ from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import check_batch_size, make_mesh
 from cl2cm_jax.parallel.sharding import abstract
 from cl2cm_jax.runtime.checkpoint import Checkpoints
-from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.runtime.overview import overview
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.steps.embed_step import Embedder
 from cl2cm_jax.steps.optimizer import make_optimizers
 from cl2cm_jax.steps.schedule import Stages
 from cl2cm_jax.steps.train_step import TrainState, TrainStep, make_train_step
-from cl2cm_jax.training.workdir import CONFIG_FILE, read_fields
+from cl2cm_jax.training.identity import fingerprint, is_same_data, other_data, read_record
+from cl2cm_jax.training.workdir import CONFIG_FILE, read_fields, write_config
 
 SELECTION = "selection"  # validation metric that selects parameters: mean of the source's SumR and the targets' mean
 TARGETS_METRIC = "SumR"  # mean over the target languages, validation split; alone it selected in earlier versions
@@ -65,7 +63,8 @@ class Run(NamedTuple):
     """Everything that a training needs, built once from its configuration and never changed.
 
     Attributes:
-      data: fingerprint of the corpora.
+      data: fingerprint of the corpora as they were read, without `data.translation_noise`.
+      read: these corpora.
       validation: the headline pictures of the validation split, which select the parameters.
       durations: in steps, by the name of their field.
       evaluators: by name.
@@ -77,6 +76,7 @@ class Run(NamedTuple):
     mesh: Mesh
     corpora: Corpora
     data: str
+    read: Corpora
     validation: Corpus
     stages: Stages
     durations: dict[str, int]
@@ -119,7 +119,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
         check_translations(split, config)
     for split in corpora if vision_first(config) is not None else ():
         batches.check_files(split)
-    data = fingerprint(corpora)
+    data, as_read = fingerprint(corpora), corpora
     if d.translation_noise:
         noise = {"share": d.translation_noise, "seed": config.seed, "source": d.source}
         corpora = corpora._replace(train=swap_translations(corpora.train, **noise))
@@ -131,7 +131,7 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
             "use 'softmax' or 'none'"
         )
     examples = len(batches.trainable_images(corpora.train, source=d.source))
-    stages, durations = _stages(config, examples=examples)
+    stages, durations = stages_of(config, examples=examples)
     programs, warmup = {} if programs is None else programs, durations["optimizer.warmup"]
     key = _program_key(config, mesh, cache.shape_of(config, corpora), stages, warmup, corpora.train.languages)
     if key not in programs:
@@ -139,11 +139,17 @@ def build(config: ConfigDict, corpora: Corpora | None = None, *, programs: Progr
     compiled = programs[key]
     compiled = compiled._replace(step=compiled.step.with_seed(config.seed))
     validation, seconds = headline(corpora.validation), time.perf_counter() - start
-    return Run(config, mesh, corpora, data, validation, stages, durations, evaluators, seconds, *compiled)
+    return Run(config, mesh, corpora, data, as_read, validation, stages, durations, evaluators, seconds, *compiled)
 
 
-def _stages(config: ConfigDict, *, examples: int) -> tuple[Stages, dict[str, int]]:
-    """The stages of the training, and every duration in steps; `teacher.steps` only where the teacher has a stage."""
+def stages_of(config: ConfigDict, *, examples: int) -> tuple[Stages, dict[str, int]]:
+    """The stages of a training on so many pictures, and every duration in steps.
+
+    `teacher.steps` is among them only where the teacher has a stage.
+
+    Raises:
+      UserError: a duration is too short.
+    """
     has_teacher_stage = (
         config.method == "cl2cm" and config.teacher.head != "none" and config.teacher.schedule == "frozen"
     )
@@ -216,46 +222,71 @@ def _embedder(
     )
 
 
-def fingerprint(corpora: Iterable[Corpus]) -> str:
-    """Hash of the pictures or features, the captions and their pairing in all splits."""
-    digest = hashlib.sha256()
-    for corpus in corpora:
-        texts = [corpus.image_ids.tolist(), corpus.caption_text]
-        digest.update(json.dumps(texts).encode("utf-8", "surrogatepass"))
-        for array in (corpus.vision, corpus.caption_image, corpus.caption_language):
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]
-
-
 def check_data(run: Run, workdir: Path, metadata: Mapping[str, Any]) -> None:
     """Raises UserError if a checkpoint of `workdir`, of which these are the metadata, was trained on other data."""
-    if metadata.get("data") != run.data:
-        raise UserError(f"--workdir={workdir} was trained on other data; use another --workdir")
+    known = (read_record(workdir).get("data"), metadata.get("data"))
+    if not any(is_same_data(one, run.read) for one in known if one):
+        raise other_data(f"--workdir={workdir}")
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Raises UserError if the workdir is a file, or has outputs of another configuration; lists the fields."""
+def free_places(workdir: Path) -> tuple[str, ...]:
+    """The places that may change in a workdir whose data and backbones are checked by their content."""
+    kept = [f"{kind}.path" for kind in ("text", "vision") if kind not in read_record(workdir)]
+    return tuple(name for name in PLACES if name not in kept)
+
+
+def check_workdir(
+    workdir: Path, config: ConfigDict, *, free: Sequence[str] = (), fix: str = "use another --workdir"
+) -> None:
+    """Refuses a file, and a workdir with outputs of another configuration.
+
+    Args:
+      workdir: need not exist.
+      config: of the run.
+      free: names of fields that may differ, beside those of `FREE`.
+      fix: what the error says to do.
+
+    Raises:
+      UserError: lists the fields that differ.
+    """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder, which is made if it is not there")
-    path = workdir / CONFIG_FILE
-    if not path.exists() or not any(any(workdir.glob(pattern)) for pattern in OUTPUTS):
-        return  # new, or a run that ended before its first checkpoint
-    try:
-        saved = flatten(defaults()) | read_fields(path)  # fields added since then have their default
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); use another --workdir") from error
-    changed = {n: pair for n, pair in differences(flatten(config), saved).items() if not n.startswith(FREE)}
+    changed = {n: pair for n, pair in changes(workdir, config).items() if not n.startswith(FREE) and n not in free}
     if changed:
         listed = ", ".join(f"{name} ({was!r} there, {now!r} now)" for name, (now, was) in changed.items())
         raise UserError(
-            f"--workdir={workdir} was made with another configuration: {listed}; use another --workdir",
+            f"--workdir={workdir} was made with another configuration: {listed}; {fix}",
             id="other-configuration",
         )
 
 
+def has_outputs(workdir: Path) -> bool:
+    """Whether a workdir keeps its configuration; one whose run ended before its first checkpoint does not."""
+    return (workdir / CONFIG_FILE).exists() and any(any(workdir.glob(pattern)) for pattern in OUTPUTS)
+
+
+def changes(workdir: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """The fields in which a configuration differs from that of a workdir with outputs: (now, there)."""
+    if not has_outputs(workdir):
+        return {}
+    path = workdir / CONFIG_FILE
+    try:
+        saved = flatten(defaults()) | read_fields(path)  # fields added since then have their default
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); use another --workdir") from error
+    return differences(flatten(config), saved)
+
+
+def note_places(workdir: Path, config: ConfigDict) -> None:
+    """Writes the present places of data and backbones, which have been checked, into the config.json of a workdir."""
+    if moved := changes(workdir, config).keys() & PLACES:
+        flat, saved = flatten(config), read_fields(workdir / CONFIG_FILE)
+        write_config(workdir, saved | {name: flat[name] for name in moved})
+
+
 @contextlib.contextmanager
-def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """Creates a workdir, locks it and writes its config.json.
+def claim(workdir: Path, config: ConfigDict, *, free: Sequence[str] = ()) -> Iterator[None]:
+    """Creates a workdir, locks it and writes its config.json; `free` as in `check_workdir`.
 
     Raises:
       UserError: it has another configuration, cannot be created, or another process is training in it.
@@ -264,13 +295,13 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
 
         def lock() -> None:
-            check_workdir(workdir, config)
+            check_workdir(workdir, config, free=free)
             try:
                 workdir.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}); name another") from error
             stack.enter_context(exclusive(workdir / ".lock", busy=busy))
-            write_checked(workdir / CONFIG_FILE, json.dumps(flatten(config), indent=1, ensure_ascii=False) + "\n")
+            write_config(workdir, flatten(config))
 
         hosts.on_host_zero(lock)
         yield

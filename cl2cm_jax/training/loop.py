@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import jax
+import numpy as np
 
 from cl2cm_jax.config import flatten
 from cl2cm_jax.data.batches import batches
@@ -23,9 +24,10 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.evaluators import run_evaluators
 from cl2cm_jax.maths.confidence import UNJUDGED
+from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import batch_shards
-from cl2cm_jax.parallel.sharding import put_batch
+from cl2cm_jax.parallel.sharding import path_name, put_batch
 from cl2cm_jax.runtime.metrics import MetricWriter
 from cl2cm_jax.runtime.overview import overview
 from cl2cm_jax.runtime.preemption import Preemption
@@ -42,6 +44,7 @@ from cl2cm_jax.training.experiment import (
     checkpoints,
     evaluated_student,
 )
+from cl2cm_jax.training.going_on import replaced
 
 _MANY_WRONG = 0.5  # share of wrong translations that is a warning
 _SMALL_WEIGHT = 0.1  # mean weight of the target captions that is a warning
@@ -59,11 +62,11 @@ class Clock(NamedTuple):
     evaluations_since_best: int = 0
 
 
-def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainState | None:
+def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO | None = None) -> TrainState | None:
     """Trains to the end, from the newest readable checkpoint if there is one; None if a signal stopped it.
 
     Progress goes to `stream`, stderr by default. Of several processes the first writes metrics and progress; a signal
-    to one of them stops all at the same step.
+    to one of them stops all at the same step. A run without a checkpoint starts from the student `init`, if given.
 
     Raises:
       Diverged: a term is not finite.
@@ -75,8 +78,10 @@ def train(run: Run, workdir: Path, *, stream: TextIO | None = None) -> TrainStat
         start = restored.step if restored else 0
         if restored:
             check_data(run, workdir, restored.metadata)
-        state = restored.state if restored else run.step.init()
+        state = restored.state if restored else started(run, init)
         clock = Clock(**restored.metadata["clock"]) if restored else Clock()
+        if restored and replaced(run, restored.metadata):  # it goes on as another run than planned
+            clock = clock._replace(evaluations_since_best=0)
         if start == 0:
             logging.info(f"parameters of the train state:\n{overview(state['params'])}")
         elif start < total:
@@ -156,6 +161,41 @@ class FiniteTerms:
                     "or raise config.contrastive.temperature, in another --workdir"
                 )
         return values
+
+
+def started(run: Run, init: Params | None) -> TrainState:
+    """The state before the first step; with the parameters `init` for the student, if given."""
+    state = run.step.init()
+    if init is None:
+        return state
+    params = dict(state["params"])
+    params["student"] = jax.tree.map(_put_like, init, params["student"])
+    ema = jax.tree.map(_put_like, init, state["ema"]) if run.config.train.ema else {}
+    return {**state, "params": params, "ema": ema}
+
+
+def _put_like(value: np.ndarray, other: jax.Array) -> jax.Array:
+    """A copy, since the state is donated."""
+    return jax.device_put(np.array(value, other.dtype), other.sharding)
+
+
+def check_initial(run: Run, init: Params, *, flag: str) -> None:
+    """Raises UserError if the parameters of a student do not fit the run's; names those that do not."""
+    wanted, found = (
+        {path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+        for tree in (abstract_state(run)["params"]["student"], init)
+    )
+    wrong = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]
+    if wrong:
+        listed = ", ".join(
+            f"{name} {found.get(name, 'missing')} there, {wanted.get(name, 'none')} here" for name in wrong[:3]
+        )
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"{flag}: its student is not the one of this configuration: {listed}{more}; use the config.student fields "
+            "of that model, or start without --init",
+            id="other-shape",
+        )
 
 
 def training_batches(run: Run, start: int) -> Iterator[dict[str, Any]]:

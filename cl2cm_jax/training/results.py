@@ -14,21 +14,31 @@ from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.evaluators import run_evaluators
-from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
+from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, common_folder, save_gallery
 from cl2cm_jax.evaluation.picture import draw_retrieval, hit_share, query_rows
-from cl2cm_jax.evaluation.report import MARKDOWN_FILE, RESULTS_FILE, Results, text_report, write_results
+from cl2cm_jax.evaluation.report import MARKDOWN_FILE, RESULTS_FILE, Results, read_results, text_report, write_results
 from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.training.experiment import Run, abstract_state, check_data, checkpoints, evaluated_student
+from cl2cm_jax.training.going_on import CONTINUED
 from cl2cm_jax.training.workdir import save_student
 
 RANKS_FILE = "ranks.npz"
 
 
-def is_finished(workdir: Path) -> bool:
-    """Whether the run of a workdir has ended: results.json is written last, after the table in results.md."""
-    return (workdir / RESULTS_FILE).is_file() and (workdir / MARKDOWN_FILE).is_file()
+def is_finished(workdir: Path, config: ConfigDict | None = None) -> bool:
+    """Whether the run of a workdir has ended: results.json is written last, after the table in results.md.
+
+    With a configuration, whether it ended as this one plans; the results may be those of a run that goes on.
+    """
+    if not (workdir / RESULTS_FILE).is_file() or not (workdir / MARKDOWN_FILE).is_file():
+        return False
+    try:
+        ended = {} if config is None else read_results(workdir).config
+    except UserError:  # damaged: told by who needs them
+        ended = {}
+    return all(name not in ended or ended[name] == flatten(config)[name] for name in CONTINUED) if config else True
 
 
 class Selected(NamedTuple):
@@ -142,7 +152,8 @@ def _gallery(run: Run, vectors: np.ndarray, weights: str) -> Gallery:
         ids += [str(image_id) for image_id in corpus.image_ids]
         captions += _first_captions(corpus, run.config.data.source)
         paths += corpus.paths
-    return Gallery(vectors, tuple(ids), tuple(captions), tuple(paths), weights)
+    root = common_folder(paths, within=run.config.data.images)
+    return Gallery(vectors, tuple(ids), tuple(captions), tuple(paths), weights, root)
 
 
 def _first_captions(corpus: Corpus, language: str) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,11 @@ def _abstract(
     if vision is not None and vision_first(config) is not None:
         abstract[VISION_TAIL] = in_two_parts(config, vision).params["own"]
     return abstract
+
+
+def write_config(workdir: Path, fields: Mapping[str, object]) -> None:
+    """Writes the flattened configuration of a run."""
+    write_checked(workdir / CONFIG_FILE, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_fields(path: Path) -> dict[str, object]:

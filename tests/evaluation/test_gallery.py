@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 
 import numpy as np
 import pytest
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.evaluation.gallery import GALLERY_FILE, load_gallery, save_gallery, training_gallery
+from cl2cm_jax.evaluation.gallery import GALLERY_FILE, common_folder, load_gallery, save_gallery, training_gallery
 
 
 def test_a_gallery_survives_the_disk(tmp_path, gallery) -> None:
@@ -64,3 +65,26 @@ def test_a_gallery_of_nan_is_one_line(workdir, gallery) -> None:
     save_gallery(workdir / GALLERY_FILE, dataclasses.replace(gallery, embeddings=np.full((4, 3), np.nan, np.float32)))
     with pytest.raises(UserError, match="not all embeddings are finite.*write it again with .* --mode=evaluate"):
         training_gallery(workdir)
+
+
+def test_a_gallery_and_its_pictures_are_moved_together(gallery, tmp_path) -> None:
+    pictures = tmp_path / "old" / "data" / "png"
+    pictures.mkdir(parents=True)
+    paths = tuple(str(pictures / f"{name}.png") for name in gallery.ids)
+    placed = dataclasses.replace(gallery, paths=paths, root=common_folder(paths))
+    save_gallery(tmp_path / "old" / "runs" / GALLERY_FILE, placed)
+    assert training_gallery(tmp_path / "old" / "runs").paths == paths
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = training_gallery(tmp_path / "new" / "runs")
+    assert moved.root == str(tmp_path / "new" / "data" / "png")
+    assert moved.paths[0] == str(tmp_path / "new" / "data" / "png" / f"{gallery.ids[0]}.png")
+    shutil.rmtree(tmp_path / "new" / "data")
+    assert training_gallery(tmp_path / "new" / "runs").paths == paths  # gone: as they were
+
+
+def test_the_common_folder_of_pictures(tmp_path) -> None:
+    paths = [str(tmp_path / "a" / "b" / "1.png"), str(tmp_path / "a" / "b" / "2.png")]
+    assert common_folder(paths) == str(tmp_path / "a" / "b")
+    assert common_folder(paths, within=str(tmp_path / "a")) == str(tmp_path / "a")
+    assert common_folder(paths, within=str(tmp_path / "c")) == str(tmp_path / "a" / "b")
+    assert common_folder([]) == common_folder(["", paths[0]]) == ""

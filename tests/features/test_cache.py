@@ -238,3 +238,15 @@ def test_what_is_lost_of_the_captions_is_counted_by_kind_and_language(tmp_path: 
     (done,) = (config.parent / "data" / "features").rglob("done.json")
     done.write_text('{"languages": {}}')  # as earlier versions wrote it
     assert "captions" not in call(command.main, f"--config={config}").err
+
+
+def test_pictures_are_where_the_set_is_now(tmp_path: Path) -> None:
+    """A cache holds paths from the folder of the pictures on; those of earlier versions are absolute."""
+    picture = tmp_path / "now" / "emoji" / "png" / "a.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    root = tmp_path / "now" / "emoji"
+    for stored in ("png/a.png", "/before/data/emoji/png/a.png", str(picture)):
+        skipped = cache._moved_parts(stored, root)
+        assert root.joinpath(*Path(stored).parts[skipped:]) == picture
+    assert cache._moved_parts("/elsewhere/b.png", root) == cache._moved_parts("", root) == 0

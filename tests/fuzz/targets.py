@@ -38,6 +38,7 @@ from cl2cm_jax.runtime.checksums import LIST_NAME
 from cl2cm_jax.search import vector_files
 from cl2cm_jax.search.entry import captions_to_text
 from cl2cm_jax.trained.bundle_layout import FORMAT, HEADS, MANIFEST, bundle_config, read_manifest
+from cl2cm_jax.training.identity import BUILT_ON, read_record
 from cl2cm_jax.training.workdir import read_config
 from fuzz.attempt import Target
 from fuzz.service import raw_request, spoken, upload
@@ -214,6 +215,8 @@ def model_targets() -> dict[str, Target]:
     index = json.dumps({"metadata": {}, "weight_map": dict.fromkeys(tensors, "part-1.safetensors")}).encode()
     split = {"model.safetensors.index.json": index, "part-1.safetensors": save(tensors)}
     run = json.dumps({"data.source": "en", "train.batch_size": 4}).encode()
+    backbone = {"backbone": "bert", "path": "bert", "is_hub_id": False, "revision": "", "files": {"config.json": "00"}}
+    built_on = json.dumps({"format": 1, "data": "content:00", "text": backbone, "init": {"model": "run"}}).encode()
     return {
         **each_file("bert", bert, read_bert),
         "e5": of_file("it.bin", read_e5, e5_bytes()),
@@ -222,6 +225,7 @@ def model_targets() -> dict[str, Target]:
         **{f"tokenizer/{name}": tokenizer_target(make()) for name, make in KINDS.items()},
         "pieces": of_file("sp.model", lambda path: SentencePieceTokenizer(path=path), PIECES.locate().read_bytes()),
         "run": of_folder({"config.json": run}, "config.json", read_config),
+        "built_on": of_folder({BUILT_ON: built_on}, BUILT_ON, read_record),
     }
 
 

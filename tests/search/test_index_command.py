@@ -14,6 +14,8 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
 from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.search import index_command as command
+from cl2cm_jax.search.stores.milvus import Manifest, Store
+from cl2cm_jax.search.vector_files import MANIFEST_FILE
 from cl2cm_jax.trained.bundle_layout import MANIFEST
 from cl2cm_jax.training.workdir import CONFIG_FILE
 
@@ -183,3 +185,60 @@ def test_a_gallery_of_files_outside_the_run_is_refused(run, tmp_path, monkeypatc
     with pytest.raises(UserError, match="--model: the pictures of its gallery .* give --images=DIR"):
         run(model=str(tmp_path / "model"))
     assert not (tmp_path / "i.db").exists()
+
+
+def test_a_folder_that_a_workdir_names_is_not_shown_unasked(run, photos, tmp_path, monkeypatch, caplog) -> None:
+    """A stranger's workdir may name any folder; the user names it, or its pictures are not served."""
+    monkeypatch.chdir(tmp_path)
+    private = [photos / "red.png", photos / "b%_ch" / "blue.png"]
+    for number, fields in enumerate(({"name": "captions", "images": "photos", "captions": "c.csv"}, {"dir": "photos"})):
+        finished(tmp_path / "model", private, **fields)
+        with caplog.at_level("WARNING"):
+            assert "2 pictures" in run(model=str(tmp_path / "model"), index=f"{number}.db")
+        assert f"if they are yours, show them with: cl2cm serve --images={photos}" in caplog.text
+        with Store(str(tmp_path / f"{number}.db")) as store:
+            assert store.manifest is not None and store.manifest.images == ""
+            assert {entry.path for entry in store.entries()} == {"red.png", "b%_ch/blue.png"}
+            assert all(entry.date == 0 for entry in store.entries())  # not even its files are looked at
+        assert "2 unchanged" in run(model=str(tmp_path / "model"), index=f"{number}.db")
+
+
+def test_drawings_of_the_package_are_shown(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    built = tmp_path / "data" / "emoji" / "1.0.0"
+    drawn = [built / "png" / name for name in ("a.png", "b.png")]
+    for path in drawn:
+        paint(path, "red")
+    (built / "dataset_info.json").write_text("{}")
+    finished(tmp_path / "model", drawn)
+    run(model=str(tmp_path / "model"))
+    with Store(str(tmp_path / "i.db")) as store:
+        assert store.manifest is not None and store.manifest.images == str(built / "png")
+
+
+def test_an_index_of_that_folder_keeps_it(run, photos, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = [photos / "red.png", photos / "b%_ch" / "blue.png"]
+    finished(tmp_path / "model", own, name="captions", images="photos", captions="c.csv")
+    with Store(str(tmp_path / "i.db")) as store:
+        store.create(Manifest(weights="step 10", model="model", dim=3, images=str(photos)))
+    run(model=str(tmp_path / "model"))
+    with Store(str(tmp_path / "i.db")) as store:
+        assert store.manifest is not None and store.manifest.images == str(photos)
+
+
+def test_vectors_do_not_choose_the_folder_that_is_served(run, photos, tmp_path, caplog) -> None:
+    run(f"--images={photos}")
+    vectors = tmp_path / "v"
+    run("export", f"--out={vectors}")
+    manifest = json.loads((vectors / MANIFEST_FILE).read_text())
+    (vectors / MANIFEST_FILE).write_text(json.dumps(manifest | {"images": "/"}))
+    run("import", f"--vectors={vectors}", index="j.db")
+    assert "--vectors are of pictures in /; show them with: cl2cm serve --images=/" in caplog.text
+    with Store(str(tmp_path / "j.db")) as store:
+        assert store.manifest is not None and store.manifest.images == ""
+    run("import", f"--vectors={vectors}", f"--images={photos}", index="k.db")
+    with Store(str(tmp_path / "k.db")) as store:
+        assert store.manifest is not None and store.manifest.images == str(photos)
+    with pytest.raises(UserError, match="is of the folder .*, not of vectors whose folder is unknown; give another"):
+        run("import", f"--vectors={vectors}", index="i.db")

@@ -20,6 +20,7 @@ from cl2cm_jax.data.media.images import SUFFIXES
 from cl2cm_jax.data.readers.equal_pictures import merge_equal
 from cl2cm_jax.data.readers.feature_file import FeatureFile
 from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_against
+from cl2cm_jax.data.readers.picture_names import similar
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
 from cl2cm_jax.languages import counted
@@ -35,16 +36,17 @@ _ENDINGS = 100  # of a shard, that are counted
 
 
 def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, mapper: Mapper) -> CaptionTable:
-    """The captions whose picture or clip is in a folder and can be decoded, with its path."""
+    """The captions whose picture or clip is in a folder and can be decoded, with its path inside the folder."""
     known = by_image(captions.rows)
     checked = mapper(partial(_checked_file, images=images, frames=frames), list(known))
     table = CaptionTable([], list(captions.problems))
+    near = similar([image for image in known if not os.path.exists(os.path.join(images, image))], images)
     for (image, rows), (reason, is_note, _) in zip(known.items(), checked, strict=True):
         if reason:
+            reason += f"; did you mean {near[image]!r}?" if image in near else ""
             table.problems.append(Problem(file, rows[0].line, "image", reason, is_note=is_note))
         if not reason or is_note:
-            path = os.path.abspath(os.path.join(images, image))
-            table.rows.extend(row._replace(picture=path) for row in rows)
+            table.rows.extend(row._replace(picture=image) for row in rows)
     files = [Path(base, name).relative_to(images) for base, _, names in os.walk(images) for name in names]
     for image in sorted(name.as_posix() for name in files if name.suffix.lower() in SUFFIXES):
         if image not in known and not (frames > 1 and os.path.dirname(image) in known):

@@ -20,6 +20,7 @@ from cl2cm_jax.data.media.images import ImageError
 from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.data.readers.feature_file import read_feature_file
 from cl2cm_jax.data.readers.picture_checks import Mapper
+from cl2cm_jax.data.readers.picture_names import with_files
 from cl2cm_jax.data.readers.shards import shard_files
 from cl2cm_jax.data.readers.usable_images import from_features, from_folder, from_shards
 from cl2cm_jax.errors import UserError
@@ -36,7 +37,8 @@ def dataset(data: ConfigDict) -> CaptionSet:
 
     @functools.cache  # parsed once, for the fingerprint and for the build
     def captions() -> CaptionTable:
-        return read_caption_file(data.captions, image_is_path=bool(data.images)) if data.captions else CaptionTable([])
+        table = read_caption_file(data.captions, image_is_path=bool(data.images)) if data.captions else CaptionTable([])
+        return CaptionTable(with_files(table.rows, data.images), table.problems) if data.images else table
 
     @functools.cache
     def features():  # noqa: ANN202
@@ -61,6 +63,7 @@ def dataset(data: ConfigDict) -> CaptionSet:
         name="captions",
         read=read,
         inputs=fingerprint(files, settings=tuple(settings)),
+        pictures=data.images,
         description="A user's own pictures and captions.",
         on_error=data.on_error,
         frames=data.frames,

@@ -39,11 +39,13 @@ def dataset(data: ConfigDict) -> CaptionSet:
 
     def read(folder: Path, mapper: Mapper) -> CaptionTable:
         del folder, mapper
-        return CaptionTable(clips(data.root))
+        root = os.path.abspath(data.root)
+        return CaptionTable([row._replace(picture=os.path.relpath(str(row.picture), root)) for row in clips(root)])
 
     return CaptionSet(
         name="fluent",
         read=read,
+        pictures=data.root,
         description=__doc__,
         homepage="https://github.com/lobehub/fluent-emoji",
         license="Clips: MIT. Names: Unicode CLDR.",

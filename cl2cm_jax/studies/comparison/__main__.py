@@ -9,6 +9,7 @@ are printed only for the set and language that they were measured on.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +25,15 @@ from cl2cm_jax.studies.rows import separated
 OWN_FILES = "captions"  # config.data.name of a set that only its user can identify
 
 
+def places(text: str) -> list[str]:
+    """Paths that are separated by commas."""
+    return [os.path.expanduser(one) for one in separated(text)]
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, with `workdirs` as a list of names; raises UserError."""
     parser = Arguments(prog="cl2cm compare", description=__doc__)
-    parser.add_argument("--workdirs", type=separated, default="", help="finished runs, separated by commas")
+    parser.add_argument("--workdirs", type=places, default="", help="finished runs, separated by commas")
     parser.add_argument(
         "--set",
         default="",

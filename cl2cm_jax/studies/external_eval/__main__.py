@@ -98,10 +98,13 @@ def _data(options: argparse.Namespace) -> Captioned:
 
     from cl2cm_jax.evaluation import evaluate
     from cl2cm_jax.features import cache
+    from cl2cm_jax.training.identity import check_recorded_data, read_record
     from cl2cm_jax.training.workdir import read_config
 
     config = read_config(options.workdir)
-    corpus = evaluate.headline(cache.corpora(config).test)
+    corpora = cache.corpora(config)
+    check_recorded_data(read_record(options.workdir).get("data"), corpora, name=f"--workdir={options.workdir}")
+    corpus = evaluate.headline(corpora.test)
     return from_corpus(corpus, languages=(config.data.source, *config.data.targets, *config.data.reported))
 
 

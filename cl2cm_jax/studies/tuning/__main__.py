@@ -30,7 +30,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import flatten, override_all, read
+from cl2cm_jax.config import PLACES, flatten, override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics
 from cl2cm_jax.features import cache
@@ -46,7 +46,8 @@ from cl2cm_jax.studies.tuning.space import SPACE, Dimension, read_space
 from cl2cm_jax.studies.tuning.study import CUT, DONE, FAILED, Study
 from cl2cm_jax.terminal import log_to_stderr
 from cl2cm_jax.training import results
-from cl2cm_jax.training.experiment import FREE, fingerprint
+from cl2cm_jax.training.experiment import FREE
+from cl2cm_jax.training.identity import fingerprint, is_same_data
 from cl2cm_jax.training.loop import Diverged
 
 SEEDS = {FOLDS: 1, VALIDATION: 3}
@@ -122,11 +123,15 @@ class Tuning:
     ):
         self.config, self.workdir, self.space = config, options.workdir, space
         self.study = Study(self.workdir, seed=config.seed)
-        fixed = {name: value for name, value in flatten(config).items() if not name.startswith(FREE)}
+        free = (*FREE, *(name for name in PLACES if name.startswith("data.")))  # the data are known by their content
+        fixed = {name: value for name, value in flatten(config).items() if not name.startswith(free)}
         how = {"score": options.score, "seeds": options.seeds, "folds": options.folds}
         self.study.check(configuration=fixed, settings=how | {"space": [dimension.line for dimension in space]})
         train, validation, _ = cache.corpora(config)
-        self.study.check(data={"fingerprint": fingerprint((train, validation))})
+        data = self.study.known("data").get("fingerprint")
+        if not data or not is_same_data(data, (train, validation)):
+            data = fingerprint((train, validation))
+        self.study.check(data={"fingerprint": data})
         self.parts = parts_of(config, train, validation, **how)
         self.baseline: list[Measured] = []
         what = f"{options.folds} folds of the training split" if options.score == FOLDS else "the validation split"

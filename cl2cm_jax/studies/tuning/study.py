@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cl2cm_jax.config import current_names, defaults, differences, flatten
+from cl2cm_jax.config import FIELDS, current_names, defaults, differences, flatten
 from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.studies.tuning.scoring import Measured, Score, score_of
 from cl2cm_jax.studies.tuning.space import Dimension
@@ -80,6 +80,10 @@ class Study:
             ) from error
         self._study.pruner = self._optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
 
+    def known(self, name: str) -> dict[str, Any]:
+        """Settings that `check` has stored; {} of a new study."""
+        return dict(self._study.user_attrs.get(name, {}))
+
     def check(self, **settings: Mapping[str, object]) -> None:
         """Stores the settings of a new study; refuses to resume one with other settings.
 
@@ -94,6 +98,7 @@ class Study:
             before = current_names(self._study.user_attrs[name])
             if name == "configuration":  # fields added since then have their default
                 before = {field: value for field, value in flatten(defaults()).items() if field in now} | before
+                before = {field: value for field, value in before.items() if field in now or field not in FIELDS}
             if changed := differences(now, before):
                 listed = ", ".join(f"{key} ({then!r} there, {new!r} now)" for key, (new, then) in changed.items())
                 raise UserError(

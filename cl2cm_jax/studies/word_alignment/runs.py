@@ -25,7 +25,8 @@ from cl2cm_jax.studies.word_alignment.plans import (
     transport_plans,
 )
 from cl2cm_jax.studies.word_alignment.teacher_training import sentence_ranks, targets_of, train_teacher
-from cl2cm_jax.training.experiment import build, claim, fingerprint
+from cl2cm_jax.training.experiment import build, claim
+from cl2cm_jax.training.identity import fingerprint, is_same_data
 
 BEFORE = "before: the backbone's own"
 BASELINE = "sentence loss"
@@ -93,7 +94,7 @@ def run_once(experiment: Experiment, name: str, *, seed: int) -> bool:
     folder = experiment.folder(name, seed)
     with claim(folder, config):
         if (folder / RESULTS_FILE).exists():
-            if read_results(folder)["data"] != experiment.data:
+            if not is_same_data(read_results(folder)["data"], experiment.corpora):
                 raise UserError(f"--workdir={experiment.workdir} has runs on other text; use another --workdir")
             return False
         run = build(config, experiment.corpora)

@@ -255,6 +255,16 @@ def test_a_study_file_of_an_earlier_version_opens_and_resumes(home: Path, tmp_pa
     assert trial.number == 2 and trial.values == dict(zip(FIELDS, ("1.238", "0.01296", "7", "none"), strict=True))
 
 
+def test_a_study_whose_data_were_moved_resumes(tmp_path: Path) -> None:
+    """Places are no part of its configuration; a study of an earlier version has them there."""
+    before = configuration.flatten(configuration.defaults()) | {"data.images": "old/photos", "seed": 1}
+    Study(tmp_path, seed=0).check(configuration=before)
+    now = {name: value for name, value in before.items() if name not in configuration.PLACES}
+    Study(tmp_path, seed=0).check(configuration=now)
+    with pytest.raises(UserError, match=r"was tuned with other configuration: seed \(1 there, 2 now\); use another"):
+        Study(tmp_path, seed=0).check(configuration=now | {"seed": 2})
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 

@@ -119,8 +119,11 @@ class BertSpec(TextSpec):
     def load(self, path: Location) -> TextBackbone:
         return read_bert(hub_folder.locate(path, field=FIELD))
 
+    def folder(self, path: Location) -> Path:
+        return hub_folder.locate(path, field=FIELD)
+
     def fingerprint(self, path: Location) -> str:
-        return hub_folder.fingerprint(hub_folder.locate(path, field=FIELD))
+        return hub_folder.fingerprint(self.folder(path))
 
     def credits(self, path: Location) -> Credits:
         return folder_credits(path or "", hub_folder.locate(path, field=FIELD))

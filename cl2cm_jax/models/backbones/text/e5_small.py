@@ -80,6 +80,9 @@ class E5Spec(BertSpec):
         tokenizer = functools.partial(E5Tokenizer, path=file.path, vocabulary=shape.vocabulary)
         return E5(**fields(shape), params=load(file), tokenizer=tokenizer, source=file.path)
 
+    def folder(self, path: Location) -> Path | None:
+        return Path(path) if path and Path(path).is_dir() else None
+
     def fingerprint(self, path: Location) -> str:
         return hub_folder.fingerprint(Path(path)) if path and Path(path).is_dir() else WEIGHTS.fingerprint(path)
 

@@ -121,8 +121,11 @@ class ClipVitSpec(VisionSpec):
             shape, preprocess = shape._replace(image_size=image_size), preprocess.at(image_size)
         return _backbone(shape, preprocess, params=load(folder, shape), source=folder)
 
+    def folder(self, path: Location) -> Path:
+        return hub_folder.locate(path, field=FIELD)
+
     def fingerprint(self, path: Location) -> str:
-        return hub_folder.fingerprint(hub_folder.locate(path, field=FIELD))
+        return hub_folder.fingerprint(self.folder(path))
 
     def credits(self, path: Location) -> Credits:
         return folder_credits(path or "", hub_folder.locate(path, field=FIELD))
