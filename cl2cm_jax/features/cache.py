@@ -16,7 +16,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,22 +27,20 @@ from cl2cm_jax.data import origins, sets
 from cl2cm_jax.data.caption_sets import check_languages
 from cl2cm_jax.data.captions import SPLITS, Caption, by_image
 from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
-from cl2cm_jax.data.media.clips import decode_clip
-from cl2cm_jax.data.media.images import decode
-from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import reuse
 from cl2cm_jax.features.caption_counts import CAPTION_COUNTS, CaptionCounts, count_captions, lost_captions
-from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
+from cl2cm_jax.features.encoders import CAPTIONS, TextEncoder, text_encoder
+from cl2cm_jax.features.picture_encoder import picture_encoder
 from cl2cm_jax.models.backbone import VisionBackbone
-from cl2cm_jax.models.configured import check_trained_backbones, configured_text, configured_vision, fingerprint
+from cl2cm_jax.models.configured import check_trained_backbones, configured_text, fingerprint
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.checksums import add_checksums, has_checksums, verify_checksums, write_checksums
 from cl2cm_jax.runtime.storage import OnDisk, exclusive
 
 if TYPE_CHECKING:
-    from cl2cm_jax.data.stored_sets import Picture, StoredSet
+    from cl2cm_jax.data.stored_sets import StoredSet
 
 FORMAT = 4  # raise it when the files in a cache folder change
 DECODING = 2  # of pictures into pixels; raise it when they change
@@ -189,7 +186,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
     earlier = reuse.earlier(folder.parent, encoders, read=read_splits)
     encode_text = text_encoder(config, configured_text(config), known=earlier.captions)
-    encode_pictures, limit = _picture_encoder(config)
+    encode_pictures, limit = picture_encoder(config)
     is_encoded = has_vision_backbone(config) and vision_first(config) is None
     read = {split: read_captions(stored, split) for split in SPLITS}
     for split in SPLITS:  # a missing language is found before any picture is encoded
@@ -354,30 +351,6 @@ def _write_vision(space: OnDisk, vision: VisionFeatures, count: int) -> None:
     for place, row in enumerate(itertools.chain([first], rows), start):
         features[place, : len(row)], frames[place] = row, len(row)
         space.reached(VISION, place + 1)
-
-
-def _picture_encoder(config: ConfigDict) -> tuple[Callable[[Iterable[Picture]], Iterator[np.ndarray]], int]:
-    """Maps pictures to features (F_i, d), or to hashes where trained layers read the pictures; and the largest F_i.
-
-    Features of a set that has them may have more frames.
-    """
-    if vision_first(config) is not None:
-        weights = fingerprint("vision", config.vision.backbone, config.vision.path or None)
-        return lambda pictures: (_hash(picture, weights) for picture in pictures), 1
-    vision, frames = configured_vision(config), config.data.frames
-    if vision is None:
-        return lambda pictures: (picture.feature for picture in pictures if picture.feature is not None), 0
-    encode = ImageEncoder(vision, pool=config.vision.pool)
-    if frames > 1:
-        clips = partial(decode_clip, limit=frames, enough=encode.enough)
-        return lambda pictures: encode.clips(clips(p.files) for p in pictures), frames * encode.frames
-    read = partial(decode, enough=encode.enough)
-    return lambda pictures: encode.each(ahead(read, (p.image for p in pictures if p.image is not None))), encode.frames
-
-
-def _hash(picture: Picture, weights: str) -> np.ndarray:
-    """SHA-256 (1, 32) uint8 of picture and weights, in place of features: a resumed run notices other ones."""
-    return np.frombuffer(hashlib.sha256(weights.encode() + (picture.image or b"")).digest(), np.uint8)[None]
 
 
 def _read_split(folder: Path, split: str, languages: tuple[str, ...]) -> Corpus:
