@@ -166,3 +166,8 @@ def _crc(path: Path) -> int:
         while chunk := file.read(_CHUNK):
             value = zlib.crc32(chunk, value)
     return value
+
+
+def checksum(path: Path) -> int:
+    """The CRC-32 of a file."""
+    return _crc(path)

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log_to_stderr()
     options = parse(arguments)
     queries = given_queries(options)
-    model, gallery = load_with_gallery(options.model, options.images)
+    model, gallery = load_with_gallery(options.model, options.images, exclude=options.exclude)
     warn_of_unread(model.encoder, queries)
     start = time.perf_counter()
     answers = search(queries, gallery, model.encoder, top=options.top)

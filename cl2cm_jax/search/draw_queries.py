@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log_to_stderr()
     options = parse(arguments)
     queries = read_queries(options.queries)
-    model, gallery = load_with_gallery(options.model, options.images)
+    model, gallery = load_with_gallery(options.model, options.images, exclude=options.exclude)
     answers = search([row["query"] for row in queries], gallery, model.encoder, top=options.top)
     rows = query_rows(queries, answers, languages=model.languages)
     number = len({row["language"] for row in queries})

@@ -6,32 +6,29 @@ most one batch, and the same command resumes it.
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import io
 import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from cl2cm_jax.data.media.clips import MAX_BYTES
 from cl2cm_jax.data.readers.caption_file import read_rows
 from cl2cm_jax.data.readers.picture_names import with_files
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import Gallery, common_folder
+from cl2cm_jax.search.dates import taken
 from cl2cm_jax.search.entry import Captions, Entry, id_of
-from cl2cm_jax.search.folder import OUTSIDE, Item, Scan, embed, scan
+from cl2cm_jax.search.scan import OUTSIDE, Item, Scan, embed, scan
 from cl2cm_jax.search.stores.milvus import AT_ONCE, MAX_INT64, MAX_PATH, Store
 from cl2cm_jax.trained.encoder import Encoder
 
 BATCH, BATCH_BYTES = 32, 256_000_000  # minimum pictures between two writes, and maximum bytes of their files
-_EXIF, _DATE_TIME_ORIGINAL = 0x8769, 0x9003  # the block, and a field in it
+AWAY_SHARE, AWAY_COUNT = 0.2, 10  # of an index: if more pictures than both are gone, none is removed
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]
@@ -46,6 +43,7 @@ class Outcome:
     moved: int = 0  # renamed or touched; the vector is kept
     recaptioned: int = 0
     removed: int = 0
+    away: int = 0  # not in the folder now, and kept
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -64,9 +62,9 @@ def read_captions(path: Path, folder: Path | None = None) -> dict[str, Captions]
     return {image: {code: tuple(texts) for code, texts in one.items()} for image, one in found.items()}
 
 
-def _indexable(folder: Path, *, frames: int) -> Scan:
+def _indexable(folder: Path, *, frames: int, exclude: Sequence[str]) -> Scan:
     """The pictures of a folder that may be indexed; modification times are clipped to int64."""
-    root, found = folder.resolve(), scan(folder, frames=frames)
+    root, found = folder.resolve(), scan(folder, frames=frames, exclude=exclude)
     items, found.items = found.items, []
     for item in items:
         if reason := _unfit(item, root):
@@ -95,17 +93,28 @@ def update(
     folder: Path,
     *,
     captions: Mapping[str, Captions] | None = None,
+    exclude: Sequence[str] = (),
+    prune: bool = False,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Outcome:
     """Updates the index to the present contents of the folder; entries of places without access are kept.
 
-    Captions are by path inside the folder; None keeps those of the index. `on_progress` is called with the number of
-    new and changed pictures that are done, and of all.
+    So are, unless `prune`, entries that seem to be away with a disk: those whose folder has no picture now, and all
+    that are gone if they are many (`AWAY_SHARE`, `AWAY_COUNT`).
+
+    Args:
+      store: the index.
+      encoder: of the model that made it.
+      folder: the pictures.
+      captions: by path inside the folder; None keeps those of the index.
+      exclude: patterns of files and folders to leave out, see `scan`; their entries are removed.
+      prune: removes the entries of all pictures that are not there.
+      on_progress: called with the number of new and changed pictures that are done, and of all.
 
     Raises:
       UserError: no such folder, no picture in it, or the disk is full.
     """
-    found = _indexable(folder, frames=encoder.frames)
+    found = _indexable(folder, frames=encoder.frames, exclude=exclude)
     outcome = Outcome(skipped=found.skipped)
     known = {entry.id: entry for entry in store.entries()}
     todo: list[Item] = []
@@ -120,20 +129,39 @@ def update(
             recaptioned.append(replace(entry, captions=wanted))
         else:
             outcome.unchanged += 1
-    run = _Update(store, encoder, captions, known, outcome)
+    run = _Update(store, encoder, captions, known, found, outcome)
     done = 0
     for batch in _batches(todo, limit=max(BATCH, 4 * encoder.batch)):  # files are read while the encoder computes
         run.batch(batch)
         done += len(batch)
         on_progress(done, len(todo))
-    run.recaption(recaptioned)
     present = {id_of(item.path) for item in found.items} - {id_of(path) for path in outcome.skipped}
     present |= set(map(id_of, found.hidden(entry.path for entry in known.values())))
-    outcome.removed = _remove_others(store, known, present)
+    away = {} if prune else run.away(present)
+    outcome.away = len(away)
+    run.recaption([*recaptioned, *(_with_captions(entry, captions or {}) for entry in away.values())])
+    outcome.removed = _remove_others(store, known, present | away.keys())
     found.warn()
-    if unknown := [path for path in captions or () if id_of(path) not in present]:
+    _warn_of_away(away.values())
+    if unknown := [path for path in captions or () if id_of(path) not in present | away.keys()]:
         log.warning("%d captioned pictures are not in the folder, the first is %s", len(unknown), unknown[0])
     return outcome
+
+
+def _with_captions(entry: Entry, captions: Mapping[str, Captions]) -> Entry:
+    return replace(entry, captions=captions.get(entry.path, entry.captions))
+
+
+def _warn_of_away(away: Collection[Entry]) -> None:
+    if away:
+        folders = sorted({str(PurePosixPath(entry.path).parent) for entry in away})
+        log.warning(
+            "%d pictures of the index are not there now (in %s%s): kept, with their captions, as their disk may be "
+            "away; when they are back nothing is embedded again, --prune removes them",
+            len(away),
+            ", ".join(folders[:3]),
+            f" and {len(folders) - 3} more folders" if len(folders) > 3 else "",
+        )
 
 
 def _remove_others(store: Store, known: Mapping[str, Entry], present: set[str]) -> int:
@@ -164,9 +192,11 @@ class _Update:
     encoder: Encoder
     captions: Mapping[str, Captions] | None
     known: dict[str, Entry]
+    found: Scan
     outcome: Outcome
 
     def __post_init__(self) -> None:
+        self._renamed: set[str] = set()  # ids whose vectors were taken over
         self._by_hash = {entry.hash: entry.id for entry in self.known.values() if entry.hash}
 
     def batch(self, batch: Sequence[Item]) -> None:
@@ -180,12 +210,25 @@ class _Update:
         made = embed(self.encoder, new, self.outcome.skipped)
         if rows := kept | made:
             self.store.put([entries[path] for path in rows], np.stack(list(rows.values())))
+        self._renamed.update(same[path] for path in kept)
         self._by_hash |= {entries[path].hash: entries[path].id for path in rows}
         self.outcome.moved += len(kept)
         self.outcome.embedded += len(made)
 
+    def away(self, present: set[str]) -> dict[str, Entry]:
+        """The entries, by id, whose files are not there and seem to be with a disk that is away."""
+        settled = present | self._renamed | set(map(id_of, self.outcome.skipped))
+        gone = {
+            id: entry for id, entry in self.known.items() if id not in settled and not self.found.leaves_out(entry.path)
+        }
+        folders = {PurePosixPath(item.path).parent for item in self.found.items} | {PurePosixPath()}
+        away = {id: entry for id, entry in gone.items() if PurePosixPath(entry.path).parent not in folders}
+        many = len(gone) - len(away) > max(AWAY_SHARE * len(self.known), AWAY_COUNT)
+        return gone if many else away
+
     def recaption(self, entries: Sequence[Entry]) -> None:
-        """Writes entries of which only the captions have changed."""
+        """Writes entries of which only the captions have changed, if they have."""
+        entries = [entry for entry in entries if entry.captions != self.known[entry.id].captions]
         for start in range(0, len(entries), AT_ONCE):
             part = entries[start : start + AT_ONCE]
             vectors = self.store.vectors([entry.id for entry in part])
@@ -197,20 +240,21 @@ class _Update:
         try:
             return [file.read_bytes() for file in item.sources]
         except OSError as error:
-            self.outcome.skipped[item.path] = f"it cannot be read ({error.strerror})"
+            self.found.skip(item.path, f"it cannot be read ({error.strerror})", unseen=True)
             return None
 
     def _entry(self, item: Item, content: Sequence[bytes]) -> Entry:
         id = id_of(item.path)
-        before = self.known[id].captions if id in self.known else {}
+        hash, date = _hash(content), taken(content[0])
+        before = self.known.get(id) or self.known.get(self._by_hash.get(hash, ""))  # a renamed picture keeps captions
         return Entry(
             id=id,
             path=item.path,
             size=item.size,
             mtime=item.mtime,
-            hash=_hash(content),
-            date=_exif_date(content[0]) or item.mtime // 10**9,
-            captions=before if self.captions is None else self.captions.get(item.path, {}),
+            hash=hash,
+            date=item.mtime // 10**9 if date is None else date,
+            captions=(before.captions if before else {}) if self.captions is None else self.captions.get(item.path, {}),
         )
 
 
@@ -218,19 +262,6 @@ def _hash(content: Sequence[bytes]) -> str:
     """SHA-256 of a picture; for a clip, the hash of its frames' hashes."""
     hashes = [hashlib.sha256(one).hexdigest() for one in content]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-
-
-def _exif_date(content: bytes) -> int:
-    """When a photograph was taken, in seconds since 1970, reading the camera's clock as UTC; 0 if unknown."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
-                text = str(image.getexif().get_ifd(_EXIF).get(_DATE_TIME_ORIGINAL, ""))
-        date = datetime.datetime.strptime(text.strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=datetime.UTC)
-        return max(int(date.timestamp()), 0)
-    except Exception:  # noqa: BLE001  # Pillow raises almost anything on a broken block; the picture is still usable
-        return 0
 
 
 def from_gallery(store: Store, gallery: Gallery, root: str, *, source: str, dated: bool = True) -> Outcome:

@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,14 +25,15 @@ from cl2cm_jax.data.media.images import MAX_PIXELS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.command_line import PLACE, Arguments, add_model_option
 from cl2cm_jax.runtime.progress import CountReport
-from cl2cm_jax.search.entry import Filters, Found, day, without_captions
-from cl2cm_jax.search.folder import own_gallery
+from cl2cm_jax.search.entry import Filters, Found, day
+from cl2cm_jax.search.folder import add_exclude_option, own_gallery
 from cl2cm_jax.search.incremental import Outcome, from_gallery, is_drawn, read_captions, root_of, update
 from cl2cm_jax.search.query import (
     add_query_options,
     answer,
     encode_queries,
     given_queries,
+    nothing_selected,
     print_answers,
     warn_of_unread,
 )
@@ -100,6 +101,9 @@ def _build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="pictures; default: those of the training run")
     parser.add_argument("--captions", type=Path, metavar="FILE", help="CSV, TSV or JSONL: image, language, caption")
     parser.add_argument("--moved", action="store_true", help="the folder was renamed or moved; keep its vectors")
+    add_exclude_option(parser)
+    help = "remove the pictures that are not there, also where their disk may be away"
+    parser.add_argument("--prune", action="store_true", help=help)
     help = "skip pictures of more pixels, and JPEGs of four times as many (default: %(default)s)"
     parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, metavar="N", help=help)
     parser.add_argument("--recall", action="store_true", help=f"measure recall even above {CHECKED:,} pictures")
@@ -111,6 +115,8 @@ def _build(options: argparse.Namespace) -> None:
     images: Path | None = options.images
     if images is None and options.captions is not None:
         raise UserError("--captions needs --images; the pictures of the training run have their own captions")
+    if images is None and (options.exclude or options.prune):
+        raise UserError("--exclude and --prune need --images, the folder of pictures")
     if images is not None and not images.is_dir():
         raise UserError(f"--images={images}: no such folder; give a folder of pictures")
     if options.max_pixels < 1:
@@ -132,7 +138,15 @@ def _build(options: argparse.Namespace) -> None:
             assert images is not None
             with CountReport("embedded") as report:
                 encoder = replace(model.encoder, max_pixels=options.max_pixels)
-                outcome = update(store, encoder, images, captions=captions, on_progress=report)
+                outcome = update(
+                    store,
+                    encoder,
+                    images,
+                    captions=captions,
+                    exclude=options.exclude,
+                    prune=options.prune,
+                    on_progress=report,
+                )
         _print(store, outcome, seconds=time.perf_counter() - start, measure=options.recall)
 
 
@@ -181,7 +195,7 @@ def _print(store: Store, outcome: Outcome, *, seconds: float, measure: bool) -> 
     print(
         f"{store.uri}: {count:,} pictures; {outcome.embedded:,} embedded, {outcome.moved:,} taken over, "
         f"{outcome.recaptioned:,} with new captions, {outcome.unchanged:,} unchanged, {outcome.removed:,} removed, "
-        f"{len(outcome.skipped):,} skipped; {seconds:.1f} s"
+        f"{len(outcome.skipped):,} skipped, {outcome.away:,} away; {seconds:.1f} s"
     )
     if count and (count <= CHECKED or measure):
         print(f"recall@{min(TOP, count)} against exact search: {recall(store):.3f} ({min(QUERIES, count)} queries)")
@@ -211,15 +225,27 @@ def _search(options: argparse.Namespace) -> None:
         start = time.perf_counter()
         found = store.search(vectors, top=options.top, filters=filters)
         seconds, count, root = time.perf_counter() - start, len(store), store.manifest.images
-        if options.language and not any(found) and (notice := without_captions(options.language, store.languages())):
-            logging.warning("%s", notice)
+        note = "" if any(found) else nothing_selected(store, filters, flag="--")
 
     def shown(one: Found) -> tuple[float, str, str, str]:
         caption = one.entry.caption(options.language, model.languages[0])[1]
         return one.score, one.entry.path, caption, os.path.join(root, one.entry.path) if root else ""
 
     answers = [answer(query, map(shown, best)) for query, best in zip(queries, found, strict=True)]
+    if note:
+        log.warning("%s", note)
+    _warn_of_missing({result.path for one in answers for result in one.results if result.path})
     print_answers(answers, as_json=options.json, pictures=count, seconds=seconds)
+
+
+def _warn_of_missing(paths: Iterable[str]) -> None:
+    if missing := sorted(path for path in paths if not os.path.exists(path)):
+        log.warning(
+            "%d of the pictures found are not there now, the first is %s; is a disk away? "
+            "An update with --prune removes them",
+            len(missing),
+            missing[0],
+        )
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
@@ -240,22 +266,19 @@ def _import_options(parser: argparse.ArgumentParser) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     """Adds vectors written by export or clip-retrieval; pictures of the same path are replaced."""
-    manifest, shards = read_manifest(options.vectors), read_vectors(options.vectors)
+    manifest, model = read_manifest(options.vectors), cl2cm_jax.load(options.model)
+    if manifest is not None:
+        manifest.check(weights=model.weights, model=model.name, uri=str(options.vectors))
+    shards = read_vectors(options.vectors, dim=model.dim)
     first = next(shards)
     with open_store(options, must_exist=False) as store:
-        model = cl2cm_jax.load(options.model)
-        if manifest is not None:
-            manifest.check(weights=model.weights, model=model.name, uri=str(options.vectors))
         known, theirs = store.manifest.images if store.manifest else "", manifest.images if manifest else ""
         root = str(options.images.resolve()) if options.images else known if theirs == known else ""
         if theirs and not root:  # a stranger's file may name any folder, and the service shows what is in it
             log.warning("--vectors are of pictures in %s; show them with: cl2cm serve --images=%s", theirs, theirs)
         instead = f", or --images={known} if the paths of --vectors are relative to it" if known else ""
-        for number, (entries, vectors) in enumerate(itertools.chain([first], shards)):
-            if (dim := vectors.shape[1]) != model.dim:
-                raise UserError(f"--vectors={options.vectors} has vectors of {dim} numbers, the model {model.dim}")
-            if number == 0:
-                _claim(store, model, root, instead=instead)
+        _claim(store, model, root, instead=instead)
+        for entries, vectors in itertools.chain([first], shards):
             store.put(entries, vectors)
         store.flush()
         print(f"{store.uri}: {len(store):,} pictures")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import io
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
@@ -18,10 +20,16 @@ from rich.text import Text
 from cl2cm_jax.errors import UserError, shortened
 from cl2cm_jax.evaluation.gallery import Gallery
 from cl2cm_jax.maths.ranking import top as best_items
+from cl2cm_jax.search.entry import Filters, without_captions
 from cl2cm_jax.terminal import json_text, printable, styled_output
 from cl2cm_jax.texts import prepared_query, visible
 from cl2cm_jax.trained.encoder import Encoder
 
+if TYPE_CHECKING:
+    from cl2cm_jax.search.stores.memory import MemoryIndex
+    from cl2cm_jax.search.stores.milvus import Store
+
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 log = logging.getLogger(__name__)
 _SHOWN = 5  # notices
 FILE_WIDTH = 10_000  # columns of a table that goes to a file or a pipe: as wide as it needs
@@ -102,6 +110,28 @@ def check_queries(queries: Sequence[str]) -> None:
             raise UserError(f"query {number} is empty; describe the picture in words")
         if any("\ud800" <= char <= "\udfff" for char in query):
             raise UserError(f"query {number} is not valid UTF-8; set the terminal's encoding to UTF-8")
+
+
+def nothing_selected(index: Store | MemoryIndex, filters: Filters, *, flag: str = "") -> str:
+    """A line that says that no entry of an index meets the filters, "" if one does or there is no filter.
+
+    `flag` precedes the names of the filters, which are those of the options, "language", "path", "since" and "until".
+    """
+    given = {one.name: value for one in fields(filters) if (value := getattr(filters, one.name)) not in ("", None)}
+    if not given or not len(index) or index.count(filters):
+        return ""
+    alone = [name for name, value in given.items() if not index.count(Filters(**{name: value}))] or list(given)
+    if alone == ["language"] and (text := without_captions(filters.language, index.languages())):
+        return text
+    text = " and ".join(f"{flag}{name}={_shown(name, given[name])}" for name in alone)
+    return f"no picture of the index meets {text}"
+
+
+def _shown(name: str, value: str | int) -> str:
+    if isinstance(value, str):
+        return value
+    day = EPOCH + datetime.timedelta(seconds=value - (name == "until"))  # "until" is the end of a day
+    return day.date().isoformat()
 
 
 def check_top(top: int) -> None:

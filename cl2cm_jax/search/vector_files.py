@@ -2,17 +2,19 @@
 
     img_emb/img_emb_0.npy            (n, D) float16 or float32
     metadata/metadata_0.parquet      one row per vector: image_path, caption, and columns of this package
+    cl2cm_index.json                 the model that made the vectors, and the checksums of all files
 
 Source: clip-retrieval (the layout, which its inference writes and its index reads).
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,18 @@ import numpy as np
 from cl2cm_jax.data.readers.feature_file import map_floats
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.runtime.checksums import checksum
 from cl2cm_jax.search.entry import Entry, captions_from_text, captions_to_text, id_of
-from cl2cm_jax.search.stores.milvus import MAX_PATH, Manifest, Store
+from cl2cm_jax.search.parquet_rows import BadRowsError, rows
+from cl2cm_jax.search.stores.milvus import MAX_CAPTIONS, MAX_PATH, Manifest, Store
 
 SHARD = 100_000  # vectors per file
 MANIFEST_FILE = "cl2cm_index.json"
 MAX_TEXT = 500_000_000  # bytes of all texts of a metadata file, with repetitions
-_COLUMNS = ("image_path", "caption", "captions", "id", "hash", "size", "mtime", "date")
+TEXT, TEXT_PER_BYTE = 50_000_000, 10  # also: so many, and for each byte of the file
+MIN_BYTES = 128  # of a vector, where a file has more than `SHARD`
+PART, PART_TEXT = 8192, 8_000_000  # entries that are read at a time, and bytes of their texts
+_SUMS = "checksums"  # a key of the manifest's file: CRC-32 of all files by name, and of the rest of the manifest
 _VECTORS, _METADATA = "img_emb", "metadata"
 _PARTS = (_VECTORS, MANIFEST_FILE, _METADATA)  # of an export, in the order of removal; without the first it is not read
 _SHARDS = {_VECTORS: re.compile(r"img_emb_(\d+)\.npy"), _METADATA: re.compile(r"metadata_(\d+)\.parquet")}
@@ -66,7 +73,9 @@ def _write(store: Store, new: Path, shard: int) -> int:
         np.save(new / _VECTORS / f"img_emb_{number}.npy", vectors)
         _write_metadata(new / _METADATA / f"metadata_{number}.parquet", entries)
         total += len(entries)
-    write_text(new / MANIFEST_FILE, json.dumps(asdict(store.manifest), indent=2, ensure_ascii=False))
+    sums = {path.relative_to(new).as_posix(): checksum(path) for path in sorted(new.rglob("*.*")) if path.is_file()}
+    content = asdict(store.manifest) | {_SUMS: sums | {MANIFEST_FILE: _sum_of(store.manifest)}}
+    write_text(new / MANIFEST_FILE, json.dumps(content, indent=2, ensure_ascii=False))
     return total
 
 
@@ -97,9 +106,19 @@ def _swap(out: Path) -> None:
 
 
 def _shards(store: Store, size: int) -> Iterator[tuple[list[Entry], np.ndarray]]:
-    rows = (row for entries, vectors in store.everything() for row in zip(entries, vectors, strict=True))
-    while shard := list(itertools.islice(rows, size)):
-        yield [entry for entry, _ in shard], np.stack([vector for _, vector in shard])
+    """Parts of at most so many entries, and of so little text that `read_vectors` accepts it, however it compresses."""
+    entries: list[Entry] = []
+    vectors: list[np.ndarray] = []
+    text = 0
+    for entry, vector in (row for part in store.everything() for row in zip(*part, strict=True)):
+        entries.append(entry)
+        vectors.append(vector)
+        text += len(entry.path.encode()) + 2 * len(captions_to_text(entry.captions, limit=10**9).encode()) + 96
+        if len(entries) == size or text > TEXT - 4 * MAX_CAPTIONS:
+            yield entries, np.stack(vectors)
+            entries, vectors, text = [], [], 0
+    if entries:
+        yield entries, np.stack(vectors)
 
 
 def _write_metadata(path: Path, entries: list[Entry]) -> None:
@@ -115,8 +134,14 @@ def _write_metadata(path: Path, entries: list[Entry]) -> None:
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
-def read_vectors(folder: Path) -> Iterator[tuple[list[Entry], np.ndarray]]:
-    """Reads entries with unit vectors (n, D) float32, shard by shard, from an export or from clip-retrieval's files.
+def read_vectors(folder: Path, *, dim: int | None = None) -> Iterator[tuple[list[Entry], np.ndarray]]:
+    """Reads entries with unit vectors (n, D) float32, in parts, from an export or from clip-retrieval's files.
+
+    A file that its manifest has a checksum of is compared with it.
+
+    Args:
+      folder: has img_emb/ and metadata/.
+      dim: the D that is required.
 
     Raises:
       UserError: the folder has another layout, a file is damaged or a pickle, or metadata and vectors do not match.
@@ -127,14 +152,37 @@ def read_vectors(folder: Path) -> Iterator[tuple[list[Entry], np.ndarray]]:
         raise UserError(f"--vectors={folder} is from an interrupted export; run that export again")
     if not found:
         raise UserError(f"--vectors={folder} has no img_emb/img_emb_0.npy; give a folder in clip-retrieval's layout")
-    for number, path in sorted(found.items()):
-        vectors = _read_array(path)
-        entries = _read_metadata(folder / _METADATA / f"metadata_{number}.parquet", len(vectors))
-        yield entries, vectors
+    sums = _read_export(folder)[1]
+    shards = [(path, folder / _METADATA / f"metadata_{number}.parquet") for number, path in sorted(found.items())]
+    if sums is not None:
+        _check_names(folder, sums, {path for shard in shards for path in shard})
+    for path, metadata in shards:
+        for file in (path, metadata):
+            if not file.is_file():
+                raise UserError(f"{file} is missing, or is no regular file; get a fresh copy of the vectors")
+            if sums is not None and checksum(file) != sums[file.relative_to(folder).as_posix()]:
+                raise UserError(f"{file} is damaged, by its checksum in {MANIFEST_FILE}; export the vectors again")
+        vectors = _read_array(path, dim)
+        start = 0
+        for entries in _parts(_read_metadata(metadata, len(vectors)), metadata):
+            yield entries, vectors[start : start + len(entries)]
+            start += len(entries)
 
 
-def _read_array(path: Path) -> np.ndarray:
+def _check_names(folder: Path, sums: Mapping[str, int], paths: AbstractSet[Path]) -> None:
+    listed, there = {folder / name for name in sums}, {path for path in paths if path.exists()}
+    if listed != there:
+        path = min(listed ^ there)
+        state = "is missing" if path in listed else f"is not in {MANIFEST_FILE}"
+        raise UserError(f"{path} {state}; export the vectors again")
+
+
+def _read_array(path: Path, dim: int | None) -> np.ndarray:
     mapped = map_floats(path, shape="(n, D)", axes=(2,))
+    if dim not in (None, mapped.shape[1]):
+        raise UserError(f"{path} has vectors of {mapped.shape[1]} numbers, the model {dim}")
+    if len(mapped) > max(SHARD, mapped.nbytes // MIN_BYTES):
+        raise UserError(f"{path} has {len(mapped):,} vectors of {mapped.shape[1]} numbers; write {SHARD:,} a file")
     with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinity, which is refused below
         vectors = np.asarray(mapped, np.float32)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -143,57 +191,30 @@ def _read_array(path: Path) -> np.ndarray:
     return vectors / lengths
 
 
-def _read_metadata(path: Path, count: int) -> list[Entry]:
-    import pyarrow
-    import pyarrow.parquet
-
+def _read_metadata(path: Path, count: int) -> Iterator[dict[str, Any]]:
     try:
-        # Dictionary columns keep a text that many rows share once, so that the size is checked before it is repeated.
-        leaves = list(pyarrow.parquet.read_metadata(path).schema)
-        columns = [leaf.path for leaf in leaves]  # nested ones, such as in a list, are ignored
-        texts = [leaf.path for leaf in leaves if leaf.path in _COLUMNS and leaf.physical_type == "BYTE_ARRAY"]
-        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
-            rows = file.metadata.num_rows
-            if rows != count:  # before reading: a few bytes can encode any number of rows
-                raise UserError(f"{path} has {rows} rows for {count} vectors; write both again")
-            if "image_path" not in columns:
-                raise UserError(f"{path} has no column image_path; it has {', '.join(columns)}")
-            _check_size(_stored_size(file.metadata), path)
-            table = file.read([name for name in _COLUMNS if name in columns])
-            _check_size(_text_size(table), path)
-            table = table.to_pylist()
-    except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
+        limit = min(MAX_TEXT, TEXT + TEXT_PER_BYTE * path.stat().st_size)
+        yield from rows(path, count=count, text_limit=limit)
+    except BadRowsError as error:
+        raise UserError(f"{path} {error}") from error
+    except (OSError, RecursionError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); get a fresh copy of it with its vectors"
         ) from error
-    return [_entry(row, path) for row in table]
 
 
-def _check_size(size: int, path: Path) -> None:
-    if size > MAX_TEXT:
-        raise UserError(f"{path} unpacks to {size:,} bytes, over the limit of {MAX_TEXT:,}; write smaller shards")
-
-
-def _stored_size(metadata: Any) -> int:
-    """Uncompressed bytes of the columns that are read, by the file's own metadata."""
-    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
-    columns = [group.column(place) for group in groups for place in range(group.num_columns)]
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".")[0] in _COLUMNS)
-
-
-def _text_size(table: Any) -> int:
-    """Bytes of all texts of a table of dictionary columns, with repetitions."""
-    import pyarrow
-    import pyarrow.compute
-
-    compute: Any = pyarrow.compute  # its functions are created at import
+def _parts(rows: Iterable[dict[str, Any]], source: Path) -> Iterator[list[Entry]]:
+    """Entries in parts of limited size: captions take more memory than their text."""
+    part: list[Entry] = []
     size = 0
-    for column in table.columns:
-        if pyarrow.types.is_dictionary(column.type):
-            for chunk in column.chunks:
-                lengths = compute.binary_length(chunk.dictionary).take(chunk.indices)
-                size += compute.sum(lengths.cast(pyarrow.int64())).as_py() or 0
-    return size
+    for row in rows:
+        part.append(_entry(row, source))
+        size += sum(len(text) for text in row.values() if isinstance(text, str))
+        if len(part) == PART or size > PART_TEXT:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _entry(row: dict[str, Any], source: Path) -> Entry:
@@ -214,11 +235,29 @@ def _is_int64(value: Any) -> bool:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of an export; None for files of other programs."""
+    """The manifest of an export; None for files of other programs.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    return _read_export(folder)[0]
+
+
+def _read_export(folder: Path) -> tuple[Manifest | None, dict[str, int] | None]:
+    """The manifest, and the checksums of the files by name; None where there are none."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        return None
+        return None, None
     try:
-        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        sums = content.pop(_SUMS, None)
+        manifest = Manifest(**content)
+        if sums is not None and sums.pop(MANIFEST_FILE) != _sum_of(manifest):
+            raise ValueError(f"{MANIFEST_FILE} has another checksum")
+        return manifest, sums
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}); export the vectors again") from error
+
+
+def _sum_of(manifest: Manifest) -> int:
+    return zlib.crc32(json.dumps(asdict(manifest), sort_keys=True).encode())

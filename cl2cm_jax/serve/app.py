@@ -53,7 +53,7 @@ class Result(BaseModel):
 class Answer(BaseModel):
     """Pictures, best first; `language` is the detected language of the query, "" if unknown.
 
-    A `notice` says that the query is not read as a whole, or that no caption is in the language of the filter.
+    A `notice` says that the query is not read as a whole, or that no picture of the index meets the filters.
     """
 
     query: str
@@ -144,8 +144,8 @@ def _add_search(api: FastAPI, service: Service) -> None:
             raise HTTPException(422, "q is empty or not valid Unicode")
         start, language = time.perf_counter(), service.detect(q)
         found = service.by_text(q, **options)
-        answer = _answer(found, query=q, language=language, start=start, prefer=(language, service.model.languages[0]))
-        return answer.model_copy(update={"notice": service.notice(q, options["filters"]) or None})
+        prefer, notice = (language, service.model.languages[0]), service.notice(q, options["filters"], found)
+        return _answer(found, query=q, language=language, start=start, prefer=prefer, notice=notice)
 
     @api.post(
         "/api/search/picture",
@@ -156,7 +156,9 @@ def _add_search(api: FastAPI, service: Service) -> None:
     async def search_picture(request: Request, options: Options) -> Answer:
         start, content = time.perf_counter(), await _body(request)
         by_picture = partial(service.by_picture, content, **options)
-        return _answer(await asyncio.to_thread(by_picture), start=start, prefer=(service.model.languages[0],))
+        found = await asyncio.to_thread(by_picture)
+        notice = await asyncio.to_thread(service.notice, "", options["filters"], found)
+        return _answer(found, start=start, prefer=(service.model.languages[0],), notice=notice)
 
     @api.get(
         "/api/pictures/{id}/similar", summary="Pictures similar to one of the index", response_model_exclude_none=True
@@ -166,7 +168,8 @@ def _add_search(api: FastAPI, service: Service) -> None:
         found = service.similar(id, **options)
         if found is None:
             raise HTTPException(404, "no picture has that id")
-        return _answer(found, start=start, prefer=(service.model.languages[0],))
+        notice = service.notice("", options["filters"], found)
+        return _answer(found, start=start, prefer=(service.model.languages[0],), notice=notice)
 
 
 def _add_pictures(api: FastAPI, service: Service, pictures: Pictures) -> None:
@@ -221,11 +224,17 @@ def _add_access(api: FastAPI, service: Service, limits: Limits) -> None:
 
 
 def _answer(
-    found: list[Found], *, start: float, prefer: tuple[str, ...], query: str = "", language: str = ""
+    found: list[Found],
+    *,
+    start: float,
+    prefer: tuple[str, ...],
+    query: str = "",
+    language: str = "",
+    notice: str = "",
 ) -> Answer:
     results = [_result(one, prefer) for one in found]
     elapsed = round(1000 * (time.perf_counter() - start), 1)
-    return Answer(query=query, language=language, milliseconds=elapsed, results=results)
+    return Answer(query=query, language=language, milliseconds=elapsed, results=results, notice=notice or None)
 
 
 def _result(found: Found, prefer: tuple[str, ...]) -> Result:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 
 import numpy as np
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.entry import Filters, Found, without_captions
-from cl2cm_jax.search.query import encode_queries, query_notice
+from cl2cm_jax.search.entry import Filters, Found
+from cl2cm_jax.search.query import encode_queries, nothing_selected, query_notice
 from cl2cm_jax.search.stores.memory import MemoryIndex
 from cl2cm_jax.search.stores.milvus import Store
 from cl2cm_jax.serve.workers import Workers
@@ -61,9 +61,9 @@ class Service:
         """The best entries for a text."""
         return self.index.search(self._text(query)[None], top=top, filters=filters)[0]
 
-    def notice(self, query: str, filters: Filters) -> str:
-        """What of a query and its filters cannot be answered, in one line; "" if nothing."""
-        return self._unread(query) or without_captions(filters.language, self.caption_languages)
+    def notice(self, query: str, filters: Filters, found: Sequence[Found] = ()) -> str:
+        """What of a query and its filters cannot be answered, in one line; "" if nothing, or if pictures were found."""
+        return self._unread(query) or ("" if found else nothing_selected(self.index, filters))
 
     def by_picture(self, content: bytes, *, top: int, filters: Filters) -> list[Found]:
         """The best entries for the bytes of a picture.

@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from cl2cm_jax.data.media import clips, images
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.search import folder as module
 from cl2cm_jax.search import index_command
-from cl2cm_jax.search.folder import embed, folder_gallery, scan
+from cl2cm_jax.search.folder import folder_gallery, scan
 from cl2cm_jax.search.query import search
+from cl2cm_jax.search.scan import embed
 
 
 @pytest.fixture
@@ -103,10 +105,10 @@ def test_changes_invalidate_the_cache(folder, tmp_path, colours) -> None:
 
     os.utime(folder / "a.png", (1, 1))
     folder_gallery(folder, colours.encoder, cache=cache)
-    assert colours.seen == 10
+    assert colours.seen == 6
     Image.new("RGB", (5, 5), "blue").save(folder / "new.png")
     assert len(folder_gallery(folder, colours.encoder, cache=cache)) == 6
-    assert colours.seen == 16
+    assert colours.seen == 7
 
     other = type(colours)(weights="step 20")
     assert folder_gallery(folder, other.encoder, cache=cache).weights == "step 20"
@@ -142,6 +144,138 @@ def test_folders_that_cannot_be_searched(folder, tmp_path, colours) -> None:
     (tmp_path / "bare" / "x.png").write_bytes(b"broken")
     with pytest.raises(UserError, match="none of its 1 pictures can be read"):
         folder_gallery(tmp_path / "bare", colours.encoder, cache=tmp_path / "cache")
+
+
+def test_pictures_and_films_of_other_formats_are_counted_and_named(folder, caplog) -> None:
+    for name in ("IMG_1.HEIC", "deep/IMG_2.heic", "IMG_3.jxl", "IMG_4.DNG", "IMG_5.MOV"):
+        (folder / name).write_bytes(bytes(50))
+    found = scan(folder, frames=1)
+    assert len(found.items) == 5
+    found.warn()
+    assert "passed over: 5 files of formats that are not read (.heic 2, .dng 1, .jxl 1, .mov 1)" in caplog.text
+    assert "such as IMG_1.HEIC, IMG_4.DNG, IMG_3.jxl and 1 more" in caplog.text
+    assert "notes.txt" not in caplog.text and ".hidden.png" not in caplog.text
+
+
+def test_a_folder_of_other_formats_only_says_so(tmp_path) -> None:
+    (tmp_path / "IMG_1.HEIC").write_bytes(bytes(50))
+    with pytest.raises(UserError, match=r"has no pictures; .*passed over: 1 files .* \(.heic 1\), such as IMG_1.HEIC"):
+        scan(tmp_path, frames=1)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "format"),
+    [
+        (".jfif", "JPEG"),
+        pytest.param(".avif", "AVIF", marks=pytest.mark.skipif(not features.check("avif"), reason="built without it")),
+    ],
+)
+def test_further_suffixes_are_read(folder, tmp_path, colours, suffix, format) -> None:
+    Image.new("RGB", (20, 12), "blue").save(folder / f"x{suffix.upper()}", format=format)
+    gallery = folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
+    np.testing.assert_allclose(gallery.embeddings[gallery.ids.index(f"x{suffix.upper()}")], [0, 0, 1], atol=0.05)
+
+
+def test_many_skipped_files_are_few_lines(folder, tmp_path, colours, caplog) -> None:
+    for number in range(200):
+        (folder / f"{number:03}.png").write_bytes(b"no picture" + bytes(number))
+    for number in range(50):
+        (folder / f"dead{number:02}.jpg").symlink_to(tmp_path / "gone.jpg")
+    folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("cl2cm_jax")]
+    assert len(lines) == 2
+    assert lines[0].startswith("skipped: 000.png, 001.png, 002.png and 197 more: is not an image of a known format")
+    assert lines[1].startswith("skipped: dead00.jpg, dead01.jpg, dead02.jpg and 47 more: it is not a regular file")
+
+
+def test_a_broken_link_to_a_folder_is_named(folder, tmp_path) -> None:
+    (folder / "disk").symlink_to(tmp_path / "nowhere", target_is_directory=True)
+    assert scan(folder, frames=1).skipped == {"disk": "it is not a regular file, or a broken link"}
+
+
+class Cut(BaseException):
+    """Interrupts a call like a kill."""
+
+
+@pytest.mark.parametrize("cut", [Cut, KeyboardInterrupt])
+def test_an_interrupted_run_is_resumed(folder, tmp_path, colours, monkeypatch, cut) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    limited = replace(colours.encoder, images=lambda clips: raises(cut) if colours.seen == 4 else colours.images(clips))
+    with pytest.raises(cut):
+        folder_gallery(folder, limited, cache=tmp_path / "cache")
+    assert len(folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")) == 5 and colours.seen == 5
+
+
+def raises(kind: type[BaseException]):
+    raise kind
+
+
+def test_the_cache_is_saved_while_it_grows(folder, tmp_path, colours, monkeypatch) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    monkeypatch.setattr(module, "SAVE_SECONDS", 0)
+    counts: list[int] = []
+    monkeypatch.setattr(module, "_save", lambda file, weights, rows: counts.append(len(rows)))
+    folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
+    assert counts[0] == 1 and counts[-1] == 5
+
+
+def test_progress_is_shown(folder, tmp_path, colours, capsys) -> None:
+    folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
+    assert "embedded 5 of 5" in capsys.readouterr().err
+    folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
+    assert "embedded" not in capsys.readouterr().err
+
+
+def test_the_cache_does_not_grow_with_changes_and_is_limited(folder, tmp_path, colours) -> None:
+    cache = tmp_path / "cache"
+    for number in range(5):
+        os.utime(folder / "a.png", (number, number))
+        folder_gallery(folder, colours.encoder, cache=cache)
+    assert len(list(cache.iterdir())) == 1
+    (cache / "notes.txt").write_text("of another program")
+    for number in range(module.KEPT + 3):
+        Image.new("RGB", (20, 12), (number, 0, 200)).save(folder / "a.png")
+        folder_gallery(folder, type(colours)(weights=f"step {number}").encoder, cache=cache)
+    assert len(list(cache.glob("*.npz"))) == module.KEPT and (cache / "notes.txt").exists()
+    last = type(colours)(weights=f"step {number}")
+    folder_gallery(folder, last.encoder, cache=cache)
+    assert last.seen == 0
+
+
+def test_pictures_of_another_folder_are_not_taken_for_these(folder, tmp_path, colours) -> None:
+    folder_gallery(folder, colours.encoder, cache=tmp_path / "cache")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, colour in (("a.png", "blue"), ("x.png", "red"), ("y.png", "red")):
+        Image.new("RGB", (20, 12), colour).save(other / name)
+    stat = (folder / "a.png").stat()
+    os.utime(other / "a.png", ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+    gallery = folder_gallery(other, colours.encoder, cache=tmp_path / "cache")
+    np.testing.assert_allclose(gallery.embeddings[0], [0, 0, 1], atol=0.01)
+
+
+def test_exclude(folder, tmp_path, colours) -> None:
+    gallery = folder_gallery(folder, colours.encoder, cache=tmp_path / "cache", exclude=["deep", "*.gif"])
+    assert gallery.ids == ("a.png", "c.webp", "e.bmp")
+
+
+def test_vectors_of_a_disk_that_is_away_are_kept_and_not_found(folder, tmp_path, colours, monkeypatch) -> None:
+    cache = tmp_path / "cache"
+    folder_gallery(folder, colours.encoder, cache=cache)
+    (folder / "deep").rename(tmp_path / "away")
+    Image.new("RGB", (20, 12), "blue").save(folder / "f.png")
+    assert folder_gallery(folder, colours.encoder, cache=cache).ids == ("a.png", "c.webp", "d.gif", "e.bmp", "f.png")
+    (tmp_path / "away").rename(folder / "deep")
+    assert len(folder_gallery(folder, colours.encoder, cache=cache)) == 6 and colours.seen == 6
+
+    monkeypatch.setattr(module, "KEPT_ABSENT", 0)  # and not without limit
+    for name in ("a.png", "c.webp", "d.gif", "e.bmp"):
+        (folder / name).rename(tmp_path / name)
+    folder_gallery(folder, colours.encoder, cache=cache)
+    for name in ("a.png", "c.webp", "d.gif", "e.bmp"):
+        (tmp_path / name).rename(folder / name)
+    folder_gallery(folder, colours.encoder, cache=cache)
+    assert colours.seen == 10
 
 
 def test_pictures_are_decoded_in_threads_and_no_larger_than_needed(tmp_path, colours, monkeypatch) -> None:

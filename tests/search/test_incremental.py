@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from support.colour_encoder import ColourEncoder, paint
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import Gallery
-from cl2cm_jax.search.entry import Entry, Filters, id_of
+from cl2cm_jax.search.entry import Entry, Filters, day, id_of
 from cl2cm_jax.search.incremental import BATCH, from_gallery, read_captions, update
+from cl2cm_jax.search.stores.memory import load
 from cl2cm_jax.search.stores.milvus import Store
 
 RED, GREEN, BLUE = np.eye(3, dtype=np.float32)
@@ -175,6 +177,19 @@ def test_the_date_is_read_from_exif(store, photos, colours) -> None:
     assert [one.entry.path for one in found] == ["leap.jpg"] and found[0].entry.date == 1_582_977_600
 
 
+def test_a_date_before_1970_is_found(store, photos, colours) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "1955:06:01 12:00:00"
+    Image.new("RGB", (8, 8), "red").save(photos / "scan.jpg", exif=exif)
+    update(store, colours.encoder, photos)
+    since, until = day("1955-06-01", name="since"), day("1955", name="until", after=True)
+    for index in (store, load(store)):
+        for filters in (Filters(until=until), Filters(since=since, until=until)):
+            found = index.search(RED[None], top=9, filters=filters)[0]
+            assert [one.entry.path for one in found] == ["scan.jpg"] and found[0].entry.date == -460296000
+        assert index.search(RED[None], top=9, filters=Filters(until=since))[0] == []
+
+
 @pytest.mark.parametrize("seconds", [13_000_000_000, -1])
 def test_a_modification_time_beyond_int64_is_indexed_once(store, photos, colours, seconds) -> None:
     os.utime(photos / "red.png", (seconds, seconds))
@@ -239,3 +254,99 @@ def test_a_killed_run_resumes_without_loss_or_repetition(tmp_path, colours) -> N
     for number, id in enumerate(ids):
         np.testing.assert_allclose(vectors[id] * np.linalg.norm([number, 255 - number, 7]),
                                    [number, 255 - number, 7], atol=0.01)  # fmt: skip
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Two disks, a folder of four on one of them, and pictures beside them."""
+    root = tmp_path / "library"
+    names = [*(f"nas/{n}.png" for n in range(4)), *(f"nas/2020/{n}.png" for n in range(4)), *(f"{n}.png" for n in "ab")]
+    for number, name in enumerate([*names, *(f"local/{n}.png" for n in range(30))]):
+        paint(root / name, (number, 9, 90))
+    return root
+
+
+CAPTIONS = {"nas/1.png": {"de": ("Kreis",)}, "nas/2020/3.png": {"de": ("Haus",)}}
+
+
+@pytest.mark.parametrize("mount_point", [True, False])
+def test_a_disk_that_is_away_keeps_vectors_and_captions(store, library, colours, tmp_path, caplog, mount_point) -> None:
+    update(store, colours.encoder, library, captions=CAPTIONS)
+    before = {entry.id: entry for entry in store.entries()}
+    (library / "nas").rename(tmp_path / "away")
+    if mount_point:
+        (library / "nas").mkdir()
+    (library / "local" / "3.png").unlink()  # one that was deleted, as ever
+    outcome = update(store, colours.encoder, library, captions={})
+    assert (outcome.away, outcome.removed, outcome.embedded) == (8, 1, 0) and len(store) == 39
+    assert "8 pictures of the index are not there now (in nas, nas/2020): kept, with their captions" in caplog.text
+    assert store.search(RED[None], top=99, filters=Filters(language="de"))[0]  # they are still found
+
+    if mount_point:
+        (library / "nas").rmdir()
+    (tmp_path / "away").rename(library / "nas")
+    again = update(store, colours.encoder, library)
+    assert (again.away, again.embedded, again.moved, again.unchanged) == (0, 0, 0, 39)
+    after = {entry.id: entry for entry in store.entries()}
+    assert after == {id: entry for id, entry in before.items() if entry.path != "local/3.png"}
+
+
+def test_pictures_of_a_disk_that_is_away_can_be_pruned(store, library, colours, caplog) -> None:
+    update(store, colours.encoder, library)
+    shutil.rmtree(library / "nas")
+    outcome = update(store, colours.encoder, library, prune=True)
+    assert (outcome.away, outcome.removed) == (0, 8) and "not there now" not in caplog.text
+
+
+def test_many_pictures_are_not_removed_without_asking(store, library, colours, caplog) -> None:
+    update(store, colours.encoder, library)
+    for number in range(20):  # the folder still has others, as one made of several disks
+        (library / "local" / f"{number}.png").unlink()
+    outcome = update(store, colours.encoder, library)
+    assert (outcome.away, outcome.removed) == (20, 0) and "--prune removes them" in caplog.text
+    assert update(store, colours.encoder, library, prune=True).removed == 20
+
+
+def test_captions_of_pictures_that_are_away_can_change(store, library, colours, tmp_path, caplog) -> None:
+    update(store, colours.encoder, library, captions=CAPTIONS)
+    (library / "nas").rename(tmp_path / "away")
+    outcome = update(store, colours.encoder, library, captions={"nas/2.png": {"de": ("neu",)}})
+    found = {entry.path: entry.captions for entry in store.entries() if entry.captions}
+    assert outcome.recaptioned == 1 and found == CAPTIONS | {"nas/2.png": {"de": ("neu",)}}
+    assert "captioned pictures are not in the folder" not in caplog.text
+
+
+def test_a_renamed_folder_is_not_away_and_keeps_captions(store, library, colours) -> None:
+    update(store, colours.encoder, library, captions=CAPTIONS)
+    (library / "nas").rename(library / "disk")
+    outcome = update(store, colours.encoder, library)
+    assert (outcome.moved, outcome.away, outcome.removed, len(store)) == (8, 0, 8, 40)
+    assert {entry.path: entry.captions for entry in store.entries() if entry.captions} == {
+        path.replace("nas", "disk"): captions for path, captions in CAPTIONS.items()
+    }
+
+
+def test_a_picture_that_cannot_be_read_for_now_is_kept(store, photos, colours, monkeypatch) -> None:
+    update(store, colours.encoder, photos)
+    os.utime(photos / "red.png", (1, 1))
+
+    def broken(path: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    outcome = update(store, colours.encoder, photos)
+    assert list(outcome.skipped) == ["red.png"] and outcome.removed == 0 and "red.png" in paths(store)
+
+
+def test_what_is_excluded_is_removed(store, library, colours, caplog) -> None:
+    for folder in ("@eaDir", "#recycle", ".thumbnails", "$RECYCLE.BIN", "__MACOSX"):
+        paint(library / "nas" / folder / "0.png", "red")
+    assert update(store, colours.encoder, library).embedded == 40
+    assert (
+        "5 folders that are hidden, bins or of thumbnails: nas/#recycle, nas/$RECYCLE.BIN, nas/.thumbnails and 2"
+        in (caplog.text)
+    )
+    outcome = update(store, colours.encoder, library, exclude=["nas/2020", "b.*", "local/2?.png"])
+    assert (outcome.removed, outcome.away) == (4 + 1 + 10, 0)
+    assert "12 files and folders by --exclude: b.png, local/20.png, local/21.png and 9 more" in caplog.text
+    assert update(store, colours.encoder, library, exclude=["nas/"]).removed == 4

@@ -26,6 +26,7 @@ def run(monkeypatch, capsys, colours, photos, tmp_path):
     models = {"model": colours, "other": type(colours)(weights="step 20")}
     made = {name: model.model(name, "en", "de") for name, model in models.items()}
     monkeypatch.setattr("cl2cm_jax.load", lambda path: made[Path(path).name])
+    monkeypatch.setattr(command, "log_to_stderr", lambda: None)  # it replaces the handler of caplog
 
     def main(*arguments: str, model: str = "model", index: str = "i.db") -> str:
         capsys.readouterr()
@@ -188,6 +189,47 @@ def test_a_gallery_of_files_outside_the_run_is_refused(run, tmp_path, monkeypatc
     assert not (tmp_path / "i.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--language=fr"], "no picture has a caption in 'fr'; the index has captions in de"),
+        (["--path=beach/"], "no picture of the index meets --path=beach/"),
+        (["--until=1990-05"], "no picture of the index meets --until=1990-05-31"),
+        (["--since=2990"], "no picture of the index meets --since=2990-01-01"),
+        (["--language=de", "--path=b%"], "no picture of the index meets --language=de and --path=b%"),
+        (["--language=de", "--path=beach/"], "no picture of the index meets --path=beach/"),
+        (["--language=de"], ""),
+    ],
+)
+def test_filters_that_select_nothing_say_so(run, photos, tmp_path, caplog, arguments, line) -> None:
+    (tmp_path / "c.csv").write_text("image,language,caption\nred.png,de,rot\n")
+    run(f"--images={photos}", f"--captions={tmp_path / 'c.csv'}")
+    assert bool(json.loads(run("search", "rot", "--json", *arguments))[0]["results"]) == (not line)
+    assert [record.getMessage() for record in caplog.records if "no picture " in record.getMessage()] == (
+        [line] if line else []
+    )
+
+
+def test_results_whose_files_are_away_are_named(run, photos, caplog) -> None:
+    run(f"--images={photos}")
+    (photos / "red.png").rename(photos.parent / "away.png")
+    assert "red.png" in run("search", "rot", "--top=3")
+    assert (
+        f"1 of the pictures found are not there now, the first is {photos / 'red.png'}; is a disk away?" in caplog.text
+    )
+
+
+def test_exclude_and_prune(run, photos) -> None:
+    run(f"--images={photos}")
+    assert "2 removed, 0 skipped, 0 away" in run(f"--images={photos}", "--exclude=b*", "--exclude=x")
+    run(f"--images={photos}")
+    (photos / "b%_ch").rename(photos.parent / "away")
+    assert "0 removed, 0 skipped, 2 away" in run(f"--images={photos}")
+    assert "2 removed, 0 skipped, 0 away" in run(f"--images={photos}", "--prune")
+    with pytest.raises(UserError, match="--exclude and --prune need --images"):
+        run("--prune")
+
+
 def test_a_folder_that_a_workdir_names_is_not_shown_unasked(run, photos, tmp_path, monkeypatch, caplog) -> None:
     """A stranger's workdir may name any folder; the user names it, or its pictures are not served."""
     monkeypatch.chdir(tmp_path)
@@ -233,6 +275,7 @@ def test_vectors_do_not_choose_the_folder_that_is_served(run, photos, tmp_path, 
     vectors = tmp_path / "v"
     run("export", f"--out={vectors}")
     manifest = json.loads((vectors / MANIFEST_FILE).read_text())
+    del manifest["checksums"]  # which would find it
     (vectors / MANIFEST_FILE).write_text(json.dumps(manifest | {"images": "/"}))
     run("import", f"--vectors={vectors}", index="j.db")
     assert "--vectors are of pictures in /; show them with: cl2cm serve --images=/" in caplog.text

@@ -54,6 +54,15 @@ def test_filters(server) -> None:
     assert len(search(server, "rot", until="1970-01-02")["results"]) == 5
 
 
+def test_filters_that_select_nothing_say_so(server) -> None:
+    assert search(server, "rot", since="2024")["notice"] == "no picture of the index meets since=2024-01-01"
+    both = search(server, "rot", path="nowhere/", until="1960")
+    assert both["notice"] == "no picture of the index meets path=nowhere/ and until=1960-12-31" and not both["results"]
+    assert "notice" not in search(server, "rot", path="sea/")
+    similar = server.ask(f"/api/pictures/{id_of('red.png')}/similar?path=nowhere/").json()
+    assert similar["notice"] == "no picture of the index meets path=nowhere/"
+
+
 def test_a_picture_as_the_query(server) -> None:
     content = io.BytesIO()
     Image.new("RGB", (30, 20), "blue").save(content, "JPEG")

@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from cl2cm_jax.data.media.avif import avif_size
+
 MAX_SCANS = 100  # limit for a JPEG; each is decoded over the whole picture, however few bytes it has
 MAX_SCANNED = 3_000_000_000  # limit for the pixels of all scans of a JPEG; about a second of decoding
 MAX_SEGMENTS = 20_000  # limit for a JPEG; programs write segments of up to 64 kB
@@ -22,6 +24,7 @@ MAX_TEXT = 1_000_000  # bytes, limit for an unpacked text with the orientation, 
 MAX_TAG_BYTES = 4_000_000  # bytes, limit for the tags of a TIFF; each strip or tile needs 8 bytes or more
 MAX_TIFF_WORK = 1_000_000_000  # bytes, limit for all strips or tiles of a TIFF, unpacked
 MAX_RLE_BYTES, MAX_RLE_PIXELS = 4_000_000, 10_000_000  # limits for a compressed BMP, which Pillow decodes in Python
+AVIF_EXTRA = 8  # bytes per pixel: planes of up to 16 bits, and a copy
 WEBP_EXTRA = 16  # bytes per pixel: two canvases and a picture in libwebp, and a copy in Pillow
 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")  # start of a JPEG's segment, before its length
@@ -79,6 +82,8 @@ def read_header(content: bytes) -> Header | None:
       HeaderError: decoding would cost too much.
       ValueError, struct.error, IndexError: the file is truncated or damaged.
     """
+    if content[4:12] == b"ftypavif":
+        return _avif(content)
     for magic, read in _READERS.items():
         if content.startswith(magic):
             return read(content)
@@ -337,6 +342,12 @@ def _tiff_size(content: bytes, tags: Mapping[int, _Tag], order: str) -> tuple[in
             f"has strips or tiles of {parts * part:,} bytes, over the limit of {MAX_TIFF_WORK:,}; save it anew"
         )
     return width, height, part if number(_COMPRESSION, 1) > 1 else 0
+
+
+def _avif(content: bytes) -> Header:
+    """Of an AVIF picture; animations (avis) are not read."""
+    width, height = avif_size(content)
+    return Header("AVIF", content, width, height, extra=AVIF_EXTRA * width * height)
 
 
 _READERS: dict[bytes, Callable[[bytes], Header | None]] = {

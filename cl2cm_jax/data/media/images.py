@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -30,7 +31,9 @@ from cl2cm_jax.data.media.pixels import grey_to_8_bit, is_deep, turn_of, white_o
 from cl2cm_jax.data.media.threads import Room, ahead
 from cl2cm_jax.errors import UserError, one_line
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # endings of picture files
+_AVIF = ["AVIF"] if features.check("avif") else []  # a part of most builds of Pillow
+_ENDINGS = "jpg jpeg jpe jfif png webp gif bmp tif tiff".split() + [one.lower() for one in _AVIF]
+SUFFIXES = frozenset(f".{ending}" for ending in _ENDINGS)  # endings of picture files
 MAX_PIXELS = 100_000_000  # limit for one picture, once decoded
 MAX_JPEG = 4  # times as many pixels are allowed in a JPEG, which is then decoded smaller
 MAX_SIDE = 65_535  # pixels, limit for width and height; Pillow needs memory for each row, however short it is
@@ -49,6 +52,7 @@ _CLASSES: dict[str, type[ImageFile.ImageFile]] = {
     "PNG": PngImageFile,
     "TIFF": TiffImageFile,
     "WEBP": WebPImageFile,
+    **dict.fromkeys(_AVIF, AvifImageFile),
 }
 FORMATS = tuple(_CLASSES)
 ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF are pages

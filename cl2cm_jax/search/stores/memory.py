@@ -24,6 +24,10 @@ class MemoryIndex:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def count(self, filters: Filters) -> int:
+        """The number of entries that meet the filters."""
+        return int(self._mask(filters).sum())
+
     def languages(self) -> list[str]:
         """The codes of the languages that captions are in, sorted."""
         return sorted({language for entry in self._entries for language in entry.captions})

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
-import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.languages import canonical
 from cl2cm_jax.search.entry import Captions, Entry, Filters, Found, captions_from_text, captions_to_text
+from cl2cm_jax.search.stores import lite
 
 COLLECTION = "pictures"
 FORMAT = 1  # increase it when an older reader would misread an index
@@ -27,9 +27,6 @@ AT_ONCE = 1000  # rows per request
 _MANIFEST = "cl2cm_manifest"  # property of the collection
 _FIELDS = ["id", "path", "size", "mtime", "hash", "date", "captions"]
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,254}")  # allowed by a Milvus server
-_LOCK, _SCHEMA = "LOCK", "schema.json"
-_WITHOUT_DATA = {name + end for name in (_SCHEMA, "manifest.json") for end in ("", ".tmp", ".prev")}
-_LITE = frozenset({_LOCK, "collections", "databases", ".database-staging"})  # contents of a new index
 MAX_RESULTS = 10_000  # per query; Milvus has a limit of 16,384
 
 
@@ -65,9 +62,11 @@ class Store:
       token: "user:password" or a key of the server's.
       collection: its name in the database.
 
+    A local index is checked before it is opened, and its checksums are written when it is closed after changes.
+
     Raises:
-      UserError: pymilvus is not installed, the file is in use, the server does not answer, or the collection is not an
-        index of this package.
+      UserError: pymilvus is not installed, the file is in use or damaged, the server does not answer, or the collection
+        is not an index of this package.
     """
 
     def __init__(self, uri: str, *, token: str = "", collection: str = COLLECTION):
@@ -76,11 +75,14 @@ class Store:
                 f"--collection={collection!r} is not valid; use A to Z, a to z, 0 to 9 and _, no digit first"
             )
         self.uri, self._collection = uri, collection
-        self._client: Any = _connected(uri, token)
+        self._client: Any
+        self._server: lite.Server | None
+        self._client, self._server = _connected(uri, token)
+        self._changed = self._unfinished = False
+        self._sums: dict[str, tuple[int, int]] = {}
         try:
-            if is_local(uri):
-                _remove_unfinished(Path(uri) / "collections" / collection)
-            self.manifest = self._read_manifest()
+            is_there = self._server is None or lite.check(Path(uri), collection)
+            self.manifest = self._read_manifest() if is_there else None
         except BaseException as error:
             self.close()
             _raise_milvus_error(error, uri)
@@ -90,26 +92,54 @@ class Store:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.close()
-        if error is not None:
-            _raise_milvus_error(error, self.uri)
+        if error is None:
+            self.close()
+            return
+        with contextlib.suppress(Exception):  # of the error that is raised already
+            self.close()
+        _raise_milvus_error(error, self.uri)
 
     def __len__(self) -> int:
-        rows = self._client.query(self._collection, filter="", output_fields=["count(*)"])
+        return self.count(Filters())
+
+    def count(self, filters: Filters) -> int:
+        """The number of entries that meet the filters."""
+        rows = self._client.query(self._collection, filter=filters.expression(), output_fields=["count(*)"])
         return int(rows[0]["count(*)"])
 
     def close(self) -> None:
         """Closes the connection, so that another process can open the file."""
         self._client.close()
-        if is_local(self.uri):
-            from milvus_lite.server_manager import server_manager_instance
+        server, self._server = self._server, None
+        if server is None:
+            return
+        try:
+            if self._changed:
+                server.finish(self._collection)
+                lite.complete(Path(self.uri), self._collection)
+        finally:
+            server.close()
 
-            server_manager_instance.release_server(self.uri)  # it listens on a local port until then
+    def _begin(self) -> None:
+        """To be called before each change."""
+        if self._server is not None and not self._changed:
+            lite.begin(Path(self.uri), self._collection)
+            self._changed = True
+
+    def _record(self) -> None:
+        """To be called after each change of entries."""
+        if self._server is not None and self._changed:
+            lite.record(Path(self.uri), self._collection, self._sums)
 
     def create(self, manifest: Manifest) -> None:
         """Creates the empty collection."""
         from pymilvus import DataType, MilvusClient
 
+        self._begin()
+        if self._server is not None:
+            lite.clear(Path(self.uri), self._collection)
+        if self._unfinished:
+            self._client.drop_collection(self._collection)
         content = json.dumps(asdict(manifest), ensure_ascii=False)
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=content)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
@@ -131,6 +161,7 @@ class Store:
 
     def set_manifest(self, manifest: Manifest) -> None:
         """Replaces the manifest."""
+        self._begin()
         content = json.dumps(asdict(manifest), ensure_ascii=False)
         self._client.alter_collection_properties(self._collection, properties={_MANIFEST: content})
         self.manifest = manifest
@@ -145,7 +176,7 @@ class Store:
             manifest = Manifest(**json.loads(content))
         except (ValueError, TypeError):
             if is_local(self.uri) and not content and not self._any_row():
-                self._client.drop_collection(self._collection)  # killed between creating it and setting the manifest
+                self._unfinished = True  # killed between creating it and setting the manifest
                 return None
             raise UserError(
                 f"--index={self.uri} has a collection {self._collection!r} that is not an index of cl2cm; "
@@ -162,6 +193,7 @@ class Store:
 
     def put(self, entries: Sequence[Entry], vectors: np.ndarray) -> None:
         """Adds entries with their vectors (N, D) float32, replacing those of the same id."""
+        self._begin()
         rows = [
             {
                 **{name: getattr(entry, name) for name in _FIELDS},
@@ -173,14 +205,20 @@ class Store:
         ]
         for start in range(0, len(rows), AT_ONCE):
             self._client.upsert(self._collection, rows[start : start + AT_ONCE])
+        self._record()
 
     def remove(self, ids: Sequence[str]) -> None:
         """Removes the entries of these ids."""
+        if ids:
+            self._begin()
         for start in range(0, len(ids), AT_ONCE):
             self._client.delete(self._collection, ids=list(ids[start : start + AT_ONCE]))
+        self._record()
 
     def flush(self) -> None:
-        """Writes all changes to disk."""
+        """Writes all changes to disk; an index of an earlier version gets its checksums when it is closed."""
+        if self._server is not None and not lite.is_listed(Path(self.uri), self._collection):
+            self._begin()
         self._client.flush(self._collection)
 
     def entries(self) -> Iterator[Entry]:
@@ -257,76 +295,45 @@ def _raise_milvus_error(error: BaseException, uri: str) -> None:
         ) from error
 
 
-def _remove_unfinished(collection: Path) -> None:
-    """Removes the rest of a collection whose creation was interrupted; call it while holding the index's lock.
-
-    Milvus Lite creates the folder first and the schema after it, and fails on a folder without a schema.
-
-    Raises:
-      UserError: the schema is missing or damaged, and there is data.
-    """
-    schema = collection / _SCHEMA
-    if not collection.is_dir() or _is_schema(schema):
-        return
-    files = [path for path in collection.rglob("*") if path.is_symlink() or not path.is_dir()]
-    data = [path for path in files if path.name not in _WITHOUT_DATA]
-    if data:
-        raise UserError(
-            f"{schema} is {'damaged' if schema.exists() else 'missing'}, and the {len(data)} data files beside it "
-            "cannot be read without it; restore it from a copy, or build the index again at another --index"
-        )
-    shutil.rmtree(collection)
-
-
-def _is_schema(path: Path) -> bool:
-    try:
-        return "fields" in json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError, TypeError):
-        return False
-
-
-def _connected(uri: str, token: str) -> Any:
+def _connected(uri: str, token: str) -> tuple[Any, lite.Server | None]:
+    """A client, and the server of a local index."""
     try:
         from pymilvus import MilvusClient
         from pymilvus.exceptions import MilvusException
+
+        if is_local(uri):
+            import milvus_lite as _  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; in a checkout pip install -e '.[index]'") from error
     for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors that they log are also raised
     if is_local(uri):
-        _check_location(uri)
+        return _opened(uri)
     try:
-        return cast(Any, MilvusClient)(uri=uri, token=token)
+        return cast(Any, MilvusClient)(uri=uri, token=token), None
     except (MilvusException, ImportError, OSError, ValueError) as error:
-        if not is_local(uri):
-            raise UserError(f"--index={uri} does not answer ({_first_line(error)}); start the server") from error
+        raise UserError(f"--index={uri} does not answer ({_first_line(error)}); start the server") from error
+
+
+def _opened(uri: str) -> tuple[Any, lite.Server]:
+    from milvus_lite.exceptions import DataDirLockedError
+    from pymilvus import MilvusClient
+
+    lite.check_location(uri)
+    try:
+        server = lite.Server(Path(uri))
+    except DataDirLockedError as error:
         raise UserError(
-            f"--index={uri} cannot be opened ({_first_line(error)}); a file can be open in one process only: stop the "
-            "other one, or use a Milvus server and give its http:// address",
+            f"--index={uri} cannot be opened: another process has it open, and a file can be open in one process only; "
+            "wait for the other one or stop it, or use a Milvus server and give its http:// address",
             id="index-in-use",
         ) from error
-
-
-def _check_location(uri: str) -> None:
-    """Refuses a location that is in other use or cannot be written; creates the parent folder."""
-    if not uri.endswith(".db"):
-        raise UserError(f"--index={uri} must end in .db (a file), or be the http:// address of a Milvus server")
-    path = Path(uri)
-    if path.is_file():
-        raise UserError(f"--index={uri} is a file of another program; give a path that does not exist yet")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for written in (path, path / _LOCK) if path.exists() else (path.parent,):
-        if written.exists() and not os.access(written, os.W_OK):
-            raise UserError(
-                f"--index={uri}: {written} is not writable, and even a search takes a lock there; fix the "
-                "permissions, or give another path"
-            )
-    names = {one.name for one in path.iterdir()} if path.exists() else set()
-    if _LOCK not in names and names - _LITE:
-        others = ", ".join(sorted(names - _LITE)[:3])
-        raise UserError(
-            f"--index={uri} is a folder with other files in it ({others}); give a path that does not exist yet"
-        )
+    try:  # the server is on this machine, whatever proxy the environment names
+        client = cast(Any, MilvusClient)(uri=server.uri, grpc_options={"grpc.enable_http_proxy": 0})
+    except BaseException:
+        server.close()
+        raise
+    return client, server
 
 
 def _first_line(error: Exception) -> str:

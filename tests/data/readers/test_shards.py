@@ -22,6 +22,7 @@ pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 
 from cl2cm_jax.data.captions import SPLITS
+from cl2cm_jax.data.media.images import FORMATS
 from cl2cm_jax.data.readers import shards
 from cl2cm_jax.data.readers.shards import read_picture, read_shard, shard_files
 from cl2cm_jax.data.stored_sets import StoredSet, prepare
@@ -160,8 +161,7 @@ def test_skip_keeps_what_is_good_and_lists_the_rest(tmp_path: Path) -> None:
         "2 samples before that are good",
         "000000080\thas no picture, only txt, json",
         "000000003\tis also the key of a sample in",
-        "000000090.jpg\tthe image is not an image of a known format (BMP, GIF, JPEG, PNG, TIFF, WEBP); replace it or "
-        "leave it out",
+        f"000000090.jpg\tthe image is not an image of a known format ({', '.join(FORMATS)}); replace it or ",
     ):
         assert part in text
 

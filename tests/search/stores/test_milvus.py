@@ -242,8 +242,9 @@ def test_errors_of_milvus_are_one_line(store, tmp_path, call) -> None:
         assert again.manifest == store.manifest
 
 
-def test_a_damaged_schema_is_one_line(store, tmp_path) -> None:
+def test_a_damaged_schema_without_checksums_is_one_line(store, tmp_path) -> None:
     store.close()
+    (tmp_path / "index.db" / "collections" / "pictures" / "checksums.json").unlink()
     (tmp_path / "index.db" / "collections" / "pictures" / "schema.json").write_text('{"fields": []}')
     with pytest.raises(UserError, match=r"^--index=.*index.db: Milvus ended with an error \(.+\); "):
         Store(str(tmp_path / "index.db"))
