@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -98,13 +100,24 @@ def test_a_language_that_a_later_split_lacks_is_found_before_anything_is_encoded
     assert not list((config.parent / "data" / "features").rglob("*.npy"))
 
 
+@dataclass(frozen=True)
+class Placed:
+    """The part of a corpus that says where its pictures are."""
+
+    paths: list[str]
+    content: str = ""
+
+
 def test_pictures_are_where_the_set_is_now(tmp_path: Path) -> None:
     """A cache holds paths from the folder of the pictures on; those of earlier versions are absolute."""
     picture = tmp_path / "now" / "emoji" / "png" / "a.png"
     picture.parent.mkdir(parents=True)
     picture.touch()
     root = tmp_path / "now" / "emoji"
-    for stored in ("png/a.png", "/before/data/emoji/png/a.png", str(picture)):
-        skipped = cache._moved_parts(stored, root)
-        assert root.joinpath(*Path(stored).parts[skipped:]) == picture
-    assert cache._moved_parts("/elsewhere/b.png", root) == cache._moved_parts("", root) == 0
+    assert cache._folder_before("/before/data/emoji/png/a.png", root) == Path("/before/data/emoji")
+    assert cache._folder_before(str(picture), root) == root
+    assert {cache._folder_before(path, root) for path in ("png/a.png", "/elsewhere/b.png", "")} == {None}
+    old = "/before/data/emoji/png/a.png"
+    stored = [old, "png/a.png", "/linked/a.png", ""]  # a link that leads outside stays what it is
+    placed = cache._in_place(cast("Any", Placed(stored)), root, "h").paths
+    assert placed == [str(picture), str(picture), "/linked/a.png", ""]
