@@ -41,7 +41,7 @@ def told(packages: Iterable[dict[str, Any]]) -> int:
     """Prints a line for each vulnerability, and one for all; returns the exit code."""
     once = {(package["name"], package.get("version", "")): package for package in packages}
     found = [
-        f"{name} {version}: {one['id']}, mended in {', '.join(one['fix_versions']) or 'no version'}"
+        f"{name} {version}: {one['id']}, fixed in {', '.join(one['fix_versions']) or 'no version'}"
         for (name, version), package in once.items()
         for one in package.get("vulns", ())
     ]

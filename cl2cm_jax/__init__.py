@@ -6,12 +6,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cl2cm_jax.interrupts import catch_interrupts, is_starting
+
 if TYPE_CHECKING:
     from cl2cm_jax.trained.model import TrainedModel
 
 __all__ = ["from_pretrained", "load"]
 
 __version__ = "0.1.0"
+
+if is_starting():
+    catch_interrupts()  # before the imports of the command, which take seconds
 
 # The old command names, `python -m cl2cm_jax.ablate`, are found there for one release.
 __path__.append(str(Path(__file__).parent / "old_commands"))

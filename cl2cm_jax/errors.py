@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import unicodedata
 from collections.abc import Callable
+
+from cl2cm_jax.interrupts import end_interrupted
+from cl2cm_jax.terminal import printable, printable_output
 
 EXIT_USER_ERROR = 2
 EXIT_CLOSED_PIPE = 128 + 13  # what a shell reports of a process that SIGPIPE ended
@@ -20,9 +22,9 @@ _FIXES = {
     errno.EACCES: "change the permissions, or name another place",
     errno.EPERM: "change the permissions, or name another place",
 }
+_NO_ROOM = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 _OTHER_PLACE = (errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _FIXES |= dict.fromkeys(_OTHER_PLACE, "name another place")
-_CONTROL = ("Cc", "Cs", "Zl", "Zp")  # control characters, half surrogate pairs and line ends, by Unicode's categories
 
 
 class UserError(Exception):
@@ -36,9 +38,19 @@ class UserError(Exception):
 
     def __init__(self, message: str, *, id: str = ""):
         self.id = id
-        short = shortened(message)  # first, so that only few characters are examined
-        shown = (ascii(char)[1:-1] if unicodedata.category(char) in _CONTROL else char for char in short)
-        super().__init__(shortened("".join(shown)))
+        super().__init__(shortened(printable(shortened(message))))  # first, so that only few characters are examined
+
+
+def not_installed(package: str | None, *, run: str = "", needed_for: str = "") -> UserError:
+    """The error for a package that only some commands need.
+
+    Args:
+      package: its name, or that of a module of it, as `ImportError.name`.
+      run: the command that installs it; "" if that is `pip install` and its name.
+      needed_for: the option that needs it, such as "--onnx".
+    """
+    option = f"{needed_for}: " if needed_for else ""
+    return UserError(f"{option}package {package} is not installed; run: {run or f'pip install {package}'}")
 
 
 def shortened(text: str, *, limit: int = MAX_LENGTH) -> str:
@@ -51,24 +63,40 @@ def shortened(text: str, *, limit: int = MAX_LENGTH) -> str:
 
 def one_line(error: BaseException, *, limit: int = 200) -> str:
     """The message of any error in one line of at most `limit` characters; its type if there is no message."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    return printable(" ".join(str(error).split())[:limit]) or type(error).__name__
+
+
+def no_room(error: BaseException | None) -> str:
+    """The system's reason why a file could not be written, if the disk is full or the file too large; else "".
+
+    Libraries wrap this error in others of their own, and keep its text.
+    """
+    while error is not None:
+        for code, reason in _NO_ROOM.items():
+            if reason in str(error) or (isinstance(error, OSError) and error.errno == code):
+                return reason
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def exit_cleanly(command: Callable[[], None]) -> None:
-    """Runs `command`; an error that the user can fix is printed in one line and exits with code 2.
+    """Runs `command` as its own process: every foreseen end is one line without a traceback, and an exit code.
 
-    A closed pipe (`| head`) ends it silently.
+    An error that the user can fix: 2. Ctrl-C: 130. A closed pipe (`| head`): 141, without a line.
     """
-    try:
-        command()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
-        sys.exit(EXIT_CLOSED_PIPE)
-    except (OSError, UserError) as error:
-        if not print_user_error(error):
-            raise
-        sys.exit(EXIT_USER_ERROR)
+    with printable_output():
+        try:
+            command()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+            sys.exit(EXIT_CLOSED_PIPE)
+        except KeyboardInterrupt:
+            end_interrupted()
+        except Exception as error:
+            if not print_user_error(error):
+                raise
+            sys.exit(EXIT_USER_ERROR)
 
 
 def print_user_error(error: BaseException) -> bool:
@@ -76,7 +104,9 @@ def print_user_error(error: BaseException) -> bool:
     if isinstance(error, UserError):
         text = f"{error} [docs/faq.md#{error.id}]" if error.id else str(error)
     elif isinstance(error, OSError) and error.errno in _FIXES:
-        text = f"{error.strerror}: {error.filename or 'a file'}; {_FIXES[error.errno]}"
+        text = printable(f"{error.strerror}: {error.filename or 'a file'}; {_FIXES[error.errno]}")
+    elif reason := no_room(error):
+        text = f"{reason}: {one_line(error)}; free disk space"
     else:
         return False
     print(f"error: {text}", file=sys.stderr, flush=True)

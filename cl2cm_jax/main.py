@@ -6,6 +6,9 @@ python -m cl2cm_jax.main --config=configs/emoji.py --workdir=runs/emoji [--mode=
                  picture, model and gallery into the workdir; --init=MODEL starts from the weights of a trained model
 --mode=evaluate  evaluates the selected checkpoint of a workdir again; --config may be left out
 --mode=check     builds the data and features and prints what would be trained; does not touch the workdir
+
+Exit codes: 0 finished; 2 an error that you can fix; 143 stopped by SIGTERM (a time limit, a preempted machine) and 130
+by Ctrl-C, after a checkpoint was saved: the same command resumes; 75 another process of the run was lost, the same.
 """
 
 from __future__ import annotations
@@ -22,10 +25,13 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import PLACES, override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.evaluation.report import read_report
 from cl2cm_jax.models.configured import pinned
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.runtime.command_line import PLACE, Arguments, resume_command, split_flags
+from cl2cm_jax.runtime.preemption import exit_stopped
 from cl2cm_jax.runtime.start import start_jax
+from cl2cm_jax.terminal import log_to_stderr
 from cl2cm_jax.trained.initial import Initial, initial_student
 from cl2cm_jax.training import experiment, loop, results
 from cl2cm_jax.training.going_on import CONTINUED, check_going_on
@@ -51,9 +57,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one mode."""
     start = time.perf_counter()
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
-    for noisy in ("absl", "jax", "orbax"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_stderr(level=logging.INFO, format="%(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
     options, overrides = parse(arguments)
     config = _config(options, overrides)
@@ -61,13 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not hosts.is_host_zero():
         logging.getLogger().setLevel(logging.WARNING)
     with hosts.fail_together():
-        message = _run(options, config, resume=resume_command("train", arguments), start=start)
+        message = _run(options, config, start=start)
+    if not message:
+        exit_stopped(resume_command("train", arguments) if hosts.is_host_zero() else "")
     if hosts.is_host_zero():
         print(message)
 
 
-def _run(options: argparse.Namespace, config: ConfigDict, *, resume: str, start: float) -> str:
-    """Runs one mode and returns its last message."""
+def _run(options: argparse.Namespace, config: ConfigDict, *, start: float) -> str:
+    """Runs one mode and returns its last message, "" if a signal stopped it."""
     workdir: Path = options.workdir
     if options.mode == "check":
         return experiment.describe(experiment.build(config))
@@ -78,15 +84,14 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, resume: str, start:
     _check_init(options.init, workdir, is_new=is_new)
     finished = trains and results.is_finished(workdir, config)
     if finished and not experiment.changes(workdir, config).keys() & PLACES:
-        table = (workdir / "results.md").read_text(encoding="utf-8")
         again = "--mode=evaluate evaluates again, a larger config.train.steps goes on, another --workdir trains again"
-        return f"{table}\nfinished before: {workdir}; {again}"
+        return f"{read_report(workdir)}\nfinished before: {workdir}; {again}"
     built = experiment.build(pinned(config if is_new else as_trained(config, workdir)))
     if trains and not finished:
         init = initial_student(options.init, built.config) if options.init and is_new else None
         with _claimed(built, workdir, config, free=free, init=init):  # after all checks of the inputs
             if loop.train(built, workdir, init=init and init.student) is None:
-                return f"stopped and saved; resume with: {resume}"
+                return ""
             measured = results.evaluate_and_write(built, workdir)
     else:
         measured = results.evaluate_and_write(built, workdir)

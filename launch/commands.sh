@@ -1,7 +1,7 @@
 # What the launch scripts share. They source it; it is not run. The bash 3.2 of macOS reads it too.
 # shellcheck shell=bash
 
-# A mistake that the user can mend: one line, exit code 2, as the program itself does.
+# A mistake that the user can fix: one line, exit code 2, as the program itself does.
 mistake() {
   echo "error: $*" >&2
   exit 2
@@ -59,7 +59,7 @@ workdir_of() {
 # of each: who ran them tells only one code, that of another worker perhaps, which was ended because of the first.
 #   finished   the program is through
 #   mistake    one worker's exit code was 2: the same line would end the same way
-#   stopped    it was asked to stop: it saved (exit code 0), or had nothing to save yet (SIGTERM's 143 from all that ended badly)
+#   stopped    it was asked to stop: it says that it saved, or SIGTERM's 143 is the code of all that ended badly, saved or not
 #   failed     anything else
 outcome() {
   local codes

@@ -58,11 +58,11 @@ for ((start = 0; ; start++)); do
   "${step[@]}" 2>&1 | tee "$log" || code=$?
   case $(outcome "$code" "$log") in
     finished) exit 0 ;;
-    mistake) mistake "the program stopped at a mistake that a restart does not mend; a line above says which" ;;
+    mistake) mistake "the program stopped at a mistake that a restart does not fix; a line above says which" ;;
     stopped) break ;;
   esac
   if ((start >= RESTARTS)); then
-    echo "error: the program failed $((start + 1)) times, the last with exit code $code; mend what the lines above say, then submit" \
+    echo "error: the program failed $((start + 1)) times, the last with exit code $code; fix what the lines above say, then submit" \
       "the same line again (it resumes), or allow more with RESTARTS=..." >&2
     exit "$code"
   fi
@@ -73,7 +73,7 @@ done
 requeued=${SLURM_RESTART_COUNT:-0}
 if ((requeued >= REQUEUES)); then
   say "stopped and saved; submit the same line again to go on (queued again $requeued times; REQUEUES=... allows more)"
-  exit 0
+  exit 143 # not finished
 fi
 say "stopped and saved; goes back into the queue ($((requeued + 1)) of $REQUEUES)"
 scontrol requeue "$SLURM_JOB_ID" || mistake "Slurm would not queue the job again; submit the same line to go on"

@@ -112,10 +112,12 @@ done
 exec 2>&3
 
 ((asked == 0)) || exit 130
-if [[ -n $failed ]]; then
+if ((code == 143)); then
+  say "SIGTERM stopped process $failed, and the others with it; the same line again resumes"
+elif [[ -n $failed ]]; then
   hint=""
   ((code != 137)) || hint=" (killed: is there enough memory?)"
   echo "error: process $failed ended with exit code $code$hint and the others were ended;" \
-    "mend what its lines, marked [process-$failed], say" >&2
+    "fix what its lines, marked [process-$failed], say" >&2
 fi
 exit "$code"

@@ -188,7 +188,7 @@ mkdir -p "$LOGS"
 failures=0 starts=0 prepared=""
 again() { # again CODE WHAT: counts a failure, and pauses before the next start
   ((failures < RESTARTS)) || {
-    echo "error: $2, $((failures + 1)) times in all, the last with exit code $1; mend what $LOGS says, then type the same line" \
+    echo "error: $2, $((failures + 1)) times in all, the last with exit code $1; fix what $LOGS says, then type the same line" \
       "again (it resumes), or allow more with RESTARTS=..." >&2
     exit "$1"
   }
@@ -224,7 +224,7 @@ while :; do
   start || code=$?
   case $(outcome "$code" "$log") in
     finished) exit 0 ;;
-    mistake) mistake "the program stopped at a mistake that a restart does not mend; the line above, and in $log, says which" ;;
+    mistake) mistake "the program stopped at a mistake that a restart does not fix; the line above, and in $log, says which" ;;
     stopped) what=stopped ;;
     failed) what="the program failed" ;;
   esac

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax.errors import EXIT_CLOSED_PIPE, MAX_LENGTH, UserError, exit_cleanly
+from cl2cm_jax.errors import EXIT_CLOSED_PIPE, MAX_LENGTH, UserError, exit_cleanly, not_installed
+from cl2cm_jax.runtime.atomic import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,6 +41,21 @@ def test_a_full_disk_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[s
         exit_cleanly(fail)
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: No space left on device: runs/x; free disk space\n"
+
+
+def test_a_full_disk_that_a_library_reports_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        try:
+            raise ValueError("writing d/1 [OS error 28: No space left on device]")
+        except ValueError as error:
+            raise RuntimeError("the split\ncannot be written") from error
+
+    with pytest.raises(SystemExit) as end:
+        exit_cleanly(fail)
+    expected = "error: No space left on device: the split cannot be written; free disk space\n"
+    assert end.value.code == 2 and capsys.readouterr().err == expected
+    with pytest.raises(RuntimeError, match="a bug"):
+        exit_cleanly(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
 
 
 def test_a_symlink_loop_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,3 +94,19 @@ def test_no_line_end_or_escape_sequence_reaches_the_terminal() -> None:
     error = UserError("config.a\nb\r\x1b[2J\u2028\udce4 is no field; \u064a\u200d\U0001f600 stays")
     assert str(error) == "config.a\\nb\\r\\x1b[2J\\u2028\\udce4 is no field; \u064a\u200d\U0001f600 stays"
     assert str(UserError(str(error))) == str(error)
+
+
+def test_a_missing_package_is_named_with_the_command() -> None:
+    assert str(not_installed("a-b")) == "package a-b is not installed; run: pip install a-b"
+    error = not_installed("a", run="pip install b", needed_for="--onnx")
+    assert str(error) == "--onnx: package a is not installed; run: pip install b"
+
+
+def test_an_error_of_a_full_disk_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        with replacing(tmp_path / "results.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")  # as write() raises it, without a file name
+
+    with pytest.raises(SystemExit):
+        exit_cleanly(fail)
+    assert f"No space left on device: {tmp_path / 'results.json'}; free disk space" in capsys.readouterr().err

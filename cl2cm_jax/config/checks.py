@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config.backbones import has_vision_backbone, starts_later, student_first, teacher_first, vision_first
-from cl2cm_jax.config.declarations import wrong_type
+from cl2cm_jax.config.declarations import shown, wrong_type
 from cl2cm_jax.config.fields import FIELDS, LANGUAGES_OF, PLACES
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.terms import declared_fields, term_contradictions
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, shortened
 
 VIDEO_SETS = ("vatex", "msrvtt_cn")
+_LONGEST, _MOST_ITEMS = 4096, 1000  # characters of a text, and items of a list
+# as few that a short name of a parameter is matched at once: a repeated group, or many repetitions, can take for ever
+_REPEATED_GROUP, _REPETITION, _MOST_REPETITIONS = re.compile(r"\)[*+{]"), re.compile(r"[*+?{]"), 4
 
 
 def validate(config: ConfigDict) -> ConfigDict:
@@ -33,7 +37,7 @@ def validate(config: ConfigDict) -> ConfigDict:
         if name not in flat:
             raise UserError(f"config.{name} is missing; start the config file from cl2cm_jax.config.defaults()")
     for name, value in flat.items():
-        _check_type(name, value, known[name].default)
+        check_type(name, value, known[name].default)
     for name, value in flat.items():
         known[name].check(name, value)
     for name in PLACES:
@@ -50,14 +54,34 @@ def check_field(name: str, value: object) -> None:
     FIELDS[name].check(name, value)
 
 
-def _check_type(name: str, value: object, default: object) -> None:
+def check_type(name: str, value: object, default: object) -> None:
+    """Raises UserError if a value has another type than the field's default, or is longer than any in use."""
     if isinstance(default, tuple):
         if not isinstance(value, tuple | list) or not all(isinstance(item, str) for item in value):
-            raise UserError(f"config.{name}={value!r} must be a list of names, e.g. ('de', 'fr')")
+            raise UserError(f"config.{name}={shown(value)} must be a list of names, e.g. ('de', 'fr')")
+        if len(value) > _MOST_ITEMS:
+            raise UserError(f"config.{name} has {len(value):,} items; use at most {_MOST_ITEMS:,}")
+        for item in value:
+            _check_text(name, item)
         return
     number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
     if type(value) is not type(default) and not number:
         raise wrong_type(name, value, type(default))
+    if isinstance(value, str):
+        _check_text(name, value)
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:  # a whole number may be larger
+        raise UserError(f"config.{name}={shortened(str(value), limit=40)} must be a finite number")
+
+
+def _check_text(name: str, text: str) -> None:
+    if len(text) > _LONGEST:
+        raise UserError(f"config.{name} has {len(text):,} characters; use at most {_LONGEST:,}")
+    try:
+        text.encode("utf-8", "surrogateescape")  # file names may have bytes that are no UTF-8
+        if "\0" in text:
+            raise ValueError("it has NUL")
+    except ValueError as error:
+        raise UserError(f"config.{name}={text!r} has NUL or half a character; leave it out") from error
 
 
 def _data(c: ConfigDict) -> Iterator[str]:
@@ -141,16 +165,28 @@ def _training(c: ConfigDict) -> Iterator[str]:
     if t.batch_size % t.accumulation:
         sizes = f"config.train.batch_size={t.batch_size} is not divisible by config.train.accumulation={t.accumulation}"
         yield f"{sizes}; use a multiple of it"
-    try:
-        re.compile(c.optimizer.exclude)
-    except re.error as error:
-        yield f"config.optimizer.exclude={c.optimizer.exclude!r} is not a regular expression ({error})"
+    if problem := _pattern_problem(c.optimizer.exclude):
+        yield f"config.optimizer.exclude={c.optimizer.exclude!r} {problem}"
     nothing = not (c.transfer.sentence or c.transfer.own or c.transfer.word)
     if nothing and "cross" in c.transfer.relations and not is_zero(c.weights.transfer):
         yield (
             "config.transfer.sentence=0, transfer.own=0 and transfer.word=0 leave no relation to learn from; "
             "to transfer nothing use config.weights.transfer=0"
         )
+
+
+def _pattern_problem(pattern: str) -> str:
+    """Why a regular expression is not taken, or "": it is none, or matching it could take very long."""
+    if len(pattern) > 200:
+        return f"has {len(pattern):,} characters; use at most 200"
+    if _REPEATED_GROUP.search(pattern) or len(_REPETITION.findall(pattern)) > _MOST_REPETITIONS:
+        found = f"repeats a group or has more than {_MOST_REPETITIONS} of * + ? {{"
+        return f"{found}, which could take very long; name the endings, as in '(bias|scale)$'"
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        return f"is not a regular expression ({error})"
+    return ""
 
 
 def _words(c: ConfigDict) -> Iterator[str]:

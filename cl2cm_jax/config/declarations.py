@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from cl2cm_jax.config.flat import nearest
 from cl2cm_jax.config.knots import read_knots
 from cl2cm_jax.config.plugins import check_plugin
 from cl2cm_jax.errors import UserError
+
+_MOST = 2**31 - 1  # of whole numbers without a limit of their own
 
 
 class Field(NamedTuple):
@@ -36,7 +39,12 @@ class Field(NamedTuple):
 def wrong_type(name: str, value: object, wanted: type) -> UserError:
     """The error of a value of another type than the field's."""
     kind = {"str": "text", "int": "a whole number", "float": "a number", "bool": "True or False"}[wanted.__name__]
-    return UserError(f"config.{name}={value!r} must be {kind}")
+    return UserError(f"config.{name}={shown(value)} must be {kind}")
+
+
+def shown(value: object) -> str:
+    """A value for a message; of a list or an object, which may be nested to any depth, the beginning."""
+    return repr(value) if isinstance(value, str | int | float) else reprlib.repr(value)
 
 
 def place(default: str = "") -> Field:
@@ -61,12 +69,14 @@ def choices(default: tuple[str, ...], *, of: tuple[str, ...]) -> Field:
 
 def number(default: float, minimum: float, maximum: float = math.inf) -> Field:
     """A number between two limits, both accepted; a whole number where the default is one."""
+    most = _MOST if isinstance(default, int) and maximum == math.inf else maximum
 
     def check(name: str, value: float) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.{name}={value} must be a finite number")
-        if not minimum <= value <= maximum:
-            limits = f"at least {minimum:g}" if maximum == math.inf else f"between {minimum:g} and {maximum:g}"
+        if not minimum <= value <= most:
+            lowest = maximum == math.inf and value < minimum
+            limits = f"at least {minimum:g}" if lowest else f"between {minimum:g} and {most:g}"
             raise UserError(f"config.{name}={value} must be {limits}")
 
     return Field(default, check)

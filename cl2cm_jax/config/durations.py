@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from cl2cm_jax.errors import UserError
 
-_FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|examples?|%)?\s*")
+_FORM = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(steps?|epochs?|examples?|%)?")
 
 
 def steps_of(spec: int | str, *, field: str, batch_size: int, examples: int, total: int | None = None) -> int:
@@ -37,7 +37,7 @@ def read_duration(spec: int | str, *, field: str) -> tuple[Fraction, str]:
     Raises:
         UserError: `spec` has another form.
     """
-    match = _FORM.fullmatch(str(spec)) if isinstance(spec, int | str) and not isinstance(spec, bool) else None
+    match = _FORM.fullmatch(str(spec).strip()) if isinstance(spec, int | str) and not isinstance(spec, bool) else None
     unit = (match[2] or "steps").removesuffix("s") if match else ""
     if match is None or (unit == "step" and "." in match[1]):
         raise UserError(f'config.{field}={spec!r} is not a duration; write 300, "10epochs", "50000examples" or "2%".')

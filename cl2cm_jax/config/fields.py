@@ -13,11 +13,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config.declarations import Field, choice, choices, duration, number, place, plugin, weight
+from cl2cm_jax.languages import canonical
 
 # target languages of the paper's sets, whose source is English
 LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex": ("zh",), "msrvtt_cn": ("zh",)}
 # names of earlier versions, still accepted on the command line, in config files and in saved configurations
 OLD_NAMES = {"teacher.update": "teacher.schedule"}
+LANGUAGES = ("data.source", "data.targets", "data.reported", "evaluation.pictures")  # fields that name languages
 
 FIELDS: dict[str, Field] = {
     # "baseline": contrastive(V, S) and contrastive(V, T) alone, see config/method.py
@@ -78,7 +80,7 @@ FIELDS: dict[str, Field] = {
     "student.text_pool": choice("backbone", "mean", "both"),  # its sentence vector, the mean of its words, or both
     "student.text_residual": Field(False),  # start at the backbone's own sentence vectors; needs D = their size
     "student.hidden": number(256, 1),  # width of the attention block
-    "student.heads": number(4, 1),
+    "student.heads": number(4, 1, 64),
     "student.dropout": number(0.0, 0.0, 0.99),  # on the inputs of the towers
     # layers of the text backbone that it trains: "" (none) | "layers 3-11" (the rest is frozen and cached) | "all"
     "student.text.trainable": Field(""),
@@ -100,7 +102,7 @@ FIELDS: dict[str, Field] = {
     "teacher.pool": choice("both", "backbone", "mean"),  # as student.text_pool
     "teacher.dim": number(256, 1),  # size of the head's vectors, without teacher.residual
     "teacher.hidden": number(256, 1),
-    "teacher.heads": number(4, 1),
+    "teacher.heads": number(4, 1, 64),
     "teacher.temperature": number(0.05, 1e-4),  # of its own sentence-level contrastive loss
     "teacher.text.trainable": Field(""),
     "teacher.text.dropout": number(0.1, 0.0, 0.99),
@@ -205,5 +207,13 @@ def defaults() -> ConfigDict:
 
 
 def current_names(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A flattened configuration, fields of earlier versions under their present names."""
-    return {OLD_NAMES.get(name, name): value for name, value in flat.items()}
+    """A flattened configuration, fields of earlier versions under their present names, languages by their one code."""
+    current = {OLD_NAMES.get(name, name): value for name, value in flat.items()}
+    return current | {name: _one_code(current[name]) for name in LANGUAGES if name in current}
+
+
+def _one_code(value: Any) -> Any:
+    """A language code or several in their canonical form; `validate` refuses what is neither."""
+    if isinstance(value, tuple | list):
+        return type(value)(canonical(code) if isinstance(code, str) else code for code in value)
+    return canonical(value) if isinstance(value, str) else value

@@ -8,10 +8,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config.checks import validate
+from cl2cm_jax.config.checks import check_type, validate
 from cl2cm_jax.config.config_files import config_file, shipped_names
 from cl2cm_jax.config.declarations import wrong_type
-from cl2cm_jax.config.fields import OLD_NAMES, current_names, defaults
+from cl2cm_jax.config.fields import LANGUAGES, OLD_NAMES, current_names, defaults
 from cl2cm_jax.config.flat import flatten, nearest
 from cl2cm_jax.config.plugins import load_plugin
 from cl2cm_jax.config.terms import PACKAGE, declared_fields
@@ -52,6 +52,10 @@ def override_all(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
     """Sets fields from text and validates; returns the same config."""
     for name in sorted(overrides, key=lambda name: name != "terms"):  # first, as they add fields to config.weights
         override(config, name, overrides[name])
+    flat = flatten(config)
+    for name, value in current_names({name: flat[name] for name in LANGUAGES if name in flat}).items():
+        section, leaf = _locate(config, name)
+        section[leaf] = value
     return validate(config)
 
 
@@ -79,10 +83,11 @@ def from_flat(flat: Mapping[str, Any], *, own_modules: bool = True) -> ConfigDic
     for name, value in current_names(flat).items():
         if name not in known:
             raise UserError(f"config.{name} is not a field{nearest(name, list(known))}")
+        check_type(name, value, known[name].default)  # first, as it may be nested to any depth
         if known[name].package and not own_modules and "." in str(value):
             raise UserError(f"config.{name}={value!r} is a module outside this package; use a built-in one here")
         section, leaf = _locate(config, name)
-        with section.ignore_type():  # `validate` checks the type
+        with section.ignore_type():  # a whole number for a float
             section[leaf] = tuple(value) if isinstance(value, list) else value
     return validate(config)
 

@@ -15,7 +15,8 @@ import numpy as np
 from cl2cm_jax.data import lazy_tensorflow
 from cl2cm_jax.data.corpus import LEFT_OUT, Corpus, padded_length, text_inputs
 from cl2cm_jax.data.media.crops import NUMBERS, Crops, cropped
-from cl2cm_jax.data.media.images import THREADS, decode
+from cl2cm_jax.data.media.images import decode
+from cl2cm_jax.data.media.threads import THREADS
 from cl2cm_jax.data.packing import pack
 from cl2cm_jax.data.position import position
 from cl2cm_jax.errors import UserError

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cl2cm_jax.data import lazy_tensorflow
-from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.errors import UserError, not_installed, one_line
 
 
 class Beam(NamedTuple):
@@ -117,7 +117,5 @@ def _apache_beam(runner: str) -> Any:
     try:
         return importlib.import_module("apache_beam")
     except ImportError as error:
-        raise UserError(
-            f"config.data.beam_runner={runner!r} needs apache_beam, which is not installed; "
-            "in a checkout pip install -e '.[data,beam]', in an environment of its own"
-        ) from error
+        run = "in a checkout pip install -e '.[data,beam]', in an environment of its own"
+        raise not_installed("apache_beam", run=run, needed_for=f"config.data.beam_runner={runner!r}") from error

@@ -30,10 +30,20 @@ from cl2cm_jax.data.readers.picture_checks import Mapper, in_threads
 from cl2cm_jax.data.readers.problems import report_problems
 from cl2cm_jax.data.readers.shards import read_picture
 from cl2cm_jax.data.readers.usable_images import row_from_json
-from cl2cm_jax.errors import UserError
-from cl2cm_jax.runtime.atomic import remove_stale, write_text
+from cl2cm_jax.errors import UserError, no_room
+from cl2cm_jax.json_file import parse_json
+from cl2cm_jax.languages import canonical
+from cl2cm_jax.runtime.checksums import (
+    add_checksums,
+    has_checksums,
+    read_checked,
+    read_checked_json,
+    write_checked,
+    write_checksums,
+)
+from cl2cm_jax.runtime.storage import exclusive
 
-_STALE = 3600.0  # seconds; an older unfinished build belongs to no running process
+_DESCRIPTIONS = "*.json"  # of a built set
 _PLANS = "plans"  # items for Beam's workers, in the unfinished set
 _FINGERPRINT = "fingerprint.json"
 _CONTENTS = "contents.json"
@@ -61,6 +71,7 @@ class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def __init__(self, source: CaptionSet, *, data_dir: str | os.PathLike[str]):
         self.name, self.source = source.name, source  # type: ignore[misc]
+        _check_descriptions(Path(data_dir, source.name, source.inputs, str(self.VERSION)))
         config = source.inputs and tfds.core.BuilderConfig(name=source.inputs, description=source.description)
         with _quiet():
             super().__init__(data_dir=data_dir, config=config or None)
@@ -136,6 +147,10 @@ class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super()._download_and_prepare(*arguments, **options)
         _write_fingerprint(Path(self.data_dir))  # still the temporary folder
 
+    def _post_download_and_prepare_hook(self) -> None:
+        """Adds the checksums of the descriptions; called by tfds when the set has its name."""
+        write_checksums(Path(self.data_dir), _DESCRIPTIONS)
+
 
 def _keyed_example(
     item: Sequence[Any], *, folder: str, frames: int, feature: Callable[[str], np.ndarray] | None
@@ -169,7 +184,7 @@ def _read_picture(picture: str | ShardOffset, folder: str, frames: int) -> Pictu
 
 
 def prepare(stored: StoredSet, *, beam_runner: str = "", beam_options: Sequence[str] = ()) -> None:
-    """Builds the set if it is not built yet.
+    """Builds the set if it is not built yet; one process at a time, others wait for it.
 
     Args:
       stored: the set.
@@ -177,23 +192,37 @@ def prepare(stored: StoredSet, *, beam_runner: str = "", beam_options: Sequence[
       beam_options: of the runner, such as "project=mine".
 
     Raises:
-      UserError: an input is missing or wrong, or Beam is not installed or does not know the runner.
+      UserError: an input is missing or wrong, the disk is full, or Beam is not installed or does not know the runner.
     """
     target = Path(stored.data_dir)
-    if _is_built(target):
-        return
+    if not _is_built(target):
+        with exclusive(target.with_name(f".{target.name}.lock")):
+            if not _is_built(target):  # by another process meanwhile
+                for folder in target.parent.glob(f"incomplete.*_{target.name}"):  # of a killed process
+                    shutil.rmtree(folder, ignore_errors=True)
+                _build(stored, beam_runner, beam_options)
+    if not stored.info.splits:  # built by another process since it was opened
+        with _quiet():
+            stored.info.read_from_directory(stored.data_dir)
+
+
+def _build(stored: StoredSet, beam_runner: str, beam_options: Sequence[str]) -> None:
     lazy_tensorflow.tensorflow()
     lazy_tensorflow.tensorflow_datasets()
-    remove_stale(target.parent, f"incomplete.*_{target.name}", seconds=_STALE)
     config = tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False)
     if beam_runner:
         config = dataclasses.replace(config, **beam.beam_of(beam_runner, beam_options)._asdict())
     try:
         with _quiet():
             stored.download_and_prepare(file_format="tfrecord", download_config=config)
-    except OSError:
-        if not _is_built(target):  # else another process finished the same set first
+    except Exception as error:
+        if not (reason := no_room(error)):
             raise
+        raise UserError(
+            f"the data set {stored.data_dir} cannot be written ({reason}); "
+            "free disk space, or set config.data.dir to a folder on a larger disk",
+            id="no-disk-space",
+        ) from error
 
 
 def read_captions(stored: StoredSet, split: str) -> tuple[list[Caption], int]:
@@ -213,7 +242,7 @@ def read_captions(stored: StoredSet, split: str) -> tuple[list[Caption], int]:
         picture = str((picture_root(stored) / path).resolve()) if path else ""
         for cells in zip(captions["language"], captions["text"], captions["origin"], strict=True):
             language, text, origin = (cell.decode() for cell in cells)
-            rows.append(Caption(image, language, text, split, origin, concept, group, picture))
+            rows.append(Caption(image, canonical(language), text, split, origin, concept, group, picture))
     return rows, frames
 
 
@@ -253,13 +282,13 @@ def content_hashes(stored: StoredSet) -> dict[str, str]:
       UserError: the built set is damaged.
     """
     file, records = Path(stored.data_dir, _CONTENTS), records_hash(stored)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(file.read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, UserError, ValueError, KeyError, TypeError):
+        known = read_checked_json(file, fix="it is computed again")
         if known["records"] == records:
             return {split: str(known[split]) for split in SPLITS}
     found = {split: _content_hash(read_pictures(stored, split)) for split in SPLITS}
     with contextlib.suppress(OSError):  # the folder may be read-only
-        write_text(file, json.dumps({"records": records} | found))
+        write_checked(file, json.dumps({"records": records} | found))
     return found
 
 
@@ -277,8 +306,8 @@ def records_hash(stored: StoredSet) -> str:
     """A hash of the records of a built set, from its fingerprint.json; computed once for sets that have none yet."""
     folder = Path(stored.data_dir)
     try:
-        return json.loads((folder / _FINGERPRINT).read_text(encoding="utf-8"))["records"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return parse_json(read_checked(folder / _FINGERPRINT, fix="it is computed again"))["records"]
+    except (OSError, UserError, ValueError, KeyError, TypeError):
         return _write_fingerprint(folder)
 
 
@@ -288,12 +317,24 @@ def _write_fingerprint(folder: Path) -> str:
         with path.open("rb") as file:
             records.update(hashlib.file_digest(file, "sha256").hexdigest().encode())
     with contextlib.suppress(OSError):  # the folder may be read-only
-        write_text(folder / _FINGERPRINT, json.dumps({"records": records.hexdigest()}))
+        write_checked(folder / _FINGERPRINT, json.dumps({"records": records.hexdigest()}))
     return records.hexdigest()
 
 
 def _is_built(folder: Path) -> bool:
     return (folder / "dataset_info.json").exists()
+
+
+def _check_descriptions(folder: Path) -> None:
+    """Compares the descriptions of a built set with their checksums; its records have checksums of their own."""
+    names = ("dataset_info.json", "features.json") if _is_built(folder) else ()
+    if names and not has_checksums(folder):
+        return add_checksums(folder, _DESCRIPTIONS)
+    for path in (folder / name for name in names):
+        try:
+            read_checked(path, fix=f"delete {folder}, and it is built again")
+        except OSError as error:
+            raise UserError(f"the built set {folder} is damaged ({error}); delete it, and it is built again") from error
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ def embed_corpus(
             queries[language] = Queries([corpus.caption_text[row] for row in rows], vectors, corpus.caption_image[rows])
             if fused and language != source:
                 translated[language] = embedder.text(student, corpus.text, corpus.translations_of(language, source))
-    return Embedded(corpus, embedder.pictures(student, corpus), queries, translated)
+    return Embedded(corpus, embedder.images(student, corpus), queries, translated)
 
 
 def check_translations(corpus: Corpus, config: ConfigDict) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.json_file import parse_json
 from cl2cm_jax.models.pretrained import read_npz
 from cl2cm_jax.runtime.atomic import replacing
 
 GALLERY_FILE = "gallery.npz"
+_MOST_TEXTS = 5_000_000  # ids, captions and paths; commas in captions count too
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def load_gallery(path: Path) -> Gallery:
     """
     arrays = read_npz(path)
     try:
-        texts = json.loads(arrays["texts"].tobytes())
+        texts = parse_json(arrays["texts"].tobytes(), values=_MOST_TEXTS)
         columns = {name: tuple(texts[name]) for name in ("ids", "captions", "paths")}
         if not all(
             isinstance(text, str) for text in (texts["weights"], *(t for column in columns.values() for t in column))
@@ -96,7 +98,7 @@ def load_gallery(path: Path) -> Gallery:
         if root:
             columns["paths"] = tuple(os.path.join(root, inside) for inside in columns["paths"])
         return Gallery(embeddings=embeddings, weights=texts["weights"], root=root, **columns)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)})") from error
 
 

@@ -12,11 +12,14 @@ from typing import Any, TypedDict
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import DIRECTIONS, RECALL_AT
 from cl2cm_jax.evaluation.table import RULE, Table
-from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.runtime.checksums import read_checked, read_checked_json, write_checked
 
 Metrics = Mapping[str, float]  # metric name -> value, as `retrieval.metrics` names them
 PerLanguage = Mapping[str, Metrics]
 
+RESULTS_FILE, MARKDOWN_FILE = "results.json", "results.md"
+_AGAIN = "write it again with --mode=evaluate"
+ENOUGH_IMAGES = 50  # of a split: with fewer, a hit more or less is 2 points and more
 SHORT_DIRECTION = {"text_to_vision": "t2v", "vision_to_text": "v2t"}
 SHOWN = {f"{d}/R@{k}": f"{SHORT_DIRECTION[d]} R@{k}" for d in DIRECTIONS for k in RECALL_AT} | {"SumR": "SumR"}
 RANKS = {"median_rank": "MedR", "mean_rank": "MeanR", "mAP": "mAP"}
@@ -53,7 +56,7 @@ class Protocol:
 
     def as_dict(self) -> dict[str, Any]:
         """The protocol for results.json."""
-        return asdict(self) | {"line": self.line}
+        return asdict(self) | {"line": self.line, "notes": _small_note(self)}
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ def language_table(
         if summary["language_gap"] is not None:
             notes.append(f"language gap ({source} SumR - mean target SumR): {summary['language_gap']:.1f}")
         notes += _weakest_note(per_language, targets, of="targets")
+    notes += _small_note(protocol)
     return Table(title, ("language", *shown.values()), (*rows, RULE, mean), (*notes, protocol.line))
 
 
@@ -131,7 +135,19 @@ def group_table(group: Group, *, title: str, shown: Mapping[str, str] = SHOWN) -
     """One row per language, without a mean, and the group's protocol. `shown`: metric -> column name."""
     rows = tuple(_row(language, metrics, shown) for language, metrics in group.per_language.items())
     notes = _weakest_note(group.per_language, group.per_language, of="languages") if "SumR" in shown else []
+    notes += _small_note(group.protocol)
     return Table(title, ("language", *shown.values()), rows, (*notes, group.protocol.line))
+
+
+def _small_note(protocol: Protocol) -> list[str]:
+    """That the numbers of few images say little, as one more hit changes them by points."""
+    if protocol.images >= ENOUGH_IMAGES or not protocol.images:
+        return []
+    count = "only 1 image" if protocol.images == 1 else f"only {protocol.images} images"
+    return [
+        f"{count}: one more hit is {100 / protocol.images:.1f} points of a recall, and differences of a few hits are "
+        f"chance; evaluate on {ENOUGH_IMAGES} images or more"
+    ]
 
 
 def _row(name: str, metrics: Metrics, shown: Mapping[str, str]) -> tuple[str, ...]:
@@ -194,6 +210,13 @@ def markdown_report(results: Results) -> str:
 
 def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
     """Writes results.md, then results.json into `directory`, atomically; returns (json, md) paths."""
+    path = directory / MARKDOWN_FILE
+    write_checked(path, markdown_report(results))
+    return write_results_json(directory, results), path  # last: a workdir with results.json is a finished one
+
+
+def write_results_json(directory: Path, results: Results) -> Path:
+    """Writes results.json alone."""
     content = {
         "protocol": results.protocol.as_dict(),
         "test": results.test,
@@ -207,22 +230,26 @@ def write_results(directory: Path, results: Results) -> tuple[Path, Path]:
         "config": results.config,
         "seconds": results.seconds,
     }
-    paths = directory / "results.json", directory / "results.md"
-    write_text(paths[1], markdown_report(results))
-    write_text(paths[0], to_json(content))  # last: a workdir with results.json is a finished one
-    return paths
+    path = directory / RESULTS_FILE
+    write_checked(path, to_json(content))
+    return path
+
+
+def read_report(directory: Path) -> str:
+    """The text of results.md; raises UserError if it was changed."""
+    return read_checked(directory / MARKDOWN_FILE, fix=_AGAIN).decode("utf-8", errors="replace")
 
 
 def read_results(directory: Path) -> Results:
     """Reads the results.json of `write_results`; raises UserError if there is none, or it is damaged."""
-    path = directory / "results.json"
+    path = directory / RESULTS_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_checked_json(path, fix=_AGAIN)
         groups = {
             name: Group(group["test"], _read_protocol(group["protocol"])) for name, group in content["groups"].items()
         }
         config = content["config"]
-        return Results(
+        results = Results(
             source=config["data.source"],
             targets=tuple(config["data.targets"]),
             protocol=_read_protocol(content["protocol"]),
@@ -230,14 +257,14 @@ def read_results(directory: Path) -> Results:
             evaluators=content.get("evaluators", {}),
             **{name: content[name] for name in ("test", "validation", "config", "seconds")},
         )
+        markdown_report(results)  # a value of another type is found here, and not where a table is printed
+        return results
     except FileNotFoundError as error:
         raise UserError(
             f"--workdir={directory} holds no results.json; finish its training, with the command that started it"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); write it again with --mode=evaluate"
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); {_AGAIN}") from error
 
 
 def _read_protocol(content: Mapping[str, Any]) -> Protocol:

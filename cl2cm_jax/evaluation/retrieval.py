@@ -7,7 +7,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.maths import ranking
+from cl2cm_jax.models.pretrained import read_npz
 from cl2cm_jax.runtime.atomic import replacing
 
 CaptionsPerImage = Literal["all", "first"]
@@ -114,10 +116,13 @@ def save_ranks(path: Path, languages: dict[str, Ranks]) -> None:
 
 
 def load_ranks(path: Path) -> dict[str, Ranks]:
-    """Reads a file of `save_ranks`."""
-    with np.load(path, allow_pickle=False) as arrays:
-        languages = dict.fromkeys(name.split("/")[0] for name in arrays.files)
+    """Reads a file of `save_ranks`; raises UserError if it is missing or damaged."""
+    arrays = read_npz(path)
+    languages = dict.fromkeys(name.split("/")[0] for name in arrays)
+    try:
         return {
             language: Ranks(**{field: arrays[f"{language}/{field}"] for field in Ranks._fields})
             for language in languages
         }
+    except KeyError as error:
+        raise UserError(f"{path} is damaged, without {error}; write it again with --mode=evaluate") from error

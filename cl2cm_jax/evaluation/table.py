@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cl2cm_jax.terminal import printable
+
 RULE: tuple[str, ...] = ()  # a row that is a horizontal line in plain text, and left out in Markdown
 
 
@@ -12,7 +14,7 @@ RULE: tuple[str, ...] = ()  # a row that is a horizontal line in plain text, and
 class Table:
     """A title, column names, rows of equal length (or `RULE`) and notes.
 
-    The first column and those in `words` are left-aligned, the others are numbers.
+    The first column and those in `words` are left-aligned, the others are numbers. Control characters are escaped.
     """
 
     title: str
@@ -20,6 +22,11 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shown = {name: tuple(map(printable, getattr(self, name))) for name in ("columns", "notes", "words")}
+        rows = tuple(tuple(map(printable, row)) for row in self.rows)
+        self.__dict__.update(shown, rows=rows, title=printable(self.title))  # frozen
 
     def text(self) -> str:
         """Plain text."""

@@ -7,7 +7,6 @@ cl2cm export push --bundle=bundle --repo=org/name [--private] [--yes]
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
+from cl2cm_jax.terminal import log_to_stderr
 
 PROGRAM = "cl2cm export"
 EPILOG = f"To upload the folder to the Hugging Face hub, see {PROGRAM} push --help."
@@ -54,7 +54,7 @@ def _parse_push(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes or uploads a bundle."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing here needs an accelerator
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if hasattr(options, "push"):

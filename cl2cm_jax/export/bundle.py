@@ -12,8 +12,8 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import flatten, student_first, vision_first
-from cl2cm_jax.errors import UserError
-from cl2cm_jax.evaluation.report import Results, read_results, write_results
+from cl2cm_jax.errors import UserError, no_room
+from cl2cm_jax.evaluation.report import Results, read_results, write_results_json
 from cl2cm_jax.export import licences
 from cl2cm_jax.export.card import Facts, card
 from cl2cm_jax.export.render import check_installed
@@ -111,6 +111,13 @@ def write_bundle(trained: Trained, out: Path, *, licence: str = "", additions: S
         try:
             manifest = _fill(temporary, trained, name=out.resolve().name, licence=licence, additions=additions)
             _put(temporary, out)
+        except Exception as error:
+            if not (reason := no_room(error)):
+                raise
+            raise UserError(
+                f"--out={out} cannot be written ({reason}); free disk space, or name another place",
+                id="no-disk-space",
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return manifest
@@ -148,8 +155,7 @@ def _fill(folder: Path, trained: Trained, *, name: str, licence: str, additions:
     shape = feature_shape(config, trained.student, trained.text)
     manifest = write_manifest(folder, config, shape, [file for file in folder.rglob("*") if file.is_file()])
     results = replace(trained.results, config=public_config(trained.results.config))
-    write_results(folder, results)
-    (folder / "results.md").unlink()  # the card has its tables
+    write_results_json(folder, results)  # the card has its tables
     credits = licences.backbone_credits(config)
     licences.write_licences(folder, config, credits)
     parts = Parts(folder)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import not_installed
 from cl2cm_jax.export.towers import Tower, check_agrees
 
 FOLDER = "onnx"
@@ -35,7 +35,7 @@ def check_installed() -> None:
         _converter()
         import onnxruntime  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(f"--onnx: package {error.name} is not installed; run: {_NEEDED}") from error
+        raise not_installed(error.name, run=_NEEDED, needed_for="--onnx") from error
 
 
 def write_onnx(folder: Path, tower: Tower, example: dict[str, np.ndarray]) -> float:

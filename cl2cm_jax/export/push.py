@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, not_installed
 from cl2cm_jax.trained.bundle_layout import CARD, MANIFEST, read_manifest
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -56,7 +56,7 @@ def _upload(bundle: Path, files: list[Path], *, repo: str, revision: str, privat
     try:
         from huggingface_hub import CommitOperationAdd, HfApi
     except ImportError as error:
-        raise UserError("package huggingface_hub is not installed; run: pip install huggingface_hub") from error
+        raise not_installed("huggingface_hub") from error
     api = HfApi()
     operations = [CommitOperationAdd(file.relative_to(bundle).as_posix(), str(file)) for file in files]
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import not_installed
 
 
 def check_installed() -> None:
@@ -13,7 +13,7 @@ def check_installed() -> None:
         import huggingface_hub  # noqa: F401
         import jinja2  # noqa: F401
     except ImportError as error:
-        raise UserError(f"package {error.name} is not installed; run: pip install jinja2 huggingface_hub") from error
+        raise not_installed(error.name, run="pip install jinja2 huggingface_hub") from error
 
 
 def render(template: str, **values: Any) -> str:

@@ -20,6 +20,7 @@ from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.features.cache import all_corpora
 from cl2cm_jax.runtime.command_line import PLACE, Arguments, split_flags
 from cl2cm_jax.runtime.start import start_jax
+from cl2cm_jax.terminal import log_to_stderr
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -34,9 +35,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Computes missing features and prints their sizes."""
     start = time.perf_counter()
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
-    for noisy in ("absl", "jax"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_stderr(level=logging.INFO, format="%(message)s")
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     config = read(options.config, overrides)
     start_jax(Path(config.data.dir))

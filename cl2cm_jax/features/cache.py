@@ -6,6 +6,7 @@ makes a new one, and an unchanged run reads it at once. An interrupted computati
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -29,18 +30,23 @@ from cl2cm_jax.data.captions import SPLITS, Caption, by_image
 from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
 from cl2cm_jax.data.media.clips import decode_clip
 from cl2cm_jax.data.media.images import decode
+from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.features import reuse
+from cl2cm_jax.features.caption_counts import CAPTION_COUNTS, CaptionCounts, count_captions, lost_captions
 from cl2cm_jax.features.encoders import CAPTIONS, ImageEncoder, TextEncoder, text_encoder
 from cl2cm_jax.models.backbone import VisionBackbone
 from cl2cm_jax.models.configured import check_trained_backbones, configured_text, configured_vision, fingerprint
 from cl2cm_jax.models.networks import FeatureShape
-from cl2cm_jax.runtime.atomic import remove_stale
+from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.runtime.checksums import add_checksums, has_checksums, verify_checksums, write_checksums
 from cl2cm_jax.runtime.storage import OnDisk, exclusive
 
 if TYPE_CHECKING:
     from cl2cm_jax.data.stored_sets import Picture, StoredSet
 
 FORMAT = 4  # raise it when the files in a cache folder change
+DECODING = 2  # of pictures into pixels; raise it when they change
 VISION = "vision"  # the job of filling arrays with the features of pictures
 _ABANDONED = 7 * 86400.0  # seconds after which unfinished features are removed
 
@@ -96,13 +102,15 @@ def all_corpora(config: ConfigDict) -> Corpora:
     stored = sets.stored_set(config.data)
     prepare(stored, beam_runner=config.data.beam_runner, beam_options=config.data.beam_options)
     languages = {split: languages_of(config, split) for split in SPLITS}
-    folder = Path(config.data.dir, "features", _key(config, stored, languages["test"]))
+    folder = _folder(config, stored, languages["test"])
     if not (folder / "done.json").exists():
         logging.info("features: the frozen backbones run once over %s; later runs read %s", config.data.name, folder)
         _compute(config, stored, languages, folder)
         logging.info("features: computed in %.1f s", time.perf_counter() - start)
     else:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
+    for line in lost_captions(folder, max_tokens=config.text.max_tokens, backbone=config.text.backbone):
+        logging.warning("%s", line)
     root, contents = picture_root(stored), content_hashes(stored)
     return Corpora(*(_in_place(corpus, root, contents[corpus.name]) for corpus in read_cache(folder, languages)))
 
@@ -151,17 +159,28 @@ def concepts(config: ConfigDict, splits: Sequence[str] = SPLITS) -> dict[str, li
     return {split: [own[0].concept for own in by_image(rows).values()] for split, rows in captions.items()}
 
 
-def _key(config: ConfigDict, stored: StoredSet, languages: tuple[str, ...]) -> str:
-    """A hash of everything that the features depend on."""
+def _folder(config: ConfigDict, stored: StoredSet, languages: tuple[str, ...]) -> Path:
+    """Where the features are; those made before large pictures were decoded smaller (`DECODING`) stay valid."""
+    before, now = (
+        Path(config.data.dir, "features", _key(config, stored, languages, decoding=decoding))
+        for decoding in (1, DECODING)
+    )
+    return before if (before / "done.json").exists() else now
+
+
+def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...], *, decoding: int) -> str:
+    """A hash of everything that the features depend on; without a set, of the encoders alone."""
     from cl2cm_jax.data.stored_sets import records_hash
 
     t, v = config.text, config.vision
     weights = [fingerprint("text", t.backbone, t.path or None)]
     if has_vision_backbone(config):  # precomputed features are in the records
         weights.append(fingerprint("vision", v.backbone, v.path or None))
-    inputs = [FORMAT, records_hash(stored), weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
+    records = stored and records_hash(stored)
+    inputs = [FORMAT, records, weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
     inputs += [t.prefix] if t.prefix else []  # caches made before it stay valid
+    inputs += [["decoding", decoding]] if decoding > 1 and has_vision_backbone(config) else []
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
@@ -169,26 +188,33 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     """Runs the backbones over all splits and keeps their outputs."""
     from cl2cm_jax.data.stored_sets import picture_root, read_captions, read_pictures
 
-    encode_text = text_encoder(config, configured_text(config))
+    encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
+    earlier = reuse.earlier(folder.parent, encoders, read=read_splits)
+    encode_text = text_encoder(config, configured_text(config), known=earlier.captions)
     encode_pictures, limit = _picture_encoder(config)
+    is_encoded = has_vision_backbone(config) and vision_first(config) is None
     read = {split: read_captions(stored, split) for split in SPLITS}
     for split in SPLITS:  # a missing language is found before any picture is encoded
         check_languages(read[split][0], split, languages[split])
 
-    def write(split: str, place: Path) -> None:
+    def write(split: str, place: Path) -> CaptionCounts:
         captions, frames = read[split]
         rows = [_relative(row, picture_root(stored)) for row in captions]
+        digests = [reuse.digest(picture.files) for picture in read_pictures(stored, split)] if is_encoded else []
 
         def from_image(start: int) -> Iterator[np.ndarray]:
-            return encode_pictures(itertools.islice(read_pictures(stored, split), start, None))
+            pictures = itertools.islice(read_pictures(stored, split), start, None)
+            return reuse.picture_features(pictures, digests[start:], earlier.pictures, encode_pictures)
 
-        write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
+        if is_encoded:
+            reuse.save_digests(place, digests)
+        return write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
 
-    write_cache(folder, write, about={"languages": languages})
+    write_cache(folder, write, about={"languages": languages, "encoders": encoders})
 
 
 def write_cache(
-    folder: Path, write: Callable[[str, Path], None], *, about: dict[str, Any], splits: Sequence[str] = SPLITS
+    folder: Path, write: Callable[[str, Path], CaptionCounts], *, about: dict[str, Any], splits: Sequence[str] = SPLITS
 ) -> None:
     """Writes the splits into a temporary folder and renames it; one process at a time.
 
@@ -196,21 +222,31 @@ def write_cache(
 
     Args:
       folder: the cache.
-      write: (split, its folder) writes one split, with `write_split`.
-      about: kept in done.json, which marks the cache as complete.
+      write: (split, its folder) writes one split, with `write_split`, and returns its counts.
+      about: kept with the counts in done.json, which marks the cache as complete.
       splits: those that it holds.
     """
-    remove_stale(folder.parent, ".*.partial", seconds=_ABANDONED)
     with exclusive(folder.with_name(f".{folder.name}.lock")):
         if (folder / "done.json").exists():
             return  # another process made it meanwhile
         temporary = folder.with_name(f".{folder.name}.partial")
+        _remove_abandoned(path for path in folder.parent.glob(".*.partial") if path != temporary)
+        counts = {}
         for split in splits:
-            write(split, temporary / split)
+            counts[split] = write(split, temporary / split)._asdict()
             os.utime(temporary)  # not abandoned
-        (temporary / "done.json").write_text(json.dumps(about))
+        write_text(temporary / "done.json", json.dumps(about | {CAPTION_COUNTS: counts}))
+        write_checksums(temporary)
         shutil.rmtree(folder, ignore_errors=True)  # remains of one that was deleted or copied in part
         temporary.rename(folder)
+
+
+def _remove_abandoned(unfinished: Iterable[Path]) -> None:
+    """Removes unfinished features that are old and that no process is computing, whatever the clock says."""
+    for folder in unfinished:
+        if time.time() - folder.stat().st_mtime > _ABANDONED:
+            with contextlib.suppress(UserError), exclusive(folder.with_suffix(".lock"), busy=f"{folder} is in use"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_cache(folder: Path, languages: dict[str, tuple[str, ...]]) -> Corpora:
@@ -226,10 +262,15 @@ def read_cache(folder: Path, languages: dict[str, tuple[str, ...]]) -> Corpora:
 def read_splits(folder: Path, languages: dict[str, tuple[str, ...]]) -> dict[str, Corpus]:
     """As `read_cache`, of a cache that holds the splits that `languages` names.
 
+    Every file is read once and compared with its checksum; those that are mapped are then in the system's cache.
+
     Raises:
       UserError: it is damaged.
     """
+    if not has_checksums(folder):
+        add_checksums(folder)
     try:
+        verify_checksums(folder)
         return {split: _read_split(folder / split, split, languages[split]) for split in languages}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -251,8 +292,10 @@ class VisionFeatures(NamedTuple):
 
 def write_split(
     folder: Path, rows: Iterable[Caption], languages: tuple[str, ...], vision: VisionFeatures, encode_text: TextEncoder
-) -> None:
+) -> CaptionCounts:
     """Writes one split: arrays as .npy, so that they can be memory-mapped, and the rest as JSON; resumes.
+
+    Returns what the text backbone does not read.
 
     Args:
       folder: of the split.
@@ -274,7 +317,9 @@ def write_split(
         logging.info("features: %s, %s: %s of %s", folder.name, job, f"{count:,}", f"{total[job]:,}")
 
     space = OnDisk(folder, on_progress=on_progress)
-    text = encode_text([row.caption for _, _, row in captions], space)
+    texts = [row.caption for _, _, row in captions]
+    tokens = encode_text.tokens(texts)
+    text = encode_text(texts, space, tokens=tokens)
     _write_vision(space, vision, len(images))
     ragged = {"words": text.words} | ({} if text.states is None else {"states": text.states})
     parts = {"offsets": "_offsets", "is_word": "_real"}
@@ -294,7 +339,9 @@ def write_split(
         "caption_text": [row.caption for _, _, row in captions],
         "caption_origin": [row.origin for _, _, row in captions],
     }
-    (folder / "table.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
+    write_text(folder / "table.json", json.dumps(table, ensure_ascii=False))
+    others = [row.language for own in images.values() for row in own if row.language not in languages]
+    return count_captions([row.language for _, _, row in captions], encode_text.losses(texts, tokens), left_out=others)
 
 
 def _write_vision(space: OnDisk, vision: VisionFeatures, count: int) -> None:
@@ -324,9 +371,10 @@ def _picture_encoder(config: ConfigDict) -> tuple[Callable[[Iterable[Picture]], 
         return lambda pictures: (picture.feature for picture in pictures if picture.feature is not None), 0
     encode = ImageEncoder(vision, pool=config.vision.pool)
     if frames > 1:
-        clips = partial(decode_clip, limit=frames)
+        clips = partial(decode_clip, limit=frames, enough=encode.enough)
         return lambda pictures: encode.clips(clips(p.files) for p in pictures), frames * encode.frames
-    return lambda pictures: encode.each(decode(p.image) for p in pictures if p.image is not None), encode.frames
+    read = partial(decode, enough=encode.enough)
+    return lambda pictures: encode.each(ahead(read, (p.image for p in pictures if p.image is not None))), encode.frames
 
 
 def _hash(picture: Picture, weights: str) -> np.ndarray:

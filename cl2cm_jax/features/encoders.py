@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +19,7 @@ from cl2cm_jax.config import cut_layer, reads_frozen
 from cl2cm_jax.data.corpus import CaptionFeatures, Ragged
 from cl2cm_jax.data.media.images import scaled
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.features.reuse import Row, copied
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.tokenizers import TokenBatch, prepared
@@ -23,13 +27,20 @@ from cl2cm_jax.models.trained_layers import check_text_layers
 from cl2cm_jax.parallel.sharding import spread
 from cl2cm_jax.runtime.storage import InMemory
 
+MARGIN = 2  # decoded to twice the needed size, a picture differs by a grey level or so once it is resized
 TEXT_BATCH = 64  # captions per device; small batches of similar length stay in a CPU's caches
 CAPTIONS = "captions"  # the job of filling arrays with their features
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
 
 
 class ImageEncoder:
-    """A vision backbone over pictures, on all devices of this process; compiled once, called as often as needed."""
+    """A vision backbone over pictures, on all devices of this process; compiled once, called as often as needed.
+
+    Attributes:
+      frames: of the features of a picture.
+      batch: pictures that the devices compute at a time.
+      enough: pixels of a picture's shorter side that are enough, see `images.decode`.
+    """
 
     def __init__(self, backbone: VisionBackbone, *, pool: str):
         self._backbone, self._prepare = backbone, backbone.preprocess
@@ -37,6 +48,7 @@ class ImageEncoder:
         self.frames, self._dim = (backbone.frames, backbone.dim) if tokens else (1, backbone.pooled)
         self._spread = spread(backbone.batch_size)
         self.batch = self._spread.rows
+        self.enough = MARGIN * (self._prepare.shorter_side or self._prepare.image_size)
         self._params = self._spread.whole(backbone.params)
 
         def forward(params: Params, batch: jax.Array) -> jax.Array:
@@ -45,6 +57,17 @@ class ImageEncoder:
 
         self._forward = jax.jit(forward)
 
+    def _compile(self) -> None:
+        with contextlib.suppress(Exception):  # raised again where it is used
+            self._compiled  # noqa: B018
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[[Params, jax.Array], jax.Array]:
+        """The function of the backbone's own parameters, see `_forward`."""
+        p, size = self._prepare, self._prepare.image_size
+        pixels = p(np.zeros((self._spread.rows, size, size, 3), np.uint8))
+        return self._forward.lower(self._params, self._spread.split(pixels)).compile()
+
     def __call__(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> np.ndarray:
         """Maps uint8 pictures (H, W, 3) of any sizes to features (n, F, d) float32; `params` replace the backbone's."""
         rows = list(self.each(images, params=params))
@@ -52,13 +75,19 @@ class ImageEncoder:
 
     def each(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> Iterator[np.ndarray]:
         """The features (F, d) of each picture, as above; pictures are read lazily."""
-        params = self._params if params is None else self._spread.whole(params)
-        p = self._prepare
+        p, given = self._prepare, None if params is None else self._spread.whole(params)
+        compiling = threading.Thread(target=self._compile)
+        if given is None:
+            compiling.start()  # while the first pictures are read
         pictures = (scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter) for image in images)
-        computing: Sequence[jax.Array] = ()  # a batch, while the pictures of the next are read
+        computing: Sequence[jax.Array] | jax.Array = ()  # a batch, while the pictures of the next are read
         while waiting := list(itertools.islice(pictures, self._spread.rows)):
             filled = np.stack(waiting + waiting[-1:] * (self._spread.rows - len(waiting)))
-            features = self._forward(params, self._spread.split(p(filled)))[: len(waiting)]
+            batch = self._spread.split(p(filled))
+            if given is None:
+                compiling.join()
+            output = self._compiled(self._params, batch) if given is None else self._forward(given, batch)
+            features = output[: len(waiting)]
             yield from np.asarray(computing)
             computing = features
         yield from np.asarray(computing)
@@ -88,6 +117,18 @@ class ImageEncoder:
         return np.concatenate(frames) if frames else np.zeros((0, self._dim), np.float32)
 
 
+class TextLosses(NamedTuple):
+    """What a text encoder does not read of m texts.
+
+    Attributes:
+      is_cut: (m,) bool, longer than `max_tokens`.
+      unknown: (m,) float, share of the word pieces that are unknown to the tokenizer; 0 where it has no such piece.
+    """
+
+    is_cut: np.ndarray
+    unknown: np.ndarray
+
+
 class TextEncoder:
     """A text backbone behind its tokenizer, on all devices of this process; called as often as needed.
 
@@ -98,6 +139,7 @@ class TextEncoder:
       frozen: whether the frozen backbone's words and sentences are used.
       lowercase: removes case and accents.
       prefix: of every caption; its pieces are words of it.
+      known: captions of which a batch is copied, if it holds no others; of the same backbone and options.
 
     Raises:
       UserError: the backbone takes no captions of that length.
@@ -112,6 +154,7 @@ class TextEncoder:
         frozen: bool = True,
         lowercase: bool = False,
         prefix: str = "",
+        known: Mapping[str, Row] | None = None,
     ):
         if backbone.max_tokens is not None and max_tokens > backbone.max_tokens:
             raise UserError(
@@ -119,6 +162,9 @@ class TextEncoder:
             )
         self._dim, self._first, self._frozen = backbone.dim, first, frozen
         self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
+        self._known = known or {}
+        self.max_tokens = max_tokens
+        self._longer = functools.cache(functools.partial(backbone.tokenizer, max_tokens=max_tokens + 1))
         self._tokenize = backbone.tokenizer(max_tokens=max_tokens)
         self._spread = spread(TEXT_BATCH)
         whole = self._spread.whole
@@ -130,7 +176,24 @@ class TextEncoder:
             rest = (backbone.tunable.tail, above)
         self._rest = functools.partial(jax.jit(rest[0]), whole(rest[1])) if frozen else None
 
-    def __call__(self, texts: Sequence[str], space: InMemory | None = None) -> CaptionFeatures:
+    def tokens(self, texts: Sequence[str]) -> TokenBatch:
+        """The token ids of texts, as the backbone gets them."""
+        return self._tokenize([self._prepared(text) for text in texts])
+
+    def losses(self, texts: Sequence[str], tokens: TokenBatch) -> TextLosses:
+        """What the encoder does not read of m texts, of which `tokens` are the ids."""
+        is_cut, full = np.zeros(len(texts), bool), np.flatnonzero(tokens.mask.sum(1) >= self.max_tokens)
+        if len(full):  # others are whole
+            longer = self._longer()([self._prepared(texts[row]) for row in full.tolist()])
+            is_cut[full] = longer.mask.sum(1) > self.max_tokens
+        unknown: int | None = getattr(self._tokenize, "unknown", None)
+        is_unknown = np.zeros_like(tokens.mask) if unknown is None else (tokens.ids == unknown) & tokens.mask
+        pieces = np.maximum(tokens.mask.sum(1) - 2, 1)  # without the special tokens
+        return TextLosses(is_cut, is_unknown.sum(1) / pieces)
+
+    def __call__(
+        self, texts: Sequence[str], space: InMemory | None = None, *, tokens: TokenBatch | None = None
+    ) -> CaptionFeatures:
         """Maps m texts to sentences (m, dt) float32, words float16, and states float16 (ids int32) if requested.
 
         Words include special tokens if there are states, so that both have one layout.
@@ -138,15 +201,17 @@ class TextEncoder:
         Args:
           texts: m of them.
           space: storage of the arrays and of the progress; None keeps them in memory.
+          tokens: their ids, if they are known.
         """
         space = InMemory() if space is None else space
-        tokens = self._tokenize([self._prepared(text) for text in texts])
+        tokens = self.tokens(texts) if tokens is None else tokens
         lengths = tokens.mask.sum(1)
         out, order = self._arrays(space, lengths), np.argsort(lengths, kind="stable")
         rows_a_batch = self._spread.rows
         for start in range(space.done(CAPTIONS), len(order), rows_a_batch):
             rows = order[start : start + rows_a_batch]
-            self._fill(out, rows, TokenBatch(*(x[rows] for x in tokens)))
+            if not copied(out, rows, texts, self._known):
+                self._fill(out, rows, TokenBatch(*(x[rows] for x in tokens)))
             space.reached(CAPTIONS, min(start + rows_a_batch, len(order)))
         return out
 
@@ -202,8 +267,8 @@ def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:
     return out
 
 
-def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
-    """The encoder of the inputs of the configured networks.
+def text_encoder(config: ConfigDict, backbone: TextBackbone, *, known: Mapping[str, Row] | None = None) -> TextEncoder:
+    """The encoder of the inputs of the configured networks; `known` captions are copied.
 
     Raises:
       UserError: the backbone lacks the layers that the configuration names, or is limited to shorter captions.
@@ -216,6 +281,7 @@ def text_encoder(config: ConfigDict, backbone: TextBackbone) -> TextEncoder:
         frozen=reads_frozen(config),
         lowercase=config.text.lowercase,
         prefix=config.text.prefix,
+        known=known,
     )
 
 

@@ -12,6 +12,7 @@ from cl2cm_jax.errors import UserError
 
 # Far above every published model, and far below what exhausts memory.
 MAX_LAYERS, MAX_WIDTH, MAX_VOCABULARY, MAX_PIXELS = 1_000, 1_000_000, 10_000_000, 10_000
+MAX_HEADS = 64  # of attention: their scores take memory of which the weights say nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Entries:
 
     def width_and_heads(self) -> tuple[int, int]:
         """hidden_size and num_attention_heads, by which the first is divisible."""
-        hidden, heads = self.whole("hidden_size"), self.whole("num_attention_heads")
+        hidden, heads = self.whole("hidden_size"), self.whole("num_attention_heads", maximum=MAX_HEADS)
         if hidden % heads:
             why = f"is not divisible by num_attention_heads={heads}; correct one, or get a fresh copy"
             raise self._refused("hidden_size", hidden, why)

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from cl2cm_jax import json_file
 from cl2cm_jax.errors import UserError, one_line
-from cl2cm_jax.models.pretrained import check_names, check_shapes, known_hash
+from cl2cm_jax.models.pretrained import check_names, check_shapes, check_tensors, known_hash
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -81,8 +82,8 @@ def _download(hub_id: str, *, field: str, files: Sequence[str]) -> Path:
 def read_json(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     """Reads a JSON object of the folder; raises UserError if the file is missing or damaged."""
     try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # the last: nested too deeply
+        content = json_file.read_json(folder / name, strict=False)  # other programs write infinite limits
+    except (OSError, ValueError) as error:
         raise UserError(f"model folder {folder}: {name} cannot be read ({error}); get a fresh copy") from error
     if not isinstance(content, dict):
         raise UserError(f"model folder {folder}: {name} must be a JSON object; get a fresh copy")
@@ -169,9 +170,11 @@ def _floats(array: jax.Array, *, name: str, folder: Path) -> np.ndarray:
 def _opened(folder: Path) -> Iterator[Any]:
     for file in _weights_files(folder):
         try:
+            with file.open("rb") as opened:
+                check_tensors(opened)
             with safe_open(file, framework="flax") as stored:
                 yield stored
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             raise UserError(
                 f"weights file {file} is no readable safetensors file ({one_line(error)}); get a fresh copy"
             ) from error

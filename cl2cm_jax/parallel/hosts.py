@@ -18,10 +18,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cl2cm_jax.errors import EXIT_USER_ERROR, UserError, one_line, print_user_error
+from cl2cm_jax.interrupts import EXIT_INTERRUPTED
 
 HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as lost
 EXIT_LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed again
-EXIT_INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
 SHUTDOWN_SECONDS = 5.0  # that a process with an error waits for the others, which may have it too
 _MESSAGE_BYTES = 4096  # of a message to all processes
 # how the runtime reports that another process has ended
@@ -148,8 +148,11 @@ def fail_together() -> Iterator[None]:
             os._exit(EXIT_LOST)  # the runtime would wait for minutes
         if print_user_error(error):
             _exit(EXIT_USER_ERROR)
+        if isinstance(error, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr, flush=True)
+            _exit(EXIT_INTERRUPTED)
         traceback.print_exception(error)
-        _exit(EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
+        _exit(1)
 
 
 def _exit(code: int) -> NoReturn:
@@ -165,6 +168,7 @@ def _exit(code: int) -> NoReturn:
 
 
 def _initialize(**arguments: Any) -> None:
+    _connect_directly(str(arguments.get("coordinator_address", "")).rpartition(":")[0])
     # jax's own service would catch SIGTERM and ignore it until `runtime.preemption` takes over
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -173,6 +177,13 @@ def _initialize(**arguments: Any) -> None:
         raise UserError(
             f"could not join the other processes ({one_line(error)}); give all one coordinator", id="joining-processes"
         ) from error
+
+
+def _connect_directly(host: str) -> None:
+    """Keeps gRPC from the proxy of the environment (http_proxy) for this machine and for `host`."""
+    names = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
+    given = next((value for name in names if (value := os.environ.get(name))), "")
+    os.environ["no_grpc_proxy"] = ",".join(filter(None, [given, "localhost", "127.0.0.1", "::1", host.strip("[]")]))
 
 
 def _launched_together() -> bool:

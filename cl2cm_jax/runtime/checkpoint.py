@@ -27,7 +27,7 @@ from orbax.checkpoint import v1 as ocp
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.sharding import path_name
-from cl2cm_jax.runtime.checksums import verify_checksums, write_checksums
+from cl2cm_jax.runtime.checksums import LIST_NAME, add_checksums, has_checksums, verify_checksums, write_checksums
 
 Which = int | Literal["latest", "best"]
 T = TypeVar("T")
@@ -228,8 +228,14 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str:
         """Damage of a checkpoint's files that is found without reading its arrays; "" if there is none."""
+        folder = self.directory / str(step)
         try:
-            verify_checksums(self.directory / str(step))
+            if has_checksums(folder):
+                verify_checksums(folder)
+            elif any(map(has_checksums, self.directory.iterdir())):
+                return f"{LIST_NAME} is missing"  # deleted, or the process was killed before it wrote it
+            else:
+                add_checksums(folder)
         except Exception as error:
             return _reason(error) or type(error).__name__
         return ""
@@ -311,8 +317,9 @@ def _complete(response: ocp.AsyncResponse[None], folder: Path) -> None:
     if hosts.is_host_zero():
         try:
             write_checksums(folder)
-        except OSError as error:  # the checkpoint itself is complete
-            logging.warning("checkpoint %s has no checksums (%s)", folder, error)
+        except OSError:  # a checkpoint without checksums is not read
+            _delete(folder)
+            raise
 
 
 def _delete(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 import os
 import socket
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.runtime.atomic import naming, replacing
 
 _FIRST_COLUMNS = ("step", "time")
 
@@ -32,9 +33,11 @@ class MetricWriter:
         root.mkdir(parents=True, exist_ok=True)
         self._jsonl, self._csv = root / "metrics.jsonl", root / "metrics.csv"
         rows = read_rows(self._jsonl)
+        self._columns = _columns(rows)
+        self._compare_csv(rows)
         if resume_step is not None:
             rows = [row for row in rows if row["step"] <= resume_step]
-        self._columns = list(dict.fromkeys([*_FIRST_COLUMNS, *(name for row in rows for name in row)]))
+        self._columns = _columns(rows)
         _replace(self._jsonl, (_json_line(row) for row in rows))
         self._rewrite_csv(rows)
         self._events = _EventFile(root / "tensorboard", resume_step=resume_step)
@@ -59,9 +62,21 @@ class MetricWriter:
             _append(self._csv, _csv_line(row.get(name, "") for name in self._columns))
         self._events.add(row["step"], row["time"], scalars)
 
+    def _csv_rows(self, rows: list[dict[str, Any]]) -> list[str]:
+        return [_csv_line(row.get(name, "") for name in self._columns) for row in rows]
+
     def _rewrite_csv(self, rows: list[dict[str, Any]]) -> None:
-        lines = (_csv_line(row.get(name, "") for name in self._columns) for row in rows)
-        _replace(self._csv, [_csv_line(self._columns), *lines])
+        _replace(self._csv, [_csv_line(self._columns), *self._csv_rows(rows)])
+
+    def _compare_csv(self, rows: list[dict[str, Any]]) -> None:
+        """Warns where the two files differ: one of them is damaged. A kill may have left out the last row of either."""
+        text = self._csv.read_text(encoding="utf-8", errors="replace") if self._csv.exists() else ""
+        header, *lines = text.removesuffix("\n").split("\n")
+        wanted = self._csv_rows(rows)
+        pairs = zip(wanted[:-1], lines, strict=False)  # without the columns that came later:
+        is_same = all(one.rstrip(",\n") == other.rstrip(",") for one, other in pairs)
+        if not is_same or len(lines) > len(wanted) or not _csv_line(self._columns).startswith(header):
+            logging.warning("%s and %s differ: one is damaged, and the first is kept", self._jsonl, self._csv.name)
 
 
 class _EventFile:
@@ -108,6 +123,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The columns of metrics.csv, in the order in which they came."""
+    return list(dict.fromkeys([*_FIRST_COLUMNS, *(name for row in rows for name in row)]))
+
+
 def _json_line(row: Mapping[str, Any]) -> str:
     return json.dumps(row) + "\n"
 
@@ -119,7 +139,7 @@ def _csv_line(cells: Iterable[Any]) -> str:
 
 
 def _append(path: Path, line: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(line)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_received: list[int] = []  # signals that asked this process to stop, since the last `Preemption` began
 
 
 class Preemption:
@@ -27,6 +29,7 @@ class Preemption:
 
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():
+            _received.clear()
             self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
@@ -36,8 +39,27 @@ class Preemption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        _received.append(number)
         # the default handlers, not the previous ones: a second signal ends the process
         _install({signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler})
+
+
+def exit_stopped(resume: str, *, default: int = signal.SIGTERM) -> NoReturn:
+    """Ends a command that a signal stopped after it has saved; the exit code is what a shell reports of that signal.
+
+    Args:
+      resume: the command that resumes, which is printed; "" where another process prints it.
+      default: the signal if this process received none, as when another process of the run did.
+    """
+    if resume:
+        print(f"stopped and saved; resume with: {resume}")
+    sys.exit(128 + (_received.pop() if _received else default))
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal handler that makes any signal act like Ctrl-C."""
+    _received.append(number)
+    raise KeyboardInterrupt
 
 
 def _install(handlers: dict[signal.Signals, Any]) -> None:

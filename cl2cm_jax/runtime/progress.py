@@ -9,6 +9,8 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from cl2cm_jax.terminal import printable_lines
+
 
 class _Report:
     """A bar if `stream` (stderr by default) is a terminal, else lines."""
@@ -33,6 +35,7 @@ class _Report:
 
     def note(self, text: str) -> None:
         """Prints a line (a table, a saved checkpoint) without breaking the bar."""
+        text = printable_lines(text)
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
         else:

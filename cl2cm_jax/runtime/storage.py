@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -102,18 +103,18 @@ class OnDisk(InMemory):
 
 def _new(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An array of zeros with its disk space allocated, so that a full disk is an error now and not a SIGBUS later."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    if array.nbytes and hasattr(os, "posix_fallocate"):
-        try:
+    try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if array.nbytes and hasattr(os, "posix_fallocate"):
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            path.unlink()
-            raise UserError(
-                f"{path.parent} has no room for {path.name}, {array.nbytes / 1e9:.1f} GB ({error.strerror}); "
-                "free some, or set config.data.dir to a folder on a larger disk",
-                id="no-disk-space",
-            ) from error
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"{path.parent} has no room for {path.name}, {math.prod(shape) * dtype.itemsize / 1e9:.1f} GB "
+            f"({error.strerror}); free some, or set config.data.dir to a folder on a larger disk",
+            id="no-disk-space",
+        ) from error
     return array
 
 

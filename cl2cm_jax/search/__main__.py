@@ -6,14 +6,14 @@ cl2cm search --model=runs/emoji "ein roter Apfel" "犬" --top=5 [--json] [--imag
 from __future__ import annotations
 
 import argparse
-import logging
 import time
 from collections.abc import Sequence
 
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.search.folder import add_images_option, load_with_gallery
-from cl2cm_jax.search.query import add_query_options, given_queries, print_answers, search
+from cl2cm_jax.search.query import add_query_options, given_queries, print_answers, search, warn_of_unread
+from cl2cm_jax.terminal import log_to_stderr
 
 EPILOG = """\
 --json prints one JSON list with one object per query, in the order given:
@@ -34,10 +34,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the answers to the queries of the command line."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     options = parse(arguments)
     queries = given_queries(options)
     model, gallery = load_with_gallery(options.model, options.images)
+    warn_of_unread(model.encoder, queries)
     start = time.perf_counter()
     answers = search(queries, gallery, model.encoder, top=options.top)
     seconds = time.perf_counter() - start

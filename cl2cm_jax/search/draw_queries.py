@@ -9,16 +9,17 @@ query) and remark (shown below the language, after "trained" or "not trained").
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cl2cm_jax.data.readers.caption_file import Columns, read_csv
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.evaluation.picture import Found, QueryRow, draw_retrieval
+from cl2cm_jax.languages import canonical
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option, positive
 from cl2cm_jax.search.folder import add_images_option, load_with_gallery
 from cl2cm_jax.search.query import Answer, check_queries, search
+from cl2cm_jax.terminal import log_to_stderr
 from cl2cm_jax.training.workdir import read_config
 
 COLUMNS = Columns(required=("language", "query"), optional=("meaning", "remark"))
@@ -57,7 +58,7 @@ def query_rows(
     rows = []
     for row, answer in zip(queries, answers, strict=True):
         found = tuple(Found(result.rank, result.path or None, result.id, False) for result in answer.results)
-        trained = "trained" if row["language"] in languages else "not trained"
+        trained = "trained" if canonical(row["language"]) in languages else "not trained"
         remark = ", ".join(filter(None, (trained, row.get("remark", ""))))
         rows.append(QueryRow(answer.query, row["language"], row.get("meaning", ""), found, remark=remark))
     return rows
@@ -65,7 +66,7 @@ def query_rows(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Searches, draws, and prints the path of the picture."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     options = parse(arguments)
     queries = read_queries(options.queries)
     model, gallery = load_with_gallery(options.model, options.images)

@@ -7,18 +7,19 @@ import datetime
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.json_file import MOST_OF_A_RECORD, parse_json
+from cl2cm_jax.languages import canonical, is_code, spellings
 
 Captions = Mapping[str, tuple[str, ...]]  # by language
 
 LAST = "\U0010ffff"  # sorts behind any continuation of a path
 DAY = 24 * 60 * 60  # seconds
 _DATE = re.compile(r"[0-9]{4}(-[0-9]{2}){0,2}")
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Entry:
 
     def caption(self, *languages: str) -> tuple[str, str]:
         """(language, caption) in the first of `languages` that has one, else in any; ("", "") if there is none."""
-        for language in (*languages, *self.captions):
+        for language in (*map(canonical, languages), *self.captions):
             if self.captions.get(language):
                 return language, self.captions[language][0]
         return "", ""
@@ -58,13 +59,13 @@ def id_of(path: str) -> str:
 class Filters:
     """Conditions on the pictures to be found; empty ones do not restrict."""
 
-    language: str = ""  # the picture has a caption in it
+    language: str = ""  # the picture has a caption in it; any form of its code
     path: str = ""  # the picture's path begins with it
     since: int | None = None  # its date is at or after this, in seconds since 1970
     until: int | None = None  # its date is before this
 
     def __post_init__(self) -> None:
-        if self.language and not _LANGUAGE.fullmatch(self.language):
+        if self.language and not is_code(self.language):
             raise UserError(f"language={self.language[:40]!r} is not a language code; write e.g. de or zh-TW")
         if any("\ud800" <= char <= "\udfff" or char < " " for char in self.path):
             raise UserError(
@@ -74,11 +75,9 @@ class Filters:
     def expression(self) -> str:
         """The filter expression for Milvus, "" for no restriction; user input is quoted and escaped."""
         terms = []
-        language, first, last = (
-            json.dumps(one, ensure_ascii=False) for one in (self.language, self.path, self.path + LAST)
-        )
-        if self.language:
-            terms.append(f"ARRAY_CONTAINS(languages, {language})")
+        first, last = (json.dumps(one, ensure_ascii=False) for one in (self.path, self.path + LAST))
+        if self.language:  # an index of an earlier version has codes as they were written
+            terms.append(f"ARRAY_CONTAINS_ANY(languages, {json.dumps(spellings(self.language))})")
         if self.path:  # a range, since `like` would treat % and _ as wildcards
             terms.append(f"path >= {first} and path < {last}")
         if self.since is not None:
@@ -90,11 +89,19 @@ class Filters:
     def admits(self, entry: Entry) -> bool:
         """Whether an entry meets the conditions."""
         return (
-            (not self.language or self.language in entry.captions)
+            (not self.language or canonical(self.language) in entry.captions)
             and entry.path.startswith(self.path)
             and (self.since is None or entry.date >= self.since)
             and (self.until is None or entry.date < self.until)
         )
+
+
+def without_captions(language: str, languages: Sequence[str]) -> str:
+    """A line that says that an index with captions in `languages` has none in `language`; "" if it has."""
+    if not language or canonical(language) in languages:
+        return ""
+    there = f"captions in {', '.join(languages)}" if languages else "no captions; give it some with --captions"
+    return f"no picture has a caption in {canonical(language)!r}; the index has {there}"
 
 
 def day(text: str, *, name: str, after: bool = False) -> int | None:
@@ -139,9 +146,12 @@ def _size(content: object) -> int:
 def captions_from_text(text: str) -> Captions:
     """Reads the output of `captions_to_text`; damaged text gives no captions."""
     try:
-        found: Any = json.loads(text or "{}")
-        captions = {str(language): tuple(map(str, texts)) for language, texts in found.items()}
+        found: Any = parse_json(text or "{}", values=MOST_OF_A_RECORD, strict=False)
+        captions: dict[str, tuple[str, ...]] = {}
+        for language, texts in found.items():
+            code = canonical(str(language))
+            captions[code] = captions.get(code, ()) + tuple(map(str, texts))
         json.dumps(captions, ensure_ascii=False).encode()  # raises on a lone surrogate
         return captions
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (ValueError, AttributeError, TypeError):
         return {}

@@ -19,6 +19,7 @@ import numpy as np
 import cl2cm_jax
 from cl2cm_jax.data.media.clips import decode_clip, is_clip, taken_files
 from cl2cm_jax.data.media.images import SUFFIXES, ImageError
+from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import Gallery, load_gallery, save_gallery, training_gallery
 from cl2cm_jax.models.hub_folder import is_hub_id
@@ -158,7 +159,7 @@ def _grouped(folder: Path, pictures: Sequence[Path], *, frames: int) -> dict[Pat
 def embed(
     encoder: Encoder, clips: Mapping[Key, Sequence[bytes | Path]], unread: dict[Key, str]
 ) -> dict[Key, np.ndarray]:
-    """Encodes pictures and clips, given the files of each, which are decoded one after the other.
+    """Encodes pictures and clips, given the files of each: pictures are decoded in threads, clips frame by frame.
 
     Returns the vectors (D,) float32 of all that can be read; `unread` gets the reason for each of the others.
 
@@ -168,13 +169,17 @@ def embed(
 
     def frames(key: Key, files: Sequence[bytes | Path]) -> Iterator[np.ndarray]:
         try:
-            yield from decode_clip(files, limit=encoder.frames)
+            limits = {"limit": encoder.frames, "enough": encoder.enough, "max_pixels": encoder.max_pixels}
+            yield from decode_clip(files, **limits)
         except ImageError as error:
             unread[key] = str(error)
 
     if not clips:
         return {}
-    vectors = encoder.images(frames(key, files) for key, files in clips.items())
+    pictures = (frames(key, files) for key, files in clips.items())
+    if encoder.frames == 1:
+        pictures = ahead(lambda clip: list(frames(*clip)), clips.items())
+    vectors = encoder.images(pictures)
     made = {key: vector for key, vector in zip(clips, vectors, strict=True) if key not in unread}
     if not all(np.isfinite(vector).all() for vector in made.values()):
         raise UserError("the model's vectors are not finite; train it again, or give another --model")

@@ -21,16 +21,25 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 import cl2cm_jax
+from cl2cm_jax.data.media.images import MAX_PIXELS
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.runtime.command_line import PLACE, Arguments, add_model_option
 from cl2cm_jax.runtime.progress import CountReport
-from cl2cm_jax.search.entry import Filters, Found, day
+from cl2cm_jax.search.entry import Filters, Found, day, without_captions
 from cl2cm_jax.search.folder import own_gallery
 from cl2cm_jax.search.incremental import Outcome, from_gallery, is_drawn, read_captions, root_of, update
-from cl2cm_jax.search.query import add_query_options, answer, given_queries, print_answers
+from cl2cm_jax.search.query import (
+    add_query_options,
+    answer,
+    encode_queries,
+    given_queries,
+    print_answers,
+    warn_of_unread,
+)
 from cl2cm_jax.search.recall import QUERIES, TOP, recall
 from cl2cm_jax.search.stores.milvus import MAX_RESULTS, Manifest, Store, is_local
 from cl2cm_jax.search.vector_files import read_manifest, read_vectors, write_vectors
+from cl2cm_jax.terminal import log_to_stderr
 from cl2cm_jax.trained.model import TrainedModel
 from cl2cm_jax.training.workdir import read_config
 
@@ -60,7 +69,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the verb of the command line."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     options.run(options)
 
@@ -91,6 +100,8 @@ def _build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="pictures; default: those of the training run")
     parser.add_argument("--captions", type=Path, metavar="FILE", help="CSV, TSV or JSONL: image, language, caption")
     parser.add_argument("--moved", action="store_true", help="the folder was renamed or moved; keep its vectors")
+    help = "skip pictures of more pixels, and JPEGs of four times as many (default: %(default)s)"
+    parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, metavar="N", help=help)
     parser.add_argument("--recall", action="store_true", help=f"measure recall even above {CHECKED:,} pictures")
 
 
@@ -102,6 +113,8 @@ def _build(options: argparse.Namespace) -> None:
         raise UserError("--captions needs --images; the pictures of the training run have their own captions")
     if images is not None and not images.is_dir():
         raise UserError(f"--images={images}: no such folder; give a folder of pictures")
+    if options.max_pixels < 1:
+        raise UserError(f"--max_pixels={options.max_pixels} must be 1 or more")
     captions = read_captions(options.captions, images) if options.captions else None
     gallery, data, root = None, None, str((images or Path()).resolve())
     if images is None:
@@ -118,7 +131,8 @@ def _build(options: argparse.Namespace) -> None:
         else:
             assert images is not None
             with CountReport("embedded") as report:
-                outcome = update(store, model.encoder, images, captions=captions, on_progress=report)
+                encoder = replace(model.encoder, max_pixels=options.max_pixels)
+                outcome = update(store, encoder, images, captions=captions, on_progress=report)
         _print(store, outcome, seconds=time.perf_counter() - start, measure=options.recall)
 
 
@@ -192,10 +206,13 @@ def _search(options: argparse.Namespace) -> None:
         assert store.manifest is not None
         model = cl2cm_jax.load(options.model)
         store.manifest.check(weights=model.weights, model=model.name, uri=store.uri)
-        vectors = model.encoder.text(queries)
+        warn_of_unread(model.encoder, queries)
+        vectors = encode_queries(model.encoder, queries)
         start = time.perf_counter()
         found = store.search(vectors, top=options.top, filters=filters)
         seconds, count, root = time.perf_counter() - start, len(store), store.manifest.images
+        if options.language and not any(found) and (notice := without_captions(options.language, store.languages())):
+            logging.warning("%s", notice)
 
     def shown(one: Found) -> tuple[float, str, str, str]:
         caption = one.entry.caption(options.language, model.languages[0])[1]

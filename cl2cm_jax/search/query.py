@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, shortened
 from cl2cm_jax.evaluation.gallery import Gallery
 from cl2cm_jax.maths.ranking import top as best_items
+from cl2cm_jax.terminal import json_text, printable, styled_output
+from cl2cm_jax.texts import prepared_query, visible
 from cl2cm_jax.trained.encoder import Encoder
 
+log = logging.getLogger(__name__)
+_SHOWN = 5  # notices
 FILE_WIDTH = 10_000  # columns of a table that goes to a file or a pipe: as wide as it needs
 
 
@@ -57,7 +62,7 @@ def search(queries: Sequence[str], gallery: Gallery, encoder: Encoder, *, top: i
     """
     check_queries(queries)
     check_top(top)
-    vectors = encoder.text(queries)
+    vectors = encode_queries(encoder, queries)
     gallery.check(weights=encoder.weights, dim=vectors.shape[1])
     scores, rows = best_items(vectors, gallery.embeddings, min(top, len(gallery)))
     answers = []
@@ -67,6 +72,25 @@ def search(queries: Sequence[str], gallery: Gallery, encoder: Encoder, *, top: i
     return answers
 
 
+def encode_queries(encoder: Encoder, queries: Sequence[str]) -> np.ndarray:
+    """The vectors (N, D) float32 of N queries, prepared as `prepared_query` does: every search encodes queries here."""
+    return encoder.text([prepared_query(query) for query in queries])
+
+
+def query_notice(encoder: Encoder, query: str) -> str:
+    """What of a query is not read, in one line; "" if it is read as a whole."""
+    return encoder.notice(prepared_query(query))
+
+
+def warn_of_unread(encoder: Encoder, queries: Sequence[str]) -> None:
+    """Logs what of the queries is not read: a line for each of the first few, and the number of the others."""
+    notices = [(query, notice) for query in queries if (notice := query_notice(encoder, query))]
+    for query, notice in notices[:_SHOWN]:
+        log.warning("query %r: %s", shortened(query, limit=60), notice)
+    if len(notices) > _SHOWN:
+        log.warning("%d more queries are not read as a whole", len(notices) - _SHOWN)
+
+
 def check_queries(queries: Sequence[str]) -> None:
     """Raises a UserError if there is no query, or one is empty or not Unicode text."""
     if not queries:
@@ -74,7 +98,7 @@ def check_queries(queries: Sequence[str]) -> None:
             'no query given; write one or more, as in "a red apple", or - to read lines from standard input'
         )
     for number, query in enumerate(queries, start=1):
-        if not query.strip():
+        if not visible(query):
             raise UserError(f"query {number} is empty; describe the picture in words")
         if any("\ud800" <= char <= "\udfff" for char in query):
             raise UserError(f"query {number} is not valid UTF-8; set the terminal's encoding to UTF-8")
@@ -114,12 +138,13 @@ def standard_input() -> list[str]:
 
 def print_answers(answers: Sequence[Answer], *, as_json: bool, pictures: int, seconds: float) -> None:
     """Prints one JSON list, or one table per query and a summary; UTF-8 whatever the terminal's encoding."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    output = styled_output()
+    if isinstance(output, io.TextIOWrapper):
+        output.reconfigure(encoding="utf-8", errors="backslashreplace")
     if as_json:
-        print(json.dumps([asdict(one) for one in answers], ensure_ascii=False))
+        print(json_text([asdict(one) for one in answers]))
         return
-    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
+    console = Console(file=output, width=None if output.isatty() else FILE_WIDTH, highlight=False)
     for one in answers:
         console.print(_table(one))
     print(f"{len(answers)} quer{'y' if len(answers) == 1 else 'ies'} over {pictures:,} pictures: {seconds:.2f} s")
@@ -128,13 +153,13 @@ def print_answers(answers: Sequence[Answer], *, as_json: bool, pictures: int, se
 def _table(answer: Answer) -> Table:
     """The caption column is left out where no result has a caption."""
     has_captions = any(result.caption for result in answer.results)
-    table = Table(title=Text(answer.query, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=Text(printable(answer.query), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     if has_captions:
         table.add_column("caption", overflow="fold")
     table.add_column("picture", overflow="fold")
     for result in answer.results:
-        caption = [Text(result.caption)] if has_captions else []
-        table.add_row(str(result.rank), f"{result.score:.3f}", *caption, Text(result.path or result.id))
+        caption = [Text(printable(result.caption))] if has_captions else []
+        table.add_row(str(result.rank), f"{result.score:.3f}", *caption, Text(printable(result.path or result.id)))
     return table

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -19,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cl2cm_jax
-from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.errors import UserError, exit_cleanly, not_installed
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.search.index_command import add_index_options, open_store
+from cl2cm_jax.terminal import log_to_stderr
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -78,8 +78,9 @@ def application(options: argparse.Namespace, token: str) -> ASGIApp:
     from cl2cm_jax.serve.app import create_app
     from cl2cm_jax.serve.language import detector
     from cl2cm_jax.serve.limits import Limits
-    from cl2cm_jax.serve.pictures import Pictures
+    from cl2cm_jax.serve.pictures import Pictures, cache_folder
     from cl2cm_jax.serve.service import Service
+    from cl2cm_jax.serve.workers import Workers
 
     if options.images is not None and not options.images.is_dir():
         raise UserError(f"--images={options.images}: no such folder; give the folder of the pictures")
@@ -92,17 +93,27 @@ def application(options: argparse.Namespace, token: str) -> ASGIApp:
         with CountReport("read") as report:
             index = memory.load(store, on_progress=report)
         store.close()  # so that the index can be updated while it is served
-    root = str(options.images.resolve()) if options.images else store.manifest.images
+    root = str(options.images.resolve()) if options.images else _indexed_folder(store.manifest.images)
     hosts = frozenset() if token else frozenset({*LOOPBACK_NAMES, options.host.lower()})
     limits = Limits(hosts=hosts, token=token, per_minute=options.requests_per_minute)
-    service = Service(index, model, detector(model.languages))
+    workers = Workers()
+    service = Service(index, model, detector(model.languages), workers)
     service.warm()
-    return create_app(service, Pictures(root), limits)
+    return create_app(service, Pictures(root, workers, kept=cache_folder()), limits)
+
+
+def _indexed_folder(root: str) -> str:
+    """The folder that the index names, which is printed: whoever made the index chose it."""
+    if root and Path(root) == Path(Path(root).anchor):
+        raise UserError(f"--index: its pictures are in {root}, the whole disk; name their folder with --images=DIR")
+    if root:
+        print(f"Shows the pictures in {root}, which the index names; --images=DIR shows those of another folder")
+    return root
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves until it is stopped."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     options, token = parse(arguments), os.environ.get(TOKEN, "")
     check_token(options.host, token)
     try:
@@ -110,18 +121,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         from cl2cm_jax.serve.connection import Connection
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed; in a checkout run: pip install -e '.[serve]'") from error
+        raise not_installed(error.name, run="in a checkout pip install -e '.[serve]'") from error
     listening = _listen(options.host, options.port)  # before loading the model: a port in use is an error at once
     config = uvicorn.Config(
         application(options, token),
         http=Connection,
         ws="none",
         lifespan="off",
+        log_config=None,  # that of log_to_stderr
         log_level="warning",
         access_log=False,  # queries are private
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=256,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=16_384,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, HTTPException, Path, Query, Request, Response
@@ -21,8 +23,12 @@ from cl2cm_jax.search.entry import Entry, Filters, Found, day
 from cl2cm_jax.serve.limits import COOKIE, Guard, Limits, same
 from cl2cm_jax.serve.pictures import LARGE, THUMBNAIL, Pictures
 from cl2cm_jax.serve.service import Service
+from cl2cm_jax.serve.workers import BusyError
+from cl2cm_jax.terminal import json_text
+from cl2cm_jax.texts import visible
 
 MAX_QUERY, MAX_TOP = 500, 100
+DRAWN_AT_ONCE = 8  # pictures; those that are not kept yet wait for a process
 PAGE = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
@@ -45,12 +51,16 @@ class Result(BaseModel):
 
 
 class Answer(BaseModel):
-    """Pictures, best first; `language` is the detected language of the query, "" if unknown."""
+    """Pictures, best first; `language` is the detected language of the query, "" if unknown.
+
+    A `notice` says that the query is not read as a whole, or that no caption is in the language of the filter.
+    """
 
     query: str
     language: str
     milliseconds: float
     results: list[Result]
+    notice: str | None = None
 
 
 class About(BaseModel):
@@ -75,6 +85,14 @@ class ErrorDetail(BaseModel):
     detail: str
 
 
+class PrintableJSON(JSONResponse):
+    """JSON whose control characters are escaped: clients print it to a terminal."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of an answer."""
+        return json_text(content, separators=(",", ":"), allow_nan=False).encode()
+
+
 def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
     """The whole service as an ASGI application."""
     errors: dict[int | str, dict[str, Any]] = {
@@ -87,16 +105,18 @@ def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
         redoc_url=None,
         redirect_slashes=False,  # the redirect would contain the request's Host header
         openapi_url="/api/openapi.json",
+        default_response_class=PrintableJSON,
         responses=errors,
     )
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(UserError, _user_error)
+    api.add_exception_handler(BusyError, _busy)
     _add_search(api, service)
     _add_pictures(api, service, pictures)
     _add_access(api, service, limits)
     for path, (name, kind) in PAGE.items():
         content = (files("cl2cm_jax.serve") / "static" / name).read_bytes()
-        api.add_api_route(path, partial(_file, content, kind), methods=["GET", "HEAD"], include_in_schema=False)
+        api.add_api_route(path, partial(_file, content, kind), include_in_schema=False)
     return Guard(api, limits)
 
 
@@ -118,23 +138,29 @@ Options = Annotated[dict[str, Any], Depends(search_options)]
 def _add_search(api: FastAPI, service: Service) -> None:
     picture = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
 
-    @api.get("/api/search", summary="Search by text in any language")
+    @api.get("/api/search", summary="Search by text in any language", response_model_exclude_none=True)
     def search(q: Annotated[str, Query(min_length=1, max_length=MAX_QUERY)], options: Options) -> Answer:
-        if not q.strip() or any("\ud800" <= char <= "\udfff" for char in q):
+        if not visible(q) or any("\ud800" <= char <= "\udfff" for char in q):
             raise HTTPException(422, "q is empty or not valid Unicode")
         start, language = time.perf_counter(), service.detect(q)
         found = service.by_text(q, **options)
-        return _answer(found, query=q, language=language, start=start, prefer=(language, service.model.languages[0]))
+        answer = _answer(found, query=q, language=language, start=start, prefer=(language, service.model.languages[0]))
+        return answer.model_copy(update={"notice": service.notice(q, options["filters"]) or None})
 
     @api.post(
-        "/api/search/picture", summary="Search by the picture in the body", openapi_extra={"requestBody": picture}
+        "/api/search/picture",
+        summary="Search by the picture in the body",
+        openapi_extra={"requestBody": picture},
+        response_model_exclude_none=True,
     )
     async def search_picture(request: Request, options: Options) -> Answer:
         start, content = time.perf_counter(), await _body(request)
         by_picture = partial(service.by_picture, content, **options)
         return _answer(await asyncio.to_thread(by_picture), start=start, prefer=(service.model.languages[0],))
 
-    @api.get("/api/pictures/{id}/similar", summary="Pictures similar to one of the index")
+    @api.get(
+        "/api/pictures/{id}/similar", summary="Pictures similar to one of the index", response_model_exclude_none=True
+    )
     def similar(id: Id, options: Options) -> Answer:
         start = time.perf_counter()
         found = service.similar(id, **options)
@@ -144,6 +170,8 @@ def _add_search(api: FastAPI, service: Service) -> None:
 
 
 def _add_pictures(api: FastAPI, service: Service, pictures: Pictures) -> None:
+    drawing = ThreadPoolExecutor(DRAWN_AT_ONCE)  # threads of its own, so that no text query waits for pictures
+
     def entry(id: str) -> Entry:
         found = service.index.entry(id)
         if found is None:
@@ -163,12 +191,12 @@ def _add_pictures(api: FastAPI, service: Service, pictures: Pictures) -> None:
         return _result(Found(entry(id), 1.0), (service.model.languages[0],))
 
     @api.get("/api/pictures/{id}/thumbnail", response_class=Response, responses=webp)
-    def thumbnail(id: Id) -> Response:
-        return drawn(id, THUMBNAIL)
+    async def thumbnail(id: Id) -> Response:
+        return await asyncio.get_running_loop().run_in_executor(drawing, drawn, id, THUMBNAIL)
 
     @api.get("/api/pictures/{id}/large", response_class=Response, responses=webp)
-    def large(id: Id) -> Response:
-        return drawn(id, LARGE)
+    async def large(id: Id) -> Response:
+        return await asyncio.get_running_loop().run_in_executor(drawing, drawn, id, LARGE)
 
 
 def _add_access(api: FastAPI, service: Service, limits: Limits) -> None:
@@ -208,9 +236,15 @@ def _result(found: Found, prefer: tuple[str, ...]) -> Result:
         score=round(found.score, 4),
         caption=caption,
         caption_language=language,
-        path=entry.path,
+        path=_shown(entry.path),
         date=entry.date,
     )
+
+
+def _shown(path: str) -> str:
+    """A path inside the folder; of one that is absolute, as imported vectors may have it, only the name."""
+    absolute = PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or path.startswith("\\")
+    return PureWindowsPath(path).name if absolute else path
 
 
 async def _body(request: Request) -> bytes:
@@ -229,6 +263,10 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+
+
+async def _busy(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 503, {"retry-after": "5"})
 
 
 async def _user_error(_: Request, error: Exception) -> JSONResponse:

@@ -1,6 +1,7 @@
-"""uvicorn protocol with read and write timeouts.
+"""uvicorn protocol with read and write timeouts, and bounds on open connections.
 
-uvicorn itself limits the time between requests only, and sends two answers to a request whose body is not valid HTTP.
+uvicorn itself limits the time between requests only, counts connections when their first request is complete, and sends
+two answers to a request whose body is not valid HTTP.
 """
 
 from __future__ import annotations
@@ -11,13 +12,23 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from cl2cm_jax.serve.limits import client_of
+
 HEAD_SECONDS = 10.0  # from connecting, or the previous request's end, to the end of a request's head
 ANSWER_SECONDS = 30.0  # for a client to receive what is buffered of an answer
+CONNECTIONS = 512  # open at the same time, those without a request included
+CONNECTIONS_OF_CLIENT = 128  # the same of one client (or of a reverse proxy), so that others find room
 
 
 class Connection(H11Protocol):
-    """Closes the connection of a client that does not send a complete head, or receive an answer, in time."""
+    """Closes the connection of a client that does not send a complete head, or receive an answer, in time.
 
+    A connection over a bound closes the oldest one that waits for a request; if none does, it is answered with an error
+    and closed itself.
+    """
+
+    client_name = ""
+    opened = 0.0
     _head_timer: asyncio.TimerHandle | None = None
     _answer_timer: asyncio.TimerHandle | None = None
 
@@ -25,6 +36,14 @@ class Connection(H11Protocol):
         """Called by asyncio."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # any buffered byte calls pause_writing
+        self.client_name, self.opened = client_of(self.client[0]) if self.client else "", self.loop.time()
+        crowd = self._crowd()
+        waiting = [one for one in crowd if one._head_timer is not None]
+        if crowd and not waiting:
+            self._refuse()
+            return
+        if waiting:
+            min(waiting, key=lambda one: one.opened).transport.abort()
         self._update_head_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -65,6 +84,19 @@ class Connection(H11Protocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Called by uvicorn on a request for a WebSocket, whose advice to install a library does not apply here."""
+
+    def _crowd(self) -> list[Connection]:
+        """The open connections that are more than a bound, those of this client or all; [] if there is room."""
+        there = [one for one in self.connections if isinstance(one, Connection) and not one.transport.is_closing()]
+        own = [one for one in there if one.client_name == self.client_name]
+        return own if len(own) > CONNECTIONS_OF_CLIENT else there if len(there) > CONNECTIONS else []
+
+    def _refuse(self) -> None:
+        content = b'{"detail":"too many connections; close some, or try again later"}'
+        fields = {"content-type": "application/json", "content-length": len(content), "cache-control": "no-store"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in {**fields, "connection": "close"}.items())
+        self.transport.write(f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + content)
+        self.transport.close()
 
     def _update_head_timer(self) -> None:
         """Runs the timer while the head of a request is expected."""

@@ -29,6 +29,7 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 _ADDRESSES = 10_000  # whose rate is remembered
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # addresses of IPv4 clients behind a translator
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^][:/@\s]+)(:[0-9]+)?")
 
 
@@ -79,7 +80,7 @@ class Guard:
         try:
             async with asyncio.timeout(self._limits.seconds):
                 self._check(scope)
-                await self._app(scope, self._bounded(scope, receive, reply), reply)
+                await self._app(_as_get(scope), self._bounded(scope, receive, reply), reply)
         except Refused as error:
             await reply.refuse(error)
         except TimeoutError:
@@ -152,7 +153,9 @@ class _Reply:
             return
         if message["type"] == "http.response.start":
             self.has_begun = True
-            MutableHeaders(scope=message).update(HEADERS)
+            headers = MutableHeaders(scope=message)
+            headers.update(HEADERS)
+            headers.setdefault("cache-control", "no-store")  # answers show private pictures and queries
         await self._send(message)
 
     async def refuse(self, refused: Refused) -> None:
@@ -171,7 +174,7 @@ class Rate:
 
     def wait(self, address: str, *, cost: int = 1) -> float:
         """Takes `cost` tokens; returns 0 if the request is allowed, else the seconds until one is."""
-        now, address = self._clock(), _network(address)
+        now, address = self._clock(), client_of(address)
         left, since = self._left.pop(address, (self._size, now))
         left = min(self._size, left + (now - since) * self._size / 60)
         allowed = left >= 1
@@ -181,13 +184,27 @@ class Rate:
         return 0.0 if allowed else (1 - left) * 60 / self._size
 
 
-def _network(address: str) -> str:
-    """The /64 network of an IPv6 address, which one client has as a whole; other addresses unchanged."""
+def client_of(address: str) -> str:
+    """What counts as one client: an IPv4 address, also where IPv6 carries it, or a /64 network of IPv6.
+
+    One client has a /64 as a whole, except for link-local addresses, whose /64 is that of all neighbours.
+    """
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    return str(ipaddress.ip_network(f"{parsed}/64", strict=False)) if parsed.version == 6 else address
+    if parsed.version == 4:
+        return str(parsed)
+    if parsed.ipv4_mapped or parsed in _NAT64:
+        return str(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF))
+    if parsed.is_link_local:
+        return str(parsed)
+    return str(ipaddress.ip_network(f"{parsed}/64", strict=False))
+
+
+def _as_get(scope: Scope) -> Scope:
+    """A request without HEAD, which is answered as GET is; the server leaves out the body."""
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
 
 def same(given: str, expected: str) -> bool:

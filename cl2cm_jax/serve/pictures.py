@@ -1,22 +1,37 @@
 """The pictures of an index, re-encoded for the page.
 
 Only the decoded pixels are sent: no EXIF data such as a location, and no file that a browser could interpret otherwise.
+Each is made once: equal requests wait for the first, and the results are kept, in memory and in a folder.
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
+import hashlib
+import logging
+import os
 import threading
-from functools import lru_cache
+from collections import OrderedDict
+from concurrent.futures import Future
 from pathlib import Path
 
-from PIL import Image
-
 from cl2cm_jax.data.media.clips import picture_of
-from cl2cm_jax.data.media.images import MAX_FILE, ImageError, decode
+from cl2cm_jax.data.media.images import MAX_FILE, ImageError
+from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.serve.workers import Workers
 
 THUMBNAIL, LARGE = 480, 1600  # pixels of the longer side
-_CACHED = 1024  # encoded pictures; a thumbnail has about 20 kB
+IN_MEMORY, ON_DISK = 50_000_000, 1_000_000_000  # bytes, limits for the encoded pictures; a thumbnail has about 20 kB
+
+log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path | None:
+    """Where thumbnails are kept between two starts of the service; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl2cm_jax" / "thumbnails"
+    except RuntimeError:
+        return None
 
 
 class Pictures:
@@ -24,12 +39,16 @@ class Pictures:
 
     Args:
       root: the folder; "" if there is none.
+      workers: decode the pictures.
+      kept: the folder where encoded pictures are kept; None keeps them in memory alone.
     """
 
-    def __init__(self, root: str):
+    def __init__(self, root: str, workers: Workers | None = None, *, kept: Path | None = None):
         self._root = Path(root).resolve() if root else None
-        self._decoding = threading.Semaphore(2)  # each decoded picture takes up to 300 MB
-        self._encoded = lru_cache(_CACHED)(self._encode)
+        self._workers = workers or Workers()
+        self._memory, self._disk = MemoryCache(IN_MEMORY), None if kept is None else DiskCache(kept, ON_DISK)
+        self._lock = threading.Lock()
+        self._made: dict[str, Future[bytes]] = {}  # those that are being made
 
     def webp(self, path: str, *, size: int) -> bytes | None:
         """A picture as WebP; None if it does not exist or cannot be read.
@@ -37,10 +56,13 @@ class Pictures:
         Args:
           path: inside the folder; one that leads outside, by ".." or a link, does not exist.
           size: maximum of the longer side, in pixels.
+
+        Raises:
+          BusyError: too many pictures are asked for at once.
         """
         try:
             file = self._file(path)
-            return None if file is None else self._encoded(file, file.stat().st_mtime_ns, size)
+            return None if file is None else self._encoded(file, size) or None
         except (ImageError, OSError, ValueError):
             return None
 
@@ -52,10 +74,107 @@ class Pictures:
             return None
         return place
 
-    def _encode(self, file: Path, _changed: int, size: int) -> bytes:
-        with self._decoding:
-            picture = Image.fromarray(decode(file))
-        picture.thumbnail((size, size))
-        out = io.BytesIO()
-        picture.save(out, "WEBP", quality=82)
-        return out.getvalue()
+    def _encoded(self, file: Path, size: int) -> bytes:
+        """The WebP; b"" if it cannot be read."""
+        about = file.stat()
+        key = hashlib.sha256(repr((str(file), about.st_mtime_ns, about.st_size, size)).encode()).hexdigest()
+        with self._lock:
+            found = self._memory.get(key)
+            if found is not None:
+                return found
+            made = self._made.get(key)
+            is_first = made is None
+            if made is None:
+                made = self._made[key] = Future()
+        if is_first:
+            try:
+                made.set_result(self._make(key, file, size))
+            except BaseException as error:
+                made.set_exception(error)
+                raise
+            finally:
+                with self._lock:
+                    del self._made[key]
+        return made.result()
+
+    def _make(self, key: str, file: Path, size: int) -> bytes:
+        content = self._disk.get(key) if self._disk else None
+        if content is None:
+            try:
+                content = self._workers.webp(file, size=size)
+            except ImageError:  # remembered too, so that a broken picture is tried once
+                content = b""
+            if self._disk and content:
+                self._disk.put(key, content)
+        with self._lock:
+            self._memory.put(key, content)
+        return content
+
+
+class MemoryCache:
+    """Values by key, at most `limit` bytes; of more, those used longest ago are forgotten."""
+
+    def __init__(self, limit: int):
+        self._limit, self._bytes = limit, 0
+        self._values: OrderedDict[str, bytes] = OrderedDict()
+
+    def get(self, key: str) -> bytes | None:
+        """The value, if it is there."""
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keeps a value."""
+        self._bytes += _cost(value) - (_cost(self._values[key]) if key in self._values else 0)
+        self._values[key] = value
+        self._values.move_to_end(key)
+        while self._bytes > self._limit:
+            self._bytes -= _cost(self._values.popitem(last=False)[1])
+
+
+def _cost(value: bytes) -> int:
+    return len(value) + 500  # a key and an entry
+
+
+class DiskCache:
+    """Files by key, at most `limit` bytes; of more, the oldest are removed. A disk that is full costs time alone."""
+
+    def __init__(self, folder: Path, limit: int):
+        self._folder, self._limit, self._lock, self._bytes = folder, limit, threading.Lock(), limit
+        self._has_warned = False
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures of one user
+            self._bytes = sum(file.stat().st_size for file in folder.glob("*.webp"))
+
+    def get(self, key: str) -> bytes | None:
+        """The content of a file, if it is there."""
+        try:
+            return (self._folder / f"{key}.webp").read_bytes() or None
+        except OSError:
+            return None
+
+    def put(self, key: str, value: bytes) -> None:
+        """Writes a file."""
+        try:
+            with replacing(self._folder / f"{key}.webp") as temporary:
+                temporary.write_bytes(value)
+            with self._lock:
+                self._bytes += len(value)
+                if self._bytes > self._limit:
+                    self._bytes = self._shrink()
+        except OSError as error:
+            if not self._has_warned:
+                log.warning("thumbnails are not kept in %s (%s)", self._folder, error.strerror)
+            self._has_warned = True
+
+    def _shrink(self) -> int:
+        """Removes the oldest files until four fifths of the limit are left; returns the bytes that are left."""
+        files = sorted((file.stat().st_mtime_ns, file.stat().st_size, file) for file in self._folder.glob("*.webp"))
+        left = sum(size for _, size, _ in files)
+        for _, size, file in files:
+            if left <= 0.8 * self._limit:
+                break
+            file.unlink(missing_ok=True)
+            left -= size
+        return left

@@ -11,11 +11,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.entry import Filters, Found
+from cl2cm_jax.search.entry import Filters, Found, without_captions
+from cl2cm_jax.search.query import encode_queries, query_notice
 from cl2cm_jax.search.stores.memory import MemoryIndex
 from cl2cm_jax.search.stores.milvus import Store
+from cl2cm_jax.serve.workers import Workers
 from cl2cm_jax.trained.model import TrainedModel
 
 MAX_UPLOAD_PIXELS = 50_000_000
@@ -30,17 +31,25 @@ class Service:
       index: made by `model`.
       model: encodes the queries; called by one thread at a time.
       detect: returns the language of a query.
+      workers: decode the pictures that are searched with.
 
     Attributes:
       caption_languages: languages of the index's captions at the start of the service.
     """
 
-    def __init__(self, index: Store | MemoryIndex, model: TrainedModel, detect: Callable[[str], str]):
+    def __init__(
+        self,
+        index: Store | MemoryIndex,
+        model: TrainedModel,
+        detect: Callable[[str], str],
+        workers: Workers | None = None,
+    ):
         self.index, self.model, self.detect = index, model, detect
         self.caption_languages = index.languages()
-        self._encoding, self._decoding = threading.Lock(), threading.Semaphore(2)
+        self._encoding, self._workers = threading.Lock(), workers or Workers()
         self._waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
         self._text = lru_cache(_CACHED)(self._encode_text)
+        self._unread = lru_cache(_CACHED)(lambda query: query_notice(self.model.encoder, query))
 
     def warm(self) -> None:
         """Compiles the model, so that the first query and the first picture are as fast as later ones."""
@@ -52,15 +61,19 @@ class Service:
         """The best entries for a text."""
         return self.index.search(self._text(query)[None], top=top, filters=filters)[0]
 
+    def notice(self, query: str, filters: Filters) -> str:
+        """What of a query and its filters cannot be answered, in one line; "" if nothing."""
+        return self._unread(query) or without_captions(filters.language, self.caption_languages)
+
     def by_picture(self, content: bytes, *, top: int, filters: Filters) -> list[Found]:
         """The best entries for the bytes of a picture.
 
         Raises:
           ImageError: it is not a picture, damaged, or has more than `MAX_UPLOAD_PIXELS`.
+          BusyError: too many are asked for at once.
           UserError: the model cannot read pictures.
         """
-        with self._decoding:
-            pixels = decode(content, max_pixels=MAX_UPLOAD_PIXELS)
+        pixels = self._workers.pixels(content, max_pixels=MAX_UPLOAD_PIXELS, enough=self.model.encoder.enough)
         with self._encoding:
             vector = self.model.encoder.images([[pixels]])[0]
         if not np.isfinite(vector).all():
@@ -86,7 +99,7 @@ class Service:
 
     def _encode_batch(self, batch: list[tuple[str, Future[np.ndarray]]]) -> None:
         try:
-            vectors = self.model.encoder.text([query for query, _ in batch])
+            vectors = encode_queries(self.model.encoder, [query for query, _ in batch])
         except Exception as error:  # noqa: BLE001  # raised in each waiting thread
             for _, future in batch:
                 future.set_exception(error)

@@ -28,7 +28,7 @@ class Embedder:
       max_words: length of the longest caption.
       length_multiple: captions are padded to a multiple of it; 0: to `max_words`.
       mesh: its devices share a batch, and hold the parameters; None for one device.
-      see: (student, images) -> features (n, F, d), where the student trains layers of the vision backbone.
+      image_features: (student, images) -> features (n, F, d), where the student trains layers of the vision backbone.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Embedder:
         max_words: int,
         length_multiple: int,
         mesh: Mesh | None = None,
-        see: Callable[[Params, Iterable[np.ndarray]], np.ndarray] | None = None,
+        image_features: Callable[[Params, Iterable[np.ndarray]], np.ndarray] | None = None,
     ):
         shards = 1 if mesh is None else batch_shards(mesh)
-        self.batch_size, self._see = -(-batch_size // shards) * shards, see
+        self.batch_size, self._image_features = -(-batch_size // shards) * shards, image_features
         self._put = (lambda batch: batch) if mesh is None else functools.partial(put_batch, mesh=mesh)
         jit = functools.partial(jax.jit, out_shardings=None if mesh is None else replicated(mesh))
         self._with_words = networks.reads_words
@@ -65,17 +65,17 @@ class Embedder:
         parts = [(self._vision(student, *self._put((features[b.rows], mask[b.rows]))), b.is_valid) for b in batches]
         return np.concatenate([np.asarray(vectors)[is_valid] for vectors, is_valid in parts])
 
-    def pictures(self, student: Params, corpus: Corpus) -> np.ndarray:
-        """Student vectors (n, D) of a corpus's images, from their features or, with `see`, from their files.
+    def images(self, student: Params, corpus: Corpus) -> np.ndarray:
+        """Student vectors (n, D) of a corpus's images, from their features or, with `image_features`, from their files.
 
         Raises:
           UserError: a file cannot be read.
         """
-        if self._see is None:
+        if self._image_features is None:
             return self.vision(student, corpus.vision, corpus.vision_mask)
         vectors = []
         for start in range(0, len(corpus.paths), self.batch_size):
-            features = self._see(student, decoded(corpus.paths[start : start + self.batch_size]))
+            features = self._image_features(student, decoded(corpus.paths[start : start + self.batch_size]))
             vectors.append(self.vision(student, features, np.ones(features.shape[:2], bool)))
         return np.concatenate(vectors)
 

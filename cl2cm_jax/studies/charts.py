@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import not_installed
 from cl2cm_jax.evaluation.fonts import font_for
 from cl2cm_jax.runtime.atomic import replacing
 
@@ -23,9 +23,8 @@ def require_matplotlib() -> None:
     try:
         importlib.import_module("matplotlib")
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"package {error.name} is not installed; run: pip install matplotlib, or in a checkout -e '.[studies]'"
-        ) from error
+        run = "pip install matplotlib, or in a checkout -e '.[studies]'"
+        raise not_installed(error.name, run=run) from error
 
 
 def figure(width: float, height: float) -> Any:

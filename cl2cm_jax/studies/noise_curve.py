@@ -108,8 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     charts.require_matplotlib()
     ablation = command.train_missing(arguments, verb="noise-curve", parse=parse)
-    if ablation is None:
-        return
     report(ablation)
     print(f"seconds: {time.perf_counter() - start:.0f}; files: {ablation.workdir}/{', '.join(FILES)}")
 

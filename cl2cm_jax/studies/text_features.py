@@ -17,6 +17,7 @@ from cl2cm_jax.data.captions import SPLITS, Caption, CaptionTable, by_image
 from cl2cm_jax.data.corpus import translation_tag
 from cl2cm_jax.features import cache
 from cl2cm_jax.features.cache import Corpora
+from cl2cm_jax.features.caption_counts import CaptionCounts
 from cl2cm_jax.features.encoders import text_encoder
 from cl2cm_jax.models.configured import configured_text, fingerprint
 
@@ -48,10 +49,10 @@ def cached_text_features(config: ConfigDict, rows: Rows, languages: Sequence[str
     start = time.perf_counter()
     encode = text_encoder(config, configured_text(config))
 
-    def write(split: str, place: Path) -> None:
+    def write(split: str, place: Path) -> CaptionCounts:
         count = len(by_image(rows[split]))
         no_pictures = cache.VisionFeatures(lambda start: iter(np.zeros((count - start, 1, 1), np.float32)), frames=1)
-        cache.write_split(place, rows[split], tuple(languages), no_pictures, encode)
+        return cache.write_split(place, rows[split], tuple(languages), no_pictures, encode)
 
     cache.write_cache(folder, write, about={"languages": tuple(languages)}, splits=list(rows))
     logging.info("features: computed in %.0f s, kept in %s", time.perf_counter() - start, folder)

@@ -18,7 +18,9 @@ from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.configured import text_spec, vision_spec
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.models.pretrained import weights_hash
+from cl2cm_jax.runtime.checksums import read_checked_json, write_checked
 
+_MOST_FILES = 1000  # of a bundle; each is read for its hash
 FORMAT = 1  # raise it when an older version of this package would misread a bundle
 MANIFEST = "cl2cm_config.json"
 HEADS = "cl2cm_heads.safetensors"
@@ -83,7 +85,8 @@ def vision_place(config: ConfigDict) -> str:
 
 def own_modules(config: Mapping[str, Any], fields: Sequence[str] = _BACKBONES) -> list[str]:
     """Backbones of a flattened configuration that are modules outside this package, which a bundle does not hold."""
-    return [f"config.{name}={config[name]!r}" for name in fields if "." in str(config.get(name))]
+    named = {name: value for name in fields if isinstance(value := config.get(name), str)}
+    return [f"config.{name}={value!r}" for name, value in named.items() if "." in value]
 
 
 def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def write_manifest(folder: Path, config: ConfigDict, shape: FeatureShape, files:
     weights = hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
     manifest = Manifest(weights=weights, shape=shape, files=sums, config=public_config(flatten(config)))
     content = {"format": FORMAT, **asdict(manifest), "shape": shape._asdict()}
-    hub_folder.write_json(folder / MANIFEST, content)
+    write_checked(folder / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return manifest
 
 
@@ -121,7 +124,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_checked_json(path, fix="get a fresh copy of the bundle")
         version = content["format"]
         if version != FORMAT:
             raise UserError(
@@ -131,9 +134,11 @@ def read_manifest(folder: Path) -> Manifest:
         names, config = ("weights", "files", "library"), dict(content["config"])
         manifest = Manifest(shape=_shape(content["shape"]), config=config, **{name: content[name] for name in names})
         files = {str(name): str(value) for name, value in manifest.files.items()}
+        if not isinstance(manifest.weights, str) or not isinstance(manifest.library, str):
+            raise ValueError("weights and library are not both text")
     except FileNotFoundError as error:
         raise UserError(f"bundle {folder} has no {MANIFEST}; give a folder written by cl2cm export") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"bundle {folder}: {MANIFEST} cannot be read ({type(error).__name__}: {error}); get a fresh copy"
         ) from error
@@ -169,13 +174,22 @@ def _shape(content: Mapping[str, Any]) -> FeatureShape:
 
 
 def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+    if len(files) > _MOST_FILES:
+        raise UserError(f"bundle {folder}: {MANIFEST} lists {len(files):,} files; use at most {_MOST_FILES:,}")
     if HEADS not in files:
         raise UserError(f"bundle {folder}: {MANIFEST} does not list {HEADS}; get a fresh copy")
     for name, expected in files.items():
         inside = PurePosixPath(name)
-        if inside.is_absolute() or ".." in inside.parts or "\0" in name:
+        if inside.is_absolute() or ".." in inside.parts or "\0" in name or str(inside) != name:  # one name for a file
             raise UserError(f"bundle {folder}: {MANIFEST} lists {name!r}, which is outside; get a fresh copy")
-        if not (folder / inside).is_file():
+        if not _is_file(folder / inside):
             raise UserError(f"bundle {folder} has no {name}, which {MANIFEST} lists; get a fresh copy")
         if weights_hash(folder / inside) != expected:
             raise UserError(f"bundle {folder}: {name} is damaged or changed, by its SHA-256; get a fresh copy")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is longer than the file system takes
+        return False

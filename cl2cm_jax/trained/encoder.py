@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cl2cm_jax.data.media.images import MAX_PIXELS
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -19,6 +21,9 @@ class Encoder:
         weights: identifies the weights and changes with them; vectors of different weights are never compared.
         frames: maximum number of frames of a clip; 1 if it was trained on pictures.
         batch: frames that its devices compute at a time.
+        enough: pixels of a picture's shorter side that `images` makes use of; 0: all. See `images.decode`.
+        max_pixels: larger pictures are refused, see there.
+        notice: what of a text is not read, in one line; "" if it is read as a whole.
     """
 
     text: Callable[[Sequence[str]], np.ndarray]
@@ -26,3 +31,6 @@ class Encoder:
     weights: str
     frames: int = 1
     batch: int = 1
+    enough: int = 0
+    max_pixels: int = MAX_PIXELS
+    notice: Callable[[str], str] = lambda text: ""

@@ -14,7 +14,9 @@ from PIL import Image
 
 from cl2cm_jax.data.media.clips import decode_clip, taken_files
 from cl2cm_jax.data.media.images import as_rgb, decode, frame_places
+from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.languages import canonical
 from cl2cm_jax.maths.similarity import scores
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.trained.bundle import Parts
@@ -64,7 +66,7 @@ class TrainedModel:
         for place, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UserError(f"texts[{place}] is {type(text).__name__}, not a string; give strings")
-        if language is not None and language not in self.languages:
+        if language is not None and canonical(language) not in self.languages:
             raise UserError(
                 f"language={language!r} is not one that the model was trained in ({', '.join(self.languages)}); "
                 "leave it out to encode the texts anyway"
@@ -83,7 +85,9 @@ class TrainedModel:
         if isinstance(images, str | os.PathLike | Image.Image):
             raise UserError("images is one picture; give a list of them")
         images = _as_list("images", images)
-        return self._in_parts(lambda part: self.encoder.images((_pixels(one),) for one in part), images, PICTURES)
+        return self._in_parts(
+            lambda part: self.encoder.images(ahead(lambda one: (self._pixels(one),), part)), images, PICTURES
+        )
 
     def encode_video(self, videos: Iterable[Clip]) -> np.ndarray:
         """Encodes clips, each an animated file, a folder of frames, or a list of pictures.
@@ -122,12 +126,20 @@ class TrainedModel:
 
     def _clip(self, clip: Clip) -> Iterator[np.ndarray]:
         if isinstance(clip, str | os.PathLike):
-            yield from decode_clip(taken_files(clip, limit=self.frames), limit=self.frames)
+            files = taken_files(clip, limit=self.frames)
+            yield from decode_clip(files, limit=self.frames, enough=self.encoder.enough)
             return
         clip = _as_list("a clip", clip)
         if not clip:
             raise UserError("videos: a clip has no frame; leave it out")
-        yield from (_pixels(clip[place]) for place in frame_places(len(clip), self.frames))
+        yield from (self._pixels(clip[place]) for place in frame_places(len(clip), self.frames))
+
+    def _pixels(self, picture: Picture) -> np.ndarray:
+        if isinstance(picture, Image.Image):
+            return as_rgb(picture)
+        if isinstance(picture, str | os.PathLike):
+            return decode(picture, enough=self.encoder.enough)
+        raise UserError(f"a picture is {type(picture).__name__}; give a Pillow image or a path")
 
 
 def _as_list(name: str, items: Iterable[Any]) -> list[Any]:
@@ -135,14 +147,6 @@ def _as_list(name: str, items: Iterable[Any]) -> list[Any]:
     if isinstance(items, set | frozenset | dict) or not isinstance(items, Iterable):
         raise UserError(f"{name} is {type(items).__name__}; give a list")
     return list(items)
-
-
-def _pixels(picture: Picture) -> np.ndarray:
-    if isinstance(picture, Image.Image):
-        return as_rgb(picture)
-    if isinstance(picture, str | os.PathLike):
-        return decode(picture)
-    raise UserError(f"a picture is {type(picture).__name__}; give a Pillow image or a path")
 
 
 def load(path: str | os.PathLike[str], revision: str | None = None) -> TrainedModel:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features.encoders import ImageEncoder, padded_frames, text_encoder
+from cl2cm_jax.features.encoders import ImageEncoder, TextEncoder, padded_frames, text_encoder
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
@@ -21,6 +22,7 @@ from cl2cm_jax.training.identity import as_trained
 from cl2cm_jax.training.workdir import feature_shape, load_student, read_config
 
 BATCH = 16  # queries or pictures per call
+_MANY_UNKNOWN = 1 / 3  # share of the word pieces of a text in a language that the encoder does not know
 
 
 def load_encoder(workdir: Path) -> Encoder:
@@ -77,5 +79,23 @@ def student_encoder(
         features, frames = padded_frames(list(image_features.clips(clips)), minimum=config.data.frames)
         return embedder.vision(student, features, np.arange(features.shape[1]) < frames[:, None])
 
-    batch = image_features.batch if image_features is not None else 1
-    return Encoder(text=texts, images=images, weights=weights, frames=config.data.frames, batch=batch)
+    batch, enough = (1, 0) if image_features is None else (image_features.batch, image_features.enough)
+    return Encoder(
+        text=texts,
+        images=images,
+        weights=weights,
+        frames=config.data.frames,
+        batch=batch,
+        enough=enough,
+        notice=partial(_notice, text_features),
+    )
+
+
+def _notice(encoder: TextEncoder, text: str) -> str:
+    """What of a text is not read, in one line; "" if it is read as a whole."""
+    losses = encoder.losses([text], encoder.tokens([text]))
+    if losses.is_cut[0]:
+        return f"only the first {encoder.max_tokens - 2} word pieces are read; shorten the text"
+    if (share := losses.unknown[0]) >= _MANY_UNKNOWN:
+        return f"the text encoder does not know {share:.0%} of the word pieces, and probably not the language"
+    return ""

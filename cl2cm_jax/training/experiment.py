@@ -207,7 +207,7 @@ def _embedder(
     """Embeds whole corpora; reads picture files where layers of the vision backbone are trained."""
     encoder = None if vision is None else ImageEncoder(vision, pool=config.vision.pool)
 
-    def see(student: Params, images: Iterable[np.ndarray]) -> np.ndarray:
+    def image_features(student: Params, images: Iterable[np.ndarray]) -> np.ndarray:
         assert encoder is not None
         params = {"frozen": frozen, "own": student[VISION_TAIL]}
         return encoder(images, params=params if jax.process_count() == 1 else hosts.collect(params))
@@ -218,7 +218,7 @@ def _embedder(
         max_words=config.text.max_tokens,
         length_multiple=config.text.length_multiple,
         mesh=mesh,
-        see=None if encoder is None else see,
+        image_features=None if encoder is None else image_features,
     )
 
 

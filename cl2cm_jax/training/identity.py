@@ -19,7 +19,7 @@ from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.configured import Kind, backbone_kinds, hashes
-from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.runtime.checksums import read_checked_json, write_checked
 
 BUILT_ON = "built_on.json"
 _CONTENT = "content:"  # of a fingerprint; those of earlier versions, of computed features, have no such mark
@@ -56,14 +56,16 @@ def write_record(workdir: Path, config: ConfigDict, data: str, **more: object) -
     """Writes what the run of a configuration was built on."""
     backbones = {kind: _backbone(config, kind) for kind in backbone_kinds(config)}
     record = {"format": 1, "data": data, **backbones, **more}
-    write_text(workdir / BUILT_ON, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_checked(workdir / BUILT_ON, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_record(workdir: Path) -> dict[str, Any]:
     """What the run of a workdir was built on; {} for a run of an earlier version. Raises UserError if it is damaged."""
     path = workdir / BUILT_ON
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_checked_json(
+            path, fix="restore it, or delete it to go on without the check of data and backbones"
+        )
         for kind in ("text", "vision"):
             entry = record.get(kind, {"path": "", "revision": "", "backbone": "", "files": {}})
             if not all(isinstance(entry[name], str) for name in ("path", "revision", "backbone")):

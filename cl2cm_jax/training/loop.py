@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -45,6 +45,9 @@ from cl2cm_jax.training.experiment import (
     evaluated_student,
 )
 from cl2cm_jax.training.going_on import replaced
+
+_MANY_WRONG = 0.5  # share of wrong translations that is a warning
+_SMALL_WEIGHT = 0.1  # mean weight of the target captions that is a warning
 
 
 class Diverged(UserError):
@@ -80,7 +83,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
         if restored and replaced(run, restored.metadata):  # it goes on as another run than planned
             clock = clock._replace(evaluations_since_best=0)
         if start == 0:
-            logging.info("parameters of the train state:\n%s", overview(state["params"]))
+            logging.info(f"parameters of the train state:\n{overview(state['params'])}")
         elif start < total:
             logging.info("resuming from step %d of %d", start, total)
         began = time.perf_counter() - clock.seconds
@@ -122,6 +125,8 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
                 checker.add(step, terms)
                 if (step + 1) % run.durations["train.log_every"] == 0 or step + 1 == total:
                     values = checker.check()
+                    if step + 1 == total:
+                        _warn_of_low_confidence(run, values.get("confidence", 1.0))
                     rates = progress.update(step + 1, loss=values["total"])
                     if metrics:
                         metrics.write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
@@ -228,6 +233,13 @@ def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
     shares = {
         name: share for name, share in zip(train.languages, fitted.wrong_share, strict=True) if name != c.data.source
     }
+    _log_shares(shares, backbone=c.text.backbone)
+    shardings = run.step.state_shardings["calibration"]
+    return {**state, "calibration": jax.device_put(fitted._asdict(), shardings)}
+
+
+def _log_shares(shares: Mapping[str, float], *, backbone: str) -> None:
+    """Logs the estimated share of wrong translations of each language, and warns where it is large or unknown."""
     unjudged = [name for name, share in shares.items() if share == UNJUDGED]
     listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share != UNJUDGED)
     logging.info("estimated share of wrong translations: %s", listed or "none could be estimated")
@@ -236,10 +248,27 @@ def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
             "pair confidence is off for %s: the teacher cannot tell right translations from wrong ones there; the "
             "likely cause is that config.text.backbone=%r does not know the language. All its captions have weight 1",
             ", ".join(unjudged),
-            c.text.backbone,
+            backbone,
         )
-    shardings = run.step.state_shardings["calibration"]
-    return {**state, "calibration": jax.device_put(fitted._asdict(), shardings)}
+    if many := [name for name, share in shares.items() if share > _MANY_WRONG]:
+        logging.warning(
+            "most training captions in %s are taken for wrong translations and count little: check some of them, and "
+            "whether config.text.backbone=%r knows the language; config.confidence.kind='none' counts all alike",
+            ", ".join(many),
+            backbone,
+        )
+
+
+def _warn_of_low_confidence(run: Run, mean: float) -> None:
+    """Warns where the targets have hardly been trained on; `mean` is that of the weights in the last batch."""
+    if mean < _SMALL_WEIGHT:
+        logging.warning(
+            "the target captions weigh %.2f in the mean (config.confidence.kind=%r), so the run has hardly trained on "
+            "them; the likely cause is that config.text.backbone=%r does not know the languages: use 'none'",
+            mean,
+            run.config.confidence.kind,
+            run.config.text.backbone,
+        )
 
 
 def _evaluates(run: Run, step: int) -> bool:

@@ -16,7 +16,14 @@ from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.evaluators import run_evaluators
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, common_folder, save_gallery
 from cl2cm_jax.evaluation.picture import draw_retrieval, hit_share, query_rows
-from cl2cm_jax.evaluation.report import Results, read_results, text_report, write_results
+from cl2cm_jax.evaluation.report import (
+    MARKDOWN_FILE,
+    RESULTS_FILE,
+    Results,
+    read_results,
+    text_report,
+    write_results,
+)
 from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel import hosts
@@ -32,7 +39,7 @@ def is_finished(workdir: Path, config: ConfigDict | None = None) -> bool:
 
     With a configuration, whether it ended as this one plans; the results may be those of a run that goes on.
     """
-    if not (workdir / "results.json").is_file() or not (workdir / "results.md").is_file():
+    if not (workdir / RESULTS_FILE).is_file() or not (workdir / MARKDOWN_FILE).is_file():
         return False
     try:
         ended = {} if config is None else read_results(workdir).config
@@ -103,7 +110,7 @@ def evaluate_and_write(run: Run, workdir: Path) -> Results:
         groups=apart,
         evaluators=others,
     )
-    pictures = np.concatenate([run.embedder.pictures(selected.student, corpus) for corpus in run.corpora])
+    pictures = np.concatenate([run.embedder.images(selected.student, corpus) for corpus in run.corpora])
     student = hosts.collect(selected.student)
 
     def write() -> None:

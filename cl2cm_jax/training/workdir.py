@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +21,9 @@ from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL, FeatureShape, Networks, vision_size
-from cl2cm_jax.models.pretrained import assign, shapes_of
+from cl2cm_jax.models.pretrained import assign, check_tensors, shapes_of
 from cl2cm_jax.models.trained_layers import check_text_layers, in_two_parts
-from cl2cm_jax.runtime.atomic import replacing, write_text
+from cl2cm_jax.runtime.checksums import read_checked, read_checked_json, write_checked
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -32,8 +33,7 @@ def save_student(workdir: Path, student: Params) -> str:
     """Writes the student's parameters; returns the name of these weights, a hash of the file."""
     arrays = {name: np.ascontiguousarray(array) for name, array in flatten_dict(student, sep="/").items()}
     content = save(arrays, metadata={"network": "student"})  # one entry, since the order of several is not fixed
-    with replacing(workdir / MODEL_FILE) as temporary:
-        temporary.write_bytes(content)
+    write_checked(workdir / MODEL_FILE, content)
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -50,9 +50,10 @@ def load_student(
     path = workdir / MODEL_FILE
     again = "run --mode=evaluate on the workdir to write it again"
     try:
-        content = path.read_bytes()
+        content = read_checked(path, fix=again)
+        check_tensors(io.BytesIO(content))
         arrays = load(content)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}); {again}") from error
     try:
         shape = feature_shape(config, unflatten_dict(arrays, sep="/"), text)
@@ -89,15 +90,12 @@ def _abstract(
 
 def write_config(workdir: Path, fields: Mapping[str, object]) -> None:
     """Writes the flattened configuration of a run."""
-    write_text(workdir / CONFIG_FILE, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+    write_checked(workdir / CONFIG_FILE, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_fields(path: Path) -> dict[str, object]:
-    """The fields of a config.json; raises OSError or ValueError if it is missing or damaged."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    """The fields of a config.json; raises OSError or ValueError if it is missing or damaged, UserError if changed."""
+    fields = read_checked_json(path, fix="restore it")
     if not isinstance(fields, dict):
         raise ValueError("it holds no fields")
     return current_names(fields)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,16 +23,15 @@ from pathlib import Path
 from cl2cm_jax.config import nearest
 from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.languages import canonical, is_code
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.command_line import Arguments, positive, resume_command
-from cl2cm_jax.runtime.preemption import Preemption
+from cl2cm_jax.runtime.preemption import Preemption, exit_stopped
 from cl2cm_jax.runtime.progress import CountReport
 from cl2cm_jax.translation.documents import EVALUATED, Document, Written, read_document
 from cl2cm_jax.translation.engine import create_engine, engine_options
 from cl2cm_jax.translation.job import Outcome, translate_items
 from cl2cm_jax.translation.provenance import Provenance, provenance_path
-
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -76,8 +74,9 @@ def _add_engine_options(parser: argparse.ArgumentParser, arguments: Sequence[str
 
 def _check(options: argparse.Namespace) -> None:
     for name in ("source", "target"):
-        if not _LANGUAGE.fullmatch(code := getattr(options, name)):
+        if not is_code(code := getattr(options, name)):
             raise UserError(f"--{name}={code!r} is not a language code; write for example de or zh-TW")
+        setattr(options, name, canonical(code))
     if options.source == options.target:
         raise UserError(f"--target={options.target!r} is also the source; give another language")
     options.splits = [split.strip() for split in options.splits.split(",") if split.strip()]
@@ -130,8 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             on_progress=report,
         )
     if not outcome.is_complete:
-        print(f"stopped and saved; resume with: {resume_command('translate', arguments)}")
-        return
+        exit_stopped(resume_command("translate", arguments))
     written = document.written(outcome.translations)
     write_text(options.out, written.text)
     print(_summary(options, document, outcome, written))

@@ -1,8 +1,8 @@
 """Caption files: which captions to translate, and a file of the same kind with their translations.
 
 CSV, TSV and JSONL files are those of the `captions` data set; all rows are kept, and translations follow with origin
-"machine". A .txt file has lines `cap_id sentence`, as in the paper's sets, with cap_id `media#tag#k`; its translations
-become a file of their own, as NRCCR publishes them.
+"machine". A .txt file has lines `cap_id sentence` with cap_id `media#tag#k`, the format of the files of NRCCR; its
+translations become a file of their own, as NRCCR publishes them.
 """
 
 from __future__ import annotations
@@ -124,10 +124,8 @@ def _formatted(rows: Sequence[Caption], ending: str) -> str:
     if ending == ".jsonl":
         objects = (dict(zip(columns, row, strict=True)) for row in cells)
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in objects)
-    if ending == ".tsv":
-        return "".join("\t".join(row) + "\n" for row in [columns, *cells])
     table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([columns, *cells])
+    csv.writer(table, delimiter="\t" if ending == ".tsv" else ",", lineterminator="\n").writerows([columns, *cells])
     return table.getvalue()
 
 

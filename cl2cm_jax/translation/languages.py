@@ -1,6 +1,6 @@
-"""Language codes: ISO 639-1, which caption files use, ISO 639-3, and the tokens of NLLB.
+"""The tokens of NLLB for language codes.
 
-Source: ISO 639; FLORES-200 (the individual language that NLLB-200 has for a macrolanguage).
+Source: FLORES-200 (the individual language that NLLB-200 has for a macrolanguage).
 """
 
 from __future__ import annotations
@@ -9,21 +9,12 @@ import re
 from collections.abc import Collection
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.languages import THREE_LETTERS
 
-_ISO_639 = """
-    af:afr am:amh an:arg ar:ara as:asm ast:ast az:aze ba:bak be:bel bg:bul bn:ben bo:bod br:bre bs:bos ca:cat cs:ces
-    cy:cym da:dan de:deu el:ell en:eng eo:epo es:spa et:est eu:eus fa:fas fi:fin fo:fao fr:fra ga:gle gd:gla gl:glg
-    gn:grn gu:guj ha:hau he:heb hi:hin hr:hrv ht:hat hu:hun hy:hye id:ind ig:ibo is:isl it:ita ja:jpn jv:jav ka:kat
-    kk:kaz km:khm kn:kan ko:kor ku:kur ky:kir lb:ltz lo:lao lt:lit lv:lav mg:mlg mi:mri mk:mkd ml:mal mn:mon mr:mar
-    ms:msa mt:mlt my:mya nb:nob ne:nep nl:nld nn:nno no:nor oc:oci or:ori pa:pan pl:pol ps:pus pt:por qu:que ro:ron
-    ru:rus sc:srd sd:snd se:sme si:sin sk:slk sl:slv sn:sna so:som sq:sqi sr:srp su:sun sv:swe sw:swa ta:tam te:tel
-    tg:tgk th:tha tk:tuk tl:tgl tr:tur tt:tat ug:uig uk:ukr ur:urd uz:uzb vi:vie xh:xho yi:yid yo:yor zh:zho zu:zul
-"""
 _NLLB_INDIVIDUAL = """
     ara:arb aze:azj fas:pes kur:kmr lav:lvs mlg:plt mon:khk msa:zsm nep:npi nor:nob ori:ory pus:pbt que:quy
     sqi:als swa:swh uzb:uzn yid:ydd
 """
-_THREE_LETTERS = {two: three for two, _, three in (pair.partition(":") for pair in _ISO_639.split())}
 _NLLB = {macro: single for macro, _, single in (pair.partition(":") for pair in _NLLB_INDIVIDUAL.split())}
 _NLLB_SCRIPT = {"zho": "Hans", "arb": "Arab", "ace": "Latn", "bjn": "Latn", "kas": "Arab", "knc": "Latn", "min": "Latn"}
 _NLLB_TOKEN = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
@@ -33,7 +24,7 @@ _TRADITIONAL = {"tw", "hk", "mo", "hant"}
 def three_letters(code: str) -> str:
     """The three-letter code of a language without its script or region: "de" and "deu" are "deu"."""
     primary = re.split("[-_]", code)[0].lower()
-    return _THREE_LETTERS.get(primary, primary)
+    return THREE_LETTERS.get(primary, primary)
 
 
 def nllb_tokens(vocabulary: Collection[str]) -> list[str]:

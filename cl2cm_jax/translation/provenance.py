@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.languages import canonical
+from cl2cm_jax.texts import visible
 from cl2cm_jax.translation.engine import Engine, Item
 
 
@@ -49,7 +51,7 @@ class Provenance:
 
     def finished(self, items: Iterable[Item], *, source: str, target: str) -> dict[Item, Entry]:
         """The entries of those items that have one."""
-        keys = ((item, (item.name, target, source, item.text)) for item in items)
+        keys = ((item, (item.name, target, source, visible(item.text))) for item in items)
         return {item: self._entries[key] for item, key in keys if key in self._entries}
 
     def append(self, entries: Iterable[Entry]) -> None:
@@ -88,7 +90,8 @@ def check_same_engine(entries: Iterable[Entry], engine: Engine, *, path: Path) -
 
 
 def _key(entry: Entry) -> tuple[str, str, str, str]:
-    return entry.image, entry.language, entry.source_language, entry.source
+    """An earlier version wrote language codes and sources as they were in the caption file."""
+    return entry.image, canonical(entry.language), canonical(entry.source_language), visible(entry.source)
 
 
 def _line(entry: Entry) -> str:

@@ -34,7 +34,7 @@ def test_every_config_file_is_valid(path):
         ("train.accumulation", "3", "not divisible by config.train.accumulation=3"),
         ("vision.backbone", "precomputed", "config.data.features"),
         ("data.features", "f.npy", "needs config.vision.backbone='precomputed', not 'efficientnet_lite0'"),
-        ("student.heads", "0", "must be at least 1"),
+        ("student.heads", "0", "must be between 1 and 64"),
         ("optimizer.learning_rate", "inf", "must be a finite number"),
         ("data.translation_noise", "nan", "must be a finite number"),
         ("data.dir", "", "must name a folder"),
@@ -98,6 +98,50 @@ def test_a_flattened_config_round_trips():
 def test_a_wrong_flattened_config_is_refused(flat, message):
     with pytest.raises(UserError, match=message):
         config.from_flat(flat)
+
+
+def nested(value: object, levels: int = 900) -> object:
+    for _ in range(levels):
+        value = [value] if isinstance(value, list) else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data.targets", nested([]), "must be a list of names"),
+        ("data.targets", nested({}), "must be a list of names"),
+        ("terms", nested([]), "must be a list of names"),
+        ("text.backbone", nested([]), "must be text"),
+        ("student.dim", nested({}), "must be a whole number"),
+        ("student.dim", 2**70, "must be between 1 and"),
+        ("student.hidden", 10**400, "must be a finite number"),
+        ("optimizer.learning_rate", 10**400, "must be a finite number"),
+        ("train.steps", "9" * 4000, "is not a duration"),
+        ("train.steps", "1" + " " * 4000 + "x", "is not a duration"),
+        ("data.root", "a" * 4097, "has 4,097 characters; use at most 4,096"),
+        ("data.targets", ["de"] * 1001, "has 1,001 items"),
+        ("data.targets", ["d" * 5000], "has 5,000 characters"),
+        ("text.path", "a\0b", "has NUL"),
+        ("text.path", "\ud800", "half a character"),
+        ("optimizer.exclude", "a{99999999999999999999}", "is not a regular expression"),
+        ("optimizer.exclude", "(" * 3000, "has 3,000 characters"),
+        ("optimizer.exclude", "(" * 150, "is not a regular expression"),
+        ("optimizer.exclude", "(a*)*b", "could take very long"),
+        ("optimizer.exclude", "(a|aa)+$", "could take very long"),
+        ("optimizer.exclude", "a?" * 25 + "a" * 25, "could take very long"),
+    ],
+)
+def test_a_field_of_a_strangers_config_takes_neither_time_nor_a_traceback(field, value, message):
+    with pytest.raises(UserError, match=message) as error:
+        config.from_flat(config.flatten(config.defaults()) | {field: value})
+    assert str(error.value).startswith(f"config.{field}")
+
+
+def test_limits_leave_room_for_what_is_in_use():
+    used = {"seed": 2**32 - 1, "data.root": "/mnt/\udcff", "text.prefix": "\u67e5\u8be2: ", "optimizer.clip": 1e30}
+    used |= {"optimizer.exclude": r"(?i)^teacher/.*(bias|scale)$|positions", "train.steps": "123456789012examples"}
+    assert used.items() <= config.flatten(config.from_flat(config.flatten(config.defaults()) | used)).items()
 
 
 def test_a_teacher_tower_may_serve_the_word_term_alone():

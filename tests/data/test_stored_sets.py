@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.built_sets import all_records, build_set, open_set
+from support.flipped_bits import flipped_bits
+from support.small_files import no_file_larger_than
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
@@ -82,6 +86,77 @@ def test_a_damaged_set_is_one_line(inputs: dict[str, str], tmp_path: Path) -> No
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"the built set .* is damaged \(.*\); delete it"):
         stored_sets.read_captions(stored, "train")
+
+
+def test_every_flipped_bit_of_a_description_is_seen(inputs: dict[str, str], tmp_path: Path) -> None:
+    """Records have checksums of their own, and the fingerprint is computed again."""
+    stored = build_set("captions", tmp_path / "data", **inputs)
+    folder, wanted = Path(stored.data_dir), records_hash(stored)
+    for name in ("dataset_info.json", "features.json"):
+        for _ in flipped_bits(folder / name, count=25):
+            with pytest.raises(UserError, match=rf"{name} changed after it was written.*delete {folder}, and"):
+                open_set("captions", tmp_path / "data", **inputs)
+    for _ in flipped_bits(folder / "fingerprint.json", count=10):
+        assert records_hash(open_set("captions", tmp_path / "data", **inputs)) == wanted
+
+
+def test_a_set_of_an_earlier_version_gets_checksums(
+    inputs: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = build_set("captions", tmp_path / "data", **inputs)
+    Path(stored.data_dir, "checksums.json").unlink()
+    for _ in range(2):
+        records_hash(open_set("captions", tmp_path / "data", **inputs))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{stored.data_dir} has no checksums (an earlier version wrote it?); its files are taken as they are"
+    ]
+
+
+def test_two_processes_that_start_together_build_a_set_once(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both open the set before it is built; one waits for the other, and reads what that one built."""
+    first, second, third = (open_set("captions", tmp_path / "data", **inputs) for _ in range(3))
+    unfinished = Path(first.data_dir).with_name("incomplete.ABCDEF_1.0.0")
+    unfinished.mkdir(parents=True)  # of a killed process, whatever the clock says
+    build, builds, waits = stored_sets._build, [], threading.Event()
+
+    def slow(stored: StoredSet, *options: Any) -> None:
+        builds.append(stored)
+        assert waits.wait(60)
+        build(stored, *options)
+
+    monkeypatch.setattr(stored_sets, "_build", slow)
+    threads = [threading.Thread(target=prepare, args=(stored,)) for stored in (first, second)]
+    for thread in threads:
+        thread.start()
+    threads[1].join(timeout=0.5)
+    waits.set()
+    for thread in threads:
+        thread.join()
+    prepare(third)
+    assert len(builds) == 1 and not unfinished.exists()
+    assert all_records(first) == all_records(second) == all_records(third)
+    assert not list(Path(first.data_dir).parent.glob(".*"))  # no lock is left
+
+
+@pytest.mark.parametrize("size", [100, 2000])
+def test_a_full_disk_is_one_line_and_leaves_nothing(inputs: dict[str, str], tmp_path: Path, size: int) -> None:
+    """While the descriptions are written, and while the records are."""
+    stored = open_set("captions", tmp_path / "data", **inputs)
+    with (
+        no_file_larger_than(size),
+        pytest.raises(
+            UserError,
+            match=r"the data set .*captions.* cannot be written \(File too large\); free disk space, or set config",
+        ) as error,
+    ):
+        prepare(stored)
+    assert "\n" not in str(error.value)
+    assert not [
+        path for path in (tmp_path / "data" / "captions").rglob("*") if path.suffix != ".tsv" and path.is_file()
+    ]
+    prepare(open_set("captions", tmp_path / "data", **inputs))
 
 
 def test_splits_are_those_of_the_rows_or_drawn() -> None:

@@ -165,8 +165,8 @@ def test_invalid_trainable_layers_are_refused(drawn: Path, changes: dict[str, st
 def test_before_training_the_trained_backbone_equals_the_frozen_one(drawn: Path, changes: dict[str, str]) -> None:
     tuned, frozen = built(drawn, **changes), built(drawn, student__vision__trainable="", **changes)
     student = tuned.step.init()["params"]["student"]
-    ours = tuned.embedder.pictures(student, tuned.validation)
-    theirs = frozen.embedder.pictures(frozen.step.init()["params"]["student"], frozen.validation)
+    ours = tuned.embedder.images(student, tuned.validation)
+    theirs = frozen.embedder.images(frozen.step.init()["params"]["student"], frozen.validation)
     np.testing.assert_allclose(ours, theirs, atol=2e-2 if changes else 1e-5)
     assert tuned.data != frozen.data
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
 import numpy as np
 import pytest
+from support.flipped_bits import flipped_bits
+from support.small_files import no_file_larger_than
 
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import report
 from cl2cm_jax.evaluation.report import (
     Group,
@@ -13,6 +17,8 @@ from cl2cm_jax.evaluation.report import (
     Results,
     language_table,
     rank_tables,
+    read_report,
+    read_results,
     report_tables,
     summarise,
     text_report,
@@ -134,7 +140,7 @@ def test_layout_of_results_json_and_md(tmp_path) -> None:
     assert content["groups"]["flags"]["test"]["de"]["text_to_vision/R@1"] == 5
     markdown = markdown_path.read_text(encoding="utf-8")
     assert markdown.count("**Reported apart") == 2 and markdown.count("mAP, reported apart") == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "results.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checksums.json", "results.json", "results.md"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
@@ -144,14 +150,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     with pytest.raises(OSError):
         write_results(tmp_path, results())
     assert (tmp_path / "results.json").read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_results_json_is_written_last(tmp_path, monkeypatch) -> None:
     written = []
-    monkeypatch.setattr(report, "write_text", lambda path, _: written.append(path.name))
+    monkeypatch.setattr(report, "write_checked", lambda path, _: written.append(path.name))
     write_results(tmp_path, results())
     assert written == ["results.md", "results.json"]  # the second marks the workdir as finished
+
+
+def test_every_flipped_bit_of_the_results_is_seen(tmp_path) -> None:
+    write_results(tmp_path, results())
+    for name, read in (("results.json", read_results), ("results.md", read_report)):
+        for _ in flipped_bits(tmp_path / name, count=40):
+            with pytest.raises(UserError, match=rf"{name} changed after it was written.*--mode=evaluate"):
+                read(tmp_path)
+    assert read_report(tmp_path) == (tmp_path / "results.md").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_names_the_file(tmp_path) -> None:
+    with no_file_larger_than(100), pytest.raises(OSError, match=r"File too large: '.*results\.md'"):
+        write_results(tmp_path, results())
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("results")]
 
 
 def test_json_is_strict() -> None:
@@ -160,3 +181,17 @@ def test_json_is_strict() -> None:
         "b": 3,
         "c": [True, None],
     }
+
+
+def test_few_images_are_named_beside_their_numbers(tmp_path) -> None:
+    small = dataclasses.replace(results(), protocol=Protocol("test", 8, {"en": 8, "de": 8, "zh": 8}))
+    note = "only 8 images: one more hit is 12.5 points of a recall"
+    headline, alone, flags = report_tables(small)
+    assert any(line.startswith(note) for line in headline.notes)
+    assert not any("only" in line for line in alone.notes)  # of 300 images
+    assert any(line.startswith("only 40 images: one more hit is 2.5 points") for line in flags.notes)
+    assert note in text_report(small)
+    write_results(tmp_path, small)
+    assert note in (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "results.json").read_text())["protocol"]["notes"][0].startswith(note)
+    assert "only" not in " ".join(report_tables(results())[0].notes)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.flipped_bits import flipped_bits
 
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import (
     Ranks,
     first_captions,
@@ -135,3 +137,20 @@ def test_ranks_round_trip(tmp_path) -> None:
         for field in Ranks._fields:
             np.testing.assert_array_equal(getattr(loaded[language], field), getattr(ranks[language], field))
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["ranks.npz"]
+
+
+def test_flipped_bits_of_ranks_are_seen_or_change_nothing(tmp_path) -> None:
+    path, ranks = tmp_path / "ranks.npz", {"de": retrieval_ranks(TEXT, VISION, text_image=TEXT_IMAGE)}
+    save_ranks(path, ranks)
+    refused = 0
+    for _ in flipped_bits(path, count=200):
+        try:
+            loaded = load_ranks(path)
+        except UserError as error:
+            refused += 1
+            assert "ranks.npz" in str(error)
+        else:
+            assert list(loaded) == ["de"]
+            for found, written in zip(loaded["de"], ranks["de"], strict=True):
+                np.testing.assert_array_equal(found, written)
+    assert refused > 100

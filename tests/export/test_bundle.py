@@ -17,13 +17,16 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from support.command import call
 from support.finished_runs import GOLDEN, TEXTS, WORDS, write_finished_run
+from support.flipped_bits import flipped_bits
+from support.small_files import no_file_larger_than
 
 import cl2cm_jax
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.export import __main__ as export
 from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.models.pretrained import weights_hash
-from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST
+from cl2cm_jax.runtime.checksums import write_checked
+from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST, read_manifest
 from cl2cm_jax.trained.student import load_encoder
 
 VARIANTS = {
@@ -133,7 +136,7 @@ def refreshed(folder: Path) -> None:
     """Makes the manifest's sums right again: damage that only a reader of the file itself can find."""
     content = json.loads((folder / MANIFEST).read_text())
     content["files"] = {name: weights_hash(folder / name) for name in content["files"]}
-    (folder / MANIFEST).write_text(json.dumps(content))
+    write_checked(folder / MANIFEST, json.dumps(content))
 
 
 def without(folder: Path, file: str, tensor: str, shape: tuple[int, ...] | None = None) -> None:
@@ -156,7 +159,7 @@ class Payload:
 
 
 def changed(folder: Path, **changes: Any) -> None:
-    (folder / MANIFEST).write_text(json.dumps(json.loads((folder / MANIFEST).read_text()) | changes))
+    write_checked(folder / MANIFEST, json.dumps(json.loads((folder / MANIFEST).read_text()) | changes))
 
 
 def configured(folder: Path, **fields: Any) -> None:
@@ -166,8 +169,8 @@ def configured(folder: Path, **fields: Any) -> None:
 
 DAMAGE = {
     "no manifest": (lambda b: (b / MANIFEST).unlink(), f"has no {MANIFEST}"),
-    "manifest cut short": (lambda b: (b / MANIFEST).write_text("{"), "cannot be read"),
-    "manifest nested deeply": (lambda b: (b / MANIFEST).write_text("[" * 200_000), "cannot be read"),
+    "manifest cut short": (lambda b: write_checked(b / MANIFEST, "{"), "cannot be read"),
+    "manifest nested deeply": (lambda b: write_checked(b / MANIFEST, "[" * 200_000), "cannot be read"),
     "another format": (lambda b: changed(b, format=2), "has format=2, and this version of cl2cm_jax reads 1"),
     "another backbone": (
         lambda b: changed(b, shape={"text": 17, "vision": 12, "max_words": 8, "max_frames": 1}),
@@ -206,6 +209,13 @@ def test_damaged_files_are_named(name: str, bundle: Path, tmp_path: Path) -> Non
     assert not hasattr(sys, "payload_has_run")
 
 
+def test_every_flipped_bit_of_the_manifest_is_seen(bundle: Path) -> None:
+    for _ in flipped_bits(bundle / MANIFEST, count=60):
+        with pytest.raises(UserError, match=f"{MANIFEST} changed after it was written"):
+            read_manifest(bundle)
+    assert read_manifest(bundle).shape
+
+
 def test_only_a_bundle_is_overwritten(workdir: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -217,6 +227,19 @@ def test_only_a_bundle_is_overwritten(workdir: Path, tmp_path: Path) -> None:
         outcome = call(export.main, f"--workdir={workdir}", f"--out={tmp_path / 'new'}")
         assert outcome.code == 0 and "cl2cm_jax.load" in outcome.out, outcome.err
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mine", "new"]
+
+
+@pytest.mark.parametrize("size", [1000, 10_000, 20_000])
+def test_an_export_on_a_full_disk_is_one_line_and_leaves_the_old_bundle(
+    workdir: Path, tmp_path: Path, size: int
+) -> None:
+    write_bundle(read_trained(workdir), tmp_path / "bundle")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "bundle").rglob("*") if file.is_file()}
+    with no_file_larger_than(size), pytest.raises(UserError, match=r"cannot be written \(File too large\)") as error:
+        write_bundle(read_trained(workdir), tmp_path / "bundle")
+    assert str(tmp_path / "bundle") in str(error.value) and "\n" not in str(error.value)
+    assert before == {file.name: file.read_bytes() for file in (tmp_path / "bundle").rglob("*") if file.is_file()}
+    assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_a_failed_export_leaves_the_old_bundle(workdir: Path, tmp_path: Path) -> None:

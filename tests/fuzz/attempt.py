@@ -13,7 +13,7 @@ from pathlib import Path
 from cl2cm_jax.errors import UserError
 
 SECONDS = 5.0  # of CPU time
-MEMORY = 1_000_000_000  # bytes that the process may grow by
+MEMORY = 500_000_000  # bytes that the process may grow by
 LONGEST_LINE = 3000  # characters of a refusal
 
 

@@ -18,6 +18,7 @@ from safetensors.numpy import save
 from support.tar_shards import files_of, pax_header, write_shard
 from support.tiny_e5 import e5_bytes
 from support.tiny_models import write_tiny_bert
+from support.tokenizer_kinds import KINDS
 
 from cl2cm_jax.data.media.images import decode, decode_frames
 from cl2cm_jax.data.readers.caption_file import read_caption_file
@@ -27,13 +28,16 @@ from cl2cm_jax.data.readers.text_lines import read_ids, read_lines
 from cl2cm_jax.data.sets.paper.captions import read_caption_lines
 from cl2cm_jax.data.sets.paper.features import read_frame_folder
 from cl2cm_jax.evaluation.gallery import Gallery, load_gallery, save_gallery
-from cl2cm_jax.evaluation.report import Protocol, read_results
+from cl2cm_jax.evaluation.report import SHOWN, SHOWN_RANKS, Protocol, read_results
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.configured import text_backbone, vision_backbone
-from cl2cm_jax.models.pretrained import read_npz, read_safetensors, read_torch_pickle, weights_hash
+from cl2cm_jax.models.files.torch_pickle import read_torch_pickle
+from cl2cm_jax.models.pretrained import read_npz, read_safetensors, weights_hash
+from cl2cm_jax.models.tokenizers import PIECES, HubTokenizer, SentencePieceTokenizer
+from cl2cm_jax.runtime.checksums import LIST_NAME
 from cl2cm_jax.search import vector_files
 from cl2cm_jax.search.entry import captions_to_text
-from cl2cm_jax.trained.bundle_layout import FORMAT, HEADS, MANIFEST, read_manifest
+from cl2cm_jax.trained.bundle_layout import FORMAT, HEADS, MANIFEST, bundle_config, read_manifest
 from cl2cm_jax.training.identity import BUILT_ON, read_record
 from cl2cm_jax.training.workdir import read_config
 from fuzz.attempt import Target
@@ -56,6 +60,7 @@ def of_folder(files: Files, name: str, read: Callable[[Path], object], *seeds: b
         for place, content in {**files, name: data}.items():
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             (folder / place).write_bytes(content)
+        (folder / LIST_NAME).unlink(missing_ok=True)  # as a stranger's file has no checksum, or the right one
         return read(folder)
 
     return Target(read=reads, seeds=lambda: seeds or (files[name],))
@@ -187,6 +192,16 @@ def read_bert(folder: Path) -> object:
     return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800"])
 
 
+def tokenizer_target(made: Any) -> Target:
+    """The tokenizer.json of a model folder, with texts that its parts are for."""
+
+    def read(folder: Path) -> object:
+        tokenise = HubTokenizer(path=folder, max_tokens=9, vocabulary=made.get_vocab_size())
+        return tokenise(["a red car", "", "\u3000\ufb01  \xbd it's <s>12", "a" * 500])
+
+    return of_folder({"tokenizer.json": made.to_str().encode()}, "tokenizer.json", read)
+
+
 def read_e5(path: Path) -> object:
     backbone = text_backbone("e5_small", path)
     return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800", "\u3000\xb2"])
@@ -207,6 +222,8 @@ def model_targets() -> dict[str, Target]:
         "e5": of_file("it.bin", read_e5, e5_bytes()),
         **each_file("clip", clip, partial(vision_backbone, "clip_vit")),
         **each_file("split", split, hub_folder.read_tensors),
+        **{f"tokenizer/{name}": tokenizer_target(make()) for name, make in KINDS.items()},
+        "pieces": of_file("sp.model", lambda path: SentencePieceTokenizer(path=path), PIECES.locate().read_bytes()),
         "run": of_folder({"config.json": run}, "config.json", read_config),
         "built_on": of_folder({BUILT_ON: built_on}, BUILT_ON, read_record),
     }
@@ -255,7 +272,8 @@ def read_vectors(folder: Path) -> object:
 def results() -> bytes:
     protocol = Protocol("test", 2, {"de": 2}).as_dict()
     whole = {"config": {"data.source": "en", "data.targets": ["de"]}, "protocol": protocol, "groups": {}}
-    return json.dumps({**whole, "test": {}, "validation": {}, "seconds": {}}).encode()
+    metrics = {"de": dict.fromkeys(SHOWN | SHOWN_RANKS, 12.5)}
+    return json.dumps({**whole, "test": metrics, "validation": metrics, "seconds": {}}).encode()
 
 
 # --- pictures and the service ---
@@ -314,7 +332,7 @@ def targets() -> dict[str, Target]:
         ),
         **weight_targets(),
         **model_targets(),
-        "bundle": of_folder(bundle(), MANIFEST, read_manifest),
+        "bundle": of_folder(bundle(), MANIFEST, lambda folder: bundle_config(folder, read_manifest(folder))),
         "gallery": of_file("it.npz", load_gallery, gallery()),
         **each_file("vectors", vectors(), read_vectors),
         "results": of_folder({"results.json": results()}, "results.json", read_results),

@@ -106,6 +106,13 @@ def test_a_failed_process_ends_those_that_ignore_sigterm(clone: Clone) -> None:
     assert "process 2 ended with exit code 137 (killed: is there enough memory?)" in line
 
 
+def test_processes_that_sigterm_stopped_are_no_failure_and_not_finished(clone: Clone) -> None:
+    clone.program('echo "stopped and saved; resume with: x"; exit 143')
+    done = clone.launch("local.sh", PROCESSES="2", GRACE="1")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 143 and line.endswith("the same line again resumes") and "error" not in line
+
+
 def test_the_processes_of_a_killed_worker_are_ended(clone: Clone) -> None:
     clone.program("""
         echo $$ > "$FAKE/pid-$WORKER_NUMBER"

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from support.launch_stand_ins import ARGUMENTS, ROOT, Clone, clone, files, one_line, paste
 
+from cl2cm_jax.runtime.preemption import exit_stopped
+
 __all__ = ["clone"]
 
 SUBMIT = "gpu_slurm.sh"
 SRUN = "srun: error: node1: "
 # What main prints after it has saved on SIGTERM.
-STOPPED = 'echo "stopped and saved; resume with: python -m cl2cm_jax.main"'
+STOPPED = 'echo "stopped and saved; resume with: python -m cl2cm_jax.main"; exit 143'
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_a_configuration_error_is_not_retried(job: Clone) -> None:
 def test_at_the_time_limit_the_job_is_requeued(job: Clone, variables: dict[str, str], queued: bool) -> None:
     job.program(STOPPED)
     done = job.launch(SUBMIT, **variables)
-    assert done.returncode == 0 and len(job.calls("srun")) == 1
+    assert done.returncode == (0 if queued else 143) and len(job.calls("srun")) == 1
     assert job.calls("scontrol") == ([["scontrol", "requeue", "4711"]] if queued else [])
     assert "stopped and saved" in done.stderr
 
@@ -138,6 +140,7 @@ def test_an_unusable_setup_is_refused_in_one_line(clone: Clone) -> None:
     [
         (0, "[w] through", "finished"),
         (0, "3: stopped and saved; resume with: python -m cl2cm_jax.main", "stopped"),
+        (143, f"0: stopped and saved; resume with: x\n{SRUN}task 1: Terminated\n{SRUN}task 0: Killed", "stopped"),
         (143, "[w] ended with exit code 143", "stopped"),
         (143, f"{SRUN}tasks 0-3,5: Terminated", "stopped"),
         (143, f"{SRUN}task 1: Terminated\n{SRUN}task 0: Exited with exit code 1", "failed"),
@@ -158,8 +161,8 @@ def test_the_outcome_of_a_run_follows_from_exit_code_and_log(
     assert done.stdout == f"{outcome}\n"
 
 
-def test_the_program_prints_the_line_that_the_scripts_look_for() -> None:
+def test_the_program_prints_the_line_that_the_scripts_look_for(capsys: pytest.CaptureFixture[str]) -> None:
     said = "stopped and saved; resume with:"
-    assert (
-        said in (ROOT / "launch" / "commands.sh").read_text() and said in (ROOT / "cl2cm_jax" / "main.py").read_text()
-    )
+    with pytest.raises(SystemExit):
+        exit_stopped("x")
+    assert said in (ROOT / "launch" / "commands.sh").read_text() and capsys.readouterr().out == f"{said} x\n"

@@ -15,7 +15,7 @@ __all__ = ["clone"]
 
 POD = "tpu_pod.sh"
 CREATE = "--accelerator-type=v5litepod-16 --version=v2-alpha-tpuv5-lite --spot"
-STOPPED = 'echo "stopped and saved; resume with: python -m cl2cm_jax.main"'
+STOPPED = 'echo "stopped and saved; resume with: python -m cl2cm_jax.main"; exit 143'
 
 
 @pytest.fixture

@@ -67,3 +67,13 @@ def test_a_language_whose_pairs_all_look_wrong_keeps_weight_one():
         found = calibrate(training=[training], right=[right], wrong=[mismatched])
         assert found.wrong_share[0] == UNJUDGED
         assert (found.weight[0] == 1).all()
+
+
+@pytest.mark.parametrize("training", np.linspace(-3, 4, 15))
+@pytest.mark.parametrize("right", [1.2, 3.0, 5.0])
+def test_no_language_is_left_out_of_the_training(training: float, right: float) -> None:
+    random = np.random.default_rng(0)
+    pairs = random.normal(training, 0.3, size=400)
+    found = calibrate(training=[pairs], right=[random.normal(right, 1.0, 80)], wrong=[random.normal(size=400)])
+    weight = np.asarray(posterior(jnp.asarray(pairs), jnp.zeros(len(pairs), int), found))
+    assert weight.mean() > 0.15

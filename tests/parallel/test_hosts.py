@@ -60,7 +60,7 @@ def test_a_process_id_out_of_range_is_an_error(monkeypatch):
         hosts.start()
 
 
-def ended(program: str) -> list[tuple[int, str, str]]:
+def ended(program: str, **variables: str) -> list[tuple[int, str, str]]:
     """Exit code, stdout and stderr of two processes that run a program, each with two devices."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -70,6 +70,7 @@ def ended(program: str) -> list[tuple[int, str, str]]:
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": "2",
+        **variables,
     }
     started = [
         subprocess.Popen(
@@ -95,6 +96,31 @@ def test_two_processes_share_one_global_batch():
     for process, (code, out, err) in enumerate(ended(_PROCESS)):
         assert code == 0, err
         assert out.splitlines()[-1] == f"4 (8, 1) {list(range(8))} {process == 0}"
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_connect_through_a_proxy():
+    proxy = "http://127.0.0.1:9"  # nothing listens there
+    variables = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), proxy) | {"no_proxy": "example.org"}
+    for code, out, err in ended(_PROCESS, **variables):
+        assert code == 0 and out.splitlines()[-1].startswith("4 (8, 1)"), err
+
+
+@pytest.mark.parametrize(
+    ("variables", "kept"),
+    [({}, ""), ({"NO_PROXY": "a"}, "a,"), ({"no_proxy": "b", "NO_PROXY": "a"}, "b,"), ({"no_grpc_proxy": "c"}, "c,")],
+)
+def test_only_grpc_is_kept_from_the_proxy(monkeypatch, variables, kept):
+    monkeypatch.setenv("no_grpc_proxy", "")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("jax.distributed.initialize", lambda **_: None)
+    monkeypatch.setattr("jax.config.update", lambda *_: None)
+    hosts._initialize(coordinator_address="10.0.0.3:1234")
+    expected = f"{kept}localhost,127.0.0.1,::1,10.0.0.3"
+    assert os.environ.get("no_proxy") == variables.get("no_proxy") and os.environ["no_grpc_proxy"] == expected
 
 
 _ALONE = """

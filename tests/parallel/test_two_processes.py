@@ -87,7 +87,7 @@ def test_two_processes_stopped_and_killed_train_as_one_process(
         # a signal to one of them stops both at the same step
         until(lambda: saved(workdir) >= 10, workdir)
         running[1].send_signal(signal.SIGTERM)
-        assert ended(running, workdir) == [0, 0], log(workdir, 0) + log(workdir, 1)
+        assert ended(running, workdir) == [143, 143], log(workdir, 0) + log(workdir, 1)
         stopped = saved(workdir)
         assert "stopped and saved" in log(workdir, 0) and 10 <= stopped < STEPS
         assert "stopped and saved" not in log(workdir, 1), "only process 0 prints"

@@ -21,9 +21,9 @@ UNKNOWN = {"name": "c", "skip_reason": "no answer"}
     ("packages", "code", "out", "err"),
     [
         ([GOOD, GOOD], 0, "1 of 1 packages were looked up, none of them has a known vulnerability\n", ""),
-        ([GOOD, BAD], 1, "b 2: CVE-1, mended in 3, 4\n2 of 2 packages were looked up\n", ""),
+        ([GOOD, BAD], 1, "b 2: CVE-1, fixed in 3, 4\n2 of 2 packages were looked up\n", ""),
         ([GOOD, UNKNOWN], 3, "1 of 2 packages were looked up, none of them has a known vulnerability\n", "no answer"),
-        ([BAD, UNKNOWN], 1, "b 2: CVE-1, mended in 3, 4\n1 of 2 packages were looked up\n", "warning: 1 could not"),
+        ([BAD, UNKNOWN], 1, "b 2: CVE-1, fixed in 3, 4\n1 of 2 packages were looked up\n", "warning: 1 could not"),
     ],
 )
 def test_exit_code_and_output_follow_the_vulnerabilities_found(packages, code, out, err, capsys) -> None:

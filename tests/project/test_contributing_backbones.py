@@ -32,9 +32,9 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     captions = tmp_path / "captions.csv"
     rows = captions.read_text(encoding="utf-8").splitlines()
     (tmp_path / "photos").mkdir()
-    for image in {row.split(",")[0] for row in rows[1:]}:
-        colour = image.split("-")[0]
-        Image.new("RGB", (40, 30), {"golden": "gold"}.get(colour, colour)).save(tmp_path / "photos" / f"{image}.png")
+    for number, image in enumerate(sorted({row.split(",")[0] for row in rows[1:]})):
+        colour, size = image.split("-")[0], (40 + number, 30)  # no two are equal
+        Image.new("RGB", size, {"golden": "gold"}.get(colour, colour)).save(tmp_path / "photos" / f"{image}.png")
     captions.write_text("\n".join([rows[0], *(row.replace(",", ".png,", 1) for row in rows[1:])]), encoding="utf-8")
     return tmp_path
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,23 @@ def test_a_release_that_is_not_ready_is_refused(
     (tmp_path / file).write_text(text.replace(old, new) if old else text, encoding="utf-8")
     done = release(tmp_path, option)
     assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+def extras() -> dict[str, list[str]]:
+    """Packages of each extra but `dev`, whose tools are neither run by the package nor passed on."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    return {
+        name: [re.split(r"[\[<>=~; ]", one)[0] for one in needed] for name, needed in declared.items() if name != "dev"
+    }
+
+
+def test_the_notices_name_every_package_of_an_extra() -> None:
+    notices = (ROOT / "THIRD_PARTY_NOTICES.md").read_text(encoding="utf-8")
+    needed = {(extra, package) for extra, packages in extras().items() for package in packages}
+    missing = {
+        (extra, package) for extra, package in needed if package != "cl2cm-jax" and f"`{package}`" not in notices
+    }
+    assert {"hub", "export", "serve"} <= set(extras()) and missing == set()
 
 
 def test_configs_of_the_package_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -205,6 +206,7 @@ _DAMAGE = {
     "one byte flipped": _flip_one_byte,
     "array file cut, no checksums": _half_without_checksums,
     "metadata emptied, no checksums": _metadata_without_checksums,
+    "checksums removed": lambda step: (step / "checksums.json").unlink(),
     "empty folder": _empty_folder,
 }
 
@@ -229,6 +231,29 @@ def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(two_steps, tmp_pa
     assert len(messages) == 1 and "\n" not in messages[0]
     assert messages[0].startswith(f"checkpoint {directory / '2'} is not readable (step 2: ")
     assert messages[0].endswith("taking step 1 instead")
+
+
+def test_a_lone_checkpoint_without_checksums_is_taken_with_a_warning(two_steps, tmp_path, caplog):
+    """As a kill between the first checkpoint and its checksums leaves it."""
+    directory = shutil.copytree(two_steps, tmp_path / "copy")
+    shutil.rmtree(directory / "1")
+    (directory / "2" / LIST_NAME).unlink()
+    for _ in range(2):
+        restored = Checkpoints(directory).restore(_abstract())
+        assert restored is not None and restored.step == 2
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == [f"{directory / '2'} has no checksums"]
+
+
+def test_checksums_that_cannot_be_written_are_a_failed_save(tmp_path, monkeypatch):
+    _save(tmp_path, 1)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_checksums", full)
+    with pytest.raises(UserError, match=r"checkpoint .*2 was not written \(.*No space left on device\): step 1 is the"):
+        _save(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
 def test_saving_continues_after_a_fallback(two_steps, tmp_path):

@@ -94,3 +94,30 @@ def test_tensorflow_is_not_imported(tmp_path):
         "assert 'tensorflow' not in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_flipped_bits_of_the_metrics_are_seen_when_the_run_goes_on(tmp_path, caplog):
+    with MetricWriter(tmp_path) as writer:
+        for step in range(1, 6):
+            writer.write(step, {"loss": 1 / step, "b, quoted": float(step)} | ({"late": 7.0} if step > 2 else {}))
+    with MetricWriter(tmp_path, resume_step=4):
+        pass
+    assert not caplog.records
+    for name in ("metrics.jsonl", "metrics.csv"):
+        lines = (tmp_path / name).read_bytes().splitlines(keepends=True)
+        begin, end = (
+            (0, len(b"".join(lines[:3]))) if name.endswith("jsonl") else (len(lines[0]), len(b"".join(lines[:4])))
+        )
+        for place in range(begin, end, 3):
+            folder = tmp_path / f"{name}-{place}"
+            folder.mkdir()
+            for file in ("metrics.jsonl", "metrics.csv"):
+                (folder / file).write_bytes((tmp_path / file).read_bytes())
+            content = bytearray((folder / name).read_bytes())
+            content[place] ^= 1
+            (folder / name).write_bytes(content)
+            caplog.clear()
+            with MetricWriter(folder, resume_step=4):
+                pass
+            if _json_rows(folder) != _json_rows(tmp_path) or name == "metrics.csv":  # else of a last digit beyond fp64
+                assert len(caplog.records) == 1 and "one is damaged" in caplog.text, (name, place)

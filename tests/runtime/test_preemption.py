@@ -61,3 +61,20 @@ def test_no_handlers_are_installed_outside_the_main_thread():
     thread.start()
     thread.join()
     assert seen == [(before, False)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_command_is_no_finished_one(number: int) -> None:
+    code = (
+        "import signal; from cl2cm_jax.runtime.preemption import Preemption, exit_stopped\n"
+        f"with Preemption() as preemption: signal.raise_signal({int(number)})\n"
+        "if preemption.requested: exit_stopped('cl2cm train')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_ROOT)
+    assert done.returncode == 128 + number and done.stdout == "stopped and saved; resume with: cl2cm train\n"
+
+
+def test_a_process_that_another_one_stopped_prints_nothing() -> None:
+    code = "from cl2cm_jax.runtime.preemption import exit_stopped; exit_stopped('')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_ROOT)
+    assert (done.returncode, done.stdout) == (143, "")

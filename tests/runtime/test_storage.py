@@ -127,6 +127,29 @@ def test_a_busy_lock_is_an_error_if_it_has_a_message(tmp_path: Path) -> None:
             pytest.fail("two at once")
 
 
+def test_a_waiter_does_not_take_a_lock_file_that_its_holder_has_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the waiter's opening of the file and its locking, the holder ends and a newcomer locks a new file."""
+    fcntl = pytest.importorskip("fcntl")
+    flock, lock = fcntl.flock, tmp_path / ".lock"
+    holder, newcomer = exclusive(lock), exclusive(lock)
+    holder.__enter__()
+
+    def meanwhile(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        holder.__exit__(None, None, None)
+        newcomer.__enter__()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    with pytest.raises(UserError, match="in use"), exclusive(lock, busy="in use"):
+        pytest.fail("two at once")
+    newcomer.__exit__(None, None, None)
+    with exclusive(lock, busy="in use"):
+        pass
+
+
 HOLDS = """
 import os, sys, time
 from pathlib import Path

@@ -14,6 +14,7 @@ from cl2cm_jax.config import defaults, flatten
 from cl2cm_jax.evaluation.fonts import scripts_of
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
 from cl2cm_jax.evaluation.report import to_json
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.search import draw_queries
 from cl2cm_jax.search.query import Answer, Result
 from cl2cm_jax.training.workdir import CONFIG_FILE
@@ -34,7 +35,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "step 10",
     )
     save_gallery(tmp_path / "run" / GALLERY_FILE, gallery)
-    (tmp_path / "run" / CONFIG_FILE).write_text(to_json(flatten(defaults())))
+    write_checked(tmp_path / "run" / CONFIG_FILE, to_json(flatten(defaults())))
     monkeypatch.setattr("cl2cm_jax.load", lambda path: ColourEncoder().model("colours", "en", "de"))
     return tmp_path / "run"
 

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cl2cm_jax.data.media import clips, images
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.folder import folder_gallery, scan
+from cl2cm_jax.search import index_command
+from cl2cm_jax.search.folder import embed, folder_gallery, scan
 from cl2cm_jax.search.query import search
 
 
@@ -138,3 +142,42 @@ def test_folders_that_cannot_be_searched(folder, tmp_path, colours) -> None:
     (tmp_path / "bare" / "x.png").write_bytes(b"broken")
     with pytest.raises(UserError, match="none of its 1 pictures can be read"):
         folder_gallery(tmp_path / "bare", colours.encoder, cache=tmp_path / "cache")
+
+
+def test_pictures_are_decoded_in_threads_and_no_larger_than_needed(tmp_path, colours, monkeypatch) -> None:
+    shapes, threads, original = {}, set(), images.decode
+
+    def decode(source, **options):
+        threads.add(threading.get_ident())
+        pixels = original(source, **options)
+        shapes[source.name] = pixels.shape
+        return pixels
+
+    monkeypatch.setattr(clips, "decode", decode)
+    names = [f"{number:02}.jpg" for number in range(40)]
+    for number, name in enumerate(names):
+        Image.new("RGB", (400, 300) if number % 2 else (200, 150), ["red", "lime", "blue"][number % 3]).save(
+            tmp_path / name
+        )
+    (tmp_path / "07.jpg").write_bytes(b"\xff\xd8\xff no more")
+    unread: dict[str, str] = {}
+    encoder = replace(colours.encoder, enough=100)
+    made = embed(encoder, {name: [tmp_path / name] for name in names}, unread)
+    assert list(made) == [name for name in names if name != "07.jpg"] and list(unread) == ["07.jpg"]
+    assert [int(vector.argmax()) for vector in made.values()] == [n % 3 for n in range(40) if n != 7]
+    assert set(shapes.values()) == {(150, 200, 3)} and threading.get_ident() not in threads
+
+
+def test_the_limit_of_pixels_is_the_encoders(tmp_path, colours) -> None:
+    paths = [tmp_path / name for name in ("a.png", "b.jpg", "c.png")]
+    for path, side in zip(paths, (100, 200, 101), strict=True):
+        Image.new("RGB", (side, side), "red").save(path)
+    unread: dict[str, str] = {}
+    encoder = replace(colours.encoder, max_pixels=10_000)
+    assert list(embed(encoder, {path.name: [path] for path in paths}, unread)) == ["a.png", "b.jpg"]
+    assert "c.png has 101 x 101 pixels, over the limit of 10,000" in unread["c.png"]
+
+
+def test_the_limit_of_pixels_is_a_flag(folder, tmp_path) -> None:
+    with pytest.raises(UserError, match="--max_pixels=0 must be 1 or more"):
+        index_command.main(["--model=m", f"--images={folder}", f"--index={tmp_path}/i.db", "--max_pixels=0"])

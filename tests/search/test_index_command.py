@@ -12,6 +12,7 @@ from support.colour_encoder import paint
 from cl2cm_jax.config import defaults, flatten
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, save_gallery
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.search import index_command as command
 from cl2cm_jax.search.stores.milvus import Manifest, Store
 from cl2cm_jax.search.vector_files import MANIFEST_FILE
@@ -50,6 +51,17 @@ def test_build_update_and_search(run, photos, tmp_path, colours) -> None:
     assert [(one["id"], one["caption"]) for one in narrowed] == [("red.png", "ein [roter] Apfel")]
     table = run("search", "blau", "--path=b%_", "--since=2000", "--until=2999")
     assert "blue.png" in table and "red.png" not in table and "1 query over 3 pictures" in table
+
+
+def test_a_language_without_captions_is_named(run, photos, tmp_path, caplog) -> None:
+    (tmp_path / "c.csv").write_text("image,language,caption\nred.png,de-DE,ein Apfel\nred.png,EN,an apple\n")
+    run(f"--images={photos}", f"--captions={tmp_path / 'c.csv'}")
+    for code in ("DE", "de_DE", "deu"):
+        (found,) = json.loads(run("search", "blau", f"--language={code}", "--json"))
+        assert [(one["id"], one["caption"]) for one in found["results"]] == [("red.png", "ein Apfel")], code
+    assert not caplog.text
+    assert json.loads(run("search", "blau", "--language=pt-br", "--json"))[0]["results"] == []
+    assert "no picture has a caption in 'pt-BR'; the index has captions in de, en" in caplog.text
 
 
 def test_export_and_import(run, photos, tmp_path) -> None:
@@ -135,7 +147,7 @@ def finished(workdir: Path, paths: Sequence[Path | str], **data: str) -> None:
     vectors = np.eye(3, dtype=np.float32)[:count]
     save_gallery(workdir / GALLERY_FILE, Gallery(vectors, names, names, tuple(map(str, paths)), "step 10"))
     fields = flatten(defaults()) | {f"data.{name}": value for name, value in data.items()}
-    (workdir / CONFIG_FILE).write_text(json.dumps(fields))
+    write_checked(workdir / CONFIG_FILE, json.dumps(fields))
 
 
 def test_a_workdir_without_images_indexes_its_gallery(run, photos, tmp_path, monkeypatch) -> None:

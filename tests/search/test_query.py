@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.query import search
+from cl2cm_jax.search.query import search, warn_of_unread
 
 
 def test_equal_queries_in_three_languages_find_the_same(colours, gallery) -> None:
@@ -53,3 +54,31 @@ def test_vectors_of_another_size_are_refused(colours, gallery) -> None:
     narrow = dataclasses.replace(gallery, embeddings=gallery.embeddings[:, :2])
     with pytest.raises(UserError, match="vectors have 2 numbers, but the model's have 3; run --mode=evaluate"):
         search(["red"], narrow, colours.encoder, top=1)
+
+
+def test_queries_are_prepared_before_they_are_encoded(colours, gallery) -> None:
+    seen: list[str] = []
+
+    def text(texts: Sequence[str]) -> np.ndarray:
+        seen.extend(texts)
+        return colours.text(texts)
+
+    encoder = dataclasses.replace(colours.encoder, text=text)
+    written = ["red dog", "\u202ared\u00a0dog\u202c ", "RED DOG", "re\u00add\u200b dog"]
+    answers = search(written, gallery, encoder)
+    assert seen == ["red dog"] * 4
+    assert [answer.query for answer in answers] == written
+    assert len({answer.results for answer in answers}) == 1
+    with pytest.raises(UserError, match="query 1 is empty"):
+        search(["\u200b\u202a"], gallery, encoder)
+
+
+def test_what_is_not_read_of_a_query_is_said_in_a_bounded_number_of_lines(colours, caplog) -> None:
+    encoder = dataclasses.replace(colours.encoder, notice=lambda text: "it is cut" if "long" in text else "")
+    warn_of_unread(encoder, ["red", "long", *(f"LONG {number}" for number in range(100))])
+    assert [record.getMessage() for record in caplog.records][:2] == [
+        "query 'long': it is cut",
+        "query 'LONG 0': it is cut",
+    ]
+    assert caplog.records[-1].getMessage() == "96 more queries are not read as a whole"
+    assert len(caplog.records) == 6

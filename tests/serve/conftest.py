@@ -65,6 +65,7 @@ class Server:
     """A running service, and a client of it."""
 
     port: int
+    connections: set[Any]
 
     def ask(self, path: str, *, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None) -> Reply:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
@@ -85,7 +86,7 @@ def serving(app: Any) -> Iterator[Server]:
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    yield Server(server.servers[0].sockets[0].getsockname()[1])
+    yield Server(server.servers[0].sockets[0].getsockname()[1], server.server_state.connections)
     server.should_exit = True
     thread.join(timeout=10)
 

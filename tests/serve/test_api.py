@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -13,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.colour_encoder import ColourEncoder
 
-from cl2cm_jax.search.entry import id_of
+from cl2cm_jax.search.entry import Filters, id_of
 from cl2cm_jax.serve.limits import HEADERS
+from cl2cm_jax.serve.service import Service
 
-from .conftest import NAMES, Server
+from .conftest import NAMES, Server, folder
 
 FEW = settings(max_examples=60, deadline=None)
 
@@ -108,7 +111,7 @@ def test_any_query(server, q, top, narrowed) -> None:
     sent = {name: str(value).encode("utf-8", "replace") for name, value in {"q": q, "top": top, **narrowed}.items()}
     reply = server.ask(f"/api/search?{urllib.parse.urlencode(sent)}")
     assert reply.status in (200, 422)
-    assert set(reply.json()) == (
+    assert set(reply.json()) - {"notice"} == (
         {"detail"} if reply.status == 422 else {"query", "language", "milliseconds", "results"}
     )
     assert reply.status == 422 or len(q) <= 500
@@ -176,11 +179,38 @@ def test_header_injection(server) -> None:
         assert "set-cookie" not in reply.headers and "x-bad" not in reply.headers
 
 
-@pytest.mark.parametrize("path", ["/", "/app.js", "/style.css"])
-def test_head_requests(server, path) -> None:
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/app.js", "/style.css", "/api/about", "/api/openapi.json", "/api/pictures/none", "/api/none",
+     f"/api/pictures/{id_of('red.png')}", f"/api/pictures/{id_of('red.png')}/thumbnail", "/api/search?q="],
+)  # fmt: skip
+def test_head_is_answered_as_get_without_the_body(server, path) -> None:
     reply, whole = server.ask(path, method="HEAD"), server.ask(path)
-    assert reply.status == 200 and reply.content == b""
+    assert (reply.status, reply.content) == (whole.status, b"")
     assert reply.headers["content-length"] == str(len(whole.content))
+    assert {**reply.headers, "date": ""} == {**whole.headers, "date": ""}
+
+
+def test_head_where_there_is_no_get(server) -> None:
+    assert [server.ask("/api/login", method=method).status for method in ("HEAD", "GET")] == [405, 405]
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status", "expected"),
+    [
+        ("/api/about", "GET", 200, "no-store"),
+        ("/api/search?q=rot", "GET", 200, "no-store"),
+        ("/api/search?q=", "GET", 422, "no-store"),
+        ("/api/openapi.json", "GET", 200, "no-store"),
+        ("/api/none", "GET", 404, "no-store"),
+        ("/api/login", "POST", 422, "no-store"),
+        ("/", "GET", 200, "no-cache"),
+        (f"/api/pictures/{id_of('red.png')}/thumbnail", "GET", 200, "private, max-age=300"),
+    ],
+)
+def test_no_cache_keeps_answers(server, path, method, status, expected) -> None:
+    reply = server.ask(path, method=method)
+    assert (reply.status, reply.headers["cache-control"]) == (status, expected)
 
 
 def test_a_websocket_is_refused_without_a_log_line(server, caplog) -> None:
@@ -226,3 +256,21 @@ def test_twenty_concurrent_clients(server) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_what_cannot_be_answered_is_a_notice(tmp_path) -> None:
+    model = ColourEncoder().model("colours", "en", "de")
+    model.encoder = dataclasses.replace(model.encoder, notice=lambda text: "it is cut" if "long" in text else "")
+    service = Service(folder(tmp_path / "photos"), model, lambda query: "")
+    assert service.notice("LONG QUERY", Filters()) == "it is cut"
+    assert service.notice("red", Filters(language="EN-us")) == ""
+    assert service.notice("red", Filters(language="de_DE")) == (
+        "no picture has a caption in 'de'; the index has captions in ar, en"
+    )
+
+
+def test_a_notice_is_part_of_the_answer(server) -> None:
+    plain, narrowed = (server.ask(f"/api/search?q=rot{more}").json() for more in ("", "&language=pt-br"))
+    assert "notice" not in plain
+    assert narrowed["results"] == [] and "no picture has a caption in 'pt-BR'" in narrowed["notice"]
+    assert paths(server.ask("/api/search?q=rot&language=EN").json()) == ["red.png"]

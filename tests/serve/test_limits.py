@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import http.client
+import re
 import socket
+import sys
 import time
 from functools import partial
 
@@ -9,11 +13,13 @@ import pytest
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.serve import __main__ as command
 from cl2cm_jax.serve import connection, limits
-from cl2cm_jax.serve.limits import COOKIE, Limits, Rate
+from cl2cm_jax.serve.limits import COOKIE, Limits, Rate, client_of
 
 from .conftest import LOOPBACK, application, serving
 
 TOKEN = "correct-horse-battery"
+ABOUT = b"GET /api/about HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+BODY = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{"
 
 
 def talk(port: int, *parts: bytes, pause: float = 0.0) -> bytes:
@@ -197,6 +203,140 @@ def test_a_rate_refills() -> None:
     now = 2.0
     assert [rate.wait("a") for _ in range(3)] == [0.0, 0.0, 1.0]
     assert [rate.wait(f"2001:db8::{number:x}") for number in range(61)][-1] > 0  # one household
+
+
+def test_http_1_0(server) -> None:
+    reply = talk(server.port, b"GET /api/about HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    assert b" 200 " in reply.partition(b"\r\n")[0] and b'"pictures":5' in reply
+    assert b" 421 " in talk(server.port, b"GET /api/about HTTP/1.0\r\n\r\n").partition(b"\r\n")[0]  # no host
+
+
+def test_pipelined_requests_are_answered_in_order(server) -> None:
+    path = b"/api/search?q=%d&top=1"
+    asked = [b"GET " + path % number + b" HTTP/1.1\r\nHost: localhost\r\n\r\n" for number in range(5)]
+    reply = talk(server.port, b"".join(asked) + ABOUT)
+    assert reply.count(b"HTTP/1.1 200") == 6
+    assert re.findall(rb'"query":"(\d)"', reply) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"zz\r\n{}\r\n0\r\n\r\n",
+        b"-1\r\n{}\r\n",
+        b"fffffffffffffffffffff\r\n{}",
+        b"2;" + b"x" * 70_000,
+        b"\0" * 99 + b"\r\n",
+    ],
+)
+def test_chunks_that_are_not_valid(server, body) -> None:
+    head = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    reply = talk(server.port, head, body)
+    assert reply.count(b"HTTP/1.1 ") == 1 and reply.startswith(b"HTTP/1.1 400")
+    assert server.ask("/api/about").status == 200
+
+
+def test_no_other_site_may_read_answers(server) -> None:
+    preflight = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    replies = [server.ask("/api/search?q=a", method="OPTIONS", headers=preflight), server.ask("/api/about")]
+    assert [reply.status for reply in replies] == [403, 200]
+    assert not [name for reply in replies for name in reply.headers if name.startswith("access-control")]
+
+
+def test_ranges_and_conditions_are_ignored(server) -> None:
+    whole = server.ask("/app.js")
+    for headers in ({"Range": "bytes=0-1"}, {"Range": "bytes=" + "0-," * 4000}, {"If-Modified-Since": "x"}):
+        reply = server.ask("/app.js", headers=headers)
+        assert (reply.status, reply.content) == (200, whole.content)
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("1.2.3.4", "1.2.3.4"),
+        ("::ffff:1.2.3.4", "1.2.3.4"),
+        ("::ffff:102:304", "1.2.3.4"),
+        ("64:ff9b::1.2.3.4", "1.2.3.4"),
+        ("2001:db8:0:1::5", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1:ffff::", "2001:db8:0:1::/64"),
+        ("2001:db8:0:2::5", "2001:db8:0:2::/64"),
+        ("fe80::1%eth0", "fe80::1%eth0"),  # all neighbours have this /64
+        ("::ffff:169.254.1.1", "169.254.1.1"),
+        ("::1", "::/64"),
+        ("no address", "no address"),
+        ("", ""),
+    ],
+)
+def test_what_counts_as_one_client(address: str, client: str) -> None:
+    assert client_of(address) == client
+
+
+def test_ipv4_clients_of_a_dual_stack_socket_have_their_own_rates() -> None:
+    rate = Rate(1, clock=lambda: 0.0)
+    assert [rate.wait(f"::ffff:10.0.0.{number}") for number in range(20)] == [0.0] * 20
+    assert rate.wait("10.0.0.7") > 0 and rate.wait("::ffff:10.0.0.7") > 0
+
+
+def of_another_address(port: int, path: str) -> int:
+    """The status of a request whose client has the address 127.0.0.2."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=60, source_address=("127.0.0.2", 0))
+    with contextlib.closing(client):
+        client.request("GET", path)
+        return client.getresponse().status
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+def test_one_client_with_many_connections_does_not_shut_out_others(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 300.0)
+    with contextlib.ExitStack() as held, serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK))) as running:
+        for _ in range(260):
+            one = held.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+            one.sendall(b"GET / HTTP/1.1\r\nHo")
+        assert [of_another_address(running.port, "/api/about") for _ in range(40)] == [200] * 40
+        wait_until(lambda: len(running.connections) <= connection.CONNECTIONS_OF_CLIENT + 1)
+        assert b" 200 " in talk(running.port, ABOUT)  # not even others of the same address
+
+
+def hold(held: contextlib.ExitStack, port: int, sent: bytes) -> socket.socket:
+    """A connection that stays open."""
+    one = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+    one.sendall(sent)
+    return one
+
+
+@pytest.mark.parametrize("bound", ["CONNECTIONS", "CONNECTIONS_OF_CLIENT"])
+def test_a_connection_over_a_bound_replaces_the_oldest_that_waits(tmp_path, monkeypatch, bound) -> None:
+    monkeypatch.setattr(connection, bound, 3)
+    with contextlib.ExitStack() as held, serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK))) as running:
+        busy = hold(held, running.port, BODY)
+        wait_until(lambda: len(running.connections) == 1)
+        idle = [hold(held, running.port, b"") for _ in range(20)]
+        wait_until(lambda: len(running.connections) == 3)
+        assert b" 200 " in talk(running.port, ABOUT)
+        assert [one.recv(1) for one in idle[:18]] == [b""] * 18  # closed
+        busy.sendall(b"}")
+        assert busy.recv(12) == b"HTTP/1.1 422"
+
+
+@pytest.mark.parametrize("bound", ["CONNECTIONS", "CONNECTIONS_OF_CLIENT"])
+def test_a_connection_is_refused_where_all_others_have_requests(tmp_path, monkeypatch, bound) -> None:
+    monkeypatch.setattr(connection, bound, 2)
+    with contextlib.ExitStack() as held, serving(application(tmp_path / "photos", Limits(hosts=LOOPBACK))) as running:
+        busy = [hold(held, running.port, BODY) for _ in range(2)]
+        wait_until(lambda: sum(one.cycle is not None for one in running.connections) == 2)
+        refused = talk(running.port)
+        assert refused.startswith(b"HTTP/1.1 503") and b"too many connections" in refused
+        for one in busy:
+            one.sendall(b"}")
+            assert one.recv(12) == b"HTTP/1.1 422"
+
+
+def wait_until(happened) -> None:
+    for _ in range(600):
+        if happened():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it has not happened within 30 s")
 
 
 def test_other_machines_need_a_token() -> None:

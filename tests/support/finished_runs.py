@@ -13,6 +13,7 @@ from cl2cm_jax.evaluation.report import Group, Protocol, Results, to_json, write
 from cl2cm_jax.models.configured import text_backbone, vision_backbone
 from cl2cm_jax.models.networks import FeatureShape, Networks
 from cl2cm_jax.models.trained_layers import vision_layers
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.training.workdir import CONFIG_FILE, save_student
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -56,7 +57,7 @@ def write_finished_run(workdir: Path, *, seed: int = 0, **fields: Any) -> Path:
     keys = iter(jax.random.split(jax.random.key(seed + 1), 1000))
     student = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape), student["student"])
     workdir.mkdir(parents=True)
-    (workdir / CONFIG_FILE).write_text(to_json(flatten(config)))
+    write_checked(workdir / CONFIG_FILE, to_json(flatten(config)))
     save_student(workdir, jax.tree.map(np.asarray, student))
     languages = (config.data.source, *config.data.targets)
     groups = {}

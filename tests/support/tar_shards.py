@@ -14,7 +14,8 @@ from PIL import Image
 
 def picture(red: int, *, format: str = "JPEG") -> bytes:
     content = io.BytesIO()
-    Image.new("RGB", (8, 6), (red, 0, 0)).save(content, format=format)
+    about = {"comment": str(red)} if format == "JPEG" else {}  # near colours are one in JPEG
+    Image.new("RGB", (8, 6), (red, 0, 0)).save(content, format=format, **about)
     return content.getvalue()
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from support.finished_runs import GOLDEN, write_finished_run
+from support.flipped_bits import flipped_bits
 from support.tiny_models import write_tiny_bert
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime.checksums import LIST_NAME, write_checked
 from cl2cm_jax.trained.student import load_encoder
 from cl2cm_jax.training.workdir import MODEL_FILE, read_config
 
@@ -39,6 +43,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_complete_student_is_loaded(finished: Path) -> None:
     assert load_encoder(finished).text(["red", "dog"]).shape == (2, 12)
+
+
+def test_every_flipped_bit_of_a_workdir_is_seen(finished: Path) -> None:
+    for name in (MODEL_FILE, "config.json"):
+        for _ in flipped_bits(finished / name, count=12):
+            with pytest.raises(UserError, match=rf"{name} changed after it was written, by its checksum"):
+                load_encoder(finished)
+    load_encoder(finished)
+
+
+def test_a_config_that_its_user_changed_is_accepted_when_he_says_so(finished: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    fields = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(fields | {"evaluation.block": 77}))
+    with pytest.raises(UserError, match=r"if you changed it yourself, delete .*checksums\.json") as error:
+        read_config(copy)
+    assert error.value.id == "changed-file" and "\n" not in str(error.value)
+    (copy / LIST_NAME).unlink()
+    assert read_config(copy).evaluation.block == 77
 
 
 def without_vision(arrays: Arrays) -> None:
@@ -73,10 +96,10 @@ def test_a_damaged_student_is_one_line(finished: Path, damage: Callable[[Arrays]
     whole = path.read_bytes()
     arrays = load_file(path)
     damage(arrays)
-    save_file(arrays, path)
+    write_checked(path, save(arrays))
     try:
         with pytest.raises(UserError, match=rf"model\.safetensors.*{message}") as error:
             load_encoder(finished)
     finally:
-        path.write_bytes(whole)
+        write_checked(path, whole)
     assert "\n" not in str(error.value)

@@ -25,6 +25,7 @@ pytest.importorskip("tensorflow")
 from cl2cm_jax import config as configuration
 from cl2cm_jax import main
 from cl2cm_jax.data.batches import batches
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.runtime.metrics import MetricWriter
 from cl2cm_jax.search import __main__ as search
 from cl2cm_jax.training import experiment, loop, results
@@ -100,9 +101,9 @@ def test_layout_of_results_json(finished: tuple[Path, Outcome]) -> None:
     assert {"build", "train", "evaluate"} <= set(results["seconds"])
 
 
-def test_sigterm_saves_exits_0_and_prints_the_resume_command(interrupted: tuple[Path, Outcome], home: Path) -> None:
+def test_sigterm_saves_exits_143_and_prints_the_resume_command(interrupted: tuple[Path, Outcome], home: Path) -> None:
     workdir, outcome = interrupted
-    assert outcome.code == 0, outcome.err
+    assert outcome.code == 143, outcome.err
     assert f"resume with: cl2cm train --config={home / 'config.py'} --workdir={workdir}" in outcome.out
     assert "8" in os.listdir(workdir / "checkpoints")
     assert not (workdir / "results.json").exists()
@@ -255,7 +256,7 @@ def test_a_workdir_of_an_earlier_version_resumes(finished: tuple[Path, Outcome],
     shutil.copytree(finished[0], workdir)
     fields = json.loads((workdir / "config.json").read_text())
     del fields["student.text.start"], fields["train.targets_per_image"]
-    (workdir / "config.json").write_text(json.dumps(fields))
+    write_checked(workdir / "config.json", json.dumps(fields))
     other = training(home, workdir, "train.targets_per_image=2")
     assert other.code == 2 and "train.targets_per_image (1 there, 2 now)" in other.err
     assert training(home, workdir).code == 0
@@ -328,7 +329,7 @@ def test_a_damaged_config_in_the_workdir(
 ) -> None:
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
-    (workdir / "config.json").write_text(content)
+    write_checked(workdir / "config.json", content)
     for outcome in (training(home, workdir), call(search.main, f"--workdir={workdir}", "red car")):
         assert outcome.code == 2 and "config.json" in outcome.err and "Traceback" not in outcome.err
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.translation import documents
 from cl2cm_jax.translation.documents import Document, Written, cap_key, read_document, translated_cap_id
 
 CSV = 'image,language,caption\na.png,en,"a dog, red"\na.png,en,"a ""cat"""\nb.png,en,a dog\nb.png,fr,un chien\n'
@@ -117,3 +119,13 @@ def test_cap_ids_of_translations() -> None:
     assert translated_cap_id("7#zh#3", "en") == "7#zh2enc#3"
     assert cap_key("7.JPG#enc#0") == cap_key("7#enc2de#0") == ("7", "0")
     assert cap_key("a.png") is None
+
+
+def test_quotation_marks_around_a_caption_survive_a_tsv(tmp_path: Path) -> None:
+    captions = ['"Stop"', 'a "red" dog', '"a ""b"""']
+    rows = [json.dumps({"image": f"{n}.png", "language": "en", "caption": text}) for n, text in enumerate(captions)]
+    (tmp_path / "in.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    table = documents._formatted(read_caption_file(str(tmp_path / "in.jsonl"), image_is_path=True).rows, ".tsv")
+    (tmp_path / "out.tsv").write_text(table, encoding="utf-8")
+    found = read_caption_file(str(tmp_path / "out.tsv"), image_is_path=True)
+    assert [row.caption for row in found.rows] == captions

@@ -8,11 +8,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from cl2cm_jax.data.media.images import SUFFIXES, AnimatedError, ImageError, decode, decode_frames, frame_places
+from cl2cm_jax.data.media.images import (
+    MAX_PIXELS,
+    SUFFIXES,
+    AnimatedError,
+    ImageError,
+    decode,
+    decode_frames,
+    frame_places,
+)
 
 MAX_BYTES = 1_000_000_000  # limit for a folder's chosen frames; a tfrecord can hold twice that
 
@@ -45,12 +54,16 @@ def taken_files(path: str | os.PathLike[str], *, limit: int) -> list[Path]:
     return taken
 
 
-def decode_clip(files: Sequence[bytes | Path], *, limit: int) -> Iterator[np.ndarray]:
+def decode_clip(
+    files: Sequence[bytes | Path], *, limit: int, enough: int = 0, max_pixels: int = MAX_PIXELS
+) -> Iterator[np.ndarray]:
     """Decodes a clip frame by frame.
 
     Args:
       files: one animated file or picture, or the chosen frames of a folder, each as bytes or as a path.
       limit: of the frames of an animated file.
+      enough: as in `images.decode`.
+      max_pixels: as in `images.decode`, of a frame.
 
     Yields:
       (H, W, 3) uint8, all of one size.
@@ -58,12 +71,16 @@ def decode_clip(files: Sequence[bytes | Path], *, limit: int) -> Iterator[np.nda
     Raises:
       ImageError: a frame cannot be read, or the frames of a folder differ in size.
     """
+    read = partial(decode, enough=enough, max_pixels=max_pixels)
+    if len(files) == 1 and limit > 1:
+        yield from decode_frames(files[0], limit=limit, enough=enough, max_pixels=max_pixels)
+        return
     if len(files) == 1:
-        yield from decode_frames(files[0], limit=limit) if limit > 1 else (decode(files[0]),)
+        yield read(files[0])
         return
     first: tuple[int, int, int] | None = None
     for file in files:
-        frame = decode(file)
+        frame = read(file)
         height, width, channels = frame.shape
         first = first or (height, width, channels)
         if frame.shape != first:
@@ -78,7 +95,7 @@ def decode_clip(files: Sequence[bytes | Path], *, limit: int) -> Iterator[np.nda
 def is_clip(folder: str | os.PathLike[str]) -> bool:
     """Whether the first picture of a folder, which has one, is not animated, so that the folder may be a clip."""
     try:
-        decode(frame_files(folder)[0], on_animated="refuse")
+        decode(frame_files(folder)[0], enough=1, on_animated="refuse")
     except AnimatedError:
         return False
     except ImageError:  # a frame that cannot be read

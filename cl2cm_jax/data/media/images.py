@@ -1,7 +1,8 @@
 """Decodes pictures with Pillow to 8-bit RGB, with limits on size and formats.
 
 `decode` returns what a viewer shows: the first frame, upright (EXIF), transparency on white; `decode_frames` yields
-frames of an animation in the same way.
+frames of an animation in the same way. What a file costs is known from its header, before Pillow reads it; see
+`cl2cm_jax.data.media.headers`.
 """
 
 from __future__ import annotations
@@ -10,32 +11,51 @@ import io
 import os
 import re
 import stat
-import struct
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
+from cl2cm_jax.data.media.headers import Header, HeaderError, read_header
+from cl2cm_jax.data.media.pixels import grey_to_8_bit, is_deep, turn_of, white_of
+from cl2cm_jax.data.media.threads import Room, ahead
 from cl2cm_jax.errors import UserError, one_line
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})  # endings of picture files
-MAX_PIXELS = 100_000_000  # limit for one picture; 300 MB once decoded
+MAX_PIXELS = 100_000_000  # limit for one picture, once decoded
+MAX_JPEG = 4  # times as many pixels are allowed in a JPEG, which is then decoded smaller
+MAX_SIDE = 65_535  # pixels, limit for width and height; Pillow needs memory for each row, however short it is
+MAX_MEMORY = 500_000_000  # bytes, limit for decoding one picture: 4 per pixel and what its format needs besides
 MAX_FILE = 200_000_000  # bytes, limit for its file
 MAX_FRAMES = 10_000  # limit for one animation: a frame is decoded from the ones before it
 MAX_ANIMATION_PIXELS = 4_000_000_000  # limit for all its frames; about a minute of decoding, one frame at a time
-# The formats that Pillow may try (JPEG includes MPO); of the others, EPS starts another program.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-MAX_SCANS = 100  # limit for a JPEG; each is decoded over the whole picture, however few bytes it has
-ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF and MPO are pages and views
-THREADS = min(8, os.cpu_count() or 1)  # threads that decode pictures
+ANIMATION_BASE, ANIMATION_RATE = 1_000_000_000, 100  # pixels, limit for all frames of a small file, and more per byte
+CANVAS_BYTES = 16  # per pixel of an animation: Pillow keeps the last frames, and converts them
+# Pillow's readers of the formats that are read. Image.open() would try others, of which EPS starts another program, and
+# has its own limit of pixels.
+_CLASSES: dict[str, type[ImageFile.ImageFile]] = {
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "TIFF": TiffImageFile,
+    "WEBP": WebPImageFile,
+}
+FORMATS = tuple(_CLASSES)
+ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF are pages
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WHITE = (255, 255, 255, 255)
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")  # start of a JPEG's segment, before its length
-_SCAN, _END = 0xDA, 0xD9
+_STRIP = 2**20  # pixels converted at a time
+_LARGE = 16_000_000  # pixels; a larger picture that is no JPEG may be returned smaller
 
 
 class ImageError(UserError):
@@ -46,17 +66,24 @@ class AnimatedError(ImageError):
     """A picture of several frames where a still one is required."""
 
 
+_ROOM = Room(2 * MAX_MEMORY)
+
+
 def decode(
     source: bytes | str | os.PathLike[str],
     *,
     max_pixels: int = MAX_PIXELS,
+    enough: int = 0,
     on_animated: Literal["first", "refuse"] = "first",
 ) -> np.ndarray:
     """Decodes an image file to RGB.
 
     Args:
       source: the bytes of an image file, or its path.
-      max_pixels: larger pictures are refused by their header, before anything is decoded.
+      max_pixels: larger pictures are refused by their header, before anything is decoded. A JPEG of up to `MAX_JPEG`
+        times as many is decoded at 1/2, 1/4 or 1/8 of its size.
+      enough: pixels of the shorter side that are enough: a JPEG whose sides are twice that or more, and any other
+        picture of over 16 million pixels, is returned smaller, with at least so many; 0: in its own size.
       on_animated: what to do with a picture of several frames: take the "first", or "refuse" it.
 
     Returns:
@@ -65,9 +92,25 @@ def decode(
     Raises:
       ImageError: empty, not an image, truncated, animated (if refused) or too large.
     """
-    with _as_image_error(_name(source), max_pixels), _opened(source) as image:
-        _check_header(image, _name(source), max_pixels, on_animated)
-        return _to_rgb(_upright(image))
+    name = _name(source)
+    with _as_image_error(name, max_pixels):
+        opened = _opened(source, max_pixels=max_pixels, enough=enough)
+        with opened.image as image:
+            if on_animated == "refuse" and (frames := _frames(opened)) > 1:
+                how = "has several pages" if image.format == "TIFF" else f"is animated ({frames} frames)"
+                raise AnimatedError(f"{name} {how}; save one as a picture of its own")
+            with _ROOM.taken(opened.memory):
+                return _to_array(image, enough=enough)
+
+
+def open_picture(source: bytes | str | os.PathLike[str]) -> Image.Image:
+    """A picture whose pixels are not decoded yet, for its size and EXIF tags: of the formats and sizes of `decode`.
+
+    Raises:
+      ImageError: as `decode`, as far as the header says.
+    """
+    with _as_image_error(_name(source), MAX_PIXELS):
+        return _opened(source, max_pixels=MAX_PIXELS).image
 
 
 def as_rgb(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -77,8 +120,8 @@ def as_rgb(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       ImageError: too large, or damaged.
     """
     with _as_image_error("the image", max_pixels):
-        _check_header(image, "the image", max_pixels, "first")
-        return _to_rgb(_upright(image))
+        _check_size("the image", *image.size, max_pixels)
+        return _to_array(image)
 
 
 def frame_places(count: int, limit: int) -> list[int]:
@@ -96,6 +139,7 @@ def decode_frames(
     *,
     limit: int,
     max_pixels: int = MAX_PIXELS,
+    enough: int = 0,
     max_frames: int = MAX_FRAMES,
     max_animation_pixels: int = MAX_ANIMATION_PIXELS,
 ) -> Iterator[np.ndarray]:
@@ -107,6 +151,7 @@ def decode_frames(
       source: the bytes of an image file, or its path.
       limit: limit of frames, see `frame_places`.
       max_pixels: as in `decode`, of a frame.
+      enough: as in `decode`, of a frame.
       max_frames: animations of more frames are refused before any is decoded.
       max_animation_pixels: limit of the pixels of all frames together.
 
@@ -118,17 +163,20 @@ def decode_frames(
     """
     name = _name(source)
     with _as_image_error(name, max_pixels):
-        image = _opened(source)
-        _check_header(image, name, max_pixels, "first")
-        count = getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
+        opened = _opened(source, max_pixels=max_pixels, enough=enough)
+        image, count = opened.image, _frames(opened) if opened.image.format in ANIMATIONS else 1
         first = int(count > 1 and bool(image.info.get("default_image")))  # of a PNG: for viewers without animation
-        _check_animation(name, image, count, max_frames, max_animation_pixels)
+        if count > 1:
+            _check_size(name, *opened.canvas, max_pixels)
+            packed = ANIMATION_BASE + ANIMATION_RATE * len(opened.header.content)
+            _check_animation(name, opened.canvas, count, max_frames, min(max_animation_pixels, packed))
+            _check_canvas(name, opened.canvas, _memory_limit(max_pixels))
     with image:
         for place in frame_places(count - first, limit):
-            with _as_image_error(name, max_pixels):
+            with _as_image_error(name, max_pixels), _ROOM.taken(opened.memory):
                 if count > 1:
                     image.seek(first + place)
-                frame = _to_rgb(_upright(image))
+                frame = _to_array(image, enough=enough)
             yield frame
         if count > 1:
             with _as_image_error(name, max_pixels):
@@ -140,15 +188,71 @@ def _name(source: bytes | str | os.PathLike[str]) -> str:
     return "the image" if isinstance(source, bytes) else f"{os.fspath(source)}"
 
 
-def _opened(source: bytes | str | os.PathLike[str]) -> Image.Image:
-    """A picture whose header alone is decoded; raises Pillow's errors."""
-    content = source if isinstance(source, bytes) else _read(source)
+class _Opened(NamedTuple):
+    """A picture whose header alone is decoded, what it states, and the bytes that decoding needs."""
+
+    image: Image.Image
+    header: Header
+    memory: int
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Width and height of an animation."""
+        return self.header.canvas if self.header.format == "GIF" else self.image.size
+
+
+def _opened(source: bytes | str | os.PathLike[str], *, max_pixels: int, enough: int = 0) -> _Opened:
+    """Checks the header, and opens the picture; raises Pillow's errors."""
+    name, content = _name(source), source if isinstance(source, bytes) else _read(source)
     if not content:
-        raise ImageError(f"{_name(source)} is empty (0 bytes); replace it or leave it out")
-    image = Image.open(io.BytesIO(content), formats=FORMATS)
-    if image.format in ("JPEG", "MPO") and (scans := _scans(content)) > MAX_SCANS:
-        raise ImageError(f"{_name(source)} has {scans:,} scans, over the limit of {MAX_SCANS}; save it anew")
-    return image
+        raise ImageError(f"{name} is empty (0 bytes); replace it or leave it out")
+    header = read_header(content)
+    if header is None:
+        raise UnidentifiedImageError
+    shrunk = _shrunk(header, max_pixels=max_pixels, enough=enough)
+    _check_size(name, header.width, header.height, max_pixels * (MAX_JPEG if shrunk > 1 else 1), limit=max_pixels)
+    memory = _memory(header, shrunk)
+    if memory > _memory_limit(max_pixels):
+        raise ImageError(
+            f"{name} has {header.width} x {header.height} pixels and needs {memory:,} bytes as {header.format}, over "
+            f"the limit of {_memory_limit(max_pixels):,}; scale it down, or save it as a baseline JPEG"
+        )
+    image = _CLASSES[header.format](io.BytesIO(header.content))
+    if {*image.size} != {header.width, header.height}:  # of two that it states; a TIFF may be turned
+        raise ImageError(f"{name} states two sizes; save it anew")
+    if shrunk > 1:
+        image.draft(None, (header.width // shrunk, header.height // shrunk))
+    return _Opened(image, header, memory)
+
+
+def _shrunk(header: Header, *, max_pixels: int, enough: int) -> int:
+    """By how much a JPEG is shrunk while it is decoded: 1, 2, 4 or 8."""
+    width, height = header.width, header.height
+    if header.format != "JPEG" or min(width, height) < 64:
+        return 1
+    for scale in (1, 2, 4):
+        fits = _pixels(header, scale) <= max_pixels and _memory(header, scale) <= _memory_limit(max_pixels)
+        if fits and not (enough and min(width, height) // enough >= 2 * scale):
+            return scale
+    return 8
+
+
+def _pixels(header: Header, shrunk: int) -> int:
+    return -(-header.width // shrunk) * -(-header.height // shrunk)
+
+
+def _memory(header: Header, shrunk: int) -> int:
+    """Bytes that Pillow needs."""
+    return 4 * _pixels(header, shrunk) + header.extra
+
+
+def _memory_limit(max_pixels: int) -> int:
+    """In bytes; with more pixels than usual it grows with them."""
+    return MAX_MEMORY * max(MAX_PIXELS, max_pixels) // MAX_PIXELS
+
+
+def _frames(opened: _Opened) -> int:
+    return opened.header.frames if opened.header.format in ("GIF", "TIFF") else getattr(opened.image, "n_frames", 1)
 
 
 @contextmanager
@@ -160,12 +264,16 @@ def _as_image_error(name: str, max_pixels: int) -> Iterator[None]:
             yield
     except ImageError:
         raise
+    except HeaderError as error:
+        raise ImageError(f"{name} {error}") from error
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
         raise ImageError(f"{name} is not an image of a known format ({known}); replace it or leave it out") from error
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", str(error))[0])  # Pillow refuses very large ones before the header is read
         raise ImageError(f"{name} has {pixels:,} pixels, over the limit of {max_pixels:,}; scale it down") from error
+    except MemoryError as error:
+        raise ImageError(f"{name} needs more memory than there is; scale it down") from error
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist; add the file or leave it out") from error
     except Exception as error:  # Pillow's decoders raise nearly any on broken files; those of the system have strerror
@@ -174,28 +282,9 @@ def _as_image_error(name: str, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name} is truncated or damaged ({one_line(error)}); replace it or leave it out") from error
 
 
-def decoded(paths: Sequence[str]) -> Iterator[np.ndarray]:
+def decoded(paths: Iterable[str]) -> Iterator[np.ndarray]:
     """`decode`s files in order, in threads, with few in memory."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(paths), 2 * THREADS):
-            yield from pool.map(decode, paths[start : start + 2 * THREADS])
-
-
-def _scans(jpeg: bytes) -> int:
-    """The number of scans of a JPEG, up to the end of the picture."""
-    scans, place = 0, 0
-    while (found := _MARKER.search(jpeg, place)) and found[0][1] != _END:
-        scans += found[0][1] == _SCAN
-        place = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
-    return scans
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Rotated by its EXIF orientation, if that can be read."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):
-        return image
+    return ahead(decode, paths)
 
 
 def scaled(
@@ -239,44 +328,68 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe may have no writer
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may have no writer; Windows has no such flag
 
 
-def _check_header(image: Image.Image, name: str, max_pixels: int, on_animated: str) -> None:
-    width, height = image.size
+def _check_size(name: str, width: int, height: int, most: int, *, limit: int = 0) -> None:
+    """Refuses a picture of more than `most` pixels; the message has `limit`."""
     if width * height == 0:
         raise ImageError(f"{name} is {width} x {height} pixels; replace it or leave it out")
-    if width * height > max_pixels:
-        raise ImageError(f"{name} has {width} x {height} pixels, over the limit of {max_pixels:,}; scale it down")
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and on_animated == "refuse":
-        raise AnimatedError(f"{name} is animated ({frames} frames); save one frame as a picture of its own")
+    if width * height > most:
+        pixels = f"{width} x {height} pixels" if width * height < 10**9 else f"{width * height:,} pixels"
+        raise ImageError(f"{name} has {pixels}, over the limit of {limit or most:,}; scale it down")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"{name} has {width} x {height} pixels, over the limit of {MAX_SIDE:,} a side; scale it down")
 
 
-def _check_animation(name: str, image: Image.Image, count: int, max_frames: int, max_pixels: int) -> None:
+def _check_animation(name: str, canvas: tuple[int, int], count: int, max_frames: int, max_pixels: int) -> None:
     if count > max_frames:
         raise ImageError(f"{name} has {count:,} frames, over the limit of {max_frames:,}; shorten it, or drop frames")
-    pixels = count * image.width * image.height
-    if count > 1 and pixels > max_pixels:
+    pixels = count * canvas[0] * canvas[1]
+    if pixels > max_pixels:
         raise ImageError(
-            f"{name} has {count:,} frames of {image.width} x {image.height}, {pixels:,} pixels, over the limit of "
+            f"{name} has {count:,} frames of {canvas[0]} x {canvas[1]}, {pixels:,} pixels, over the limit of "
             f"{max_pixels:,}; shorten it, or scale it down"
         )
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Any Pillow mode to (H, W, 3) uint8."""
-    if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit grey, which convert() would clip at 255
-        grey = _grey_to_8_bit(np.asarray(image), is_16_bit=image.mode.startswith("I;16"))
-        return np.repeat(grey[..., None], 3, axis=2)
+def _check_canvas(name: str, canvas: tuple[int, int], limit: int) -> None:
+    needed = CANVAS_BYTES * canvas[0] * canvas[1]
+    if needed > limit:
+        raise ImageError(
+            f"{name} is animated, and its frames of {canvas[0]} x {canvas[1]} pixels need {needed:,} bytes, over the "
+            f"limit of {limit:,}; scale it down"
+        )
+
+
+def _to_array(image: Image.Image, *, enough: int = 0) -> np.ndarray:
+    """The pixels (H, W, 3) uint8, upright.
+
+    They are converted in strips, so that little more than the result is in memory. Strips of a large picture are
+    averaged over squares, see `decode`.
+    """
+    image.load()
+    (width, height), turn = image.size, turn_of(image)
+    may_shrink = enough and image.format != "JPEG" and width * height > _LARGE
+    square = max(1, min(width, height) // enough) if may_shrink else 1
+    if width * height <= _STRIP:
+        return np.ascontiguousarray(turn(_to_rgb(image)))
+    rows = max(1, _STRIP // width // square) * square
+    white = white_of(image, rows) if is_deep(image) else 0
+    out = np.empty((-(-height // square), -(-width // square), 3), np.uint8)
+    for top in range(0, height, rows):
+        part = image.crop((0, top, width, min(height, top + rows)))
+        pixels = _to_rgb(part, white=white) if white else _to_rgb(part)
+        if square > 1:
+            pixels = np.asarray(Image.fromarray(pixels).reduce(square))
+        out[top // square :][: len(pixels)] = pixels
+    return np.ascontiguousarray(turn(out))
+
+
+def _to_rgb(image: Image.Image, *, white: float = 0) -> np.ndarray:
+    """Any Pillow mode to (H, W, 3) uint8; `white` is the value of 16- and 32-bit grey, if it is known."""
+    if is_deep(image):
+        return np.repeat(grey_to_8_bit(image, white or white_of(image, image.height))[..., None], 3, axis=2)
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image.convert("RGBA"))
     return np.array(image.convert("RGB"))
-
-
-def _grey_to_8_bit(grey: np.ndarray, *, is_16_bit: bool) -> np.ndarray:
-    """(H, W) grey to uint8; the range of 32-bit files, which do not state it, is guessed from the largest value."""
-    values = np.nan_to_num(grey.astype(np.float32))
-    top = float(values.max(initial=0.0))
-    white = 65535 if is_16_bit or top > 255 else 1 if np.issubdtype(grey.dtype, np.floating) and top <= 1 else 255
-    return np.clip(np.round(values * (255 / white)), 0, 255).astype(np.uint8)

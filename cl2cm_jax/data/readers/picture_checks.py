@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from cl2cm_jax.data.media.clips import decode_clip, taken_files
 from cl2cm_jax.data.media.images import AnimatedError, ImageError, decode
+from cl2cm_jax.data.media.threads import ahead
 
 
 class Mapper(Protocol):
@@ -19,8 +20,7 @@ class Mapper(Protocol):
 
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """The `Mapper` of a single machine."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(function, items))
+    return list(ahead(function, items))
 
 
 def reason_against(source: bytes | str, frames: int) -> tuple[str, bool]:
@@ -39,10 +39,20 @@ def reason_against(source: bytes | str, frames: int) -> tuple[str, bool]:
                 pass
             return "", False
         try:
-            decode(source, on_animated="refuse")
+            decode(source, enough=1, on_animated="refuse")
         except AnimatedError:  # found in the header, before anything is decoded
-            decode(source)
+            decode(source, enough=1)
             return f"{source if is_path else 'the image'} is animated; its first frame is used", True
     except ImageError as error:
         return str(error), False
     return "", False
+
+
+def content_hash(source: bytes | str, frames: int) -> str:
+    """A hash of the files of a picture or clip that can be used; of a folder those of the frames that are read."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in taken_files(source, limit=frames) if isinstance(source, str) else ():
+        digest.update(hashlib.blake2b(file.read_bytes()).digest())
+    if isinstance(source, bytes):
+        digest.update(hashlib.blake2b(source).digest())
+    return digest.hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def write_report(path: str | os.PathLike[str], problems: Sequence[Problem]) -> N
     """Writes all problems, one per line, as TSV with a header."""
     rows = [("kind", "file", "line", "field", "reason")]
     rows += [("note" if p.is_note else "problem", p.file, str(p.line or ""), p.field, p.reason) for p in problems]
-    lines = ("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
+    lines = ("\t".join(printable(" ".join(cell.split())) for cell in row) for row in rows)
     with replacing(Path(path)) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
 

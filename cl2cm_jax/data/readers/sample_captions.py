@@ -1,6 +1,7 @@
 """The captions that a webdataset sample carries: KEY.txt, and "caption", "captions", "origins", "split" of KEY.json.
 
-img2dataset writes the first two, which then agree; the other three are optional:
+Each line of KEY.txt is a caption, as in the shards of CLIP_benchmark. img2dataset writes it and "caption", which then
+agree and are one caption even if it has several lines. The other three are optional:
 
     {"caption": "two dogs", "captions": {"de": "zwei Hunde", "fr": ["deux chiens", "des chiens"]},
      "origins": {"de": "machine"}, "split": "train"}
@@ -9,11 +10,16 @@ img2dataset writes the first two, which then agree; the other three are optional
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from cl2cm_jax.data.captions import Caption
 from cl2cm_jax.data.readers.caption_file import checked_row, known_split
+from cl2cm_jax.json_file import MOST_OF_A_RECORD, parse_json
+from cl2cm_jax.languages import canonical, is_translation
+
+_LINE_END = re.compile(r"\r\n?|\n")
 
 
 class SampleError(Exception):
@@ -43,27 +49,33 @@ def read_captions(key: str, *, text: bytes | None, described: bytes | None, sour
     if not isinstance(split, str) or bool(split) != bool(known_split(split)):
         raise SampleError("json", f"split is {_shown(split)}; write 'train', 'validation' or 'test'")
     rows: list[Caption] = []
+    seen: set[tuple[str, str]] = set()
     problems = []
     for ending, language, caption, origin in _entries(text, description, source):
         row = checked_row({"image": key, "language": language, "caption": caption, "origin": origin})
         if not isinstance(row, Caption):
             field, reason = row
             problems.append((ending, f"{field} in {language!r} {reason.replace('the row', 'it')}"))
-        elif "2" in language or all((row.language, row.caption) != (other.language, other.caption) for other in rows):
+        elif is_translation(row.language) or (row.language, row.caption) not in seen:
             rows.append(row)  # in "de2en", two captions may have the same translation
+            seen.add((row.language, row.caption))
     return SampleCaptions(known_split(split), tuple(rows), tuple(problems))
 
 
 def _entries(text: bytes | None, description: dict[str, Any], source: str) -> Iterator[tuple[str, str, str, str]]:
     """(ending, language, caption, origin) of every caption that is there: neither null nor an empty .txt."""
     captions, origins = (_mapping(description, field) for field in ("captions", "origins"))
+    origins = {canonical(language): origin for language, origin in origins.items()}
     origin = origins.get(source, "human")
     try:
         plain = (text or b"").decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise SampleError("txt", f"is not valid UTF-8 (byte {error.start}); save it as UTF-8") from error
-    if plain:
-        yield "txt", source, plain, origin
+    agreed = description.get("caption")
+    is_one = isinstance(agreed, str) and agreed.split() == plain.split()
+    for caption in [plain] if is_one else _LINE_END.split(plain):
+        if caption.strip():
+            yield "txt", source, caption, origin
     further: list[tuple[str, Any]] = [(source, description.get("caption") or None)]
     for language, entry in captions.items():
         further += [(language, caption) for caption in (entry if isinstance(entry, list) else [entry])]
@@ -71,13 +83,14 @@ def _entries(text: bytes | None, description: dict[str, Any], source: str) -> It
         if caption is not None and not isinstance(caption, str):
             raise SampleError("json", f"caption in {language!r} is {_shown(caption)}; write text")
         if caption is not None:
-            yield "json", language, caption, origins.get(language, "human")
+            yield "json", language, caption, origins.get(canonical(language), "human")
 
 
 def _object(described: bytes | None) -> dict[str, Any]:
     try:
-        found = json.loads(described.decode("utf-8-sig")) if described is not None else {}
-    except (ValueError, RecursionError) as error:
+        text = "{}" if described is None else described.decode("utf-8-sig")
+        found = parse_json(text, values=MOST_OF_A_RECORD, strict=False)
+    except ValueError as error:
         raise SampleError("json", f"is not JSON in UTF-8 ({error}); fix it") from error
     if not isinstance(found, dict):
         raise SampleError("json", f"is a JSON {type(found).__name__}; write an object")

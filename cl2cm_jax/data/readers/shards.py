@@ -11,15 +11,16 @@ from __future__ import annotations
 import glob
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from cl2cm_jax.data.captions import Caption, ShardOffset
 from cl2cm_jax.data.media.images import SUFFIXES
-from cl2cm_jax.data.readers.picture_checks import reason_against
+from cl2cm_jax.data.readers.picture_checks import content_hash, reason_against
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.sample_captions import SampleError, read_captions
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, shortened
 
 MAX_PICTURE_BYTES = 100_000_000
 MAX_TEXT_BYTES = 1_000_000  # of a .txt or .json
@@ -29,6 +30,7 @@ _EXTENDED = frozenset(
 )
 _PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES)
 _TEXTS = frozenset({"txt", "json"})
+_READ = _PICTURES | _TEXTS
 
 
 class Shard(NamedTuple):
@@ -37,6 +39,8 @@ class Shard(NamedTuple):
     samples: list[list[Caption]]  # the rows of each picture; one with caption="" if it has no caption
     left_out: list[str]  # keys of samples that have a problem
     problems: list[Problem]
+    contents: dict[str, str]  # a hash of the picture of each sample, by key
+    unread: Counter[str]  # files of other endings, which are not read
 
 
 class _BrokenError(Exception):
@@ -87,12 +91,13 @@ def read_picture(place: ShardOffset) -> bytes:
 
 def read_shard(path: str, *, source: str, frames: int) -> Shard:
     """Reads and checks a shard, one sample in memory at a time."""
-    shard = Shard([], [], [])
+    shard = Shard([], [], [], {}, Counter())
     seen: set[str] = set()
     try:
         for key, files in _grouped(_files(path)):
             problems = list(_file_problems(path, key, files, frames, is_repeated=key in seen))
             seen.add(key)
+            shard.unread.update(shortened(file.ending, limit=20) for file in files if file.ending not in _READ)
             sample: list[Caption] = []
             if all(problem.is_note for problem in problems):
                 sample, further = _sample(path, key, files, source)
@@ -100,6 +105,7 @@ def read_shard(path: str, *, source: str, frames: int) -> Shard:
             shard.problems.extend(problems)
             if sample:
                 shard.samples.append(sample)
+                shard.contents[key] = content_hash(_picture(files).content, frames)
             else:
                 shard.left_out.append(key)
     except (_BrokenError, tarfile.TarError, OSError, RecursionError, ValueError, OverflowError) as error:
@@ -165,7 +171,7 @@ def _next(tar: Any, raw: BinaryIO) -> tarfile.TarInfo | None:
 
 def _file(raw: BinaryIO, path: str, member: tarfile.TarInfo, ending: str) -> _File:
     offset = ShardOffset(path, member.offset_data, member.size)
-    if ending not in _PICTURES | _TEXTS:
+    if ending not in _READ:
         return _File(ending, offset, b"", "")
     limit = MAX_TEXT_BYTES if ending in _TEXTS else MAX_PICTURE_BYTES
     if not member.isreg() or member.issparse():
@@ -226,6 +232,10 @@ def _file_problems(path: str, key: str, files: list[_File], frames: int, *, is_r
             yield Problem(path, None, f"{key}.{file.ending}", reason, is_note=is_note)
 
 
+def _picture(files: list[_File]) -> _File:
+    return next(file for file in files if file.ending in _PICTURES)
+
+
 def _sample(path: str, key: str, files: list[_File], source: str) -> tuple[list[Caption], list[Problem]]:
     """The rows of a sample whose files are good, none where its .json or all captions are wrong; and its problems."""
     content = {file.ending: file.content for file in files}
@@ -236,6 +246,6 @@ def _sample(path: str, key: str, files: list[_File], source: str) -> tuple[list[
     problems = [Problem(path, None, f"{key}.{ending}", reason) for ending, reason in found.problems]
     if problems and not found.rows:
         return [], problems
-    offset = next(file.offset for file in files if file.ending in _PICTURES)
+    offset = _picture(files).offset
     rows = found.rows or (Caption(key, "", ""),)
     return [row._replace(split=found.split, picture=offset) for row in rows], problems

@@ -6,6 +6,7 @@ A clip has at most `frames` frames; 1 is a picture. `mapper` decodes the picture
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 from functools import partial
@@ -16,30 +17,43 @@ import numpy as np
 
 from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image
 from cl2cm_jax.data.media.images import SUFFIXES
+from cl2cm_jax.data.readers.equal_pictures import merge_equal
 from cl2cm_jax.data.readers.feature_file import FeatureFile
-from cl2cm_jax.data.readers.picture_checks import Mapper, reason_against
+from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_against
 from cl2cm_jax.data.readers.picture_names import similar
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
+from cl2cm_jax.languages import counted
+
+# pictures and films of cameras, phones and browsers that are not decoded, and what SUFFIXES lacks
+_UNREAD = frozenset(
+    ".heic .heif .avif .jxl .jp2 .jfif .jpe .svg .psd .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .mov .mp4 .m4v .avi "
+    ".mkv .webm .mpg .3gp".split()
+) - frozenset(SUFFIXES)
+
+
+_ENDINGS = 100  # of a shard, that are counted
 
 
 def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, mapper: Mapper) -> CaptionTable:
     """The captions whose picture or clip is in a folder and can be decoded, with its path inside the folder."""
     known = by_image(captions.rows)
-    reasons = mapper(partial(_reason_against_file, images=images, frames=frames), list(known))
+    checked = mapper(partial(_checked_file, images=images, frames=frames), list(known))
     table = CaptionTable([], list(captions.problems))
     near = similar([image for image in known if not os.path.exists(os.path.join(images, image))], images)
-    for (image, rows), (reason, is_note) in zip(known.items(), reasons, strict=True):
+    for (image, rows), (reason, is_note, _) in zip(known.items(), checked, strict=True):
         if reason:
             reason += f"; did you mean {near[image]!r}?" if image in near else ""
             table.problems.append(Problem(file, rows[0].line, "image", reason, is_note=is_note))
         if not reason or is_note:
             table.rows.extend(row._replace(picture=image) for row in rows)
-    files = (Path(base, name).relative_to(images) for base, _, names in os.walk(images) for name in names)
+    files = [Path(base, name).relative_to(images) for base, _, names in os.walk(images) for name in names]
     for image in sorted(name.as_posix() for name in files if name.suffix.lower() in SUFFIXES):
         if image not in known and not (frames > 1 and os.path.dirname(image) in known):
             table.problems.append(_unused(images, None, "image", image))
-    return table
+    if unread := [path for path in files if path.suffix.lower() in _UNREAD and path.as_posix() not in known]:
+        table.problems.append(_unread(images, unread))
+    return merge_equal(table, {image: content for image, (*_, content) in zip(known, checked, strict=True)}, file=file)
 
 
 def from_features(captions: CaptionTable, file: str, features: FeatureFile, *, ids: str, path: str) -> CaptionTable:
@@ -64,7 +78,8 @@ def from_shards(
     captions: CaptionTable, file: str, shards: Sequence[str], *, source: str, frames: int, mapper: Mapper
 ) -> CaptionTable:
     """The captions of the samples of shards, and those that a caption file has for their keys."""
-    samples, left_out, problems = _merged(mapper(partial(_shard_as_json, source=source, frames=frames), shards))
+    found = mapper(partial(_shard_as_json, source=source, frames=frames), shards)
+    samples, left_out, problems = _merged(found)
     problems = [*captions.problems, *problems]
     further = by_image(captions.rows)
     for key, rows in further.items():
@@ -82,7 +97,14 @@ def from_shards(
         reason = "has no split, where other samples have one; name it in its .json"
         problems += [_of_sample(rows[0], reason) for rows in images if not rows[0].split]
         images = [rows for rows in images if rows[0].split]
-    return CaptionTable([row for rows in images for row in rows], problems)
+    contents = {
+        key: content for *_, hashes, _ in reversed(found) for key, content in hashes.items()
+    }  # the first counts
+    if unread := sum((Counter(counts) for *_, counts in found), Counter[str]()):
+        reason = f"files of samples that are not read, by ending: {counted(unread)}"
+        problems.append(Problem(shards[0], None, "shard", reason, is_note=True, is_logged=True))
+    table = CaptionTable([row for rows in images for row in rows], problems)
+    return merge_equal(table, contents, file=file or shards[0])
 
 
 def row_from_json(cells: Sequence[Any]) -> Caption:
@@ -97,14 +119,29 @@ def _reason_against_file(image: str, *, images: str, frames: int) -> tuple[str, 
     return reason_against(os.path.join(images, image), frames)
 
 
+def _checked_file(image: str, *, images: str, frames: int) -> tuple[str, bool, str]:
+    """Why a picture cannot be used, or a note; and a hash of its content if it can."""
+    reason, is_note = _reason_against_file(image, images=images, frames=frames)
+    is_used = not reason or is_note
+    return reason, is_note, content_hash(os.path.join(images, image), frames) if is_used else ""
+
+
+def _unread(folder: str, files: Sequence[Path]) -> Problem:
+    counts = Counter(path.suffix.lower() for path in files).most_common()
+    kinds = ", ".join(f"{suffix} {count:,}" for suffix, count in counts)
+    reason = f"files of formats that are not read: {kinds}, such as {min(files).as_posix()!r}; convert them"
+    return Problem(folder, None, "image", reason, is_note=True, is_logged=True)
+
+
 def _unused(file: str, line: int | None, field: str, image: str) -> Problem:
     return Problem(file, line, field, f"{image!r} has no caption and is not used", is_note=True)
 
 
 def _shard_as_json(path: str, *, source: str, frames: int) -> list[Any]:
-    """A shard in a form that a pipeline can pass on: rows of samples, keys of those left out, problems."""
+    """A shard as JSON, which a pipeline can pass on: the fields of `Shard`, problems as lists."""
     shard = read_shard(path, source=source, frames=frames)
-    return [shard.samples, shard.left_out, [astuple(problem) for problem in shard.problems]]
+    problems = [astuple(problem) for problem in shard.problems]
+    return [shard.samples, shard.left_out, problems, shard.contents, dict(shard.unread.most_common(_ENDINGS))]
 
 
 def _merged(shards: Iterable[Sequence[Any]]) -> tuple[dict[str, list[Caption]], set[str], list[Problem]]:
@@ -112,7 +149,7 @@ def _merged(shards: Iterable[Sequence[Any]]) -> tuple[dict[str, list[Caption]], 
     samples: dict[str, list[Caption]] = {}
     left_out: set[str] = set()
     problems: list[Problem] = []
-    for good, bad, reasons in shards:
+    for good, bad, reasons, *_ in shards:
         problems += [Problem(*reason) for reason in reasons]
         left_out.update(bad)
         for rows in ([row_from_json(cells) for cells in sample] for sample in good):

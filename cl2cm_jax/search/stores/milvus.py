@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.languages import canonical
 from cl2cm_jax.search.entry import Captions, Entry, Filters, Found, captions_from_text, captions_to_text
 
 COLLECTION = "pictures"
@@ -207,7 +208,7 @@ class Store:
 
     def languages(self) -> list[str]:
         """The codes of the languages that captions are in, sorted; scans every row."""
-        return sorted({language for row in self._rows(["languages"]) for language in row["languages"]})
+        return sorted({canonical(language) for row in self._rows(["languages"]) for language in row["languages"]})
 
     def entry(self, id: str) -> Entry | None:
         """The entry of an id, or None."""

@@ -100,7 +100,7 @@ async function show(send) {
     results.replaceChildren(...answer.results.map(card));
     if (byKeyboard && document.activeElement === document.body) $(".card", results)?.focus();
     if (answer.results.length) setState("results", summary(answer));
-    else setState("empty", "No picture matches the filters.");
+    else setState("empty", answer.notice ? `Nothing found: ${answer.notice}.` : "No picture matches the filters.");
   } catch (error) {
     if (mine !== latest) return;
     showError(error.message);
@@ -108,7 +108,7 @@ async function show(send) {
 }
 
 const summary = (answer) =>
-  [languageName(answer.language), `best ${answer.results.length} of ${filterParameters().size ? "the matching pictures" : number.format(pictures)}`, `${Math.round(answer.milliseconds)} ms`]
+  [languageName(answer.language), `best ${answer.results.length} of ${filterParameters().size ? "the matching pictures" : number.format(pictures)}`, `${Math.round(answer.milliseconds)} ms`, answer.notice]
     .filter(Boolean).join(" · ");
 
 function subject(source, text) {

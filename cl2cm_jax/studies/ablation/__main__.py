@@ -27,8 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Trains missing runs, then prints and writes the tables."""
     start = time.perf_counter()
     ablation = command.train_missing(arguments, verb="ablate", parse=parse)
-    if ablation is None:
-        return
     report(ablation)
     print(f"seconds: {time.perf_counter() - start:.0f}; tables: {ablation.workdir}/ablation.md, ablation.json")
 

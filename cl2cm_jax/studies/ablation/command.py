@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +10,12 @@ from pathlib import Path
 from cl2cm_jax.config import read
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.command_line import Arguments, resume_command, split_flags
+from cl2cm_jax.runtime.preemption import exit_stopped
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.studies.ablation.runs import Ablation
 from cl2cm_jax.studies.ablation.variants import BASELINE, ROWS, variant
 from cl2cm_jax.studies.rows import add_run_options
+from cl2cm_jax.terminal import log_to_stderr
 
 Options = tuple[argparse.Namespace, dict[str, str]]
 
@@ -46,17 +47,15 @@ def parse_options(
     return options, overrides
 
 
-def train_missing(
-    arguments: Sequence[str] | None, *, verb: str, parse: Callable[[Sequence[str]], Options]
-) -> Ablation | None:
-    """Trains the missing runs of an ablation; returns None, with a message, if a signal stopped it.
+def train_missing(arguments: Sequence[str] | None, *, verb: str, parse: Callable[[Sequence[str]], Options]) -> Ablation:
+    """Trains the missing runs of an ablation; exits if a signal stopped it.
 
     Args:
       arguments: as typed; None: those of the process.
       verb: name of the command.
       parse: reads its command line.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
+    log_to_stderr(format="%(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
     options, overrides = parse(arguments)
     config = read(options.config, overrides)
@@ -68,8 +67,7 @@ def train_missing(
         config, options.workdir, noises=options.noise, seeds=seeds, names=options.rows, folds=options.folds
     )
     if not ablation.train_all():
-        print(f"stopped and saved; resume with: {resume_command(verb, arguments)}")
-        return None
+        exit_stopped(resume_command(verb, arguments))
     return ablation
 
 

@@ -9,7 +9,6 @@ are printed only for the set and language that they were measured on.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from cl2cm_jax.config import nearest
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.runtime.checksums import read_checked_json
 from cl2cm_jax.runtime.command_line import Arguments
 from cl2cm_jax.studies.comparison.published import PRETRAINED, PUBLISHED, SETS
 from cl2cm_jax.studies.comparison.tables import Row, comparison_tables, run_rows
@@ -67,12 +67,12 @@ def _run(workdir: Path, name: str) -> list[Row]:
     """The rows of one run; `name` identifies its set if the run itself does not, or is ""."""
     path = workdir / "results.json"
     try:
-        rows = run_rows(str(workdir), json.loads(path.read_text(encoding="utf-8")))
+        rows = run_rows(str(workdir), read_checked_json(path, fix="write it again with --mode=evaluate"))
     except OSError as error:
         raise UserError(
             f"--workdirs: {path} cannot be read ({error.strerror}); name the --workdir of a finished run"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(
             f"--workdirs: {path} is damaged ({error}); run --mode=evaluate on the workdir to write it again"
         ) from error

@@ -1,7 +1,7 @@
 """External evaluation: an exported model evaluated by mteb and clip-benchmark on local images and captions.
 
 cl2cm external-eval --model=bundle --captions=captions.csv --images=photos
-cl2cm external-eval --model=bundle --workdir=runs/emoji [--judges=mteb] [--languages=en,de] [--markdown]
+cl2cm external-eval --model=bundle --workdir=runs/emoji [--libraries=mteb] [--languages=en,de] [--markdown]
 
 Prints our metrics beside those of the libraries. Exit code 0: they agree wherever the protocol is the same; 1: they do
 not.
@@ -10,7 +10,6 @@ not.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -21,8 +20,10 @@ import cl2cm_jax
 from cl2cm_jax.config import nearest
 from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
+from cl2cm_jax.languages import canonical_all
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.studies.rows import separated
+from cl2cm_jax.terminal import log_to_stderr
 
 if TYPE_CHECKING:
     from cl2cm_jax.studies.external_eval.captioned import Captioned
@@ -37,29 +38,31 @@ ENVIRONMENT = {  # read when the libraries are imported: no network access and n
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line, with `judges` and `languages` as lists; raises UserError."""
+    """The command line, with `libraries` and `languages` as lists; raises UserError."""
     parser = Arguments(prog="cl2cm external-eval", description=__doc__)
     add_model_option(parser)
     parser.add_argument("--captions", type=Path, help="CSV, TSV or JSONL with the columns image, language and caption")
     parser.add_argument("--images", type=Path, help="folder of the images that the captions name")
     parser.add_argument("--split", default="test", choices=SPLITS, help="of captions with a split (default: test)")
     parser.add_argument("--workdir", type=Path, help="instead of --captions: a finished run, whose test split is used")
-    parser.add_argument(
-        "--judges",
+    libraries = parser.add_argument(
+        "--libraries",
+        "--judges",  # the old name, accepted for one release
         type=separated,
         default=",".join(LIBRARIES),
         help="evaluation libraries, separated by commas (default: %(default)s)",
     )
+    libraries.option_strings = ["--libraries"]  # what help and errors show
     parser.add_argument(
         "--languages", type=separated, default="", help="separated by commas (default: all languages of the data)"
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of plain text")
     options = parser.parse_args(list(arguments))
-    for name in options.judges:
+    for name in options.libraries:
         if name not in LIBRARIES:
-            raise UserError(f"--judges={name!r} is unknown{nearest(name, LIBRARIES)}")
-    if not options.judges:
-        raise UserError(f"--judges= is empty; name some of {', '.join(LIBRARIES)}")
+            raise UserError(f"--libraries={name!r} is unknown{nearest(name, LIBRARIES)}")
+    if not options.libraries:
+        raise UserError(f"--libraries= is empty; name some of {', '.join(LIBRARIES)}")
     if (options.workdir is None) == (options.captions is None):
         raise UserError("no data, or two sources of data; give either --captions with --images, or --workdir")
     if (options.images is None) != (options.captions is None):
@@ -69,7 +72,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table; exits with code 1 if a metric of a library differs from ours."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ |= ENVIRONMENT
@@ -78,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     data = _data(options)
     model = cl2cm_jax.load(options.model)
-    scores = compare(model, data.of(options.languages or list(data.captions)), options.judges)
+    scores = compare(model, data.of(canonical_all(options.languages) or list(data.captions)), options.libraries)
     printed = table(scores)
     print(printed.markdown() if options.markdown else printed.text())
     if not all(score.agrees for score in scores):

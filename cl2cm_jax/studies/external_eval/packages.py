@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import not_installed
 
 INSTALL = "in a checkout pip install -e '.[judges]', then pip install --no-deps clip-benchmark==1.6.2"
 
@@ -15,4 +15,4 @@ def package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; run: {INSTALL}") from error
+        raise not_installed(error.name, run=INSTALL) from error

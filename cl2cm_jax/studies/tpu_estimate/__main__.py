@@ -29,6 +29,7 @@ from cl2cm_jax.studies.tpu_estimate.cost import events
 from cl2cm_jax.studies.tpu_estimate.hlo import parse as parse_hlo
 from cl2cm_jax.studies.tpu_estimate.largest import largest
 from cl2cm_jax.studies.tpu_estimate.models import Models, models
+from cl2cm_jax.terminal import log_to_stderr
 
 _MANY = 8192  # images, from which score matrices of all pairs take GiB
 UNIT = 8  # images per chip: resolution of the search for the largest batch
@@ -68,9 +69,7 @@ def sizes(text: str) -> dict[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Estimates one configuration on one topology."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
-    for noisy in ("absl", "jax"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_stderr(level=logging.INFO, format="%(message)s")
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     config = effective(read(options.config, overrides))
     jax.config.update("jax_platforms", "cpu")  # for the constants of the step

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import cut_layer
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, not_installed
 from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.parallel.mesh import batch_shards, check_batch_size
 from cl2cm_jax.steps.optimizer import make_optimizers
@@ -58,7 +58,7 @@ def topology(name: str) -> Topology:
     if not all(side.isdecimal() and int(side) for side in sides):
         raise UserError(f"--topology={name!r} is not a chip and its sides; {example}")
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("libtpu, the TPU compiler, is not installed; run: pip install -e '.[tpu]'")
+        raise not_installed("libtpu", run="in a checkout pip install -e '.[tpu]'")
     for variable, value in _NO_HOST.items():
         os.environ.setdefault(variable, value)
     try:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import logging
 import shutil
 import signal
 import sys
@@ -36,6 +35,7 @@ from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics
 from cl2cm_jax.features import cache
 from cl2cm_jax.runtime.command_line import Arguments, positive, resume_command, split_flags
+from cl2cm_jax.runtime.preemption import exit_stopped, interrupt
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.studies.ablation.runs import run_once
@@ -44,6 +44,7 @@ from cl2cm_jax.studies.tuning.report import StudyInfo, TuningResult
 from cl2cm_jax.studies.tuning.scoring import FOLDS, VALIDATION, Measured, Part, machine_share, parts_of, score_of
 from cl2cm_jax.studies.tuning.space import SPACE, Dimension, read_space
 from cl2cm_jax.studies.tuning.study import CUT, DONE, FAILED, Study
+from cl2cm_jax.terminal import log_to_stderr
 from cl2cm_jax.training import results
 from cl2cm_jax.training.experiment import FREE
 from cl2cm_jax.training.identity import fingerprint, is_same_data
@@ -87,7 +88,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs trials until the time is over, then prints the result."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
+    log_to_stderr(format="%(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
     options, overrides = parse(arguments)
     config = read(options.config, overrides)
@@ -96,14 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start_jax(Path(config.data.dir))
     busy = f"--workdir={workdir} is in use by another tuning process; wait for it"
     with exclusive(workdir / ".lock", busy=busy), contextlib.ExitStack() as restore:
-        # outside of training, which handles both, SIGTERM acts like Ctrl-C
-        restore.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        for number in (signal.SIGTERM, signal.SIGINT):  # outside of training, which handles both
+            restore.callback(signal.signal, number, signal.signal(number, interrupt))
         try:
             tuning = Tuning(options, overrides, config, space, command)
             result = tuning.run(minutes=options.minutes, trials=options.trials)
         except KeyboardInterrupt:
-            print(f"stopped and saved; resume with: {command}")
-            return
+            exit_stopped(command, default=signal.SIGINT)
     print(report.table(tuning.info, result).text(), *report.sentences(result), "", sep="\n")
     print(f"minutes: {result.seconds / 60:.1f}; files: {workdir}/{', '.join(report.FILES)}")
     if result.beats_baseline:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cl2cm_jax.config import FIELDS, current_names, defaults, differences, flatten
-from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.studies.tuning.scoring import Measured, Score, score_of
 from cl2cm_jax.studies.tuning.space import Dimension
 
@@ -170,9 +170,8 @@ def _import_optuna() -> Any:
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:
-        raise UserError(
-            f"package {error.name} is not installed; in a checkout pip install -e '.[tune]', else pip install optuna"
-        ) from error
+        run = "pip install optuna, or in a checkout -e '.[tune]'"
+        raise not_installed(error.name, run=run) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

@@ -10,7 +10,6 @@ Writes word_level.md and transport_plans.png. Finished runs are kept: rerun an i
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from cl2cm_jax.studies.rows import add_run_options, row_names
 from cl2cm_jax.studies.text_features import parallel_text_corpora
 from cl2cm_jax.studies.word_alignment.report import draw, report
 from cl2cm_jax.studies.word_alignment.runs import BASELINE, BEFORE, ROWS, SHOWN_ROWS, Experiment, run_once
+from cl2cm_jax.terminal import log_to_stderr
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains missing runs, then prints and writes the tables and draws the chart."""
     start = time.perf_counter()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
+    log_to_stderr(format="%(message)s")
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     require_matplotlib()
     overrides.setdefault("data.captions", str(options.text))

@@ -15,18 +15,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, not_installed, one_line
+from cl2cm_jax.json_file import read_json
+from cl2cm_jax.models.files.tokenizer_file import is_panic
 from cl2cm_jax.runtime.command_line import positive
 from cl2cm_jax.translation.engine import Item
 from cl2cm_jax.translation.languages import nllb_token, nllb_tokens, three_letters
 
 INSTALL = "pip install ctranslate2 sentencepiece"
 _TOKENS_PER_BATCH = 4096  # with padding, within one call of the model
+_LARGEST, _MOST_VALUES = 200_000_000, 3_000_000  # of a vocabulary's file
 _MAX_PIECES = 500  # of a caption, truncated beyond; models have 512 positions or more
 OPTIONS = {
     "--model": {"type": Path, "help": "folder of the converted model", "required": True},
@@ -85,7 +87,7 @@ class CTranslate2:
         self._tokenizer = _tokenizer(folder)
         tokens = {"source": source_token, "target": target_token}
         self._before, self._prefix = _language_tokens(folder, source, target, tokens)
-        config = _json(folder / "config.json")
+        config = _json(folder / "config.json", dict)
         self._after = [] if config.get("add_source_eos") else [config.get("eos_token", "</s>")]
         self._beam = beam
         try:
@@ -117,8 +119,8 @@ def _imported(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        install = INSTALL if package in INSTALL else f"pip install {package}"
-        raise UserError(f"--engine=ctranslate2: package {package} is not installed; run: {install}") from error
+        run = INSTALL if package in INSTALL else ""
+        raise not_installed(package, run=run, needed_for="--engine=ctranslate2") from error
 
 
 def _check_folder(folder: Path) -> None:
@@ -163,7 +165,7 @@ def _target_token(target: str, marks: set[str]) -> str:
 def _vocabulary(folder: Path, side: str) -> set[str]:
     for name in (f"{side}_vocabulary", "shared_vocabulary"):
         if (file := folder / f"{name}.json").is_file():
-            return set(_json(file))
+            return set(map(str, _json(file, list)))
         if (file := folder / f"{name}.txt").is_file():
             return set(file.read_text(encoding="utf-8").split("\n"))
     raise UserError(
@@ -171,11 +173,14 @@ def _vocabulary(folder: Path, side: str) -> set[str]:
     )
 
 
-def _json(file: Path) -> Any:
+def _json(file: Path, kind: type) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}); convert the model again") from error
+        content = read_json(file, largest=_LARGEST, values=_MOST_VALUES, strict=False)
+        if not isinstance(content, kind):
+            raise ValueError(f"it is a {type(content).__name__}, not a {kind.__name__}")
+        return content
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable JSON ({error}); convert the model again") from error
 
 
 class _Tokenizer(NamedTuple):
@@ -213,8 +218,10 @@ def _tokenizer_json(path: Path) -> _Tokenizer:
     package = _imported("tokenizers")
     try:
         tokenizer = package.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower class
-        raise UserError(f"{path} is not a tokenizer ({error}); copy it again") from error
+    except BaseException as error:
+        if is_panic(error) or isinstance(error, Exception):  # the library raises no narrower class
+            raise UserError(f"{path} is not a tokenizer ({one_line(error)}); copy it again") from error
+        raise
 
     def text(pieces: list[str]) -> str:
         ids = [tokenizer.token_to_id(piece) for piece in pieces]

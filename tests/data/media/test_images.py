@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from cl2cm_jax.data.media import images
 from cl2cm_jax.data.media.images import ImageError, decode, decode_frames, scaled
 
 
@@ -183,3 +184,94 @@ def test_a_very_long_picture_is_cut_without_a_larger_one_between(monkeypatch: py
     monkeypatch.setattr("cl2cm_jax.data.media.images.MAX_PIXELS", 10)
     cut = scaled(image, 24, shorter_side=24, filter="bicubic")
     assert np.abs(whole.astype(int) - cut.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("strip", [2**20, 50])
+def test_every_orientation(orientation: int, strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_STRIP", strip)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noisy((9, 14)), exif=exif)
+    found = decode(data)
+    np.testing.assert_array_equal(found, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
+    assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "I", "CMYK", "F"])
+def test_a_picture_in_strips_has_the_pixels_of_the_whole(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = (
+        Image.fromarray(np.random.default_rng(0).integers(0, 60_000, (37, 23), np.uint16))
+        if mode in "I;16"
+        else noisy()
+    )
+    image = image if image.mode == mode else image.convert(mode)
+    data = encoded(image, "TIFF") if mode in ("CMYK", "I", "F") else encoded(image)
+    whole = decode(data)
+    monkeypatch.setattr(images, "_STRIP", 100)
+    np.testing.assert_array_equal(decode(data), whole)
+
+
+def photograph(size: tuple[int, int] = (1600, 1200)) -> Image.Image:
+    """Edges and a little noise, as a camera makes them."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 255, (size[1] // 10, size[0] // 10, 3), np.uint8))
+    pixels = np.asarray(small.resize(size)) + rng.normal(0, 5, (size[1], size[0], 1))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("shorter_side", [128, None])
+def test_a_jpeg_that_is_decoded_smaller_is_close(options: dict[str, object], shorter_side: int | None) -> None:
+    data = encoded(photograph(), "JPEG", quality=90, **options)
+    smaller = decode(data, enough=2 * 128)
+    assert smaller.shape == (300, 400, 3) and decode(data).shape == (1200, 1600, 3)
+    found, whole = (
+        scaled(pixels, 128, shorter_side=shorter_side, filter="bicubic").astype(int)
+        for pixels in (smaller, decode(data))
+    )
+    assert np.abs(found - whole).mean() < 1.5 and np.abs(found - whole).max() <= 8  # grey levels
+
+
+def test_a_jpeg_of_less_than_twice_the_needed_size_is_not_changed() -> None:
+    data = encoded(noisy((640, 480)), "JPEG")
+    np.testing.assert_array_equal(decode(data, enough=241), decode(data))
+    assert decode(data, enough=240).shape == (240, 320, 3)
+    np.testing.assert_array_equal(decode(encoded(noisy((640, 480))), enough=10), np.asarray(noisy((640, 480))))
+
+
+def test_another_large_picture_is_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_LARGE", 640 * 480 - 1)
+    monkeypatch.setattr(images, "_STRIP", 10_000)
+    image = photograph((640, 480))
+    found = decode(encoded(image), enough=100)
+    np.testing.assert_array_equal(found, np.asarray(image.reduce(4)))
+
+
+def test_a_jpeg_over_the_limit_is_decoded_smaller() -> None:
+    data = encoded(noisy((400, 300)), "JPEG")
+    assert decode(data, max_pixels=120_000).shape == (300, 400, 3)
+    assert decode(data, max_pixels=119_999).shape == decode(data, max_pixels=30_000).shape == (150, 200, 3)
+    for content, limit in ((data, 29_999), (encoded(noisy((400, 300))), 119_999)):
+        with pytest.raises(ImageError, match=f"400 x 300 pixels, over the limit of {limit:,}; scale it down"):
+            decode(content, max_pixels=limit)
+
+
+def test_a_higher_limit_of_pixels_allows_more_memory() -> None:
+    data = encoded(Image.new("L", (12_000, 9_000), 90))  # 108 million pixels
+    with pytest.raises(ImageError, match="12000 x 9000 pixels, over the limit of 100,000,000; scale it down"):
+        decode(data, enough=1000)
+    assert decode(data, enough=1000, max_pixels=130_000_000).shape == (1000, 1334, 3)
+    assert images._memory_limit(10) == images.MAX_MEMORY and images._memory_limit(200_000_000) == 2 * images.MAX_MEMORY
+
+
+def test_a_photograph_of_200_megapixels_is_read() -> None:
+    data = encoded(Image.new("L", (16_320, 12_240), 90), "JPEG", quality=40)
+    found = decode(data, enough=448)
+    assert found.shape == (1530, 2040, 3) and np.abs(found.astype(int) - 90).max() <= 1
+
+
+def test_a_system_without_the_flag_for_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "O_NONBLOCK")  # as on Windows
+    noisy().save(tmp_path / "x.png")
+    np.testing.assert_array_equal(decode(tmp_path / "x.png"), np.asarray(noisy()))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import time
 from pathlib import Path
 
 import pytest
 
 from cl2cm_jax.data.captions import CaptionTable
-from cl2cm_jax.data.readers import text_lines
+from cl2cm_jax.data.readers import caption_file, tables, text_lines
 from cl2cm_jax.data.readers.caption_file import read_caption_file
 from cl2cm_jax.errors import UserError
 
@@ -112,6 +114,7 @@ def test_line_numbers_count_quoted_line_breaks(tmp_path: Path) -> None:
         (b"not json", "line", "is not JSON"),
         (b"[1, 2]", "line", "JSON list"),
         (b"[" * 200_000, "line", "is not JSON"),
+        (b'{"image": [' + b"[]," * 100_000 + b"[]]}", "line", "values, and 100,000 are read"),
         (b'{"image": ' + b"[" * 500 + b"]" * 500 + b', "language": "en", "caption": "x"}', "image", "is a JSON list"),
         (b'{"image": "a", "language": "en"}', "caption", "is missing"),
         (b'{"image": "a", "language": "en", "caption": 3}', "caption", "write a string"),
@@ -142,9 +145,17 @@ def test_split_and_origin_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        ("image,language,caption\n".encode("utf-16"), "c.csv", "line 1: is not UTF-8 text"),
+        ("image,language,caption\n".encode("utf-16-le"), "c.csv", "line 1: is not UTF-8 text"),
+        (b"\xff\xfei\0m\0", "c.csv", "unknown column 'im'"),
+        (b"\xff\xfei", "c.csv", r"c.csv is not valid UTF-16 \(byte 2\)"),
         (b"image,language,captoin\n", "c.csv", "unknown column 'captoin'; did you mean 'caption'?"),
-        (b"image;language;caption\n", "c.csv", "separated by ';'"),
+        (b"image;language;captoin\n", "c.csv", "separated by ';'"),
+        (b"filepath\ttitle\n", "c.csv", r"separated by '\\t'"),
+        (b"image,en,de\n", "c.csv", "unknown column 'en'; write one row for each caption"),
+        (b'[\n {"image": "a"}]', "c.jsonl", "is one JSON array; write one object a line"),
+        (b"PK\3\4", "c.xlsx", "must end in .csv.*; save the sheet as CSV UTF-8"),
+        (b"PAR1", "c.parquet", "must end in .csv.*; write it as CSV, with pandas"),
+        (b'{"images": []}', "c.json", "must end in .csv.*; write one object"),
         (b"image,language\n", "c.csv", "column 'caption' is missing"),
         (b"image,language,caption,image\n", "c.csv", "'image' is there twice"),
         (b"", "c.csv", "column 'image' is missing"),
@@ -199,3 +210,139 @@ def test_a_language_of_megabytes_is_refused_at_once(tmp_path: Path) -> None:
     start = time.process_time()
     found = read(tmp_path, b"image\tlanguage\tcaption\na\t" + language + b"!\tx\n", "c.tsv")
     assert found.problems[0].field == "language" and time.process_time() - start < 5
+
+
+ROWS = [["image", "language", "caption"], ["a.png", "en", 'a "red" dog, running'], ["a.png", "de", "ein Hund; é"]]
+PLAIN = [["image", "language", "caption"], ["a.png", "en", "a red dog"], ["a.png", "de", "ein Hund, é"]]
+
+
+def table(rows: list[list[str]], separator: str = ",", end: str = "\n", quoting: int = csv.QUOTE_MINIMAL) -> str:
+    out = io.StringIO()
+    csv.writer(out, delimiter=separator, lineterminator=end, quoting=quoting).writerows(rows)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("excel.tsv", table(ROWS, "\t", "\r\n")),
+        ("all_quoted.tsv", table(ROWS, "\t", quoting=csv.QUOTE_ALL)),
+        ("excel.csv", "\ufeff" + table(ROWS, ",", "\r\n")),
+        ("german_excel.csv", table(ROWS, ";", "\r\n")),
+        ("tabs.csv", table(ROWS, "\t")),
+        ("commas.tsv", table(ROWS, ",")),
+        ("sep.csv", "sep=,\r\n" + table(ROWS, ",", "\r\n")),
+        ("sep_semicolon.csv", "\ufeffsep=;\r\n" + table(ROWS, ";", "\r\n")),
+        ("old_mac.csv", table(ROWS, ",", "\r")),
+        ("old_mac.tsv", "\r".join("\t".join(row) for row in ROWS) + "\r"),
+        ("plain.tsv", "\n".join("\t".join(row) for row in ROWS)),
+        ("trailing.csv", table([[*row, ""] for row in ROWS])),
+        ("trailing_rows.csv", table([ROWS[0], *([*row, "", ""] for row in ROWS[1:])])),
+        ("pandas_index.csv", table([["", *ROWS[0]], *([str(n), *row] for n, row in enumerate(ROWS[1:]))])),
+        ("blank_rows.csv", table(ROWS) + ",,\n , ,\n\n\n"),
+        ("blank_rows.tsv", table(ROWS, "\t") + "\t\t\n\n"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_the_files_of_common_programs_say_the_same(tmp_path: Path, name: str, content: str, encoding: str) -> None:
+    found = read(tmp_path, content.encode(encoding), name)
+    assert [[row.image, row.language, row.caption] for row in found.rows] == ROWS[1:]
+    assert found.problems == []
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        ['"Stop" on a sign', "two dogs"],
+        ['"Stop', "it", 'now"'],  # of one file: the mark of a line does not join it with a later one
+        ['5" of snow', '"'],
+    ],
+)
+def test_quotation_marks_of_a_plain_tsv_are_kept(tmp_path: Path, captions: list[str]) -> None:
+    lines = [f"{number}.png\ten\t{caption}\n" for number, caption in enumerate(captions)]
+    found = read(tmp_path, ("image\tlanguage\tcaption\n" + "".join(lines)).encode(), "c.tsv")
+    assert [row.caption for row in found.rows] == captions
+    assert [row.line for row in found.rows] == list(range(2, 2 + len(captions)))
+
+
+def test_a_quoted_cell_among_plain_ones_is_unquoted(tmp_path: Path) -> None:
+    lines = 'image\tlanguage\tcaption\na.png\ten\t"Stop" sign\nb.png\ten\t"a ""red"" dog"\n'
+    assert [row.caption for row in read(tmp_path, lines.encode(), "c.tsv").rows] == ['"Stop" sign', 'a "red" dog']
+
+
+def test_only_what_is_seen_of_a_caption_counts(tmp_path: Path) -> None:
+    rows = [
+        "a.png,en,\u200ba\u00a0red\u2003dog\ufeff",
+        "b.png,DE,\u202aHu\u00adnd\u202c",
+        "c.png,fr,\u200b",
+        "d.png,fa,\u0645\u06cc\u200c\u0631\u0648\u0645",
+        "e.png,en,family \U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "f.png,fr,cafe\u0301",
+    ]
+    found = read(tmp_path, HEADER + "\n".join(rows).encode())
+    assert [row.caption for row in found.rows] == [
+        "a red dog",
+        "Hund",
+        "\u0645\u06cc\u200c\u0631\u0648\u0645",
+        "family \U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "caf\u00e9",
+    ]
+    assert [(problem.line, problem.field, problem.reason[:8]) for problem in found.problems] == [
+        (4, "caption", "is empty")
+    ]
+
+
+def test_values_that_programs_write_for_something_else_are_named(tmp_path: Path) -> None:
+    rows = "a.png,de,NaN\nhttps://example.com/a.png,de,ein Hund\na.png,de,caf\xe9\n".encode("cp1252")
+    reasons = [f"{problem.field} {problem.reason}" for problem in read(tmp_path, HEADER + rows).problems]
+    assert reasons[0].startswith("caption is 'NaN', a missing value")
+    assert reasons[1].startswith("image is the address 'https://example.com/a.png'; download")
+    assert reasons[2].startswith("caption is not valid UTF-8 (in Windows-1252, 'caf\xe9'); save the file as UTF-8")
+    ids = read_caption_file(str(tmp_path / "captions.csv"), image_is_path=False)
+    assert [row.image for row in ids.rows] == ["https://example.com/a.png"]
+
+
+def test_restval_is_training_in_karpathys_split(tmp_path: Path) -> None:
+    found = read(tmp_path, b"image,language,caption,split\na,en,x,restval\nb,en,x,val\n")
+    assert [row.split for row in found.rows] == ["train", "validation"]
+
+
+def test_forms_of_one_language_code_are_one_language(tmp_path: Path) -> None:
+    rows = "a.png,DE,x\nb.png,de-DE,x\nc.png,de_de,x\nd.png,zh_CN,x\ne.png,zh-Hans,x\na.png,de,x\nf.png,deu2EN,x\n"
+    found = read(tmp_path, HEADER + rows.encode())
+    assert [row.language for row in found.rows] == ["de", "de", "de", "zh", "zh", "de2en"]
+    assert [(problem.line, problem.field) for problem in found.problems] == [(7, "caption")]
+
+
+def test_a_file_that_is_mostly_bad_is_refused_before_its_rows_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caption_file, "MAX_PROBLEMS", 100)
+    good = "".join(f"{number}.png,en,a cat\n" for number in range(300)).encode()
+    assert len(read(tmp_path, HEADER + good + b"x\n" * 250).problems) == 250
+    with pytest.raises(
+        UserError, match=r"more than half of .*captions.csv cannot be used; .*line 2, field line: has 1 c"
+    ):
+        read(tmp_path, HEADER + b"x\n" * 101)
+
+
+def test_a_line_of_megabytes_is_refused_before_it_is_divided(tmp_path: Path) -> None:
+    for name, content in (
+        ("c.csv", HEADER + b"," * 2_000_001),
+        ("c.csv", b"x," * 1_000_001),
+        ("c.jsonl", b"[" * 2_000_001),
+    ):
+        with pytest.raises(UserError, match=r"line \d: has 2,000,00\d characters, and 2,000,000 are read"):
+            read(tmp_path, content, name)
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.jsonl"])
+def test_very_many_short_lines_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(tables, "SHORT_ROWS", 100)
+    long = "".join(f"{number}.png,en,a cat that sits on the roof of a house\n" for number in range(200))
+    assert len(read(tmp_path, HEADER + long.encode()).rows) == 200
+    header = {"c.csv": HEADER, "c.tsv": HEADER.replace(b",", b"\t"), "c.jsonl": b"{}\n"}[name]
+    with pytest.raises(UserError, match="has 201 lines of fewer than 40 characters on average"):
+        read(tmp_path, header + b"x\n" * 200, name)

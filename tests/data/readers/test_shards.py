@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_source_of_the_configuration_is_the_language_of_plain_captions(tmp_path:
 def test_beam_that_is_not_installed_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam", None)  # the import then fails
     builder = open_set("captions", tmp_path / "data", shards=str(write_shards(tmp_path / "shards")))
-    with pytest.raises(UserError, match=r"beam_runner='DirectRunner' needs apache_beam, .* in an environment of its"):
+    with pytest.raises(UserError, match=r"package apache_beam is not installed; .* in an environment of its own"):
         prepare(builder, beam_runner="DirectRunner")
     prepare(builder)
     prepare(builder, beam_runner="DirectRunner")  # the set is there: nothing needs Beam any more
@@ -224,6 +225,11 @@ JPEG = picture(1)
         ({"x.jpg": JPEG, "x.txt": b"a" * 1_000_001}, "x.txt: has 1,000,001 bytes, over the limit of 1,000,000"),
         ({"x.jpg": JPEG, "x.json": b"{"}, "x.json: is not JSON in UTF-8"),
         ({"x.jpg": JPEG, "x.json": b"[" * 100_000}, "x.json: is not JSON in UTF-8"),
+        (
+            {"x.jpg": JPEG, "x.json": b'{"a": [' + b"[]," * 99_999 + b"[]]}"},
+            "x.json: is not JSON in UTF-8 (it has about 200,001 values",
+        ),
+        ({"x.jpg": JPEG, "x.json": b'{"split": ' + b"[" * 900 + b"]" * 900 + b"}"}, "x.json: split"),
         ({"x.jpg": JPEG, "x.json": b"[]"}, "x.json: is a JSON list; write an object"),
         ({"x.jpg": JPEG, "x.json": b'{"caption": 7}'}, "x.json: caption in 'en' is 7; write text"),
         ({"x.jpg": JPEG, "x.json": b'{"captions": ["a"]}'}, 'x.json: captions is ["a"]; write an object by language'),
@@ -387,3 +393,56 @@ def test_long_name_in_an_extended_header_is_read(tmp_path: Path) -> None:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     assert read(tmp_path / "a.tar") == ([name], [])
+
+
+def test_samples_of_one_picture_are_one_and_in_one_split(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "s")
+    twin = files_of(3) | {"000000003.txt": b"another dog", "000000003.json": b'{"captions": {"DE": "ein Hund"}}'}
+    write_shard(folder / "9.tar", {name.replace("000000003", "twin"): content for name, content in twin.items()})
+    records = by_key(built(folder))
+    assert sorted(records) == [f"{number:09}" for number in range(10)]
+    captions = [(caption.language, caption.text) for caption in records["000000003"].captions]
+    assert captions[-2:] == [("en", "another dog"), ("de", "ein Hund")]
+
+
+def test_samples_of_one_picture_in_two_splits_are_refused(tmp_path: Path) -> None:
+    splits = ["train"] * 8 + ["validation", "test"]
+    for number, split in enumerate(splits):
+        write_shard(tmp_path / "s" / f"{number}.tar", files_of(number, split=split))
+    twin = files_of(3, split="test")
+    write_shard(tmp_path / "s" / "x.tar", {name.replace("000000003", "twin"): twin[name] for name in twin})
+    reason = "field twin: 'twin' in 'test' is the same picture as '000000003' in 'train'"
+    with pytest.raises(UserError, match=reason):
+        built(tmp_path / "s")
+
+
+def test_every_line_of_a_text_file_is_a_caption(tmp_path: Path) -> None:
+    lines = b"\xef\xbb\xbfa dog\r\n\n  a dog \ntwo\tdogs\rthree dogs\n"
+    found = read_shard(str(write_shard(tmp_path / "a.tar", {"a.jpg": JPEG, "a.txt": lines})), source="en", frames=1)
+    (sample,) = found.samples
+    assert [(row.language, row.caption) for row in sample] == [
+        ("en", "a dog"),
+        ("en", "two dogs"),
+        ("en", "three dogs"),
+    ]
+
+
+def test_a_caption_of_several_lines_that_the_json_repeats_is_one(tmp_path: Path) -> None:
+    told = {"caption": "a dog\nby the sea", "captions": {"de_DE": "ein Hund"}, "origins": {"de": "machine"}}
+    described = json.dumps(told)
+    files = {"a.jpg": JPEG, "a.txt": b"a dog\nby the sea", "a.json": described.encode()}
+    (sample,) = read_shard(str(write_shard(tmp_path / "a.tar", files)), source="en", frames=1).samples
+    assert [(row.language, row.caption, row.origin) for row in sample] == [
+        ("en", "a dog by the sea", "human"),
+        ("de", "ein Hund", "machine"),
+    ]
+
+
+def test_files_of_other_endings_are_counted_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_shards(tmp_path / "s")
+    write_shard(folder / "9.tar", files_of(20) | {"000000020.cls": b"3", "000000020.caption.txt": b"x"} | files_of(21))
+    write_shard(folder / "99.tar", files_of(22) | {"000000022.cls": b"4"})
+    with caplog.at_level(logging.WARNING):
+        built(folder)
+    assert "files of samples that are not read, by ending: cls 2, caption.txt 1" in caplog.text
+    assert caplog.text.count("not read") == 1

@@ -248,3 +248,62 @@ def test_bad_feature_files(pictures: Path, values: np.ndarray, ids: list[str], m
     options = write_features(pictures.parent, values, ids)
     with pytest.raises(UserError, match=message):
         built(pictures, write_captions(pictures), **options)
+
+
+def with_twins(pictures: Path, twins: str) -> None:
+    """Copies of pictures under the names copy_a.png and so on."""
+    for name in twins:
+        (pictures / f"copy_{name}.png").write_bytes((pictures / f"{name}.png").read_bytes())
+
+
+def test_names_of_one_picture_are_one_image_with_all_captions(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with_twins(pictures, "abcdefghij")
+    rows = [f"copy_{name}.png,{language},a copy of {name}\n" for name in "abcdefghij" for language in ("en", "de")]
+    file = write_captions(pictures, "".join(rows) + "copy_a.png,en,a in en\n")
+    with caplog.at_level(logging.WARNING):
+        builder = built(pictures, file)
+    records = all_records(builder)
+    by_id = {record.image_id: record for found in records.values() for record in found}
+    assert sorted(by_id) == [f"{name}.png" for name in "abcdefghij"]  # so that no picture is in two splits
+    assert [caption.text for caption in by_id["a.png"].captions] == ["a in en", "a in de", "a copy of a", "a copy of a"]
+    assert "10 pictures have a second name ('copy_a.png' = 'a.png', " in caplog.text
+    assert caplog.text.count("copy_") == 3, "one line, which names the first few"
+    report = builder.report_path.read_text(encoding="utf-8")
+    assert "'copy_j.png' is the same picture as 'j.png' and counts as one with it" in report
+
+
+def test_a_picture_in_two_splits_is_refused(pictures: Path) -> None:
+    with_twins(pictures, "ab")
+    splits = {"a": "train", "copy_a": "train", "b": "train", "copy_b": "test", "c": "validation", "d": "test"}
+    file = pictures.parent / "c.csv"
+    rows = "".join(f"{name}.png,en,{name},{split}\n" for name, split in splits.items())
+    file.write_text(f"image,language,caption,split\n{rows}")
+    reason = "line 5, field image: 'copy_b.png' in 'test' is the same picture as 'b.png' in 'train'"
+    with pytest.raises(UserError, match=reason):
+        built(pictures, file)
+    found = all_records(built(pictures, file, on_error="skip"))
+    assert {split: [record.image_id for record in records] for split, records in found.items()} == {
+        "train": ["a.png", "b.png"],
+        "validation": ["c.png"],
+        "test": ["d.png"],
+    }
+
+
+def test_translated_queries_of_joined_pictures_keep_their_captions(pictures: Path) -> None:
+    with_twins(pictures, "a")
+    rows = "a.png,de2en,a\ncopy_a.png,de,a in de\ncopy_a.png,de2en,b\n"
+    records = all_records(built(pictures, write_captions(pictures, rows)))
+    (joined,) = (record for found in records.values() for record in found if record.image_id == "a.png")
+    languages = [caption.language for caption in joined.captions]
+    assert languages.count("de") == languages.count("de2en") == 2
+
+
+def test_files_of_other_formats_are_counted_in_one_line(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(20):
+        (pictures / f"IMG_{number:04}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (pictures / "film.mov").write_bytes(b"ftypqt")
+    (pictures / "notes.txt").write_text("no picture")
+    with caplog.at_level(logging.WARNING):
+        built(pictures, write_captions(pictures))
+    assert "formats that are not read: .heic 20, .mov 1, such as 'IMG_0000.HEIC'; convert them" in caplog.text
+    assert caplog.text.count("IMG_") == 1 and "notes" not in caplog.text.replace("notes, listed", "")

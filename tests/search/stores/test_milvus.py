@@ -80,6 +80,19 @@ def test_a_wrong_language_code_is_refused(language) -> None:
         Filters(language=language)
 
 
+def test_every_form_of_a_language_code_filters_alike(store) -> None:
+    """Also where an earlier version stored the codes as they were written."""
+    codes = ["de", "DE", "de-DE", "de_DE", "deu", "zh-TW", "zh_Hant", "de-AT"]
+    entries = [Entry(id=id_of(code), path=code, captions={code: ("x",)}) for code in codes]
+    store.put(entries, np.eye(3, dtype=np.float32)[[0] * len(codes)])
+    query, german = np.eye(3, dtype=np.float32)[:1], set(codes[:5])
+    for written in ("de", "DE", "de-DE", "de_de", "ger", "de-Latn"):
+        for index in (store, load(store)):
+            found = index.search(query, top=10, filters=Filters(language=written))[0]
+            assert {one.entry.path for one in found} == german, (written, index)
+    assert store.languages() == ["de", "de-AT", "zh-TW"]
+
+
 def test_entries_round_trip(store) -> None:
     entries, vectors = fill(store)
     assert sorted(store.entries(), key=lambda e: e.size) == entries

@@ -110,7 +110,7 @@ def test_sigterm_stops_with_the_command_that_resumes(home: Path, tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "put_batch", interrupting)
         stopped = ablation(home, tmp_path, "--seeds=1", "--noise=0")
-    assert stopped.code == 0, stopped.err
+    assert stopped.code == 143, stopped.err
     assert "resume with: cl2cm ablate" in stopped.out and not (tmp_path / "ablation.md").exists()
     resumed = ablation(home, tmp_path, "--seeds=1", "--noise=0")
     assert resumed.code == 0 and (tmp_path / "ablation.md").exists()

@@ -10,6 +10,7 @@ from support.command import call
 
 from cl2cm_jax.evaluation.report import Protocol, Results, write_results
 from cl2cm_jax.evaluation.retrieval import Ranks, metrics
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.studies.comparison import __main__ as compare
 
 METRICS = metrics(Ranks(*[[1, 2, 3]] * 4, *[[0.5, 1.0, 1.0]] * 2))  # type: ignore[arg-type]
@@ -81,6 +82,6 @@ def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: st
     }
     for name, content in damaged.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "results.json").write_text(content)
+        write_checked(tmp_path / name / "results.json", content)
     outcome = call(compare.main, *(argument.format(tmp_path) for argument in arguments))
     assert outcome.code == 2 and message in outcome.err and len(outcome.err.splitlines()) == 1

@@ -250,7 +250,7 @@ def test_command(points: float, code: int, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(agreement.LIBRARIES, "mteb", library_that_adds(points))
     monkeypatch.setattr("cl2cm_jax.load", lambda path: Coordinates())
     files = f"--captions={tmp_path / 'captions.csv'}", f"--images={tmp_path}"
-    outcome = call(external_eval.main, "--model=bundle", *files, "--judges=mteb", "--languages=de")
+    outcome = call(external_eval.main, "--model=bundle", *files, "--libraries=mteb", "--languages=de")
     assert outcome.code == code, outcome.err
     assert ("all within 0.1 point" in outcome.out) == (code == 0)
     assert ("mteb, de: hits 100.20, ours 100.00" in outcome.out) == (code == 1)
@@ -262,8 +262,8 @@ def test_command(points: float, code: int, tmp_path: Path, monkeypatch: pytest.M
         ("--captions=a.csv", "--captions and --images go together"),
         ("", "give either --captions with --images, or --workdir"),
         ("--captions=a.csv --images=b --workdir=c", "two sources of data"),
-        ("--workdir=c --judges=mtebb", "--judges='mtebb' is unknown; did you mean 'mteb'?"),
-        ("--workdir=c --judges=,", "--judges= is empty"),
+        ("--workdir=c --libraries=mtebb", "--libraries='mtebb' is unknown; did you mean 'mteb'?"),
+        ("--workdir=c --judges=,", "--libraries= is empty"),
         ("--captions=none.csv --images=b", "--captions='none.csv' is not a file"),
     ],
 )

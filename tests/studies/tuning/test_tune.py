@@ -136,7 +136,7 @@ def test_sigterm_in_a_run_stops_with_the_command_to_resume(home: Path, tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "put_batch", interrupting)
         stopped = study(home, tmp_path, "--trials=1")
-    assert stopped.code == 0, stopped.err
+    assert stopped.code == 143, stopped.err
     assert "resume with: cl2cm tune" in stopped.out and not (tmp_path / "tune.md").exists()
     assert list((tmp_path / "trials" / "0000").iterdir()) != []
     resumed = study(home, tmp_path, "--trials=1")
@@ -194,7 +194,7 @@ def test_a_killed_and_resumed_study_equals_an_uninterrupted_one(
 def test_ctrl_c_between_runs_prints_no_traceback(home: Path, tmp_path: Path, measured: dict[str, Any]) -> None:
     measured["break_at"] = 4
     stopped = study(home, tmp_path, "--trials=2")
-    assert stopped.code == 0 and stopped.out.startswith("stopped and saved; resume with: cl2cm tune")
+    assert stopped.code == 130 and stopped.out.startswith("stopped and saved; resume with: cl2cm tune")
 
 
 def test_bad_trials_are_pruned_and_the_best_is_near_the_optimum(

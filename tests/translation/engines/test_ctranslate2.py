@@ -102,6 +102,14 @@ def test_a_damaged_file_is_one_line(nllb_folder: Path, file: str) -> None:
         CTranslate2(nllb_folder, source="en", target="de", device="cpu")
 
 
+@pytest.mark.parametrize("file", ["config.json", "shared_vocabulary.json"])
+@pytest.mark.parametrize("content", ["[" * 100_000, "1", '"text"', "null"])
+def test_json_of_another_kind_is_one_line(nllb_folder: Path, file: str, content: str) -> None:
+    (nllb_folder / file).write_text(content)
+    with pytest.raises(UserError, match=rf"{file} is not readable JSON \(it is .*; convert the model again"):
+        CTranslate2(nllb_folder, source="en", target="de", device="cpu")
+
+
 def test_no_folder(tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2")
     with pytest.raises(UserError, match="is not a folder"):

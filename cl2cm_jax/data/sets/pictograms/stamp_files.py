@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from cl2cm_jax.data.captions import Caption
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.data.sets.pictograms.grouping import grouped, hashed_split
-from cl2cm_jax.errors import UserError
+from cl2cm_jax.errors import UserError, not_installed
 
 PACKAGE = "tuxpaint-stamps-default"
 WITHIN_PACKAGE = "usr/share/tuxpaint/stamps"
@@ -146,7 +146,7 @@ def _rendered(file: Path) -> bytes:
     try:
         import resvg_py
     except ModuleNotFoundError as error:
-        raise UserError("the package resvg_py is not installed; run: pip install resvg_py") from error
+        raise not_installed("resvg_py") from error
     options = {"background": "white", "skip_system_fonts": True, "dpi": _DOTS_PER_INCH}
     try:
         return bytes(

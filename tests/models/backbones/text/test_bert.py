@@ -136,6 +136,7 @@ def test_a_config_that_does_not_fit(folder: Path, entries: dict, message: str) -
     ("name", "value"),
     [
         ("num_attention_heads", 0),
+        ("num_attention_heads", 65),
         ("hidden_size", "384"),
         ("hidden_size", 384.0),
         ("hidden_size", 10**7),

@@ -16,7 +16,8 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import TextEncoder
 from cl2cm_jax.models.backbones.text import e5_small
 from cl2cm_jax.models.configured import fingerprint, text_backbone
-from cl2cm_jax.models.e5_file import read_e5_file
+from cl2cm_jax.models.files import tokenizer_file
+from cl2cm_jax.models.files.e5_file import read_e5_file
 from cl2cm_jax.models.pretrained import weights_hash
 from cl2cm_jax.models.tokenizers import E5Tokenizer, e5_tokenizer, precompiled
 
@@ -92,6 +93,7 @@ FORGED |= {
         ("layers", -1, "layers=-1 is not from 1"),
         ("layers", 4, r"has no tensor l3\."),
         ("heads", 5, "do not divide"),
+        ("heads", 65, "heads=65 is not from 1 to 64"),
         ("intermediate", 65, "do not divide"),
         ("vocabulary", 4, "pieces=.* is not from 5 to 4"),
         ("vocabulary", 999_999, "values instead of"),
@@ -204,3 +206,11 @@ def test_real_weights_equal_the_packages_engine() -> None:
     assert tokens.ids[tokens.mask].tolist() == ids.tolist()
     ours = TextEncoder(backbone, max_tokens=64)(texts).sentences
     np.testing.assert_allclose(ours[:, : vectors.shape[1]], vectors, atol=4e-3)
+
+
+def test_pieces_whose_trie_would_take_gigabytes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_file, "_MOST_NODES", 5)
+    monkeypatch.setattr(tokenizer_file, "_BYTES_OF_NODE", 10**9)
+    backbone = text_backbone("e5_small", write_tiny_e5(tmp_path / "it.bin"))
+    with pytest.raises(UserError, match=r"weights file .*it\.bin: its pieces are long .* more than 5 nodes"):
+        backbone.tokenizer(max_tokens=9)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -98,6 +101,11 @@ def test_clip_without_its_projection_yields_the_class_token(tmp_path: Path) -> N
         ("preprocessor_config.json", {"size": {"height": 24}, "do_center_crop": False}, "size={'height': 24}"),
         ("preprocessor_config.json", {"size": "24", "crop_size": 24, "do_center_crop": True}, "size='24'"),
         ("preprocessor_config.json", {"size": 23, "crop_size": 24, "do_center_crop": True}, "size=23"),
+        (
+            "preprocessor_config.json",
+            {"size": {"shortest_edge": 49}, "crop_size": 24, "do_center_crop": True},
+            r"size=\{'shortest_edge': 49\}",
+        ),
         ("preprocessor_config.json", {"image_mean": [0.5, 0.5], "do_normalize": True}, r"image_mean=\[0.5, 0.5\]"),
         ("preprocessor_config.json", {"image_mean": ["x"] * 3, "do_normalize": True}, "image_mean="),
         ("preprocessor_config.json", {"image_std": [0.5, 0.5, 0], "do_normalize": True}, "image_std="),
@@ -119,6 +127,7 @@ def test_a_folder_that_does_not_fit(folder: Path, file: str, entries: dict, mess
         ("hidden_size", 15),
         ("hidden_size", 10**7),
         ("num_attention_heads", 0),
+        ("num_attention_heads", 65),
         ("num_hidden_layers", 10**9),
         ("num_hidden_layers", True),
         ("intermediate_size", 24.0),
@@ -200,12 +209,27 @@ def test_another_resolution_interpolates_the_positions(folder: Path) -> None:
     positions = np.asarray(larger.params["embeddings"]["positions"])
     assert positions.shape == (25 + (folder.name == "clip"), 16)
     with np.load(folder / "outputs.npz") as golden:
-        features = ImageEncoder(larger, pool="backbone")([golden["picture"]])
+        encoder = ImageEncoder(larger, pool="backbone")
+        features = encoder([golden["picture"]])
+    assert encoder.enough == 2 * (larger.preprocess.shorter_side or larger.preprocess.image_size)
     assert np.isfinite(features).all() and larger.preprocess is not None and larger.preprocess.image_size == 40
     with pytest.raises(UserError, match="image_size=30 is no multiple of the model's patch, 8"):
         vision_backbone("clip_vit", folder, image_size=30)
     with pytest.raises(UserError, match="image_size=30: efficientnet_lite0 has one size; use 0"):
         vision_backbone("efficientnet_lite0", image_size=30)
+
+
+def test_a_size_that_no_memory_holds_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vision_backbone("clip_vit", folder, image_size=96).frames == 144
+    with pytest.raises(UserError, match="image_size=104 is over 4 times the model's own size, 24; use 96 or less"):
+        vision_backbone("clip_vit", folder, image_size=104)
+    heads = clip_vit.read_shape(folder).heads
+    monkeypatch.setattr(clip_vit, "MAX_ATTENTION", 4 * 8 * heads * 9**2)
+    assert vision_backbone("clip_vit", folder).frames == 9
+    with pytest.raises(
+        UserError, match=r"32 x 32 pixels in patches of 8 needs .* bytes, over the limit of .*; use a smaller"
+    ):
+        vision_backbone("clip_vit", folder, image_size=32)
 
 
 def test_a_missing_folder_names_the_field(folder: Path) -> None:
@@ -215,3 +239,35 @@ def test_a_missing_folder_names_the_field(folder: Path) -> None:
     with pytest.raises(UserError, match="preprocessor_config.json cannot be read"):
         vision_backbone("clip_vit", folder)
     assert len(fingerprint("vision", "clip_vit", folder)) == 64
+
+
+def test_the_tower_is_compiled_once_while_the_first_pictures_are_read(folder: Path) -> None:
+    encoder, compiled = ImageEncoder(vision_backbone("clip_vit", folder), pool="backbone"), threading.Event()
+    lower = encoder._forward.lower
+    seen = []
+
+    def lowered(*arguments: object) -> object:
+        seen.append(arguments)
+        compiled.set()
+        return lower(*arguments)
+
+    encoder._forward = SimpleNamespace(lower=lowered)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def pictures() -> Iterator[np.ndarray]:
+        assert compiled.wait(60)  # before any picture is there
+        yield np.zeros((30, 40, 3), np.uint8)
+
+    first, again = encoder(pictures()), encoder(pictures())
+    np.testing.assert_array_equal(first, again)
+    assert len(seen) == 1
+    own = ImageEncoder(vision_backbone("clip_vit", folder), pool="backbone")
+    params = vision_backbone("clip_vit", folder).params
+    np.testing.assert_array_equal(own([np.zeros((30, 40, 3), np.uint8)], params=params), first)
+
+
+def test_an_error_in_compiling_is_raised_where_the_tower_is_used(folder: Path, capfd: pytest.CaptureFixture) -> None:
+    encoder = ImageEncoder(vision_backbone("clip_vit", folder), pool="backbone")
+    encoder._params = {}  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(KeyError):
+        encoder([np.zeros((30, 40, 3), np.uint8)])
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,76 @@
+"""What a text encoder does not read of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import pytest
+
+from cl2cm_jax.features.encoders import TextEncoder
+from cl2cm_jax.models.backbone import TextBackbone, TextOutput
+from cl2cm_jax.models.tokenizers import TokenBatch, padded
+from cl2cm_jax.trained.student import _notice
+
+KNOWN = ["a", "red", "green", "dog", "query"]
+
+
+class Words:
+    """A piece for each word; the words of `KNOWN` are known."""
+
+    unknown = 3
+
+    def __init__(self, max_tokens: int) -> None:
+        self.limit = max_tokens - 2
+
+    def words(self, text: str) -> list[str]:
+        return text.split()[: self.limit]
+
+    def __call__(self, texts: Sequence[str]) -> TokenBatch:
+        ids = [[4 + KNOWN.index(word) if word in KNOWN else 3 for word in self.words(text)] for text in texts]
+        return padded([[1, *row, 2] for row in ids])
+
+
+class Plain(Words):
+    """As of a backbone of one's own: without an id for unknown pieces."""
+
+    unknown = None
+
+
+def encoder(tokenizer: type[Words] = Words, prefix: str = "") -> TextEncoder:
+    def apply(params, ids, mask):  # noqa: ANN001, ANN202
+        return TextOutput(words=jnp.zeros((*ids.shape, 2)), mask=mask, sentence=jnp.zeros((len(ids), 2)))
+
+    backbone = TextBackbone(dim=2, params={}, apply=apply, tokenizer=tokenizer)
+    return TextEncoder(backbone, max_tokens=6, prefix=prefix)
+
+
+def test_texts_that_are_cut_are_those_that_are_longer() -> None:
+    texts = ["", "a red dog", "a red dog a", "a red dog a dog", "a " * 1000]
+    one = encoder()
+    assert one.losses(texts, one.tokens(texts)).is_cut.tolist() == [False, False, False, True, True]
+    assert encoder(prefix="query ").losses(texts[2:3], encoder(prefix="query ").tokens(texts[2:3])).is_cut.tolist() == [
+        True
+    ]
+
+
+def test_share_of_unknown_pieces() -> None:
+    texts = ["a red dog", "a blue dog", "ein Hund", ""]
+    one = encoder()
+    assert one.losses(texts, one.tokens(texts)).unknown.tolist() == pytest.approx([0, 1 / 3, 1, 0])
+    plain = encoder(Plain)
+    assert plain.losses(texts, plain.tokens(texts)).unknown.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("query", "notice"),
+    [
+        ("a red dog", ""),
+        ("a green dog a dog", "only the first 4 word pieces are read"),
+        ("ein roter dog", "does not know 67% of the word pieces, and probably not the language"),
+        ("a red green cat", ""),
+    ],
+)
+def test_the_notice_of_a_query(query: str, notice: str) -> None:
+    found = _notice(encoder(), query)
+    assert notice in found and bool(notice) == bool(found)
