@@ -33,7 +33,14 @@ from cl2cm_jax.data.readers.usable_images import row_from_json
 from cl2cm_jax.errors import UserError, no_room
 from cl2cm_jax.json_file import parse_json
 from cl2cm_jax.languages import canonical
-from cl2cm_jax.runtime.checksums import add_checksums, has_checksums, read_checked, write_checked, write_checksums
+from cl2cm_jax.runtime.checksums import (
+    add_checksums,
+    has_checksums,
+    read_checked,
+    read_checked_json,
+    write_checked,
+    write_checksums,
+)
 from cl2cm_jax.runtime.storage import exclusive
 
 _DESCRIPTIONS = "*.json"  # of a built set
@@ -276,7 +283,7 @@ def content_hashes(stored: StoredSet) -> dict[str, str]:
     """
     file, records = Path(stored.data_dir, _CONTENTS), records_hash(stored)
     with contextlib.suppress(OSError, UserError, ValueError, KeyError, TypeError):
-        known = parse_json(read_checked(file, fix="it is computed again"))
+        known = read_checked_json(file, fix="it is computed again")
         if known["records"] == records:
             return {split: str(known[split]) for split in SPLITS}
     found = {split: _content_hash(read_pictures(stored, split)) for split in SPLITS}

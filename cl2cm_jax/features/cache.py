@@ -114,16 +114,18 @@ def all_corpora(config: ConfigDict) -> Corpora:
 
 def _in_place(corpus: Corpus, root: Path, content: str) -> Corpus:
     """A split as the cache has it, with its pictures where they are now."""
-    skipped = _moved_parts(next(filter(None, corpus.paths), ""), root)
-    paths = [path and str(root.joinpath(*Path(path).parts[skipped:])) for path in corpus.paths]
-    return replace(corpus, paths=paths, content=content)
+    before = _folder_before(next(filter(None, corpus.paths), ""), root)
+    moved = [
+        Path(path).relative_to(before) if before and Path(path).is_relative_to(before) else path
+        for path in corpus.paths
+    ]
+    return replace(corpus, paths=[path and str(root / path) for path in moved], content=content)
 
 
-def _moved_parts(path: str, root: Path) -> int:
-    """How many leading parts of an absolute path, as earlier versions stored it, are before the folder `root` now."""
-    parts = Path(path).parts
-    inside = (count for count in range(1, len(parts)) if root.joinpath(*parts[count:]).exists())
-    return next(inside, 0) if os.path.isabs(path) else 0
+def _folder_before(path: str, root: Path) -> Path | None:
+    """The folder that is `root` now, from an absolute path in it as earlier versions stored them; None of others."""
+    parents = reversed(Path(path).parents) if os.path.isabs(path) else ()
+    return next((folder for folder in parents if (root / Path(path).relative_to(folder)).exists()), None)
 
 
 def _relative(row: Caption, root: Path) -> Caption:

@@ -63,7 +63,9 @@ def read_record(workdir: Path) -> dict[str, Any]:
     """What the run of a workdir was built on; {} for a run of an earlier version. Raises UserError if it is damaged."""
     path = workdir / BUILT_ON
     try:
-        record = read_checked_json(path, fix="restore it")
+        record = read_checked_json(
+            path, fix="restore it, or delete it to go on without the check of data and backbones"
+        )
         for kind in ("text", "vision"):
             entry = record.get(kind, {"path": "", "revision": "", "backbone": "", "files": {}})
             if not all(isinstance(entry[name], str) for name in ("path", "revision", "backbone")):

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -200,6 +201,29 @@ def test_a_language_that_a_later_split_lacks_is_found_before_anything_is_encoded
     assert not list((config.parent / "data" / "features").rglob("*.npy"))
 
 
+@dataclass(frozen=True)
+class Placed:
+    """The part of a corpus that says where its pictures are."""
+
+    paths: list[str]
+    content: str = ""
+
+
+def test_pictures_are_where_the_set_is_now(tmp_path: Path) -> None:
+    """A cache holds paths from the folder of the pictures on; those of earlier versions are absolute."""
+    picture = tmp_path / "now" / "emoji" / "png" / "a.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    root = tmp_path / "now" / "emoji"
+    assert cache._folder_before("/before/data/emoji/png/a.png", root) == Path("/before/data/emoji")
+    assert cache._folder_before(str(picture), root) == root
+    assert {cache._folder_before(path, root) for path in ("png/a.png", "/elsewhere/b.png", "")} == {None}
+    old = "/before/data/emoji/png/a.png"
+    stored = [old, "png/a.png", "/linked/a.png", ""]  # a link that leads outside stays what it is
+    placed = cache._in_place(cast("Any", Placed(stored)), root, "h").paths
+    assert placed == [str(picture), str(picture), "/linked/a.png", ""]
+
+
 @pytest.mark.parametrize(("backbone", "is_new"), [("efficientnet_lite0", True), ("precomputed", False)])
 def test_features_of_pictures_that_were_decoded_whole_are_used_as_they_are(
     backbone: str, is_new: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -238,15 +262,3 @@ def test_what_is_lost_of_the_captions_is_counted_by_kind_and_language(tmp_path: 
     (done,) = (config.parent / "data" / "features").rglob("done.json")
     done.write_text('{"languages": {}}')  # as earlier versions wrote it
     assert "captions" not in call(command.main, f"--config={config}").err
-
-
-def test_pictures_are_where_the_set_is_now(tmp_path: Path) -> None:
-    """A cache holds paths from the folder of the pictures on; those of earlier versions are absolute."""
-    picture = tmp_path / "now" / "emoji" / "png" / "a.png"
-    picture.parent.mkdir(parents=True)
-    picture.touch()
-    root = tmp_path / "now" / "emoji"
-    for stored in ("png/a.png", "/before/data/emoji/png/a.png", str(picture)):
-        skipped = cache._moved_parts(stored, root)
-        assert root.joinpath(*Path(stored).parts[skipped:]) == picture
-    assert cache._moved_parts("/elsewhere/b.png", root) == cache._moved_parts("", root) == 0
