@@ -15,7 +15,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +31,7 @@ from cl2cm_jax.features import reuse
 from cl2cm_jax.features.caption_counts import CAPTION_COUNTS, CaptionCounts, count_captions, lost_captions
 from cl2cm_jax.features.encoders import CAPTIONS, TextEncoder, text_encoder
 from cl2cm_jax.features.picture_encoder import picture_encoder
+from cl2cm_jax.features.picture_places import in_place, relative
 from cl2cm_jax.models.backbone import VisionBackbone
 from cl2cm_jax.models.configured import check_trained_backbones, configured_text, fingerprint
 from cl2cm_jax.models.networks import FeatureShape
@@ -109,29 +109,7 @@ def all_corpora(config: ConfigDict) -> Corpora:
     for line in lost_captions(folder, max_tokens=config.text.max_tokens, backbone=config.text.backbone):
         logging.warning("%s", line)
     root, contents = picture_root(stored), content_hashes(stored)
-    return Corpora(*(_in_place(corpus, root, contents[corpus.name]) for corpus in read_cache(folder, languages)))
-
-
-def _in_place(corpus: Corpus, root: Path, content: str) -> Corpus:
-    """A split as the cache has it, with its pictures where they are now."""
-    before = _folder_before(next(filter(None, corpus.paths), ""), root)
-    moved = [
-        Path(path).relative_to(before) if before and Path(path).is_relative_to(before) else path
-        for path in corpus.paths
-    ]
-    return replace(corpus, paths=[path and str(root / path) for path in moved], content=content)
-
-
-def _folder_before(path: str, root: Path) -> Path | None:
-    """The folder that is `root` now, from an absolute path in it as earlier versions stored them; None of others."""
-    parents = reversed(Path(path).parents) if os.path.isabs(path) else ()
-    return next((folder for folder in parents if (root / Path(path).relative_to(folder)).exists()), None)
-
-
-def _relative(row: Caption, root: Path) -> Caption:
-    """A caption whose picture is named from `root` on, so that the cache is right wherever the pictures are."""
-    inside = isinstance(row.picture, str) and row.picture and Path(row.picture).is_relative_to(root)
-    return row._replace(picture=Path(str(row.picture)).relative_to(root).as_posix()) if inside else row
+    return Corpora(*(in_place(corpus, root, contents[corpus.name]) for corpus in read_cache(folder, languages)))
 
 
 def languages_of(config: ConfigDict, split: str) -> tuple[str, ...]:
@@ -196,7 +174,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
 
     def write(split: str, place: Path) -> CaptionCounts:
         captions, frames = read[split]
-        rows = [_relative(row, picture_root(stored)) for row in captions]
+        rows = [relative(row, picture_root(stored)) for row in captions]
         digests = [reuse.digest(picture.files) for picture in read_pictures(stored, split)] if is_encoded else []
 
         def from_image(start: int) -> Iterator[np.ndarray]:

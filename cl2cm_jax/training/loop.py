@@ -76,12 +76,8 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
     with Preemption() as preemption, checkpoints(run, workdir) as saved:
         restored = saved.restore(abstract_state(run))
         start = restored.step if restored else 0
-        if restored:
-            check_data(run, workdir, restored.metadata)
         state = restored.state if restored else started(run, init)
-        clock = Clock(**restored.metadata["clock"]) if restored else Clock()
-        if restored and replaced(run, restored.metadata):  # it goes on as another run than planned
-            clock = clock._replace(evaluations_since_best=0)
+        clock = _clock(run, workdir, restored.metadata) if restored else Clock()
         if start == 0:
             logging.info(f"parameters of the train state:\n{overview(state['params'])}")
         elif start < total:
@@ -161,6 +157,13 @@ class FiniteTerms:
                     "or raise config.contrastive.temperature, in another --workdir"
                 )
         return values
+
+
+def _clock(run: Run, workdir: Path, metadata: Mapping[str, Any]) -> Clock:
+    """The clock of a checkpoint, after its data have been checked; a run that goes on longer stops no earlier."""
+    check_data(run, workdir, metadata)
+    clock = Clock(**metadata["clock"])
+    return clock._replace(evaluations_since_best=0) if replaced(run, metadata) else clock
 
 
 def started(run: Run, init: Params | None) -> TrainState:

@@ -25,7 +25,7 @@ from cl2cm_jax.config import defaults
 from cl2cm_jax.data import stored_sets
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import __main__ as command
-from cl2cm_jax.features import cache
+from cl2cm_jax.features import cache, picture_places
 from cl2cm_jax.features.cache import read_cache
 from cl2cm_jax.features.caption_counts import CaptionCounts
 from cl2cm_jax.runtime.checksums import LIST_NAME
@@ -215,12 +215,12 @@ def test_pictures_are_where_the_set_is_now(tmp_path: Path) -> None:
     picture.parent.mkdir(parents=True)
     picture.touch()
     root = tmp_path / "now" / "emoji"
-    assert cache._folder_before("/before/data/emoji/png/a.png", root) == Path("/before/data/emoji")
-    assert cache._folder_before(str(picture), root) == root
-    assert {cache._folder_before(path, root) for path in ("png/a.png", "/elsewhere/b.png", "")} == {None}
+    assert picture_places.folder_before("/before/data/emoji/png/a.png", root) == Path("/before/data/emoji")
+    assert picture_places.folder_before(str(picture), root) == root
+    assert {picture_places.folder_before(path, root) for path in ("png/a.png", "/elsewhere/b.png", "")} == {None}
     old = "/before/data/emoji/png/a.png"
     stored = [old, "png/a.png", "/linked/a.png", ""]  # a link that leads outside stays what it is
-    placed = cache._in_place(cast("Any", Placed(stored)), root, "h").paths
+    placed = picture_places.in_place(cast("Any", Placed(stored)), root, "h").paths
     assert placed == [str(picture), str(picture), "/linked/a.png", ""]
 
 
