@@ -22,6 +22,7 @@ from cl2cm_jax import config as configuration
 from cl2cm_jax import main
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.export.bundle import read_trained
+from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.training import experiment, identity
 from cl2cm_jax.training.workdir import read_config
 
@@ -121,10 +122,8 @@ def test_a_run_of_an_earlier_version_has_no_record_and_opens(place: Path) -> Non
 
 def test_a_damaged_record_is_one_line(place: Path) -> None:
     for content in ("", "[]", '{"text": 3}', '{"text": {"path": 1}}', "[" * 100_000):
-        (place / "run" / "built_on.json").write_text(content)
-        with pytest.raises(
-            UserError, match=r"built_on.json (cannot be read|changed after).*; restore it, or delete it"
-        ):
+        write_checked(place / "run" / "built_on.json", content)
+        with pytest.raises(UserError, match=r"built_on.json cannot be read .*; restore it, or delete it"):
             cl2cm_jax.load(place / "run")
 
 
