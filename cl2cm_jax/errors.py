@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from cl2cm_jax.interrupts import end_interrupted
-from cl2cm_jax.terminal import printable, printable_output
+from cl2cm_jax.text.terminal import printable, printable_output
 
 EXIT_USER_ERROR = 2
 EXIT_CLOSED_PIPE = 128 + 13  # what a shell reports of a process that SIGPIPE ended

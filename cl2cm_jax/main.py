@@ -31,7 +31,7 @@ from cl2cm_jax.parallel import hosts
 from cl2cm_jax.runtime.command_line import PLACE, Arguments, resume_command, split_flags
 from cl2cm_jax.runtime.preemption import exit_stopped
 from cl2cm_jax.runtime.start import start_jax
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.terminal import log_to_stderr
 from cl2cm_jax.trained.initial import Initial, initial_student
 from cl2cm_jax.training import experiment, loop, results
 from cl2cm_jax.training.going_on import CONTINUED, check_going_on

@@ -19,7 +19,7 @@ from cl2cm_jax.config.flat import differences, flatten, nearest
 from cl2cm_jax.config.method import effective
 from cl2cm_jax.config.paper_setting import paper_setting
 from cl2cm_jax.config.plugins import load_plugin, plugin_names
-from cl2cm_jax.config.text import from_flat, override, override_all, read
+from cl2cm_jax.config.reading import from_flat, override, override_all, read
 
 __all__ = [
     "DURATIONS",

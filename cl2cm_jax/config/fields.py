@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config.declarations import Field, choice, choices, duration, number, place, plugin, weight
-from cl2cm_jax.languages import canonical
+from cl2cm_jax.text.languages import canonical
 
 # target languages of the paper's sets, whose source is English
 LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex": ("zh",), "msrvtt_cn": ("zh",)}

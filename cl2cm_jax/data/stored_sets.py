@@ -31,8 +31,6 @@ from cl2cm_jax.data.readers.problems import report_problems
 from cl2cm_jax.data.readers.shards import read_picture
 from cl2cm_jax.data.readers.usable_images import row_from_json
 from cl2cm_jax.errors import UserError, no_room
-from cl2cm_jax.json_file import parse_json
-from cl2cm_jax.languages import canonical
 from cl2cm_jax.runtime.checksums import (
     add_checksums,
     has_checksums,
@@ -42,6 +40,8 @@ from cl2cm_jax.runtime.checksums import (
     write_checksums,
 )
 from cl2cm_jax.runtime.storage import exclusive
+from cl2cm_jax.text.json_file import parse_json
+from cl2cm_jax.text.languages import canonical
 
 _DESCRIPTIONS = "*.json"  # of a built set
 _PLANS = "plans"  # items for Beam's workers, in the unfinished set

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from cl2cm_jax.errors import UserError, one_line
-from cl2cm_jax.json_file import parse_json
 from cl2cm_jax.models.pretrained import read_npz
 from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.text.json_file import parse_json
 
 GALLERY_FILE = "gallery.npz"
 _MOST_TEXTS = 5_000_000  # ids, captions and paths; commas in captions count too

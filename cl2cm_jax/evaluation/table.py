@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cl2cm_jax.terminal import printable
+from cl2cm_jax.text.terminal import printable
 
 RULE: tuple[str, ...] = ()  # a row that is a horizontal line in plain text, and left out in Markdown
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.terminal import log_to_stderr
 
 PROGRAM = "cl2cm export"
 EPILOG = f"To upload the folder to the Hugging Face hub, see {PROGRAM} push --help."

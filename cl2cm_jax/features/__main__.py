@@ -20,7 +20,7 @@ from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.features.cache import all_corpora
 from cl2cm_jax.runtime.command_line import PLACE, Arguments, split_flags
 from cl2cm_jax.runtime.start import start_jax
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.terminal import log_to_stderr
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cl2cm_jax.features.encoders import TextLosses
-from cl2cm_jax.languages import counted, is_translation
+from cl2cm_jax.text.languages import counted, is_translation
 
 CAPTION_COUNTS = "captions"  # their name in done.json
 

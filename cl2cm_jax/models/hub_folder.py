@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from cl2cm_jax import json_file
 from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.pretrained import check_names, check_shapes, check_tensors, known_hash
+from cl2cm_jax.text import json_file
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from cl2cm_jax.errors import UserError, not_installed, one_line
-from cl2cm_jax.json_file import parse_json
 from cl2cm_jax.runtime.file_hashes import file_hash
+from cl2cm_jax.text.json_file import parse_json
 
 _LISTED = 20  # wrong tensors named in one message
 _MAX_RATIO, _ALWAYS_UNPACKED = 20, 100_000_000  # limits of an unpacked .npz archive: times its size, or bytes

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.json_file import LARGEST, parse_json, read_json
 from cl2cm_jax.runtime.atomic import replacing, write_text
 from cl2cm_jax.runtime.storage import exclusive
+from cl2cm_jax.text.json_file import LARGEST, parse_json, read_json
 
 LIST_NAME = "checksums.json"
 _CHUNK = 1 << 20

@@ -9,7 +9,7 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from cl2cm_jax.terminal import printable_lines
+from cl2cm_jax.text.terminal import printable_lines
 
 
 class _Report:

@@ -13,7 +13,7 @@ from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.search.folder import add_images_option, load_with_gallery
 from cl2cm_jax.search.query import add_query_options, given_queries, print_answers, search, warn_of_unread
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.terminal import log_to_stderr
 
 EPILOG = """\
 --json prints one JSON list with one object per query, in the order given:

@@ -15,11 +15,11 @@ from pathlib import Path
 from cl2cm_jax.data.readers.caption_file import Columns, read_csv
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.evaluation.picture import Found, QueryRow, draw_retrieval
-from cl2cm_jax.languages import canonical
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option, positive
 from cl2cm_jax.search.folder import add_images_option, load_with_gallery
 from cl2cm_jax.search.query import Answer, check_queries, search
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.languages import canonical
+from cl2cm_jax.text.terminal import log_to_stderr
 from cl2cm_jax.training.workdir import read_config
 
 COLUMNS = Columns(required=("language", "query"), optional=("meaning", "remark"))

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.json_file import MOST_OF_A_RECORD, parse_json
-from cl2cm_jax.languages import canonical, is_code, spellings
+from cl2cm_jax.text.json_file import MOST_OF_A_RECORD, parse_json
+from cl2cm_jax.text.languages import canonical, is_code, spellings
 
 Captions = Mapping[str, tuple[str, ...]]  # by language
 

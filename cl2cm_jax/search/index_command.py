@@ -40,7 +40,7 @@ from cl2cm_jax.search.query import (
 from cl2cm_jax.search.recall import QUERIES, TOP, recall
 from cl2cm_jax.search.stores.milvus import MAX_RESULTS, Manifest, Store, is_local
 from cl2cm_jax.search.vector_files import read_manifest, read_vectors, write_vectors
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.terminal import log_to_stderr
 from cl2cm_jax.trained.model import TrainedModel
 from cl2cm_jax.training.workdir import read_config
 

@@ -21,8 +21,8 @@ from cl2cm_jax.errors import UserError, shortened
 from cl2cm_jax.evaluation.gallery import Gallery
 from cl2cm_jax.maths.ranking import top as best_items
 from cl2cm_jax.search.entry import Filters, without_captions
-from cl2cm_jax.terminal import json_text, printable, styled_output
-from cl2cm_jax.texts import prepared_query, visible
+from cl2cm_jax.text.terminal import json_text, printable, styled_output
+from cl2cm_jax.text.visible import prepared_query, visible
 from cl2cm_jax.trained.encoder import Encoder
 
 if TYPE_CHECKING:

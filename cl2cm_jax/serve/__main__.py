@@ -21,7 +21,7 @@ import cl2cm_jax
 from cl2cm_jax.errors import UserError, exit_cleanly, not_installed
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.search.index_command import add_index_options, open_store
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.terminal import log_to_stderr
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

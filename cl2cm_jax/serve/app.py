@@ -24,8 +24,8 @@ from cl2cm_jax.serve.limits import COOKIE, Guard, Limits, same
 from cl2cm_jax.serve.pictures import LARGE, THUMBNAIL, Pictures
 from cl2cm_jax.serve.service import Service
 from cl2cm_jax.serve.workers import BusyError
-from cl2cm_jax.terminal import json_text
-from cl2cm_jax.texts import visible
+from cl2cm_jax.text.terminal import json_text
+from cl2cm_jax.text.visible import visible
 
 MAX_QUERY, MAX_TOP = 500, 100
 DRAWN_AT_ONCE = 8  # pictures; those that are not kept yet wait for a process

@@ -16,9 +16,9 @@ from cl2cm_jax.data.media.clips import decode_clip, taken_files
 from cl2cm_jax.data.media.images import as_rgb, decode, frame_places
 from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.languages import canonical
 from cl2cm_jax.maths.similarity import scores
 from cl2cm_jax.models import hub_folder
+from cl2cm_jax.text.languages import canonical
 from cl2cm_jax.trained.bundle import Parts
 from cl2cm_jax.trained.bundle_layout import DOWNLOADED, HEADS, MANIFEST
 from cl2cm_jax.trained.encoder import Encoder

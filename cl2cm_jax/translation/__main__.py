@@ -23,11 +23,11 @@ from pathlib import Path
 from cl2cm_jax.config import nearest
 from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.languages import canonical, is_code
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.command_line import Arguments, positive, resume_command
 from cl2cm_jax.runtime.preemption import Preemption, exit_stopped
 from cl2cm_jax.runtime.progress import CountReport
+from cl2cm_jax.text.languages import canonical, is_code
 from cl2cm_jax.translation.documents import EVALUATED, Document, Written, read_document
 from cl2cm_jax.translation.engine import create_engine, engine_options
 from cl2cm_jax.translation.job import Outcome, translate_items

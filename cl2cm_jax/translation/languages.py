@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.languages import THREE_LETTERS
+from cl2cm_jax.text.languages import THREE_LETTERS
 
 _NLLB_INDIVIDUAL = """
     ara:arb aze:azj fas:pes kur:kmr lav:lvs mlg:plt mon:khk msa:zsm nep:npi nor:nob ori:ory pus:pbt que:quy

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.languages import canonical
-from cl2cm_jax.texts import visible
+from cl2cm_jax.text.languages import canonical
+from cl2cm_jax.text.visible import visible
 from cl2cm_jax.translation.engine import Engine, Item
 
 

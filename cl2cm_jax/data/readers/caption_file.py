@@ -14,8 +14,8 @@ from cl2cm_jax.data.captions import ORIGINS, SPLITS, Caption, CaptionTable
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.tables import BadRow, Cells, Columns, did_you_mean, json_cells, shown, table_cells, text_of
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.languages import canonical, is_code, is_translation
-from cl2cm_jax.texts import visible
+from cl2cm_jax.text.languages import canonical, is_code, is_translation
+from cl2cm_jax.text.visible import visible
 
 REQUIRED = ("image", "language", "caption")
 OPTIONAL = ("split", "origin")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image
 from cl2cm_jax.data.readers.problems import Problem
-from cl2cm_jax.languages import is_translation
+from cl2cm_jax.text.languages import is_translation
 
 _SHOWN = 3  # pairs of names in the summary
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.atomic import replacing
-from cl2cm_jax.terminal import printable
+from cl2cm_jax.text.terminal import printable
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from cl2cm_jax.data.captions import Caption
 from cl2cm_jax.data.readers.caption_file import checked_row, known_split
-from cl2cm_jax.json_file import MOST_OF_A_RECORD, parse_json
-from cl2cm_jax.languages import canonical, is_translation
+from cl2cm_jax.text.json_file import MOST_OF_A_RECORD, parse_json
+from cl2cm_jax.text.languages import canonical, is_translation
 
 _LINE_END = re.compile(r"\r\n?|\n")
 

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from cl2cm_jax.data.readers.text_lines import read_gzipped
 from cl2cm_jax.errors import UserError, shortened
-from cl2cm_jax.json_file import MOST_OF_A_RECORD, parse_json
-from cl2cm_jax.languages import is_code
+from cl2cm_jax.text.json_file import MOST_OF_A_RECORD, parse_json
+from cl2cm_jax.text.languages import is_code
 
 LIMIT = 80  # characters of a cell that are shown
 MAX_LINE = 2_000_000  # characters

@@ -23,7 +23,7 @@ from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_a
 from cl2cm_jax.data.readers.picture_names import similar
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
-from cl2cm_jax.languages import counted
+from cl2cm_jax.text.languages import counted
 
 # pictures and films of cameras, phones and browsers that are not decoded, and what SUFFIXES lacks
 _UNREAD = frozenset(

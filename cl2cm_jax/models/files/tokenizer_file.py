@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cl2cm_jax.errors import UserError, not_installed, one_line
-from cl2cm_jax.json_file import read_json
+from cl2cm_jax.text.json_file import read_json
 
 _LARGEST, _MOST_VALUES = 200_000_000, 3_000_000  # of the file; XLM-R's has 17 MB and 750,000 values
 _MOST_PARTS, _MOST_PATTERNS, _MOST_ADDED = 24, 8, 2000

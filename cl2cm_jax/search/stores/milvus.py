@@ -15,9 +15,9 @@ from typing import Any, cast
 import numpy as np
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.languages import canonical
 from cl2cm_jax.search.entry import Captions, Entry, Filters, Found, captions_from_text, captions_to_text
 from cl2cm_jax.search.stores import lite
+from cl2cm_jax.text.languages import canonical
 
 COLLECTION = "pictures"
 FORMAT = 1  # increase it when an older reader would misread an index

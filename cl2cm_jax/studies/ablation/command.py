@@ -15,7 +15,7 @@ from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.studies.ablation.runs import Ablation
 from cl2cm_jax.studies.ablation.variants import BASELINE, ROWS, variant
 from cl2cm_jax.studies.rows import add_run_options
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.terminal import log_to_stderr
 
 Options = tuple[argparse.Namespace, dict[str, str]]
 

@@ -20,10 +20,10 @@ import cl2cm_jax
 from cl2cm_jax.config import nearest
 from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.errors import UserError, exit_cleanly
-from cl2cm_jax.languages import canonical_all
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.studies.rows import separated
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.languages import canonical_all
+from cl2cm_jax.text.terminal import log_to_stderr
 
 if TYPE_CHECKING:
     from cl2cm_jax.studies.external_eval.captioned import Captioned

@@ -29,7 +29,7 @@ from cl2cm_jax.studies.tpu_estimate.cost import events
 from cl2cm_jax.studies.tpu_estimate.hlo import parse as parse_hlo
 from cl2cm_jax.studies.tpu_estimate.largest import largest
 from cl2cm_jax.studies.tpu_estimate.models import Models, models
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.terminal import log_to_stderr
 
 _MANY = 8192  # images, from which score matrices of all pairs take GiB
 UNIT = 8  # images per chip: resolution of the search for the largest batch

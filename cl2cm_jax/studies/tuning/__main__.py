@@ -44,7 +44,7 @@ from cl2cm_jax.studies.tuning.report import StudyInfo, TuningResult
 from cl2cm_jax.studies.tuning.scoring import FOLDS, VALIDATION, Measured, Part, machine_share, parts_of, score_of
 from cl2cm_jax.studies.tuning.space import SPACE, Dimension, read_space
 from cl2cm_jax.studies.tuning.study import CUT, DONE, FAILED, Study
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.terminal import log_to_stderr
 from cl2cm_jax.training import results
 from cl2cm_jax.training.experiment import FREE
 from cl2cm_jax.training.identity import fingerprint, is_same_data

@@ -27,7 +27,7 @@ from cl2cm_jax.studies.rows import add_run_options, row_names
 from cl2cm_jax.studies.text_features import parallel_text_corpora
 from cl2cm_jax.studies.word_alignment.report import draw, report
 from cl2cm_jax.studies.word_alignment.runs import BASELINE, BEFORE, ROWS, SHOWN_ROWS, Experiment, run_once
-from cl2cm_jax.terminal import log_to_stderr
+from cl2cm_jax.text.terminal import log_to_stderr
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:

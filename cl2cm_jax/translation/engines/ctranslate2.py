@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cl2cm_jax.errors import UserError, not_installed, one_line
-from cl2cm_jax.json_file import read_json
 from cl2cm_jax.models.files.tokenizer_file import is_panic
 from cl2cm_jax.runtime.command_line import positive
+from cl2cm_jax.text.json_file import read_json
 from cl2cm_jax.translation.engine import Item
 from cl2cm_jax.translation.languages import nllb_token, nllb_tokens, three_letters
 

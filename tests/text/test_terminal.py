@@ -17,7 +17,7 @@ from cl2cm_jax.errors import UserError, exit_cleanly, one_line
 from cl2cm_jax.evaluation.table import Table
 from cl2cm_jax.runtime.progress import CountReport
 from cl2cm_jax.search.query import Answer, Result, print_answers
-from cl2cm_jax.terminal import json_text, log_to_stderr, printable, printable_lines
+from cl2cm_jax.text.terminal import json_text, log_to_stderr, printable, printable_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTROL = [chr(code) for code in (*range(32), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))]

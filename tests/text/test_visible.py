@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from cl2cm_jax.texts import prepared_query, visible
+from cl2cm_jax.text.visible import prepared_query, visible
 
 PERSIAN = "\u0645\u06cc\u200c\u0631\u0648\u0645"  # a word that is spelt with a joiner
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"

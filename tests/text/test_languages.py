@@ -6,7 +6,7 @@ import pytest
 
 from cl2cm_jax.config import defaults, from_flat, override_all
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.languages import canonical, counted, is_code, is_translation
+from cl2cm_jax.text.languages import canonical, counted, is_code, is_translation
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from cl2cm_jax import json_file
-from cl2cm_jax.json_file import parse_json, read_json
+from cl2cm_jax.text import json_file
+from cl2cm_jax.text.json_file import parse_json, read_json
 
 
 def test_usual_content_is_read_as_json_does(tmp_path):

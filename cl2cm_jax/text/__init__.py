@@ -1,0 +1,1 @@
+"""Text: language codes, what of a text is read, JSON, and what a terminal shows."""
