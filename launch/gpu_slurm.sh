@@ -33,7 +33,7 @@ REQUEUES=${REQUEUES:-20} RESTARTS=${RESTARTS:-3} PAUSE=${PAUSE:-30}
 for name in REQUEUES RESTARTS PAUSE; do whole "$name" 0; done
 workdir=$(workdir_of "$@")
 case $workdir in
-  *://*) mistake "--workdir=$workdir is no folder; name one that all nodes see" ;;
+  *://*) mistake "--workdir=$workdir is not a folder; name one that all nodes see" ;;
   /tmp/* | /dev/shm/* | /var/tmp/*) mistake "--workdir=$workdir is on each node's own disk; name a folder that all nodes see" ;;
 esac
 needs srun "Slurm is not on this machine; submit on a login node of the cluster"

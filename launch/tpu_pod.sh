@@ -14,7 +14,7 @@
 #   PAUSE=60         seconds before each of these
 #   LOGS=runs/logs   where the lines of all workers are kept, a file for each start; each line begins with its worker's name
 #   PROJECT=...      another project than gcloud's own
-#   LOCAL_WORKDIR=1  the workdir may be on the worker's own disk: one worker, which is no spot machine
+#   LOCAL_WORKDIR=1  the workdir may be on the worker's own disk: one worker, which is not a spot machine
 #   DRY_RUN=1        prints the commands and runs nothing
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,7 +27,7 @@ RESTARTS=${RESTARTS:-10} CREATIONS=${CREATIONS:-100} PAUSE=${PAUSE:-60} LOGS=${L
 for name in RESTARTS CREATIONS PAUSE; do whole "$name" 0; done
 workdir=$(workdir_of "$@")
 case $workdir in
-  *://*) mistake "--workdir=$workdir is no folder; mount the bucket on every worker (MOUNT='gcsfuse ...') and name the folder" ;;
+  *://*) mistake "--workdir=$workdir is not a folder; mount the bucket on every worker (MOUNT='gcsfuse ...') and name the folder" ;;
   /tmp/* | /dev/shm/* | /home/* | /root/* | /var/* | "~"* | [!/]*)
     [[ -n ${LOCAL_WORKDIR:-} ]] || mistake "--workdir=$workdir is on each worker's own disk, which ends with the TPU;" \
       "name a mounted folder that all workers share, such as /mnt/shared/runs/mine (or LOCAL_WORKDIR=1 for one lasting worker)"

@@ -91,8 +91,8 @@ def test_a_closed_pipe_is_silent() -> None:
 
 
 def test_no_line_end_or_escape_sequence_reaches_the_terminal() -> None:
-    error = UserError("config.a\nb\r\x1b[2J\u2028\udce4 is no field; \u064a\u200d\U0001f600 stays")
-    assert str(error) == "config.a\\nb\\r\\x1b[2J\\u2028\\udce4 is no field; \u064a\u200d\U0001f600 stays"
+    error = UserError("config.a\nb\r\x1b[2J\u2028\udce4 is not a field; \u064a\u200d\U0001f600 stays")
+    assert str(error) == "config.a\\nb\\r\\x1b[2J\\u2028\\udce4 is not a field; \u064a\u200d\U0001f600 stays"
     assert str(UserError(str(error))) == str(error)
 
 

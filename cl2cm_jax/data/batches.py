@@ -85,8 +85,8 @@ def check_files(corpus: Corpus) -> None:
     if "" in corpus.paths:
         image = str(corpus.image_ids[corpus.paths.index("")])
         raise UserError(
-            f"config.student.vision.trainable: the picture {image!r} of split {corpus.name!r} is no file on disk, and "
-            "trained layers read picture files in every step; use '', which caches features"
+            f"config.student.vision.trainable: the picture {image!r} of split {corpus.name!r} is not a file on disk, "
+            "and trained layers read picture files in every step; use '', which caches features"
         )
 
 

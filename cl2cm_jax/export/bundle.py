@@ -132,7 +132,7 @@ def check_place(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; name a folder, which is created if it does not exist")
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise UserError(f"--out={out} is not empty and has no {MANIFEST}, so it is no bundle; name another folder")
+        raise UserError(f"--out={out} is not empty and has no {MANIFEST}, so it is not a bundle; name another folder")
 
 
 def _put(temporary: Path, out: Path) -> None:

@@ -25,7 +25,7 @@ def push(bundle: Path, *, repo: str, revision: str, private: bool, yes: bool) ->
       UserError: the folder is not a complete bundle, `repo` is not such a name, or the hub refuses.
     """
     if not _REPO.fullmatch(repo):
-        raise UserError(f"--repo={repo!r} is no repository name; write org/name")
+        raise UserError(f"--repo={repo!r} is not a repository name; write org/name")
     manifest = read_manifest(bundle)  # checks the files
     files = _files(bundle)
     for file in files:

@@ -35,7 +35,7 @@ class Entries:
         """An integer from `minimum` to `maximum`; neither 384.0 nor true is one."""
         value = self._value(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-            why = f"is no whole number from {minimum} to {maximum}; correct it, or get a fresh copy"
+            why = f"is not a whole number from {minimum} to {maximum}; correct it, or get a fresh copy"
             raise self._refused(name, value, why)
         return value
 
@@ -43,7 +43,7 @@ class Entries:
         """A number above 0 and up to 1, as a norm adds it to a variance."""
         value = self._value(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-            raise self._refused(name, value, "is no number above 0 and up to 1; correct it, or get a fresh copy")
+            raise self._refused(name, value, "is not a number above 0 and up to 1; correct it, or get a fresh copy")
         return float(value)
 
     def one_of(self, name: str, allowed: Collection[str], *, default: str | None = None) -> str:

@@ -52,7 +52,7 @@ def locate(
     if folder.is_dir():
         return folder
     if not _HUB_ID.fullmatch(str(path)) or folder.is_file():
-        raise UserError(f"{field}={str(path)!r} is no folder; name one with {holds} in it")
+        raise UserError(f"{field}={str(path)!r} is not a folder; name one with {holds} in it")
     return _download(str(path), field=field, files=files)
 
 
@@ -66,7 +66,7 @@ def _download(hub_id: str, *, field: str, files: Sequence[str]) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise UserError(
-            f"{field}={hub_id!r} is no folder; to read it from the hub, run: pip install huggingface_hub"
+            f"{field}={hub_id!r} is not a folder; to read it from the hub, run: pip install huggingface_hub"
         ) from error
     name, _, revision = hub_id.partition("@")
     try:
@@ -74,7 +74,7 @@ def _download(hub_id: str, *, field: str, files: Sequence[str]) -> Path:
     except Exception as error:  # no network, no such model, no access: each client version has its own exceptions
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{field}={hub_id!r} is no folder, and its download failed ({first.rstrip('.')}); check the name and "
+            f"{field}={hub_id!r} is not a folder, and its download failed ({first.rstrip('.')}); check the name and "
             "the network, log in with `hf auth login` if it is private, or name a folder on disk"
         ) from error
 
@@ -176,7 +176,7 @@ def _opened(folder: Path) -> Iterator[Any]:
                 yield stored
         except (OSError, SafetensorError, ValueError) as error:
             raise UserError(
-                f"weights file {file} is no readable safetensors file ({one_line(error)}); get a fresh copy"
+                f"weights file {file} is not a readable safetensors file ({one_line(error)}); get a fresh copy"
             ) from error
 
 
@@ -305,7 +305,7 @@ def _shards(folder: Path) -> list[Path]:
     problem = f"model folder {folder}: {INDEX}"
     if not isinstance(places, dict) or not places:
         found = reprlib.repr(places)
-        raise UserError(f"{problem}: weight_map={found} is no object of tensor -> file; get a fresh copy")
+        raise UserError(f"{problem}: weight_map={found} is not an object of tensor -> file; get a fresh copy")
     for tensor, name in places.items():
         if not _is_file_name(name):
             found = f"{reprlib.repr(tensor)}: {reprlib.repr(name)}"

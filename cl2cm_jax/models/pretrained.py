@@ -106,7 +106,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"it has {len(archive.files):,} arrays, and {_MAX_TENSORS:,} are read")
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged archive fails in zipfile, in zlib or in numpy
-        raise UserError(f"{path} is no readable .npz archive ({one_line(error)}); get a fresh copy of it") from error
+        raise UserError(f"{path} is not a readable .npz archive ({one_line(error)}); get a fresh copy of it") from error
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -117,7 +117,7 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(
-            f"weights file {path} is no readable safetensors file ({one_line(error)}); get a fresh copy"
+            f"weights file {path} is not a readable safetensors file ({one_line(error)}); get a fresh copy"
         ) from error
 
 
@@ -132,7 +132,7 @@ def check_tensors(file: BinaryIO) -> None:
         raise ValueError(f"its header has {size:,} bytes, and {_MAX_HEADER:,} are read")
     header = parse_json(file.read(size))
     if not isinstance(header, dict) or len(header) > _MAX_TENSORS:
-        raise ValueError(f"its header is no object of at most {_MAX_TENSORS:,} tensors")
+        raise ValueError(f"its header is not an object of at most {_MAX_TENSORS:,} tensors")
     for name, entry in header.items():
         if name != "__metadata__":
             _check_tensor(name, entry)

@@ -159,7 +159,7 @@ def read_vectors(folder: Path, *, dim: int | None = None) -> Iterator[tuple[list
     for path, metadata in shards:
         for file in (path, metadata):
             if not file.is_file():
-                raise UserError(f"{file} is missing, or is no regular file; get a fresh copy of the vectors")
+                raise UserError(f"{file} is missing, or is not a regular file; get a fresh copy of the vectors")
             if sums is not None and checksum(file) != sums[file.relative_to(folder).as_posix()]:
                 raise UserError(f"{file} is damaged, by its checksum in {MANIFEST_FILE}; export the vectors again")
         vectors = _read_array(path, dim)

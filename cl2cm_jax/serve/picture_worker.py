@@ -54,7 +54,7 @@ def main() -> None:
     """Answers until its input ends."""
     _limit()
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no reply
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is not a reply
     while line := requests.readline():
         request = json.loads(line)
         content = requests.read(request.pop("bytes"))

@@ -209,8 +209,8 @@ def relation(
 ) -> WordRelation:
     """Word scores in the relation "cross"; no gradient passes.
 
-    score_ij = cos_ij + `transfer.word` * w_ij, where w_ij of a pair that is no candidate is the mean over captions of
-    the smallest word score of their candidates. That number is subtracted everywhere, which changes no softmax. The
+    score_ij = cos_ij + `transfer.word` * w_ij, where w_ij of a pair that is not a candidate is the mean over captions
+    of the smallest word score of their candidates. That number is subtracted everywhere, which changes no softmax. The
     words of a caption and of its candidates are those of the caption's held-out head.
     """
     found = candidates(

@@ -61,15 +61,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is no finite number")
+        raise ValueError(f"{text[:40]} is not a finite number")
     return number
 
 
 def _int(text: str) -> int:
     if len(text) > 20 or not -_BITS_64 <= (number := int(text)) < _BITS_64:
-        raise ValueError(f"{text[:40]} is no number of 64 bits")
+        raise ValueError(f"{text[:40]} is not a number of 64 bits")
     return number
 
 
 def _constant(text: str) -> float:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")

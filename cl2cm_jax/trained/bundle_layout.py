@@ -169,7 +169,7 @@ def bundle_config(folder: Path, manifest: Manifest) -> ConfigDict:
 def _shape(content: Mapping[str, Any]) -> FeatureShape:
     shape = FeatureShape(**content)
     if not all(isinstance(size, int) and 0 < size < 1_000_000 for size in shape):
-        raise ValueError(f"shape={content} has a size that is no integer from 1 to 999,999")
+        raise ValueError(f"shape={content} has a size that is not an integer from 1 to 999,999")
     return shape
 
 

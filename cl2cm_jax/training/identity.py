@@ -69,11 +69,11 @@ def read_record(workdir: Path) -> dict[str, Any]:
         for kind in ("text", "vision"):
             entry = record.get(kind, {"path": "", "revision": "", "backbone": "", "files": {}})
             if not all(isinstance(entry[name], str) for name in ("path", "revision", "backbone")):
-                raise ValueError(f"{kind} has an entry that is no text")
+                raise ValueError(f"{kind} has an entry that is not text")
             if {type(hash) for hash in dict(entry["files"]).values()} - {str}:
-                raise ValueError(f"{kind} has a hash that is no text")
+                raise ValueError(f"{kind} has a hash that is not text")
         if "init" in record and not isinstance(record["init"]["model"], str):
-            raise ValueError("init has a model that is no text")
+            raise ValueError("init has a model that is not text")
         return record
     except (FileNotFoundError, NotADirectoryError):
         return {}

@@ -178,7 +178,7 @@ def test_crops_resume_and_differ_between_epochs_and_seeds(photographed: Corpus) 
 
 
 def test_pictures_without_a_file_are_refused(corpus: Corpus, photographed: Corpus) -> None:
-    with pytest.raises(UserError, match="'image0' of split 'train' is no file on disk"):
+    with pytest.raises(UserError, match="'image0' of split 'train' is not a file on disk"):
         draw(corpus, 1, crops=CROPS)
     Path(photographed.paths[4]).write_bytes(b"")
     with pytest.raises(UserError, match=r"e\.png is empty"):

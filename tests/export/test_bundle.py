@@ -193,7 +193,7 @@ DAMAGE = {
         lambda b: without(b, "model.safetensors", "encoder.layer.1.output.dense.bias"),
         r"encoder\.layer\.1\.output\.dense\.bias is missing",
     ),
-    "pickled heads": (lambda b: pickled(b, HEADS), f"{HEADS} is no readable safetensors file"),
+    "pickled heads": (lambda b: pickled(b, HEADS), f"{HEADS} is not a readable safetensors file"),
     "pickled backbone": (lambda b: pickled(b, "vision/model.safetensors"), "no readable safetensors file"),
 }
 

@@ -68,7 +68,7 @@ def test_a_refusal_of_the_hub_is_one_line(bundle: Path, tmp_path: Path) -> None:
         missing = run(hub, tmp_path, "-c", "import cl2cm_jax; cl2cm_jax.from_pretrained('org/nothing')")
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
     assert refused.stderr.splitlines()[-1].startswith("error: --repo=org/name: the hub refused (")
-    assert "model='org/nothing' is no folder, and its download failed" in missing.stderr.splitlines()[-1]
+    assert "model='org/nothing' is not a folder, and its download failed" in missing.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("repo", ["name", "org/name/more", "../name", "org/-name", "https://x.org/y", ""])

@@ -55,10 +55,10 @@ def test_it_gives_up_after_the_last_restart(job: Clone) -> None:
 
 def test_a_configuration_error_is_not_retried(job: Clone) -> None:
     """Slurm kills the other tasks, so its exit code need not be that of the task with the error."""
-    job.program('[[ $WORKER_NUMBER == 1 ]] || kill -KILL $$; echo "error: config.x is no field" >&2; exit 2')
+    job.program('[[ $WORKER_NUMBER == 1 ]] || kill -KILL $$; echo "error: config.x is not a field" >&2; exit 2')
     done = job.launch(SUBMIT)
     assert done.returncode == 2 and len(job.calls("srun")) == 1 and not job.calls("scontrol")
-    assert "1: error: config.x is no field" in done.stdout
+    assert "1: error: config.x is not a field" in done.stdout
     assert done.stderr.splitlines()[-1].startswith("error: the program stopped at a mistake")
 
 

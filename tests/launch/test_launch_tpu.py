@@ -69,10 +69,10 @@ def test_it_gives_up_after_the_last_restart(pod: Clone) -> None:
 
 def test_a_configuration_error_is_not_retried(pod: Clone) -> None:
     """gcloud returns the exit code of the first worker that failed, which need not be the one with the error."""
-    pod.program('[[ $WORKER_NUMBER == 1 ]] || exit 134; echo "error: config.x is no field" >&2; exit 2')
+    pod.program('[[ $WORKER_NUMBER == 1 ]] || exit 134; echo "error: config.x is not a field" >&2; exit 2')
     done = pod.launch(POD, CREATE=CREATE)
     assert done.returncode == 2 and len(pod.runs()) == 2
-    assert "[worker-1] error: config.x is no field" in done.stdout
+    assert "[worker-1] error: config.x is not a field" in done.stdout
     assert done.stderr.splitlines()[-1].startswith("error: the program stopped at a mistake")
 
 

@@ -342,7 +342,7 @@ def test_metadata_that_are_missing_or_a_pipe(clip_retrieval) -> None:
     path = clip_retrieval / "metadata" / "metadata_0.parquet"
     path.unlink()
     for _ in range(2):
-        with pytest.raises(UserError, match="metadata_0.parquet is missing, or is no regular file"):
+        with pytest.raises(UserError, match="metadata_0.parquet is missing, or is not a regular file"):
             list(read_vectors(clip_retrieval))
         if not path.exists():
             os.mkfifo(path)

@@ -40,7 +40,7 @@ def test_a_workdir_and_its_bundle_are_one_model(run: Path, tmp_path: Path) -> No
 def test_paths_without_a_model_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no cl2cm_config.json and is not a training run either; give the workdir"):
         cl2cm_jax.load(tmp_path)
-    with pytest.raises(UserError, match=r"model='.*nowhere' is no folder"):
+    with pytest.raises(UserError, match=r"model='.*nowhere' is not a folder"):
         cl2cm_jax.load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="revision='main' is for a model of the hub, but .* is a folder"):
         cl2cm_jax.load(tmp_path, revision="main")

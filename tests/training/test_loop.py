@@ -420,7 +420,7 @@ def test_a_bert_from_a_model_folder_trains_and_searches(home: Path, tmp_path: Pa
     outcome = call(search.main, f"--workdir={tmp_path}", "red car", "--top=3", "--json")
     assert outcome.code == 0 and len(json.loads(outcome.out)[0]["results"]) == 3, outcome.err
     missing = training(home, tmp_path / "other", "text.backbone=bert", f"text.path={tmp_path / 'none'}")
-    assert missing.code == 2 and "is no folder" in missing.err
+    assert missing.code == 2 and "is not a folder" in missing.err
 
 
 def test_search_does_not_load_tensorflow(finished: tuple[Path, Outcome]) -> None:

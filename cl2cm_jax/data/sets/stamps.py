@@ -70,8 +70,8 @@ def with_translations(rows: Sequence[Caption], path: str) -> list[Caption]:
     for row in table.rows:
         if row.image not in english:
             raise UserError(
-                f"{path}, line {row.line}: {row.image!r} is no picture of the training split; translate the captions "
-                "that cl2cm stamps writes"
+                f"{path}, line {row.line}: {row.image!r} is not a picture of the training split; translate the "
+                "captions that cl2cm stamps writes"
             )
         if row.language == SOURCE:
             continue

@@ -174,7 +174,7 @@ def _read_sizes(reader: _Reader) -> Sizes:
         widths = f"hidden={sizes.hidden} with heads={sizes.heads} and intermediate={sizes.intermediate}"
         raise _refused(reader.path, f"{widths} do not divide into heads and blocks of {_BLOCK}")
     if not 0 < epsilon <= 1:
-        raise _refused(reader.path, f"epsilon={epsilon} is no number above 0 and up to 1")
+        raise _refused(reader.path, f"epsilon={epsilon} is not a number above 0 and up to 1")
     return sizes
 
 

@@ -209,7 +209,7 @@ def _check_growth(parts: Sequence[Mapping[str, Any]]) -> None:
 def _longest_replacement(charsmap: Any) -> int:
     """Characters of the longest text of a map in SentencePiece's format: a trie, behind its size, then the texts."""
     if not isinstance(charsmap, str) or len(charsmap) > _LARGEST_MAP:
-        raise _Refused(f"its precompiled_charsmap is no text of at most {_LARGEST_MAP:,} characters")
+        raise _Refused(f"its precompiled_charsmap is not a text of at most {_LARGEST_MAP:,} characters")
     content = base64.b64decode(charsmap, validate=True)
     behind = 4 + int.from_bytes(content[:4], "little")
     units, texts = np.frombuffer(content[4:behind], "<u4").astype(np.int64), content[behind:]
@@ -234,7 +234,7 @@ def _template(part: Mapping[str, Any]) -> dict[str, Any]:
     """A template with the text once; of the pairs of texts, which are not encoded, the plainest."""
     single, special = part.get("single"), part.get("special_tokens")
     if not isinstance(single, list) or not 0 < len(single) <= 8 or not isinstance(special, dict) or len(special) > 16:
-        raise _Refused("its template is no list of at most 8 marks and the text")
+        raise _Refused("its template is not a list of at most 8 marks and the text")
     if sum("Sequence" in one for one in single if isinstance(one, dict)) != 1:
         raise _Refused("its template has the text not once")
     for mark in special.values():
@@ -247,11 +247,11 @@ def _template(part: Mapping[str, Any]) -> dict[str, Any]:
 
 def _added(tokens: Any) -> list[dict[str, Any]]:
     if not isinstance(tokens, list) or len(tokens) > _MOST_ADDED:
-        raise _Refused(f"its added_tokens are no list of at most {_MOST_ADDED:,}")
+        raise _Refused(f"its added_tokens are not a list of at most {_MOST_ADDED:,}")
     for token in tokens:
         content = token.get("content") if isinstance(token, dict) else None
         if not isinstance(content, str) or not 0 < len(content) <= _LONGEST_PIECE:
-            raise _Refused(f"an added token is no text of 1 to {_LONGEST_PIECE} characters: {reprlib.repr(content)}")
+            raise _Refused(f"an added token is not a text of 1 to {_LONGEST_PIECE} characters: {reprlib.repr(content)}")
     kept = [{name: token[name] for name in _ADDED if name in token} for token in tokens]
     special = [bool(token.get("special")) for token in kept]
     characters = sum(len(token["content"]) for token in kept)
@@ -290,7 +290,7 @@ def _kind(model: Mapping[str, Any]) -> str:
 
 def _merges(merges: Any, *, most: int) -> list[Any]:
     if not isinstance(merges, list) or len(merges) > most:
-        raise _Refused(f"its merges are no list of at most {most:,}")
+        raise _Refused(f"its merges are not a list of at most {most:,}")
     return merges
 
 
@@ -298,7 +298,7 @@ def check_trie(pieces: Sequence[Any], *, size: int) -> None:
     """Raises ValueError where the trie of Unigram pieces would take far more memory than their file of `size` bytes."""
     most = max(_MOST_NODES, size // _BYTES_OF_NODE)
     if not all(isinstance(piece, str) and len(piece) <= _LONGEST_PIECE for piece in pieces):
-        raise _Refused(f"a piece is no text of at most {_LONGEST_PIECE} characters")
+        raise _Refused(f"a piece is not a text of at most {_LONGEST_PIECE} characters")
     nodes, before = 0, b""
     for piece in sorted(str(piece).encode("utf-8") for piece in pieces):
         same = sum(1 for _ in takewhile(bool, map(int.__eq__, piece, before)))

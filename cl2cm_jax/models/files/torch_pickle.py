@@ -59,7 +59,9 @@ def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"weights file {path}: {error}") from error
     except Exception as error:  # a damaged pickle fails with nearly any exception
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise UserError(f"weights file {path} is no readable legacy torch file ({reason}); get a fresh copy") from error
+        raise UserError(
+            f"weights file {path} is not a readable legacy torch file ({reason}); get a fresh copy"
+        ) from error
 
 
 class _Storage(NamedTuple):
@@ -170,7 +172,7 @@ def _read_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
             return _AllowListUnpickler(file).load()
 
     if load() != _MAGIC or load() != _PROTOCOL or load().get("little_endian") is not True:
-        raise UserError("it is no legacy torch file of a little-endian machine; get a fresh copy of it")
+        raise UserError("it is not a legacy torch file of a little-endian machine; get a fresh copy of it")
     tensors, keys = load(), load()
     if not isinstance(tensors, dict) or not all(isinstance(t, _Tensor) for t in tensors.values()):
         raise UserError("it holds more than a dict of tensors; save the model's state dict alone")

@@ -112,4 +112,4 @@ def _check_names(given: Mapping[str, int], names: tuple[str, ...], *, flag: str)
     unknown = sorted(set(given) - set(names))
     if unknown:
         known = f"it has {', '.join(names)}" if names else "this backbone has one size"
-        raise UserError(f"{flag}: {unknown[0]!r} is no size of the configured backbone; {known}")
+        raise UserError(f"{flag}: {unknown[0]!r} is not a size of the configured backbone; {known}")

@@ -203,7 +203,7 @@ def test_without_translations_training_sees_human_captions(root: Path, tmp_path:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"image": "animals/unicorn"}, "'animals/unicorn' is no picture of the training split"),
+        ({"image": "animals/unicorn"}, "'animals/unicorn' is not a picture of the training split"),
         ({"origin": "human"}, "origin is 'human'; a translation's is 'machine'"),
         ({"caption": ""}, "field caption: is empty"),
     ],
@@ -224,7 +224,7 @@ def test_a_human_test_caption_cannot_slip_into_training(root: Path, translations
     row = {"image": held_out, "language": "es", "caption": "x", "split": "train", "origin": "machine"}
     with translations.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    with pytest.raises(UserError, match="is no picture of the training split"):
+    with pytest.raises(UserError, match="is not a picture of the training split"):
         with_translations(entries, str(translations))
 
 

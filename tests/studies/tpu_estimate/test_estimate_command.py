@@ -104,7 +104,7 @@ def test_sizes_of_missing_models_are_the_defaults_or_from_the_command_line():
     config = configs.read(str(ROOT / "configs" / "multi30k.py"))
     sizes = models(config, text={}, vision={})
     assert sizes.features[:2] == (MBERT.hidden, CLIP_B32.projection)
-    assert all("is no folder here" in note for note in sizes.notes)
+    assert all("is not a folder here" in note for note in sizes.notes)
     leaves = jax.tree.leaves(sizes.tail)
     assert {leaf.shape[0] for leaf in leaves} == {9} and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
     other = models(config, text={"hidden": 96, "heads": 4}, vision={"projection": 64})
@@ -141,7 +141,7 @@ def test_text_output_and_the_largest_batch(home: Path, cpu_topology: None, monke
         (["--config.train.batch_size=12"], "use 8 or 16"),
         (["--batch=0"], "argument --batch: '0' is"),
         (["--tokens=99"], "--tokens=99 must be from 1 to"),
-        (["--text=layers=3"], "--text: 'layers' is no size of the configured backbone"),
+        (["--text=layers=3"], "--text: 'layers' is not a size of the configured backbone"),
         (["--text=layers"], "'layers' is not a size; write e.g."),
         (["--vision=heads=3"], "it has dim, frames"),
         (["--config.text.backbone=bert", "--text=positions=10"], "positions hold 10 tokens, fewer than"),

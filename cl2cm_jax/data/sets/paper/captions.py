@@ -75,7 +75,7 @@ def _reason_against(line: CapLine | None, content: str, tags: Sequence[str]) -> 
         return "is not valid UTF-8, or has a NUL byte; get a fresh copy"
     if line is None:
         form = "media#tag#k" if any(tags) else "media#k before a tab"
-        return f"{cap_id_of(content)!r} is no id of the form {form}"
+        return f"{cap_id_of(content)!r} is not an id of the form {form}"
     if line.tag not in tags:
         return f"{line.cap_id!r} has the tag {line.tag!r}; this file has {' or '.join(map(repr, tags))}"
     return "" if line.sentence else f"{line.cap_id!r} has no sentence"

@@ -144,7 +144,7 @@ def _read_frames(path: Path, row_of: dict[str, int]) -> dict[str, np.ndarray]:
             found = ast.literal_eval(_read(path, "utf-8-sig").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(
-            f"{path} is no dict literal {{'video': ['frame', ...]}} ({type(error).__name__}); it is read, never run"
+            f"{path} is not a dict literal {{'video': ['frame', ...]}} ({type(error).__name__}); it is read, never run"
         ) from error
     if not isinstance(found, dict) or not all(
         isinstance(video, str) and isinstance(frames, list | tuple) for video, frames in found.items()

@@ -57,7 +57,7 @@ def find(root: str, *, engine: str, with_pictures: bool) -> Published:
     """Looks for the files in a folder and in those below it, `DEPTH` deep.
 
     Raises:
-      UserError: `root` is no folder, or lists the files that are missing and who publishes them.
+      UserError: `root` is not a folder, or lists the files that are missing and who publishes them.
     """
     if not Path(root).is_dir():
         raise UserError(

@@ -142,7 +142,7 @@ class BertSpec(TextSpec):
         """The shape, and where it comes from."""
         if path and Path(path).is_dir():
             return read_shape(Path(path)), str(path)
-        return MBERT, f"mBERT-base's sizes ({path or 'no path'} is no folder here)"
+        return MBERT, f"mBERT-base's sizes ({path or 'no path'} is not a folder here)"
 
     def tokenizer_code(self, path: Path, *, max_tokens: int) -> TokenizerCode:
         file = (path / "tokenizer.json").as_posix()

@@ -116,7 +116,9 @@ class ClipVitSpec(VisionSpec):
         preprocess = read_preprocess(folder, image_size=shape.image_size)
         _check_size(shape, image_size)
         if image_size % shape.patch:
-            raise UserError(f"config.vision.image_size={image_size} is no multiple of the model's patch, {shape.patch}")
+            raise UserError(
+                f"config.vision.image_size={image_size} is not a multiple of the model's patch, {shape.patch}"
+            )
         if image_size:
             shape, preprocess = shape._replace(image_size=image_size), preprocess.at(image_size)
         return _backbone(shape, preprocess, params=load(folder, shape), source=folder)
@@ -132,7 +134,7 @@ class ClipVitSpec(VisionSpec):
 
     def abstract(self, path: Location, sizes: Mapping[str, int], *, image_size: int = 0) -> tuple[VisionBackbone, str]:
         there = bool(path) and Path(path or "").is_dir()
-        origin = path if there else f"CLIP ViT-B/32's sizes ({path or 'no path'} is no folder here)"
+        origin = path if there else f"CLIP ViT-B/32's sizes ({path or 'no path'} is not a folder here)"
         shape = read_shape(Path(path or "")) if there else CLIP_B32
         shape = shape._replace(**({"image_size": image_size} if image_size else {}) | dict(sizes))
         check_divisible(shape, "hidden", "heads")

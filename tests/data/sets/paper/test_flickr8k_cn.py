@@ -123,7 +123,7 @@ def test_problems_go_into_the_report(tmp_path: Path) -> None:
     chinese.write_text("".join(line for line in chinese.open(encoding="utf-8") if not line.startswith(TRAIN[1])))
     (tmp_path / "more.csv").write_text(MORE + f"{TRAIN[0]},ar,x,test,human\n")
     options = {"root": str(root), "captions": str(tmp_path / "more.csv")}
-    with pytest.raises(UserError, match=r"'100_abc.jpg' is no id of the form media#k before a tab \(and 2 more\)"):
+    with pytest.raises(UserError, match=r"'100_abc.jpg' is not an id of the form media#k before a tab \(and 2 more\)"):
         prepare(builder_of(tmp_path, **options))
     said = report(tmp_path)
     assert "is 'test' but the published lists have '100_abc' in 'train'; keep the published one" in said

@@ -260,7 +260,7 @@ def test_translations_back_that_an_evaluation_can_read_are_needed(tmp_path: Path
         ("multi30kval_de", "\n200#de#0 again", "multi30kval_de.caption.txt, line 7, .*duplicate id '200#de#0'"),
         ("multi30ktest_de_2016", "\n300#de#5", "line 7, .*'300#de#5' has no sentence"),
         ("multi30ktest_de_2016", "\n300#de#5 x", "line 7, .*300#de#5 has no partner 300#de2enc#5"),
-        ("multi30kval_en", "\nno id", "line 7, .*'no' is no id"),
+        ("multi30kval_en", "\nno id", "line 7, .*'no' is not an id"),
     ],
 )
 def test_bad_captions_are_named_with_file_and_line(tmp_path: Path, file: str, line: str, message: str) -> None:

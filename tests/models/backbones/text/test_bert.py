@@ -169,7 +169,7 @@ def test_an_invalid_entry_is_named_before_anything_is_built(folder: Path, name: 
 def test_the_padding_of_the_roberta_family_leaves_a_position(tmp_path: Path, value: object) -> None:
     folder = Path(shutil.copytree(GOLDEN / "xlm-roberta", tmp_path / "model"))
     _change(folder, pad_token_id=value)
-    with pytest.raises(UserError, match="config.json: pad_token_id=.* is no whole number from 0 to 24; "):
+    with pytest.raises(UserError, match="config.json: pad_token_id=.* is not a whole number from 0 to 24; "):
         bert.read_shape(folder)
     _change(folder, pad_token_id=24)
     assert bert.read_shape(folder).max_tokens == 1
@@ -303,8 +303,8 @@ def test_missing_or_damaged_files_are_refused(folder: Path, tmp_path: Path) -> N
             text_backbone("bert", path)
 
     fails("config.text.path='' is empty", "")
-    fails("is no folder", tmp_path / "none" / "at" / "all")
-    fails("is no folder", folder / "config.json")
+    fails("is not a folder", tmp_path / "none" / "at" / "all")
+    fails("is not a folder", folder / "config.json")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-10])
     fails("no readable safetensors file")

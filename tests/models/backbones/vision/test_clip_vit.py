@@ -145,7 +145,9 @@ def test_an_invalid_entry_is_named_before_anything_is_built(folder: Path, name: 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("value", "message"), [(0, "projection_dim=0 is no whole"), ("absent", "no 'projection_dim'")])
+@pytest.mark.parametrize(
+    ("value", "message"), [(0, "projection_dim=0 is not a whole"), ("absent", "no 'projection_dim'")]
+)
 def test_a_projection_needs_its_size(tmp_path: Path, value: object, message: str) -> None:
     folder = Path(shutil.copytree(GOLDEN / "clip", tmp_path / "clip"))
     _change(folder, "config.json", projection_dim=value)
@@ -213,7 +215,7 @@ def test_another_resolution_interpolates_the_positions(folder: Path) -> None:
         features = encoder([golden["picture"]])
     assert encoder.enough == 2 * (larger.preprocess.shorter_side or larger.preprocess.image_size)
     assert np.isfinite(features).all() and larger.preprocess is not None and larger.preprocess.image_size == 40
-    with pytest.raises(UserError, match="image_size=30 is no multiple of the model's patch, 8"):
+    with pytest.raises(UserError, match="image_size=30 is not a multiple of the model's patch, 8"):
         vision_backbone("clip_vit", folder, image_size=30)
     with pytest.raises(UserError, match="image_size=30: efficientnet_lite0 has one size; use 0"):
         vision_backbone("efficientnet_lite0", image_size=30)
