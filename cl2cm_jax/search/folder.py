@@ -59,7 +59,7 @@ def folder_gallery(folder: Path, encoder: Encoder, *, cache: Path, exclude: Sequ
     absent = {path: row for path, row in known.items() if path not in stamps and not found.leaves_out(path)}
     rows |= absent if len(absent) <= max(len(stamps), KEPT_ABSENT) else {}  # with a disk that is away
     todo = [item for item in found.items if item.path not in rows]
-    if todo or len(rows) != len(known):
+    if todo or len(rows) != len(known) or not file.exists():  # known from the cache of a former name
         try:
             _embed(todo, encoder, rows, stamps, save=lambda: _save(file, encoder.weights, rows))
         finally:

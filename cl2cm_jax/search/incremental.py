@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -196,7 +197,7 @@ class _Update:
     outcome: Outcome
 
     def __post_init__(self) -> None:
-        self._renamed: set[str] = set()  # ids whose vectors were taken over
+        self._renamed: Counter[str] = Counter()  # by hash: pictures at new places whose vectors were taken over
         self._by_hash = {entry.hash: entry.id for entry in self.known.values() if entry.hash}
 
     def batch(self, batch: Sequence[Item]) -> None:
@@ -210,17 +211,26 @@ class _Update:
         made = embed(self.encoder, new, self.outcome.skipped)
         if rows := kept | made:
             self.store.put([entries[path] for path in rows], np.stack(list(rows.values())))
-        self._renamed.update(same[path] for path in kept)
+        self._renamed.update(entries[path].hash for path in kept if not self._is_touched(entries[path]))
         self._by_hash |= {entries[path].hash: entries[path].id for path in rows}
         self.outcome.moved += len(kept)
         self.outcome.embedded += len(made)
 
+    def _is_touched(self, entry: Entry) -> bool:
+        """Whether the same picture was at the same place before."""
+        return (before := self.known.get(entry.id)) is not None and before.hash == entry.hash
+
     def away(self, present: set[str]) -> dict[str, Entry]:
         """The entries, by id, whose files are not there and seem to be with a disk that is away."""
-        settled = present | self._renamed | set(map(id_of, self.outcome.skipped))
+        settled = present | set(map(id_of, self.outcome.skipped))
         gone = {
             id: entry for id, entry in self.known.items() if id not in settled and not self.found.leaves_out(entry.path)
         }
+        renamed = self._renamed.copy()
+        for id, entry in list(gone.items()):  # of equal pictures, as many as have a new place
+            if renamed[entry.hash] > 0:
+                renamed[entry.hash] -= 1
+                del gone[id]
         folders = {PurePosixPath(item.path).parent for item in self.found.items} | {PurePosixPath()}
         away = {id: entry for id, entry in gone.items() if PurePosixPath(entry.path).parent not in folders}
         many = len(gone) - len(away) > max(AWAY_SHARE * len(self.known), AWAY_COUNT)

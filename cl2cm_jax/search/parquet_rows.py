@@ -51,6 +51,7 @@ def rows(path: Path, *, count: int, text_limit: int) -> Generator[dict[str, Any]
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     )
     deadline = threading.Timer(20.0 * seconds, process.kill)  # if it waits, which takes no CPU
+    deadline.daemon = True  # else a command that ends before the last row would wait for it
     deadline.start()
     try:
         yield from _printed(process, limits=f"{memory / 1e6:,.0f} MB and {seconds} s")

@@ -112,17 +112,22 @@ def check_queries(queries: Sequence[str]) -> None:
             raise UserError(f"query {number} is not valid UTF-8; set the terminal's encoding to UTF-8")
 
 
-def nothing_selected(index: Store | MemoryIndex, filters: Filters, *, flag: str = "") -> str:
+def nothing_selected(
+    index: Store | MemoryIndex, filters: Filters, *, flag: str = "", languages: Sequence[str] | None = None
+) -> str:
     """A line that says that no entry of an index meets the filters, "" if one does or there is no filter.
 
     `flag` precedes the names of the filters, which are those of the options, "language", "path", "since" and "until".
+    `languages` are those of the index's captions; None finds them, which scans every entry.
     """
     given = {one.name: value for one in fields(filters) if (value := getattr(filters, one.name)) not in ("", None)}
     if not given or not len(index) or index.count(filters):
         return ""
     alone = [name for name, value in given.items() if not index.count(Filters(**{name: value}))] or list(given)
-    if alone == ["language"] and (text := without_captions(filters.language, index.languages())):
-        return text
+    if alone == ["language"]:
+        there = index.languages() if languages is None else languages
+        if text := without_captions(filters.language, there):
+            return text
     text = " and ".join(f"{flag}{name}={_shown(name, given[name])}" for name in alone)
     return f"no picture of the index meets {text}"
 

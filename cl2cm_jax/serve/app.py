@@ -96,7 +96,7 @@ class PrintableJSON(JSONResponse):
 def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
     """The whole service as an ASGI application."""
     errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorDetail} for status in (400, 401, 404, 413, 422, 429)
+        status: {"model": ErrorDetail} for status in (400, 401, 404, 413, 422, 429, 503)
     }
     api = FastAPI(
         title="cl2cm-jax search",

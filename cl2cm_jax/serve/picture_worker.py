@@ -76,12 +76,14 @@ def _reply(replies: BinaryIO, body: bytes, **about: object) -> None:
 
 def _limit() -> None:
     """Limits memory, and lets other processes go first, where the system can."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
+    with contextlib.suppress(ImportError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.nice(5)
+        for kind, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CORE, 0)):
+            with contextlib.suppress(OSError, ValueError):  # macOS refuses the first
+                resource.setrlimit(kind, (value, value))
+        with contextlib.suppress(OSError):
+            os.nice(5)
 
 
 if __name__ == "__main__":

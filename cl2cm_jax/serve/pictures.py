@@ -100,6 +100,8 @@ class Pictures:
     def _make(self, key: str, file: Path, size: int) -> bytes:
         content = self._disk.get(key) if self._disk else None
         if content is None:
+            with file.open("rb"):  # raises where there is no access for now, which is not remembered
+                pass
             try:
                 content = self._workers.webp(file, size=size)
             except ImageError:  # remembered too, so that a broken picture is tried once
@@ -144,8 +146,11 @@ class DiskCache:
         self._folder, self._limit, self._lock, self._bytes = folder, limit, threading.Lock(), limit
         self._has_warned = False
         with contextlib.suppress(OSError):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures of one user
+            self._create()
             self._bytes = sum(file.stat().st_size for file in folder.glob("*.webp"))
+
+    def _create(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures of one user
 
     def get(self, key: str) -> bytes | None:
         """The content of a file, if it is there."""
@@ -157,6 +162,7 @@ class DiskCache:
     def put(self, key: str, value: bytes) -> None:
         """Writes a file."""
         try:
+            self._create()  # the user may have deleted it
             with replacing(self._folder / f"{key}.webp") as temporary:
                 temporary.write_bytes(value)
             with self._lock:

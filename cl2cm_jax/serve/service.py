@@ -63,7 +63,9 @@ class Service:
 
     def notice(self, query: str, filters: Filters, found: Sequence[Found] = ()) -> str:
         """What of a query and its filters cannot be answered, in one line; "" if nothing, or if pictures were found."""
-        return self._unread(query) or ("" if found else nothing_selected(self.index, filters))
+        if notice := self._unread(query):
+            return notice
+        return "" if found else nothing_selected(self.index, filters, languages=self.caption_languages)
 
     def by_picture(self, content: bytes, *, top: int, filters: Filters) -> list[Found]:
         """The best entries for the bytes of a picture.

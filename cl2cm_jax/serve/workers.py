@@ -123,12 +123,13 @@ def _exchange(
         worker.stdin.write(json.dumps(request).encode() + b"\n" + content)
         worker.stdin.flush()
         about = json.loads(worker.stdout.readline())
-        body = worker.stdout.read(about.pop("bytes"))
+        size = about.pop("bytes")
+        body = worker.stdout.read(size)
     except (OSError, ValueError):  # it has ended
         return None
     finally:
         limit.cancel()
-    return _Reply(about, body)
+    return _Reply(about, body) if len(body) == size else None
 
 
 def _end(worker: subprocess.Popen[bytes] | None) -> None:

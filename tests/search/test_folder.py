@@ -121,6 +121,7 @@ def test_a_moved_folder_keeps_its_vectors_but_not_its_paths(folder, tmp_path, co
     gallery = folder_gallery(moved, colours.encoder, cache=tmp_path / "cache")
     assert colours.seen == 5
     assert gallery.paths[0] == str(moved / "a.png")
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # under its new name too, so that it is used from now on
 
 
 def test_a_damaged_or_unwritable_cache_is_no_error(folder, tmp_path, colours, caplog) -> None:

@@ -326,6 +326,26 @@ def test_a_renamed_folder_is_not_away_and_keeps_captions(store, library, colours
     }
 
 
+def test_equal_pictures_of_a_renamed_folder_are_not_away(store, library, colours) -> None:
+    for name in ("nas/copy.png", "nas/2020/copy.png"):
+        shutil.copy(library / "nas" / "1.png", library / name)
+    update(store, colours.encoder, library)
+    (library / "nas").rename(library / "disk")
+    outcome = update(store, colours.encoder, library)
+    assert (outcome.moved, outcome.away, outcome.removed, len(store)) == (10, 0, 10, 42)
+
+
+def test_a_copy_replaces_one_of_equal_pictures_that_are_away(store, library, colours, tmp_path) -> None:
+    for name in ("nas/copy.png", "local/copy.png"):
+        shutil.copy(library / "nas" / "1.png", library / name)
+    update(store, colours.encoder, library)
+    (library / "nas").rename(tmp_path / "away")
+    os.utime(library / "local" / "copy.png", ns=(1, 1))  # it is read, and no new place of another
+    assert update(store, colours.encoder, library).away == 9
+    shutil.copy(library / "local" / "copy.png", library / "local" / "new.png")
+    assert update(store, colours.encoder, library).away == 8
+
+
 def test_a_picture_that_cannot_be_read_for_now_is_kept(store, photos, colours, monkeypatch) -> None:
     update(store, colours.encoder, photos)
     os.utime(photos / "red.png", (1, 1))

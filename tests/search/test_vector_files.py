@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -357,8 +358,10 @@ def test_a_parquet_of_many_row_groups_is_refused(clip_retrieval) -> None:
 
 
 def test_closing_early_ends_the_reader(clip_retrieval) -> None:
+    before = set(threading.enumerate())
     reader = parquet_rows.rows(clip_retrieval / "metadata" / "metadata_0.parquet", count=2, text_limit=1000)
     assert next(reader)["image_path"] == "a.jpg"
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)
     reader.close()
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

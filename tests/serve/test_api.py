@@ -278,6 +278,12 @@ def test_what_cannot_be_answered_is_a_notice(tmp_path) -> None:
     )
 
 
+def test_a_notice_does_not_scan_the_index(tmp_path, monkeypatch) -> None:
+    service = Service(folder(tmp_path / "photos"), ColourEncoder().model("colours", "en"), lambda query: "")
+    monkeypatch.setattr(service.index, "languages", lambda: pytest.fail("every entry is read for each request"))
+    assert "no picture has a caption in 'pt-BR'" in service.notice("red", Filters(language="pt-BR"))
+
+
 def test_a_notice_is_part_of_the_answer(server) -> None:
     plain, narrowed = (server.ask(f"/api/search?q=rot{more}").json() for more in ("", "&language=pt-br"))
     assert "notice" not in plain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -62,6 +63,23 @@ def test_a_broken_picture_is_tried_once(folder: Path) -> None:
     assert len(slow.asked) == 1
     paint(folder / "broken.png", "red")
     assert pictures.webp("broken.png", size=480) == b"broken.png 480 2"
+
+
+def test_a_picture_without_access_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    pictures = Pictures(str(folder), slow)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        assert pictures.webp("red.png", size=480) is None
+    assert pictures.webp("red.png", size=480) == b"red.png 480 1"
+
+
+def test_the_folder_of_thumbnails_can_be_deleted_at_any_time(folder: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "cache" / "thumbnails"
+    pictures = Pictures(str(folder), Slow(), kept=kept)
+    shutil.rmtree(kept)
+    assert pictures.webp("red.png", size=480) and len(list(kept.iterdir())) == 1
+    assert kept.stat().st_mode & 0o777 == 0o700
 
 
 def test_they_are_kept_on_disk_until_the_picture_changes(folder: Path, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_one_process_decodes_many_pictures(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("code", [
     "import time; time.sleep(60)", "pass", "print('no reply', flush=True); import time; time.sleep(60)",
     "import os, signal; input(); os.kill(os.getpid(), signal.SIGKILL)",
+    "print('{\"bytes\": 9, \"shape\": [1, 1, 3]}\\nabc', end='', flush=True)",
 ])  # fmt: skip
 def test_a_process_that_takes_too_long_or_dies_is_ended_and_replaced(
     code: str, monkeypatch: pytest.MonkeyPatch

@@ -36,7 +36,7 @@ _SCHEMA, _MANIFEST = "schema.json", "manifest.json"
 _BEFORE, _WAL = f"{LIST_NAME}.before", f"{LIST_NAME}.wal"
 _JSON = {name + end for name in (_SCHEMA, _MANIFEST) for end in ("", ".tmp", ".prev")}
 _WITHOUT_DATA = _JSON | {LIST_NAME, _BEFORE, _WAL}
-_NEW = frozenset({LOCK, "collections", "databases", ".database-staging"})  # contents of a new index
+_NEW = frozenset({LOCK, TRASH, "collections", "databases", ".database-staging"})  # what an index has
 _MANIFEST_KEYS = {"active_wal_number", "current_seq", "index_specs", "partitions", "schema_version", "version"}
 _KINDS = {"data_files", "delta_files"}
 _PARQUET = b"PAR1"  # the first and the last bytes of a file
@@ -138,7 +138,9 @@ def begin(database: Path, collection: str) -> None:
 
 
 def record(database: Path, collection: str, sums: dict[str, tuple[int, int]]) -> None:
-    """Writes the checksums of the changes so far, of which only new bytes are read.
+    """Writes the checksums of the changes so far, of which only new bytes are read, when these are on disk.
+
+    Else a power failure could leave a list of changes that were lost, and the index would be taken for damaged.
 
     `sums`, which is updated, has the size and checksum of each file of them that were recorded before.
     """
@@ -148,6 +150,8 @@ def record(database: Path, collection: str, sums: dict[str, tuple[int, int]]) ->
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             file.seek(size)
             new = file.read()
+            if new:
+                os.fsync(file.fileno())
             sums[path.name] = size + len(new), zlib.crc32(new, value)
     write_text(folder / _WAL, json.dumps(sums))
 

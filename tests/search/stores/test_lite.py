@@ -215,6 +215,22 @@ def test_damage_after_an_interrupted_update_is_found(killed, name) -> None:
     assert lite.check(killed, "pictures")
 
 
+def test_changes_are_on_disk_before_their_checksums(index, monkeypatch) -> None:
+    steps: list[str] = []
+    sync, write = os.fsync, lite.write_text
+    with Store(str(index)) as store:
+        monkeypatch.setattr(os, "fsync", lambda file: steps.append("sync") or sync(file))
+        monkeypatch.setattr(lite, "write_text", lambda *given: steps.append("list") or write(*given))
+        store.put([Entry(id=id_of("a.jpg"), path="a.jpg")], np.ones((1, 3), np.float32))
+        assert steps == ["sync", "list"]
+
+
+def test_an_index_that_was_copied_without_its_lock_is_opened(index) -> None:
+    (index / lite.LOCK).unlink()
+    (index / lite.TRASH).mkdir()
+    assert count(index) == ROWS - 1
+
+
 def test_the_rest_of_a_creation_is_removed_by_the_next_one_only(index) -> None:
     shutil.rmtree(collection(index))
     collection(index).mkdir()
