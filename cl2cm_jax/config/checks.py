@@ -79,7 +79,7 @@ def _check_text(name: str, text: str) -> None:
     if len(text) > _LONGEST:
         raise UserError(f"config.{name} has {len(text):,} characters; use at most {_LONGEST:,}")
     try:
-        text.encode("utf-8", "surrogateescape")  # file names may have bytes that are no UTF-8
+        text.encode("utf-8", "surrogateescape")  # file names may have bytes that are not UTF-8
         if "\0" in text:
             raise ValueError("it has NUL")
     except ValueError as error:

@@ -196,7 +196,7 @@ def _read_pieces(reader: _Reader, sizes: Sizes) -> Pieces:
     try:
         texts = [text[start:stop].decode("utf-8") for start, stop in zip(ends, ends[1:], strict=False)]
     except UnicodeDecodeError as error:
-        raise _refused(reader.path, "a piece is no UTF-8 text") from error
+        raise _refused(reader.path, "a piece is not UTF-8 text") from error
     if len(set(texts)) < count:
         raise _refused(reader.path, "two of its pieces are the same")
     return Pieces(texts, scores, begin, end, padding, unknown, _read_replaced(reader))
