@@ -23,6 +23,7 @@ _FIXES = {
     errno.EPERM: "change the permissions, or name another place",
 }
 _NO_ROOM = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+_FIXES_OF_REASON = {reason: _FIXES[code] for code, reason in _NO_ROOM.items()}
 _OTHER_PLACE = (errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _FIXES |= dict.fromkeys(_OTHER_PLACE, "name another place")
 
@@ -63,7 +64,7 @@ def shortened(text: str, *, limit: int = MAX_LENGTH) -> str:
 
 def one_line(error: BaseException, *, limit: int = 200) -> str:
     """The message of any error in one line of at most `limit` characters; its type if there is no message."""
-    return printable(" ".join(str(error).split())[:limit]) or type(error).__name__
+    return printable(" ".join(str(error).split())[:limit])[:limit] or type(error).__name__
 
 
 def no_room(error: BaseException | None) -> str:
@@ -71,7 +72,9 @@ def no_room(error: BaseException | None) -> str:
 
     Libraries wrap this error in others of their own, and keep its text.
     """
-    while error is not None:
+    seen = set[int]()  # an exception may be its own cause
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         for code, reason in _NO_ROOM.items():
             if reason in str(error) or (isinstance(error, OSError) and error.errno == code):
                 return reason
@@ -106,7 +109,7 @@ def print_user_error(error: BaseException) -> bool:
     elif isinstance(error, OSError) and error.errno in _FIXES:
         text = printable(f"{error.strerror}: {error.filename or 'a file'}; {_FIXES[error.errno]}")
     elif reason := no_room(error):
-        text = f"{reason}: {one_line(error)}; free disk space"
+        text = f"{reason}: {one_line(error)}; {_FIXES_OF_REASON[reason]}"
     else:
         return False
     print(f"error: {text}", file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cl2cm_jax.errors import EXIT_CLOSED_PIPE, MAX_LENGTH, UserError, exit_cleanly, not_installed
+from cl2cm_jax.errors import EXIT_CLOSED_PIPE, MAX_LENGTH, UserError, exit_cleanly, no_room, not_installed, one_line
 from cl2cm_jax.runtime.atomic import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +56,25 @@ def test_a_full_disk_that_a_library_reports_is_one_line(capsys: pytest.CaptureFi
     assert end.value.code == 2 and capsys.readouterr().err == expected
     with pytest.raises(RuntimeError, match="a bug"):
         exit_cleanly(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
+
+
+def test_a_file_that_a_library_reports_as_too_large_is_not_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise RuntimeError("part 1 cannot be written") from OSError(errno.EFBIG, "writing")
+
+    with pytest.raises(SystemExit):
+        exit_cleanly(fail)
+    assert "allow larger files (ulimit -f)" in capsys.readouterr().err
+
+
+def test_errors_that_are_causes_of_each_other_are_read_once() -> None:
+    first, second = ValueError("a bug"), ValueError("another")
+    first.__cause__, second.__cause__ = second, first
+    assert no_room(first) == ""
+
+
+def test_a_line_of_an_error_has_its_length_after_escapes() -> None:
+    assert len(one_line(ValueError("\x1b" * 300))) == 200
 
 
 def test_a_symlink_loop_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,10 @@ from cl2cm_jax.errors import UserError, shortened
 
 VIDEO_SETS = ("vatex", "msrvtt_cn")
 _LONGEST, _MOST_ITEMS = 4096, 1000  # characters of a text, and items of a list
-# as few that a short name of a parameter is matched at once: a repeated group, or many repetitions, can take for ever
-_REPEATED_GROUP, _REPETITION, _MOST_REPETITIONS = re.compile(r"\)[*+{]"), re.compile(r"[*+?{]"), 4
+# Few enough that the name of a parameter is matched at once. Repeated groups, many groups and many repetitions can take
+# for ever; so can the verbose form (?x), where a space may stand before the repetition.
+_REPEATED_GROUP, _REPETITION = re.compile(r"\)[*+{]|\(\?[a-zA-Z-]*x"), re.compile(r"[*+?{]")
+_MOST_GROUPS, _MOST_REPETITIONS, _MOST_IN_ALTERNATIVE = 4, 4, 3
 
 
 def validate(config: ConfigDict) -> ConfigDict:
@@ -77,7 +79,7 @@ def _check_text(name: str, text: str) -> None:
     if len(text) > _LONGEST:
         raise UserError(f"config.{name} has {len(text):,} characters; use at most {_LONGEST:,}")
     try:
-        text.encode("utf-8", "surrogateescape")  # file names may have bytes that are no UTF-8
+        text.encode("utf-8", "surrogateescape")  # file names may have bytes that are not UTF-8
         if "\0" in text:
             raise ValueError("it has NUL")
     except ValueError as error:
@@ -179,14 +181,23 @@ def _pattern_problem(pattern: str) -> str:
     """Why a regular expression is not taken, or "": it is none, or matching it could take very long."""
     if len(pattern) > 200:
         return f"has {len(pattern):,} characters; use at most 200"
-    if _REPEATED_GROUP.search(pattern) or len(_REPETITION.findall(pattern)) > _MOST_REPETITIONS:
-        found = f"repeats a group or has more than {_MOST_REPETITIONS} of * + ? {{"
-        return f"{found}, which could take very long; name the endings, as in '(bias|scale)$'"
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         return f"is not a regular expression ({error})"
+    if _may_be_slow(pattern):
+        found = f"repeats a group, or has more than {_MOST_GROUPS} groups or {_MOST_REPETITIONS} of * + ? {{"
+        return f"{found}, which could take very long; name the endings, as in '(bias|scale)$'"
     return ""
+
+
+def _may_be_slow(pattern: str) -> bool:
+    """Whether matching a name could take very long. Plain alternatives, as in ".*bias.*|.*norm.*", count one by one."""
+    if _REPEATED_GROUP.search(pattern) or pattern.count("(") > _MOST_GROUPS:
+        return True
+    plain = not set(pattern) & set("([\\")  # each "|" then separates two alternatives
+    counts = [len(_REPETITION.findall(part)) for part in (pattern.split("|") if plain else [pattern])]
+    return sum(counts) > _MOST_REPETITIONS and (not plain or max(counts) > _MOST_IN_ALTERNATIVE)
 
 
 def _words(c: ConfigDict) -> Iterator[str]:

@@ -65,7 +65,7 @@ class Entries:
         """The entries of the object `name`; these where there is none."""
         content = self.content.get(name, self.content)
         if not isinstance(content, dict):
-            raise self._refused(name, content, "is no JSON object; correct it, or get a fresh copy")
+            raise self._refused(name, content, "is not a JSON object; correct it, or get a fresh copy")
         return replace(self, content=content)
 
     def _value(self, name: str, default: Any) -> Any:

@@ -309,7 +309,9 @@ def _shards(folder: Path) -> list[Path]:
     for tensor, name in places.items():
         if not _is_file_name(name):
             found = f"{reprlib.repr(tensor)}: {reprlib.repr(name)}"
-            raise UserError(f"{problem}: weight_map has {found}, no name of a file in the folder; get a fresh copy")
+            raise UserError(
+                f"{problem}: weight_map has {found}, which is not the name of a file in the folder; get a fresh copy"
+            )
     files = [folder / name for name in sorted(set(places.values()))]
     missing = [file.name for file in files if not file.is_file()]
     if missing:

@@ -97,9 +97,8 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is a single array")
         with archive:
-            size = sum(
-                member.file_size for member in (archive.zip.infolist() if archive.zip else ())
-            )  # no more than that is unpacked
+            members = archive.zip.infolist() if archive.zip else ()
+            size = sum(member.file_size for member in members)  # no more than that is unpacked
             if size > max(_ALWAYS_UNPACKED, _MAX_RATIO * Path(path).stat().st_size):
                 raise ValueError(f"it unpacks to {size:,} bytes, more than {_MAX_RATIO} times its size")
             if len(archive.files) > _MAX_TENSORS:

@@ -33,7 +33,10 @@ def file_hash(path: str | Path) -> str:
     state = _state(path)
     if state[2] < _LARGE:
         return _digest(path)
-    kept = user_cache() / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    try:
+        kept = user_cache() / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    except RuntimeError:  # a user without a home folder, as in some containers
+        return _digest(path)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         known = json.loads(kept.read_text(encoding="utf-8"))
         if known["state"] == state:

@@ -130,6 +130,12 @@ def nested(value: object, levels: int = 900) -> object:
         ("optimizer.exclude", "(a*)*b", "could take very long"),
         ("optimizer.exclude", "(a|aa)+$", "could take very long"),
         ("optimizer.exclude", "a?" * 25 + "a" * 25, "could take very long"),
+        ("optimizer.exclude", "(?x)(a|a) *b", "could take very long"),
+        ("optimizer.exclude", "(?-i:(?ix:(a|a) *b))", "could take very long"),
+        ("optimizer.exclude", "(.|.)" * 30 + "~", "could take very long"),
+        ("optimizer.exclude", ".*[^|].*[^|].*[^|].*[^|].*~", "could take very long"),
+        ("optimizer.exclude", r".*\|?.*\|?.*\|?.*~", "could take very long"),
+        ("optimizer.exclude", ".*.*.*.*a|.*b", "could take very long"),
     ],
 )
 def test_a_field_of_a_strangers_config_takes_neither_time_nor_a_traceback(field, value, message):
@@ -142,6 +148,24 @@ def test_limits_leave_room_for_what_is_in_use():
     used = {"seed": 2**32 - 1, "data.root": "/mnt/\udcff", "text.prefix": "\u67e5\u8be2: ", "optimizer.clip": 1e30}
     used |= {"optimizer.exclude": r"(?i)^teacher/.*(bias|scale)$|positions", "train.steps": "123456789012examples"}
     assert used.items() <= config.flatten(config.from_flat(config.flatten(config.defaults()) | used)).items()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "",
+        "bias",
+        ".*bias.*|.*scale.*|.*norm.*",
+        ".*/bias$|.*/scale$|.*norm.*/.*|.*embedding.*",
+        "^(?:.*/)?(bias|scale)$",
+        r"\.(bias|scale)$|layer_?norm|embeddings?/.*",
+        "(?i)(bias|scale|(layer|batch)norm).*$",
+    ],
+)
+def test_patterns_that_people_write_are_taken(pattern):
+    changed = config.defaults()
+    config.override_all(changed, {"optimizer.exclude": pattern})
+    assert changed.optimizer.exclude == pattern
 
 
 def test_a_teacher_tower_may_serve_the_word_term_alone():

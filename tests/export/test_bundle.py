@@ -194,7 +194,7 @@ DAMAGE = {
         r"encoder\.layer\.1\.output\.dense\.bias is missing",
     ),
     "pickled heads": (lambda b: pickled(b, HEADS), f"{HEADS} is not a readable safetensors file"),
-    "pickled backbone": (lambda b: pickled(b, "vision/model.safetensors"), "no readable safetensors file"),
+    "pickled backbone": (lambda b: pickled(b, "vision/model.safetensors"), "not a readable safetensors file"),
 }
 
 

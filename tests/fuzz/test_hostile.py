@@ -270,7 +270,7 @@ def test_a_bundle_lists_no_file_elsewhere(name, tmp_path) -> None:
         ({"config": {"text.path": "\0"}}, "config.text.path=.* has NUL"),
         ({"config": {"optimizer.exclude": "(a*)*b"}}, "could take very long"),
         ({"config": {"terms": ["a.b"]}}, "a module outside this package"),
-        ({"shape": {"text": 2**70, "vision": 4, "max_words": 3, "max_frames": 1}}, "no number of 64 bits"),
+        ({"shape": {"text": 2**70, "vision": 4, "max_words": 3, "max_frames": 1}}, "not a number of 64 bits"),
         ({"extra": [[]] * 600_000}, r"it has about 1,2\d\d,\d+ values"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -43,17 +43,17 @@ def one_tensor(dtype: str, shape: list[int], size: int, *, name: str = "a") -> b
         (one_tensor("U8", [1] * 100, 1), "no shape of at most 32 whole numbers"),
         (one_tensor("F32", [2**63 - 1, 0], 0), "a shape of more than"),
         (one_tensor("F32", [2**32, 2**32, 0], 0), "a shape of more than"),
-        (one_tensor("F32", [2**64, 0], 0), "no number of 64 bits"),
+        (one_tensor("F32", [2**64, 0], 0), "not a number of 64 bits"),
         (one_tensor("F32", [-1], 4), "no shape of"),
         (safetensors(b'{"a": [], "b": {}}'), "tensor a is of None"),
         (
             safetensors(json.dumps({"a/" * 21: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()),
             "deeply",
         ),
-        (safetensors(b"[1]"), "no object of at most"),
+        (safetensors(b"[1]"), "not an object of at most"),
         (safetensors(b"[" * 5000), "nested too deeply"),
         (b"\xff" * 8, "its header has 18,446,744,073,709,551,615 bytes"),
-        (one_tensor("F32", [2], 8)[:-4], "tensor|cannot be read|no readable"),
+        (one_tensor("F32", [2], 8)[:-4], "tensor|cannot be read|not a readable"),
     ],
 )
 def test_tensors_that_numpy_lacks_are_one_line(tmp_path, content, message):
@@ -73,7 +73,7 @@ def test_many_empty_tensors_are_refused(tmp_path, monkeypatch):
         save_file({str(i): np.zeros((0,), np.float32) for i in range(count)}, path)
         if count == 10:
             assert len(read_safetensors(path)) == 10
-    with pytest.raises(UserError, match="no object of at most 10 tensors"):
+    with pytest.raises(UserError, match="not an object of at most 10 tensors"):
         read_safetensors(path)
 
 

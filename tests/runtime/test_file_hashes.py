@@ -59,3 +59,18 @@ def test_a_damaged_cache_costs_time_only(tmp_path: Path, read: list[str], conten
     (kept,) = (tmp_path / "cache" / "cl2cm_jax" / "hashes").iterdir()
     kept.write_bytes(content)
     assert file_hashes.file_hash(file) == first and len(read) == 2
+
+
+def test_without_a_home_folder_a_file_is_read_each_time(
+    tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    expected = hashlib.sha256(b"weights").hexdigest()
+    assert [file_hashes.file_hash(tmp_path / "model.safetensors") for _ in range(2)] == [expected] * 2
+    assert len(read) == 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.command import call
@@ -13,8 +15,12 @@ from support.tiny_set import write_tiny_set
 import cl2cm_jax
 from cl2cm_jax import main
 from cl2cm_jax.config import PLACES, defaults, flatten, from_flat, override_all
+from cl2cm_jax.features import __main__ as features
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.search import __main__ as search
+from cl2cm_jax.studies.ablation import __main__ as ablation
+from cl2cm_jax.studies.tpu_estimate import __main__ as tpu_estimate
+from cl2cm_jax.studies.tuning import __main__ as tuning
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +50,23 @@ def test_every_place_of_a_configuration(home_folder: Path) -> None:
         assert flatten(override_all(defaults(), fields))[name] == f"{home_folder}/x"
         assert flatten(from_flat(fields))[name] == f"{home_folder}/x"
     assert {"data.images", "data.dir", "text.path", "vision.path"} <= set(PLACES)
+
+
+@pytest.mark.parametrize(
+    ("parse", "more"),
+    [
+        (tuning.parse, []),
+        (tpu_estimate.parse, ["--topology=v5e:2x4"]),
+        (ablation.parse, ["--workdir=x"]),
+        (features.parse, []),
+    ],
+    ids=["tune", "estimate", "ablate", "features"],
+)
+def test_every_command_with_a_config(
+    parse: Callable[[Sequence[str]], tuple[argparse.Namespace, Any]], more: list[str], home_folder: Path
+) -> None:
+    options, _ = parse(["--config=~/config.py", *more])
+    assert options.config == f"{home_folder}/config.py"
 
 
 def test_a_workdir_is_trained_searched_and_loaded(home_folder: Path, trained_workdir: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.config_entries import MAX_HEADS
 
 _MAGIC, _VERSION = b"E5S1", 1
 _BLOCK = 32  # weights
@@ -28,7 +29,6 @@ _FLOATS, _BLOCKS = 0, 1  # kinds of tensors
 # Far above the published file, and far below what exhausts memory.
 _MAX_BYTES, _MAX_PIECES, _MAX_TEXT, _LONGEST_PIECE = 2_000_000_000, 1_000_000, 16_000_000, 255
 _MAX_LAYERS, _MAX_WIDTH, _MAX_TENSORS, _LONGEST_NAME, _MAX_REPLACED = 1_000, 100_000, 20_000, 64, 20
-_MAX_HEADS = 64  # their scores take memory of which the tensors say nothing
 _MAX_POINT, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
 
 
@@ -165,7 +165,7 @@ class _Reader:
 
 def _read_sizes(reader: _Reader) -> Sizes:
     *numbers, epsilon, block = reader.numbers("<7ifi")
-    bounds = (_MAX_WIDTH, _MAX_LAYERS, _MAX_HEADS, _MAX_WIDTH, _MAX_PIECES, _MAX_WIDTH, _MAX_WIDTH)
+    bounds = (_MAX_WIDTH, _MAX_LAYERS, MAX_HEADS, _MAX_WIDTH, _MAX_PIECES, _MAX_WIDTH, _MAX_WIDTH)
     for name, value, bound in zip(Sizes._fields, numbers, bounds, strict=False):
         reader.within(name, value, 1, bound)
     sizes = Sizes._make([*numbers, epsilon])
@@ -196,7 +196,7 @@ def _read_pieces(reader: _Reader, sizes: Sizes) -> Pieces:
     try:
         texts = [text[start:stop].decode("utf-8") for start, stop in zip(ends, ends[1:], strict=False)]
     except UnicodeDecodeError as error:
-        raise _refused(reader.path, "a piece is no UTF-8 text") from error
+        raise _refused(reader.path, "a piece is not UTF-8 text") from error
     if len(set(texts)) < count:
         raise _refused(reader.path, "two of its pieces are the same")
     return Pieces(texts, scores, begin, end, padding, unknown, _read_replaced(reader))

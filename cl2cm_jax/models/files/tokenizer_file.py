@@ -89,7 +89,7 @@ def read_tokenizer(file: Path, *, vocabulary: int) -> Any:
     try:
         content = read_json(file, largest=_LARGEST, values=_MOST_VALUES, strict=False)
         if not isinstance(content, dict):
-            raise _Refused("it is no JSON object")
+            raise _Refused("it is not a JSON object")
         text = json.dumps(_checked(content, file=file, vocabulary=vocabulary), ensure_ascii=False)
         del content
         return tokenizers.Tokenizer.from_str(text)
@@ -171,7 +171,9 @@ def _check_parameters(part: Mapping[str, Any], place: str) -> None:
         marks = name in ("sep", "cls") and isinstance(value, list) and len(value) == 2
         for one in value if marks else () if name in _OWN else (value,):
             if not (one is None or isinstance(one, bool | int) or (isinstance(one, str) and len(one) <= _SHORT)):
-                raise _Refused(f"its {place} has {name}={reprlib.repr(one)}, no short text, number or truth value")
+                raise _Refused(
+                    f"its {place} has {name}={reprlib.repr(one)}, which is not a short text, a number or a truth value"
+                )
 
 
 def _check_patterns(patterns: Sequence[Any]) -> None:

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config import effective, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.parallel.mesh import batch_shards, make_mesh
-from cl2cm_jax.runtime.command_line import Arguments, positive, split_flags
+from cl2cm_jax.runtime.command_line import PLACE, Arguments, positive, split_flags
 from cl2cm_jax.studies.tpu_estimate import program, report
 from cl2cm_jax.studies.tpu_estimate.chips import chip, human
 from cl2cm_jax.studies.tpu_estimate.cost import events
@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     rest, overrides = split_flags(list(arguments))
     parser = Arguments(prog="cl2cm estimate", description=__doc__)
     add = parser.add_argument
-    add("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
+    add("--config", type=PLACE, required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
     topologies = "v5e:2x4 ... v5e:16x16, v6e:2x4 ... v6e:16x16, v5p:2x2x1 ... v5p:4x4x8"
     add("--topology", required=True, help=f"libtpu's name of the chips: {topologies}")
     add("--batch", type=positive, help="images per chip (default: train.batch_size over all chips)")

@@ -34,7 +34,7 @@ from cl2cm_jax.config import PLACES, flatten, override_all, read
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.retrieval import load_ranks, metrics
 from cl2cm_jax.features import cache
-from cl2cm_jax.runtime.command_line import Arguments, positive, resume_command, split_flags
+from cl2cm_jax.runtime.command_line import PLACE, Arguments, positive, resume_command, split_flags
 from cl2cm_jax.runtime.preemption import exit_stopped, interrupt
 from cl2cm_jax.runtime.start import start_jax
 from cl2cm_jax.runtime.storage import exclusive
@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     epilog += [f"  {field:30} {spec}" for field, spec in SPACE.items()]
     parser = Arguments(prog="cl2cm tune", description=__doc__, epilog="\n".join(epilog))
     add = parser.add_argument
-    add("--config", required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
+    add("--config", type=PLACE, required=True, help="a file in configs/; FILE:ARGUMENT passes it an argument")
     add("--workdir", type=Path, default=Path("runs/tune"), help="(default: %(default)s)")
     minutes = "start no trial after this time, over all starts (default: %(default)s)"
     add("--minutes", type=float, default=30.0, help=minutes)

@@ -125,14 +125,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mark of many ids": (
         {"post_processor": {**TEMPLATE, "special_tokens": {"<s>": {**ONE, "ids": [1] * 9}}}}, "not one id"),
     "long words": ({"model": {**WORD_PIECE, "max_input_chars_per_word": 10**9}}, "not from 1 to 100"),
-    "long prefix of pieces": ({"model": {**WORD_PIECE, "continuing_subword_prefix": "#" * 999}}, "no short text"),
+    "long prefix of pieces": ({"model": {**WORD_PIECE, "continuing_subword_prefix": "#" * 999}}, "not a short text"),
     "unknown model": ({"model": {"type": "Other", "vocab": {}}}, "model 'Other' is not one of"),
-    "long piece": ({"model": {**UNIGRAM, "vocab": [["a" * 257, 0.0]]}}, "no text of at most 256"),
+    "long piece": ({"model": {**UNIGRAM, "vocab": [["a" * 257, 0.0]]}}, "not a text of at most 256"),
     "many merges": ({"model": {**PLAIN["model"], "type": "BPE", "merges": [["a", "a"]] * 21}}, "at most 20"),
     "more pieces than the model": (
         {"model": {**UNIGRAM, "vocab": [[str(i), 0.0] for i in range(9)]}}, "ids up to 8, but the model has 5"),
     "many added": ({"added_tokens": [{"id": 4, "content": str(i)} for i in range(2001)]}, "at most 2,000"),
-    "long added": ({"added_tokens": [{"id": 4, "content": "a" * 257}]}, "no text of 1 to 256"),
+    "long added": ({"added_tokens": [{"id": 4, "content": "a" * 257}]}, "not a text of 1 to 256"),
     "mixed added": (
         {"added_tokens": [{"id": 4, "content": str(i), "special": i % 2 == 0} for i in range(202)]}, "are mixed"),
     "deep elsewhere": ({"decoder": json.loads("[" * 900 + "]" * 900)}, ""),

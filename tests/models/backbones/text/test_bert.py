@@ -307,7 +307,7 @@ def test_missing_or_damaged_files_are_refused(folder: Path, tmp_path: Path) -> N
     fails("is not a folder", folder / "config.json")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-10])
-    fails("no readable safetensors file")
+    fails("not a readable safetensors file")
     (folder / "model.safetensors").unlink()
     fails("has no model.safetensors; save")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02")

@@ -103,7 +103,7 @@ FORGED |= {
         ("marks", (0, 2, 1, -1), "id of a mark=-1"),
         ("marks", (0, 2, 1, 2), "two of its marks have one id"),
         ("pieces", {**pieces(), "x": INFINITY}, "score is NaN or infinity"),
-        ("pieces", {**pieces(), b"\xff": 0.0}, "no UTF-8"),
+        ("pieces", {**pieces(), b"\xff": 0.0}, "not UTF-8"),
         ("pieces", {**pieces(), b"<s>": 0.0}, "two of its pieces are the same"),
         ("pieces", {**pieces(), b"": 0.0}, "not one behind the other"),
         ("pieces", {**pieces(), "x" * 256: 0.0}, "not one behind the other"),
