@@ -23,7 +23,7 @@ from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_a
 from cl2cm_jax.data.readers.picture_names import similar
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
-from cl2cm_jax.text.languages import counted
+from cl2cm_jax.text.languages import counted, is_translation
 
 # pictures and films of cameras, phones and browsers that are not decoded, and what SUFFIXES lacks
 _UNREAD = frozenset(
@@ -161,7 +161,10 @@ def _merged(shards: Iterable[Sequence[Any]]) -> tuple[dict[str, list[Caption]], 
 
 
 def _joined(sample: Sequence[Caption], further: Sequence[Caption], file: str) -> list[Caption] | Problem:
-    """The rows of a sample and those of a caption file that differ from them, or why the sample cannot be used."""
+    """The rows of a sample and those of a caption file that differ from them, or why the sample cannot be used.
+
+    Two captions may have one translation ("de2en"), and each needs its own row.
+    """
     first = sample[0]
     split = next((row.split for row in further if row.split), "")
     if first.split and split and first.split != split:
@@ -169,7 +172,7 @@ def _joined(sample: Sequence[Caption], further: Sequence[Caption], file: str) ->
         return Problem(file, further[0].line, "split", reason)
     own = {(row.language, row.caption) for row in sample}
     rows = [row for row in sample if row.caption]
-    rows += [row for row in further if (row.language, row.caption) not in own]
+    rows += [row for row in further if is_translation(row.language) or (row.language, row.caption) not in own]
     if rows:
         return [row._replace(split=first.split or split, picture=first.picture) for row in rows]
     if file:
