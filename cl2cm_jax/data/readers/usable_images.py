@@ -30,8 +30,6 @@ _UNREAD = frozenset(
     ".heic .heif .avif .jxl .jp2 .jfif .jpe .svg .psd .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .mov .mp4 .m4v .avi "
     ".mkv .webm .mpg .3gp".split()
 ) - frozenset(SUFFIXES)
-
-
 _ENDINGS = 100  # of a shard, that are counted
 
 
@@ -97,9 +95,8 @@ def from_shards(
         reason = "has no split, where other samples have one; name it in its .json"
         problems += [_of_sample(rows[0], reason) for rows in images if not rows[0].split]
         images = [rows for rows in images if rows[0].split]
-    contents = {
-        key: content for *_, hashes, _ in reversed(found) for key, content in hashes.items()
-    }  # the first counts
+    # of a key in two shards the first counts
+    contents = {key: content for *_, hashes, _ in reversed(found) for key, content in hashes.items()}
     if unread := sum((Counter(counts) for *_, counts in found), Counter[str]()):
         reason = f"files of samples that are not read, by ending: {counted(unread)}"
         problems.append(Problem(shards[0], None, "shard", reason, is_note=True, is_logged=True))
