@@ -48,7 +48,7 @@ def _boxes(
     content: bytes, path: tuple[bytes, ...], place: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, int]]:
     """Where the contents of the boxes with that path of kinds begin and end."""
-    end = len(content) if end is None else end
+    is_file, end = end is None, len(content) if end is None else end
     for _ in range(MAX_BOXES):
         if place + 8 > end:
             return
@@ -58,6 +58,8 @@ def _boxes(
             size, begin = struct.unpack_from(">Q", content, begin)[0], place + 16
         after = end if size == 0 else place + size
         if not begin <= after <= end:
+            if is_file:  # bytes after the picture
+                return
             raise ValueError("a box does not fit into the file")
         if kind == path[0] and len(path) == 1:
             yield begin, after

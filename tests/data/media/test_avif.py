@@ -43,6 +43,12 @@ def test_sizes(size, mode, options) -> None:
     assert decode(content).shape == (size[1], size[0], 3)
 
 
+def test_bytes_after_the_picture_do_not_matter() -> None:
+    content = avif((64, 48))
+    for after in (b"\0", bytes(100), b"\xff" * 100, b"Text after the picture"):
+        assert (decode(content + after) == decode(content)).all()
+
+
 def test_the_first_brand_may_be_that_of_all_heif_pictures() -> None:
     content = avif((64, 48))
     assert (decode(content[:8] + b"mif1" + content[12:]) == decode(content)).all()
