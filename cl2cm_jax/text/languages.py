@@ -35,10 +35,11 @@ _HOME = """
 """
 _HOME_OF = {language: region for language, _, region in (pair.partition(":") for pair in _HOME.split())}
 _SCRIPTS = {  # the script that a language is written in where its code names none; Latn of all others
-    "Arab": "ar fa ur ps ug sd",
-    "Cyrl": "ru uk be bg mk sr kk ky mn tg tt ba",
-    "Deva": "hi mr ne",
+    "Arab": "ar fa ur ps ug sd ks ckb arb arz ary pes prs pbt azb",
+    "Cyrl": "ru uk be bg mk sr kk ky mn tg tt ba cv os ce",
+    "Deva": "hi mr ne sa mai bho",
     "Hans": "zh",
+    "Hant": "yue",
     "Jpan": "ja",
     "Kore": "ko",
     "Grek": "el",
@@ -46,6 +47,19 @@ _SCRIPTS = {  # the script that a language is written in where its code names no
     "Thai": "th",
     "Beng": "bn as",
     "Taml": "ta",
+    "Telu": "te",
+    "Knda": "kn",
+    "Mlym": "ml",
+    "Gujr": "gu",
+    "Guru": "pa",
+    "Orya": "or",
+    "Sinh": "si",
+    "Khmr": "km",
+    "Laoo": "lo",
+    "Mymr": "my shn",
+    "Ethi": "am ti",
+    "Tibt": "bo dz",
+    "Thaa": "dv",
     "Geor": "ka",
     "Armn": "hy",
 }
@@ -94,8 +108,10 @@ def _canonical(code: str) -> str:
 def spellings(code: str) -> list[str]:
     """Common forms of a code, the canonical one first: "de", "DE", "de-DE", "de_DE", "deu" and so on."""
     form = canonical(code)
-    longer = f"{form}-{_HOME_OF.get(form, form.upper())}"
-    forms = [form, code, longer, f"{form}-{_SCRIPT_OF.get(form, 'Latn')}", THREE_LETTERS.get(form, form)]
+    forms = [form, code]
+    if form.isalpha():  # without a script or region
+        script, region = _SCRIPT_OF.get(form, "Latn"), _HOME_OF.get(form, form.upper())
+        forms += [f"{form}-{region}", f"{form}-{script}", THREE_LETTERS.get(form, form)]
     if form == "zh-TW":
         forms += ["zh-Hant", "zh-Hant-TW"]
     written = [one.replace("-", separator) for one in forms for separator in "-_"]

@@ -16,7 +16,11 @@ _NLLB_INDIVIDUAL = """
     sqi:als swa:swh uzb:uzn yid:ydd
 """
 _NLLB = {macro: single for macro, _, single in (pair.partition(":") for pair in _NLLB_INDIVIDUAL.split())}
-_NLLB_SCRIPT = {"zho": "Hans", "arb": "Arab", "ace": "Latn", "bjn": "Latn", "kas": "Arab", "knc": "Latn", "min": "Latn"}
+_NLLB_SCRIPT = {
+    **dict.fromkeys(("ace", "bjn", "knc", "min", "taq"), "Latn"),
+    **dict.fromkeys(("arb", "kas"), "Arab"),
+    "zho": "Hans",
+}
 _NLLB_TOKEN = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 _TRADITIONAL = {"tw", "hk", "mo", "hant"}
 

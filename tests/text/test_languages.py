@@ -6,7 +6,7 @@ import pytest
 
 from cl2cm_jax.config import defaults, from_flat, override_all
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.text.languages import canonical, counted, is_code, is_translation
+from cl2cm_jax.text.languages import canonical, counted, is_code, is_translation, spellings
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,11 @@ from cl2cm_jax.text.languages import canonical, counted, is_code, is_translation
         ("en-gb", "en-GB"),
         ("sr-cyrl", "sr"),
         ("sr-Latn", "sr-Latn"),
+        ("tel_Telu", "te"),
+        ("te-Latn", "te-Latn"),
+        ("pan_Guru", "pa"),
+        ("amh-Ethi", "am"),
+        ("yue_Hant", "yue"),
         ("iw", "he"),
         ("es-419", "es-419"),
         ("DE2EN", "de2en"),
@@ -44,6 +49,13 @@ from cl2cm_jax.text.languages import canonical, counted, is_code, is_translation
 def test_canonical_form(written: str, form: str) -> None:
     assert canonical(written) == form
     assert canonical(form) == form
+
+
+@pytest.mark.parametrize("code", ["de", "te", "fil", "zh", "zh-Hant", "zh-HK", "pt-BR", "sr-Latn", "es-419", "de2en"])
+def test_spellings_are_of_one_language(code: str) -> None:
+    found = spellings(code)
+    assert found[0] == canonical(code) and code in found and len(set(found)) == len(found)
+    assert {canonical(one) for one in found} == {canonical(code)}
 
 
 def test_what_is_a_code() -> None:

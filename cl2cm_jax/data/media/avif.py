@@ -7,10 +7,22 @@ which sequence headers state the largest frame (AV1 specification, 5.5).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 MAX_BOXES = 10_000  # and items, extents and units
 _SEQUENCE_HEADER = 1
+_BRANDS = 256  # bytes, of which the brands of a file are read
+
+
+def is_avif(content: bytes) -> bool:
+    """Whether a file names AVIF among its brands; the first may be that of all HEIF pictures, mif1."""
+    length = min(int.from_bytes(content[:4]), _BRANDS)
+    return content[4:8] == b"ftyp" and b"avif" in (content[at : at + 4] for at in (8, *range(16, length, 4)))
+
+
+def is_animated(content: bytes) -> bool:
+    """Whether the first brand of a file is that of sequences of AVIF pictures."""
+    return content[4:12] == b"ftypavis"
 
 
 def avif_size(content: bytes) -> tuple[int, int]:
@@ -36,7 +48,7 @@ def _boxes(
     content: bytes, path: tuple[bytes, ...], place: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, int]]:
     """Where the contents of the boxes with that path of kinds begin and end."""
-    end = len(content) if end is None else end
+    is_file, end = end is None, len(content) if end is None else end
     for _ in range(MAX_BOXES):
         if place + 8 > end:
             return
@@ -46,6 +58,8 @@ def _boxes(
             size, begin = struct.unpack_from(">Q", content, begin)[0], place + 16
         after = end if size == 0 else place + size
         if not begin <= after <= end:
+            if is_file:  # bytes after the picture
+                return
             raise ValueError("a box does not fit into the file")
         if kind == path[0] and len(path) == 1:
             yield begin, after
@@ -67,8 +81,7 @@ def _coded(content: bytes) -> list[tuple[int, int]]:
     return [
         extent
         for begin, _ in _boxes(content, (b"meta", b"iloc"))
-        for item, extent in _extents(_Reader(content, begin))
-        if item in pictures
+        for extent in _extents(_Reader(content, begin), pictures)
     ]
 
 
@@ -86,8 +99,8 @@ class _Reader:
         return int.from_bytes(part)
 
 
-def _extents(read: _Reader) -> Iterator[tuple[int, tuple[int, int]]]:
-    """The items of an iloc box, each with the begin and length of a part of its data."""
+def _extents(read: _Reader, items: Container[int]) -> Iterator[tuple[int, int]]:
+    """Begin and length of the data of some items of an iloc box."""
     version = read(1)
     read(3)
     sizes = read(1), read(1)
@@ -96,14 +109,16 @@ def _extents(read: _Reader) -> Iterator[tuple[int, tuple[int, int]]]:
     count = read(2 if version < 2 else 4)
     for _ in range(min(count, MAX_BOXES)):
         item = read(2 if version < 2 else 4)
-        if version in (1, 2) and read(2) & 15:
-            raise ValueError("its data are not in the file as usual")
+        method = read(2) & 15 if version in (1, 2) else 0
         read(2)
         base, extents = read(base_size), read(2)
-        if extents != 1:
-            raise ValueError("its data are in several parts")
+        if item not in items:  # the layout of tiles, for one, which may lie elsewhere
+            read(extents * (index_size + offset_size + length_size))
+            continue
+        if method or extents != 1:
+            raise ValueError("its data are in several parts, or not in the file as usual")
         read(index_size)
-        yield item, (base + read(offset_size), read(length_size))
+        yield base + read(offset_size), read(length_size)
 
 
 def _sequence_sizes(data: bytes) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from cl2cm_jax.data.media.avif import avif_size
+from cl2cm_jax.data.media.avif import avif_size, is_animated, is_avif
 
 MAX_SCANS = 100  # limit for a JPEG; each is decoded over the whole picture, however few bytes it has
 MAX_SCANNED = 3_000_000_000  # limit for the pixels of all scans of a JPEG; about a second of decoding
@@ -82,7 +82,7 @@ def read_header(content: bytes) -> Header | None:
       HeaderError: decoding would cost too much.
       ValueError, struct.error, IndexError: the file is truncated or damaged.
     """
-    if content[4:12] == b"ftypavif":
+    if is_animated(content) or is_avif(content):
         return _avif(content)
     for magic, read in _READERS.items():
         if content.startswith(magic):
@@ -345,9 +345,12 @@ def _tiff_size(content: bytes, tags: Mapping[int, _Tag], order: str) -> tuple[in
 
 
 def _avif(content: bytes) -> Header:
-    """Of an AVIF picture; animations (avis) are not read."""
+    """Of an AVIF picture, with AVIF as its first brand, so that Pillow reads the picture and no film beside it."""
+    if is_animated(content):
+        raise HeaderError("is an animated AVIF; save it as an animated WebP, or one of its frames as a picture")
     width, height = avif_size(content)
-    return Header("AVIF", content, width, height, extra=AVIF_EXTRA * width * height)
+    still = content[:8] + b"avif" + content[12:]
+    return Header("AVIF", still, width, height, extra=AVIF_EXTRA * width * height)
 
 
 _READERS: dict[bytes, Callable[[bytes], Header | None]] = {

@@ -324,7 +324,8 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     with open(path, "rb", opener=_without_waiting) as file:
         status = os.fstat(file.fileno())  # of the open file, in case the path was replaced
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{os.fspath(path)} is not a regular file but a pipe or device; replace or omit it")
+            kind = "a pipe or device; replace it or leave it out"
+            raise ImageError(f"{os.fspath(path)} is not a regular file but {kind}")
         if status.st_size > MAX_FILE:
             size = f"{status.st_size:,} bytes, over the limit of {MAX_FILE:,}"
             raise ImageError(f"{os.fspath(path)} has {size}; scale it down")

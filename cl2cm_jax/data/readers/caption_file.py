@@ -84,6 +84,18 @@ def read_caption_file(path: str, *, image_is_path: bool) -> CaptionTable:
     return CaptionTable(rows, problems)
 
 
+def without_repeats(rows: Iterable[Caption], problems: Iterable[Problem], *, path: str) -> CaptionTable:
+    """The table of rows whose images were renamed: one that now repeats or contradicts an earlier one is a problem."""
+    seen, table = _Seen(), CaptionTable([], list(problems))
+    for row in rows:
+        try:
+            seen.check(row)
+            table.rows.append(row)
+        except BadRow as bad:
+            table.problems.append(Problem(path, row.line, bad.field, bad.reason))
+    return table
+
+
 def read_rows(path: str, *, flag: str) -> list[Caption]:
     """The rows of a caption file of pictures, for a command that reads it by a flag of its own.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from cl2cm_jax.data.captions import Caption, CaptionTable
 from cl2cm_jax.data.readers.text_lines import read_lines
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.text.languages import spellings
 
 # names of a split's files; the first that exists is taken
 FILES = {
@@ -61,7 +62,8 @@ def _folder_of(folder: Path, source: str) -> Path:
 
 
 def _candidates(folder: Path, names: Sequence[str], language: str) -> list[Path]:
-    paths = [folder / f"{name}.{language}{ending}" for name in names for ending in ("", ".gz")]
+    endings = [f"{code}{packed}" for code in spellings(language) for packed in ("", ".gz")]
+    paths = [folder / f"{name}.{ending}" for name in names for ending in endings]
     return [path for path in paths if path.is_file()]
 
 

@@ -24,7 +24,7 @@ from cl2cm_jax.text.languages import is_code
 
 LIMIT = 80  # characters of a cell that are shown
 MAX_LINE = 2_000_000  # characters
-SHORT, SHORT_ROWS = 40, 500_000  # a file of more rows has at least so many characters in each, on average
+SHORT, SHORT_ROWS = 15, 500_000  # a file of more rows has at least so many characters in each, on average
 _SEPARATORS = ",;\t"
 _QUOTED_CELL = re.compile(r'(?:^|[\t\r\n])"')
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -93,7 +93,7 @@ def table_cells(path: str, text: str, *, separator: str, columns: Columns) -> It
 
 def _separator(text: str, columns: Columns, *, default: str) -> str:
     """The separator with which the first line names all required columns; else that of its sep=, or the default."""
-    first, second, *_ = [*(line.strip() for line in io.StringIO(text[:10_000], newline=None)), "", ""]
+    first, second, *_ = [*(line.strip(' "\n') for line in io.StringIO(text[:10_000], newline=None)), "", ""]
     named = first[len("sep=") :] if first.lower().startswith("sep=") else ""
     header = second if named else first
     for separator in (named, default, *_SEPARATORS):

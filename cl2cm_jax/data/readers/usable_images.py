@@ -23,15 +23,13 @@ from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_a
 from cl2cm_jax.data.readers.picture_names import similar
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
-from cl2cm_jax.text.languages import counted
+from cl2cm_jax.text.languages import counted, is_translation
 
 # pictures and films of cameras, phones and browsers that are not decoded, and what SUFFIXES lacks
 _UNREAD = frozenset(
     ".heic .heif .avif .jxl .jp2 .jfif .jpe .svg .psd .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .mov .mp4 .m4v .avi "
     ".mkv .webm .mpg .3gp".split()
 ) - frozenset(SUFFIXES)
-
-
 _ENDINGS = 100  # of a shard, that are counted
 
 
@@ -97,9 +95,8 @@ def from_shards(
         reason = "has no split, where other samples have one; name it in its .json"
         problems += [_of_sample(rows[0], reason) for rows in images if not rows[0].split]
         images = [rows for rows in images if rows[0].split]
-    contents = {
-        key: content for *_, hashes, _ in reversed(found) for key, content in hashes.items()
-    }  # the first counts
+    # of a key in two shards the first counts
+    contents = {key: content for *_, hashes, _ in reversed(found) for key, content in hashes.items()}
     if unread := sum((Counter(counts) for *_, counts in found), Counter[str]()):
         reason = f"files of samples that are not read, by ending: {counted(unread)}"
         problems.append(Problem(shards[0], None, "shard", reason, is_note=True, is_logged=True))
@@ -161,7 +158,10 @@ def _merged(shards: Iterable[Sequence[Any]]) -> tuple[dict[str, list[Caption]], 
 
 
 def _joined(sample: Sequence[Caption], further: Sequence[Caption], file: str) -> list[Caption] | Problem:
-    """The rows of a sample and those of a caption file that differ from them, or why the sample cannot be used."""
+    """The rows of a sample and those of a caption file that differ from them, or why the sample cannot be used.
+
+    Two captions may have one translation ("de2en"), and each needs its own row.
+    """
     first = sample[0]
     split = next((row.split for row in further if row.split), "")
     if first.split and split and first.split != split:
@@ -169,7 +169,7 @@ def _joined(sample: Sequence[Caption], further: Sequence[Caption], file: str) ->
         return Problem(file, further[0].line, "split", reason)
     own = {(row.language, row.caption) for row in sample}
     rows = [row for row in sample if row.caption]
-    rows += [row for row in further if (row.language, row.caption) not in own]
+    rows += [row for row in further if is_translation(row.language) or (row.language, row.caption) not in own]
     if rows:
         return [row._replace(split=first.split or split, picture=first.picture) for row in rows]
     if file:

@@ -17,7 +17,7 @@ from cl2cm_jax.data.caption_sets import CaptionSet, fingerprint
 from cl2cm_jax.data.captions import CaptionTable
 from cl2cm_jax.data.media.clips import frame_files
 from cl2cm_jax.data.media.images import ImageError
-from cl2cm_jax.data.readers.caption_file import read_caption_file
+from cl2cm_jax.data.readers.caption_file import read_caption_file, without_repeats
 from cl2cm_jax.data.readers.feature_file import read_feature_file
 from cl2cm_jax.data.readers.picture_checks import Mapper
 from cl2cm_jax.data.readers.picture_names import with_files
@@ -38,7 +38,8 @@ def dataset(data: ConfigDict) -> CaptionSet:
     @functools.cache  # parsed once, for the fingerprint and for the build
     def captions() -> CaptionTable:
         table = read_caption_file(data.captions, image_is_path=bool(data.images)) if data.captions else CaptionTable([])
-        return CaptionTable(with_files(table.rows, data.images), table.problems) if data.images else table
+        rows = with_files(table.rows, data.images) if data.images else table.rows
+        return table if rows == table.rows else without_repeats(rows, table.problems, path=data.captions)
 
     @functools.cache
     def features():  # noqa: ANN202

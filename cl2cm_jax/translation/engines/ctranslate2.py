@@ -23,6 +23,7 @@ from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.models.files.tokenizer_file import is_panic
 from cl2cm_jax.runtime.command_line import positive
 from cl2cm_jax.text.json_file import read_json
+from cl2cm_jax.text.languages import canonical
 from cl2cm_jax.translation.engine import Item
 from cl2cm_jax.translation.languages import nllb_token, nllb_tokens, three_letters
 
@@ -153,7 +154,9 @@ def _language_tokens(folder: Path, source: str, target: str, given: dict[str, st
 
 
 def _target_token(target: str, marks: set[str]) -> str:
-    """The token of OPUS-MT for a target language, such as ">>deu<<"."""
+    """The token of OPUS-MT for a target language, such as ">>deu<<"; "zh-TW" may be ">>cmn_Hant<<"."""
+    if f">>{target}<<" not in marks and len(same := [mark for mark in marks if canonical(mark[2:-2]) == target]) == 1:
+        return same[0]
     for code in (target, three_letters(target)):
         found = sorted(mark for mark in marks if mark[2:-2] == code or mark[2:-2].split("_")[0] == code)
         if f">>{code}<<" in found or len(found) == 1:

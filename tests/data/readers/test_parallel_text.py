@@ -39,6 +39,14 @@ def test_a_copy_of_multi30ks_repository_will_do(tmp_path: Path) -> None:
     assert len(by_split(read_parallel(tmp_path, languages=("en", "de")).rows)["test"]) == 2
 
 
+def test_files_with_another_form_of_a_code_are_found(tmp_path: Path) -> None:
+    write(tmp_path)
+    for file in tmp_path.glob("*.de"):
+        file.rename(file.with_suffix(".zh-Hant"))
+    rows = read_parallel(tmp_path, languages=("en", "zh-TW")).rows
+    assert {row.language for row in rows} == {"en", "zh-TW"}
+
+
 def test_a_limit_shortens_training_alone(tmp_path: Path) -> None:
     records = by_split(read_parallel(write(tmp_path), languages=("de", "en"), limit=1).rows)
     assert [len(some) for some in records.values()] == [1, 2, 2]

@@ -124,6 +124,15 @@ def test_caption_file_names_keys(tmp_path: Path) -> None:
         built(folder, captions=str(file))
 
 
+def test_each_caption_keeps_its_translation(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "s")
+    write_shard(folder / "9.tar", files_of(11) | {"000000011.json": b'{"captions": {"de": "Hund", "de2en": "dog"}}'})
+    file = tmp_path / "captions.csv"
+    file.write_text("image,language,caption\n000000011,de,ein Hund\n000000011,de2en,dog\n")
+    languages = [caption.language for caption in by_key(built(folder, captions=str(file)))["000000011"].captions]
+    assert languages.count("de") == languages.count("de2en") == 2
+
+
 def test_sample_without_caption_is_a_problem_unless_a_caption_file_chooses(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "s")
     write_shard(folder / "9.tar", {"x.png": picture(1, format="PNG"), "x.txt": b" \n", "x.json": b'{"caption": null}'})

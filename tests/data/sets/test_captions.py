@@ -289,6 +289,18 @@ def test_a_picture_in_two_splits_is_refused(pictures: Path) -> None:
     }
 
 
+def test_two_writings_of_a_name_are_one_picture_of_one_split(pictures: Path) -> None:
+    file = pictures.parent / "c.csv"
+    rows = "a.png,en,a,train\na.PNG,en,x,test\na.PNG,en,a,train\na.PNG,en,y,train\n"
+    file.write_text(f"image,language,caption,split\n{rows}b.png,en,b,validation\nc.png,en,c,test\n")
+    file.write_text(file.read_text().replace("a.PNG,en,x,test", f"{pictures}/a.png,en,x,test"))
+    with pytest.raises(UserError, match="line 3, field split: is 'test' but in line 2 image 'a.png' is in 'train'"):
+        built(pictures, file)
+    found = all_records(built(pictures, file, on_error="skip"))
+    captions = {split: [one.text for record in records for one in record.captions] for split, records in found.items()}
+    assert captions == {"train": ["a", "y"], "validation": ["b"], "test": ["c"]}
+
+
 def test_translated_queries_of_joined_pictures_keep_their_captions(pictures: Path) -> None:
     with_twins(pictures, "a")
     rows = "a.png,de2en,a\ncopy_a.png,de,a in de\ncopy_a.png,de2en,b\n"

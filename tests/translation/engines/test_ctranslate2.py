@@ -129,8 +129,11 @@ def test_opus_mt_of_several_targets_gets_its_target_token(opus_folder: Path) -> 
     assert ctranslate2._target_token("de", {">>de<<", ">>fr<<"}) == ">>de<<"
     assert ctranslate2._target_token("de", {">>deu<<", ">>fra<<"}) == ">>deu<<"
     assert ctranslate2._target_token("pt", {">>pt_BR<<", ">>fr<<"}) == ">>pt_BR<<"
-    with pytest.raises(UserError, match="--target-token: >>pt_BR<<, >>pt_PT<<"):
-        ctranslate2._target_token("pt", {">>pt_BR<<", ">>pt_PT<<"})
+    for target, mark in (("pt", "pt_PT"), ("pt-BR", "pt_BR"), ("zh", "cmn_Hans"), ("zh-TW", "cmn_Hant")):
+        marks = {">>pt_BR<<", ">>pt_PT<<", ">>cmn_Hans<<", ">>cmn_Hant<<"}
+        assert ctranslate2._target_token(target, marks) == f">>{mark}<<"
+    with pytest.raises(UserError, match="--target-token: >>pt_AO<<, >>pt_BR<<"):
+        ctranslate2._target_token("pt", {">>pt_BR<<", ">>pt_AO<<"})
     vocabulary = json.loads((opus_folder / "source_vocabulary.json").read_text(encoding="utf-8"))
     (opus_folder / "source_vocabulary.json").write_text(json.dumps([*vocabulary[:-2], ">>deu<<", ">>fra<<"]))
     engine = CTranslate2(opus_folder, source="en", target="de", device="cpu")
