@@ -67,8 +67,10 @@ def test_a_run_that_goes_on_and_is_stopped_is_not_taken_for_finished(
         patch.setattr(loop, "put_batch", stopping)
         assert "stopped and saved" in training(home, run, "train.steps=12").out
     assert (run / "results.json").exists()  # those of the 8 steps, until there are others
+    assert training(home, run, "train.steps=12", mode="evaluate").code == 0
     outcome = training(home, run, "train.steps=12")
     assert outcome.code == 0 and "resuming from step 14 of 16" in outcome.err, outcome.err
+    assert "finished before" in training(home, run, "train.steps=12").out
 
 
 def test_the_batch_size_may_change_with_the_steps(run: Path, home: Path) -> None:
