@@ -23,7 +23,7 @@ from cl2cm_jax import config as configuration
 from cl2cm_jax import main
 from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.trained.initial import initial_student
-from cl2cm_jax.training import experiment, loop
+from cl2cm_jax.training import experiment, identity, loop
 from cl2cm_jax.training.workdir import read_config
 
 
@@ -170,6 +170,12 @@ def test_mistakes_with_init_are_one_line(tuned: Path, home: Path, tmp_path: Path
     assert outcome.code == 2 and "nowhere" in outcome.err
     outcome = training(tuned, tmp_path / "a", *fields, init=tuned / "run", mode="evaluate")
     assert outcome.code == 2 and "starts a training; leave it out with --mode=evaluate" in outcome.err
+    shutil.copytree(tuned / "run", tmp_path / "b", ignore=shutil.ignore_patterns("checkpoints", "results.*", "ranks*"))
+    identity.write_record(tmp_path / "b", read_config(tuned / "run"), "", init={"model": "m", "weights": ""})
+    outcome = training(tuned, tmp_path / "b", *fields)
+    assert outcome.code == 2 and "was started with --init=m; give it again" in outcome.err, outcome.err
+    outcome = training(tuned, tmp_path / "b", *fields, mode="evaluate")
+    assert outcome.code == 2 and "has no checkpoint; train first" in outcome.err, outcome.err
     outcome = training(tuned, tuned / "run", *fields, init=tuned / "bundle")
     assert outcome.code == 2 and "was started without --init; leave it out, or give another --workdir" in outcome.err
     assert not (tmp_path / "a").exists()
