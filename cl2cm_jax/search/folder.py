@@ -225,10 +225,10 @@ def load_with_gallery(model: str, images: Path | None, *, exclude: Sequence[str]
     cache, gallery = user_cache(), None
     if images is None or _may_be_workdir(model):
         gallery, cache = own_gallery(model), Path(model) / "cache"  # also with `images`: raises for an unfinished run
+    if cache is None:
+        raise UserError("--images: there is no home folder to keep its vectors in; set XDG_CACHE_HOME to a folder")
     trained = cl2cm_jax.load(model)
     if images is not None:
-        if cache is None:
-            raise UserError("--images: there is no home folder to keep its vectors in; set XDG_CACHE_HOME to a folder")
         gallery = folder_gallery(images, trained.encoder, cache=cache, exclude=exclude)
     assert gallery is not None
     return trained, gallery
