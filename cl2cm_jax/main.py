@@ -81,7 +81,8 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, start: float) -> st
     free = (*experiment.free_places(workdir), *(CONTINUED if trains else ()))
     fix = f"use another --workdir, which --init={workdir} starts from these weights"
     experiment.check_workdir(workdir, config, free=free, fix=fix)
-    _check_init(options.init, workdir, is_new=is_new)
+    if trains:
+        _check_init(options.init, workdir, is_new=is_new)
     finished = trains and results.is_finished(workdir, config)
     if finished and not experiment.changes(workdir, config).keys() & PLACES:
         again = "--mode=evaluate evaluates again, a larger config.train.steps goes on, another --workdir trains again"

@@ -40,7 +40,6 @@ from cl2cm_jax.runtime.checksums import (
     write_checksums,
 )
 from cl2cm_jax.runtime.storage import exclusive
-from cl2cm_jax.text.json_file import parse_json
 from cl2cm_jax.text.languages import canonical
 
 _DESCRIPTIONS = "*.json"  # of a built set
@@ -306,7 +305,7 @@ def records_hash(stored: StoredSet) -> str:
     """A hash of the records of a built set, from its fingerprint.json; computed once for sets that have none yet."""
     folder = Path(stored.data_dir)
     try:
-        return parse_json(read_checked(folder / _FINGERPRINT, fix="it is computed again"))["records"]
+        return read_checked_json(folder / _FINGERPRINT, fix="it is computed again")["records"]
     except (OSError, UserError, ValueError, KeyError, TypeError):
         return _write_fingerprint(folder)
 

@@ -53,12 +53,19 @@ class Gallery:
 
 
 def common_folder(paths: Sequence[str], *, within: str = "") -> str:
-    """The folder `within` if all paths are in it, else the deepest one that has all; "" if one has no file."""
+    """The folder `within` if all paths are in it, else the deepest one that has all; "" if one has no file, or none."""
     if not paths or not all(paths):
         return ""
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    root = _shared([os.path.dirname(os.path.abspath(path)) for path in paths])
     named = os.path.realpath(within) if within else ""
-    return named if named and os.path.commonpath([named, root]) == named else root
+    return named if named and root and _shared([named, root]) == named else root
+
+
+def _shared(folders: Sequence[str]) -> str:
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:  # on several drives of Windows
+        return ""
 
 
 def save_gallery(path: Path, gallery: Gallery) -> None:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.pretrained import check_names, check_shapes, check_tensors, known_hash
+from cl2cm_jax.runtime.checksums import LIST_NAME
 from cl2cm_jax.text import json_file
 
 CONFIG = "config.json"
@@ -263,6 +264,7 @@ def fingerprint(folder: Path) -> str:
       UserError: a file cannot be read, or there are no safetensors.
     """
     files = {*_weights_files(folder), *folder.glob("*.json"), *folder.glob("1_Pooling/config.json")}
+    files.discard(folder / LIST_NAME)  # which a bundle gets when it is opened
     both = [[str(file.relative_to(folder)), known_hash(file)] for file in sorted(files)]
     return hashlib.sha256(json.dumps(both).encode()).hexdigest()
 

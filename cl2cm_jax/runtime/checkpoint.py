@@ -206,7 +206,8 @@ class Checkpoints:
         for position, step in enumerate(steps):
             try:
                 with _quiet():
-                    if damage := hosts.from_host_zero(self._damage(step)):  # all processes skip the same ones
+                    found = self._damage(step) if hosts.is_host_zero() else ""  # all processes skip the same ones
+                    if damage := hosts.from_host_zero(found):
                         raise ValueError(damage)
                     return read(step)
             except UserError:
@@ -235,7 +236,8 @@ class Checkpoints:
             elif any(map(has_checksums, self.directory.iterdir())):
                 return f"{LIST_NAME} is missing"  # deleted, or the process was killed before it wrote it
             else:
-                add_checksums(folder)
+                for each in self.steps():  # of an earlier version; all, or the others would be taken for damaged ones
+                    add_checksums(self.directory / str(each))
         except Exception as error:
             return _reason(error) or type(error).__name__
         return ""

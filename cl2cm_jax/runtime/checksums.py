@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,14 @@ from cl2cm_jax.text.json_file import LARGEST, parse_json, read_json
 
 LIST_NAME = "checksums.json"
 _CHUNK = 1 << 20
+# what a system or another program keeps between the files, and changes or removes at any time
+_NOT_OURS = re.compile(r"\.DS_Store|\._.*|\.nfs.*|Thumbs\.db|desktop\.ini|\..*\.partial", re.IGNORECASE)
 
 
 def write_checksums(folder: Path, pattern: str = "**/*") -> None:
     """Records the CRC-32 of the files of a pattern below `folder` in `folder`/checksums.json."""
-    names = (path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file())
+    ours = (path for path in folder.glob(pattern) if path.is_file() and not _NOT_OURS.fullmatch(path.name))
+    names = (path.relative_to(folder).as_posix() for path in ours)
     files = sorted(name for name in names if not name.lstrip(".").startswith(LIST_NAME))
     write_text(folder / LIST_NAME, json.dumps(dict(zip(files, _sums(folder, files), strict=True))))
 

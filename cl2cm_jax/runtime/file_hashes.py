@@ -15,9 +15,12 @@ _LARGE = 4_000_000  # bytes; smaller files are hashed at once
 _SETTLED = 2_000_000_000  # nanoseconds; a write within the clock's resolution of the last one would not be noticed
 
 
-def user_cache() -> Path:
-    """The folder of this package in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl2cm_jax"
+def user_cache() -> Path | None:
+    """The folder of this package in the user's cache; None for a user without a home, as in some containers."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl2cm_jax"
+    except RuntimeError:
+        return None
 
 
 def file_hash(path: str | Path) -> str:
@@ -29,14 +32,11 @@ def file_hash(path: str | Path) -> str:
     Raises:
       OSError: it cannot be read.
     """
-    path = os.path.realpath(path)
+    path, cache = os.path.realpath(path), user_cache()
     state = _state(path)
-    if state[2] < _LARGE:
+    if state[2] < _LARGE or cache is None:
         return _digest(path)
-    try:
-        kept = user_cache() / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
-    except RuntimeError:  # a user without a home folder, as in some containers
-        return _digest(path)
+    kept = cache / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         known = json.loads(kept.read_text(encoding="utf-8"))
         if known["state"] == state:

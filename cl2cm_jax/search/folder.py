@@ -24,6 +24,7 @@ from cl2cm_jax.evaluation.gallery import Gallery, load_gallery, training_gallery
 from cl2cm_jax.models.hub_folder import is_hub_id
 from cl2cm_jax.models.pretrained import read_npz
 from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.runtime.file_hashes import user_cache
 from cl2cm_jax.runtime.progress import CountReport
 from cl2cm_jax.search.scan import Item, embed, scan
 from cl2cm_jax.trained.bundle_layout import MANIFEST
@@ -221,10 +222,11 @@ def load_with_gallery(model: str, images: Path | None, *, exclude: Sequence[str]
     Raises:
       UserError: there is no such model or gallery, or the training has not finished.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl2cm_jax"
-    gallery = None
+    cache, gallery = user_cache(), None
     if images is None or _may_be_workdir(model):
         gallery, cache = own_gallery(model), Path(model) / "cache"  # also with `images`: raises for an unfinished run
+    if cache is None:
+        raise UserError("--images: there is no home folder to keep its vectors in; set XDG_CACHE_HOME to a folder")
     trained = cl2cm_jax.load(model)
     if images is not None:
         gallery = folder_gallery(images, trained.encoder, cache=cache, exclude=exclude)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -18,6 +17,7 @@ from pathlib import Path
 from cl2cm_jax.data.media.clips import picture_of
 from cl2cm_jax.data.media.images import MAX_FILE, ImageError
 from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.runtime.file_hashes import user_cache
 from cl2cm_jax.serve.workers import Workers
 
 THUMBNAIL, LARGE = 480, 1600  # pixels of the longer side
@@ -28,10 +28,8 @@ log = logging.getLogger(__name__)
 
 def cache_folder() -> Path | None:
     """Where thumbnails are kept between two starts of the service; None for a user without a home."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl2cm_jax" / "thumbnails"
-    except RuntimeError:
-        return None
+    cache = user_cache()
+    return cache and cache / "thumbnails"
 
 
 class Pictures:

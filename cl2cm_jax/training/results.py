@@ -20,25 +20,29 @@ from cl2cm_jax.evaluation.report import MARKDOWN_FILE, RESULTS_FILE, Results, re
 from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel import hosts
+from cl2cm_jax.runtime.checkpoint import Saved
 from cl2cm_jax.training.experiment import Run, abstract_state, check_data, checkpoints, evaluated_student
-from cl2cm_jax.training.going_on import CONTINUED
+from cl2cm_jax.training.going_on import CONTINUED, replaced
 from cl2cm_jax.training.workdir import save_student
 
 RANKS_FILE = "ranks.npz"
+_HAS_ENDED = "has_ended"  # beside the configuration in results.json; false if a stopped run was evaluated
 
 
 def is_finished(workdir: Path, config: ConfigDict | None = None) -> bool:
     """Whether the run of a workdir has ended: results.json is written last, after the table in results.md.
 
-    With a configuration, whether it ended as this one plans; the results may be those of a run that goes on.
+    With a configuration, whether it ended as this one plans; the results may be of a run that goes on, or was stopped.
     """
     if not (workdir / RESULTS_FILE).is_file() or not (workdir / MARKDOWN_FILE).is_file():
         return False
+    if config is None:
+        return True
     try:
-        ended = {} if config is None else read_results(workdir).config
+        then, now = read_results(workdir).config, flatten(config)
     except UserError:  # damaged: told by who needs them
-        ended = {}
-    return all(name not in ended or ended[name] == flatten(config)[name] for name in CONTINUED) if config else True
+        return True
+    return bool(then.get(_HAS_ENDED, True)) and all(then.get(name, now[name]) == now[name] for name in CONTINUED)
 
 
 class Selected(NamedTuple):
@@ -46,12 +50,14 @@ class Selected(NamedTuple):
 
     Attributes:
       student, step, seconds: its parameters, the step that they are from, and the seconds of training.
+      has_ended: whether the training has.
       embedded, ranks: by split, "validation" and "test".
     """
 
     student: Params
     step: int
     seconds: float
+    has_ended: bool
     embedded: dict[str, evaluate.Embedded]
     ranks: dict[str, dict[str, Ranks]]
 
@@ -63,7 +69,7 @@ def select(run: Run, workdir: Path) -> Selected:
       UserError: the run has no checkpoint.
     """
     d = run.config.data
-    student, step, seconds = _selected_student(run, workdir)
+    student, step, newest = _selected_student(run, workdir)
     embedded = {
         name: evaluate.embed_corpus(
             run.embedder, student, corpus, languages=(d.source, *d.targets, *d.reported), config=run.config
@@ -71,7 +77,7 @@ def select(run: Run, workdir: Path) -> Selected:
         for name, corpus in (("validation", run.validation), ("test", evaluate.headline(run.corpora.test)))
     }
     ranks = {name: evaluate.rank_all(split, run.config) for name, split in embedded.items()}
-    return Selected(student, step, seconds, embedded, ranks)
+    return Selected(student, step, newest.metadata["clock"]["seconds"], _has_ended(run, newest), embedded, ranks)
 
 
 def evaluate_and_write(run: Run, workdir: Path) -> Results:
@@ -98,7 +104,7 @@ def evaluate_and_write(run: Run, workdir: Path) -> Results:
         protocol=evaluate.protocol(*test, languages, config),
         test=retrieval["test"],
         validation=retrieval["validation"],
-        config=flatten(config) | {"selected_step": selected.step},
+        config=flatten(config) | {"selected_step": selected.step, _HAS_ENDED: selected.has_ended},
         seconds={name: round(value, 2) for name, value in seconds.items()},
         groups=apart,
         evaluators=others,
@@ -129,8 +135,15 @@ def summary(results: Results, workdir: Path, *, seconds: float) -> str:
     return "\n".join([text_report(results), "", *lines, f"seconds:   {seconds:.0f}"])
 
 
-def _selected_student(run: Run, workdir: Path) -> tuple[Params, int, float]:
-    """The student selected on validation, its step, and the seconds of training."""
+def _has_ended(run: Run, newest: Saved) -> bool:
+    """Whether the newest checkpoint is that of the last step, planned or by `train.early_stop`."""
+    early, without_better = run.config.train.early_stop, newest.metadata["clock"].get("evaluations_since_best", 0)
+    stopped_early = early and without_better >= early and not replaced(run, newest.metadata)
+    return newest.step >= run.stages.total or bool(stopped_early)
+
+
+def _selected_student(run: Run, workdir: Path) -> tuple[Params, int, Saved]:
+    """The student selected on validation, its step, and the newest checkpoint."""
     which = "best" if run.config.train.select == "best" else "latest"
     whole = abstract_state(run)
     part = {"ema": whole["ema"]} if run.config.train.ema else {"params": {"student": whole["params"]["student"]}}
@@ -142,7 +155,7 @@ def _selected_student(run: Run, workdir: Path) -> tuple[Params, int, float]:
             f"--workdir={workdir} has no checkpoint; train first, with --mode=train", id="no-readable-checkpoint"
         )
     check_data(run, workdir, newest.metadata)
-    return evaluated_student(run, restored.state), restored.step, newest.metadata["clock"]["seconds"]
+    return evaluated_student(run, restored.state), restored.step, newest
 
 
 def _gallery(run: Run, vectors: np.ndarray, weights: str) -> Gallery:

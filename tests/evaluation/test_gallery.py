@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import ntpath
 import os
 import shutil
+import types
 
 import numpy as np
 import pytest
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation import gallery as gallery_module
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, common_folder, load_gallery, save_gallery, training_gallery
 
 
@@ -80,6 +83,12 @@ def test_a_gallery_and_its_pictures_are_moved_together(gallery, tmp_path) -> Non
     assert moved.paths[0] == str(tmp_path / "new" / "data" / "png" / f"{gallery.ids[0]}.png")
     shutil.rmtree(tmp_path / "new" / "data")
     assert training_gallery(tmp_path / "new" / "runs").paths == paths  # gone: as they were
+
+
+def test_pictures_on_several_drives_have_no_common_folder(monkeypatch) -> None:
+    monkeypatch.setattr(gallery_module, "os", types.SimpleNamespace(path=ntpath))
+    assert common_folder(["C:\\a\\1.png", "D:\\b\\2.png"]) == ""
+    assert common_folder(["D:\\b\\2.png"], within="C:\\a") == "D:\\b"
 
 
 def test_the_common_folder_of_pictures(tmp_path) -> None:

@@ -244,6 +244,18 @@ def test_a_lone_checkpoint_without_checksums_is_taken_with_a_warning(two_steps, 
     assert [record.getMessage().split(" (")[0] for record in caplog.records] == [f"{directory / '2'} has no checksums"]
 
 
+@pytest.mark.parametrize("first", [1, 2])
+def test_every_checkpoint_of_an_earlier_version_stays_readable(two_steps, tmp_path, first):
+    """None has a list; the first that is read must not make damaged ones of the others."""
+    directory = shutil.copytree(two_steps, tmp_path / "copy")
+    for step in (1, 2):
+        (directory / str(step) / LIST_NAME).unlink()
+    saved = Checkpoints(directory)
+    for step in (first, 3 - first):
+        restored = saved.restore(_abstract(), step=step)
+        assert restored is not None and restored.step == step
+
+
 def test_checksums_that_cannot_be_written_are_a_failed_save(tmp_path, monkeypatch):
     _save(tmp_path, 1)
 

@@ -32,6 +32,15 @@ def test_unchanged_files_pass_and_so_does_a_folder_without_a_list(folder):
     verify_checksums(folder)
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "d/._values", "Thumbs.db", ".nfs0000002a", ".values.1.partial"])
+def test_files_of_the_system_are_not_listed(folder, name):
+    (folder / name).write_bytes(b"before")
+    write_checksums(folder)
+    (folder / name).unlink()
+    verify_checksums(folder)
+    assert set(json.loads((folder / LIST_NAME).read_text())) == {"d/values", "empty"}
+
+
 def test_changed_files_are_named(folder):
     (folder / "d" / "values").write_bytes(b"abd")
     with pytest.raises(ValueError, match="d/values is damaged"):

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from cl2cm_jax.data.media import clips, images
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.search import folder as module
 from cl2cm_jax.search import index_command
-from cl2cm_jax.search.folder import folder_gallery, scan
+from cl2cm_jax.search.folder import folder_gallery, load_with_gallery, scan
 from cl2cm_jax.search.query import search
 from cl2cm_jax.search.scan import embed
 
@@ -316,3 +317,13 @@ def test_the_limit_of_pixels_is_the_encoders(tmp_path, colours) -> None:
 def test_the_limit_of_pixels_is_a_flag(folder, tmp_path) -> None:
     with pytest.raises(UserError, match="--max_pixels=0 must be 1 or more"):
         index_command.main(["--model=m", f"--images={folder}", f"--index={tmp_path}/i.db", "--max_pixels=0"])
+
+
+def test_a_user_without_a_home_names_a_folder(folder, monkeypatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UserError, match="no home folder .*; set XDG_CACHE_HOME"):
+        load_with_gallery("org/name", folder)

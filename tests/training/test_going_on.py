@@ -23,7 +23,7 @@ from cl2cm_jax import config as configuration
 from cl2cm_jax import main
 from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.trained.initial import initial_student
-from cl2cm_jax.training import experiment, loop
+from cl2cm_jax.training import experiment, identity, loop
 from cl2cm_jax.training.workdir import read_config
 
 
@@ -67,8 +67,10 @@ def test_a_run_that_goes_on_and_is_stopped_is_not_taken_for_finished(
         patch.setattr(loop, "put_batch", stopping)
         assert "stopped and saved" in training(home, run, "train.steps=12").out
     assert (run / "results.json").exists()  # those of the 8 steps, until there are others
+    assert training(home, run, "train.steps=12", mode="evaluate").code == 0
     outcome = training(home, run, "train.steps=12")
     assert outcome.code == 0 and "resuming from step 14 of 16" in outcome.err, outcome.err
+    assert "finished before" in training(home, run, "train.steps=12").out
 
 
 def test_the_batch_size_may_change_with_the_steps(run: Path, home: Path) -> None:
@@ -168,6 +170,12 @@ def test_mistakes_with_init_are_one_line(tuned: Path, home: Path, tmp_path: Path
     assert outcome.code == 2 and "nowhere" in outcome.err
     outcome = training(tuned, tmp_path / "a", *fields, init=tuned / "run", mode="evaluate")
     assert outcome.code == 2 and "starts a training; leave it out with --mode=evaluate" in outcome.err
+    shutil.copytree(tuned / "run", tmp_path / "b", ignore=shutil.ignore_patterns("checkpoints", "results.*", "ranks*"))
+    identity.write_record(tmp_path / "b", read_config(tuned / "run"), "", init={"model": "m", "weights": ""})
+    outcome = training(tuned, tmp_path / "b", *fields)
+    assert outcome.code == 2 and "was started with --init=m; give it again" in outcome.err, outcome.err
+    outcome = training(tuned, tmp_path / "b", *fields, mode="evaluate")
+    assert outcome.code == 2 and "has no checkpoint; train first" in outcome.err, outcome.err
     outcome = training(tuned, tuned / "run", *fields, init=tuned / "bundle")
     assert outcome.code == 2 and "was started without --init; leave it out, or give another --workdir" in outcome.err
     assert not (tmp_path / "a").exists()
