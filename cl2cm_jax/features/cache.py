@@ -22,10 +22,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import cut_layer, has_vision_backbone, reads_frozen, vision_first
-from cl2cm_jax.data import origins, sets
+from cl2cm_jax.data import sets
 from cl2cm_jax.data.caption_sets import check_languages
 from cl2cm_jax.data.captions import SPLITS, Caption, by_image
-from cl2cm_jax.data.corpus import Corpus, Ragged, translation_tag
+from cl2cm_jax.data.corpus import Corpus, Ragged, evaluated_on, trained_on, translation_tag
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import reuse
 from cl2cm_jax.features.caption_counts import CAPTION_COUNTS, CaptionCounts, count_captions, lost_captions
@@ -66,7 +66,7 @@ def corpora(config: ConfigDict) -> Corpora:
 
 
 def chosen(found: Corpora, config: ConfigDict) -> Corpora:
-    """The captions that a run reads, see `cl2cm_jax.data.origins`; the arrays are shared.
+    """The captions that a run reads, see `cl2cm_jax.data.corpus`; the arrays are shared.
 
     Raises:
       UserError: a target language has no caption of the requested origin.
@@ -74,9 +74,9 @@ def chosen(found: Corpora, config: ConfigDict) -> Corpora:
     d = config.data
     targets = (*d.targets, *d.reported)
     return Corpora(
-        origins.trained_on(found.train, origin=d.train_origin, targets=targets, share=d.train_share),
-        origins.evaluated_on(found.validation, targets=targets),
-        origins.evaluated_on(found.test, targets=targets),
+        trained_on(found.train, origin=d.train_origin, targets=targets, share=d.train_share),
+        evaluated_on(found.validation, targets=targets),
+        evaluated_on(found.test, targets=targets),
     )
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.data import batches as pipeline
-from cl2cm_jax.data.corpus import LEFT_OUT, Corpus
+from cl2cm_jax.data.corpus import LEFT_OUT, Corpus, evaluated_on, trained_on
 from cl2cm_jax.data.noise import swap_translations
-from cl2cm_jax.data.origins import evaluated_on, trained_on
 from cl2cm_jax.errors import UserError
 
 TARGETS = ("de", "fr")

@@ -168,7 +168,7 @@ def test_before_training_the_trained_backbone_equals_the_frozen_one(drawn: Path,
     ours = tuned.embedder.images(student, tuned.validation)
     theirs = frozen.embedder.images(frozen.step.init()["params"]["student"], frozen.validation)
     np.testing.assert_allclose(ours, theirs, atol=2e-2 if changes else 1e-5)
-    assert tuned.data != frozen.data
+    assert tuned.data == frozen.data  # the same pictures, whoever encodes them
 
 
 @pytest.mark.slow
@@ -258,5 +258,5 @@ def test_a_resumed_run_sees_the_same_crops(drawn: Path, trained: Path, tmp_path:
 def test_changed_pictures_change_the_fingerprint_of_the_data(drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn / "photos", tmp_path / "photos")
     same = built(drawn, data__images=str(tmp_path / "photos")).data
-    draw("pink", "dog").save(tmp_path / "photos" / "red-car.png")
+    Image.new("RGB", (24, 24), "white").save(tmp_path / "photos" / "red-car.png")
     assert built(drawn).data == same != built(drawn, data__images=str(tmp_path / "photos")).data

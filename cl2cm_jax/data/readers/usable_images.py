@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image
+from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image, merge_equal
 from cl2cm_jax.data.media.images import SUFFIXES
-from cl2cm_jax.data.readers.equal_pictures import merge_equal
 from cl2cm_jax.data.readers.feature_file import FeatureFile
 from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_against
 from cl2cm_jax.data.readers.picture_names import similar

@@ -314,7 +314,11 @@ def test_the_error_without_optuna_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     outcome = study(home, tmp_path)
-    assert outcome.code == 2 and "pip install -e '.[tune]'" in outcome.err and outcome.err.count("\n") == 1
+    assert (
+        outcome.code == 2
+        and "run: pip install optuna, or in a checkout -e '.[tune]'" in outcome.err
+        and outcome.err.count("\n") == 1
+    )
 
 
 def test_docs_show_the_default_space() -> None:
