@@ -150,7 +150,8 @@ def test_no_result_has_a_message(page) -> None:
     page.find("#narrow").click()
     page.find("#path").send_keys("nowhere/")
     page.search("rot", state="empty")
-    assert page.find("#status").text == "No picture matches the filters." and page.captions() == []
+    assert page.find("#status").text == "Nothing found: no picture of the index meets path=nowhere/."
+    assert page.captions() == []
 
 
 def test_filters_are_in_the_address(page) -> None:
