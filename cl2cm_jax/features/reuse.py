@@ -80,6 +80,7 @@ def picture_features(
     """The features (F_i, d) of each picture; those that are not known, or all without digests, are encoded."""
     if not digests:
         yield from encode(pictures)
+        return
     encoded = encode(itertools.compress(pictures, [one not in known for one in digests]))
     for one in digests:
         if one in known:

@@ -73,6 +73,11 @@ def write_checked(path: Path, content: str | bytes) -> None:
         _set(path, zlib.crc32(content))
 
 
+def write_checked_json(path: Path, content: Any) -> None:
+    """Writes JSON as `write_checked` does."""
+    write_checked(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
 def read_checked(path: Path, *, fix: str, largest: int | None = None) -> bytes:
     """The content of a file of `write_checked`.
 
@@ -108,7 +113,7 @@ def read_checked(path: Path, *, fix: str, largest: int | None = None) -> bytes:
 
 
 def read_checked_json(path: Path, *, fix: str) -> Any:
-    """The JSON in a file of `write_checked`; raises as `read_checked`, and ValueError if it is damaged."""
+    """The JSON in a file of `write_checked_json`; raises as `read_checked`, and ValueError if it is damaged."""
     return parse_json(read_checked(path, fix=fix, largest=LARGEST))
 
 
@@ -136,15 +141,15 @@ def _listed(folder: Path) -> dict[str, int]:
         raise ValueError(f"{LIST_NAME} is damaged") from None
 
 
-def _set(path: Path, checksum: int | None) -> None:
+def _set(path: Path, value: int | None) -> None:
     """Sets a checksum in the list of the folder, or removes it; a damaged list is begun anew."""
     checksums: dict[str, int] = {}
     with contextlib.suppress(ValueError):
         checksums = _listed(path.parent)
     before = dict(checksums)
     checksums.pop(path.name, None)
-    if checksum is not None:
-        checksums[path.name] = checksum
+    if value is not None:
+        checksums[path.name] = value
     if checksums != before:
         write_text(path.parent / LIST_NAME, json.dumps(dict(sorted(checksums.items()))))
 
@@ -161,17 +166,13 @@ def _locked(folder: Path) -> Iterator[None]:
 def _sums(folder: Path, names: Iterable[str]) -> list[int]:
     """The checksums of files, which are read in parallel."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda name: _crc(folder / name), names))
+        return list(pool.map(lambda name: checksum(folder / name), names))
 
 
-def _crc(path: Path) -> int:
+def checksum(path: Path) -> int:
+    """The CRC-32 of a file."""
     value = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             value = zlib.crc32(chunk, value)
     return value
-
-
-def checksum(path: Path) -> int:
-    """The CRC-32 of a file."""
-    return _crc(path)

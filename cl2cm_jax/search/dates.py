@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 
-from cl2cm_jax.data.media.images import FORMATS, MAX_PIXELS
+from cl2cm_jax.data.media.images import open_picture
 
 _EXIF_BLOCK, _GPS_BLOCK = 0x8769, 0x8825
 _GPS_DATE, _GPS_TIME = 0x1D, 0x07
@@ -36,19 +34,12 @@ def taken(content: bytes) -> int | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with _opened(content) as image:
-                if image.format == "PNG" and (image.width * image.height > MAX_PIXELS or not _PNG_EXIF.search(content)):
+            with open_picture(content) as image:
+                if image.format == "PNG" and not _PNG_EXIF.search(content):
                     return None  # Pillow decodes the pixels of a PNG in search of a block after them
                 return next(_dates(image.getexif()), None)
         except Exception:  # noqa: BLE001  # Pillow raises almost anything on a broken block; the picture is still usable
             return None
-
-
-def _opened(content: bytes) -> Image.Image:
-    file = io.BytesIO(content)
-    if content.startswith(b"\xff\xd8"):
-        return JpegImageFile(file)  # Image.open() refuses those of over 179 million pixels
-    return Image.open(file, formats=FORMATS)
 
 
 def _dates(exif: Image.Exif) -> Iterator[int]:

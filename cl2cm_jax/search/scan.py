@@ -18,20 +18,12 @@ import numpy as np
 from cl2cm_jax.data.media.clips import decode_clip, is_clip, taken_files
 from cl2cm_jax.data.media.images import SUFFIXES, ImageError
 from cl2cm_jax.data.media.threads import ahead
+from cl2cm_jax.data.media.unread import UNREAD
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.trained.encoder import Encoder
 
 OUTSIDE = "it is a link to a place outside the folder, which is not followed"
 MAX_REASONS, NAMED = 12, 3  # lines about what is left out, and names in each
-# suffixes of pictures, raw files and films that are named where they are passed over
-UNREAD = frozenset(
-    f".{suffix}"
-    for suffix in (
-        "heic heif hif avif avifs jxl jp2 j2k jpx jpf jxr wdp tga psd psb xcf svg ico pcx ppm pgm pbm pnm hdr exr dds "
-        "dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw x3f raw rwl iiq 3fr erf kdc dcr mos mrw gpr "
-        "mov mp4 m4v avi mkv webm wmv mpg mpeg 3gp 3g2 mts m2ts flv ogv insv insp"
-    ).split()
-)
 # besides hidden names: Synology and QNAP, Windows, macOS
 _IGNORED = frozenset(
     {"@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "recycler", "__macosx"}

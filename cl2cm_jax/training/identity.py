@@ -19,7 +19,7 @@ from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.configured import Kind, backbone_kinds, hashes
-from cl2cm_jax.runtime.checksums import read_checked_json, write_checked
+from cl2cm_jax.runtime.checksums import read_checked_json, write_checked_json
 
 BUILT_ON = "built_on.json"
 _CONTENT = "content:"  # of a fingerprint; those of earlier versions, of computed features, have no such mark
@@ -56,7 +56,7 @@ def write_record(workdir: Path, config: ConfigDict, data: str, **more: object) -
     """Writes what the run of a configuration was built on."""
     backbones = {kind: _backbone(config, kind) for kind in backbone_kinds(config)}
     record = {"format": 1, "data": data, **backbones, **more}
-    write_checked(workdir / BUILT_ON, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_checked_json(workdir / BUILT_ON, record)
 
 
 def read_record(workdir: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def read_record(workdir: Path) -> dict[str, Any]:
         return record
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or delete it to go on without the "
             "check of data and backbones"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL, FeatureShape, Networks, vision_size
 from cl2cm_jax.models.pretrained import assign, check_tensors, shapes_of
 from cl2cm_jax.models.trained_layers import check_text_layers, in_two_parts
-from cl2cm_jax.runtime.checksums import read_checked, read_checked_json, write_checked
+from cl2cm_jax.runtime.checksums import read_checked, read_checked_json, write_checked, write_checked_json
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -90,7 +89,7 @@ def _abstract(
 
 def write_config(workdir: Path, fields: Mapping[str, object]) -> None:
     """Writes the flattened configuration of a run."""
-    write_checked(workdir / CONFIG_FILE, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+    write_checked_json(workdir / CONFIG_FILE, fields)
 
 
 def read_fields(path: Path) -> dict[str, object]:

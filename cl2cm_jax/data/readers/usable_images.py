@@ -17,6 +17,7 @@ import numpy as np
 
 from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image, merge_equal
 from cl2cm_jax.data.media.images import SUFFIXES
+from cl2cm_jax.data.media.unread import UNREAD
 from cl2cm_jax.data.readers.feature_file import FeatureFile
 from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_against
 from cl2cm_jax.data.readers.picture_names import similar
@@ -24,11 +25,6 @@ from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
 from cl2cm_jax.text.languages import counted, is_translation
 
-# pictures and films of cameras, phones and browsers that are not decoded, and what SUFFIXES lacks
-_UNREAD = frozenset(
-    ".heic .heif .avif .jxl .jp2 .jfif .jpe .svg .psd .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .mov .mp4 .m4v .avi "
-    ".mkv .webm .mpg .3gp".split()
-) - frozenset(SUFFIXES)
 _ENDINGS = 100  # of a shard, that are counted
 
 
@@ -48,7 +44,7 @@ def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, 
     for image in sorted(name.as_posix() for name in files if name.suffix.lower() in SUFFIXES):
         if image not in known and not (frames > 1 and os.path.dirname(image) in known):
             table.problems.append(_unused(images, None, "image", image))
-    if unread := [path for path in files if path.suffix.lower() in _UNREAD and path.as_posix() not in known]:
+    if unread := [path for path in files if path.suffix.lower() in UNREAD and path.as_posix() not in known]:
         table.problems.append(_unread(images, unread))
     return merge_equal(table, {image: content for image, (*_, content) in zip(known, checked, strict=True)}, file=file)
 
