@@ -161,8 +161,9 @@ def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...
 
 def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[str, ...]], folder: Path) -> None:
     """Runs the backbones over all splits and keeps their outputs."""
-    from cl2cm_jax.data.stored_sets import picture_root, read_captions, read_pictures
+    from cl2cm_jax.data.stored_sets import check_records, picture_root, read_captions, read_pictures
 
+    check_records(stored)
     encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
     earlier = reuse.earlier(folder.parent, encoders, read=read_splits)
     encode_text = text_encoder(config, configured_text(config), known=earlier.captions)

@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from cl2cm_jax.search.query import (
     given_queries,
     nothing_selected,
     print_answers,
+    warn_of_missing,
     warn_of_unread,
 )
 from cl2cm_jax.search.recall import QUERIES, TOP, recall
@@ -234,18 +235,8 @@ def _search(options: argparse.Namespace) -> None:
     answers = [answer(query, map(shown, best)) for query, best in zip(queries, found, strict=True)]
     if note:
         log.warning("%s", note)
-    _warn_of_missing({result.path for one in answers for result in one.results if result.path})
+    warn_of_missing(answers, fix="is a disk away? An update with --prune removes them")
     print_answers(answers, as_json=options.json, pictures=count, seconds=seconds)
-
-
-def _warn_of_missing(paths: Iterable[str]) -> None:
-    if missing := sorted(path for path in paths if not os.path.exists(path)):
-        log.warning(
-            "%d of the pictures found are not there now, the first is %s; is a disk away? "
-            "An update with --prune removes them",
-            len(missing),
-            missing[0],
-        )
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
