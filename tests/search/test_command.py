@@ -37,10 +37,8 @@ def test_tables(run) -> None:
 
 def test_pictures_that_are_gone_are_said(run, workdir, capsys) -> None:
     command.main([f"--model={workdir}", "grün", "--top=1"])
-    assert (
-        "1 of the pictures found are not there now, the first is leaf.png; if they were moved"
-        in capsys.readouterr().err
-    )
+    said = "1 of the pictures found are not there now, the first is leaf.png; if they were moved, name their place"
+    assert said in capsys.readouterr().err
 
 
 def test_json_is_one_list(run) -> None:
