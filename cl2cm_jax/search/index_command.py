@@ -40,7 +40,7 @@ from cl2cm_jax.search.query import (
 )
 from cl2cm_jax.search.recall import QUERIES, TOP, recall
 from cl2cm_jax.search.stores.milvus import MAX_RESULTS, Manifest, Store, is_local
-from cl2cm_jax.search.vector_files import read_manifest, read_vectors, write_vectors
+from cl2cm_jax.search.vector_files import MANIFEST_FILE, read_manifest, read_vectors, write_vectors
 from cl2cm_jax.text.terminal import log_to_stderr
 from cl2cm_jax.trained.model import TrainedModel
 from cl2cm_jax.training.workdir import read_config
@@ -258,7 +258,10 @@ def _import_options(parser: argparse.ArgumentParser) -> None:
 def _import(options: argparse.Namespace) -> None:
     """Adds vectors written by export or clip-retrieval; pictures of the same path are replaced."""
     manifest, model = read_manifest(options.vectors), cl2cm_jax.load(options.model)
-    if manifest is not None:
+    if manifest is None:
+        text = "--vectors=%s has no %s: neither the model that made them nor their checksums can be compared"
+        log.warning(text, options.vectors, MANIFEST_FILE)
+    else:
         manifest.check(weights=model.weights, model=model.name, uri=str(options.vectors))
     shards = read_vectors(options.vectors, dim=model.dim)
     first = next(shards)
