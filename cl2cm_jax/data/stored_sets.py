@@ -346,7 +346,8 @@ def _is_built(folder: Path) -> bool:
 
 def _check_descriptions(folder: Path) -> None:
     """Compares the descriptions of a built set with their checksums; its records have checksums of their own."""
-    names = ("dataset_info.json", "features.json") if _is_built(folder) else ()
+    was_built = _is_built(folder) or any(folder.glob("*.tfrecord*"))
+    names = ("dataset_info.json", "features.json") if was_built else ()
     if names and not has_checksums(folder):
         return add_checksums(folder, _DESCRIPTIONS)
     for path in (folder / name for name in names):

@@ -109,6 +109,11 @@ def test_every_flipped_bit_of_a_description_is_seen(inputs: dict[str, str], tmp_
         for _ in flipped_bits(folder / name, count=25):
             with pytest.raises(UserError, match=rf"{name} changed after it was written.*delete {folder}, and"):
                 open_set("captions", tmp_path / "data", **inputs)
+        whole = (folder / name).read_bytes()
+        (folder / name).unlink()
+        with pytest.raises(UserError, match=rf"the built set {folder} is damaged \(.*{name}.*\); delete it, and it is"):
+            open_set("captions", tmp_path / "data", **inputs)
+        (folder / name).write_bytes(whole)
     for _ in flipped_bits(folder / "fingerprint.json", count=10):
         assert records_hash(open_set("captions", tmp_path / "data", **inputs)) == wanted
 
