@@ -26,6 +26,7 @@ from cl2cm_jax.data import beam, lazy_tensorflow
 from cl2cm_jax.data.caption_sets import CaptionSet
 from cl2cm_jax.data.captions import SPLITS, Caption, ShardOffset, by_split
 from cl2cm_jax.data.media.clips import taken_files
+from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.data.readers.picture_checks import Mapper, in_threads
 from cl2cm_jax.data.readers.problems import report_problems
 from cl2cm_jax.data.readers.shards import read_picture
@@ -297,10 +298,32 @@ def _content_hash(pictures: Iterable[Picture]) -> str:
     digest = hashlib.sha256()
     for picture in pictures:
         feature = [] if picture.feature is None else [np.ascontiguousarray(picture.feature).data]
-        for content in (*picture.files, *feature):
-            digest.update(hashlib.sha256(content).digest())
-        digest.update(b"\0")
+        digest.update(_digest(*picture.files, *feature))
     return digest.hexdigest()
+
+
+def _digest(*contents: bytes | memoryview) -> bytes:
+    """Of one picture."""
+    return b"".join(hashlib.sha256(content).digest() for content in contents) + b"\0"
+
+
+def check_files(stored: StoredSet, split: str, paths: Sequence[str], content: str) -> None:
+    """Compares picture files, which the training of vision layers reads again, with the hash of `content_hashes`.
+
+    Raises:
+      UserError: one is not as it was when the set was built, although its size and time are.
+    """
+    digest = hashlib.sha256()
+    for own in ahead(lambda path: _digest(Path(path).read_bytes()), paths):
+        digest.update(own)
+    if digest.hexdigest() == content:
+        return
+    pairs = zip(paths, read_pictures(stored, split), strict=True)
+    changed = next((path for path, picture in pairs if Path(path).read_bytes() != picture.image), stored.data_dir)
+    raise UserError(
+        f"{changed} is not as it was when the data set was built, although its size and time are; restore it, or delete "
+        f"{stored.data_dir}, and the set is built from the file as it is"
+    )
 
 
 def records_hash(stored: StoredSet) -> str:

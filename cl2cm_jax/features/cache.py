@@ -86,7 +86,7 @@ def all_corpora(config: ConfigDict) -> Corpora:
     Raises:
       UserError: an input is wrong or missing, or the data set lacks a language.
     """
-    from cl2cm_jax.data.stored_sets import content_hashes, picture_root, prepare  # slow to import
+    from cl2cm_jax.data.stored_sets import check_files, content_hashes, picture_root, prepare  # slow to import
 
     start = time.perf_counter()
     check_trained_backbones(config)
@@ -109,7 +109,11 @@ def all_corpora(config: ConfigDict) -> Corpora:
     for line in lost_captions(folder, max_tokens=config.text.max_tokens, backbone=config.text.backbone):
         logging.warning("%s", line)
     root, contents = picture_root(stored), content_hashes(stored)
-    return Corpora(*(in_place(corpus, root, contents[corpus.name]) for corpus in read_cache(folder, languages)))
+    found = Corpora(*(in_place(corpus, root, contents[corpus.name]) for corpus in read_cache(folder, languages)))
+    for corpus in found if vision_first(config) is not None else ():  # whose training reads the pictures themselves
+        if all(map(os.path.isfile, corpus.paths)):  # else told by `batches.check_files`
+            check_files(stored, corpus.name, corpus.paths, corpus.content)
+    return found
 
 
 def languages_of(config: ConfigDict, split: str) -> tuple[str, ...]:

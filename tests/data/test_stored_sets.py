@@ -101,6 +101,17 @@ def test_records_of_another_build_are_refused_before_they_are_encoded(inputs: di
             reading(stored)
 
 
+def test_a_picture_that_changed_without_a_trace_is_named(inputs: dict[str, str], tmp_path: Path) -> None:
+    stored = build_set("captions", tmp_path / "data", **inputs)
+    paths = list(dict.fromkeys(str(row.picture) for row in stored_sets.read_captions(stored, "train")[0]))
+    content = stored_sets.content_hashes(stored)["train"]
+    stored_sets.check_files(stored, "train", paths, content)
+    file = Path(paths[3])
+    for _ in flipped_bits(file, count=2):
+        with pytest.raises(UserError, match=rf"^{file} is not as it was when the data set was built"):
+            stored_sets.check_files(stored, "train", paths, content)
+
+
 def test_every_flipped_bit_of_a_description_is_seen(inputs: dict[str, str], tmp_path: Path) -> None:
     """Records have checksums of their own, and the fingerprint is computed again."""
     stored = build_set("captions", tmp_path / "data", **inputs)
