@@ -321,8 +321,8 @@ def check_files(stored: StoredSet, split: str, paths: Sequence[str], content: st
     pairs = zip(paths, read_pictures(stored, split), strict=True)
     changed = next((path for path, picture in pairs if Path(path).read_bytes() != picture.image), stored.data_dir)
     raise UserError(
-        f"{changed} is not as it was when the data set was built, although its size and time are; restore it, or delete "
-        f"{stored.data_dir}, and the set is built from the file as it is"
+        f"{changed} is not as it was when the data set was built, although its size and time are; restore it, or "
+        f"delete {stored.data_dir}, and the set is built from the file as it is"
     )
 
 
