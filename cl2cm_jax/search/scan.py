@@ -18,17 +18,12 @@ import numpy as np
 from cl2cm_jax.data.media.clips import decode_clip, is_clip, taken_files
 from cl2cm_jax.data.media.images import SUFFIXES, ImageError
 from cl2cm_jax.data.media.threads import ahead
-from cl2cm_jax.data.media.unread import UNREAD
+from cl2cm_jax.data.media.unread import is_ignored, is_unread, unread_kind
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.trained.encoder import Encoder
 
 OUTSIDE = "it is a link to a place outside the folder, which is not followed"
 MAX_REASONS, NAMED = 12, 3  # lines about what is left out, and names in each
-# besides hidden names: Synology and QNAP, Windows, macOS
-_IGNORED = frozenset(
-    {"@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "recycler", "__macosx"}
-    | {"system volume information", "lost+found"}
-)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # nothing is there, or a link that leads nowhere
 
 Key = TypeVar("Key")
@@ -55,7 +50,8 @@ class Scan:
     items: list[Item] = field(default_factory=list)  # its pictures and clips, sorted
     skipped: dict[str, str] = field(default_factory=dict)  # what cannot be used, with the reason
     unseen: set[str] = field(default_factory=set)  # those of `skipped` without access: they may be unchanged
-    unread: dict[str, list[str]] = field(default_factory=dict)  # pictures and films of other formats, by suffix
+    absent: set[str] = field(default_factory=set)  # those of `skipped` that are links to files which are not there
+    unread: dict[str, list[str]] = field(default_factory=dict)  # files of formats that are not read, by suffix
     left_out: list[str] = field(default_factory=list)  # folders, by their names: hidden ones, bins, thumbnails
     excluded: list[str] = field(default_factory=list)  # folders and files by `exclude`
 
@@ -89,8 +85,8 @@ class Scan:
         return not (ignored or excluded)
 
     def note_unread(self, path: str, suffix: str) -> None:
-        """Notes a file whose suffix is not one of `SUFFIXES`, if it is a picture or film nevertheless."""
-        if suffix in UNREAD:
+        """Notes a file whose suffix is not one of `SUFFIXES`, unless it is a text or the like."""
+        if is_unread(suffix):
             self.unread.setdefault(suffix, []).append(path)
 
     def _is_excluded(self, path: PurePosixPath) -> bool:
@@ -111,7 +107,7 @@ class Scan:
     def passed_over(self) -> str:
         """What is left out without having been looked at, in words, "" if nothing."""
         kinds = sorted(self.unread.items(), key=lambda kind: (-len(kind[1]), kind[0]))
-        counted = ", ".join(f"{suffix} {len(paths)}" for suffix, paths in kinds[:MAX_REASONS])
+        counted = ", ".join(f"{unread_kind(suffix)} {len(paths)}" for suffix, paths in kinds[:MAX_REASONS])
         first = [paths[0] for _, paths in kinds]
         texts = [
             f"{sum(map(len, self.unread.values()))} files of formats that are not read ({counted}), such as "
@@ -122,11 +118,6 @@ class Scan:
         return "; ".join(
             text for text, those in zip(texts, (self.unread, self.left_out, self.excluded), strict=True) if those
         )
-
-
-def is_ignored(name: str) -> bool:
-    """Whether a file or folder is hidden, or a folder of thumbnails or of deleted files, by its name."""
-    return name.startswith(".") or name.casefold() in _IGNORED
 
 
 def _named(paths: Sequence[str]) -> str:
@@ -158,7 +149,8 @@ def scan(folder: Path, *, frames: int, exclude: Sequence[str] = ()) -> Scan:
         except ImageError as error:
             found.skip(path, str(error))
         except OSError as error:
-            found.skip(path, _no_access(error), unseen=not isinstance(error, FileNotFoundError))
+            if error.errno not in _GONE:
+                found.skip(path, _no_access(error), unseen=True)
         else:
             size, mtime = sum(one.st_size for one in stats), max(one.st_mtime_ns for one in stats)
             found.items.append(Item(path, place, tuple(files), sources, size, mtime))
@@ -196,6 +188,9 @@ def _is_picture(file: Path, path: str, found: Scan) -> bool:
         if error.errno not in _GONE:
             found.skip(path, _no_access(error), unseen=True)
             return False
+        if not is_link:  # it went since the folder was listed, perhaps with a disk
+            return False
+        found.absent.add(path)
     if not is_file:
         found.skip(path, "it is not a regular file, or a broken link")
     elif suffix not in SUFFIXES:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image, merge_equal
 from cl2cm_jax.data.media.images import SUFFIXES
-from cl2cm_jax.data.media.unread import UNREAD
+from cl2cm_jax.data.media.unread import is_ignored, is_unread, unread_kind
 from cl2cm_jax.data.readers.feature_file import FeatureFile
 from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_against
 from cl2cm_jax.data.readers.picture_names import similar
@@ -40,13 +40,20 @@ def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, 
             table.problems.append(Problem(file, rows[0].line, "image", reason, is_note=is_note))
         if not reason or is_note:
             table.rows.extend(row._replace(picture=image) for row in rows)
-    files = [Path(base, name).relative_to(images) for base, _, names in os.walk(images) for name in names]
+    files = list(_files(images))
     for image in sorted(name.as_posix() for name in files if name.suffix.lower() in SUFFIXES):
         if image not in known and not (frames > 1 and os.path.dirname(image) in known):
             table.problems.append(_unused(images, None, "image", image))
-    if unread := [path for path in files if path.suffix.lower() in UNREAD and path.as_posix() not in known]:
+    if unread := [path for path in files if is_unread(path.suffix.lower()) and path.as_posix() not in known]:
         table.problems.append(_unread(images, unread))
     return merge_equal(table, {image: content for image, (*_, content) in zip(known, checked, strict=True)}, file=file)
+
+
+def _files(folder: str) -> Iterator[Path]:
+    """The files of a folder, as paths inside it, without those that are hidden or in folders that are left out."""
+    for base, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_ignored(name)]
+        yield from (Path(base, name).relative_to(folder) for name in names if not is_ignored(name))
 
 
 def from_features(captions: CaptionTable, file: str, features: FeatureFile, *, ids: str, path: str) -> CaptionTable:
@@ -120,7 +127,7 @@ def _checked_file(image: str, *, images: str, frames: int) -> tuple[str, bool, s
 
 def _unread(folder: str, files: Sequence[Path]) -> Problem:
     counts = Counter(path.suffix.lower() for path in files).most_common()
-    kinds = ", ".join(f"{suffix} {count:,}" for suffix, count in counts)
+    kinds = ", ".join(f"{unread_kind(suffix)} {count:,}" for suffix, count in counts)
     reason = f"files of formats that are not read: {kinds}, such as {min(files).as_posix()!r}; convert them"
     return Problem(folder, None, "image", reason, is_note=True, is_logged=True)
 
