@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from cl2cm_jax.data.media.images import SUFFIXES
 from cl2cm_jax.data.media.unread import is_ignored, is_unread, unread_kind
 from cl2cm_jax.data.readers.feature_file import FeatureFile
 from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_against
-from cl2cm_jax.data.readers.picture_names import similar
+from cl2cm_jax.data.readers.picture_names import similar, similar_files
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
 from cl2cm_jax.text.languages import counted, is_translation
@@ -33,10 +33,10 @@ def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, 
     known = by_image(captions.rows)
     checked = mapper(partial(_checked_file, images=images, frames=frames), list(known))
     table = CaptionTable([], list(captions.problems))
-    near = similar([image for image in known if not os.path.exists(os.path.join(images, image))], images)
+    near = similar_files([image for image in known if not os.path.exists(os.path.join(images, image))], images)
     for (image, rows), (reason, is_note, _) in zip(known.items(), checked, strict=True):
         if reason:
-            reason += f"; did you mean {near[image]!r}?" if image in near else ""
+            reason += _meant(near, image)
             table.problems.append(Problem(file, rows[0].line, "image", reason, is_note=is_note))
         if not reason or is_note:
             table.rows.extend(row._replace(picture=image) for row in rows)
@@ -60,9 +60,10 @@ def from_features(captions: CaptionTable, file: str, features: FeatureFile, *, i
     """The captions of `file` that have finite features; `ids` and `path` are the files of the features."""
     known = by_image(captions.rows)
     table = CaptionTable([], list(captions.problems))
+    near = similar([image for image in known if image not in features.row_of], list(features.row_of))
     for image, rows in known.items():
         if image not in features.row_of:
-            reason = f"{image!r} is not in {ids}; add it or remove its rows"
+            reason = f"{image!r} is not in {ids}; add it or remove its rows{_meant(near, image)}"
         elif not np.isfinite(features.row(image)).all():
             reason = f"{image!r} has NaN or infinite values in {path} (as float32); compute them anew"
         else:
@@ -74,6 +75,10 @@ def from_features(captions: CaptionTable, file: str, features: FeatureFile, *, i
     return table
 
 
+def _meant(near: Mapping[str, str], image: str) -> str:
+    return f"; did you mean {near[image]!r}?" if image in near else ""
+
+
 def from_shards(
     captions: CaptionTable, file: str, shards: Sequence[str], *, source: str, frames: int, mapper: Mapper
 ) -> CaptionTable:
@@ -82,10 +87,11 @@ def from_shards(
     samples, left_out, problems = _merged(found)
     problems = [*captions.problems, *problems]
     further = by_image(captions.rows)
-    for key, rows in further.items():
-        if key not in samples and key not in left_out:
-            reason = f"{key!r} is the key of no sample in config.data.shards; remove its rows"
-            problems.append(Problem(file, rows[0].line, "image", reason))
+    strangers = [key for key in further if key not in samples and key not in left_out]
+    near = similar(strangers, list(samples))
+    for key in strangers:
+        reason = f"{key!r} is the key of no sample in config.data.shards; remove its rows{_meant(near, key)}"
+        problems.append(Problem(file, further[key][0].line, "image", reason))
     images = []
     for key, rows in samples.items():
         joined = _joined(rows, further.get(key, []), file)
