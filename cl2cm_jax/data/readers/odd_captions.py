@@ -27,7 +27,7 @@ class OddCaptions:
         self._first: dict[str, tuple[int, str]] = {}
 
     def see(self, line: int, text: str) -> None:
-        """Notes a caption, as it is in the file, if it is odd."""
+        """Notes a caption, as it is in the file, if it is odd; `line` is 0 where it comes from no line."""
         kind, reading = _kind(text)
         if kind:
             self._counts[kind] += 1
@@ -38,7 +38,7 @@ class OddCaptions:
         for kind, count in self._counts.items():
             line, example = self._first[kind]
             reason = f"{count:,} captions {kind}, the first is {example}"
-            yield Problem(file, line, "caption", reason, is_note=True, is_logged=True)
+            yield Problem(file, line or None, "caption", reason, is_note=True, is_logged=True)
 
 
 def _kind(text: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image
 from cl2cm_jax.data.media.images import SUFFIXES
 from cl2cm_jax.data.media.unread import is_ignored, is_unread, unread_kind
 from cl2cm_jax.data.readers.feature_file import FeatureFile
+from cl2cm_jax.data.readers.odd_captions import OddCaptions
 from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_against
 from cl2cm_jax.data.readers.picture_names import similar, similar_files
 from cl2cm_jax.data.readers.problems import Problem
@@ -85,7 +86,10 @@ def from_shards(
     """The captions of the samples of shards, and those that a caption file has for their keys."""
     found = mapper(partial(_shard_as_json, source=source, frames=frames), shards)
     samples, left_out, problems = _merged(found)
-    problems = [*captions.problems, *problems]
+    odd = OddCaptions()
+    for caption in (row.caption for rows in samples.values() for row in rows if row.caption):
+        odd.see(0, caption)
+    problems = [*captions.problems, *problems, *odd.notes(shards[0])]
     further = by_image(captions.rows)
     strangers = [key for key in further if key not in samples and key not in left_out]
     near = similar(strangers, list(samples))
