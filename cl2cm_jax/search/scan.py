@@ -92,6 +92,12 @@ class Scan:
     def _is_excluded(self, path: PurePosixPath) -> bool:
         return any(fnmatchcase(name, glob) for glob in self.exclude for name in (str(path), path.name))
 
+    def useless(self) -> list[str]:
+        """The patterns of `exclude` that match nothing which was found."""
+        paths = map(PurePosixPath, self.excluded)
+        names = {name for path in paths for name in (str(path), path.name)}
+        return [glob for glob in self.exclude if not any(fnmatchcase(name, glob) for name in names)]
+
     def warn(self) -> None:
         """Logs what is left out: a line for each reason, with a number and the first names."""
         paths: dict[str, list[str]] = {}
@@ -103,6 +109,8 @@ class Scan:
             log.warning("skipped for other reasons: %s", _named([path for those in rest for path in those]))
         if text := self.passed_over():
             log.warning("passed over: %s", text)
+        for glob in self.useless():
+            log.warning("--exclude=%s matches nothing in the folder; write a name or a path inside it, in the same case", glob)
 
     def passed_over(self) -> str:
         """What is left out without having been looked at, in words, "" if nothing."""
@@ -137,7 +145,7 @@ def scan(folder: Path, *, frames: int, exclude: Sequence[str] = ()) -> Scan:
     """
     if not folder.is_dir():
         raise UserError(f"--images={folder}: no such folder; give a folder of pictures")
-    found = Scan([glob.rstrip("/") for glob in exclude])
+    found = Scan([_pattern(glob, folder) for glob in exclude])
     pictures = sorted(_pictures(folder, found))
     if not pictures:
         raise UserError(_no_picture(folder, found))
@@ -155,6 +163,15 @@ def scan(folder: Path, *, frames: int, exclude: Sequence[str] = ()) -> Scan:
             size, mtime = sum(one.st_size for one in stats), max(one.st_mtime_ns for one in stats)
             found.items.append(Item(path, place, tuple(files), sources, size, mtime))
     return found
+
+
+def _pattern(glob: str, folder: Path) -> str:
+    """A pattern as paths in the folder are matched with it; it may begin with the folder itself."""
+    glob = os.path.expanduser(glob.replace(os.sep, "/"))
+    if os.path.isabs(glob):
+        roots = (os.path.abspath(folder), os.path.realpath(folder))
+        glob = next((os.path.relpath(glob, root) for root in roots if glob.startswith(root + os.sep)), glob)
+    return glob.removeprefix("./").rstrip("/")
 
 
 def _pictures(folder: Path, found: Scan) -> Iterator[Path]:
