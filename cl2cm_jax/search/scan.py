@@ -110,7 +110,9 @@ class Scan:
         if text := self.passed_over():
             log.warning("passed over: %s", text)
         for glob in self.useless():
-            log.warning("--exclude=%s matches nothing in the folder; write a name or a path inside it, in the same case", glob)
+            log.warning(
+                "--exclude=%s matches nothing in the folder; write a name or a path inside it, in the same case", glob
+            )
 
     def passed_over(self) -> str:
         """What is left out without having been looked at, in words, "" if nothing."""
