@@ -82,7 +82,7 @@ def read_caption_file(path: str, *, image_is_path: bool) -> CaptionTable:
                 row = row._replace(image=posixpath.normpath(row.image))
             seen.check(row)
             rows.append(row)
-            odd.see(line, cells["caption"])
+            odd.see(line, "" if isinstance(cells, BadRow) else cells["caption"])  # which `_checked` has refused
         except BadRow as bad:
             problems.append(Problem(path, line, bad.field, bad.reason))
             if len(problems) > max(MAX_PROBLEMS, len(rows)):
