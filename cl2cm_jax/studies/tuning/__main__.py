@@ -41,7 +41,16 @@ from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.studies.ablation.runs import run_once
 from cl2cm_jax.studies.tuning import report
 from cl2cm_jax.studies.tuning.report import StudyInfo, TuningResult
-from cl2cm_jax.studies.tuning.scoring import FOLDS, VALIDATION, Measured, Part, machine_share, parts_of, score_of
+from cl2cm_jax.studies.tuning.scoring import (
+    FOLDS,
+    VALIDATION,
+    Measured,
+    Part,
+    machine_share,
+    parts_of,
+    score_of,
+    scored_images,
+)
 from cl2cm_jax.studies.tuning.space import SPACE, Dimension, read_space
 from cl2cm_jax.studies.tuning.study import CUT, DONE, FAILED, Study
 from cl2cm_jax.text.terminal import log_to_stderr
@@ -145,6 +154,7 @@ class Tuning:
             changes=overrides,
             data=config.data.name,
             scored=f"{what} ({machine}), {options.seeds} seed{'s' * (options.seeds > 1)}",
+            images=scored_images(self.parts),
             parts=[part.name for part in self.parts],
             source=config.data.source,
             targets=config.data.targets,

@@ -344,6 +344,7 @@ def test_long_captions_are_truncated() -> None:
     text = captions_to_text(captions, limit=160)
     assert captions_from_text(text) == {"de": ("kurz",), "fr": ("é" * 50,)} and len(text.encode()) <= 160
     assert json.loads(captions_to_text(captions, limit=10**6))["fr"][1] == "è" * 50
+    assert captions_from_text('{"de": "Haus", "DE": ["Hof"]}') == {"de": ("Haus", "Hof")}
     assert captions_from_text("[1]") == captions_from_text('{"a": 1}') == captions_from_text("{") == {}
 
 

@@ -85,7 +85,7 @@ def test_the_table_has_the_baseline_and_every_trial_with_its_values(finished: tu
         assert set(trial["runs"][0]["targets"]) == {"de", "fr"}
         assert f"{trial['score']:.1f}" in outcome.out
     markdown = (workdir / "tune.md").read_text(encoding="utf-8")
-    for word in (*FIELDS, "baseline", "0: the config", "cl2cm tune", "The test split was not read"):
+    for word in (*FIELDS, "baseline", "0: the config", "cl2cm tune", "The test split was not read", "one more hit is"):
         assert word in markdown, word
     assert all(field in outcome.out for field in FIELDS)
 
