@@ -156,6 +156,7 @@ def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
     inputs += [t.prefix] if t.prefix else []  # caches made before it stay valid
     inputs += [["decoding", decoding]] if decoding > 1 and has_vision_backbone(config) else []
+    inputs += ["digests"] if stored and vision_first(config) is not None else []  # once hashed with the weights
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
@@ -175,7 +176,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     def write(split: str, place: Path) -> CaptionCounts:
         captions, frames = read[split]
         rows = [relative(row, picture_root(stored)) for row in captions]
-        digests = [reuse.digest(picture.files) for picture in read_pictures(stored, split)] if is_encoded else []
+        digests = [picture.digest for picture in read_pictures(stored, split)] if is_encoded else []
 
         def from_image(start: int) -> Iterator[np.ndarray]:
             pictures = itertools.islice(read_pictures(stored, split), start, None)

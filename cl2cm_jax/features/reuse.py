@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import logging
@@ -18,7 +17,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.atomic import replacing
 
 if TYPE_CHECKING:
-    from cl2cm_jax.data.stored_sets import Picture
+    from cl2cm_jax.data.stored_pictures import Picture
 
 _DIGESTS = "pictures.sha256"  # in the folder of a split: of its pictures, end to end
 _SIZE = 32  # bytes of each
@@ -58,11 +57,6 @@ def _known(folder: Path, splits: Mapping[str, Corpus]) -> Known:
         pictures |= {digests[_SIZE * row : _SIZE * (row + 1)]: (corpus, row) for row in range(len(digests) // _SIZE)}
     captions = {text: (corpus, row) for corpus in splits.values() for row, text in enumerate(corpus.caption_text)}
     return Known(pictures, captions)
-
-
-def digest(files: Iterable[bytes]) -> bytes:
-    """SHA-256 of the files of a picture or clip."""
-    return hashlib.sha256(b"".join(hashlib.sha256(file).digest() for file in files)).digest()
 
 
 def save_digests(place: Path, digests: Sequence[bytes]) -> None:

@@ -56,7 +56,7 @@ def test_builds_and_reads_back(tmp_path: Path) -> None:
         Caption("fr", "chien 7", "human"),
         Caption("fr", "un chien 7", "human"),
     )
-    assert record.image == picture(7)
+    assert record.files == (picture(7),)
     assert record.path == "" and record.feature is None
     assert builder.report_path.read_text(encoding="utf-8").count("\n") == 1
 
@@ -194,7 +194,7 @@ def test_clips_in_shards(tmp_path: Path) -> None:
     assert keys == ["x"] and problems == ["x.webp: the image is animated; its first frame is used"]
     assert read(shard, frames=2) == (["x"], [])
     write_shards(tmp_path / "s")
-    assert by_key(built(tmp_path / "s", frames=2))["x"].image == content.getvalue()
+    assert by_key(built(tmp_path / "s", frames=2))["x"].files == (content.getvalue(),)
 
 
 def test_names_follow_webdataset(tmp_path: Path) -> None:

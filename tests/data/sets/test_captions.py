@@ -44,7 +44,7 @@ def test_builds_and_reads_back(pictures: Path) -> None:
         Caption("de", "a in de", "human"),
         Caption("zh-TW", "貓", "human"),
     )
-    assert by_id["c.png"].image == (pictures / "c.png").read_bytes()
+    assert by_id["c.png"].files == ((pictures / "c.png").read_bytes(),)
     assert by_id["c.png"].path == str(pictures / "c.png")
     assert by_id["c.png"].feature is None
 
@@ -123,10 +123,10 @@ def test_clips_are_built_and_read_back(pictures: Path) -> None:
     by_id = {record.image_id: record for found in all_records(builder).values() for record in found}
     assert len(by_id) == 12 and builder.report_path.read_text(encoding="utf-8").count("\n") == 1
     for name in ("a.png", "moving.gif"):
-        assert by_id[name].image == (pictures / name).read_bytes() and by_id[name].frames == ()
+        assert by_id[name].files == ((pictures / name).read_bytes(),)
     walk = by_id["walk"]
-    assert walk.image is None and walk.path == str(pictures / "walk")
-    assert walk.frames == tuple((pictures / "walk" / f"f{number}.png").read_bytes() for number in (2, 10, 11))
+    assert walk.path == str(pictures / "walk")
+    assert walk.files == tuple((pictures / "walk" / f"f{number}.png").read_bytes() for number in (2, 10, 11))
 
 
 def test_a_set_of_pictures_keeps_its_name(pictures: Path) -> None:
@@ -219,7 +219,7 @@ def test_features(pictures: Path, shape: tuple[int, ...]) -> None:
         row = "abcdefghij".index(record.image_id[0])
         assert record.feature is not None and record.feature.dtype == np.float32
         np.testing.assert_array_equal(record.feature, np.atleast_2d(values[row]))
-        assert record.image is None and record.path == ""
+        assert record.files == () and record.path == ""
 
 
 def test_feature_problems_are_listed(pictures: Path) -> None:

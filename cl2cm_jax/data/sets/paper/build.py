@@ -109,7 +109,7 @@ def _checked(
         problems += _unused(listed, splits)
     rows: list[Caption] = []
     for split, images in splits.items():
-        reasons = in_threads(vision[split].reason_against, images)
+        reasons = list(in_threads(vision[split].reason_against, images))
         problems += [Problem(f"{root} ({split})", None, "id", reason) for reason in reasons if reason]
         for (media, own), reason in zip(images.items(), reasons, strict=True):
             if not reason:
