@@ -34,7 +34,7 @@ def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, 
     known = by_image(captions.rows)
     paths = [os.path.join(images, image) for image in known]
     names = [f"{frames} frames of {path} in {os.path.abspath(images)}" for path in paths]
-    earlier = Earlier(names, [state_of(path, frames) for path in paths], lambda result: not result[0])
+    earlier = Earlier(names, [state_of(path, frames) for path in paths], lambda result: not result[0] or result[1])
     found = mapper(partial(_checked_file, images=images, frames=frames), list(known), earlier)
     checked = dict(zip(known, (Checked(*result) for result in found), strict=True))
     table = CaptionTable([], list(captions.problems))
@@ -79,7 +79,7 @@ def from_shards(
 ) -> CaptionTable:
     """The captions of the samples of shards, and those that a caption file has for their keys."""
     names = [f"{frames} frames, captions in {source}, of {path} in {os.getcwd()}" for path in shards]
-    earlier = Earlier(names, [state_of(path, frames) for path in shards], lambda found: not found[2])
+    earlier = Earlier(names, [state_of(path, frames) for path in shards], _has_only_notes)
     found = list(mapper(partial(_shard_as_json, source=source, frames=frames), shards, earlier))
     samples, left_out, problems = _merged(found)
     problems = [*captions.problems, *problems]
@@ -162,6 +162,10 @@ def _shard_as_json(path: str, *, source: str, frames: int) -> list[Any]:
     shard = read_shard(path, source=source, frames=frames)
     problems = [astuple(problem) for problem in shard.problems]
     return [shard.samples, shard.left_out, problems, shard.pixels, dict(shard.unread.most_common(_ENDINGS))]
+
+
+def _has_only_notes(shard: Sequence[Any]) -> bool:
+    return all(Problem(*problem).is_note for problem in shard[2])
 
 
 def _merged(shards: Iterable[Sequence[Any]]) -> tuple[dict[str, list[Caption]], set[str], list[Problem]]:
