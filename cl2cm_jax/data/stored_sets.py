@@ -26,7 +26,8 @@ import tensorflow_datasets as tfds
 from cl2cm_jax.data import beam, lazy_tensorflow
 from cl2cm_jax.data.caption_sets import CaptionSet
 from cl2cm_jax.data.captions import SPLITS, Caption, ShardOffset, by_split
-from cl2cm_jax.data.readers.picture_checks import in_threads, remembering
+from cl2cm_jax.data.media.threads import ahead
+from cl2cm_jax.data.readers.picture_checks import remembering
 from cl2cm_jax.data.readers.problems import report_problems
 from cl2cm_jax.data.readers.usable_images import row_from_json
 from cl2cm_jax.data.stored_pictures import Picture, read_files, sha256_of
@@ -104,7 +105,7 @@ class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        mapper: Callable[..., Iterable[Any]] = in_threads
+        mapper: Callable[..., Iterable[Any]] = ahead
         if self._beam:
             mapper = partial(beam.mapped, beam=self._beam, folder=Path(self.data_dir, _PLANS))
         checks = Path(self._data_dir_root, self.name, _CHECKS)

@@ -110,7 +110,8 @@ class Work:
         """The pictures since the last call, each read once and decoded once."""
         found, decoded = sorted(self._read), sorted(self._decoded)
         assert found == decoded
-        self._read.clear(), self._decoded.clear()
+        self._read.clear()
+        self._decoded.clear()
         return found
 
 

@@ -16,7 +16,6 @@ import PIL
 
 from cl2cm_jax.data.media.clips import decode_clip, taken_files
 from cl2cm_jax.data.media.images import AnimatedError, ImageError, decode, read_file
-from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.runtime.journal import Journal
 
 _SECONDS = 20.0  # between two lines of progress
@@ -44,14 +43,8 @@ class Mapper(Protocol):
     ) -> Iterable[Any]: ...
 
 
-def in_threads(function: Callable[[Any], Any], items: Iterable[Any], earlier: Earlier | None = None) -> Iterator[Any]:
-    """The `Mapper` of a single machine."""
-    del earlier
-    return ahead(function, items)
-
-
 def remembering(mapper: Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]], journal: Path) -> Mapper:
-    """A `Mapper` that keeps the results of another one in a journal as they come, and logs its progress."""
+    """The `Mapper` that applies functions by another one, keeps the results in a journal and logs its progress."""
     known = Journal(journal)
 
     def mapped(function: Callable[[Any], Any], items: Iterable[Any], earlier: Earlier | None = None) -> Iterator[Any]:
@@ -91,7 +84,7 @@ class Checked(NamedTuple):
 def check(source: bytes | str, frames: int) -> Checked:
     """Decodes a picture or clip, and reads its files once.
 
-    JPEG is decoded at an eighth of its size, which takes a seventh of the time and finds the same faults.
+    A JPEG is decoded at an eighth of its size, which reads all of its data in a seventh of the time.
 
     Args:
       source: the bytes of a file, or the path of a file or of a folder of frames.
