@@ -77,7 +77,6 @@ def _printed(process: subprocess.Popen[bytes], *, limits: str) -> Iterator[dict[
 
 def read(path: str, *, count: int, text_limit: int) -> Iterator[dict[str, Any]]:
     """As `rows`, in this process."""
-    import pyarrow
     import pyarrow.parquet
 
     try:
@@ -102,11 +101,11 @@ def read(path: str, *, count: int, text_limit: int) -> Iterator[dict[str, Any]]:
         _check_size(_text_size(table), text_limit)
         for batch in table.to_batches(max_chunksize=_AT_ONCE):
             yield from batch.to_pylist()
-    except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
-        if isinstance(error, BadRowsError):
-            raise
-        if isinstance(error, MemoryError):
-            raise BadRowsError("needs more memory than its size allows; write smaller shards") from error
+    except BadRowsError:
+        raise
+    except MemoryError as error:
+        raise BadRowsError("needs more memory than its size allows; write smaller shards") from error
+    except Exception as error:  # Arrow passes errors of C++ on as RuntimeError, IndexError and others
         raise BadRowsError(
             f"cannot be read ({type(error).__name__}); get a fresh copy of it with its vectors"
         ) from error
