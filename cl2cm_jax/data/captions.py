@@ -139,4 +139,4 @@ def _second_names(pairs: Sequence[tuple[str, str]], resaved: int) -> str:
     listed = [f"{image!r} = {first!r}" for image, first in pairs[:_SHOWN]] + ["..."] * (len(pairs) > _SHOWN)
     names = "1 picture has a second name" if len(pairs) == 1 else f"{len(pairs):,} pictures have a second name"
     names += f" ({', '.join(listed)})" + f", {resaved:,} of them in other files with the same pixels" * bool(resaved)
-    return f"{names}; each picture counts once, with the captions of all its names"
+    return f"{names}; the same picture counts once, with the captions of all its names"

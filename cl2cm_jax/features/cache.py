@@ -186,11 +186,16 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
             reuse.save_digests(place, digests)
         return write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
 
-    write_cache(folder, write, about={"languages": languages, "encoders": encoders})
+    write_cache(folder, write, about={"languages": languages, "encoders": encoders}, earlier=earlier.folder)
 
 
 def write_cache(
-    folder: Path, write: Callable[[str, Path], CaptionCounts], *, about: dict[str, Any], splits: Sequence[str] = SPLITS
+    folder: Path,
+    write: Callable[[str, Path], CaptionCounts],
+    *,
+    about: dict[str, Any],
+    splits: Sequence[str] = SPLITS,
+    earlier: Path | None = None,
 ) -> None:
     """Writes the splits into a temporary folder and renames it; one process at a time.
 
@@ -201,6 +206,7 @@ def write_cache(
       write: (split, its folder) writes one split, with `write_split`, and returns its counts.
       about: kept with the counts in done.json, which marks the cache as complete.
       splits: those that it holds.
+      earlier: a cache whose files it may share.
     """
     with exclusive(folder.with_name(f".{folder.name}.lock")):
         if (folder / "done.json").exists():
@@ -213,6 +219,8 @@ def write_cache(
             os.utime(temporary)  # not abandoned
         write_text(temporary / "done.json", json.dumps(about | {CAPTION_COUNTS: counts}))
         write_checksums(temporary)
+        if earlier:
+            reuse.share(temporary, earlier)
         shutil.rmtree(folder, ignore_errors=True)  # remains of one that was deleted or copied in part
         temporary.rename(folder)
 

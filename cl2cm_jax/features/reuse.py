@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import itertools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,10 +28,11 @@ Languages = dict[str, tuple[str, ...]]  # by split
 
 
 class Known(NamedTuple):
-    """Rows of a feature cache, by the SHA-256 of the picture and by the text of the caption."""
+    """Rows of a feature cache, by the SHA-256 of the picture and by the text of the caption; and its folder."""
 
     pictures: Mapping[bytes, Row]
     captions: Mapping[str, Row]
+    folder: Path | None = None
 
 
 NOTHING = Known({}, {})
@@ -56,7 +59,17 @@ def _known(folder: Path, splits: Mapping[str, Corpus]) -> Known:
         digests = file.read_bytes() if file.exists() else b""
         pictures |= {digests[_SIZE * row : _SIZE * (row + 1)]: (corpus, row) for row in range(len(digests) // _SIZE)}
     captions = {text: (corpus, row) for corpus in splits.values() for row, text in enumerate(corpus.caption_text)}
-    return Known(pictures, captions)
+    return Known(pictures, captions, folder)
+
+
+def share(folder: Path, earlier: Path) -> None:
+    """Makes the files of a finished cache that an earlier one has too links to those, so that they take space once."""
+    for file in [path for path in folder.rglob("*.npy") if path.is_file()]:
+        before = earlier / file.relative_to(folder)
+        with contextlib.suppress(OSError):  # the disk knows no links, or the earlier one is gone
+            if filecmp.cmp(file, before, shallow=False):
+                with replacing(file) as temporary:
+                    os.link(before, temporary)
 
 
 def save_digests(place: Path, digests: Sequence[bytes]) -> None:

@@ -43,8 +43,9 @@ class Journal:
         for line in lines:
             checksum, _, text = line.partition(" ")
             if checksum == _checksum(text):
-                name, state, result = json.loads(text)
-                self._known[name] = state, result
+                with contextlib.suppress(ValueError, TypeError, RecursionError):  # another program wrote it
+                    name, state, result = json.loads(text)
+                    self._known[name] = state, result
         if len(lines) > 2 * len(self._known) + _SPARE:
             kept = (_line(name, state, result) for name, (state, result) in self._known.items())
             write_text(self._path, "".join(f"{line}\n" for line in kept))
