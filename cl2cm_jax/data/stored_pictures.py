@@ -6,7 +6,6 @@ So every picture that is read is the one that the set was built from, or an erro
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -79,14 +78,11 @@ def decode_unchanged(corpus: Corpus, row: int) -> np.ndarray:
     Raises:
       UserError: it is not there, or is not the one that the set was built from.
     """
-
-    def read(path: str | os.PathLike[str]) -> bytes:
-        content = read_file(path)
-        if hashlib.sha256(sha256_of([content])).digest() != corpus.vision[row].tobytes():
-            raise _changed(os.fspath(path))
-        return content
-
-    return decode(corpus.paths[row], read=read)
+    path = corpus.paths[row]
+    content = read_file(path)
+    if Picture(sha256_of([content])).digest != corpus.vision[row].tobytes():
+        raise _changed(path)
+    return decode(path, read=lambda _: content)
 
 
 def _changed(path: str) -> UserError:
