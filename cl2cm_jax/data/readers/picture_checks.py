@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import PIL
 
+from cl2cm_jax.data.journal import Journal
 from cl2cm_jax.data.media.clips import decode_clip, taken_files
 from cl2cm_jax.data.media.images import AnimatedError, ImageError, decode, read_file
-from cl2cm_jax.runtime.journal import Journal
 
 _SECONDS = 20.0  # between two lines of progress
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from support.flipped_bits import flipped_bits
 
-from cl2cm_jax.runtime import journal
-from cl2cm_jax.runtime.journal import Journal
+from cl2cm_jax.data import journal
+from cl2cm_jax.data.journal import Journal
 
 
 def test_the_last_result_of_a_name_is_that_of_its_state(tmp_path: Path) -> None:
