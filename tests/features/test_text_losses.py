@@ -102,7 +102,11 @@ def test_the_notice_of_a_query(query: str, notice: str) -> None:
 @pytest.mark.parametrize(
     ("query", "notice"),
     [
-        ("μήλο red", "reads 80% of it letter by letter, and probably does not know the language"),
+        ("μήλο red", "reads 80% letter by letter, and probably does not know the language"),
+        (
+            "μήλο " * 20,
+            "reads 100% letter by letter, and probably does not know the language; only the first 62 word pieces",
+        ),
         ("red green dog abc", ""),
         ("Ωμέ", ""),  # of few pieces
         ("二匹の犬が走る", ""),  # pieces of one letter, as they are
