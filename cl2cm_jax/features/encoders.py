@@ -221,7 +221,12 @@ class TextEncoder:
         lengths = tokens.mask.sum(1)
         out, order = self._arrays(space, lengths), np.argsort(lengths, kind="stable")
         rows_a_batch = self._spread.rows
-        for start in range(space.done(CAPTIONS), len(order), rows_a_batch):
+
+        def written(start: int, stop: int) -> list[np.ndarray]:
+            rows, ragged = order[start:stop], (out.words, out.states)
+            return [out.sentences[rows], *(one.select(rows).values for one in ragged if one is not None)]
+
+        for start in range(space.done(CAPTIONS, written), len(order), rows_a_batch):
             rows = order[start : start + rows_a_batch]
             if not copied(out, rows, texts, self._known):
                 self._fill(out, rows, TokenBatch(*(x[rows] for x in tokens)))

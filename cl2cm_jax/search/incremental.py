@@ -321,7 +321,8 @@ def root_of(gallery: Gallery, *, within: Sequence[str]) -> str:
     if not any(_contains(folder, root) for folder in within):
         raise UserError(
             f"--model: the pictures of its gallery have the common folder {root}, which is not in the run's "
-            f"({', '.join(within)}); give --images=DIR, or start the command where the training was started"
+            f"({', '.join(within)}); give --images=DIR, start the command where the training was started, or write "
+            "the gallery again where they are now: cl2cm train --mode=evaluate --workdir=... --config.data.images=..."
         )
     return root
 

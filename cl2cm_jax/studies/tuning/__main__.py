@@ -56,7 +56,7 @@ from cl2cm_jax.studies.tuning.study import CUT, DONE, FAILED, Study
 from cl2cm_jax.text.terminal import log_to_stderr
 from cl2cm_jax.training import results
 from cl2cm_jax.training.experiment import FREE
-from cl2cm_jax.training.identity import fingerprint, is_same_data
+from cl2cm_jax.training.identity import as_recorded, fingerprint, is_same_data, record_inputs
 from cl2cm_jax.training.loop import Diverged
 
 SEEDS = {FOLDS: 1, VALIDATION: 3}
@@ -130,9 +130,10 @@ class Tuning:
         space: list[Dimension],
         command: str,
     ):
+        config = as_recorded(config, options.workdir)
         self.config, self.workdir, self.space = config, options.workdir, space
         self.study = Study(self.workdir, seed=config.seed)
-        free = (*FREE, *(name for name in PLACES if name.startswith("data.")))  # the data are known by their content
+        free = (*FREE, *PLACES)  # data and backbones are known by their content
         fixed = {name: value for name, value in flatten(config).items() if not name.startswith(free)}
         how = {"score": options.score, "seeds": options.seeds, "folds": options.folds}
         self.study.check(configuration=fixed, settings=how | {"space": [dimension.line for dimension in space]})
@@ -141,6 +142,7 @@ class Tuning:
         if not data or not is_same_data(data, (train, validation)):
             data = fingerprint((train, validation))
         self.study.check(data={"fingerprint": data})
+        record_inputs(self.workdir, config, (train, validation))
         self.parts = parts_of(config, train, validation, **how)
         self.baseline: list[Measured] = []
         what = f"{options.folds} folds of the training split" if options.score == FOLDS else "the validation split"
