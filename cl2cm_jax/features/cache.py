@@ -28,7 +28,13 @@ from cl2cm_jax.data.captions import SPLITS, Caption, by_image
 from cl2cm_jax.data.corpus import Corpus, Ragged, evaluated_on, trained_on, translation_tag
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import reuse
-from cl2cm_jax.features.caption_counts import CAPTION_COUNTS, CaptionCounts, count_captions, lost_captions
+from cl2cm_jax.features.caption_counts import (
+    CAPTION_COUNTS,
+    CaptionCounts,
+    count_captions,
+    lost_captions,
+    spelt_captions,
+)
 from cl2cm_jax.features.encoders import CAPTIONS, TextEncoder, text_encoder
 from cl2cm_jax.features.picture_encoder import picture_encoder
 from cl2cm_jax.features.picture_places import in_place, relative
@@ -216,7 +222,7 @@ def write_cache(
         _remove_abandoned(path for path in folder.parent.glob(".*.partial") if path != temporary)
         counts = {}
         for split in splits:
-            counts[split] = write(split, temporary / split)._asdict()
+            counts[split] = {name: dict(count) for name, count in write(split, temporary / split)._asdict().items()}
             os.utime(temporary)  # not abandoned
         write_text(temporary / "done.json", json.dumps(about | {CAPTION_COUNTS: counts}))
         write_checksums(temporary)
@@ -326,7 +332,8 @@ def write_split(
     }
     write_text(folder / "table.json", json.dumps(table, ensure_ascii=False))
     others = [row.language for own in images.values() for row in own if row.language not in languages]
-    return count_captions([row.language for _, _, row in captions], encode_text.losses(texts, tokens), left_out=others)
+    read, losses = [row.language for _, _, row in captions], encode_text.losses(texts, tokens)
+    return count_captions(read, losses, left_out=others, spelt=spelt_captions(encode_text, read, texts))
 
 
 def _write_vision(space: OnDisk, vision: VisionFeatures, count: int, folder: Path) -> None:

@@ -145,7 +145,7 @@ def test_no_gradient_is_computed_for_frozen_layers(drawn: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"student__vision__trainable": "layers 1-11"}, "layers 0-1, and the trained ones end with the last"),
+        ({"student__vision__trainable": "layers 1-11"}, "layers 0-1, and layers are trained up to its last one"),
         ({"student__vision__trainable": "1"}, "student.vision.trainable='1' must be '' .none., 'all', or e.g."),
         ({"vision__backbone": "efficientnet_lite0"}, "needs config.vision.backbone='clip_vit'"),
         ({"data__frames": "4"}, "trains on pictures, and config.data.frames=4 reads clips"),

@@ -259,6 +259,8 @@ def _check_columns(path: str, columns: list[str], separator: str, expected: Colu
             if is_code(column) and "language" in expected.required and "language" not in columns:
                 hint = "; write one row for each caption, with its language in a column 'language'"
             hint = hint or f"{did_you_mean(column, known)} or remove the column"
+            if others := [other for other in columns if other not in known and other != column]:
+                hint += f"; unknown as well: {', '.join(map(shown, others[:8]))}{', ...' * (len(others) > 8)}"
             raise UserError(
                 f"{path}, line 1: unknown column {shown(column)}{hint}",
                 id="caption-columns",

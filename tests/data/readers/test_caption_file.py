@@ -157,6 +157,11 @@ def test_split_and_origin_values(tmp_path: Path) -> None:
         (b'[\n {"image": "a"}]', "c.jsonl", "is one JSON array; write one object a line"),
         (b"PK\3\4", "c.xlsx", "must end in .csv.*; save the sheet as CSV UTF-8"),
         (b"image,language,caption,id\n", "c.csv", "unknown column 'id'; use one of .* or remove the column"),
+        (
+            b"image,language,caption,title,artist,year\n",
+            "c.csv",
+            "unknown column 'title'.*; unknown as well: 'artist', 'year'",
+        ),
         (b"\x1f\x8b\x08", "c.csv", "c.csv is a gzipped file; add .gz"),
         (b"PK\3\4", "c.csv", "c.csv is a workbook"),
         (b"x", "c.ndjson", "must end in .csv.*; name it .jsonl"),
