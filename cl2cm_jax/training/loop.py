@@ -63,7 +63,7 @@ class Clock(NamedTuple):
 
 
 def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO | None = None) -> TrainState | None:
-    """Trains to the end, from the newest readable checkpoint if there is one; None if a signal stopped it.
+    """Trains to the end, from the newest readable checkpoint if there is one; None if a signal came before the end.
 
     Progress goes to `stream`, stderr by default. Of several processes the first writes metrics and progress; a signal
     to one of them stops all at the same step. A run without a checkpoint starts from the student `init`, if given.
@@ -128,7 +128,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
                         metrics.write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
                 watchdog.beat()
                 saved.check()
-    return None if stop and not last else state
+    return None if stop or vote.now(preemption.requested) else state
 
 
 class FiniteTerms:
