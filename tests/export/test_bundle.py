@@ -242,9 +242,12 @@ def test_an_export_on_a_full_disk_is_one_line_and_leaves_the_old_bundle(
     assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_failed_export_leaves_the_old_bundle(workdir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["bundle", ".bundle.old"])  # the second: killed while it replaced the first
+def test_a_failed_export_leaves_the_old_bundle(place: str, workdir: Path, tmp_path: Path) -> None:
     write_bundle(read_trained(workdir), tmp_path / "bundle")
     before = {file.name: file.read_bytes() for file in (tmp_path / "bundle").rglob("*") if file.is_file()}
+
+    (tmp_path / "bundle").rename(tmp_path / place)
 
     def fail(*_: object) -> str:
         raise UserError("no room")
