@@ -75,6 +75,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
     c, total = run.config.train, run.stages.total
     with Preemption() as preemption, checkpoints(run, workdir) as saved:
         restored = saved.restore(abstract_state(run))
+        saved.remove_unfinished()
         start = restored.step if restored else 0
         state = restored.state if restored else started(run, init)
         clock = _clock(run, workdir, restored.metadata) if restored else Clock()
