@@ -29,6 +29,7 @@ from cl2cm_jax.runtime.atomic import write_text
 
 _PROGRESS = "progress.json"
 _SECONDS = 20.0  # between two writes of the progress
+_SHORT = 1.0  # second of waiting for another process that is not told
 
 
 class InMemory:
@@ -127,11 +128,11 @@ def exclusive(path: Path, *, busy: str = "") -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0 if busy else _SHORT)
     except Timeout as error:
         if busy:
             raise UserError(busy) from error
-        logging.info("another process is working on %s; waiting for it", path.with_suffix(""))
+        logging.warning("another process is working on %s; waiting for it", path.with_suffix(""))
         lock.acquire()
     try:
         yield
