@@ -129,8 +129,10 @@ def check_place(out: Path) -> None:
     """Refuses to overwrite anything but a bundle.
 
     Raises:
-      UserError: `out` is a file, or a folder with other things in it.
+      UserError: `out` is a file, or a folder with other things in it, or without a name, which a bundle replaces.
     """
+    if out.name in ("", ".."):
+        raise UserError(f"--out={out}: name a folder in it, such as {out / 'bundle'}")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; name a folder, which is created if it does not exist")
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():

@@ -125,15 +125,17 @@ def exclusive(path: Path, *, busy: str = "") -> Iterator[None]:
 
     If another process holds it, waits for that one, or raises UserError with the message `busy` if given.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0 if busy else _SHORT)
     except Timeout as error:
         if busy:
             raise UserError(busy) from error
         logging.warning("another process is working on %s; waiting for it", path.with_suffix(""))
         lock.acquire()
+    except FileNotFoundError as error:  # as /proc answers
+        raise UserError(f"{path.parent} cannot be made ({error.strerror}); name another place") from error
     try:
         yield
     finally:

@@ -223,6 +223,8 @@ def test_only_a_bundle_is_overwritten(workdir: Path, tmp_path: Path) -> None:
     outcome = call(export.main, f"--workdir={workdir}", f"--out={mine}")
     assert outcome.code == 2 and "is not empty and has no cl2cm_config.json" in outcome.err
     assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
+    here = call(export.main, f"--workdir={workdir}", "--out=.")
+    assert here.code == 2 and "--out=.: name a folder in it, such as bundle" in here.err
     for _ in range(2):  # a new one, then over it
         outcome = call(export.main, f"--workdir={workdir}", f"--out={tmp_path / 'new'}")
         assert outcome.code == 0 and "cl2cm_jax.load" in outcome.out, outcome.err
