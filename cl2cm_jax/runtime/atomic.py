@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import platform
 import re
-import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.partial", re.DOTALL)  # of the process with this number
-_ABANDONED = 3600.0  # seconds without a change, for a folder that other machines write to as well
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.partial", re.DOTALL)  # of a machine, and of a process of it
+_MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path that replaces `path` if the block succeeds; else `path` is unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}.partial")
     try:
         with naming(path):
             yield temporary
@@ -47,11 +48,11 @@ def write_text(path: Path, text: str) -> None:
 
 @functools.cache  # once in a process and folder: there may be many files in it
 def _remove_abandoned(folder: Path) -> None:
-    """Removes the temporary files of processes that were killed."""
+    """Removes the temporary files of processes of this machine that were killed."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             owner = _TEMPORARY.fullmatch(entry.name)
-            if owner and not _is_running(int(owner[1])) and time.time() - entry.stat().st_mtime > _ABANDONED:
+            if owner and owner[1] == _MACHINE and not _is_running(int(owner[2])):
                 with contextlib.suppress(OSError):  # Windows does not remove a file that is open
                     os.unlink(entry)
 
