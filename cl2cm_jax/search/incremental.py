@@ -233,7 +233,7 @@ class _Update:
         return gone.pop(gone.index(source) if source in gone else 0) if gone else ""
 
     def _not_there(self, settled: set[str]) -> Iterator[Entry]:
-        """The entries whose files are damaged, or not in the folder as far as it can be seen, but those of `settled`."""
+        """The entries whose files are damaged, or not in the folder as far as one can see, but those of `settled`."""
         hidden = self.found.hidden(entry.path for entry in self.known.values())
         unread = self.outcome.skipped.keys() - self.found.absent - self._damaged
         seen = settled | {id_of(path) for path in (*unread, *hidden)}
