@@ -85,7 +85,8 @@ def decode(
       max_pixels: larger pictures are refused by their header, before anything is decoded. A JPEG of up to `MAX_JPEG`
         times as many is decoded at 1/2, 1/4 or 1/8 of its size.
       enough: pixels of the shorter side that are enough: a JPEG whose sides are twice that or more, and any other
-        picture of over 16 million pixels, is returned smaller, with at least so many; 0: in its own size.
+        picture of over 16 million pixels, is returned smaller, with at least so many; 0: in its own size, of over 70
+        million pixels at half of it.
       on_animated: what to do with a picture of several frames: take the "first", or "refuse" it.
 
     Returns:
@@ -348,7 +349,7 @@ def _check_animation(name: str, opened: _Opened, count: int, max_frames: int, ma
     if count > max_frames:
         raise ImageError(f"{name} has {count:,} frames, over the limit of {max_frames:,}; shorten it, or drop frames")
     (width, height), header = opened.canvas, opened.header
-    limit = MAX_ANIMATION[header.format] * max(SMALL_FILE, len(header.content)) // SMALL_FILE
+    limit = int(MAX_ANIMATION[header.format] * max(1, len(header.content) / SMALL_FILE))
     limit = limit if max_pixels is None else max_pixels
     if (pixels := count * width * height) > limit:
         raise ImageError(

@@ -11,6 +11,7 @@ from PIL import Image
 _WHITE = (255, 255, 255, 255)
 _STRIP = 2**20  # pixels converted at a time
 _LARGE = 16_000_000  # pixels; a larger picture that is no JPEG may be returned smaller
+_HALVED = 70_000_000  # pixels; a larger picture is halved, so that it and the result fit into 500 MB
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
@@ -70,8 +71,7 @@ def to_array(image: Image.Image, *, enough: int = 0) -> np.ndarray:
     """
     image.load()
     (width, height), turn = image.size, turn_of(image)
-    may_shrink = enough and image.format != "JPEG" and width * height > _LARGE
-    square = max(1, min(min(width, height) // enough, _STRIP // width)) if may_shrink else 1
+    square = _square(image, enough)
     if width * height <= _STRIP:
         return np.ascontiguousarray(turn(_to_rgb(image)))
     rows = max(1, _STRIP // width // square) * square
@@ -84,6 +84,16 @@ def to_array(image: Image.Image, *, enough: int = 0) -> np.ndarray:
             pixels = np.asarray(Image.fromarray(pixels).reduce(square))
         out[top // square :][: len(pixels)] = pixels
     return np.ascontiguousarray(turn(out))
+
+
+def _square(image: Image.Image, enough: int) -> int:
+    """The side of the squares of pixels that are averaged to one pixel; a square is within a strip."""
+    pixels = image.width * image.height
+    if not enough:
+        return 2 if pixels > _HALVED else 1
+    if image.format == "JPEG" or pixels <= _LARGE:
+        return 1
+    return max(1, min(min(image.size) // enough, _STRIP // image.width))
 
 
 def _to_rgb(image: Image.Image, *, white: float = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from cl2cm_jax.data.media import headers, images
+from cl2cm_jax.data.media import headers, images, pixels
 from cl2cm_jax.data.media.headers import HeaderError, read_header
 from cl2cm_jax.data.media.images import ImageError, decode, decode_frames, open_picture
 
@@ -205,14 +205,17 @@ def test_a_frame_outside_the_canvas_of_a_gif_is_refused() -> None:
         list(decode_frames(GIF + FRAME + outside + b";", limit=2))
 
 
-def test_animations_are_bounded_by_their_bytes_and_their_canvas() -> None:
+def test_animations_are_bounded_by_their_bytes_and_their_canvas(monkeypatch) -> None:
     def frames(count: int, side: int) -> bytes:
         return GIF[:6] + struct.pack("<HH", side, side) + GIF[10:] + FRAME * count + b";"
 
     with pytest.raises(
-        ImageError, match=r"has 600 frames of 2000 x 2000, 2,400,000,000 pixels, over the limit of 1,000,9"
+        ImageError, match=r"has 51 frames of 2000 x 2000, 204,000,000 pixels, over the limit of 200,000,000 for a GIF"
     ):
-        list(decode_frames(frames(600, 2000), limit=2))
+        list(decode_frames(frames(51, 2000), limit=2))
+    with monkeypatch.context() as patch:  # in proportion to the bytes of a larger file
+        patch.setattr(images, "SMALL_FILE", len(frames(51, 2000)) / 1.02)
+        assert len(list(decode_frames(frames(51, 2000), limit=1))) == 1
     with pytest.raises(
         ImageError, match=r"its frames of 6000 x 6000 pixels need 576,000,000 bytes, over the limit of 500,"
     ):
@@ -312,7 +315,7 @@ def test_the_pixels_of_a_tiff_are_those_of_the_whole_file(mode: str, options: di
     assert b"d" * 500 in data
     with Image.open(io.BytesIO(data)) as image:
         image.load()
-        expected = images._to_rgb(image)
+        expected = pixels._to_rgb(image)
     np.testing.assert_array_equal(decode(data), expected)
 
 
