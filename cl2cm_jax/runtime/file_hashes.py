@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.text.regular_file import open_regular
 
 _LARGE = 4_000_000  # bytes; smaller files are hashed at once
 _SETTLED = 2_000_000_000  # nanoseconds; a write within the clock's resolution of the last one would not be noticed
@@ -54,5 +55,5 @@ def _state(path: str) -> list[int]:
 
 
 def _digest(path: str) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

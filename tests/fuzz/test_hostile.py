@@ -23,12 +23,18 @@ from cl2cm_jax.data.media.images import ImageError, decode
 from cl2cm_jax.data.readers import text_lines
 from cl2cm_jax.data.readers.shards import read_shard
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation.gallery import load_gallery
 from cl2cm_jax.evaluation.report import read_results
 from cl2cm_jax.models import pretrained
+from cl2cm_jax.models.files.e5_file import read_e5_file
+from cl2cm_jax.models.files.tokenizer_file import read_tokenizer
+from cl2cm_jax.models.files.torch_pickle import read_torch_pickle
 from cl2cm_jax.models.hub_folder import read_tensors
 from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.search.entry import captions_from_text
 from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST, bundle_config, read_manifest
+from cl2cm_jax.training.identity import BUILT_ON, read_record
+from cl2cm_jax.training.workdir import read_config
 from fuzz.attempt import attempt
 from fuzz.service import raw_request, spoken
 from fuzz.targets import as_bytes, bundle, gallery, results, targets
@@ -220,6 +226,35 @@ def test_a_gallery_of_deep_texts(tmp_path) -> None:
 @pytest.mark.parametrize("text", ['{"de": ["\\ud800"]}', "[" * 100_000, '{"de": 1}', "\x00"])
 def test_captions_of_an_index_that_cannot_be_written_are_none(text) -> None:
     assert captions_from_text(text) == {}
+
+
+# --- pipes and devices ---
+
+FILES = {
+    "config.json": lambda path: read_config(path.parent),
+    BUILT_ON: lambda path: read_record(path.parent),
+    "gallery.npz": load_gallery,
+    "it.npz": pretrained.read_npz,
+    "it.safetensors": pretrained.read_safetensors,
+    "model.safetensors": lambda path: read_tensors(path.parent),
+    "it.pth": read_torch_pickle,
+    "it.bin": read_e5_file,
+    "tokenizer.json": lambda path: read_tokenizer(path, vocabulary=9),
+    "hash": pretrained.weights_hash,
+    "known hash": pretrained.known_hash,
+}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_or_device_in_place_of_a_file_is_refused(name, kind, tmp_path) -> None:
+    """A pipe would be waited on for ever, and /dev/zero would be read for ever."""
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="a pipe or a device|has no model.safetensors"):
+        FILES[name](tmp_path / name)
 
 
 # --- path traversal ---

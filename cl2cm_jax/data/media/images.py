@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from cl2cm_jax.data.media.headers import Header, HeaderError, read_header
 from cl2cm_jax.data.media.pixels import to_array
 from cl2cm_jax.data.media.threads import Room, ahead
 from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.text.regular_file import open_regular
 
 _AVIF = ["AVIF"] if features.check("avif") else []  # a part of most builds of Pillow
 _ENDINGS = "jpg jpeg jpe jfif png webp gif bmp tif tiff".split() + [one.lower() for one in _AVIF]
@@ -319,19 +319,12 @@ def scaled(
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
-    with open(path, "rb", opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())  # of the open file, in case the path was replaced
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a pipe or device; replace it or leave it out"
-            raise ImageError(f"{os.fspath(path)} is not a regular file but {kind}")
-        if status.st_size > MAX_FILE:
-            size = f"{status.st_size:,} bytes, over the limit of {MAX_FILE:,}"
-            raise ImageError(f"{os.fspath(path)} has {size}; scale it down")
-        return file.read(status.st_size)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may have no writer; Windows has no such flag
+    with open_regular(os.fspath(path)) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_FILE:
+            found = f"{size:,} bytes, over the limit of {MAX_FILE:,}"
+            raise ImageError(f"{os.fspath(path)} has {found}; scale it down")
+        return file.read(size)
 
 
 def _check_size(name: str, width: int, height: int, most: int, *, limit: int = 0) -> None:

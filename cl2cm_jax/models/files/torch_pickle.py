@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.text.regular_file import open_regular
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -53,7 +54,7 @@ def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:
         contains a name that a state dict does not need.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return _read_state_dict(file)
     except UserError as error:
         raise UserError(f"weights file {path}: {error}") from error

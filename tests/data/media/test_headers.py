@@ -361,3 +361,30 @@ def test_the_first_view_of_a_stereo_photograph_is_a_still_picture() -> None:
 def test_other_formats_are_refused(file_format: str) -> None:
     with pytest.raises(ImageError, match="not an image of a known format"):
         decode(encoded(noisy((16, 16)), file_format))
+
+
+def test_scans_of_the_parts_of_a_tiff_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strip or tile may be a JPEG, and all of them the same one."""
+    image = noisy(mode="L")
+    part = encoded(image, "JPEG", progressive=True)
+    count = part.count(b"\xff\xda")
+
+    def tiff(strips: int) -> bytes:
+        tags = [(256, image.width), (257, image.height * strips), (258, 8), (259, 7), (262, 1), (277, 1)]
+        places = 8 + 2 + 12 * 9 + 4
+        entries = [struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags[:5]]
+        entries += [struct.pack("<HHLL", 273, 4, strips, places + 8 * strips if strips == 1 else places)]
+        entries += [struct.pack("<HHLL", 277, 4, 1, 1), struct.pack("<HHLL", 278, 4, 1, image.height)]
+        entries += [struct.pack("<HHLL", 279, 4, strips, len(part) if strips == 1 else places + 4 * strips)]
+        lists = struct.pack(f"<{strips}L", *[places + 8 * strips] * strips) + struct.pack(f"<{strips}L", *[len(part)] * strips)
+        return b"II*\0" + struct.pack("<LH", 8, 9) + b"".join(entries) + bytes(4) + lists + part
+
+    assert count > 3 and decode(tiff(1)).shape == (48, 64, 3) and decode(tiff(3)).shape == (144, 64, 3)
+    header = read_header(tiff(3))
+    assert header is not None and header.extra == 3 * 48 * 64
+    monkeypatch.setattr(headers, "MAX_SCANNED", 3 * count * 48 * 64)
+    decode(tiff(3))
+    with pytest.raises(ImageError, match=rf"has {4 * count} scans of 3,072 pixels; save it anew"):
+        decode(tiff(4))
+    with pytest.raises(ImageError, match="has too many scans of a few bytes"):
+        decode(tiff(1) + b"\xff\xda" * 30_000)
