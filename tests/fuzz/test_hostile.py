@@ -146,6 +146,14 @@ def test_a_gzipped_list_is_unpacked_up_to_a_limit(tmp_path, monkeypatch) -> None
     (tmp_path / "lines.gz").write_bytes(gzip.compress(b"line\n" * 201))
     with pytest.raises(UserError, match="unpacks to more than 1,000 bytes"):
         text_lines.read_lines(tmp_path / "lines.gz")
+    monkeypatch.undo()
+    monkeypatch.setattr(text_lines, "ALWAYS_UNPACKED", 1000)  # a small file of one letter is a line of megabytes
+    (tmp_path / "lines.gz").write_bytes(gzip.compress(b"a" * 100_000))
+    with pytest.raises(UserError, match=r"unpacks to more than 2,\d\d\d bytes"):
+        text_lines.read_gzipped(tmp_path / "lines.gz")
+    (tmp_path / "lines.gz").write_bytes(gzip.compress(b"") * 10_001)
+    with pytest.raises(UserError, match="has 10,001 parts, and 10,000 are read"):
+        text_lines.read_gzipped(tmp_path / "lines.gz")
 
 
 def progressive(repeated: int) -> bytes:
