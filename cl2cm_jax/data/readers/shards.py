@@ -24,6 +24,7 @@ from cl2cm_jax.errors import UserError, shortened
 
 MAX_PICTURE_BYTES = 100_000_000
 MAX_TEXT_BYTES = 1_000_000  # of a .txt or .json
+MAX_GLOBAL = 100  # fields of global headers, which tarfile copies for each file
 MAX_HEADER_BYTES = 16_000  # of an extended header: a long name, and a few times
 _EXTENDED = frozenset(
     (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -165,6 +166,8 @@ def _next(tar: Any, raw: BinaryIO) -> tarfile.TarInfo | None:
         member = tar.next()
     except tarfile.ReadError as error:
         raise _BrokenError(f"is cut short ({error})") from error
+    if len(tar.pax_headers) > MAX_GLOBAL:
+        raise _BrokenError(f"has {len(tar.pax_headers):,} fields of global headers, over the limit of {MAX_GLOBAL}")
     tar.members = []  # else all headers stay in memory
     return member
 

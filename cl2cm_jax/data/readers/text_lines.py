@@ -13,7 +13,7 @@ from cl2cm_jax.errors import UserError
 MAX_UNPACKED = 300_000_000  # bytes of a gzipped file once it is unpacked
 MAX_RATIO, ALWAYS_UNPACKED = 20, 20_000_000  # and as many times its size, or bytes; text shrinks to a third or a tenth
 MAX_MEMBERS, _MEMBER = 10_000, b"\x1f\x8b\x08"  # parts of a gzipped file; bgzip writes one for 64 kB
-MAX_LINES = 10_000_000  # the largest of the paper's sets has 0.6 million; a line takes 60 bytes and more, empty or not
+MAX_LINES = 4_000_000  # the largest of the paper's sets has 0.6 million; a line takes 60 bytes and more, empty or not
 
 
 def read_lines(path: Path) -> list[str]:
