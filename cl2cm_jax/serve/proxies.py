@@ -1,4 +1,4 @@
-"""Reverse proxies that are trusted to say for whom they ask (X-Forwarded-For), as in uvicorn's `forwarded_allow_ips`."""
+"""Reverse proxies that are trusted to say for whom they ask (X-Forwarded-For): uvicorn's `forwarded_allow_ips`."""
 
 from __future__ import annotations
 

@@ -68,9 +68,7 @@ class Service:
             return notice
         return "" if found else nothing_selected(self.index, filters, languages=self.caption_languages)
 
-    def by_picture(
-        self, content: bytes, *, top: int, filters: Filters, until: float = math.inf
-    ) -> list[Found]:
+    def by_picture(self, content: bytes, *, top: int, filters: Filters, until: float = math.inf) -> list[Found]:
         """The best entries for the bytes of a picture, which is not worked on after `until` (of `time.monotonic`).
 
         Raises:

@@ -98,8 +98,8 @@ class Workers:
             self._free.put(worker if reply else None)
         if reply is None:
             raise ImageError(
-                f"{request['path'] or 'the image'} takes more than {COMPUTING:g} s of computing, {self._seconds:g} s in "
-                "all, or too much memory to decode; scale it down"
+                f"{request['path'] or 'the image'} takes more than {COMPUTING:g} s of computing, {self._seconds:g} s "
+                "in all, or too much memory to decode; scale it down"
             )
         if "error" in reply.about:
             raise ImageError(reply.about["error"])

@@ -308,7 +308,9 @@ def test_one_client_with_many_uploads_does_not_shut_out_others(tmp_path) -> None
         assert talk(running.port, begun).startswith(b"HTTP/1.1 503")
         assert running.ask("/api/about").status == 200
         assert of_another_address(running.port, "/api/search/picture", body=b"no picture") == 422
-        other = held.enter_context(socket.create_connection(("127.0.0.1", running.port), source_address=("127.0.0.2", 0)))
+        other = held.enter_context(
+            socket.create_connection(("127.0.0.1", running.port), source_address=("127.0.0.2", 0))
+        )
         other.sendall(begun)
         wait_until(lambda: sum(one.cycle is not None for one in running.connections) == 3)
         assert of_another_address(running.port, "/api/search/picture", body=b"no picture") == 503  # three in all

@@ -72,6 +72,8 @@ def test_the_option_reaches_the_server(given, believed, monkeypatch) -> None:
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     monkeypatch.setattr(command, "application", lambda *_: None)
     configs: list[uvicorn.Config] = []
-    monkeypatch.setattr(uvicorn, "Server", lambda config: configs.append(config) or argparse.Namespace(run=lambda **_: 0))
+    monkeypatch.setattr(
+        uvicorn, "Server", lambda config: configs.append(config) or argparse.Namespace(run=lambda **_: 0)
+    )
     command.main(["--model=m", "--index=i.db", "--port=0", f"--trusted_proxy={given}"])
     assert (configs[0].proxy_headers, configs[0].forwarded_allow_ips) == (bool(believed), believed)

@@ -83,7 +83,7 @@ def _entries(text: bytes | None, description: dict[str, Any], source: str) -> It
     for language, entry in captions.items():
         further += [(language, caption) for caption in (entry if isinstance(entry, list) else [entry])]
     if len(further) > MAX_CAPTIONS:
-        raise SampleError("json", f"has {len(further):,} captions, and {MAX_CAPTIONS:,} are read; keep the best of them")
+        raise SampleError("json", f"has {len(further):,} captions, and {MAX_CAPTIONS:,} are read; keep the best")
     for language, caption in further:
         if caption is not None and not isinstance(caption, str):
             raise SampleError("json", f"caption in {language!r} is {_shown(caption)}; write text")
@@ -107,7 +107,7 @@ def _mapping(description: dict[str, Any], field: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise SampleError("json", f"{field} is {_shown(found)}; write an object by language, such as {{'de': ...}}")
     if len(found) > MAX_CAPTIONS:
-        raise SampleError("json", f"{field} has {len(found):,} languages, and {MAX_CAPTIONS:,} are read; leave out some")
+        raise SampleError("json", f"{field} has {len(found):,} languages, and {MAX_CAPTIONS:,} are read; keep some")
     if field == "origins" and not all(isinstance(value, str) for value in found.values()):
         raise SampleError("json", f"origins is {_shown(found)}; write text for each language")
     return found

@@ -143,7 +143,7 @@ def _files(path: str) -> Iterator[tuple[str, _File]]:
 
 
 def _check_extended(raw: BinaryIO, offset: int) -> None:
-    """Refuses sparse files and large extended headers: the time that tarfile takes for one of digits grows with its square."""
+    """Refuses sparse files and large extended headers: of one of digits, the time grows with its square in tarfile."""
     while True:
         raw.seek(offset)
         header = raw.read(tarfile.BLOCKSIZE)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cl2cm_jax.data.media import images, pixels
+from cl2cm_jax.data.media import pixels
 from cl2cm_jax.data.media.clips import decode_clip, frame_files, is_clip, picture_of, taken_files
 from cl2cm_jax.data.media.images import ImageError, decode, decode_frames, frame_places
 

@@ -376,7 +376,7 @@ def test_scans_of_the_parts_of_a_tiff_are_bounded(monkeypatch: pytest.MonkeyPatc
         entries += [struct.pack("<HHLL", 273, 4, strips, places + 8 * strips if strips == 1 else places)]
         entries += [struct.pack("<HHLL", 277, 4, 1, 1), struct.pack("<HHLL", 278, 4, 1, image.height)]
         entries += [struct.pack("<HHLL", 279, 4, strips, len(part) if strips == 1 else places + 4 * strips)]
-        lists = struct.pack(f"<{strips}L", *[places + 8 * strips] * strips) + struct.pack(f"<{strips}L", *[len(part)] * strips)
+        lists = struct.pack(f"<{2 * strips}L", *[places + 8 * strips] * strips, *[len(part)] * strips)
         return b"II*\0" + struct.pack("<LH", 8, 9) + b"".join(entries) + bytes(4) + lists + part
 
     assert count > 3 and decode(tiff(1)).shape == (48, 64, 3) and decode(tiff(3)).shape == (144, 64, 3)

@@ -137,7 +137,9 @@ def test_a_folder_is_no_picture(tmp_path: Path) -> None:
 def test_a_pipe_is_not_waited_on(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.gif")
     for read in (decode, lambda path: list(decode_frames(path, limit=4))):
-        with pytest.raises(ImageError, match=r"p.gif cannot be read \(it is a pipe or a device, not a regular file\); replace it"):
+        with pytest.raises(
+            ImageError, match=r"p.gif cannot be read \(it is a pipe or a device, not a regular file\); replace it"
+        ):
             read(tmp_path / "p.gif")
 
 
