@@ -31,6 +31,7 @@ from cl2cm_jax.models.files.tokenizer_file import read_tokenizer
 from cl2cm_jax.models.files.torch_pickle import read_torch_pickle
 from cl2cm_jax.models.hub_folder import read_tensors
 from cl2cm_jax.runtime.checksums import write_checked
+from cl2cm_jax.search import vector_files
 from cl2cm_jax.search.entry import captions_from_text
 from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST, bundle_config, read_manifest
 from cl2cm_jax.training.identity import BUILT_ON, read_record
@@ -234,6 +235,13 @@ def test_a_gallery_of_deep_texts(tmp_path) -> None:
 @pytest.mark.parametrize("text", ['{"de": ["\\ud800"]}', "[" * 100_000, '{"de": 1}', "\x00"])
 def test_captions_of_an_index_that_cannot_be_written_are_none(text) -> None:
     assert captions_from_text(text) == {}
+
+
+def test_a_manifest_of_lists_is_not_parsed(tmp_path) -> None:
+    """Three bytes of a file would take sixty of memory."""
+    (tmp_path / vector_files.MANIFEST_FILE).write_bytes(b'{"a":[' + b"[]," * 500_000 + b"[]]}")
+    with pytest.raises(UserError, match=r"cl2cm_index\.json is damaged \(ValueError\)"):
+        vector_files.read_manifest(tmp_path)
 
 
 # --- pipes and devices ---
