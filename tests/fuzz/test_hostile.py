@@ -257,7 +257,6 @@ FILES = {
     "it.bin": read_e5_file,
     "tokenizer.json": lambda path: read_tokenizer(path, vocabulary=9),
     "hash": pretrained.weights_hash,
-    "known hash": pretrained.known_hash,
 }
 
 
