@@ -11,7 +11,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -25,11 +25,11 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from cl2cm_jax.data.media.files import read_regular
 from cl2cm_jax.data.media.headers import Header, HeaderError, read_header
 from cl2cm_jax.data.media.pixels import to_array
-from cl2cm_jax.data.media.threads import Room, ahead
+from cl2cm_jax.data.media.threads import Room
 from cl2cm_jax.errors import UserError, one_line
-from cl2cm_jax.text.regular_file import open_regular
 
 _AVIF = ["AVIF"] if features.check("avif") else []  # a part of most builds of Pillow
 _ENDINGS = "jpg jpeg jpe jfif png webp gif bmp tif tiff".split() + [one.lower() for one in _AVIF]
@@ -69,6 +69,13 @@ class AnimatedError(ImageError):
 
 
 _ROOM = Room(2 * MAX_MEMORY)
+Reader = Callable[[str | os.PathLike[str]], bytes]
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The content of a picture's file; raises ImageError if it is none, too large, or cannot be read."""
+    with _as_image_error(_name(path), MAX_PIXELS):
+        return read_regular(path, limit=MAX_FILE)
 
 
 def decode(
@@ -77,6 +84,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     enough: int = 0,
     on_animated: Literal["first", "refuse"] = "first",
+    read: Reader = read_file,
 ) -> np.ndarray:
     """Decodes an image file to RGB.
 
@@ -88,6 +96,7 @@ def decode(
         picture of over 16 million pixels, is returned smaller, with at least so many; 0: in its own size, of over 70
         million pixels at half of it.
       on_animated: what to do with a picture of several frames: take the "first", or "refuse" it.
+      read: gives the bytes of a path.
 
     Returns:
       (H, W, 3) uint8.
@@ -97,7 +106,7 @@ def decode(
     """
     name = _name(source)
     with _as_image_error(name, max_pixels):
-        opened = _opened(source, max_pixels=max_pixels, enough=enough)
+        opened = _opened(source, max_pixels=max_pixels, enough=enough, read=read)
         with opened.image as image:
             if on_animated == "refuse" and (frames := _frames(opened)) > 1:
                 how = "has several pages" if image.format == "TIFF" else f"is animated ({frames} frames)"
@@ -145,6 +154,7 @@ def decode_frames(
     enough: int = 0,
     max_frames: int = MAX_FRAMES,
     max_animation_pixels: int | None = None,
+    read: Reader = read_file,
 ) -> Iterator[np.ndarray]:
     """Decodes sampled frames of an animated GIF, PNG or WebP in order; of any other picture its only one.
 
@@ -157,6 +167,7 @@ def decode_frames(
       enough: as in `decode`, of a frame.
       max_frames: animations of more frames are refused before any is decoded.
       max_animation_pixels: limit of the pixels of all frames together; None: that of `MAX_ANIMATION`.
+      read: as in `decode`.
 
     Yields:
       (H, W, 3) uint8.
@@ -166,7 +177,7 @@ def decode_frames(
     """
     name = _name(source)
     with _as_image_error(name, max_pixels):
-        opened = _opened(source, max_pixels=max_pixels, enough=enough)
+        opened = _opened(source, max_pixels=max_pixels, enough=enough, read=read)
         image, count = opened.image, _frames(opened) if opened.image.format in MAX_ANIMATION else 1  # of a TIFF: pages
         first = int(count > 1 and bool(image.info.get("default_image")))  # of a PNG: for viewers without animation
         if count > 1:
@@ -203,9 +214,11 @@ class _Opened(NamedTuple):
         return self.header.canvas if self.header.format == "GIF" else self.image.size
 
 
-def _opened(source: bytes | str | os.PathLike[str], *, max_pixels: int, enough: int = 0) -> _Opened:
+def _opened(
+    source: bytes | str | os.PathLike[str], *, max_pixels: int, enough: int = 0, read: Reader = read_file
+) -> _Opened:
     """Checks the header, and opens the picture; raises Pillow's errors."""
-    name, content = _name(source), source if isinstance(source, bytes) else _read(source)
+    name, content = _name(source), source if isinstance(source, bytes) else read(source)
     if not content:
         raise ImageError(f"{name} is empty (0 bytes); replace it or leave it out")
     header = read_header(content)
@@ -284,11 +297,6 @@ def _as_image_error(name: str, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name} is truncated or damaged ({one_line(error)}); replace it or leave it out") from error
 
 
-def decoded(paths: Iterable[str]) -> Iterator[np.ndarray]:
-    """`decode`s files in order, in threads, with few in memory."""
-    return ahead(decode, paths)
-
-
 def scaled(
     image: np.ndarray, size: int, *, shorter_side: int | None, filter: Literal["bicubic", "bilinear"]
 ) -> np.ndarray:
@@ -316,15 +324,6 @@ def scaled(
     across, down = picture.width / columns, picture.height / rows
     box = (left * across, top * down, (left + size) * across, (top + size) * down)
     return np.asarray(picture.resize((size, size), resampling, box=box))
-
-
-def _read(path: str | os.PathLike[str]) -> bytes:
-    with open_regular(os.fspath(path)) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > MAX_FILE:
-            found = f"{size:,} bytes, over the limit of {MAX_FILE:,}"
-            raise ImageError(f"{os.fspath(path)} has {found}; scale it down")
-        return file.read(size)
 
 
 def _check_size(name: str, width: int, height: int, most: int, *, limit: int = 0) -> None:

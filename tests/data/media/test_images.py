@@ -137,15 +137,13 @@ def test_a_folder_is_no_picture(tmp_path: Path) -> None:
 def test_a_pipe_is_not_waited_on(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.gif")
     for read in (decode, lambda path: list(decode_frames(path, limit=4))):
-        with pytest.raises(
-            ImageError, match=r"p.gif cannot be read \(it is a pipe or a device, not a regular file\); replace it"
-        ):
+        with pytest.raises(ImageError, match="p.gif is not a regular file but a pipe or device; replace it"):
             read(tmp_path / "p.gif")
 
 
 def test_a_device_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "null.png").symlink_to("/dev/null")
-    with pytest.raises(ImageError, match=r"null.png cannot be read \(it is a pipe or a device"):
+    with pytest.raises(ImageError, match="null.png is not a regular file but a pipe or device"):
         decode(tmp_path / "null.png")
 
 
