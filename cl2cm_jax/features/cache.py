@@ -340,7 +340,8 @@ def _write_vision(space: OnDisk, vision: VisionFeatures, count: int, folder: Pat
     """Fills the features (n, F, d) of `count` pictures, 0 after the last frame of each, and their frames (n,)."""
 
     def written(start: int, stop: int) -> list[np.ndarray]:
-        return [np.load(folder / f"{name}.npy", mmap_mode="r")[start:stop] for name in ("vision", "frames")]
+        files = (folder / f"{name}.npy" for name in ("vision", "frames"))
+        return [np.load(file, mmap_mode="r", allow_pickle=False)[start:stop] for file in files]
 
     start = space.done(VISION, written)
     if start == count:

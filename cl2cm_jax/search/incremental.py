@@ -352,6 +352,13 @@ def is_drawn(root: str, data: ConfigDict) -> bool:
     return any(_contains(folder, str(place)) and (place / "dataset_info.json").is_file() for place in parents)
 
 
+def drawn_paths(gallery: Gallery, data: ConfigDict) -> set[str]:
+    """The files of a workdir's gallery that may be opened unasked: the package's own drawings, see `is_drawn`."""
+    files = list(filter(None, gallery.paths))
+    root = gallery.root or common_folder(files)
+    return {path for path in files if _contains(root, path)} if root and is_drawn(root, data) else set()
+
+
 def _contains(folder: str, root: str) -> bool:
     try:
         place = Path(folder).resolve()

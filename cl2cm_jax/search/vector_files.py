@@ -29,6 +29,7 @@ from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.search.entry import Entry, captions_from_text, captions_to_text, id_of
 from cl2cm_jax.search.parquet_rows import BadRowsError, rows
 from cl2cm_jax.search.stores.milvus import MAX_CAPTIONS, MAX_PATH, Manifest, Store
+from cl2cm_jax.text.json_file import read_json
 
 SHARD = 100_000  # vectors per file
 MANIFEST_FILE = "cl2cm_index.json"
@@ -251,7 +252,7 @@ def _read_export(folder: Path) -> tuple[Manifest | None, dict[str, int] | None]:
     if not path.is_file():
         return None, None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         sums = content.pop(_SUMS, None)
         manifest = Manifest(**content)
         if sums is not None and sums.pop(MANIFEST_FILE) != _sum_of(manifest):

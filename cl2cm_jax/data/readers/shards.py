@@ -24,7 +24,9 @@ from cl2cm_jax.errors import UserError, shortened
 
 MAX_PICTURE_BYTES = 100_000_000
 MAX_TEXT_BYTES = 1_000_000  # of a .txt or .json
+MAX_GLOBAL = 100  # fields of global headers, which tarfile copies for each file
 MAX_HEADER_BYTES = 16_000  # of an extended header: a long name, and a few times
+_SPARSE = b"GNU.sparse."
 _EXTENDED = frozenset(
     (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 )
@@ -141,7 +143,7 @@ def _files(path: str) -> Iterator[tuple[str, _File]]:
 
 
 def _check_extended(raw: BinaryIO, offset: int) -> None:
-    """Refuses large extended headers: the time that tarfile takes for one of digits grows with its square."""
+    """Refuses sparse files and large extended headers: of one of digits, the time grows with its square in tarfile."""
     while True:
         raw.seek(offset)
         header = raw.read(tarfile.BLOCKSIZE)
@@ -155,6 +157,8 @@ def _check_extended(raw: BinaryIO, offset: int) -> None:
             raise _BrokenError(
                 f"has an extended header of {size:,} bytes at byte {offset:,}, over the limit of {MAX_HEADER_BYTES:,}"
             )
+        if _SPARSE in raw.read(size):  # tarfile would read its map, which may be of any length, number by number
+            raise _BrokenError(f"has a sparse file at byte {offset:,}, which is not read; write it without --sparse")
         offset += tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
 
 
@@ -165,6 +169,8 @@ def _next(tar: Any, raw: BinaryIO) -> tarfile.TarInfo | None:
         member = tar.next()
     except tarfile.ReadError as error:
         raise _BrokenError(f"is cut short ({error})") from error
+    if len(tar.pax_headers) > MAX_GLOBAL:
+        raise _BrokenError(f"has {len(tar.pax_headers):,} fields of global headers, over the limit of {MAX_GLOBAL}")
     tar.members = []  # else all headers stay in memory
     return member
 
