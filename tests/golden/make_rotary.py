@@ -50,7 +50,9 @@ def main() -> None:
         (states * torch.tensor(weights)).sum().backward()
         gradients = {f"gradient/{name}": parameter.grad.numpy() for name, parameter in model.named_parameters()}
         states = states.detach().numpy() * mask[..., None]
-        np.savez_compressed(HERE / name / "outputs.npz", ids=ids, mask=mask, states=states, weights=weights, **gradients)
+        np.savez_compressed(
+            HERE / name / "outputs.npz", ids=ids, mask=mask, states=states, weights=weights, **gradients
+        )
     print("written with", sys.version.split()[0], torch.__version__)
 
 

@@ -12,9 +12,11 @@ import pytest
 from cl2cm_jax.data.packing import pack
 from cl2cm_jax.models.backbone import TailOptions
 from cl2cm_jax.models.backbones.text.bert import load, read_shape
+from cl2cm_jax.models.configured import text_spec
 from cl2cm_jax.models.layers import bert
 from cl2cm_jax.models.layers.packing import Packing
 from cl2cm_jax.models.layers.transformer import cut_layers
+from cl2cm_jax.models.text_folder import FolderSpec
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 LENGTH = 12
@@ -28,15 +30,30 @@ def captions() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pool", ["mean", "cls"])
+@pytest.mark.parametrize("pool", ["mean", "cls", "lasttoken"])
 @pytest.mark.parametrize("first", [-1, 0, 1])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert", "qwen3"])
 def test_values_and_gradients(family: str, groups: int, first: int, pool: str) -> None:
-    shape = read_shape(GOLDEN / family)._replace(pool=pool)
-    below, above = cut_layers(load(GOLDEN / family, shape), first)
+    check(family, groups=groups, first=first, pool=pool)
+
+
+@pytest.mark.parametrize("family", ["modernbert", "qwen3"])
+def test_windows_and_causal_attention_end_at_the_caption(family: str) -> None:
+    check(family, groups=2, first=1, pool="lasttoken")
+
+
+def check(family: str, *, groups: int, first: int, pool: str) -> None:
+    """Compares captions in packed rows with captions in rows of their own, values and gradients."""
+    spec = text_spec(family.replace("xlm-roberta", "bert"))
+    assert isinstance(spec, FolderSpec)
+    folder = GOLDEN / family
+    shape = spec.read_shape(folder)._replace(pool=pool)
+    tunable = spec.abstract_of(shape, folder).tunable
+    assert tunable is not None
+    below, above = tunable.cut(spec.read_params(folder, shape), first)
     ids, mask = captions()
-    states = jnp.asarray(ids[..., None]) if first < 0 else bert.prefix(below, ids, mask, shape=shape)
+    states = jnp.asarray(ids[..., None]) if first < 0 else tunable.prefix(below, ids, mask)
     packing = Packing(**pack(mask.sum(1).reshape(8, 2), length=LENGTH, groups=groups))
     assert packing.take.shape[1] < len(ids) // groups
     weights = jax.random.normal(jax.random.key(1), (*mask.shape, shape.hidden))
@@ -46,9 +63,7 @@ def test_values_and_gradients(family: str, groups: int, first: int, pool: str) -
     @jax.jit
     def run(above, packing):
         def loss(above):
-            output = bert.tail(
-                above, states, mask, shape=shape, packing=packing, key=jax.random.key(2), options=options
-            )
+            output = tunable.tail(above, states, mask, packing=packing, key=jax.random.key(2), options=options)
             return (output.words * weights).sum() + (output.sentence * weights[:, 0])[real].sum(), output
 
         return jax.value_and_grad(loss, has_aux=True)(above)

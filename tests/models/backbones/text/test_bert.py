@@ -73,7 +73,8 @@ def test_cls_pooling_of_a_sentence_transformers_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "pool"), [("cls", "cls"), (["mean"], "mean"), ("max", None), (["cls", "mean"], None), (3, None)]
+    ("written", "pool"),
+    [("cls", "cls"), (["mean"], "mean"), ("lasttoken", "lasttoken"), ("max", None), (["cls", "mean"], None), (3, None)],
 )
 def test_pooling_as_sentence_transformers_6_writes_it(folder: Path, written: object, pool: str | None) -> None:
     (folder / "1_Pooling").mkdir()
@@ -115,6 +116,7 @@ def test_weights_in_several_files_and_in_half_precision(folder: Path) -> None:
     ("entries", "message"),
     [
         ({"model_type": "t5"}, "model_type='t5' is not one of bert"),
+        ({"model_type": "qwen3"}, "model_type='qwen3' is not one of bert, .*; config.text.backbone='qwen3' reads it"),
         ({"hidden_act": "mish"}, "hidden_act='mish'"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"num_attention_heads": 3}, "not divisible by num_attention_heads=3"),
