@@ -151,9 +151,8 @@ def read_entries(folder: Path, families: Collection[str]) -> tuple[Entries, str]
       UserError: it is not one of `families`; names the backbone that reads it.
     """
     entries = Entries(content=hub_folder.read_json(folder), folder=folder, missing="; get a fresh copy")
-    other = (
-        reader("text", entries.content.get("model_type")) if entries.content.get("model_type") not in families else ""
-    )
+    found = entries.content.get("model_type")
+    other = "" if found in tuple(families) else reader("text", found)
     otherwise = f"config.text.backbone={other!r} reads it" if other else "use such a model"
     return entries, entries.one_of("model_type", families, otherwise=otherwise)
 

@@ -287,7 +287,7 @@ def _layers(
     keys = None if key is None or not options.dropout else jax.random.split(key, number)
 
     def run(one: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        sight = jax.tree.map(functools.partial(jnp.where, one["is_local"]), close, far) if is_local.any() else far
+        sight = _chosen(one["is_local"], close, far) if is_local.any() else far
         layer = parts.layer.bind(one["layer"])
         return layer(x, sight, rows.token, is_normed=one["is_normed"], dropout=options.dropout, key=key)
 
@@ -300,3 +300,9 @@ def _sight(rows: Rows, shape: RotaryShape, *, is_local: bool) -> Sight:
     visible = near(rows, before=window, behind=0 if shape.causal else window)
     theta = shape.local_theta if is_local else shape.theta
     return Sight(visible, angles(rows.position, theta=theta, size=shape.head))
+
+
+def _chosen(is_local: jax.Array, close: Sight, far: Sight) -> Sight:
+    """One of the two; without a choice between masks, which ONNX Runtime has not."""
+    visible = far.visible & (close.visible | ~is_local)  # the close ones are among the far ones
+    return Sight(visible, jnp.where(is_local, close.angles, far.angles))
