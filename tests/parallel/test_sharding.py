@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 from jax.sharding import PartitionSpec as P
 
+from cl2cm_jax.models.configured import text_spec
 from cl2cm_jax.parallel.mesh import make_mesh
 from cl2cm_jax.parallel.sharding import abstract, batch_sharding, partition_spec, put_batch, replicated, tree_shardings
 
@@ -35,6 +37,19 @@ def _mesh():
 )
 def test_default_rules(mesh, path, shape, spec):
     assert partition_spec(path, shape, mesh) == spec
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "qwen3"])
+def test_every_matrix_of_a_text_model_is_split(mesh, family):
+    """Over both axes; those that end a block the other way round, so that the activations between stay split."""
+    params = text_spec(family).abstract(None, {})[0].params
+    specs = {name: place.spec for name, place in flatten_dict(tree_shardings(params, mesh), sep="/").items()}
+    ends = ("attended", "down")
+    for name, spec in specs.items():
+        *_, part, leaf = name.split("/")
+        if leaf == "kernel":
+            assert spec == (P(None, "tensor", "fsdp") if part in ends else P(None, "fsdp", "tensor")), name
+        assert leaf != "embedding" or {"tensor", "fsdp"} <= set(jax.tree.leaves(tuple(spec))), name
 
 
 def test_first_matching_rule_wins_and_axes_can_be_joined(mesh):
