@@ -13,9 +13,10 @@ from cl2cm_jax.models.backbone import TailOptions
 from cl2cm_jax.models.configured import text_backbone
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+FAMILIES = ("bert", "modernbert", "qwen3")
 
 
-@pytest.fixture(scope="module", params=["bert", "modernbert", "qwen3"])
+@pytest.fixture(scope="module", params=FAMILIES)
 def backbone(request):
     return text_backbone(request.param, GOLDEN / request.param)
 
@@ -49,7 +50,15 @@ def test_only_the_layers_above_have_parameters(backbone):
     assert nothing == {} and jax.tree.leaves(everything) == jax.tree.leaves(backbone.params)
 
 
-@pytest.mark.parametrize("options", [TailOptions(scan=False), TailOptions(remat=True), TailOptions(False, True, False)])
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        ("bert", TailOptions(scan=False)),
+        ("bert", TailOptions(remat=True)),
+        *((family, TailOptions(remat=True, scan=False)) for family in FAMILIES),
+    ],
+    indirect=["backbone"],
+)
 def test_scan_and_remat_do_not_change_gradients(backbone, captions, options):
     above, states = states_of(backbone, 1, *captions)
 
@@ -64,7 +73,9 @@ def test_scan_and_remat_do_not_change_gradients(backbone, captions, options):
     jax.tree.map(close, gradient(options), gradient(TailOptions()))
 
 
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize(
+    ("backbone", "scan"), [("bert", True), ("bert", False), ("qwen3", True)], indirect=["backbone"]
+)
 def test_dropout_needs_a_key_and_follows_it(backbone, captions, scan):
     above, states = states_of(backbone, 1, *captions)
 

@@ -1,4 +1,4 @@
-"""ModernBERT and Qwen3 compared with transformers and sentence-transformers (`make test-peers` installs them)."""
+"""ModernBERT and Qwen3 compared with transformers (`make test-peers` installs it); see `test_bundle_peers` too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support.tiny_models import write_tiny_text
 
 from cl2cm_jax.models.configured import text_backbone
 from cl2cm_jax.models.text_folder import FolderText
@@ -20,8 +19,6 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow
 
 LENGTH = 64
-TEXTS = ["red", "a red car", "blue blue blue blue blue blue", ""]
-TEMPLATES = {"modernbert": "[CLS] $A [SEP]", "qwen3": "$A [SEP]"}
 
 
 def modernbert(random: np.random.Generator, layers: int) -> Any:
@@ -86,6 +83,7 @@ def test_states_and_gradients_equal_transformers(family: Any, seed: int, tmp_pat
     mask[0] = True  # beyond every window
     ids = np.where(mask, random.integers(3, config.vocab_size, mask.shape), 0).astype(np.int32)
     weights = random.normal(size=(*mask.shape, config.hidden_size)).astype(np.float32) * mask[..., None]
+    model = model.double()  # torch's gradients in float32 are off by 1e-5, four times as much as ours
     theirs = model(torch.tensor(ids.astype(np.int64)), torch.tensor(mask.astype(np.int64))).last_hidden_state
     (theirs * torch.tensor(weights)).sum().backward()
 
@@ -105,41 +103,3 @@ def test_states_and_gradients_equal_transformers(family: Any, seed: int, tmp_pat
     for name, gradient in expected.items():
         scale = max(1.0, np.abs(gradient).max())
         np.testing.assert_allclose(stored[name] / scale, gradient / scale, atol=1e-5, err_msg=name)
-
-
-@pytest.fixture(params=sorted(TEMPLATES))
-def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[FolderText, Path]:
-    """A backbone and the folder that it wrote."""
-    old = write_tiny_text(tmp_path / "old", request.param, template=TEMPLATES[request.param])
-    backbone = text_backbone(request.param, old)
-    assert isinstance(backbone, FolderText)
-    backbone.write(tmp_path / "new", max_tokens=8)
-    return backbone, tmp_path / "new"
-
-
-def test_transformers_loads_every_tensor_and_tokenises_alike(written: tuple[FolderText, Path]) -> None:
-    backbone, folder = written
-    model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
-    assert not any(info.values()), info
-    tokens = transformers.AutoTokenizer.from_pretrained(folder)(
-        TEXTS, truncation=True, padding=True, return_tensors="pt"
-    )
-    ours = backbone.tokenizer(max_tokens=8)(TEXTS)
-    mask = tokens["attention_mask"].numpy().astype(bool)
-    np.testing.assert_array_equal(mask, ours.mask)
-    np.testing.assert_array_equal(tokens["input_ids"].numpy()[mask], ours.ids[ours.mask])
-    with torch.no_grad():
-        states = model.eval()(**tokens).last_hidden_state.numpy()
-    words = backbone.apply(backbone.params, ours.ids, ours.mask).words
-    np.testing.assert_allclose(words, states * mask[..., None], atol=1e-5)
-
-
-def test_sentence_transformers_pools_alike(written: tuple[FolderText, Path]) -> None:
-    """From the written folder, and from a Qwen3 for generation that names no pooling."""
-    peers = pytest.importorskip("sentence_transformers")
-    backbone, folder = written
-    ours = backbone.apply(backbone.params, *backbone.tokenizer(max_tokens=8)(TEXTS)).sentence
-    model, pooling = (getattr(peers.models, name) for name in ("Transformer", "Pooling"))
-    modules = [model(str(folder)), pooling.load(str(folder / "1_Pooling")), peers.models.Normalize()]
-    theirs = peers.SentenceTransformer(modules=modules, device="cpu").encode(TEXTS)
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -186,15 +186,22 @@ def test_the_marks_are_those_of_the_tokenizer(family: str, written: tuple[TextBa
         mask.sum(1).tolist() == [4, before + behind] and ids[0, -1] == 2 and ids[0, 0] == (1 if before else ids[0, 1])
     )
     assert tokenizer.words("red red red red red") == ["red"] * (4 - before - behind)
-    for first, total in ((None, 0), (1, before + behind)):
-        encoder = TextEncoder(backbone, max_tokens=9, first=first)
-        features = encoder(["red", "red red", ""])
-        assert np.diff(features.words.offsets).tolist() == [1 + total, 2 + total, total]
-        whole = backbone.apply(backbone.params, *encoder.tokens(["red red"]))
-        rows = features.words.values[slice(*features.words.offsets[1:3])]
-        kept = np.asarray(whole.words[0] if total else whole.words[0][np.asarray(whole.mask[0])])
-        np.testing.assert_allclose(rows, kept, atol=2e-3)
-        assert features.words.is_word.sum() == 3
+
+
+@pytest.mark.parametrize("family", ["qwen3"], indirect=True)
+@pytest.mark.parametrize("first", [None, 1])
+def test_features_of_words_leave_out_the_marks(first: int | None, written: tuple[TextBackbone, Path]) -> None:
+    """As an array of their own; with states, of which special tokens are a part, they are told apart."""
+    backbone, _ = written
+    total = 0 if first is None else 1
+    encoder = TextEncoder(backbone, max_tokens=9, first=first)
+    features = encoder(["red", "red red", ""])
+    assert np.diff(features.words.offsets).tolist() == [1 + total, 2 + total, total]
+    whole = backbone.apply(backbone.params, *encoder.tokens(["red red"]))
+    rows = features.words.values[slice(*features.words.offsets[1:3])]
+    np.testing.assert_allclose(rows, whole.words[0, : 2 + total], atol=2e-3)
+    expected = [True] * 3 if first is None else [True, False, True, True, False, False]
+    assert features.words.is_word.tolist() == expected
 
 
 def test_a_qwen3_without_an_end_reads_its_tokenizer(tmp_path: Path) -> None:
