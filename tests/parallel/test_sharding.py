@@ -5,12 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax.traverse_util import flatten_dict
 from jax.sharding import PartitionSpec as P
 
 from cl2cm_jax.models.configured import text_spec
 from cl2cm_jax.parallel.mesh import make_mesh
-from cl2cm_jax.parallel.sharding import abstract, batch_sharding, partition_spec, put_batch, replicated, tree_shardings
+from cl2cm_jax.parallel.sharding import (
+    abstract,
+    batch_sharding,
+    partition_spec,
+    path_name,
+    put_batch,
+    replicated,
+    tree_shardings,
+)
 
 
 @pytest.fixture(name="mesh", scope="module")
@@ -43,7 +50,8 @@ def test_default_rules(mesh, path, shape, spec):
 def test_every_matrix_of_a_text_model_is_split(mesh, family):
     """Over both axes; those that end a block the other way round, so that the activations between stay split."""
     params = text_spec(family).abstract(None, {})[0].params
-    specs = {name: place.spec for name, place in flatten_dict(tree_shardings(params, mesh), sep="/").items()}
+    places, _ = jax.tree_util.tree_flatten_with_path(tree_shardings(params, mesh))
+    specs = {path_name(path): place.spec for path, place in places}
     ends = ("attended", "down")
     for name, spec in specs.items():
         *_, part, leaf = name.split("/")

@@ -17,6 +17,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import TextEncoder
 from cl2cm_jax.models.backbone import TextBackbone
 from cl2cm_jax.models.configured import text_backbone, text_spec
+from cl2cm_jax.models.layers.rotary import RotaryShape
 from cl2cm_jax.models.text_folder import FolderSpec, FolderText
 
 GOLDEN = Path(__file__).parents[3] / "golden"
@@ -41,7 +42,7 @@ def change(folder: Path, **entries: object) -> None:
     (folder / "config.json").write_text(json.dumps(content))
 
 
-def shape_of(folder: Path) -> tuple:
+def shape_of(folder: Path) -> RotaryShape:
     spec = text_spec(folder.name)
     assert isinstance(spec, FolderSpec)
     return spec.read_shape(folder)
