@@ -56,9 +56,10 @@ FIELDS: dict[str, Field] = {
     "data.beam_options": Field(()),  # options of that runner, e.g. ("project=mine", "region=europe-west1")
     "data.on_error": choice("stop", "skip"),  # "skip": bad captions and pictures are listed in a report
     # Text backbone; its frozen layers run once and their outputs are cached
-    # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | "bert" (mBERT, XLM-R, MiniLM ...; needs text.path)
+    # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | those of model folders, which need text.path: "bert"
+    # (mBERT, XLM-R, MiniLM ...), "modernbert" (mmBERT, ModernBERT), "qwen3" (Qwen3, Qwen3-Embedding)
     "text.backbone": plugin("cl2cm_jax.models.backbones.text", "use_multilingual"),
-    "text.path": place(),  # bert: a Hugging Face model folder or hub id; others: weights outside the package
+    "text.path": place(),  # a Hugging Face model folder or hub id; of the first two: weights outside the package
     "text.prefix": Field(""),  # put before every caption and query; E5's authors use "query: "
     "text.max_tokens": number(32, 3, 512),  # longer captions are truncated
     "text.lowercase": Field(False),  # lower-case and strip accents, even for a cased model; to compare with NRCCR

@@ -73,10 +73,10 @@ def check_agrees(
 
 
 def text_tower(parts: Parts) -> Tower:
-    """Token ids and mask (B, L) -> vectors. L is up to `text.max_tokens`, begin and end included."""
+    """Token ids and mask (B, L) -> vectors. L is up to `text.max_tokens`, special tokens included."""
     config, backbone = _in_fp32(parts), parts.text
     networks = Networks(config, parts.manifest.shape, tunable=backbone.tunable)
-    marked = cut_layer(config) is not None  # words include begin and end, see `TextEncoder`
+    marked = cut_layer(config) is not None  # words include special tokens, see `TextEncoder`
     own = student_first(config) is not None
 
     def run(params: dict, ids: jax.Array, mask: jax.Array) -> TextOutput:
@@ -87,7 +87,7 @@ def text_tower(parts: Parts) -> Tower:
 
     def apply(params: dict, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         output = run(params, input_ids.astype(jnp.int32), attention_mask.astype(bool))
-        first = 0 if marked else 1
+        first = 0 if marked else backbone.marks[0]
         text = Text(output.sentence)
         if networks.reads_words or own:
             text = text._replace(words=output.words[:, first:], mask=output.mask[:, first:])

@@ -137,7 +137,7 @@ class TextEncoder:
 
     Args:
       backbone: with its weights.
-      max_tokens: longer captions are truncated.
+      max_tokens: longer captions are truncated, special tokens included.
       first: the first trained layer, whose inputs are returned as states; -1: token ids as states; None: no states.
       frozen: whether the frozen backbone's words and sentences are used.
       lowercase: removes case and accents.
@@ -166,7 +166,7 @@ class TextEncoder:
         self._dim, self._first, self._frozen = backbone.dim, first, frozen
         self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
         self._known = known or {}
-        self.max_tokens = max_tokens
+        self.max_tokens, self.marks = max_tokens, backbone.marks
         self._longer = functools.cache(functools.partial(backbone.tokenizer, max_tokens=max_tokens + 1))
         self._tokenize = backbone.tokenizer(max_tokens=max_tokens)
         self._spread = spread(TEXT_BATCH)
@@ -191,7 +191,7 @@ class TextEncoder:
             is_cut[full] = longer.mask.sum(1) > self.max_tokens
         unknown: int | None = getattr(self._tokenize, "unknown", None)
         is_unknown = np.zeros_like(tokens.mask) if unknown is None else (tokens.ids == unknown) & tokens.mask
-        pieces = np.maximum(tokens.mask.sum(1) - 2, 1)  # without the special tokens
+        pieces = np.maximum(tokens.mask.sum(1) - self.marks[0] - self.marks[1], 1)
         return TextLosses(is_cut, is_unknown.sum(1) / pieces)
 
     def spelt(self, text: str) -> float:
@@ -236,13 +236,15 @@ class TextEncoder:
     def _arrays(self, space: InMemory, lengths: np.ndarray) -> CaptionFeatures:
         """Arrays for captions of `lengths` (m,) tokens, special ones included."""
         marked, count = self._first is not None, len(lengths)
-        words = (lengths if marked else np.maximum(lengths - 2, 0)) if self._frozen else np.zeros_like(lengths)
+        words = lengths if marked else np.maximum(lengths - self.marks[0] - self.marks[1], 0)
+        words = words if self._frozen else np.zeros_like(lengths)
+        marks = self.marks if marked else (0, 0)
         sentences = space.array("sentences", (count, self._dim), np.float32, job=CAPTIONS)
         states = None
         if marked:
             cell = (1, np.int32) if self._prefix is None else (self._dim, np.float16)
-            states = _ragged(space, "states", lengths, *cell, marked=True)
-        return CaptionFeatures(sentences, _ragged(space, "words", words, self._dim, np.float16, marked=marked), states)
+            states = _ragged(space, "states", lengths, *cell, marks=marks)
+        return CaptionFeatures(sentences, _ragged(space, "words", words, self._dim, np.float16, marks=marks), states)
 
     def _fill(self, out: CaptionFeatures, rows: np.ndarray, tokens: TokenBatch) -> None:
         """Runs the backbone over one batch, the captions `rows`."""
@@ -254,7 +256,7 @@ class TextEncoder:
         if self._rest is not None:
             output = self._rest(begun, mask)
             out.sentences[rows] = np.asarray(output.sentence)[: len(rows)]
-            first = 0 if out.states is not None else 1  # without the first special token
+            first = 0 if out.states is not None else self.marks[0]  # without the special tokens
             _put(out.words, rows, np.asarray(output.words)[:, first:])
         if out.states is not None:
             _put(out.states, rows, np.asarray(begun) if self._prefix is not None else np.asarray(ids)[..., None])
@@ -265,13 +267,18 @@ def _is_of_alphabet(char: str) -> bool:
     return char.isalpha() and not name.startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO"))
 
 
-def _ragged(space: InMemory, name: str, lengths: np.ndarray, dim: int, dtype: DTypeLike, *, marked: bool) -> Ragged:
-    """An array for rows (L_i, d); `marked` ones begin and end with a special token."""
+def _ragged(
+    space: InMemory, name: str, lengths: np.ndarray, dim: int, dtype: DTypeLike, *, marks: tuple[int, int]
+) -> Ragged:
+    """An array for rows (L_i, d) with so many special tokens at the begin and at the end of each."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     is_word = np.ones(offsets[-1], bool)
-    if marked and len(is_word):
-        filled = lengths > 0
-        is_word[offsets[:-1][filled]] = is_word[offsets[1:][filled] - 1] = False
+    for place in range(max(marks)):
+        longer = lengths > place
+        if place < marks[0]:
+            is_word[offsets[:-1][longer] + place] = False
+        if place < marks[1]:
+            is_word[offsets[1:][longer] - 1 - place] = False
     return Ragged(values=space.array(name, (len(is_word), dim), dtype, job=CAPTIONS), offsets=offsets, is_word=is_word)
 
 

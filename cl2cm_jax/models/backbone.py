@@ -8,7 +8,7 @@ asks about it: `models.configured` loads it by name, and no other code knows a b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -33,7 +33,7 @@ class TextOutput(NamedTuple):
 
     Attributes:
       words: (B, L, d) float32, one state per token; 0 at padding.
-      mask: (B, L) bool, True at word pieces: neither padding nor the begin and end tokens.
+      mask: (B, L) bool, True at word pieces: neither padding nor special tokens.
       sentence: (B, d) float32, the backbone's own sentence vector.
     """
 
@@ -108,6 +108,7 @@ class TextBackbone:
       apply: (params, token_ids (B, L) int32, token_mask (B, L) bool) -> TextOutput; pure.
       tokenizer: (max_tokens=) -> a tokenizer whose rows have at most that many ids.
       max_tokens: the longest row that the encoder takes; None: no limit.
+      marks: numbers of special tokens that the tokenizer puts before and behind every text.
       tunable: how its layers are trained; None where they cannot be.
     """
 
@@ -116,6 +117,7 @@ class TextBackbone:
     apply: Callable[[Params, jax.Array, jax.Array], TextOutput]
     tokenizer: Callable[..., Tokenizer]
     max_tokens: int | None = None
+    marks: tuple[int, int] = (1, 1)
     tunable: Tunable[TextOutput] | None = None
 
     def write(self, path: Path, *, max_tokens: int) -> None:
@@ -177,11 +179,13 @@ class _Spec(ABC, Generic[B]):
       model_folder: written and read as a Hugging Face model folder, which other libraries open; otherwise one file.
       has_layers: whether layers can be trained (`tunable`).
       sizes: names of sizes that `abstract` takes.
+      families: model_type in config.json of the model folders that it reads.
     """
 
     model_folder: ClassVar[bool] = False
     has_layers: ClassVar[bool] = False
     sizes: ClassVar[tuple[str, ...]] = ()
+    families: ClassVar[Collection[str]] = ()
 
     @abstractmethod
     def fingerprint(self, path: Location) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.numpy import save
 from support.tar_shards import files_of, pax_header, write_shard
 from support.tiny_e5 import e5_bytes
-from support.tiny_models import write_tiny_bert
+from support.tiny_models import write_tiny_text
 from support.tokenizer_kinds import KINDS
 
 from cl2cm_jax.data.media.images import decode, decode_frames
@@ -188,8 +188,8 @@ def weight_targets() -> dict[str, Target]:
     }
 
 
-def read_bert(folder: Path) -> object:
-    backbone = text_backbone("bert", folder)
+def read_text_model(family: str, folder: Path) -> object:
+    backbone = text_backbone(family, folder)
     return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800"])
 
 
@@ -209,8 +209,11 @@ def read_e5(path: Path) -> object:
 
 
 def model_targets() -> dict[str, Target]:
-    bert = {name: data for name, data in written(write_tiny_bert).items() if name != "outputs.npz"}
-    bert["1_Pooling/config.json"] = json.dumps({"pooling_mode_mean_tokens": True}).encode()
+    texts: dict[str, Target] = {}
+    for family, template in (("bert", "[CLS] $A [SEP]"), ("modernbert", "[CLS] $A [SEP]"), ("qwen3", "$A [SEP]")):
+        files = written(partial(write_tiny_text, family=family, template=template))
+        files["1_Pooling/config.json"] = json.dumps({"pooling_mode_mean_tokens": True}).encode()
+        texts |= each_file(family, files, partial(read_text_model, family))
     clip = {name: data for name, data in content(GOLDEN / "clip").items() if name != "outputs.npz"}
     tensors = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}
     index = json.dumps({"metadata": {}, "weight_map": dict.fromkeys(tensors, "part-1.safetensors")}).encode()
@@ -219,7 +222,7 @@ def model_targets() -> dict[str, Target]:
     backbone = {"backbone": "bert", "path": "bert", "is_hub_id": False, "revision": "", "files": {"config.json": "00"}}
     built_on = json.dumps({"format": 1, "data": "content:00", "text": backbone, "init": {"model": "run"}}).encode()
     return {
-        **each_file("bert", bert, read_bert),
+        **texts,
         "e5": of_file("it.bin", read_e5, e5_bytes()),
         **each_file("clip", clip, partial(vision_backbone, "clip_vit")),
         **each_file("split", split, hub_folder.read_tensors),

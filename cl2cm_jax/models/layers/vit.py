@@ -9,7 +9,6 @@ Source: Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.153
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,18 +19,13 @@ from jax.typing import DTypeLike
 from cl2cm_jax.models.backbone import TailOptions, Tunable, VisionOutput
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.layers.transformer import (
+    ACTIVATIONS,
     PRETRAINED,
     cut_layers,
     join_layers,
     layer_norm,
     run_layers,
 )
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_pytorch_tanh": jax.nn.gelu,
-}
 
 
 class VitShape(NamedTuple):

@@ -21,7 +21,8 @@ from cl2cm_jax.models.credits import Credits, folder_credits
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.hub_folder import linear, norm
 from cl2cm_jax.models.layers.positions import interpolated
-from cl2cm_jax.models.layers.vit import ACTIVATIONS, VitShape, apply, init, tunable
+from cl2cm_jax.models.layers.transformer import ACTIVATIONS
+from cl2cm_jax.models.layers.vit import VitShape, apply, init, tunable
 from cl2cm_jax.models.preprocess import PREPROCESSOR, Preprocess, read_preprocess
 from cl2cm_jax.models.pretrained import assign, check_shapes, shapes_of, write_safetensors
 
