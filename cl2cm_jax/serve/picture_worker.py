@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 from typing import BinaryIO
 
@@ -20,6 +21,7 @@ from PIL import Image
 from cl2cm_jax.data.media.images import MAX_MEMORY, decode
 from cl2cm_jax.errors import UserError
 
+SECONDS = 60.0  # for one picture; the service waits less, but it may have been killed
 MEMORY = 2 * MAX_MEMORY  # bytes, limit for this process: one picture, its file, Python and the libraries
 
 
@@ -58,6 +60,7 @@ def main() -> None:
     while line := requests.readline():
         request = json.loads(line)
         content = requests.read(request.pop("bytes"))
+        _end_after(SECONDS)
         try:
             body, shape = answer(content, **request)
         except UserError as error:
@@ -66,7 +69,14 @@ def main() -> None:
             _reply(replies, b"", error="the image needs too much memory; scale it down")
         else:
             _reply(replies, body, shape=shape)
+        _end_after(0)
         del content
+
+
+def _end_after(seconds: float) -> None:
+    """Has the system end this process after so many seconds, whatever it does then; 0: no more."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _reply(replies: BinaryIO, body: bytes, **about: object) -> None:

@@ -108,6 +108,7 @@ def _started() -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=os.environ | _ONE_THREAD | {"PYTHONPATH": paths},
+        start_new_session=True,  # Ctrl-C reaches the service alone, which answers what it has begun
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +85,21 @@ def test_a_process_that_takes_too_long_or_dies_is_ended_and_replaced(
     monkeypatch.setattr(pool, "_seconds", 60)
     np.testing.assert_array_equal(pool.pixels(PICTURE), decode(PICTURE))
     pool.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_the_signals_of_the_terminal_and_the_death_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = workers._started()
+    assert os.getsid(worker.pid) == worker.pid, "Ctrl-C in the terminal would end it before the service has answered"
+    worker.communicate()  # the end of its input, as when the service is killed
+    assert worker.returncode == 0
+    hostile = process(
+        "from cl2cm_jax.serve import picture_worker as w; import time\n"
+        "w.SECONDS, w.answer = 0.05, lambda *a, **k: time.sleep(600)\n"
+        "w.main()"
+    )
+    hostile.communicate(b'{"bytes": 0}\n')
+    assert hostile.returncode == -signal.SIGALRM
 
 
 def test_too_many_at_once_are_told() -> None:
