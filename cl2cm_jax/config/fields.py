@@ -57,7 +57,8 @@ FIELDS: dict[str, Field] = {
     "data.on_error": choice("stop", "skip"),  # "skip": bad captions and pictures are listed in a report
     # Text backbone; its frozen layers run once and their outputs are cached
     # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | those of model folders, which need text.path: "bert"
-    # (mBERT, XLM-R, MiniLM ...), "modernbert" (mmBERT, ModernBERT), "qwen3" (Qwen3, Qwen3-Embedding)
+    # (mBERT, XLM-R, MiniLM ...), "modernbert" (mmBERT, ModernBERT), "qwen3" (Qwen3, Qwen3-Embedding), "clip_text"
+    # (text towers of CLIP, SigLIP, MetaCLIP 2, OpenCLIP)
     "text.backbone": plugin("cl2cm_jax.models.backbones.text", "use_multilingual"),
     "text.path": place(),  # a Hugging Face model folder or hub id; of the first two: weights outside the package
     "text.prefix": Field(""),  # put before every caption and query; E5's authors use "query: "
@@ -69,7 +70,7 @@ FIELDS: dict[str, Field] = {
     "text.scan": Field(True),  # trained layers: one compiled layer in a loop; False compiles longer, may run faster
     # Vision backbone; its outputs are cached if it is frozen
     "vision.backbone": plugin("cl2cm_jax.models.backbones.vision", "efficientnet_lite0", also=("precomputed",)),
-    "vision.path": place(),  # clip_vit (CLIP, SigLIP): a Hugging Face model folder or hub id
+    "vision.path": place(),  # clip_vit (CLIP, SigLIP, OpenCLIP): a model folder or hub id
     "vision.image_size": number(0, 0, 4096),  # clip_vit: pixels per side; positions are interpolated; 0: model's own
     "vision.pool": choice("backbone", "tokens"),  # its global vector, or its grid, which an attention tower reads
     "vision.remat": Field(False),

@@ -180,5 +180,5 @@ def image_inputs(parts: Parts, images: Iterable[np.ndarray]) -> dict[str, np.nda
     """Images (H, W, 3) uint8 of any sizes as the vision tower's inputs, (N, 3, S, S) float32; no clips."""
     assert parts.vision is not None
     p = parts.vision.preprocess
-    sized = [scaled(one, p.image_size, shorter_side=p.shorter_side, filter=p.filter) for one in images]
+    sized = [scaled(one, p.image_size, shorter_side=p.shorter_side, filter=p.filter, even=p.even) for one in images]
     return {"pixel_values": np.ascontiguousarray(p(np.stack(sized)).transpose(0, 3, 1, 2))}

@@ -82,7 +82,9 @@ class ImageEncoder:
         compiling = threading.Thread(target=self._compile)
         if given is None:
             compiling.start()  # while the first pictures are read
-        pictures = (scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter) for image in images)
+        pictures = (
+            scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter, even=p.even) for image in images
+        )
         computing: Sequence[jax.Array] | jax.Array = ()  # a batch, while the pictures of the next are read
         while waiting := list(itertools.islice(pictures, self._spread.rows)):
             filled = np.stack(waiting + waiting[-1:] * (self._spread.rows - len(waiting)))
@@ -137,7 +139,8 @@ class TextEncoder:
 
     Args:
       backbone: with its weights.
-      max_tokens: longer captions are truncated, special tokens included.
+      max_tokens: longer captions are truncated, special tokens included; the backbone's `fixed_tokens`, if states of
+        its layers are asked for.
       first: the first trained layer, whose inputs are returned as states; -1: token ids as states; None: no states.
       frozen: whether the frozen backbone's words and sentences are used.
       lowercase: removes case and accents.
@@ -163,7 +166,14 @@ class TextEncoder:
             raise UserError(
                 f"config.text.max_tokens={max_tokens} is more than the {backbone.max_tokens} that the backbone takes"
             )
-        self._dim, self._first, self._frozen = backbone.dim, first, frozen
+        self._fixed = backbone.fixed_tokens if first is not None and first >= 0 else 0
+        if self._fixed and max_tokens != self._fixed:
+            raise UserError(
+                f"config.text.max_tokens={max_tokens}: the backbone computes every text at {self._fixed} tokens, its "
+                f"padding included; to train layers of it, use {self._fixed}"
+            )
+        self._dim, self._sentence = backbone.dim, backbone.sentence_size
+        self._first, self._frozen = first, frozen
         self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
         self._known = known or {}
         self.max_tokens, self.marks = max_tokens, backbone.marks
@@ -191,7 +201,7 @@ class TextEncoder:
             is_cut[full] = longer.mask.sum(1) > self.max_tokens
         unknown: int | None = getattr(self._tokenize, "unknown", None)
         is_unknown = np.zeros_like(tokens.mask) if unknown is None else (tokens.ids == unknown) & tokens.mask
-        pieces = np.maximum(tokens.mask.sum(1) - self.marks[0] - self.marks[1], 1)
+        pieces = np.maximum(tokens.mask.sum(1) - sum(self.marks), 1)
         return TextLosses(is_cut, is_unknown.sum(1) / pieces)
 
     def spelt(self, text: str) -> float:
@@ -235,16 +245,19 @@ class TextEncoder:
 
     def _arrays(self, space: InMemory, lengths: np.ndarray) -> CaptionFeatures:
         """Arrays for captions of `lengths` (m,) tokens, special ones included."""
-        marked, count = self._first is not None, len(lengths)
-        words = lengths if marked else np.maximum(lengths - self.marks[0] - self.marks[1], 0)
-        words = words if self._frozen else np.zeros_like(lengths)
-        marks = self.marks if marked else (0, 0)
-        sentences = space.array("sentences", (count, self._dim), np.float32, job=CAPTIONS)
-        states = None
-        if marked:
-            cell = (1, np.int32) if self._prefix is None else (self._dim, np.float16)
-            states = _ragged(space, "states", lengths, *cell, marks=marks)
-        return CaptionFeatures(sentences, _ragged(space, "words", words, self._dim, np.float16, marks=marks), states)
+        marked, fixed = self._first is not None, self._fixed
+        sentences = space.array("sentences", (len(lengths), self._sentence), np.float32, job=CAPTIONS)
+        words, marks = lengths if marked else np.maximum(lengths - sum(self.marks), 0), self.marks if marked else (0, 0)
+        if not self._frozen:
+            words, fixed = np.zeros_like(lengths), 0
+        cell = (self._dim, np.float16)
+        kept = _ragged(space, "words", words, *cell, marks=marks, fixed=fixed)
+        if not marked:
+            return CaptionFeatures(sentences, kept, None)
+        cell = (1, np.int32) if self._prefix is None else cell
+        return CaptionFeatures(
+            sentences, kept, _ragged(space, "states", lengths, *cell, marks=marks, fixed=self._fixed)
+        )
 
     def _fill(self, out: CaptionFeatures, rows: np.ndarray, tokens: TokenBatch) -> None:
         """Runs the backbone over one batch, the captions `rows`."""
@@ -256,7 +269,7 @@ class TextEncoder:
         if self._rest is not None:
             output = self._rest(begun, mask)
             out.sentences[rows] = np.asarray(output.sentence)[: len(rows)]
-            first = 0 if out.states is not None else self.marks[0]  # without the special tokens
+            first = 0 if out.states is not None else self.marks[0]  # without the first special token
             _put(out.words, rows, np.asarray(output.words)[:, first:])
         if out.states is not None:
             _put(out.states, rows, np.asarray(begun) if self._prefix is not None else np.asarray(ids)[..., None])
@@ -268,25 +281,29 @@ def _is_of_alphabet(char: str) -> bool:
 
 
 def _ragged(
-    space: InMemory, name: str, lengths: np.ndarray, dim: int, dtype: DTypeLike, *, marks: tuple[int, int]
+    space: InMemory,
+    name: str,
+    lengths: np.ndarray,
+    dim: int,
+    dtype: DTypeLike,
+    *,
+    marks: tuple[int, int],
+    fixed: int = 0,
 ) -> Ragged:
-    """An array for rows (L_i, d) with so many special tokens at the begin and at the end of each."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    is_word = np.ones(offsets[-1], bool)
-    for place in range(max(marks)):
-        longer = lengths > place
-        if place < marks[0]:
-            is_word[offsets[:-1][longer] + place] = False
-        if place < marks[1]:
-            is_word[offsets[1:][longer] - 1 - place] = False
+    """An array for rows (L_i, d) with so many special tokens before and behind, all `fixed` tokens long if not 0."""
+    stored = np.full_like(lengths, fixed) if fixed else lengths
+    offsets = np.concatenate([[0], np.cumsum(stored)]).astype(np.int64)
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], stored)
+    is_word = (place >= marks[0]) & (place < np.repeat(lengths - marks[1], stored))
     return Ragged(values=space.array(name, (len(is_word), dim), dtype, job=CAPTIONS), offsets=offsets, is_word=is_word)
 
 
 def _put(ragged: Ragged, rows: np.ndarray, values: np.ndarray) -> None:
-    """Writes values (>= k, >= L, d) as the captions `rows` (k,)."""
+    """Writes values (>= k, L, d) as the captions `rows` (k,); of longer ones the end stays 0."""
     for row, value in zip(rows, values, strict=False):
         begin, end = ragged.offsets[row : row + 2]
-        ragged.values[begin:end] = value[: end - begin]
+        part = value[: end - begin]
+        ragged.values[begin : begin + len(part)] = part
 
 
 def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:

@@ -34,7 +34,7 @@ class TextOutput(NamedTuple):
     Attributes:
       words: (B, L, d) float32, one state per token; 0 at padding.
       mask: (B, L) bool, True at word pieces: neither padding nor special tokens.
-      sentence: (B, d) float32, the backbone's own sentence vector.
+      sentence: (B, s) float32, the backbone's own sentence vector.
     """
 
     words: jax.Array
@@ -103,12 +103,15 @@ class TextBackbone:
     """A text encoder with its weights.
 
     Attributes:
-      dim: d of words and sentence.
+      dim: d of words, and of the sentence where `sentence_dim` is 0.
       params: nested dict of arrays. Pass it to a jitted `apply` as an argument: closed over, it is compiled in.
       apply: (params, token_ids (B, L) int32, token_mask (B, L) bool) -> TextOutput; pure.
       tokenizer: (max_tokens=) -> a tokenizer whose rows have at most that many ids.
       max_tokens: the longest row that the encoder takes; None: no limit.
       marks: numbers of special tokens that the tokenizer puts before and behind every text.
+      sentence_dim: size of the sentence vector; 0: d.
+      fixed_tokens: length at which every text is computed, its padding included, so that states of a layer have it;
+        0: that of the text.
       tunable: how its layers are trained; None where they cannot be.
     """
 
@@ -118,7 +121,14 @@ class TextBackbone:
     tokenizer: Callable[..., Tokenizer]
     max_tokens: int | None = None
     marks: tuple[int, int] = (1, 1)
+    sentence_dim: int = 0
+    fixed_tokens: int = 0
     tunable: Tunable[TextOutput] | None = None
+
+    @property
+    def sentence_size(self) -> int:
+        """Size of the sentence vector."""
+        return self.sentence_dim or self.dim
 
     def write(self, path: Path, *, max_tokens: int) -> None:
         """Writes weights and tokenizer where `TextSpec.load` finds them: a file, or a folder for a `model_folder`."""
@@ -210,9 +220,11 @@ class TextSpec(_Spec[TextBackbone]):
 
     Attributes:
       requirement: the package that its tokenizer needs, for the model card.
+      pools_plainly: whether the pooling of sentence-transformers makes the sentence vector of a model folder's states.
     """
 
     requirement: ClassVar[str] = ""
+    pools_plainly: ClassVar[bool] = True
 
     @abstractmethod
     def load(self, path: Location) -> TextBackbone:

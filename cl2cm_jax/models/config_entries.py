@@ -25,11 +25,13 @@ class Entries:
       content: the object.
       folder: the model folder, for messages.
       missing: end of the message about a missing entry.
+      file: its name, for messages.
     """
 
     content: Mapping[str, Any]
     folder: Path
     missing: str
+    file: str = "config.json"
 
     def whole(self, name: str, *, maximum: int = MAX_WIDTH, minimum: int = 1, default: int | None = None) -> int:
         """An integer from `minimum` to `maximum`; neither 384.0 nor true is one."""
@@ -127,9 +129,9 @@ class Entries:
     def _value(self, name: str, default: Any) -> Any:
         value = self.content.get(name, default)
         if value is None:
-            raise UserError(f"model folder {self.folder}: config.json has no {name!r}{self.missing}")
+            raise UserError(f"model folder {self.folder}: {self.file} has no {name!r}{self.missing}")
         return value
 
     def _refused(self, name: str, value: Any, why: str) -> UserError:
         found = reprlib.repr(value)  # it may be of any size and depth: this one shortens it
-        return UserError(f"model folder {self.folder}: config.json: {name}={found} {why}")
+        return UserError(f"model folder {self.folder}: {self.file}: {name}={found} {why}")

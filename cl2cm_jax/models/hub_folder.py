@@ -27,7 +27,9 @@ from cl2cm_jax.text.regular_file import open_regular
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_FILES = ("*.json", "*.safetensors", "1_Pooling/config.json", "README.md", "LICENSE*", "NOTICE*")
+# of OpenCLIP; in a folder that has the weights of transformers too, those are read
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+FILES = ("*.json", "*.safetensors", "1_Pooling/config.json", "README.md", "LICENSE*", "NOTICE*")
 _READ = (CONFIG, "tokenizer.json", "1_Pooling/config.json", "preprocessor_config.json")  # beside the weights
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LONGEST_NAME = 255  # bytes that file systems take
@@ -35,7 +37,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def locate(
-    path: str | Path | None, *, field: str, files: Sequence[str] = _FILES, holds: str = f"{CONFIG} and {WEIGHTS}"
+    path: str | Path | None, *, field: str, files: Sequence[str] = FILES, holds: str = f"{CONFIG} and {WEIGHTS}"
 ) -> Path:
     """Returns the folder of a path, or of a hub id ("owner/name[@revision]") after downloading it.
 
@@ -308,13 +310,15 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256(json.dumps(both).encode()).hexdigest()
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hashes(folder: Path, *, also: Sequence[str] = ()) -> dict[str, str]:
     """SHA-256 of the weights and of each other file of the folder that is read, by name; a model is known by them.
+
+    `also` are names of more files, of which those that are there are read.
 
     Raises:
       UserError: a file cannot be read, or there are no safetensors.
     """
-    read = (folder / name for name in _READ)
+    read = (folder / name for name in (*_READ, *also))
     files = [*_weights_files(folder), *(file for file in read if file.is_file())]
     return {file.relative_to(folder).as_posix(): weights_hash(file) for file in files}
 
@@ -331,6 +335,10 @@ def at_revision(path: str, revision: str) -> str:
 
 
 def _weights_files(folder: Path) -> list[Path]:
+    open_clip = [folder / name for name in OPEN_CLIP_WEIGHTS if (folder / name).is_file()]
+    stock = (folder / CONFIG).is_file() and any((folder / name).is_file() for name in (WEIGHTS, INDEX))
+    if open_clip and not stock:
+        return open_clip[:1]
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():

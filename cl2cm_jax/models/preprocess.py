@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,6 +17,7 @@ from cl2cm_jax.models import hub_folder
 A = TypeVar("A", np.ndarray, jax.Array)
 
 PREPROCESSOR = "preprocessor_config.json"
+EVEN_MARGIN = "even_crop_margin"  # an entry of ours, see `Preprocess.even`
 _LARGER = 2  # times the size of the crop, of the picture that is cropped; 256 / 224 is usual
 _FILTERS: dict[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
@@ -29,6 +31,7 @@ class Preprocess:
       shorter_side: size of the shorter side before the centre crop; None resizes to the square without a crop.
       filter: of the resizing.
       mean, scale: of the three channels, in 8-bit values.
+      even: how half of an odd margin of the crop is rounded, see `images.scaled`.
     """
 
     image_size: int
@@ -36,6 +39,7 @@ class Preprocess:
     filter: Literal["bicubic", "bilinear"]
     mean: tuple[float, float, float]
     scale: tuple[float, float, float]
+    even: bool = False
 
     def at(self, image_size: int) -> Preprocess:
         """The same for another image size."""
@@ -54,13 +58,19 @@ def read_preprocess(folder: Path, *, image_size: int) -> Preprocess:
     Raises:
       UserError: it is missing, or specifies other operations than resizing, cropping and normalising to `image_size`.
     """
-    c = hub_folder.read_json(folder, PREPROCESSOR)
+    return preprocess_of(hub_folder.read_json(folder, PREPROCESSOR), folder=folder, image_size=image_size)
+
+
+def preprocess_of(c: Mapping[str, Any], *, folder: Path, image_size: int, file: str = PREPROCESSOR) -> Preprocess:
+    """The preprocessing of the entries of preprocessor_config.json; `folder` and `file` are for messages.
+
+    Raises:
+      UserError: it specifies other operations than resizing, cropping and normalising to `image_size`.
+    """
 
     def refuse(name: str) -> UserError:
         found = reprlib.repr(c.get(name))  # it may be of any size and depth
-        return UserError(
-            f"model folder {folder}: {PREPROCESSOR} has {name}={found}, which is not supported; correct it"
-        )
+        return UserError(f"model folder {folder}: {file} has {name}={found}, which is not supported; correct it")
 
     resample, factor = c.get("resample", 3), c.get("rescale_factor", 1 / 255)
     if not isinstance(resample, int) or resample not in _FILTERS:
@@ -93,6 +103,7 @@ def read_preprocess(folder: Path, *, image_size: int) -> Preprocess:
         filter=_FILTERS[resample],
         mean=channels("image_mean", 0.0),
         scale=scale,
+        even=c.get(EVEN_MARGIN) is True,
     )
 
 

@@ -75,6 +75,26 @@ def test_the_cache_holds_what_the_trained_layers_read(home: Path, bert: Path, tr
     np.testing.assert_allclose(own, without, atol=2e-3)  # float16 states
 
 
+def test_siglip_reads_its_padding_in_the_students_layers_and_no_word_of_it(home: Path):
+    folder = Path(__file__).parents[1] / "golden" / "dual_siglip"
+    fields = {"text__backbone": "clip_text", "text__max_tokens": "12", "text__length_multiple": "0"}
+    fields |= {"teacher__text__trainable": "", "weights__word": "0", "student__text_pool": "both"}
+    built = build(tuned(home, folder, student__text__trainable="layers 1-1", **fields))
+    frozen = build(tuned(home, folder, student__text__trainable="", **fields))
+    params, corpus = built.step.init()["params"]["student"], built.corpora.train
+    assert built.networks.reads_words and corpus.sentences.shape[1] == 16 and corpus.words.values.shape[1] == 20
+    rows = np.arange(6)
+    own = built.embedder.text(params, corpus.text, rows)
+    heads = {name: value for name, value in params.items() if name != "text_backbone"}
+    without = frozen.embedder.text(heads, frozen.corpora.train.text, rows)
+    np.testing.assert_allclose(own, without, atol=2e-3)  # float16 states
+    state, _ = built.step.step(built.step.init(), put_batch(next(training_batches(built, 0)), built.mesh), 0)
+    before, after = (
+        np.asarray(x["text_backbone"]["pool"]["project"]["kernel"]) for x in (params, state["params"]["student"])
+    )
+    assert np.isfinite(after).all() and np.abs(after - before).max() > 0
+
+
 def _text(corpus: Corpus, rows: np.ndarray):
     return Text(**text_inputs(corpus.text, rows, length=8, with_words=False))
 

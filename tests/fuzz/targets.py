@@ -208,13 +208,22 @@ def read_e5(path: Path) -> object:
     return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800", "\u3000\xb2"])
 
 
+def golden(name: str) -> dict[str, bytes]:
+    return {name: data for name, data in content(GOLDEN / name).items() if name != "outputs.npz"}
+
+
+def read_clip_text(folder: Path) -> object:
+    backbone = text_backbone("clip_text", folder)
+    return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800", "\u3000\xb2"])
+
+
 def model_targets() -> dict[str, Target]:
     texts: dict[str, Target] = {}
     for family, template in (("bert", "[CLS] $A [SEP]"), ("modernbert", "[CLS] $A [SEP]"), ("qwen3", "$A [SEP]")):
         files = written(partial(write_tiny_text, family=family, template=template))
         files["1_Pooling/config.json"] = json.dumps({"pooling_mode_mean_tokens": True}).encode()
         texts |= each_file(family, files, partial(read_text_model, family))
-    clip = {name: data for name, data in content(GOLDEN / "clip").items() if name != "outputs.npz"}
+    clip, both = golden("clip"), golden("dual_siglip")
     tensors = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}
     index = json.dumps({"metadata": {}, "weight_map": dict.fromkeys(tensors, "part-1.safetensors")}).encode()
     split = {"model.safetensors.index.json": index, "part-1.safetensors": save(tensors)}
@@ -225,6 +234,9 @@ def model_targets() -> dict[str, Target]:
         **texts,
         "e5": of_file("it.bin", read_e5, e5_bytes()),
         **each_file("clip", clip, partial(vision_backbone, "clip_vit")),
+        **each_file("clip_text", both, read_clip_text),
+        **each_file("open_clip", golden("open_clip"), lambda folder: vision_backbone("clip_vit", folder)),
+        **each_file("open_clip_xlm", golden("open_clip_xlm"), read_clip_text),
         **each_file("split", split, hub_folder.read_tensors),
         **{f"tokenizer/{name}": tokenizer_target(make()) for name, make in KINDS.items()},
         "pieces": of_file("sp.model", lambda path: SentencePieceTokenizer(path=path), PIECES.locate().read_bytes()),

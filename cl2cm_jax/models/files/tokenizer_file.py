@@ -11,7 +11,7 @@ import base64
 import json
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -75,19 +75,20 @@ class _Refused(ValueError):
     """Why a file is not read."""
 
 
-def read_tokenizer(file: Path, *, vocabulary: int) -> Any:
+def read_tokenizer(file: Path, *, vocabulary: int, made: Callable[[Path], Mapping[str, Any]] | None = None) -> Any:
     """Reads a tokenizer.json as a `tokenizers.Tokenizer` without truncation, padding and decoder.
 
     Args:
       file: the tokenizer.json.
       vocabulary: number of the model's ids, which bounds that of the pieces.
+      made: makes the content of a tokenizer.json of a file of another format; raises OSError or ValueError.
 
     Raises:
       UserError: the file is damaged, has more pieces than the model, or a part or parameter that is not accepted.
     """
     tokenizers = library()
     try:
-        content = _content(file)
+        content = _content(file) if made is None else made(file)
         text = json.dumps(_checked(content, file=file, vocabulary=vocabulary), ensure_ascii=False)
         del content
         return tokenizers.Tokenizer.from_str(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from cl2cm_jax.models.text_folder import FolderSpec
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 LENGTH = 12
+FAMILIES = ("bert", "xlm-roberta", "modernbert", "qwen3")
 
 
 def captions() -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +43,8 @@ class Case(NamedTuple):
 
 
 def case(family: str, *, groups: int, first: int, pool: str) -> Case:
-    spec, folder = text_spec(family.replace("xlm-roberta", "bert")), GOLDEN / family
+    name = {"xlm-roberta": "bert", "dual_clip": "clip_text"}.get(family, family)
+    spec, folder = text_spec(name), GOLDEN / family
     assert isinstance(spec, FolderSpec)
     shape = spec.read_shape(folder)._replace(pool=pool)
     tunable = spec.abstract_of(shape, folder).tunable
@@ -63,13 +66,12 @@ def check(packed: TextOutput, alone: TextOutput, mask: np.ndarray) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pool", ["mean", "cls", "lasttoken"])
+@pytest.mark.parametrize(("family", "pool"), [*product(FAMILIES, ("mean", "cls", "lasttoken")), ("dual_clip", "eos")])
 @pytest.mark.parametrize("first", [-1, 0, 1])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert", "qwen3"])
 def test_values_and_gradients(family: str, groups: int, first: int, pool: str) -> None:
     tunable, above, states, mask, packing = case(family, groups=groups, first=first, pool=pool)
-    weights = jax.random.normal(jax.random.key(1), (*mask.shape, 16))
+    weights = jax.random.normal(jax.random.key(1), (*mask.shape, 20))
     real = mask.any(1)
     options = TailOptions(dropout=0.3)
 
@@ -77,7 +79,8 @@ def test_values_and_gradients(family: str, groups: int, first: int, pool: str) -
     def run(above, packing):
         def loss(above):
             output = tunable.tail(above, states, mask, packing=packing, key=jax.random.key(2), options=options)
-            return (output.words * weights).sum() + (output.sentence * weights[:, 0])[real].sum(), output
+            words, sentence = (weights[..., : x.shape[-1]] for x in (output.words, output.sentence))
+            return (output.words * words).sum() + (output.sentence * sentence[:, 0])[real].sum(), output
 
         return jax.value_and_grad(loss, has_aux=True)(above)
 
@@ -87,9 +90,11 @@ def test_values_and_gradients(family: str, groups: int, first: int, pool: str) -
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), gradients, expected)
 
 
-@pytest.mark.parametrize("family", ["modernbert", "qwen3"])
-def test_windows_and_causal_attention_end_at_the_caption(family: str) -> None:
-    tunable, above, states, mask, packing = case(family, groups=2, first=2, pool="lasttoken")
+@pytest.mark.parametrize(
+    ("family", "first", "pool"), [("modernbert", 2, "lasttoken"), ("qwen3", 2, "lasttoken"), ("dual_clip", 1, "eos")]
+)
+def test_windows_and_causal_attention_end_at_the_caption(family: str, first: int, pool: str) -> None:
+    tunable, above, states, mask, packing = case(family, groups=2, first=first, pool=pool)
     packed, alone = (tunable.tail(above, states, mask, packing=rows) for rows in (packing, None))
     check(packed, alone, mask)
 
