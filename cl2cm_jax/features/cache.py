@@ -28,7 +28,13 @@ from cl2cm_jax.data.captions import SPLITS, Caption, by_image
 from cl2cm_jax.data.corpus import Corpus, Ragged, evaluated_on, trained_on, translation_tag
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import reuse
-from cl2cm_jax.features.caption_counts import CAPTION_COUNTS, CaptionCounts, count_captions, lost_captions
+from cl2cm_jax.features.caption_counts import (
+    CAPTION_COUNTS,
+    CaptionCounts,
+    count_captions,
+    lost_captions,
+    spelt_captions,
+)
 from cl2cm_jax.features.encoders import CAPTIONS, TextEncoder, text_encoder
 from cl2cm_jax.features.picture_encoder import picture_encoder
 from cl2cm_jax.features.picture_places import in_place, relative
@@ -156,13 +162,15 @@ def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
     inputs += [t.prefix] if t.prefix else []  # caches made before it stay valid
     inputs += [["decoding", decoding]] if decoding > 1 and has_vision_backbone(config) else []
+    inputs += ["digests"] if stored and vision_first(config) is not None else []  # once hashed with the weights
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
 def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[str, ...]], folder: Path) -> None:
     """Runs the backbones over all splits and keeps their outputs."""
-    from cl2cm_jax.data.stored_sets import picture_root, read_captions, read_pictures
+    from cl2cm_jax.data.stored_sets import check_records, picture_root, read_captions, read_pictures
 
+    check_records(stored)
     encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
     earlier = reuse.earlier(folder.parent, encoders, read=read_splits)
     encode_text = text_encoder(config, configured_text(config), known=earlier.captions)
@@ -175,7 +183,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     def write(split: str, place: Path) -> CaptionCounts:
         captions, frames = read[split]
         rows = [relative(row, picture_root(stored)) for row in captions]
-        digests = [reuse.digest(picture.files) for picture in read_pictures(stored, split)] if is_encoded else []
+        digests = [picture.digest for picture in read_pictures(stored, split)] if is_encoded else []
 
         def from_image(start: int) -> Iterator[np.ndarray]:
             pictures = itertools.islice(read_pictures(stored, split), start, None)
@@ -185,11 +193,16 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
             reuse.save_digests(place, digests)
         return write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
 
-    write_cache(folder, write, about={"languages": languages, "encoders": encoders})
+    write_cache(folder, write, about={"languages": languages, "encoders": encoders}, earlier=earlier.folder)
 
 
 def write_cache(
-    folder: Path, write: Callable[[str, Path], CaptionCounts], *, about: dict[str, Any], splits: Sequence[str] = SPLITS
+    folder: Path,
+    write: Callable[[str, Path], CaptionCounts],
+    *,
+    about: dict[str, Any],
+    splits: Sequence[str] = SPLITS,
+    earlier: Path | None = None,
 ) -> None:
     """Writes the splits into a temporary folder and renames it; one process at a time.
 
@@ -200,6 +213,7 @@ def write_cache(
       write: (split, its folder) writes one split, with `write_split`, and returns its counts.
       about: kept with the counts in done.json, which marks the cache as complete.
       splits: those that it holds.
+      earlier: a cache whose files it may share.
     """
     with exclusive(folder.with_name(f".{folder.name}.lock")):
         if (folder / "done.json").exists():
@@ -208,10 +222,12 @@ def write_cache(
         _remove_abandoned(path for path in folder.parent.glob(".*.partial") if path != temporary)
         counts = {}
         for split in splits:
-            counts[split] = write(split, temporary / split)._asdict()
+            counts[split] = {name: dict(count) for name, count in write(split, temporary / split)._asdict().items()}
             os.utime(temporary)  # not abandoned
         write_text(temporary / "done.json", json.dumps(about | {CAPTION_COUNTS: counts}))
         write_checksums(temporary)
+        if earlier:
+            reuse.share(temporary, earlier)
         shutil.rmtree(folder, ignore_errors=True)  # remains of one that was deleted or copied in part
         temporary.rename(folder)
 
@@ -295,7 +311,7 @@ def write_split(
     texts = [row.caption for _, _, row in captions]
     tokens = encode_text.tokens(texts)
     text = encode_text(texts, space, tokens=tokens)
-    _write_vision(space, vision, len(images))
+    _write_vision(space, vision, len(images), folder)
     ragged = {"words": text.words} | ({} if text.states is None else {"states": text.states})
     parts = {"offsets": "_offsets", "is_word": "_real"}
     arrays = {
@@ -316,12 +332,17 @@ def write_split(
     }
     write_text(folder / "table.json", json.dumps(table, ensure_ascii=False))
     others = [row.language for own in images.values() for row in own if row.language not in languages]
-    return count_captions([row.language for _, _, row in captions], encode_text.losses(texts, tokens), left_out=others)
+    read, losses = [row.language for _, _, row in captions], encode_text.losses(texts, tokens)
+    return count_captions(read, losses, left_out=others, spelt=spelt_captions(encode_text, read, texts))
 
 
-def _write_vision(space: OnDisk, vision: VisionFeatures, count: int) -> None:
+def _write_vision(space: OnDisk, vision: VisionFeatures, count: int, folder: Path) -> None:
     """Fills the features (n, F, d) of `count` pictures, 0 after the last frame of each, and their frames (n,)."""
-    start = space.done(VISION)
+
+    def written(start: int, stop: int) -> list[np.ndarray]:
+        return [np.load(folder / f"{name}.npy", mmap_mode="r")[start:stop] for name in ("vision", "frames")]
+
+    start = space.done(VISION, written)
     if start == count:
         return
     rows = vision.from_image(start)
@@ -329,7 +350,7 @@ def _write_vision(space: OnDisk, vision: VisionFeatures, count: int) -> None:
     features = space.array("vision", (count, vision.frames, first.shape[1]), first.dtype, job=VISION)
     frames = space.array("frames", (count,), np.int32, job=VISION)
     for place, row in enumerate(itertools.chain([first], rows), start):
-        features[place, : len(row)], frames[place] = row, len(row)
+        features[place, : len(row)], features[place, len(row) :], frames[place] = row, 0, len(row)
         space.reached(VISION, place + 1)
 
 

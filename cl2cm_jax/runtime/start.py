@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 import jax
+from jax._src import compilation_cache
 
 from cl2cm_jax.parallel import hosts
 
@@ -18,6 +19,8 @@ def start_jax(data_dir: Path) -> None:
     The cache is in the data folder, or where the environment variable JAX_COMPILATION_CACHE_DIR says.
     """
     hosts.start()
+    # where zstandard is installed, JAX compresses programs with it and without checksums; zlib finds a flipped bit
+    setattr(compilation_cache, "zstandard", None)  # noqa: B010
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     _remove_damaged(data_dir / "compiled")
@@ -27,7 +30,7 @@ def start_jax(data_dir: Path) -> None:
 
 
 def _remove_damaged(folder: Path) -> None:
-    """Removes compiled programs that a kill or a full disk has cut off.
+    """Removes compiled programs that a kill or a full disk has cut off, and those of another compressor than zlib.
 
     JAX would warn of each at every start, compile it again, and never write it again.
     """
@@ -38,8 +41,6 @@ def _remove_damaged(folder: Path) -> None:
 
 
 def _is_whole(content: bytes) -> bool:
-    if content[:1] not in (b"", b"x"):  # of another compressor than zlib, which JAX takes where it is installed
-        return True
     stream = zlib.decompressobj()
     with contextlib.suppress(zlib.error):
         stream.decompress(content)

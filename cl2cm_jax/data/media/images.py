@@ -10,9 +10,8 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -26,9 +25,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from cl2cm_jax.data.media.files import read_regular
 from cl2cm_jax.data.media.headers import Header, HeaderError, read_header
 from cl2cm_jax.data.media.pixels import grey_to_8_bit, is_deep, turn_of, white_of
-from cl2cm_jax.data.media.threads import Room, ahead
+from cl2cm_jax.data.media.threads import Room
 from cl2cm_jax.errors import UserError, one_line
 
 _AVIF = ["AVIF"] if features.check("avif") else []  # a part of most builds of Pillow
@@ -71,6 +71,13 @@ class AnimatedError(ImageError):
 
 
 _ROOM = Room(2 * MAX_MEMORY)
+Reader = Callable[[str | os.PathLike[str]], bytes]
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The content of a picture's file; raises ImageError if it is none, too large, or cannot be read."""
+    with _as_image_error(_name(path), MAX_PIXELS):
+        return read_regular(path, limit=MAX_FILE)
 
 
 def decode(
@@ -79,6 +86,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     enough: int = 0,
     on_animated: Literal["first", "refuse"] = "first",
+    read: Reader = read_file,
 ) -> np.ndarray:
     """Decodes an image file to RGB.
 
@@ -89,6 +97,7 @@ def decode(
       enough: pixels of the shorter side that are enough: a JPEG whose sides are twice that or more, and any other
         picture of over 16 million pixels, is returned smaller, with at least so many; 0: in its own size.
       on_animated: what to do with a picture of several frames: take the "first", or "refuse" it.
+      read: gives the bytes of a path.
 
     Returns:
       (H, W, 3) uint8.
@@ -98,7 +107,7 @@ def decode(
     """
     name = _name(source)
     with _as_image_error(name, max_pixels):
-        opened = _opened(source, max_pixels=max_pixels, enough=enough)
+        opened = _opened(source, max_pixels=max_pixels, enough=enough, read=read)
         with opened.image as image:
             if on_animated == "refuse" and (frames := _frames(opened)) > 1:
                 how = "has several pages" if image.format == "TIFF" else f"is animated ({frames} frames)"
@@ -146,6 +155,7 @@ def decode_frames(
     enough: int = 0,
     max_frames: int = MAX_FRAMES,
     max_animation_pixels: int = MAX_ANIMATION_PIXELS,
+    read: Reader = read_file,
 ) -> Iterator[np.ndarray]:
     """Decodes sampled frames of an animated GIF, PNG or WebP in order; of any other picture its only one.
 
@@ -158,6 +168,7 @@ def decode_frames(
       enough: as in `decode`, of a frame.
       max_frames: animations of more frames are refused before any is decoded.
       max_animation_pixels: limit of the pixels of all frames together.
+      read: as in `decode`.
 
     Yields:
       (H, W, 3) uint8.
@@ -167,7 +178,7 @@ def decode_frames(
     """
     name = _name(source)
     with _as_image_error(name, max_pixels):
-        opened = _opened(source, max_pixels=max_pixels, enough=enough)
+        opened = _opened(source, max_pixels=max_pixels, enough=enough, read=read)
         image, count = opened.image, _frames(opened) if opened.image.format in ANIMATIONS else 1
         first = int(count > 1 and bool(image.info.get("default_image")))  # of a PNG: for viewers without animation
         if count > 1:
@@ -205,9 +216,11 @@ class _Opened(NamedTuple):
         return self.header.canvas if self.header.format == "GIF" else self.image.size
 
 
-def _opened(source: bytes | str | os.PathLike[str], *, max_pixels: int, enough: int = 0) -> _Opened:
+def _opened(
+    source: bytes | str | os.PathLike[str], *, max_pixels: int, enough: int = 0, read: Reader = read_file
+) -> _Opened:
     """Checks the header, and opens the picture; raises Pillow's errors."""
-    name, content = _name(source), source if isinstance(source, bytes) else _read(source)
+    name, content = _name(source), source if isinstance(source, bytes) else read(source)
     if not content:
         raise ImageError(f"{name} is empty (0 bytes); replace it or leave it out")
     header = read_header(content)
@@ -286,11 +299,6 @@ def _as_image_error(name: str, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name} is truncated or damaged ({one_line(error)}); replace it or leave it out") from error
 
 
-def decoded(paths: Iterable[str]) -> Iterator[np.ndarray]:
-    """`decode`s files in order, in threads, with few in memory."""
-    return ahead(decode, paths)
-
-
 def scaled(
     image: np.ndarray, size: int, *, shorter_side: int | None, filter: Literal["bicubic", "bilinear"]
 ) -> np.ndarray:
@@ -318,22 +326,6 @@ def scaled(
     across, down = picture.width / columns, picture.height / rows
     box = (left * across, top * down, (left + size) * across, (top + size) * down)
     return np.asarray(picture.resize((size, size), resampling, box=box))
-
-
-def _read(path: str | os.PathLike[str]) -> bytes:
-    with open(path, "rb", opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())  # of the open file, in case the path was replaced
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a pipe or device; replace it or leave it out"
-            raise ImageError(f"{os.fspath(path)} is not a regular file but {kind}")
-        if status.st_size > MAX_FILE:
-            size = f"{status.st_size:,} bytes, over the limit of {MAX_FILE:,}"
-            raise ImageError(f"{os.fspath(path)} has {size}; scale it down")
-        return file.read(status.st_size)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may have no writer; Windows has no such flag
 
 
 def _check_size(name: str, width: int, height: int, most: int, *, limit: int = 0) -> None:
