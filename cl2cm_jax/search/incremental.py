@@ -233,10 +233,10 @@ class _Update:
         return gone.pop(gone.index(source) if source in gone else 0) if gone else ""
 
     def _not_there(self, settled: set[str]) -> Iterator[Entry]:
-        """The entries, but those of `settled`, whose files are not there, as far as that can be seen, or damaged."""
+        """The entries whose files are damaged, or not in the folder as far as one can see, but those of `settled`."""
         hidden = self.found.hidden(entry.path for entry in self.known.values())
-        unusable = self.outcome.skipped.keys() - self.found.absent - self._damaged
-        seen = settled | {id_of(path) for path in (*unusable, *hidden)}
+        unread = self.outcome.skipped.keys() - self.found.absent - self._damaged
+        seen = settled | {id_of(path) for path in (*unread, *hidden)}
         for entry in self.known.values():
             if entry.id not in seen and not self.found.leaves_out(entry.path):
                 yield entry
@@ -350,6 +350,13 @@ def is_drawn(root: str, data: ConfigDict) -> bool:
     folder = os.path.join(data.dir, data.name)
     parents = (Path(root).resolve(), *Path(root).resolve().parents)
     return any(_contains(folder, str(place)) and (place / "dataset_info.json").is_file() for place in parents)
+
+
+def drawn_paths(gallery: Gallery, data: ConfigDict) -> set[str]:
+    """The files of a workdir's gallery that may be opened unasked: the package's own drawings, see `is_drawn`."""
+    files = list(filter(None, gallery.paths))
+    root = gallery.root or common_folder(files)
+    return {path for path in files if _contains(root, path)} if root and is_drawn(root, data) else set()
 
 
 def _contains(folder: str, root: str) -> bool:
