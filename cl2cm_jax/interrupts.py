@@ -32,9 +32,9 @@ def catch_interrupts() -> None:
     global _handled
     if threading.current_thread() is not threading.main_thread():
         return
+    sys.unraisablehook = _print_unraisable
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
-        sys.unraisablehook = _end_if_interrupted
         _handled = True
 
 
@@ -60,11 +60,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _end_if_interrupted(ignored: sys.UnraisableHookArgs) -> None:
-    """What Python calls with an exception of a finalizer (`__del__`), which would only be printed."""
+def _print_unraisable(ignored: sys.UnraisableHookArgs) -> None:
+    """What Python calls with an exception that has no caller, of a finalizer (`__del__`) or a library in C.
+
+    Ctrl-C would only be printed. Nothing is, where the writers of a checkpoint that failed, on a full disk, answer when
+    its event loop is closed.
+    """
     if issubclass(ignored.exc_type, KeyboardInterrupt):
         end_interrupted()
-    sys.__unraisablehook__(ignored)
+    if str(ignored.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(ignored)
 
 
 def is_importing(frame: FrameType | None) -> bool:

@@ -285,6 +285,9 @@ class Checkpoints:
             keep.add(best)
         for step in set(steps) - keep:
             _delete(self.directory / str(step))
+        for aside in self.directory.glob(f"*{_UNREADABLE}"):
+            if not has_checksums(aside):  # of a process killed before it wrote them; now there is a newer one
+                _remove(aside)
 
     def _set_unreadable_aside(self) -> None:
         """Renames unreadable checkpoints, so that their steps can be written again."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from cl2cm_jax.data.readers.feature_file import map_floats
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.runtime.atomic import naming, write_text
 from cl2cm_jax.runtime.checksums import checksum
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.search.entry import Entry, captions_from_text, captions_to_text, id_of
@@ -73,8 +73,12 @@ def _write(store: Store, new: Path, shard: int) -> int:
         (new / name).mkdir(parents=True)
     total = 0
     for number, (entries, vectors) in enumerate(_shards(store, shard)):
-        np.save(new / _VECTORS / f"img_emb_{number}.npy", vectors)
-        _write_metadata(new / _METADATA / f"metadata_{number}.parquet", entries)
+        array, metadata = new / _VECTORS / f"img_emb_{number}.npy", new / _METADATA / f"metadata_{number}.parquet"
+        with naming(array), array.open("wb") as file:  # np.save loses errors of the system, or cuts off without one
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(vectors))
+            file.write(np.ascontiguousarray(vectors).data)
+        with naming(metadata):
+            _write_metadata(metadata, entries)
         total += len(entries)
     sums = {path.relative_to(new).as_posix(): checksum(path) for path in sorted(new.rglob("*.*")) if path.is_file()}
     content = asdict(store.manifest) | {_SUMS: sums | {MANIFEST_FILE: _sum_of(store.manifest)}}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cl2cm_jax.runtime.atomic import naming
 
 _MIN_PROBABILITY = 0.5
 _SCRIPTS = {  # languages by script, named by the first word of its letters' Unicode names
@@ -31,7 +35,8 @@ def detector(languages: Sequence[str]) -> Callable[[str], str]:
     """
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    with naming(Path(tempfile.gettempdir())):  # where it unpacks its model
+        identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     known = {str(label) for label in identifier.labels}
     by_base = {language.split("-")[0]: language for language in reversed(languages)}
     others = set(by_base).difference(*_SCRIPTS.values())  # written in a script without an entry above

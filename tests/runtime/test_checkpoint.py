@@ -285,14 +285,15 @@ def test_checksums_that_cannot_be_written_are_a_failed_save(tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_saving_continues_after_a_fallback(two_steps, tmp_path):
+@pytest.mark.parametrize("was_killed", [False, True])
+def test_saving_continues_after_a_fallback(two_steps, tmp_path, was_killed):
     directory = shutil.copytree(two_steps, tmp_path / "copy")
-    _truncate_all(directory / "2")
+    (directory / "2" / LIST_NAME).unlink() if was_killed else _truncate_all(directory / "2")
     with Checkpoints(directory, keep_last=1) as checkpoints:
         checkpoints.restore(_abstract())
         assert checkpoints.steps() == [1, 2], "reading changes nothing on disk"
         assert checkpoints.save(2, _state(5), metadata={"position": 2})
-    assert (directory / "2.unreadable").is_dir()
+    assert (directory / "2.unreadable").is_dir() != was_killed, "a checkpoint that was not completed is not kept"
     restored = Checkpoints(directory).restore(_abstract())
     assert restored is not None and restored.step == 2
     _assert_same(restored.state, _state(5))

@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from support.colour_encoder import paint
+from support.small_files import no_file_larger_than
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.storage import exclusive
@@ -189,18 +190,26 @@ def test_a_failed_export_keeps_the_previous_one(store, photos, colours, tmp_path
     write_vectors(store, tmp_path / "out", shard=1)
     (photos / "red.png").unlink()
     update(store, colours.encoder, photos)
-    save, done = np.save, []
+    write, done = np.lib.format.write_array_header_1_0, []
 
-    def full(file, array) -> None:
+    def full(file, header) -> None:
         if done:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        done.append(save(file, array))
+        done.append(write(file, header))
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(OSError, match="No space left"):
         write_vectors(store, tmp_path / "out", shard=1)
     assert len(exported(tmp_path / "out")) == 3 and sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_export_on_a_full_disk_names_the_file(store, photos, colours, tmp_path) -> None:
+    update(store, colours.encoder, photos)
+    for size, name in ((140, "img_emb_0.npy"), (500, "metadata_0.parquet")):
+        with no_file_larger_than(size), pytest.raises(OSError) as error:  # noqa: PT011
+            write_vectors(store, tmp_path / "out")
+        assert error.value.errno in (errno.ENOSPC, errno.EFBIG) and str(error.value.filename).endswith(name)
 
 
 @pytest.fixture

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
+
 import pytest
+from py3langid.langid import LanguageIdentifier
 
 from cl2cm_jax.serve.language import detector
 
@@ -28,3 +33,13 @@ def test_languages_of_queries(query, language) -> None:
 
 def test_only_languages_of_the_model() -> None:
     assert detector(("en", "de"))("赤い") == "" and detector(("zh",))("一只鸟") == "zh"
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LanguageIdentifier, "from_model_file", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        detector(LANGUAGES)
+    assert error.value.filename == tempfile.gettempdir()

@@ -68,7 +68,8 @@ def test_equal_sentences_are_translated_once_and_each_caption_has_its_provenance
     assert list(outcome.translations.values()) == ["DOG", "CAT", "DOG", "ÉTÉ", "COW"]
     assert (outcome.before, outcome.sentences, outcome.is_complete) == (0, 4, True)
     assert sorted(entry["image"] for entry in entries(path)) == [item.name for item in ITEMS]
-    assert entries(path)[0] == {
+    first = entries(path)[0]
+    assert isinstance(first.pop("crc32"), int) and first == {
         "image": "0.png",
         "language": "de",
         "caption": "DOG",

@@ -140,6 +140,8 @@ def begin(database: Path, collection: str) -> None:
     folder = database / "collections" / collection
     if (folder / LIST_NAME).exists():
         os.replace(folder / LIST_NAME, folder / _BEFORE)
+    elif folder.is_dir() and not (folder / _BEFORE).exists():  # new, and not of an earlier version
+        write_text(folder / _BEFORE, "{}")
 
 
 def record(database: Path, collection: str, sums: dict[str, tuple[int, int]]) -> None:

@@ -159,6 +159,8 @@ class Store:
         index.add_index("vector", metric_type="IP", **kind)
         strong = {"consistency_level": "Strong"}  # a resumed run must see the rows of the killed one
         self._client.create_collection(self._collection, schema=schema, index_params=index, **strong)
+        if self._server is not None:
+            lite.begin(Path(self.uri), self._collection)
         self.set_manifest(manifest)
 
     def set_manifest(self, manifest: Manifest) -> None:

@@ -210,6 +210,14 @@ def killed(index: Path, tmp_path: Path) -> Path:
     return tmp_path / "killed.db"
 
 
+def test_an_index_whose_first_update_was_killed_is_of_no_earlier_version(tmp_path, caplog) -> None:
+    with Store(str(tmp_path / "index.db")) as store:
+        store.create(Manifest(weights="w", model="m", dim=3))
+        put(store, [f"{number}.png" for number in range(ROWS)])
+        shutil.copytree(tmp_path / "index.db", tmp_path / "killed.db")
+    assert count(tmp_path / "killed.db") == ROWS and not caplog.messages
+
+
 def test_an_interrupted_update_is_read_and_completed(killed) -> None:
     assert len(list(killed.rglob("*.arrow"))) == 2
     assert count(killed) == 2 * ROWS - 2 and count(killed) == 2 * ROWS - 2
