@@ -217,6 +217,10 @@ def read_clip_text(folder: Path) -> object:
     return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800", "\u3000\xb2"])
 
 
+def read_both_towers(folder: Path) -> object:
+    return vision_backbone("clip_vit", folder), read_clip_text(folder)
+
+
 def model_targets() -> dict[str, Target]:
     texts: dict[str, Target] = {}
     for family, template in (("bert", "[CLS] $A [SEP]"), ("modernbert", "[CLS] $A [SEP]"), ("qwen3", "$A [SEP]")):
@@ -234,8 +238,8 @@ def model_targets() -> dict[str, Target]:
         **texts,
         "e5": of_file("it.bin", read_e5, e5_bytes()),
         **each_file("clip", clip, partial(vision_backbone, "clip_vit")),
-        **each_file("clip_text", both, read_clip_text),
-        **each_file("open_clip", golden("open_clip"), lambda folder: vision_backbone("clip_vit", folder)),
+        **each_file("clip_text", both, read_both_towers),
+        **each_file("open_clip", golden("open_clip"), read_both_towers),
         **each_file("open_clip_xlm", golden("open_clip_xlm"), read_clip_text),
         **each_file("split", split, hub_folder.read_tensors),
         **{f"tokenizer/{name}": tokenizer_target(make()) for name, make in KINDS.items()},
