@@ -23,7 +23,7 @@ from cl2cm_jax.evaluation.gallery import Gallery
 from cl2cm_jax.maths.ranking import top as best_items
 from cl2cm_jax.search.entry import Filters, without_captions
 from cl2cm_jax.text.terminal import json_text, printable, styled_output
-from cl2cm_jax.text.visible import prepared_query, visible
+from cl2cm_jax.text.visible import prepared_query, query_forms, visible
 from cl2cm_jax.trained.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -82,8 +82,12 @@ def search(queries: Sequence[str], gallery: Gallery, encoder: Encoder, *, top: i
 
 
 def encode_queries(encoder: Encoder, queries: Sequence[str]) -> np.ndarray:
-    """The vectors (N, D) float32 of N queries, prepared as `prepared_query` does: every search encodes queries here."""
-    return encoder.text([prepared_query(query) for query in queries])
+    """The unit vectors (N, D) float32 of N queries, each the mean of its `query_forms`; all are encoded here."""
+    forms = [query_forms(query) for query in queries]
+    vectors = encoder.text([form for both in forms for form in both])
+    counts = np.array([len(both) for both in forms])
+    sums = np.add.reduceat(vectors, np.cumsum(counts) - counts)
+    return np.where(counts[:, None] == 1, sums, sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12))
 
 
 def query_notice(encoder: Encoder, query: str) -> str:

@@ -24,7 +24,7 @@ _COMPATIBLE = re.compile(
     "[\ufb00-\ufdf9\ufe70-\ufefc\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uff9f\U0001d400-\U0001d7ff]+"
 )
 _QUOTES = ('""', "''", "``", "“”", "„“", "„”", "””", "‘’", "‚‘", "«»", "»«", "‹›", "›‹", "「」", "『』", "＂＂")
-_TURKISH = re.compile("[İĞ]")
+_TURKISH = re.compile("[İĞğı]")
 
 
 def visible(text: str) -> str:
@@ -43,18 +43,24 @@ def visible(text: str) -> str:
 
 
 def prepared_query(text: str) -> str:
-    """A query as the text encoder gets it: what is seen of it, and in lower case if all its letters are capitals.
+    """A query in one form, however it was typed: what is seen of it, in lower case.
 
-    Marks of quotation around all of it and Arabic letters that are drawn out (tatweel) are left out. Most encoders are
-    cased and were trained on captions with few capitals: of emoji names in capitals 1 to 7 % find their drawing among
-    the first ten, in lower case 8 to 13 %, as many as of the names as they are. A query with other letters keeps its
-    capitals: German nouns, names, and the letters of a word such as TV in a Chinese query.
+    Marks of quotation around all of it and Arabic letters that are drawn out (tatweel) are left out.
     """
     text = visible(text).replace("\u0640", "")
     while len(text) > 2 and text[0] + text[-1] in _QUOTES and not set(text[1:-1]) & {text[0], text[-1]}:
         text = text[1:-1].strip()
-    if all(letter.isupper() or letter in "ßºª" for letter in text if letter.isalpha()):
-        if _TURKISH.search(text):  # not of other languages; without these letters a Turkish I is taken for another
-            text = text.replace("I", "ı")
-        return text.lower().replace("i\u0307", "i")  # of the Turkish capital with a dot
-    return text
+    if _TURKISH.search(text):  # not of other languages; without these letters a Turkish I is taken for another
+        text = text.replace("I", "ı")
+    return text.lower().replace("i\u0307", "i")  # of the Turkish capital with a dot
+
+
+def query_forms(text: str) -> tuple[str, ...]:
+    """The forms of a query that a text encoder gets: as `prepared_query`, and with a capital at the beginning.
+
+    Most encoders are cased, and captions are not all alike: some begin with a capital as German nouns do, others do
+    not. The mean of both forms finds on average as much as queries in the captions' own form, which is not known. There
+    is one form where the first character has no other case.
+    """
+    lower = prepared_query(text)
+    return tuple(dict.fromkeys((lower, lower[:1].title() + lower[1:])))
