@@ -13,12 +13,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config.declarations import Field, choice, choices, duration, number, place, plugin, weight
+from cl2cm_jax.config.prompts import AUTO, check_prompt
 from cl2cm_jax.text.languages import canonical
 
 # target languages of the paper's sets, whose source is English
 LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex": ("zh",), "msrvtt_cn": ("zh",)}
 # names of earlier versions, still accepted on the command line, in config files and in saved configurations
-OLD_NAMES = {"teacher.update": "teacher.schedule"}
+OLD_NAMES = {"teacher.update": "teacher.schedule", "text.prefix": "text.prompt"}
 LANGUAGES = ("data.source", "data.targets", "data.reported", "evaluation.pictures")  # fields that name languages
 
 FIELDS: dict[str, Field] = {
@@ -59,7 +60,9 @@ FIELDS: dict[str, Field] = {
     # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | "bert" (mBERT, XLM-R, MiniLM ...; needs text.path)
     "text.backbone": plugin("cl2cm_jax.models.backbones.text", "use_multilingual"),
     "text.path": place(),  # bert: a Hugging Face model folder or hub id; others: weights outside the package
-    "text.prefix": Field(""),  # put before every caption and query; E5's authors use "query: "
+    # put before every caption and query, e.g. "query: " for E5; "": nothing; "auto": what the model folder names, see
+    # models/prompts.py. "{query}" may stand at its end, for the text
+    "text.prompt": Field(AUTO, lambda name, value: check_prompt(value, source=f"config.{name}")),
     "text.max_tokens": number(32, 3, 512),  # longer captions are truncated
     "text.lowercase": Field(False),  # lower-case and strip accents, even for a cased model; to compare with NRCCR
     "text.length_multiple": number(8, 0, 512),  # words are padded to a multiple of it; 0: always to max_tokens

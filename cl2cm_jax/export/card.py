@@ -12,7 +12,7 @@ from cl2cm_jax import __version__
 from cl2cm_jax.evaluation.report import RANKS, SHOWN, Results, report_tables, summarise, weakest
 from cl2cm_jax.export.licences import NOTICES, common_licence, data_licence
 from cl2cm_jax.export.render import render
-from cl2cm_jax.models.configured import text_spec
+from cl2cm_jax.models.configured import text_prompt, text_spec
 from cl2cm_jax.models.credits import UNKNOWN, Credits
 from cl2cm_jax.trained.bundle_layout import stock_obstacles
 
@@ -63,6 +63,7 @@ def card(facts: Facts) -> str:
         notices=NOTICES,
         obstacles=stock_obstacles(c),
         paper=PAPER,
+        prompt=text_prompt(c),
         requirement=spec.requirement,
         selected_step=r.config.get("selected_step"),
         tables=[table.markdown() for table in report_tables(r)],

@@ -11,7 +11,7 @@ from cl2cm_jax.export.bundle import PROBES, Addition, Trained
 from cl2cm_jax.export.onnx_graph import FOLDER, OPSET, Session, onnx_file
 from cl2cm_jax.export.render import render
 from cl2cm_jax.export.towers import Tower, image_inputs, text_inputs, text_tower, vision_tower
-from cl2cm_jax.models.configured import text_spec
+from cl2cm_jax.models.configured import text_prompt, text_spec
 from cl2cm_jax.trained.bundle import Parts
 from cl2cm_jax.trained.bundle_layout import text_place
 
@@ -89,7 +89,7 @@ def _note(folder: Path, parts: Parts, worst: dict[str, float], measured: list[st
         folder=FOLDER,
         measured=measured,
         opset=OPSET,
-        text=repr(c.text.prefix + "a red apple"),
+        text=repr(text_prompt(c) + "a red apple"),
         vision_inputs=_vision_inputs(parts),
         worst=worst,
     )

@@ -33,7 +33,7 @@ from cl2cm_jax.features.encoders import CAPTIONS, TextEncoder, text_encoder
 from cl2cm_jax.features.picture_encoder import picture_encoder
 from cl2cm_jax.features.picture_places import in_place, relative
 from cl2cm_jax.models.backbone import VisionBackbone
-from cl2cm_jax.models.configured import check_trained_backbones, configured_text, fingerprint
+from cl2cm_jax.models.configured import check_trained_backbones, configured_text, fingerprint, prompt_notes, text_prompt
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.checksums import add_checksums, has_checksums, verify_checksums, write_checksums
@@ -108,6 +108,8 @@ def all_corpora(config: ConfigDict) -> Corpora:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
     for line in lost_captions(folder, max_tokens=config.text.max_tokens, backbone=config.text.backbone):
         logging.warning("%s", line)
+    for level, line in prompt_notes(config):
+        logging.log(level, "%s", line)
     root, contents = picture_root(stored), content_hashes(stored)
     return Corpora(*(in_place(corpus, root, contents[corpus.name]) for corpus in read_cache(folder, languages)))
 
@@ -154,7 +156,7 @@ def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...
     records = stored and records_hash(stored)
     inputs = [FORMAT, records, weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
-    inputs += [t.prefix] if t.prefix else []  # caches made before it stay valid
+    inputs += [prompt] if (prompt := text_prompt(config)) else []  # caches made before it stay valid
     inputs += [["decoding", decoding]] if decoding > 1 and has_vision_backbone(config) else []
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 

@@ -21,6 +21,7 @@ from cl2cm_jax.data.media.images import scaled
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.reuse import Row, copied
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
+from cl2cm_jax.models.configured import text_prompt
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.tokenizers import TokenBatch, prepared
 from cl2cm_jax.models.trained_layers import check_text_layers
@@ -132,17 +133,20 @@ class TextLosses(NamedTuple):
 class TextEncoder:
     """A text backbone behind its tokenizer, on all devices of this process; called as often as needed.
 
+    Attributes:
+      room: word pieces of a text that are read, without begin, end and prompt.
+
     Args:
       backbone: with its weights.
       max_tokens: longer captions are truncated.
       first: the first trained layer, whose inputs are returned as states; -1: token ids as states; None: no states.
       frozen: whether the frozen backbone's words and sentences are used.
       lowercase: removes case and accents.
-      prefix: of every caption; its pieces are words of it.
+      prompt: before every caption; its pieces are words of it.
       known: captions of which a batch is copied, if it holds no others; of the same backbone and options.
 
     Raises:
-      UserError: the backbone takes no captions of that length.
+      UserError: the backbone takes no captions of that length, or the prompt leaves no room for a text.
     """
 
     def __init__(
@@ -153,7 +157,7 @@ class TextEncoder:
         first: int | None = None,
         frozen: bool = True,
         lowercase: bool = False,
-        prefix: str = "",
+        prompt: str = "",
         known: Mapping[str, Row] | None = None,
     ):
         if backbone.max_tokens is not None and max_tokens > backbone.max_tokens:
@@ -161,11 +165,17 @@ class TextEncoder:
                 f"config.text.max_tokens={max_tokens} is more than the {backbone.max_tokens} that the backbone takes"
             )
         self._dim, self._first, self._frozen = backbone.dim, first, frozen
-        self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
+        self._prepared = functools.partial(prepared, prompt=prompt, lowercase=lowercase)
         self._known = known or {}
         self.max_tokens = max_tokens
         self._longer = functools.cache(functools.partial(backbone.tokenizer, max_tokens=max_tokens + 1))
         self._tokenize = backbone.tokenizer(max_tokens=max_tokens)
+        self.room = max_tokens - 2 - (len(self._tokenize.words(prompt)) if prompt else 0)
+        if self.room < 1:
+            raise UserError(
+                f"config.text.max_tokens={max_tokens} leaves no room for a text after config.text.prompt={prompt!r}; "
+                "use a larger number, or a shorter prompt"
+            )
         self._spread = spread(TEXT_BATCH)
         whole = self._spread.whole
         self._prefix, rest = None, (backbone.apply, backbone.params)  # from the states where it is cut, else the ids
@@ -280,7 +290,7 @@ def text_encoder(config: ConfigDict, backbone: TextBackbone, *, known: Mapping[s
         first=cut_layer(config),
         frozen=reads_frozen(config),
         lowercase=config.text.lowercase,
-        prefix=config.text.prefix,
+        prompt=text_prompt(config),
         known=known,
     )
 

@@ -22,6 +22,7 @@ from cl2cm_jax.models.credits import UNKNOWN, Credits
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.preprocess import Preprocess
 from cl2cm_jax.models.pretrained import write_safetensors
+from cl2cm_jax.models.prompts import Prompts, read_prompts
 from cl2cm_jax.models.tokenizers import Tokenizer
 
 B = TypeVar("B")
@@ -223,6 +224,11 @@ class TextSpec(_Spec[TextBackbone]):
         """
         backbone = self.load(path)
         return replace(backbone, params=jax.eval_shape(lambda: backbone.params)), f"{path}, d {backbone.dim}"
+
+    def prompts(self, path: Location) -> Prompts:
+        """What the model folder, or its authors, say of prompts; raises UserError if the folder's file is damaged."""
+        folder = self.folder(path)
+        return Prompts() if folder is None else read_prompts(path or "", folder)
 
     def tokenizer_code(self, path: Path, *, max_tokens: int) -> TokenizerCode | None:
         """How a program without this package tokenises; `path` is that of `TextBackbone.write`."""

@@ -63,8 +63,6 @@ def stock_obstacles(config: ConfigDict) -> list[str]:
         found.append(f"the mean of words without special tokens, config.student.text_pool={pool!r}")
     if config.text.lowercase:
         found.append("the removal of case and accents, config.text.lowercase=True")
-    if config.text.prefix:
-        found.append(f"the prefix of every text, config.text.prefix={config.text.prefix!r}")
     return found
 
 

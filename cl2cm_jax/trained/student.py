@@ -95,7 +95,7 @@ def _notice(encoder: TextEncoder, text: str) -> str:
     """What of a text is not read, in one line; "" if it is read as a whole."""
     losses = encoder.losses([text], encoder.tokens([text]))
     if losses.is_cut[0]:
-        return f"only the first {encoder.max_tokens - 2} word pieces are read; shorten the text"
+        return f"only the first {encoder.room} word pieces are read; shorten the text"
     if (share := losses.unknown[0]) >= _MANY_UNKNOWN:
         return f"the text encoder does not know {share:.0%} of the word pieces, and probably not the language"
     return ""

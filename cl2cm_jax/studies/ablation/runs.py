@@ -32,6 +32,7 @@ from cl2cm_jax.studies.ablation.variants import LEAST_SQUARES, SHARE_SOURCE_ONLY
 from cl2cm_jax.studies.bootstrap import RunRanks, joined
 from cl2cm_jax.studies.rows import run_folder
 from cl2cm_jax.training import loop, results
+from cl2cm_jax.models.configured import settled
 from cl2cm_jax.training.experiment import SELECTION, TARGETS_METRIC, Programs, Run, build, check_workdir, claim
 
 VALIDATION_FILE = "read.json"  # validation metrics of a row that evaluates the model of another row
@@ -77,6 +78,7 @@ class Ablation:
         names: Sequence[str],
         folds: int = 0,
     ):
+        config = settled(config)
         self.config, self.workdir, self.folds = config, workdir, folds
         self.noises, self.seeds, self.names = list(noises), list(seeds), list(names)
         data = all_corpora(config)  # captions of every origin; each run selects its own with `chosen`

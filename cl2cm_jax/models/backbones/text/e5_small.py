@@ -23,6 +23,7 @@ from cl2cm_jax.models.files.e5_file import E5File, read_e5_file
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.layers.bert import BertShape, init
 from cl2cm_jax.models.pretrained import PackageFile, shapes_of
+from cl2cm_jax.models.prompts import Prompts, usual_prompt
 from cl2cm_jax.models.tokenizers import E5Tokenizer, e5_tokenizer
 
 WEIGHTS = PackageFile(
@@ -96,6 +97,9 @@ class E5Spec(BertSpec):
             licence="mit",
             base_model="intfloat/multilingual-e5-small",
         )
+
+    def prompts(self, path: Location) -> Prompts:
+        return super().prompts(path)._replace(usual=usual_prompt("e5-small"))
 
     def _shape(self, path: Location) -> tuple[BertShape, str]:
         if path and Path(path).is_dir():
