@@ -61,7 +61,7 @@ FIELDS: dict[str, Field] = {
     "text.backbone": plugin("cl2cm_jax.models.backbones.text", "use_multilingual"),
     "text.path": place(),  # bert: a Hugging Face model folder or hub id; others: weights outside the package
     # put before every caption and query, e.g. "query: " for E5; "": nothing; "auto": what the model folder names, see
-    # models/prompts.py. "{query}" may stand at its end, for the text
+    # models/files/prompts.py. "{query}" may stand at its end, for the text
     "text.prompt": Field(AUTO, lambda name, value: check_prompt(value, source=f"config.{name}")),
     "text.max_tokens": number(32, 3, 512),  # longer captions are truncated
     "text.lowercase": Field(False),  # lower-case and strip accents, even for a cased model; to compare with NRCCR

@@ -8,10 +8,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.models.configured import text_prompt
+from cl2cm_jax.models.files.prompts import FILE
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.hub_folder import write_json
 from cl2cm_jax.models.pretrained import write_safetensors
-from cl2cm_jax.models.prompts import FILE
 
 _MODELS = "sentence_transformers.models"
 _MODULES = ("Transformer", "Pooling", "Normalize", "Dense", "Normalize")

@@ -8,7 +8,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ from cl2cm_jax.models.configured import text_prompt
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.tokenizers import TokenBatch, prepared
 from cl2cm_jax.models.trained_layers import check_text_layers
-from cl2cm_jax.parallel.sharding import spread
+from cl2cm_jax.parallel.sharding import Spread, spread
 from cl2cm_jax.runtime.storage import InMemory
 
 MARGIN = 2  # decoded to twice the needed size, a picture differs by a grey level or so once it is resized
@@ -47,7 +47,7 @@ class ImageEncoder:
         self._backbone, self._prepare = backbone, backbone.preprocess
         tokens = pool == "tokens" or not backbone.pooled
         self.frames, self._dim = (backbone.frames, backbone.dim) if tokens else (1, backbone.pooled)
-        self._spread = spread(backbone.batch_size)
+        self._spread, run = _devices(backbone, backbone.batch_size)
         self.batch = self._spread.rows
         self.enough = MARGIN * (self._prepare.shorter_side or self._prepare.image_size)
         self._params = self._spread.whole(backbone.params)
@@ -56,7 +56,10 @@ class ImageEncoder:
             output = backbone.apply(params, batch)
             return output.features if tokens or output.pooled is None else output.pooled[:, None]
 
-        self._forward = jax.jit(forward)
+        self._forward = run(forward)
+        self._sized = backbone.resize or functools.partial(
+            scaled, size=self._prepare.image_size, shorter_side=self._prepare.shorter_side, filter=self._prepare.filter
+        )
 
     def _compile(self) -> None:
         with contextlib.suppress(Exception):  # raised again where it is used
@@ -76,18 +79,19 @@ class ImageEncoder:
 
     def each(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> Iterator[np.ndarray]:
         """The features (F, d) of each picture, as above; pictures are read lazily."""
-        p, given = self._prepare, None if params is None else self._spread.whole(params)
+        given = self._params if params is None else self._spread.whole(params)
+        is_compiled = params is None and self._backbone.traced
         compiling = threading.Thread(target=self._compile)
-        if given is None:
+        if is_compiled:
             compiling.start()  # while the first pictures are read
-        pictures = (scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter) for image in images)
+        pictures = map(self._sized, images)
         computing: Sequence[jax.Array] | jax.Array = ()  # a batch, while the pictures of the next are read
         while waiting := list(itertools.islice(pictures, self._spread.rows)):
             filled = np.stack(waiting + waiting[-1:] * (self._spread.rows - len(waiting)))
-            batch = self._spread.split(p(filled))
-            if given is None:
+            batch = self._spread.split(self._prepare(filled))
+            if is_compiled:
                 compiling.join()
-            output = self._compiled(self._params, batch) if given is None else self._forward(given, batch)
+            output = (self._compiled if is_compiled else self._forward)(given, batch)
             features = output[: len(waiting)]
             yield from np.asarray(computing)
             computing = features
@@ -176,7 +180,7 @@ class TextEncoder:
                 f"config.text.max_tokens={max_tokens} leaves no room for a text after config.text.prompt={prompt!r}; "
                 "use a larger number, or a shorter prompt"
             )
-        self._spread = spread(TEXT_BATCH)
+        self._spread, run = _devices(backbone, TEXT_BATCH)
         whole = self._spread.whole
         self._prefix, rest = None, (backbone.apply, backbone.params)  # from the states where it is cut, else the ids
         if first is not None and first >= 0:
@@ -184,7 +188,7 @@ class TextEncoder:
             below, above = backbone.tunable.cut(backbone.params, first)
             self._prefix = functools.partial(jax.jit(backbone.tunable.prefix), whole(below))
             rest = (backbone.tunable.tail, above)
-        self._rest = functools.partial(jax.jit(rest[0]), whole(rest[1])) if frozen else None
+        self._rest = functools.partial(run(rest[0]), whole(rest[1])) if frozen else None
 
     def tokens(self, texts: Sequence[str]) -> TokenBatch:
         """The token ids of texts, as the backbone gets them."""
@@ -250,6 +254,13 @@ class TextEncoder:
             _put(out.words, rows, np.asarray(output.words)[:, first:])
         if out.states is not None:
             _put(out.states, rows, np.asarray(begun) if self._prefix is not None else np.asarray(ids)[..., None])
+
+
+def _devices(backbone: TextBackbone | VisionBackbone, rows: int) -> tuple[Spread, Callable[..., Any]]:
+    """How batches of `rows` a device are spread, and how a function of them is compiled; not at all outside of JAX."""
+    if backbone.traced:
+        return spread(rows), jax.jit
+    return Spread(rows, whole=lambda tree: tree, split=lambda tree: tree), lambda function: function
 
 
 def _ragged(space: InMemory, name: str, lengths: np.ndarray, dim: int, dtype: DTypeLike, *, marked: bool) -> Ragged:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.credits import UNKNOWN, Credits
+from cl2cm_jax.models.files.prompts import Prompts, read_prompts
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.preprocess import Preprocess
 from cl2cm_jax.models.pretrained import write_safetensors
-from cl2cm_jax.models.prompts import Prompts, read_prompts
 from cl2cm_jax.models.tokenizers import Tokenizer
 
 B = TypeVar("B")
@@ -110,8 +111,10 @@ class TextBackbone:
       tokenizer: (max_tokens=) -> a tokenizer whose rows have at most that many ids.
       max_tokens: the longest row that the encoder takes; None: no limit.
       tunable: how its layers are trained; None where they cannot be.
+      traced: whether `apply` is a function of JAX; otherwise it is called with arrays of numpy, outside of `jax.jit`.
     """
 
+    traced: ClassVar[bool] = True
     dim: int
     params: Params
     apply: Callable[[Params, jax.Array, jax.Array], TextOutput]
@@ -139,8 +142,11 @@ class VisionBackbone:
       tunable: how its layers are trained; None where they cannot be.
       portable_apply: `apply` in the operations that converters to ONNX know; None: `apply` itself.
       hub_class: the class of transformers that reads what `write` writes; "" where there is none.
+      resize: picture (H, W, 3) uint8 of any size -> what `preprocess` takes; None: as the latter says.
+      traced: as of `TextBackbone`.
     """
 
+    traced: ClassVar[bool] = True
     frames: int
     dim: int
     pooled: int
@@ -151,6 +157,7 @@ class VisionBackbone:
     tunable: Tunable[VisionOutput] | None = None
     portable_apply: Callable[[Params, jax.Array], VisionOutput] | None = None
     hub_class: str = ""
+    resize: Callable[[np.ndarray], np.ndarray] | None = None
 
     def write(self, path: Path) -> None:
         """Writes the weights where `VisionSpec.load` finds them: a file, or a folder for a `model_folder`."""
@@ -177,10 +184,14 @@ class _Spec(ABC, Generic[B]):
     Attributes:
       model_folder: written and read as a Hugging Face model folder, which other libraries open; otherwise one file.
       has_layers: whether layers can be trained (`tunable`).
+      traced: whether the backbone is computed by JAX, so that it can be converted; see `TextBackbone`.
       sizes: names of sizes that `abstract` takes.
+      requirement: packages that it needs beside this one's own, for the model card.
     """
 
     model_folder: ClassVar[bool] = False
+    traced: ClassVar[bool] = True
+    requirement: ClassVar[str] = ""
     has_layers: ClassVar[bool] = False
     sizes: ClassVar[tuple[str, ...]] = ()
 
@@ -203,13 +214,7 @@ class _Spec(ABC, Generic[B]):
 
 
 class TextSpec(_Spec[TextBackbone]):
-    """What a text backbone says of itself without its weights; see `_Spec`.
-
-    Attributes:
-      requirement: the package that its tokenizer needs, for the model card.
-    """
-
-    requirement: ClassVar[str] = ""
+    """What a text backbone says of itself without its weights; see `_Spec`."""
 
     @abstractmethod
     def load(self, path: Location) -> TextBackbone:

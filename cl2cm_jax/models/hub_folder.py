@@ -169,7 +169,7 @@ def _floats(array: jax.Array, *, name: str, folder: Path) -> np.ndarray:
 
 
 def _opened(folder: Path) -> Iterator[Any]:
-    for file in _weights_files(folder):
+    for file in weights_files(folder):
         try:
             with file.open("rb") as opened:
                 check_tensors(opened)
@@ -263,7 +263,7 @@ def fingerprint(folder: Path) -> str:
     Raises:
       UserError: a file cannot be read, or there are no safetensors.
     """
-    files = {*_weights_files(folder), *folder.glob("*.json"), *folder.glob("1_Pooling/config.json")}
+    files = {*weights_files(folder), *folder.glob("*.json"), *folder.glob("1_Pooling/config.json")}
     files.discard(folder / LIST_NAME)  # which a bundle gets when it is opened
     both = [[str(file.relative_to(folder)), known_hash(file)] for file in sorted(files)]
     return hashlib.sha256(json.dumps(both).encode()).hexdigest()
@@ -276,7 +276,7 @@ def hashes(folder: Path) -> dict[str, str]:
       UserError: a file cannot be read, or there are no safetensors.
     """
     read = (folder / name for name in _READ)
-    files = [*_weights_files(folder), *(file for file in read if file.is_file())]
+    files = [*weights_files(folder), *(file for file in read if file.is_file())]
     return {file.relative_to(folder).as_posix(): known_hash(file) for file in files}
 
 
@@ -291,7 +291,8 @@ def at_revision(path: str, revision: str) -> str:
     return f"{name}@{revision}" if revision and is_hub_id(path) and not _COMMIT.fullmatch(asked) else path
 
 
-def _weights_files(folder: Path) -> list[Path]:
+def weights_files(folder: Path) -> list[Path]:
+    """The safetensors of a folder, one file or those of an index; raises UserError if there are none."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():

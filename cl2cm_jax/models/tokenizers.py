@@ -69,7 +69,7 @@ class SentencePieceTokenizer:
     """
 
     def __init__(self, *, max_tokens: int = 64, path: str | Path | None = None):
-        _check_room(max_tokens)
+        check_room(max_tokens)
         self.max_tokens = max_tokens
         self.path = PIECES.locate() if path is None else _copy_of_pieces(Path(path))
         try:
@@ -89,12 +89,12 @@ class SentencePieceTokenizer:
     def words(self, text: str) -> list[str]:
         """The pieces between begin and end, as text; a piece that begins a word begins with "\u2581"."""
         as_text: Any = str  # the package's annotation allows ids alone
-        taken = _taken(text, self.max_tokens)
+        taken = taken(text, self.max_tokens)
         pieces: Any = self._sentencepiece.encode(taken, out_type=as_text, add_bos=False, add_eos=False)
         return pieces[: self.max_tokens - 2]
 
     def _pieces(self, text: str) -> list[int]:
-        pieces = self._sentencepiece.encode(_taken(text, self.max_tokens), add_bos=False, add_eos=False)
+        pieces = self._sentencepiece.encode(taken(text, self.max_tokens), add_bos=False, add_eos=False)
         return [_BEGIN, *pieces[: self.max_tokens - 2], _END]
 
 
@@ -113,7 +113,7 @@ class FastTokenizer:
     """
 
     def __init__(self, tokenizer: Any, file: Path, *, max_tokens: int, vocabulary: int):
-        _check_room(max_tokens)
+        check_room(max_tokens)
         self._tokenizer, self._file, self._max_tokens = tokenizer, file, max_tokens
         check_pair(file, max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1), vocabulary)
         unknown = getattr(tokenizer.model, "unk_token", None)
@@ -136,7 +136,7 @@ class FastTokenizer:
 
     def _encoded(self, texts: Sequence[str]) -> list[Any]:
         try:
-            return self._tokenizer.encode_batch([_taken(text, self._max_tokens) for text in texts])
+            return self._tokenizer.encode_batch([taken(text, self._max_tokens) for text in texts])
         except BaseException as error:  # a pattern that the library cannot match raises a panic, not an Exception
             if isinstance(error, Exception) or is_panic(error):
                 raise UserError(f"{self._file} cannot tokenise a text ({one_line(error)}); get a fresh copy") from error
@@ -160,7 +160,7 @@ class HubTokenizer(FastTokenizer):
     """
 
     def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
-        _check_room(max_tokens)
+        check_room(max_tokens)
         file = Path(path) / "tokenizer.json"
         if not file.is_file():
             raise UserError(f"model folder {path} has no tokenizer.json; save the model's fast tokenizer there")
@@ -176,7 +176,7 @@ class E5Tokenizer(FastTokenizer):
     """
 
     def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
-        _check_room(max_tokens)
+        check_room(max_tokens)
         file = read_e5_file(path)
         try:
             check_trie(file.pieces.texts, size=len(file.data))
@@ -263,7 +263,8 @@ def without_case_and_accents(text: str) -> str:
     return "".join(letter for letter in decomposed if unicodedata.category(letter) != "Mn")
 
 
-def _check_room(max_tokens: int) -> None:
+def check_room(max_tokens: int) -> None:
+    """Raises UserError if rows of that many ids have no room for a word between their marks."""
     if max_tokens < 3:
         raise UserError(f"max_tokens={max_tokens} leaves no room for a word; use 3 or more")
 
@@ -277,7 +278,7 @@ def padded(rows: Sequence[Sequence[int]]) -> TokenBatch:
     return TokenBatch(ids=ids, mask=mask)
 
 
-def _taken(text: str, max_tokens: int) -> str:
+def taken(text: str, max_tokens: int) -> str:
     """What is read of a text; lone surrogates, as of a mistyped shell, become "?"."""
     return text[: max(_AT_LEAST, _PER_TOKEN * max_tokens)].encode("utf-8", "replace").decode("utf-8")
 

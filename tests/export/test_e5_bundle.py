@@ -15,7 +15,7 @@ import cl2cm_jax
 from cl2cm_jax.export.bundle import read_trained, write_bundle
 from cl2cm_jax.export.towers import text_tower
 from cl2cm_jax.models.configured import fingerprint, text_backbone
-from cl2cm_jax.models.prompts import FILE, read_prompts
+from cl2cm_jax.models.files.prompts import FILE, read_prompts
 from cl2cm_jax.trained.bundle import Parts
 from cl2cm_jax.trained.student import load_encoder
 

@@ -23,6 +23,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.retrieval import Ranks, load_ranks, save_ranks
 from cl2cm_jax.features.cache import Corpora, all_corpora, chosen, concepts
+from cl2cm_jax.models.configured import settled
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.metrics import read_rows
 from cl2cm_jax.studies.ablation import variants
@@ -32,7 +33,6 @@ from cl2cm_jax.studies.ablation.variants import LEAST_SQUARES, SHARE_SOURCE_ONLY
 from cl2cm_jax.studies.bootstrap import RunRanks, joined
 from cl2cm_jax.studies.rows import run_folder
 from cl2cm_jax.training import loop, results
-from cl2cm_jax.models.configured import settled
 from cl2cm_jax.training.experiment import SELECTION, TARGETS_METRIC, Programs, Run, build, check_workdir, claim
 
 VALIDATION_FILE = "read.json"  # validation metrics of a row that evaluates the model of another row

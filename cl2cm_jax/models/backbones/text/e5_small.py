@@ -20,10 +20,10 @@ from cl2cm_jax.models.backbone import Location, TextBackbone
 from cl2cm_jax.models.backbones.text.bert import Bert, BertSpec, fields, read_bert, read_shape, stack
 from cl2cm_jax.models.credits import Credits, folder_credits, package_credits
 from cl2cm_jax.models.files.e5_file import E5File, read_e5_file
+from cl2cm_jax.models.files.prompts import Prompts, usual_prompt
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.layers.bert import BertShape, init
 from cl2cm_jax.models.pretrained import PackageFile, shapes_of
-from cl2cm_jax.models.prompts import Prompts, usual_prompt
 from cl2cm_jax.models.tokenizers import E5Tokenizer, e5_tokenizer
 
 WEIGHTS = PackageFile(

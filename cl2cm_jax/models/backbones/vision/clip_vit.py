@@ -6,7 +6,6 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.hub_folder import linear, norm
 from cl2cm_jax.models.layers.positions import interpolated
 from cl2cm_jax.models.layers.vit import ACTIVATIONS, VitShape, apply, init, tunable
-from cl2cm_jax.models.preprocess import PREPROCESSOR, Preprocess, read_preprocess
+from cl2cm_jax.models.preprocess import PREPROCESSOR, Preprocess, preprocessor, read_preprocess
 from cl2cm_jax.models.pretrained import assign, check_shapes, shapes_of, write_safetensors
 
 FIELD = "config.vision.path"
@@ -97,17 +96,14 @@ class ClipVit(VisionBackbone):
         }
         config = hub_folder.portable_config(content.get("vision_config", content))
         hub_folder.write_json(path / hub_folder.CONFIG, config | tower)
-        p, square = self.preprocess, {"height": shape.image_size, "width": shape.image_size}
-        sizes: dict[str, Any] = {"size": square}
-        if p.shorter_side is not None:
-            sizes = {"size": {"shortest_edge": p.shorter_side}, "crop_size": square}
-        hub_folder.write_json(path / PREPROCESSOR, hub_folder.read_json(self.source, PREPROCESSOR) | sizes)
+        hub_folder.write_json(path / PREPROCESSOR, preprocessor(self.preprocess))
 
 
 class ClipVitSpec(VisionSpec):
     """CLIP or SigLIP from a model folder or a hub id, or of CLIP ViT-B/32's sizes where it is not there."""
 
     model_folder = has_layers = True
+    requirement = "transformers"
     sizes = ("image_size", "patch", "hidden", "layers", "heads", "intermediate", "projection")
 
     def load(self, path: Location, *, image_size: int = 0) -> VisionBackbone:

@@ -16,7 +16,7 @@ from cl2cm_jax.features import cache
 from cl2cm_jax.features.encoders import text_encoder
 from cl2cm_jax.main import _with_prompt
 from cl2cm_jax.models.configured import configured_text, prompt_notes, text_prompt
-from cl2cm_jax.models.prompts import FILE, read_prompts, usual_prompt
+from cl2cm_jax.models.files.prompts import FILE, read_prompts, usual_prompt
 from cl2cm_jax.training.workdir import CONFIG_FILE, write_config
 
 PROMPTS = {"prompts": {"query": "red: ", "document": "", "other": "car: "}}

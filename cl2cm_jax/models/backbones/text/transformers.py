@@ -1,0 +1,166 @@
+"""Any text encoder of transformers or sentence-transformers, frozen, run by sentence-transformers in PyTorch.
+
+A folder without `modules.json` is pooled as sentence-transformers does then: the mean of its tokens. Modules after the
+pooling that change the size of the vectors are applied to every token too, so that words and sentences have one size.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cl2cm_jax.errors import UserError
+from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.backbone import Location, TextBackbone, TextOutput, TextSpec
+from cl2cm_jax.models.backbones import torch_folder
+from cl2cm_jax.models.credits import Credits, folder_credits
+from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.tokenizers import TokenBatch, check_room, padded, taken
+
+FIELD = "config.text.path"
+_ADDED = -1  # in the place of a begin or end mark that the model does not have
+_UNLIMITED = 1_000_000  # tokenizers without a limit have a number over it
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyText(TextBackbone):
+    """An encoder from a model folder, `source`."""
+
+    traced = False
+    source: Path
+
+    def write(self, path: Path, *, max_tokens: int) -> None:
+        """Copies the model folder, with its licence."""
+        torch_folder.copy_folder(self.source, path)
+
+
+class LibraryTokenizer:
+    """The tokenizer of a model folder, as its library reads it.
+
+    A row is begin, pieces, end, as the other parts of this package expect; a mark that the model does not have is
+    `_ADDED`, which `_apply` leaves out.
+    """
+
+    def __init__(self, tokenizer: Any, lowercase: bool, *, max_tokens: int):
+        check_room(max_tokens)
+        self._tokenizer, self._lowercase = tokenizer, lowercase
+        self.unknown: int | None = tokenizer.unk_token_id
+        probe = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+        self._before, self._after = (0 if probe[place] else 1 for place in (0, -1))
+        self._limit = max_tokens - self._before - self._after
+
+    def __call__(self, texts: Sequence[str]) -> TokenBatch:
+        """Tokenises texts, padded to the longest."""
+        before, after = [_ADDED] * self._before, [_ADDED] * self._after
+        return padded([before + row + after for row in self._rows(texts)])
+
+    def words(self, text: str) -> list[str]:
+        """The pieces between begin and end, as text."""
+        row = self([text]).ids[0, 1:-1]
+        return self._tokenizer.convert_ids_to_tokens(row.tolist())
+
+    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
+        read = [taken(text, self._limit) for text in texts]
+        read = [text.lower() for text in read] if self._lowercase else read
+        with _LOCK:  # the library changes its tokenizer for every limit
+            return self._tokenizer(read, truncation=True, max_length=self._limit, return_attention_mask=False).input_ids
+
+
+_LOCK = threading.Lock()
+
+
+class AnySpec(TextSpec):
+    """A model folder or a hub id, of whatever transformers reads with its own classes; extra `torch`."""
+
+    model_folder, traced, requirement = True, False, torch_folder.NEEDED
+
+    def load(self, path: Location) -> TextBackbone:
+        folder = self.folder(path)
+        return torch_folder.reading(functools.partial(_load, folder), folder)
+
+    def folder(self, path: Location) -> Path:
+        return hub_folder.locate(path, field=FIELD)
+
+    def fingerprint(self, path: Location) -> str:
+        return torch_folder.fingerprint(self.folder(path))
+
+    def hashes(self, path: Location) -> dict[str, str]:
+        return torch_folder.hashes(self.folder(path))
+
+    def credits(self, path: Location) -> Credits:
+        return folder_credits(path or "", self.folder(path))
+
+
+SPEC = AnySpec()
+
+
+def _load(folder: Path) -> AnyText:
+    import sentence_transformers
+
+    options = {"use_safetensors": True, "dtype": "float32"}
+    model = sentence_transformers.SentenceTransformer(
+        str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=options
+    ).eval()
+    encoder, *modules = model
+    if not hasattr(encoder, "auto_model") or not callable(getattr(encoder, "tokenizer", None)):
+        raise UserError(f"model folder {folder} has no transformer with a tokenizer as its first module; use another")
+    if not all(getattr(module, "include_prompt", True) for module in modules):
+        raise UserError(f"model folder {folder}: its pooling leaves the prompt out (include_prompt=false); use another")
+    # read again: sentence-transformers does not say which weights were missing
+    place = next(
+        (place for place in (folder, folder / "0_Transformer") if (place / hub_folder.CONFIG).is_file()), folder
+    )
+    encoder.model = torch_folder.read_model(type(encoder.auto_model), place, config=encoder.auto_model.config)
+    model = model.to(torch_folder.device())
+    pooling = next((i for i, module in enumerate(modules) if type(module).__name__ == "Pooling"), None)
+    if pooling is None:
+        raise UserError(f"model folder {folder} has no pooling of the states of its tokens; use another")
+    after = [module for module in modules[pooling + 1 :] if type(module).__name__ != "Normalize"]
+    limit = model.max_seq_length
+    backbone = AnyText(
+        dim=0,
+        params=torch_folder.as_params(folder),
+        apply=functools.partial(_apply, model=model, after=after),
+        tokenizer=functools.partial(
+            LibraryTokenizer, encoder.tokenizer, bool(getattr(encoder, "do_lower_case", False))
+        ),
+        max_tokens=limit if limit and limit < _UNLIMITED else None,
+        source=folder,
+    )
+    tokens = backbone.tokenizer(max_tokens=8)(["a"])
+    return replace(backbone, dim=backbone.apply(backbone.params, *tokens).sentence.shape[1])
+
+
+def _apply(
+    params: Params, token_ids: np.ndarray, token_mask: np.ndarray, *, model: Any, after: list[Any]
+) -> TextOutput:
+    """States (B, L, d) and sentence vectors (B, d) of padded ids, of no gradient and outside of JAX.
+
+    `after`: the modules after the pooling, for every token.
+    """
+    torch = torch_folder.torch_library()
+    place, length = np.arange(token_mask.shape[1]), token_mask.sum(1, keepdims=True)
+    is_mark, real = (place == 0) | (place == length - 1), token_mask & (token_ids != _ADDED)
+    rows = real.any(1)  # others are padding, or texts of which nothing is left
+    begin = int(not real[:, 0].any())  # without the column of a mark that the model does not have
+    ids = np.where(real, token_ids, 0)[rows, begin:].astype(np.int64)
+    features = {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(real[rows, begin:].astype(np.int64)),
+    }
+    with torch.inference_mode():
+        output = model({name: values.to(torch_folder.device()) for name, values in features.items()})
+        states, pooled = output["token_embeddings"], output["sentence_embedding"]
+        for module in after:
+            states = module({"sentence_embedding": states})["sentence_embedding"]
+    words = np.zeros((*token_mask.shape, states.shape[-1]), np.float32)
+    words[rows, begin:] = states.float().cpu().numpy() * real[rows, begin:, None]
+    sentence = np.zeros((len(rows), pooled.shape[-1]), np.float32)
+    sentence[rows] = torch.nn.functional.normalize(pooled.float()).cpu().numpy()
+    return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=sentence)  # pyright: ignore[reportArgumentType]
