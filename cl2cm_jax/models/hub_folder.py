@@ -26,8 +26,15 @@ from cl2cm_jax.text import json_file
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_FILES = ("*.json", "*.safetensors", "1_Pooling/config.json", "README.md", "LICENSE*", "NOTICE*")
-_READ = (CONFIG, "tokenizer.json", "1_Pooling/config.json", "preprocessor_config.json")  # beside the weights
+_FILES = ("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt", "README.md", "LICENSE*", "NOTICE*")
+TOKENIZER = "tokenizer.json"
+# what a tokenizer is made of where there is no tokenizer.json: its pieces, and what else is said of it
+PIECES = (
+    "sentencepiece.bpe.model", "spiece.model", "sentencepiece.model", "spm.model", "tokenizer.model", "vocab.txt",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
+TOKENIZER_CONFIGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_READ = (CONFIG, "1_Pooling/config.json", "preprocessor_config.json")  # beside weights and tokenizer
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LONGEST_NAME = 255  # bytes that file systems take
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -257,6 +264,14 @@ def unarranged(
     return stored
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files that a folder's tokenizer is read from: tokenizer.json, or its pieces; [] if it has none."""
+    if (folder / TOKENIZER).is_file():
+        return [folder / TOKENIZER]
+    pieces = [folder / name for name in PIECES if (folder / name).is_file()]
+    return [*pieces, *(folder / name for name in TOKENIZER_CONFIGS if (folder / name).is_file())] if pieces else []
+
+
 def fingerprint(folder: Path) -> str:
     """SHA-256 over the files that affect a model's outputs: weights, configurations and tokenizer, by name and content.
 
@@ -264,6 +279,7 @@ def fingerprint(folder: Path) -> str:
       UserError: a file cannot be read, or there are no safetensors.
     """
     files = {*weights_files(folder), *folder.glob("*.json"), *folder.glob("1_Pooling/config.json")}
+    files |= set(tokenizer_files(folder))
     files.discard(folder / LIST_NAME)  # which a bundle gets when it is opened
     both = [[str(file.relative_to(folder)), known_hash(file)] for file in sorted(files)]
     return hashlib.sha256(json.dumps(both).encode()).hexdigest()
@@ -275,8 +291,10 @@ def hashes(folder: Path) -> dict[str, str]:
     Raises:
       UserError: a file cannot be read, or there are no safetensors.
     """
-    read = (folder / name for name in _READ)
-    files = [*weights_files(folder), *(file for file in read if file.is_file())]
+    read = [folder / name for name in _READ if (folder / name).is_file()]
+    if (folder / "processor_config.json").is_file() and "image_processor" in read_json(folder, "processor_config.json"):
+        read.append(folder / "processor_config.json")
+    files = [*weights_files(folder), *read, *tokenizer_files(folder)]
     return {file.relative_to(folder).as_posix(): known_hash(file) for file in files}
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.models.files.e5_file import Pieces, read_e5_file
+from cl2cm_jax.models.files.slow_tokenizer import tokenizer_json
 from cl2cm_jax.models.files.tokenizer_file import check_pair, check_trie, is_panic, library, read_tokenizer
 from cl2cm_jax.models.pretrained import PackageFile, weights_hash
 
@@ -89,8 +90,8 @@ class SentencePieceTokenizer:
     def words(self, text: str) -> list[str]:
         """The pieces between begin and end, as text; a piece that begins a word begins with "\u2581"."""
         as_text: Any = str  # the package's annotation allows ids alone
-        taken = taken(text, self.max_tokens)
-        pieces: Any = self._sentencepiece.encode(taken, out_type=as_text, add_bos=False, add_eos=False)
+        read = taken(text, self.max_tokens)
+        pieces: Any = self._sentencepiece.encode(read, out_type=as_text, add_bos=False, add_eos=False)
         return pieces[: self.max_tokens - 2]
 
     def _pieces(self, text: str) -> list[int]:
@@ -153,7 +154,7 @@ class FastTokenizer:
 
 
 class HubTokenizer(FastTokenizer):
-    """The tokenizer.json of a model folder.
+    """The tokenizer of a model folder: its tokenizer.json, or what transformers makes of its pieces.
 
     Raises:
       UserError: the library or the file is missing, the file is damaged, or see `FastTokenizer`.
@@ -161,9 +162,7 @@ class HubTokenizer(FastTokenizer):
 
     def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
         check_room(max_tokens)
-        file = Path(path) / "tokenizer.json"
-        if not file.is_file():
-            raise UserError(f"model folder {path} has no tokenizer.json; save the model's fast tokenizer there")
+        file = tokenizer_json(Path(path))
         found = read_tokenizer(file, vocabulary=vocabulary)
         super().__init__(found, file, max_tokens=max_tokens, vocabulary=vocabulary)
 

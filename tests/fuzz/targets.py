@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import sentencepiece
 from PIL import Image
 from safetensors.numpy import save
 from support.tar_shards import files_of, pax_header, write_shard
@@ -203,6 +204,32 @@ def tokenizer_target(made: Any) -> Target:
     return of_folder({"tokenizer.json": made.to_str().encode()}, "tokenizer.json", read)
 
 
+def slow_tokenizer_targets() -> dict[str, Target]:
+    """The files that transformers makes a tokenizer of."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "car", "app", "##el"]
+    letters = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "r", "e", "d", "re"])}
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(  # pyright: ignore[reportAttributeAccessIssue]
+        sentence_iterator=iter(["red car", "a dog"] * 9), model_writer=made, vocab_size=20, minloglevel=2
+    )
+    about = json.dumps({"do_lower_case": True, "unk_token": "[UNK]", "added_tokens_decoder": {}}).encode()
+    kinds = {
+        "bert": {"vocab.txt": "\n".join(words).encode(), "tokenizer_config.json": about},
+        "roberta": {"vocab.json": json.dumps(letters).encode(), "merges.txt": b"#version: 0.2\nr e\n"},
+        "xlm-roberta": {"sentencepiece.bpe.model": made.getvalue(), "special_tokens_map.json": b'{"sep_token": "</s>"}'},
+    }
+
+    def read(folder: Path) -> object:
+        with mock.patch("cl2cm_jax.models.files.slow_tokenizer.user_cache", lambda: folder / "cache"):
+            return HubTokenizer(path=folder, max_tokens=9, vocabulary=20)(["a red car", "", "\u3000\ufb01  it's <s>12"])
+
+    targets = {}
+    for kind, files in kinds.items():
+        config = {"config.json": json.dumps({"model_type": kind}).encode()}
+        targets |= {f"slow_tokenizer/{kind}/{name}": of_folder(config | files, name, read) for name in files}
+    return targets
+
+
 def read_e5(path: Path) -> object:
     backbone = text_backbone("e5_small", path)
     return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800", "\u3000\xb2"])
@@ -224,6 +251,7 @@ def model_targets() -> dict[str, Target]:
         **each_file("clip", clip, partial(vision_backbone, "clip_vit")),
         **each_file("split", split, hub_folder.read_tensors),
         **{f"tokenizer/{name}": tokenizer_target(make()) for name, make in KINDS.items()},
+        **slow_tokenizer_targets(),
         "pieces": of_file("sp.model", lambda path: SentencePieceTokenizer(path=path), PIECES.locate().read_bytes()),
         "run": of_folder({"config.json": run}, "config.json", read_config),
         "built_on": of_folder({BUILT_ON: built_on}, BUILT_ON, read_record),

@@ -19,6 +19,7 @@ from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import Location, TextBackbone, TextSpec, TokenizerCode, check_divisible
 from cl2cm_jax.models.config_entries import MAX_LAYERS, MAX_VOCABULARY, Entries
 from cl2cm_jax.models.credits import Credits, folder_credits
+from cl2cm_jax.models.files.slow_tokenizer import tokenizer_json
 from cl2cm_jax.models.files.tokenizer_file import read_tokenizer
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.hub_folder import linear, norm
@@ -74,7 +75,7 @@ class Bert(TextBackbone):
     def write(self, path: Path, *, max_tokens: int) -> None:
         """Writes a model folder as transformers does, with its tokenizer, and pooling as sentence-transformers."""
         self._write_weights(path, read_pooler(self.source))
-        shutil.copyfile(self.source / "tokenizer.json", path / "tokenizer.json")
+        shutil.copyfile(tokenizer_json(self.source), path / hub_folder.TOKENIZER)
         self._write_configs(path, self.source, max_tokens=max_tokens)
 
     def _write_weights(self, path: Path, pooler: dict[str, np.ndarray]) -> None:
@@ -260,7 +261,7 @@ def _special_tokens(source: Path, content: Mapping[str, Any]) -> dict[str, Any]:
             known |= hub_folder.read_json(source, name)
     tokens = {name: known[name] for name in _SPECIAL_TOKENS if known.get(name)}
     if "pad_token" not in tokens:
-        tokenizer = read_tokenizer(source / "tokenizer.json", vocabulary=content["vocab_size"])
+        tokenizer = read_tokenizer(tokenizer_json(source), vocabulary=content["vocab_size"])
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         by_id = {i: token for token, i in vocabulary.items()}
         tokens["pad_token"] = by_id.get(content.get("pad_token_id") or 0, "[PAD]")
