@@ -82,7 +82,7 @@ def pinned(config: ConfigDict) -> ConfigDict:
 
 
 def text_prompt(config: ConfigDict) -> str:
-    """What stands before every text; of "auto", what the model folder names. Raises UserError if its file is damaged."""
+    """What stands before every text; of "auto", what the model folder names, whose file may be damaged: a UserError."""
     t = config.text
     return before_text(text_spec(t.backbone).prompts(t.path or None).own if t.prompt == AUTO else t.prompt)
 

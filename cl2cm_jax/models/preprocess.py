@@ -1,7 +1,7 @@
 """Resizing and normalisation of images for a vision backbone.
 
-A model folder's own are read by transformers, which knows the defaults of each image processor, and are computed here: a
-processor that does anything else is refused.
+Those of a model folder are read by transformers, which knows the defaults of each image processor, and computed here;
+a processor that does anything else is refused.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _DONE = (
     "image_mean", "image_std",
 )  # fmt: skip
 _WITHOUT_EFFECT = (
-    "image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb", "default_to_square", "backend",
-    "data_format", "input_data_format", "device", "disable_grouping", "return_tensors", "use_fast", "_processor_class",
-    "_valid_processor_keys",
+    "image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb", "default_to_square",
+    "backend", "data_format", "input_data_format", "device", "disable_grouping", "return_tensors", "use_fast",
+    "_processor_class", "_valid_processor_keys",
 )  # fmt: skip
 _OWN_WAY = (
     "preprocess",
@@ -169,18 +169,18 @@ def _with_defaults(content: Mapping[str, Any], folder: Path, file: str) -> dict[
     """The entries of an image processor, those that the file leaves out with the defaults of its class.
 
     Raises:
-      UserError: transformers is not installed, has no such class or refuses an entry, or the class has a way of its own.
+      UserError: transformers is not installed, has no such class or refuses an entry, or the class goes its own way.
     """
     try:
         import transformers
         from transformers.image_processing_backends import PilBackend
-        from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+        from transformers.models.auto import image_processing_auto as auto
     except ImportError as error:
         raise not_installed("transformers", needed_for=file) from error
     kind = content.get("image_processor_type") or content.get("feature_extractor_type")
     if kind is None and (folder / hub_folder.CONFIG).is_file():  # then that of the model
         model = str(hub_folder.read_json(folder).get("model_type"))
-        kind = str(IMAGE_PROCESSOR_MAPPING_NAMES.get(model, {}).get("pil")).removesuffix("Pil")
+        kind = str(auto.IMAGE_PROCESSOR_MAPPING_NAMES.get(model, {}).get("pil")).removesuffix("Pil")
     name = str(kind)[:100].removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
     given = {**_FOR_TORCHVISION.get(name, {}), **content}
     plain = "ViTImageProcessor" if name in _FOR_TORCHVISION else name

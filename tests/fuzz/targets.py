@@ -210,18 +210,21 @@ def slow_tokenizer_targets() -> dict[str, Target]:
     letters = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "r", "e", "d", "re"])}
     made = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(  # pyright: ignore[reportAttributeAccessIssue]
-        sentence_iterator=iter(["red car", "a dog"] * 9), model_writer=made, vocab_size=20, minloglevel=2
+        sentence_iterator=iter(["red car", "a dog"] * 9), model_writer=made, vocab_size=12, minloglevel=2
     )
     about = json.dumps({"do_lower_case": True, "unk_token": "[UNK]", "added_tokens_decoder": {}}).encode()
     kinds = {
         "bert": {"vocab.txt": "\n".join(words).encode(), "tokenizer_config.json": about},
         "roberta": {"vocab.json": json.dumps(letters).encode(), "merges.txt": b"#version: 0.2\nr e\n"},
-        "xlm-roberta": {"sentencepiece.bpe.model": made.getvalue(), "special_tokens_map.json": b'{"sep_token": "</s>"}'},
+        "xlm-roberta": {
+            "sentencepiece.bpe.model": made.getvalue(),
+            "special_tokens_map.json": b'{"sep_token": "</s>"}',
+        },
     }
 
     def read(folder: Path) -> object:
         with mock.patch("cl2cm_jax.models.files.slow_tokenizer.user_cache", lambda: folder / "cache"):
-            return HubTokenizer(path=folder, max_tokens=9, vocabulary=20)(["a red car", "", "\u3000\ufb01  it's <s>12"])
+            return HubTokenizer(path=folder, max_tokens=9, vocabulary=16)(["a red car", "", "\u3000\ufb01  it's <s>12"])
 
     targets = {}
     for kind, files in kinds.items():

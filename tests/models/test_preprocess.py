@@ -1,4 +1,4 @@
-"""The preprocessing of model folders, pixel by pixel against the image processors of transformers (Pillow, no torch)."""
+"""The preprocessing of model folders, pixel by pixel against the image processors of transformers, without torch."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def check_folder(folder: Path) -> list[Path]:
     """
     if (folder / "adapter_config.json").is_file():
         raise UserError(f"model folder {folder}: adapter_config.json is of an adapter, not a model; merge it into one")
-    parts = list(dict.fromkeys([folder, *_modules(folder)]))
+    parts = list(dict.fromkeys([folder, *module_folders(folder)]))
     files = [file for part in parts for pattern in _READ for file in sorted(part.glob(pattern))]
     weights = [file for part in parts if any(part.glob("*.safetensors")) for file in hub_folder.weights_files(part)]
     for part in parts:
@@ -55,8 +55,8 @@ def check_folder(folder: Path) -> list[Path]:
     return [*files, *(weights or hub_folder.weights_files(folder))]
 
 
-def _modules(folder: Path) -> list[Path]:
-    """The folders of the modules of sentence-transformers; [] of a plain model."""
+def module_folders(folder: Path) -> list[Path]:
+    """The folders of the modules of sentence-transformers, [] of a plain model; raises UserError as `check_folder`."""
     if not (folder / MODULES).is_file():
         return []
     problem, places = f"model folder {folder}: {MODULES}", []
@@ -105,7 +105,7 @@ def copy_folder(source: Path, target: Path) -> None:
 def torch_library() -> Any:
     """PyTorch; raises UserError if it is not installed."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise not_installed("torch", run=f"pip install {NEEDED}", needed_for="backbone='transformers'") from error
     return torch

@@ -1,4 +1,4 @@
-"""What a model says of prompts: its folder, in the file of sentence-transformers, and its authors, known by its name."""
+"""What a model says of prompts: its folder, in a file of sentence-transformers, and its authors, known by its name."""
 
 from __future__ import annotations
 

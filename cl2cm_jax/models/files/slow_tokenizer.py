@@ -1,7 +1,7 @@
 """Tokenizers of model folders without a tokenizer.json: transformers makes one of their other files.
 
-It is given copies of these files alone, checked for their size first; what it makes is kept in the user's cache by their
-content, and read as any other tokenizer.json (`tokenizer_file`).
+It is given copies of these files alone, checked for their size first. What it makes is kept in the user's cache by
+their content, and read as any other tokenizer.json (`tokenizer_file`).
 """
 
 from __future__ import annotations
@@ -126,5 +126,7 @@ def _sentence_pieces(file: Path) -> list[str]:
     try:
         found.ParseFromString(file.read_bytes())
     except Exception as error:  # of protobuf, whose exceptions depend on its implementation
-        raise UserError(f"model folder {file.parent}: {file.name} is not a SentencePiece model; get a fresh copy") from error
+        raise UserError(
+            f"model folder {file.parent}: {file.name} is not a SentencePiece model; get a fresh copy"
+        ) from error
     return [piece.piece for piece in found.pieces]

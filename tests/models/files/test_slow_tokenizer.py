@@ -77,7 +77,9 @@ def test_word_pieces_of_a_vocabulary(tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "car", "app", "##el", "apfel", "\u00e4"]
     for lower, expected in ((True, ["red", "app", "##el"]), (False, ["[UNK]", "app", "##el"])):
         folder = folder_of(
-            tmp_path / str(lower), "bert", **{"vocab.txt": "\n".join(words), "tokenizer_config.json": {"do_lower_case": lower}}
+            tmp_path / str(lower),
+            "bert",
+            **{"vocab.txt": "\n".join(words), "tokenizer_config.json": {"do_lower_case": lower}},
         )
         ours = HubTokenizer(path=folder, max_tokens=9, vocabulary=11)
         assert ours.words("Red appel") == expected
@@ -85,7 +87,9 @@ def test_word_pieces_of_a_vocabulary(tmp_path: Path) -> None:
 
 
 def test_byte_pairs_of_a_vocabulary_and_merges(tmp_path: Path) -> None:
-    vocabulary = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "r", "e", "d", "re", "red"])}
+    vocabulary = {
+        word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "r", "e", "d", "re", "red"])
+    }
     files = {"vocab.json": vocabulary, "merges.txt": "#version: 0.2\nr e\nre d\n"}
     folder = folder_of(tmp_path / "it", "roberta", **files)
     assert HubTokenizer(path=folder, max_tokens=9, vocabulary=10)(["red"]).ids.tolist() == [[0, 9, 2]]
@@ -131,7 +135,11 @@ def test_a_folder_cannot_name_code_or_other_files(pieces: bytes, tmp_path: Path)
     told = {"auto_map": {"AutoTokenizer": ["mine.Tokenizer", None]}, "vocab_file": "/etc/passwd"}
     ids = []
     for name, about in (("plain", {}), ("hostile", told)):
-        files = {"sentencepiece.bpe.model": pieces, "tokenizer_config.json": about, "mine.py": "raise SystemExit('run')"}
+        files = {
+            "sentencepiece.bpe.model": pieces,
+            "tokenizer_config.json": about,
+            "mine.py": "raise SystemExit('run')",
+        }
         folder = folder_of(tmp_path / name, "xlm-roberta", **files)
         ids.append(HubTokenizer(path=folder, max_tokens=9, vocabulary=100)(TEXTS).ids.tolist())
     assert ids[0] == ids[1]

@@ -101,7 +101,7 @@ SPEC = AnySpec()
 
 
 def _load(folder: Path) -> AnyText:
-    import sentence_transformers
+    import sentence_transformers  # pyright: ignore[reportMissingImports]
 
     options = {"use_safetensors": True, "dtype": "float32"}
     model = sentence_transformers.SentenceTransformer(
@@ -113,9 +113,7 @@ def _load(folder: Path) -> AnyText:
     if not all(getattr(module, "include_prompt", True) for module in modules):
         raise UserError(f"model folder {folder}: its pooling leaves the prompt out (include_prompt=false); use another")
     # read again: sentence-transformers does not say which weights were missing
-    place = next(
-        (place for place in (folder, folder / "0_Transformer") if (place / hub_folder.CONFIG).is_file()), folder
-    )
+    place = next(iter(torch_folder.module_folders(folder)), folder)
     encoder.model = torch_folder.read_model(type(encoder.auto_model), place, config=encoder.auto_model.config)
     model = model.to(torch_folder.device())
     pooling = next((i for i, module in enumerate(modules) if type(module).__name__ == "Pooling"), None)
@@ -133,21 +131,24 @@ def _load(folder: Path) -> AnyText:
         max_tokens=limit if limit and limit < _UNLIMITED else None,
         source=folder,
     )
-    tokens = backbone.tokenizer(max_tokens=8)(["a"])
-    return replace(backbone, dim=backbone.apply(backbone.params, *tokens).sentence.shape[1])
+    dim = backbone.apply(backbone.params, *backbone.tokenizer(max_tokens=8)(["a"])).sentence.shape[1]
+    return replace(backbone, dim=dim, apply=functools.partial(backbone.apply, dim=dim))
 
 
 def _apply(
-    params: Params, token_ids: np.ndarray, token_mask: np.ndarray, *, model: Any, after: list[Any]
+    params: Params, token_ids: Any, token_mask: Any, *, model: Any, after: list[Any], dim: int = 1
 ) -> TextOutput:
-    """States (B, L, d) and sentence vectors (B, d) of padded ids, of no gradient and outside of JAX.
+    """States (B, L, d) and sentence vectors (B, d) of padded ids, without gradients and outside of JAX.
 
-    `after`: the modules after the pooling, for every token.
+    `after`: the modules after the pooling, for every token; `dim`: d, where nothing is read.
     """
     torch = torch_folder.torch_library()
     place, length = np.arange(token_mask.shape[1]), token_mask.sum(1, keepdims=True)
     is_mark, real = (place == 0) | (place == length - 1), token_mask & (token_ids != _ADDED)
     rows = real.any(1)  # others are padding, or texts of which nothing is left
+    if not rows.any():
+        words, sentence = np.zeros((*token_mask.shape, dim), np.float32), np.zeros((len(rows), dim), np.float32)
+        return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=sentence)  # pyright: ignore
     begin = int(not real[:, 0].any())  # without the column of a mark that the model does not have
     ids = np.where(real, token_ids, 0)[rows, begin:].astype(np.int64)
     features = {
@@ -163,4 +164,4 @@ def _apply(
     words[rows, begin:] = states.float().cpu().numpy() * real[rows, begin:, None]
     sentence = np.zeros((len(rows), pooled.shape[-1]), np.float32)
     sentence[rows] = torch.nn.functional.normalize(pooled.float()).cpu().numpy()
-    return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=sentence)  # pyright: ignore[reportArgumentType]
+    return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=sentence)  # pyright: ignore

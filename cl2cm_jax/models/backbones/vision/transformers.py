@@ -1,7 +1,7 @@
 """Any image encoder of transformers, frozen, run by transformers in PyTorch with its own image processor.
 
-Features are the last hidden states, a grid flattened; the global vector is the model's own: the projected one of a model
-with two towers, the pooler's, else the state of the class token, else the mean of the states.
+Features are the last hidden states, a grid flattened. The global vector is the model's own: the projected one of a
+model with two towers, the pooler's, else the state of the class token, else the mean of the states.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class AnySpec(VisionSpec):
     def load(self, path: Location, *, image_size: int = 0) -> VisionBackbone:
         if image_size:
             raise UserError(
-                f"config.vision.image_size={image_size}: config.vision.backbone='transformers' prepares pictures as its "
-                "folder says; use 0, or change size in its preprocessor_config.json"
+                f"config.vision.image_size={image_size}: vision.backbone='transformers' takes the size that its folder "
+                "names; use 0, or change size in its preprocessor_config.json"
             )
         folder = self.folder(path)
         return torch_folder.reading(functools.partial(_load, folder), folder)
@@ -140,7 +140,7 @@ def _encoder(model: Any, folder: Path) -> Callable[[Any], tuple[Any, Any]]:
     return one_tower
 
 
-def _apply(params: Params, images: np.ndarray, *, encode: Callable[[Any], tuple[Any, Any]]) -> VisionOutput:
+def _apply(params: Params, images: Any, *, encode: Callable[[Any], tuple[Any, Any]]) -> VisionOutput:
     """Features (B, N, d) and global vectors (B, p) of prepared pictures (B, h, w, 3); outside of JAX."""
     torch = torch_folder.torch_library()
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(torch_folder.device())
