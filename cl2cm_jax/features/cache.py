@@ -33,7 +33,14 @@ from cl2cm_jax.features.encoders import CAPTIONS, TextEncoder, text_encoder
 from cl2cm_jax.features.picture_encoder import picture_encoder
 from cl2cm_jax.features.picture_places import in_place, relative
 from cl2cm_jax.models.backbone import VisionBackbone
-from cl2cm_jax.models.configured import check_trained_backbones, configured_text, fingerprint, prompt_notes, text_prompt
+from cl2cm_jax.models.configured import (
+    check_trained_backbones,
+    configured_text,
+    fingerprint,
+    load_libraries,
+    prompt_notes,
+    text_prompt,
+)
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.checksums import add_checksums, has_checksums, verify_checksums, write_checksums
@@ -86,10 +93,11 @@ def all_corpora(config: ConfigDict) -> Corpora:
     Raises:
       UserError: an input is wrong or missing, or the data set lacks a language.
     """
-    from cl2cm_jax.data.stored_sets import content_hashes, picture_root, prepare  # slow to import
-
     start = time.perf_counter()
     check_trained_backbones(config)
+    load_libraries(config)  # before TensorFlow
+    from cl2cm_jax.data.stored_sets import content_hashes, picture_root, prepare  # slow to import
+
     try:
         Path(config.data.dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:

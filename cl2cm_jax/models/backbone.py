@@ -199,6 +199,9 @@ class _Spec(ABC, Generic[B]):
     def fingerprint(self, path: Location) -> str:
         """A hash of the weights, part of the key of cached features; raises UserError if they are missing."""
 
+    def load_library(self) -> None:
+        """Imports what runs the backbone, where it is no part of JAX; raises UserError if it is not installed."""
+
     def folder(self, path: Location) -> Path | None:
         """The model folder of a path, downloaded first if it is a hub id; None where the weights are one file."""
         return None

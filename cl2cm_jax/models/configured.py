@@ -81,6 +81,12 @@ def pinned(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def load_libraries(config: ConfigDict) -> None:
+    """Imports the libraries of the backbones that JAX does not run; raises UserError if one is not installed."""
+    for kind in backbone_kinds(config):
+        _spec(kind, config[kind].backbone).load_library()
+
+
 def text_prompt(config: ConfigDict) -> str:
     """What stands before every text; of "auto", what the model folder names, whose file may be damaged: a UserError."""
     t = config.text

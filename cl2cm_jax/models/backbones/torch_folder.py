@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,9 +104,15 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def torch_library() -> Any:
-    """PyTorch; raises UserError if it is not installed."""
+    """PyTorch; raises UserError if it is not installed, or TensorFlow was imported before it.
+
+    In that order torch 2.13 and TensorFlow 2.21 end the process; in the other they work together.
+    """
+    if "tensorflow" in sys.modules and "torch._dynamo" not in sys.modules:
+        raise UserError("backbone='transformers': TensorFlow was imported before PyTorch; first: import torch._dynamo")
     try:
         import torch  # pyright: ignore[reportMissingImports]
+        import torch._dynamo  # pyright: ignore[reportMissingImports]  # noqa: F401
     except ImportError as error:
         raise not_installed("torch", run=f"pip install {NEEDED}", needed_for="backbone='transformers'") from error
     return torch

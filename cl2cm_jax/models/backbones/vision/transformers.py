@@ -54,6 +54,9 @@ class AnySpec(VisionSpec):
         folder = self.folder(path)
         return torch_folder.reading(functools.partial(_load, folder), folder)
 
+    def load_library(self) -> None:
+        torch_folder.torch_library()
+
     def folder(self, path: Location) -> Path:
         return hub_folder.locate(path, field=FIELD)
 
