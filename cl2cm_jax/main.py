@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, start: float) -> st
     fix = f"use another --workdir, which --init={workdir} starts from these weights"
     experiment.check_workdir(workdir, config, free=free, fix=fix)
     if trains:
-        _check_init(options.init, workdir, is_new=is_new)
+        _check_init(options.init, workdir, config, is_new=is_new)
     finished = trains and results.is_finished(workdir, config)
     if finished and not experiment.changes(workdir, config).keys() & PLACES:
         again = "--mode=evaluate evaluates again, a larger config.train.steps goes on, another --workdir trains again"
@@ -113,13 +113,15 @@ def _with_prompt(config: ConfigDict, workdir: Path, *, is_new: bool) -> ConfigDi
     return config
 
 
-def _check_init(init: str | None, workdir: Path, *, is_new: bool) -> None:
-    """Refuses to go on with a run that was started from another model than `init`."""
+def _check_init(init: str | None, workdir: Path, config: ConfigDict, *, is_new: bool) -> None:
+    """Refuses to go on with a run that was started from another model than `init`, which may have been moved."""
     started = read_record(workdir).get("init")
     if is_new and started and not init:
         model = started["model"]
         raise UserError(f"--workdir={workdir} was started with --init={model}; give it again, or another --workdir")
-    if init and not is_new and (not started or started["model"] != init):
+    if init and not is_new:
+        if started and (started["model"] == init or started.get("weights") == initial_student(init, config).weights):
+            return
         how = f"with --init={started['model']}" if started else "without --init"
         raise UserError(
             f"--init={init}: --workdir={workdir} was started {how}; leave it out, or give another --workdir"

@@ -50,6 +50,11 @@ class CaptionTable:
     rows: list[Caption]
     problems: list[Problem] = field(default_factory=list)
 
+    @property
+    def serious(self) -> list[Problem]:
+        """The problems that are more than notes."""
+        return [problem for problem in self.problems if not problem.is_note]
+
 
 def by_image(rows: Iterable[Caption]) -> dict[str, list[Caption]]:
     """The rows of each image, images in the order of their first row."""

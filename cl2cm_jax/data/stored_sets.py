@@ -39,6 +39,7 @@ from cl2cm_jax.runtime.checksums import (
     write_checked,
     write_checksums,
 )
+from cl2cm_jax.runtime.file_hashes import file_hash
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.text.languages import canonical
 
@@ -285,6 +286,7 @@ def content_hashes(stored: StoredSet) -> dict[str, str]:
         known = read_checked_json(file, fix="it is computed again")
         if known["records"] == records:
             return {split: str(known[split]) for split in SPLITS}
+    check_records(stored)
     found = {split: _content_hash(read_pictures(stored, split)) for split in SPLITS}
     with contextlib.suppress(OSError):  # the folder may be read-only
         write_checked(file, json.dumps({"records": records} | found))
@@ -310,14 +312,32 @@ def records_hash(stored: StoredSet) -> str:
         return _write_fingerprint(folder)
 
 
-def _write_fingerprint(folder: Path) -> str:
+def check_records(stored: StoredSet) -> None:
+    """Compares the records with their fingerprint, as before they are read for features.
+
+    Raises:
+      UserError: they are those of another set, or damaged.
+    """
+    folder = Path(stored.data_dir)
+    if records_hash(stored) != _hash_of_records(folder):
+        raise UserError(
+            f"the built set {folder} is damaged: its records are not those of {_FINGERPRINT}; delete it, and it is "
+            "built again"
+        )
+
+
+def _hash_of_records(folder: Path) -> str:
     records = hashlib.sha256()
     for path in sorted(folder.glob("*.tfrecord*")):
-        with path.open("rb") as file:
-            records.update(hashlib.file_digest(file, "sha256").hexdigest().encode())
-    with contextlib.suppress(OSError):  # the folder may be read-only
-        write_checked(folder / _FINGERPRINT, json.dumps({"records": records.hexdigest()}))
+        records.update(file_hash(path).encode())
     return records.hexdigest()
+
+
+def _write_fingerprint(folder: Path) -> str:
+    records = _hash_of_records(folder)
+    with contextlib.suppress(OSError):  # the folder may be read-only
+        write_checked(folder / _FINGERPRINT, json.dumps({"records": records}))
+    return records
 
 
 def _is_built(folder: Path) -> bool:
@@ -326,7 +346,8 @@ def _is_built(folder: Path) -> bool:
 
 def _check_descriptions(folder: Path) -> None:
     """Compares the descriptions of a built set with their checksums; its records have checksums of their own."""
-    names = ("dataset_info.json", "features.json") if _is_built(folder) else ()
+    was_built = _is_built(folder) or any(folder.glob("*.tfrecord*"))
+    names = ("dataset_info.json", "features.json") if was_built else ()
     if names and not has_checksums(folder):
         return add_checksums(folder, _DESCRIPTIONS)
     for path in (folder / name for name in names):

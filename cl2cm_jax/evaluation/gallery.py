@@ -13,6 +13,7 @@ import numpy as np
 from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.pretrained import read_npz
 from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.runtime.moved import present_place, seen_from
 from cl2cm_jax.text.json_file import parse_json
 
 GALLERY_FILE = "gallery.npz"
@@ -76,7 +77,7 @@ def save_gallery(path: Path, gallery: Gallery) -> None:
     texts = {"ids": gallery.ids, "captions": gallery.captions, "paths": gallery.paths, "weights": gallery.weights}
     if gallery.root:
         texts["paths"] = tuple(os.path.relpath(path, gallery.root) for path in gallery.paths)
-        texts |= {"root": os.path.abspath(gallery.root), "near": _relative(gallery.root, path.parent)}
+        texts |= {"root": os.path.abspath(gallery.root), "near": seen_from(path.parent, gallery.root)}
     with replacing(path) as temporary, temporary.open("wb") as file:
         encoded = np.frombuffer(json.dumps(texts).encode(), np.uint8)
         np.savez(file, embeddings=gallery.embeddings.astype(np.float32), texts=encoded)
@@ -101,25 +102,12 @@ def load_gallery(path: Path) -> Gallery:
             raise ValueError(f"embeddings of shape {embeddings.shape} and type {embeddings.dtype}")
         if not np.isfinite(embeddings).all():
             raise ValueError("not all embeddings are finite")
-        root = _root(texts.get("root", ""), texts.get("near", ""), path.parent)
+        root = present_place(texts.get("root", ""), near=texts.get("near", ""), folder=path.parent)
         if root:
             columns["paths"] = tuple(os.path.join(root, inside) for inside in columns["paths"])
         return Gallery(embeddings=embeddings, weights=texts["weights"], root=root, **columns)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)})") from error
-
-
-def _relative(root: str, folder: Path) -> str:
-    try:
-        return os.path.relpath(root, folder.resolve())
-    except ValueError:  # on another drive of Windows
-        return ""
-
-
-def _root(root: str, near: str, folder: Path) -> str:
-    """The stored root, or if it is gone the one at the same place as seen from the gallery's folder."""
-    beside = os.path.normpath(folder.resolve() / near) if near else root
-    return beside if root and not os.path.isdir(root) and os.path.isdir(beside) else root
 
 
 def training_gallery(workdir: Path) -> Gallery:

@@ -54,9 +54,14 @@ class Protocol:
             f"captions_per_image={self.captions_per_image}, ties {self.ties}, query={query}; recalls in percent"
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The lines below a table of the numbers: how they were measured, and that few images say little."""
+        return (*few_images(self.images), self.line)
+
     def as_dict(self) -> dict[str, Any]:
         """The protocol for results.json."""
-        return asdict(self) | {"line": self.line, "notes": _small_note(self)}
+        return asdict(self) | {"line": self.line, "notes": few_images(self.images)}
 
 
 @dataclass(frozen=True)
@@ -127,25 +132,23 @@ def language_table(
         if summary["language_gap"] is not None:
             notes.append(f"language gap ({source} SumR - mean target SumR): {summary['language_gap']:.1f}")
         notes += _weakest_note(per_language, targets, of="targets")
-    notes += _small_note(protocol)
-    return Table(title, ("language", *shown.values()), (*rows, RULE, mean), (*notes, protocol.line))
+    return Table(title, ("language", *shown.values()), (*rows, RULE, mean), (*notes, *protocol.notes))
 
 
 def group_table(group: Group, *, title: str, shown: Mapping[str, str] = SHOWN) -> Table:
     """One row per language, without a mean, and the group's protocol. `shown`: metric -> column name."""
     rows = tuple(_row(language, metrics, shown) for language, metrics in group.per_language.items())
     notes = _weakest_note(group.per_language, group.per_language, of="languages") if "SumR" in shown else []
-    notes += _small_note(group.protocol)
-    return Table(title, ("language", *shown.values()), rows, (*notes, group.protocol.line))
+    return Table(title, ("language", *shown.values()), rows, (*notes, *group.protocol.notes))
 
 
-def _small_note(protocol: Protocol) -> list[str]:
-    """That the numbers of few images say little, as one more hit changes them by points."""
-    if protocol.images >= ENOUGH_IMAGES or not protocol.images:
+def few_images(images: float) -> list[str]:
+    """A line that says that numbers of few images say little, as one more hit changes them by points; else none."""
+    if not 0 < images < ENOUGH_IMAGES:
         return []
-    count = "only 1 image" if protocol.images == 1 else f"only {protocol.images} images"
+    count = "only 1 image" if images == 1 else f"only {images:g} images"
     return [
-        f"{count}: one more hit is {100 / protocol.images:.1f} points of a recall, and differences of a few hits are "
+        f"{count}: one more hit is {100 / images:.1f} points of a recall, and differences of a few hits are "
         f"chance; evaluate on {ENOUGH_IMAGES} images or more"
     ]
 
@@ -193,7 +196,8 @@ def evaluator_tables(results: Results) -> list[Table]:
             (language, *(f"{metrics[metric]:.4g}" if metric in metrics else "-" for metric in names))
             for language, metrics in splits["test"].items()
         )
-        tables.append(Table(f"{name} on the {results.protocol.split} split", ("language", *names), rows))
+        title, notes = f"{name} on the {results.protocol.split} split", tuple(few_images(results.protocol.images))
+        tables.append(Table(title, ("language", *names), rows, notes))
     return tables
 
 

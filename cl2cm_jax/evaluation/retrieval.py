@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -10,12 +12,13 @@ import numpy as np
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.maths import ranking
 from cl2cm_jax.models.pretrained import read_npz
-from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.runtime.checksums import read_checked, write_checked
 
 CaptionsPerImage = Literal["all", "first"]
 Query = Literal["target", "fused"]
 RECALL_AT = (1, 5, 10)
 DIRECTIONS = ("text_to_vision", "vision_to_text")
+_AGAIN = "write it again with --mode=evaluate, or delete the folder of a run of a study and run that again"
 
 
 class Ranks(NamedTuple):
@@ -109,14 +112,17 @@ def metrics(ranks: Ranks) -> dict[str, float]:
 
 
 def save_ranks(path: Path, languages: dict[str, Ranks]) -> None:
-    """Writes the ranks of several languages to one .npz file, atomically."""
+    """Writes the ranks of several languages to one .npz file, atomically, with its checksum."""
     arrays = {f"{language}/{name}": a for language, ranks in languages.items() for name, a in ranks._asdict().items()}
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    write_checked(path, file.getvalue())
 
 
 def load_ranks(path: Path) -> dict[str, Ranks]:
-    """Reads a file of `save_ranks`; raises UserError if it is missing or damaged."""
+    """Reads a file of `save_ranks`; raises UserError if it is missing or damaged, or of another run."""
+    with contextlib.suppress(OSError):  # said below
+        read_checked(path, fix=_AGAIN)
     arrays = read_npz(path)
     languages = dict.fromkeys(name.split("/")[0] for name in arrays)
     try:
@@ -125,4 +131,4 @@ def load_ranks(path: Path) -> dict[str, Ranks]:
             for language in languages
         }
     except KeyError as error:
-        raise UserError(f"{path} is damaged, without {error}; write it again with --mode=evaluate") from error
+        raise UserError(f"{path} is damaged, without {error}; {_AGAIN}") from error

@@ -23,6 +23,7 @@ from cl2cm_jax.models.configured import configured_text, configured_vision, sett
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL, heads_of
 from cl2cm_jax.models.pretrained import write_safetensors
+from cl2cm_jax.runtime.checksums import write_checksums
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.trained.bundle import Parts
 from cl2cm_jax.trained.bundle_layout import (
@@ -169,7 +170,8 @@ def _fill(folder: Path, trained: Trained, *, name: str, licence: str, additions:
         vision_class=vision_class,
         notes=[add(folder, parts) for add in additions],
     )
-    (folder / CARD).write_text(card(facts), encoding="utf-8")
+    write_checksums(folder)
+    (folder / CARD).write_text(card(facts), encoding="utf-8")  # without a checksum: its owner may edit it
     return manifest
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cl2cm_jax.errors import UserError, not_installed
+from cl2cm_jax.errors import UserError, not_installed, one_line
+from cl2cm_jax.runtime.checksums import verify_checksums
 from cl2cm_jax.trained.bundle_layout import CARD, MANIFEST, read_manifest
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -26,7 +27,11 @@ def push(bundle: Path, *, repo: str, revision: str, private: bool, yes: bool) ->
     """
     if not _REPO.fullmatch(repo):
         raise UserError(f"--repo={repo!r} is not a repository name; write org/name")
-    manifest = read_manifest(bundle)  # checks the files
+    manifest = read_manifest(bundle)  # checks the files of the model
+    try:
+        verify_checksums(bundle)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--bundle={bundle}: {one_line(error)}, by its checksums; export the run again") from error
     files = _files(bundle)
     for file in files:
         print(f"{file.stat().st_size:>13,}  {file.relative_to(bundle).as_posix()}")

@@ -171,8 +171,9 @@ def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...
 
 def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[str, ...]], folder: Path) -> None:
     """Runs the backbones over all splits and keeps their outputs."""
-    from cl2cm_jax.data.stored_sets import picture_root, read_captions, read_pictures
+    from cl2cm_jax.data.stored_sets import check_records, picture_root, read_captions, read_pictures
 
+    check_records(stored)
     encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
     earlier = reuse.earlier(folder.parent, encoders, read=read_splits)
     encode_text = text_encoder(config, configured_text(config), known=earlier.captions)
@@ -305,7 +306,7 @@ def write_split(
     texts = [row.caption for _, _, row in captions]
     tokens = encode_text.tokens(texts)
     text = encode_text(texts, space, tokens=tokens)
-    _write_vision(space, vision, len(images))
+    _write_vision(space, vision, len(images), folder)
     ragged = {"words": text.words} | ({} if text.states is None else {"states": text.states})
     parts = {"offsets": "_offsets", "is_word": "_real"}
     arrays = {
@@ -329,9 +330,13 @@ def write_split(
     return count_captions([row.language for _, _, row in captions], encode_text.losses(texts, tokens), left_out=others)
 
 
-def _write_vision(space: OnDisk, vision: VisionFeatures, count: int) -> None:
+def _write_vision(space: OnDisk, vision: VisionFeatures, count: int, folder: Path) -> None:
     """Fills the features (n, F, d) of `count` pictures, 0 after the last frame of each, and their frames (n,)."""
-    start = space.done(VISION)
+
+    def written(start: int, stop: int) -> list[np.ndarray]:
+        return [np.load(folder / f"{name}.npy", mmap_mode="r")[start:stop] for name in ("vision", "frames")]
+
+    start = space.done(VISION, written)
     if start == count:
         return
     rows = vision.from_image(start)
@@ -339,7 +344,7 @@ def _write_vision(space: OnDisk, vision: VisionFeatures, count: int) -> None:
     features = space.array("vision", (count, vision.frames, first.shape[1]), first.dtype, job=VISION)
     frames = space.array("frames", (count,), np.int32, job=VISION)
     for place, row in enumerate(itertools.chain([first], rows), start):
-        features[place, : len(row)], frames[place] = row, len(row)
+        features[place, : len(row)], features[place, len(row) :], frames[place] = row, 0, len(row)
         space.reached(VISION, place + 1)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import threading
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from cl2cm_jax.runtime.storage import InMemory
 MARGIN = 2  # decoded to twice the needed size, a picture differs by a grey level or so once it is resized
 TEXT_BATCH = 64  # captions per device; small batches of similar length stay in a CPU's caches
 CAPTIONS = "captions"  # the job of filling arrays with their features
+FEW_PIECES = 5  # of which single letters say nothing
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
 
 
@@ -205,6 +207,16 @@ class TextEncoder:
         pieces = np.maximum(tokens.mask.sum(1) - 2, 1)  # without the special tokens
         return TextLosses(is_cut, is_unknown.sum(1) / pieces)
 
+    def spelt(self, text: str) -> float:
+        """The share of a text's word pieces that are single letters of an alphabet; 0 of a text of few pieces.
+
+        It is large in languages that the tokenizer was not made for, even if it knows all their letters: of emoji names
+        over 0.6 in 1 of 3,600 in USE's languages, and in 26 % of the Persian ones.
+        """
+        pieces = [one for piece in self._tokenize.words(self._prepared(text)) if (one := piece.strip("▁#Ġ"))]
+        letters = sum(len(piece) == 1 and _is_of_alphabet(piece) for piece in pieces)
+        return letters / len(pieces) if len(pieces) >= FEW_PIECES else 0.0
+
     def __call__(
         self, texts: Sequence[str], space: InMemory | None = None, *, tokens: TokenBatch | None = None
     ) -> CaptionFeatures:
@@ -222,7 +234,12 @@ class TextEncoder:
         lengths = tokens.mask.sum(1)
         out, order = self._arrays(space, lengths), np.argsort(lengths, kind="stable")
         rows_a_batch = self._spread.rows
-        for start in range(space.done(CAPTIONS), len(order), rows_a_batch):
+
+        def written(start: int, stop: int) -> list[np.ndarray]:
+            rows, ragged = order[start:stop], (out.words, out.states)
+            return [out.sentences[rows], *(one.select(rows).values for one in ragged if one is not None)]
+
+        for start in range(space.done(CAPTIONS, written), len(order), rows_a_batch):
             rows = order[start : start + rows_a_batch]
             if not copied(out, rows, texts, self._known):
                 self._fill(out, rows, TokenBatch(*(x[rows] for x in tokens)))
@@ -261,6 +278,11 @@ def _devices(backbone: TextBackbone | VisionBackbone, rows: int) -> tuple[Spread
     if backbone.traced:
         return spread(rows), jax.jit
     return Spread(rows, whole=lambda tree: tree, split=lambda tree: tree), lambda function: function
+
+
+def _is_of_alphabet(char: str) -> bool:
+    name = unicodedata.name(char, "")
+    return char.isalpha() and not name.startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO"))
 
 
 def _ragged(space: InMemory, name: str, lengths: np.ndarray, dim: int, dtype: DTypeLike, *, marked: bool) -> Ragged:

@@ -23,7 +23,8 @@ GRID = np.linspace(-4.0, 12.0, 129, dtype=np.float32)  # scores, in standard dev
 # its estimated share of wrong pairs exceeds LARGEST_SHARE, the teacher does not know it: all its pairs keep weight 1.
 SMALLEST_SEPARATION = 1.0
 LARGEST_SHARE = 0.85
-UNJUDGED = -1.0
+UNJUDGED, TOO_FEW = -1.0, -2.0  # in place of a share: as above, or there are fewer than FEWEST_PAIRS
+FEWEST_PAIRS = 8
 
 
 class Calibration(NamedTuple):
@@ -31,7 +32,8 @@ class Calibration(NamedTuple):
 
     Attributes:
       weight: (k, len(GRID)) fp32 in [0, 1], by language.
-      wrong_share: (k,) fp32, the estimated mixture; `UNJUDGED` where the teacher does not know the language.
+      wrong_share: (k,) fp32, the estimated mixture; `UNJUDGED` where the teacher does not know the language, `TOO_FEW`
+        where there are too few pairs.
     """
 
     weight: jax.Array | np.ndarray
@@ -92,12 +94,13 @@ def calibrate(*, training: list[np.ndarray], right: list[np.ndarray], wrong: lis
 
     Args:
       training: per language, scores of the training pairs, some of them wrong.
-      right: per language, scores of pairs known to be correct (validation); fewer than 8: weights stay 1.
+      right: per language, scores of pairs known to be correct (validation).
       wrong: per language, scores of mismatched pairs.
 
     Returns:
       The posterior that a pair is correct at every point of `GRID`, relative to the largest of its language. In a
-      language that the teacher does not know all weights are 1 and the share is `UNJUDGED`.
+      language that the teacher does not know, or with too few pairs, all weights are 1 and the share is `UNJUDGED` or
+      `TOO_FEW`.
     """
     fitted = [_fit(*scores) for scores in zip(training, right, wrong, strict=True)]
     weights, shares = zip(*fitted, strict=True)
@@ -107,8 +110,8 @@ def calibrate(*, training: list[np.ndarray], right: list[np.ndarray], wrong: lis
 def _fit(pairs: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, float]:
     """Weights on `GRID` and the share of wrong pairs of one language."""
     flat = np.ones(len(GRID), np.float32)
-    if min(len(pairs), len(right), len(wrong)) < 8:
-        return flat, 0.0
+    if min(len(pairs), len(right), len(wrong)) < FEWEST_PAIRS:
+        return flat, TOO_FEW
     density_right, density_wrong = _density(right), _density(wrong)
     share = _wrong_share(np.interp(pairs, GRID, density_right), np.interp(pairs, GRID, density_wrong))
     if share > LARGEST_SHARE or np.mean(right) - np.mean(wrong) < SMALLEST_SEPARATION * np.std(wrong):

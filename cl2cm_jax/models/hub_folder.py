@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cl2cm_jax.errors import UserError, one_line
-from cl2cm_jax.models.pretrained import check_names, check_shapes, check_tensors, known_hash
+from cl2cm_jax.models.pretrained import check_names, check_shapes, check_tensors, weights_hash
 from cl2cm_jax.runtime.checksums import LIST_NAME
 from cl2cm_jax.text import json_file
 
@@ -281,7 +281,7 @@ def fingerprint(folder: Path) -> str:
     files = {*weights_files(folder), *folder.glob("*.json"), *folder.glob("1_Pooling/config.json")}
     files |= set(tokenizer_files(folder))
     files.discard(folder / LIST_NAME)  # which a bundle gets when it is opened
-    both = [[str(file.relative_to(folder)), known_hash(file)] for file in sorted(files)]
+    both = [[str(file.relative_to(folder)), weights_hash(file)] for file in sorted(files)]
     return hashlib.sha256(json.dumps(both).encode()).hexdigest()
 
 
@@ -295,7 +295,7 @@ def hashes(folder: Path) -> dict[str, str]:
     if (folder / "processor_config.json").is_file() and "image_processor" in read_json(folder, "processor_config.json"):
         read.append(folder / "processor_config.json")
     files = [*weights_files(folder), *read, *tokenizer_files(folder)]
-    return {file.relative_to(folder).as_posix(): known_hash(file) for file in files}
+    return {file.relative_to(folder).as_posix(): weights_hash(file) for file in files}
 
 
 def revision_of(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,7 +57,7 @@ class PackageFile:
 
     def fingerprint(self, path: str | Path | None) -> str:
         """SHA-256 of the package's file, which is not read, or of the file `path`."""
-        return self.sha256 if path is None else known_hash(path)
+        return self.sha256 if path is None else weights_hash(path)
 
     @property
     def _repair(self) -> str:
@@ -66,24 +65,13 @@ class PackageFile:
 
 
 def weights_hash(path: str | Path) -> str:
-    """SHA-256 of a file as 64 hex digits; raises UserError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def known_hash(path: str | Path) -> str:
-    """As `weights_hash`, without reading a large file that is unchanged since the last time: tells models apart."""
+    """SHA-256 of a file as 64 hex digits, see `file_hash`; raises UserError if it cannot be read."""
     try:
         return file_hash(path)
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: str | Path, error: OSError) -> UserError:
-    return UserError(f"weights file {path} cannot be read: {error.strerror}; put it there, or name another one")
+        raise UserError(
+            f"weights file {path} cannot be read: {error.strerror}; put it there, or name another one"
+        ) from error
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:

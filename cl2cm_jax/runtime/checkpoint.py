@@ -35,6 +35,7 @@ T = TypeVar("T")
 # how the writer of arrays reports an error of the system
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+):")
 _UNREADABLE, _DELETED = ".unreadable", ".deleted"
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's file with the metadata and metrics
 _UNFINISHED = ("*.orbax-checkpoint-tmp*", f"*{_DELETED}")  # left by a killed process
 
 
@@ -80,7 +81,7 @@ class Checkpoints:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
         self._unreadable: set[int] = set()
-        self._scores: dict[int, float] = {}  # of steps that this object has saved or read, for pruning
+        self._scores: dict[int, float | None] = {}  # of steps that this object has saved or read, see `_score`
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -249,28 +250,38 @@ class Checkpoints:
                 raise UserError(f"step {which} has no checkpoint in {self.directory}; there are {steps}.")
             return [which]
         newest_first = steps[::-1]
-        return sorted(newest_first, key=self._score, reverse=True) if which == "best" else newest_first
+        if which != "best":
+            return newest_first
+        scores = {step: self._score(step) for step in steps}
+        return sorted(newest_first, key=lambda step: _lowest_if_damaged(scores[step]), reverse=True)
 
-    def _score(self, step: int) -> float:
-        """The best metric of a step, minus infinity where it is unknown."""
-        if self._best_metric is None:
-            return -math.inf
+    def _score(self, step: int) -> float | None:
+        """The best metric of a step, -inf if it has none; None, with a warning, if its metadata is damaged."""
+        if step not in self._scores:
+            self._scores[step] = -math.inf if self._best_metric is None else self._read_score(step, self._best_metric)
+        return self._scores[step]
+
+    def _read_score(self, step: int, metric: str) -> float | None:
+        folder = self.directory / str(step)
         try:
             with _quiet():
+                verify_checksums(folder, _METADATA)
                 metrics = self._about(step).metrics
-                value = metrics[self._best_metric if self._best_metric in metrics else self._older_metric or ""]
-        except Exception:  # damaged, or saved without this metric
-            return -math.inf
+            value = float(metrics.get(metric, metrics.get(self._older_metric or "", math.nan)))
+        except Exception as error:
+            text = "the metrics of checkpoint %s are not readable (%s); it is not taken for the best one"
+            logging.warning(text, folder, _reason(error))
+            return None
         return -math.inf if math.isnan(value) else value
 
     def _prune(self) -> None:
         if not hosts.is_host_zero():
             return
         steps = self.steps()
-        self._scores = {step: self._scores[step] if step in self._scores else self._score(step) for step in steps}
-        keep = set(steps[-self._keep_last :])
-        best = max(reversed(steps), key=lambda step: self._scores[step])
-        if self._scores[best] > -math.inf:
+        scores = {step: self._score(step) for step in steps}
+        keep = {*steps[-self._keep_last :], *(step for step in steps if scores[step] is None)}  # may have been the best
+        best = max(reversed(steps), key=lambda step: _lowest_if_damaged(scores[step]))
+        if _lowest_if_damaged(scores[best]) > -math.inf:
             keep.add(best)
         for step in set(steps) - keep:
             _delete(self.directory / str(step))
@@ -303,6 +314,10 @@ class Checkpoints:
             "free disk space or fix permissions, then rerun the same command.",
             id="no-disk-space",
         )
+
+
+def _lowest_if_damaged(score: float | None) -> float:
+    return -math.inf if score is None else score
 
 
 def _remove(folder: Path) -> None:

@@ -47,13 +47,13 @@ def add_checksums(folder: Path, pattern: str = "**/*") -> None:
         write_checksums(folder, pattern)
 
 
-def verify_checksums(folder: Path) -> None:
-    """Reads the listed files and compares them with the list; a folder without one passes.
+def verify_checksums(folder: Path, *names: str) -> None:
+    """Reads the listed files, or `names` of them, and compares them with the list; a folder without one passes.
 
     Raises:
-        ValueError: a listed file is missing or its content changed, or the list itself cannot be read.
+        ValueError: such a file is missing or its content changed, or the list itself cannot be read.
     """
-    checksums = _listed(folder)
+    checksums = {name: value for name, value in _listed(folder).items() if not names or name in names}
     for name in checksums:
         if not (folder / name).is_file():
             raise ValueError(f"{name} is missing")

@@ -19,12 +19,19 @@ class Arguments(argparse.ArgumentParser):
 
     def __init__(self, **options: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
-        self.register("type", Path, lambda text: Path(os.path.expanduser(text)))  # a shell leaves --out=~/x as it is
-        self.register("type", PLACE, os.path.expanduser)
+        self.register("type", Path, lambda text: Path(_place(text)))
+        self.register("type", PLACE, _place)
 
     def error(self, message: str) -> NoReturn:
         """Raises the error as UserError, without the usage."""
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _place(text: str) -> str:
+    """A path with "~", which a shell leaves in --out=~/x, as the home folder; an empty one would be the present one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; name a place (is it from a variable that is not set?)")
+    return os.path.expanduser(text)
 
 
 def add_model_option(parser: argparse.ArgumentParser, *, help: str = "", old_name: str = "") -> None:

@@ -73,7 +73,8 @@ class MetricWriter:
         text = self._csv.read_text(encoding="utf-8", errors="replace") if self._csv.exists() else ""
         header, *lines = text.removesuffix("\n").split("\n")
         wanted = self._csv_rows(rows)
-        pairs = zip(wanted[:-1], lines, strict=False)  # without the columns that came later:
+        is_whole = len(lines) == len(wanted) and text.endswith("\n")
+        pairs = zip(wanted if is_whole else wanted[:-1], lines, strict=False)  # without the columns that came later:
         is_same = all(one.rstrip(",\n") == other.rstrip(",") for one, other in pairs)
         if not is_same or len(lines) > len(wanted) or not _csv_line(self._columns).startswith(header):
             logging.warning("%s and %s differ: one is damaged, and the first is kept", self._jsonl, self._csv.name)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import jax
+from jax._src import compilation_cache
 
 from cl2cm_jax.parallel import hosts
 
@@ -16,6 +17,8 @@ def start_jax(data_dir: Path) -> None:
     The cache is in the data folder, or where the environment variable JAX_COMPILATION_CACHE_DIR says.
     """
     hosts.start()
+    # where zstandard is installed, JAX compresses programs with it and without checksums; zlib finds a flipped bit
+    setattr(compilation_cache, "zstandard", None)  # noqa: B010
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     jax.config.update("jax_compilation_cache_dir", str((data_dir / "compiled").absolute()))

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -29,6 +30,10 @@ from cl2cm_jax.runtime.atomic import write_text
 
 _PROGRESS = "progress.json"
 _SECONDS = 20.0  # between two writes of the progress
+_SUMS, _ROWS = "checksums", 1024  # key in the file of the progress; rows that are compared at a time
+
+
+Written = Callable[[int, int], Sequence[np.ndarray]]  # (start, stop) -> what a job wrote between them, row by row
 
 
 class InMemory:
@@ -39,9 +44,9 @@ class InMemory:
         del name, job
         return np.zeros(shape, dtype)
 
-    def done(self, job: str) -> int:
-        """Progress of a job, in its own units."""
-        del job
+    def done(self, job: str, written: Written | None = None) -> int:
+        """Progress of a job, in its own units; 0 if what it has `written` is damaged."""
+        del job, written
         return 0
 
     def reached(self, job: str, count: int) -> None:
@@ -60,23 +65,54 @@ class OnDisk(InMemory):
         self._arrays: dict[str, np.ndarray] = {}
         self._written = time.monotonic()
         self._progress: dict[str, int] = {}
-        with contextlib.suppress(OSError, ValueError):
-            self._progress = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+        self._sums: dict[str, tuple[int, list[int]]] = {}  # by job: a progress, and the CRC-32 of each array up to it
+        self._writings: dict[str, Written] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            kept = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+            self._sums = {job: (count, crcs) for job, (count, crcs) in kept.pop(_SUMS, {}).items()}
+            self._progress = {job: int(count) for job, count in kept.items()}
 
     def array(self, name: str, shape: Sequence[int], dtype: DTypeLike, *, job: str) -> np.ndarray:
         """See `InMemory`; memory-mapped. Raises UserError if the disk has no room for it."""
         path = self._folder / f"{name}.npy"
         array = self._existing(path, tuple(shape), np.dtype(dtype))
         if array is None:
+            self._sums.pop(job, None)
             if self._progress.pop(job, 0):  # of an array of another shape
                 self.flush()
             array = _new(path, tuple(shape), np.dtype(dtype))
         self._arrays[name] = array
         return array
 
-    def done(self, job: str) -> int:
+    def done(self, job: str, written: Written | None = None) -> int:
         """See `InMemory`."""
+        if written is None:
+            return self._progress.get(job, 0)
+        self._writings[job] = written
+        if job in self._sums and not self._is_whole(job, written):
+            logging.warning("%s: what was computed of %s is damaged, and is computed again", self._folder, job)
+            self._progress.pop(job, 0)
+            del self._sums[job]
         return self._progress.get(job, 0)
+
+    def _is_whole(self, job: str, written: Written) -> bool:
+        try:
+            found = self._added((0, []), written, self._progress.get(job, 0))
+        except (OSError, ValueError, EOFError, IndexError):  # a file is gone, or of another shape
+            return False
+        return found == self._sums[job]
+
+    @staticmethod
+    def _added(before: tuple[int, list[int]], written: Written, count: int) -> tuple[int, list[int]]:
+        """The checksums up to `count`, of those up to an earlier progress."""
+        done, crcs = before
+        for start in range(done, count, _ROWS):
+            arrays = written(start, min(start + _ROWS, count))
+            crcs = [
+                zlib.crc32(np.ascontiguousarray(x).data, crc)
+                for x, crc in zip(arrays, crcs or [0] * len(arrays), strict=True)
+            ]
+        return count, crcs
 
     def reached(self, job: str, count: int) -> None:
         """See `InMemory`; written every 20 seconds, so that a killed process loses at most these."""
@@ -90,7 +126,10 @@ class OnDisk(InMemory):
         """Writes the arrays to the disk, then the progress."""
         for array in self._arrays.values():
             cast(np.memmap, array).flush()
-        write_text(self._folder / _PROGRESS, json.dumps(self._progress))
+        for job, written in self._writings.items():
+            if count := self._progress.get(job, 0):
+                self._sums[job] = self._added(self._sums.get(job, (0, [])), written, count)
+        write_text(self._folder / _PROGRESS, json.dumps(self._progress | {_SUMS: self._sums}))
 
     @staticmethod
     def _existing(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from cl2cm_jax.errors import exit_cleanly
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.search.folder import add_images_option, load_with_gallery
-from cl2cm_jax.search.query import add_query_options, given_queries, print_answers, search, warn_of_unread
+from cl2cm_jax.search.query import (
+    add_query_options,
+    given_queries,
+    print_answers,
+    search,
+    warn_of_missing,
+    warn_of_unread,
+)
 from cl2cm_jax.text.terminal import log_to_stderr
 
 EPILOG = """\
@@ -42,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     answers = search(queries, gallery, model.encoder, top=options.top)
     seconds = time.perf_counter() - start
+    if options.images is None:
+        again = f"cl2cm train --mode=evaluate --workdir={options.model} --config.data.images=FOLDER"
+        warn_of_missing(answers, fix=f"if they were moved, name their place (of a built set: config.data.dir): {again}")
     print_answers(answers, as_json=options.json, pictures=len(gallery), seconds=seconds)
 
 

@@ -17,12 +17,20 @@ _EXIF_BLOCK, _GPS_BLOCK = 0x8769, 0x8825
 _GPS_DATE, _GPS_TIME = 0x1D, 0x07
 # DateTimeOriginal, DateTimeDigitized and DateTime, each with the field of its offset from UTC
 _FIELDS = ((0x9003, 0x9011), (0x9004, 0x9012), (0x0132, 0x9010))
-_DATE = re.compile(
-    r"(\d{4})[-:/. ](\d{1,2})[-:/. ](\d{1,2})"
-    r"(?:[T ]+(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:[.,:]\d*)?)?)? *(Z|[-+]\d{2}:?\d{2})?"
+_DATE = re.compile(  # the parts of the time are separated by one character, so that an offset is none of them
+    r"(?P<year>\d{4})[-:/. ] ?(?P<month>\d{1,2})[-:/. ] ?(?P<day>\d{1,2})"
+    r"(?:[T ]+(?P<hour>\d{1,2})(?P<by>[-:.]) ?(?P<minute>\d{1,2})(?:(?P=by) ?(?P<second>\d{1,2})(?:[.,:]\d*)?)?"
+    r"(?: ?(?P<half>[AP])\.?M\.?)?)? *(?P<offset>Z|[-+]\d{1,2}(?::?\d{2})?)?",
+    re.ASCII | re.IGNORECASE,
 )
+_COMPACT = re.compile(
+    r"(?P<year>\d{4})(?P<month>\d{2})(?P<day>\d{2})"
+    r"(?:[T ]?(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>\d{2})?(?P<half>)(?P<offset>Z|[-+]\d{2}(?::?\d{2})?)?)?",
+    re.ASCII | re.IGNORECASE,
+)
+_NO_YEAR = 1  # of what programs write that have no date: 0001-01-01
 _PNG_EXIF = re.compile(rb"eXIf|Raw profile type (?:exif|APP1)")
-_OFFSET = re.compile(r"([-+])(\d{2}):?(\d{2})")
+_OFFSET = re.compile(r"([-+])(\d{1,2})(?::?(\d{2}))?", re.ASCII)
 
 
 def taken(content: bytes) -> int | None:
@@ -67,24 +75,27 @@ def _text(value: object) -> str:
 
 def _seconds(text: str, offset: str = "") -> int | None:
     """A date with or without time, as cameras and programs write it; None for any other text."""
-    found = _DATE.fullmatch(text)
+    found = _DATE.fullmatch(text) or _COMPACT.fullmatch(text)
     if not found:
         return None
-    year, month, day, hour, minute, second = (int(number or 0) for number in found.groups()[:6])
+    parts = ("year", "month", "day", "hour", "minute", "second")
+    year, month, day, hour, minute, second = (int(found[part] or 0) for part in parts)
+    if half := (found["half"] or "").upper():
+        hour = hour % 12 + 12 * (half == "P")
+    if year == _NO_YEAR or hour > 24 or minute > 59 or second > 60:
+        return None
     with contextlib.suppress(ValueError, OverflowError):
         date = datetime.datetime(year, month, day, tzinfo=datetime.UTC)
-        if hour > 24 or minute > 59 or second > 60:
-            return None
-        date += datetime.timedelta(hours=hour, minutes=minute, seconds=second) - _offset(found[7] or offset)
+        date += datetime.timedelta(hours=hour, minutes=minute, seconds=second) - _offset(found["offset"] or offset)
         return int(date.timestamp() // 1)
     return None
 
 
 def _offset(text: str) -> datetime.timedelta:
     found = _OFFSET.fullmatch(text)
-    if not found or int(found[2]) > 14 or int(found[3]) > 59:
+    if not found or int(found[2]) > 14 or int(found[3] or 0) > 59:
         return datetime.timedelta()
-    return (1 if found[1] == "+" else -1) * datetime.timedelta(hours=int(found[2]), minutes=int(found[3]))
+    return (1 if found[1] == "+" else -1) * datetime.timedelta(hours=int(found[2]), minutes=int(found[3] or 0))
 
 
 def _gps(block: Mapping[int, Any]) -> int | None:

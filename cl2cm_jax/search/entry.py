@@ -150,6 +150,7 @@ def captions_from_text(text: str) -> Captions:
         captions: dict[str, tuple[str, ...]] = {}
         for language, texts in found.items():
             code = canonical(str(language))
+            texts = [texts] if isinstance(texts, str) else texts
             captions[code] = captions.get(code, ()) + tuple(map(str, texts))
         json.dumps(captions, ensure_ascii=False).encode()  # raises on a lone surrogate
         return captions

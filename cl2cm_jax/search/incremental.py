@@ -100,8 +100,8 @@ def update(
 ) -> Outcome:
     """Updates the index to the present contents of the folder; entries of places without access are kept.
 
-    So are, unless `prune`, entries that seem to be away with a disk: those whose folder has no picture now, and all
-    that are gone if they are many (`AWAY_SHARE`, `AWAY_COUNT`).
+    So are, unless `prune`, entries that seem to be away with a disk: those of whose folder no picture is left, those of
+    links to files that are not there, and all that are gone or damaged if they are many (`AWAY_SHARE`, `AWAY_COUNT`).
 
     Args:
       store: the index.
@@ -143,7 +143,7 @@ def update(
     run.recaption([*recaptioned, *(_with_captions(entry, captions or {}) for entry in away.values())])
     outcome.removed = _remove_others(store, known, present | away.keys())
     found.warn()
-    _warn_of_away(away.values())
+    _warn_of_away(away.values(), outcome.skipped)
     if unknown := [path for path in captions or () if id_of(path) not in present | away.keys()]:
         log.warning("%d captioned pictures are not in the folder, the first is %s", len(unknown), unknown[0])
     return outcome
@@ -153,13 +153,14 @@ def _with_captions(entry: Entry, captions: Mapping[str, Captions]) -> Entry:
     return replace(entry, captions=captions.get(entry.path, entry.captions))
 
 
-def _warn_of_away(away: Collection[Entry]) -> None:
+def _warn_of_away(away: Collection[Entry], skipped: Collection[str]) -> None:
     if away:
         folders = sorted({str(PurePosixPath(entry.path).parent) for entry in away})
         log.warning(
-            "%d pictures of the index are not there now (in %s%s): kept, with their captions, as their disk may be "
+            "%d pictures of the index are %s now (in %s%s): kept, with their captions, as their disk may be "
             "away; when they are back nothing is embedded again, --prune removes them",
             len(away),
+            "not there, or damaged," if any(entry.path in skipped for entry in away) else "not there",
             ", ".join(folders[:3]),
             f" and {len(folders) - 3} more folders" if len(folders) > 3 else "",
         )
@@ -197,6 +198,7 @@ class _Update:
     outcome: Outcome
 
     def __post_init__(self) -> None:
+        self._damaged: set[str] = set()  # paths of pictures that cannot be decoded
         self._renamed: Counter[str] = Counter()  # by hash: pictures at new places whose vectors were taken over
         self._by_hash = {entry.hash: entry.id for entry in self.known.values() if entry.hash}
 
@@ -208,7 +210,10 @@ class _Update:
         vectors = self.store.vectors(sorted(set(same.values())))
         kept = {path: vectors[id] for path, id in same.items() if id in vectors}
         new = {path: contents[path] for path in entries if path not in kept}
-        made = embed(self.encoder, new, self.outcome.skipped)
+        damaged: dict[str, str] = {}
+        made = embed(self.encoder, new, damaged)
+        self.outcome.skipped.update(damaged)
+        self._damaged.update(damaged)
         if rows := kept | made:
             self.store.put([entries[path] for path in rows], np.stack(list(rows.values())))
         self._renamed.update(entries[path].hash for path in kept if not self._is_touched(entries[path]))
@@ -221,8 +226,8 @@ class _Update:
         return (before := self.known.get(entry.id)) is not None and before.hash == entry.hash
 
     def away(self, present: set[str]) -> dict[str, Entry]:
-        """The entries, by id, whose files are not there and seem to be with a disk that is away."""
-        settled = present | set(map(id_of, self.outcome.skipped))
+        """The entries, by id, whose files are not there or damaged, and seem to be so with a disk that is away."""
+        settled = present | set(map(id_of, self.outcome.skipped.keys() - self.found.absent - self._damaged))
         gone = {
             id: entry for id, entry in self.known.items() if id not in settled and not self.found.leaves_out(entry.path)
         }
@@ -231,8 +236,10 @@ class _Update:
             if renamed[entry.hash] > 0:
                 renamed[entry.hash] -= 1
                 del gone[id]
-        folders = {PurePosixPath(item.path).parent for item in self.found.items} | {PurePosixPath()}
-        away = {id: entry for id, entry in gone.items() if PurePosixPath(entry.path).parent not in folders}
+        folders = {PurePosixPath(self.known[id].path).parent for id in present & self.known.keys()}
+        folders |= {PurePosixPath()} if folders else set()  # what is left of a folder shows that its disk is there
+        links = set(map(id_of, self.found.absent))
+        away = {id: one for id, one in gone.items() if id in links or PurePosixPath(one.path).parent not in folders}
         many = len(gone) - len(away) > max(AWAY_SHARE * len(self.known), AWAY_COUNT)
         return gone if many else away
 
@@ -314,7 +321,8 @@ def root_of(gallery: Gallery, *, within: Sequence[str]) -> str:
     if not any(_contains(folder, root) for folder in within):
         raise UserError(
             f"--model: the pictures of its gallery have the common folder {root}, which is not in the run's "
-            f"({', '.join(within)}); give --images=DIR, or start the command where the training was started"
+            f"({', '.join(within)}); give --images=DIR, start the command where the training was started, or write "
+            "the gallery again where they are now: cl2cm train --mode=evaluate --workdir=... --config.data.images=..."
         )
     return root
 

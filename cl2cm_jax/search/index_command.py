@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,11 +35,12 @@ from cl2cm_jax.search.query import (
     given_queries,
     nothing_selected,
     print_answers,
+    warn_of_missing,
     warn_of_unread,
 )
 from cl2cm_jax.search.recall import QUERIES, TOP, recall
 from cl2cm_jax.search.stores.milvus import MAX_RESULTS, Manifest, Store, is_local
-from cl2cm_jax.search.vector_files import read_manifest, read_vectors, write_vectors
+from cl2cm_jax.search.vector_files import MANIFEST_FILE, read_manifest, read_vectors, write_vectors
 from cl2cm_jax.text.terminal import log_to_stderr
 from cl2cm_jax.trained.model import TrainedModel
 from cl2cm_jax.training.workdir import read_config
@@ -234,18 +235,8 @@ def _search(options: argparse.Namespace) -> None:
     answers = [answer(query, map(shown, best)) for query, best in zip(queries, found, strict=True)]
     if note:
         log.warning("%s", note)
-    _warn_of_missing({result.path for one in answers for result in one.results if result.path})
+    warn_of_missing(answers, fix="is a disk away? An update with --prune removes them")
     print_answers(answers, as_json=options.json, pictures=count, seconds=seconds)
-
-
-def _warn_of_missing(paths: Iterable[str]) -> None:
-    if missing := sorted(path for path in paths if not os.path.exists(path)):
-        log.warning(
-            "%d of the pictures found are not there now, the first is %s; is a disk away? "
-            "An update with --prune removes them",
-            len(missing),
-            missing[0],
-        )
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
@@ -267,7 +258,10 @@ def _import_options(parser: argparse.ArgumentParser) -> None:
 def _import(options: argparse.Namespace) -> None:
     """Adds vectors written by export or clip-retrieval; pictures of the same path are replaced."""
     manifest, model = read_manifest(options.vectors), cl2cm_jax.load(options.model)
-    if manifest is not None:
+    if manifest is None:
+        text = "--vectors=%s has no %s: neither the model that made them nor their checksums can be compared"
+        log.warning(text, options.vectors, MANIFEST_FILE)
+    else:
         manifest.check(weights=model.weights, model=model.name, uri=str(options.vectors))
     shards = read_vectors(options.vectors, dim=model.dim)
     first = next(shards)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -25,6 +26,8 @@ MAX_LINE = 4_000_000  # bytes of a row
 MEMORY, MEMORY_PER_BYTE = 250_000_000, 7  # bytes, and for each of the file's
 SECONDS, BYTES_PER_SECOND = 4, 10_000_000  # of CPU, and a further one for so many bytes of the file
 _AT_ONCE = 512  # rows
+log = logging.getLogger(__name__)
+_NUMBERS = {"size": "whole bytes", "mtime": "whole nanoseconds", "date": "whole seconds since 1970"}
 
 
 class BadRowsError(ValueError):
@@ -54,14 +57,14 @@ def rows(path: Path, *, count: int, text_limit: int) -> Generator[dict[str, Any]
     deadline.daemon = True  # else a command that ends before the last row would wait for it
     deadline.start()
     try:
-        yield from _printed(process, limits=f"{memory / 1e6:,.0f} MB and {seconds} s")
+        yield from _printed(process, path, limits=f"{memory / 1e6:,.0f} MB and {seconds} s")
     finally:
         deadline.cancel()
         process.kill()
         process.communicate()
 
 
-def _printed(process: subprocess.Popen[bytes], *, limits: str) -> Iterator[dict[str, Any]]:
+def _printed(process: subprocess.Popen[bytes], path: Path, *, limits: str) -> Iterator[dict[str, Any]]:
     assert process.stdout is not None
     while line := process.stdout.readline(MAX_LINE):
         if not line.endswith(b"\n"):
@@ -71,13 +74,15 @@ def _printed(process: subprocess.Popen[bytes], *, limits: str) -> Iterator[dict[
             raise BadRowsError(row["error"])
         if "end" in row:
             return
+        if "note" in row:
+            log.warning("%s %s", path, row["note"])
+            continue
         yield row
     raise BadRowsError(f"cannot be read within {limits} (the reader ended); get a fresh copy of it with its vectors")
 
 
 def read(path: str, *, count: int, text_limit: int) -> Iterator[dict[str, Any]]:
     """As `rows`, in this process."""
-    import pyarrow
     import pyarrow.parquet
 
     try:
@@ -98,18 +103,35 @@ def read(path: str, *, count: int, text_limit: int) -> Iterator[dict[str, Any]]:
         _check_size(_stored_size(metadata), text_limit)
         wanted = [name for name in COLUMNS if name in columns]
         with pyarrow.parquet.ParquetFile(path, read_dictionary=texts, pre_buffer=False) as file:
+            if note := _unread(file.schema_arrow):
+                yield {"note": note}
             table = file.read(wanted, use_threads=False)
         _check_size(_text_size(table), text_limit)
         for batch in table.to_batches(max_chunksize=_AT_ONCE):
             yield from batch.to_pylist()
-    except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
-        if isinstance(error, BadRowsError):
-            raise
-        if isinstance(error, MemoryError):
-            raise BadRowsError("needs more memory than its size allows; write smaller shards") from error
+    except BadRowsError:
+        raise
+    except MemoryError as error:
+        raise BadRowsError("needs more memory than its size allows; write smaller shards") from error
+    except Exception as error:  # Arrow passes errors of C++ on as RuntimeError, IndexError and others
         raise BadRowsError(
             f"cannot be read ({type(error).__name__}); get a fresh copy of it with its vectors"
         ) from error
+
+
+def _unread(schema: Any) -> str:
+    """A note of the columns whose values are of another type than is read; "" if there is none."""
+    import pyarrow
+
+    kinds = pyarrow.types
+    found = []
+    for name, wanted in {name: _NUMBERS.get(name, "text") for name in COLUMNS if name in schema.names}.items():
+        kind = schema.field(name).type
+        kind = kind.value_type if kinds.is_dictionary(kind) else kind
+        is_text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+        if not (kinds.is_null(kind) or (is_text if wanted == "text" else kinds.is_integer(kind))):
+            found.append(f"the column {name} of {str(kind)[:60]}, which must be {wanted}")
+    return f"is read without {', '.join(found)}" if found else ""
 
 
 def _check_size(size: int, limit: int) -> None:

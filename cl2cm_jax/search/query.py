@@ -6,6 +6,7 @@ import argparse
 import datetime
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -97,6 +98,14 @@ def warn_of_unread(encoder: Encoder, queries: Sequence[str]) -> None:
         log.warning("query %r: %s", shortened(query, limit=60), notice)
     if len(notices) > _SHOWN:
         log.warning("%d more queries are not read as a whole", len(notices) - _SHOWN)
+
+
+def warn_of_missing(answers: Sequence[Answer], *, fix: str) -> None:
+    """Logs how many of the pictures found are not there, as after they were moved, and what to do."""
+    paths = {result.path for one in answers for result in one.results if result.path}
+    if missing := sorted(path for path in paths if not os.path.exists(path)):
+        text = "%d of the pictures found are not there now, the first is %s; %s"
+        log.warning(text, len(missing), missing[0], fix)
 
 
 def check_queries(queries: Sequence[str]) -> None:

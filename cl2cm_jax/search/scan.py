@@ -18,17 +18,12 @@ import numpy as np
 from cl2cm_jax.data.media.clips import decode_clip, is_clip, taken_files
 from cl2cm_jax.data.media.images import SUFFIXES, ImageError
 from cl2cm_jax.data.media.threads import ahead
-from cl2cm_jax.data.media.unread import UNREAD
+from cl2cm_jax.data.media.unread import is_ignored, is_unread, unread_kind
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.trained.encoder import Encoder
 
 OUTSIDE = "it is a link to a place outside the folder, which is not followed"
 MAX_REASONS, NAMED = 12, 3  # lines about what is left out, and names in each
-# besides hidden names: Synology and QNAP, Windows, macOS
-_IGNORED = frozenset(
-    {"@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "recycler", "__macosx"}
-    | {"system volume information", "lost+found"}
-)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # nothing is there, or a link that leads nowhere
 
 Key = TypeVar("Key")
@@ -55,7 +50,8 @@ class Scan:
     items: list[Item] = field(default_factory=list)  # its pictures and clips, sorted
     skipped: dict[str, str] = field(default_factory=dict)  # what cannot be used, with the reason
     unseen: set[str] = field(default_factory=set)  # those of `skipped` without access: they may be unchanged
-    unread: dict[str, list[str]] = field(default_factory=dict)  # pictures and films of other formats, by suffix
+    absent: set[str] = field(default_factory=set)  # those of `skipped` that are links to files which are not there
+    unread: dict[str, list[str]] = field(default_factory=dict)  # files of formats that are not read, by suffix
     left_out: list[str] = field(default_factory=list)  # folders, by their names: hidden ones, bins, thumbnails
     excluded: list[str] = field(default_factory=list)  # folders and files by `exclude`
 
@@ -89,12 +85,18 @@ class Scan:
         return not (ignored or excluded)
 
     def note_unread(self, path: str, suffix: str) -> None:
-        """Notes a file whose suffix is not one of `SUFFIXES`, if it is a picture or film nevertheless."""
-        if suffix in UNREAD:
+        """Notes a file whose suffix is not one of `SUFFIXES`, unless it is a text or the like."""
+        if is_unread(suffix):
             self.unread.setdefault(suffix, []).append(path)
 
     def _is_excluded(self, path: PurePosixPath) -> bool:
         return any(fnmatchcase(name, glob) for glob in self.exclude for name in (str(path), path.name))
+
+    def useless(self) -> list[str]:
+        """The patterns of `exclude` that match nothing which was found."""
+        paths = map(PurePosixPath, self.excluded)
+        names = {name for path in paths for name in (str(path), path.name)}
+        return [glob for glob in self.exclude if not any(fnmatchcase(name, glob) for name in names)]
 
     def warn(self) -> None:
         """Logs what is left out: a line for each reason, with a number and the first names."""
@@ -107,11 +109,15 @@ class Scan:
             log.warning("skipped for other reasons: %s", _named([path for those in rest for path in those]))
         if text := self.passed_over():
             log.warning("passed over: %s", text)
+        for glob in self.useless():
+            log.warning(
+                "--exclude=%s matches nothing in the folder; write a name or a path inside it, in the same case", glob
+            )
 
     def passed_over(self) -> str:
         """What is left out without having been looked at, in words, "" if nothing."""
         kinds = sorted(self.unread.items(), key=lambda kind: (-len(kind[1]), kind[0]))
-        counted = ", ".join(f"{suffix} {len(paths)}" for suffix, paths in kinds[:MAX_REASONS])
+        counted = ", ".join(f"{unread_kind(suffix)} {len(paths)}" for suffix, paths in kinds[:MAX_REASONS])
         first = [paths[0] for _, paths in kinds]
         texts = [
             f"{sum(map(len, self.unread.values()))} files of formats that are not read ({counted}), such as "
@@ -122,11 +128,6 @@ class Scan:
         return "; ".join(
             text for text, those in zip(texts, (self.unread, self.left_out, self.excluded), strict=True) if those
         )
-
-
-def is_ignored(name: str) -> bool:
-    """Whether a file or folder is hidden, or a folder of thumbnails or of deleted files, by its name."""
-    return name.startswith(".") or name.casefold() in _IGNORED
 
 
 def _named(paths: Sequence[str]) -> str:
@@ -146,7 +147,7 @@ def scan(folder: Path, *, frames: int, exclude: Sequence[str] = ()) -> Scan:
     """
     if not folder.is_dir():
         raise UserError(f"--images={folder}: no such folder; give a folder of pictures")
-    found = Scan([glob.rstrip("/") for glob in exclude])
+    found = Scan([_pattern(glob, folder) for glob in exclude])
     pictures = sorted(_pictures(folder, found))
     if not pictures:
         raise UserError(_no_picture(folder, found))
@@ -158,11 +159,21 @@ def scan(folder: Path, *, frames: int, exclude: Sequence[str] = ()) -> Scan:
         except ImageError as error:
             found.skip(path, str(error))
         except OSError as error:
-            found.skip(path, _no_access(error), unseen=not isinstance(error, FileNotFoundError))
+            if error.errno not in _GONE:
+                found.skip(path, _no_access(error), unseen=True)
         else:
             size, mtime = sum(one.st_size for one in stats), max(one.st_mtime_ns for one in stats)
             found.items.append(Item(path, place, tuple(files), sources, size, mtime))
     return found
+
+
+def _pattern(glob: str, folder: Path) -> str:
+    """A pattern as paths in the folder are matched with it; it may begin with the folder itself."""
+    glob = os.path.expanduser(glob.replace(os.sep, "/"))
+    if os.path.isabs(glob):
+        roots = (os.path.abspath(folder), os.path.realpath(folder))
+        glob = next((os.path.relpath(glob, root) for root in roots if glob.startswith(root + os.sep)), glob)
+    return glob.removeprefix("./").rstrip("/")
 
 
 def _pictures(folder: Path, found: Scan) -> Iterator[Path]:
@@ -196,6 +207,9 @@ def _is_picture(file: Path, path: str, found: Scan) -> bool:
         if error.errno not in _GONE:
             found.skip(path, _no_access(error), unseen=True)
             return False
+        if not is_link:  # it went since the folder was listed, perhaps with a disk
+            return False
+        found.absent.add(path)
     if not is_file:
         found.skip(path, "it is not a regular file, or a broken link")
     elif suffix not in SUFFIXES:

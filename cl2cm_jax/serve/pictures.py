@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import threading
+import zlib
 from collections import OrderedDict
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,6 +22,7 @@ from cl2cm_jax.runtime.file_hashes import user_cache
 from cl2cm_jax.serve.workers import Workers
 
 THUMBNAIL, LARGE = 480, 1600  # pixels of the longer side
+_CRC = 4  # bytes of the checksum at the end of a file
 IN_MEMORY, ON_DISK = 50_000_000, 1_000_000_000  # bytes, limits for the encoded pictures; a thumbnail has about 20 kB
 
 log = logging.getLogger(__name__)
@@ -137,6 +139,10 @@ def _cost(value: bytes) -> int:
     return len(value) + 500  # a key and an entry
 
 
+def _crc(value: bytes) -> bytes:
+    return zlib.crc32(value).to_bytes(_CRC, "little")
+
+
 class DiskCache:
     """Files by key, at most `limit` bytes; of more, the oldest are removed. A disk that is full costs time alone."""
 
@@ -151,20 +157,22 @@ class DiskCache:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures of one user
 
     def get(self, key: str) -> bytes | None:
-        """The content of a file, if it is there."""
+        """The content of a file, if it is there and as it was written."""
         try:
-            return (self._folder / f"{key}.webp").read_bytes() or None
+            content = (self._folder / f"{key}.webp").read_bytes()
         except OSError:
             return None
+        value, checksum = content[:-_CRC], content[-_CRC:]
+        return value if value and _crc(value) == checksum else None
 
     def put(self, key: str, value: bytes) -> None:
         """Writes a file."""
         try:
             self._create()  # the user may have deleted it
             with replacing(self._folder / f"{key}.webp") as temporary:
-                temporary.write_bytes(value)
+                temporary.write_bytes(value + _crc(value))  # programs ignore what follows a picture
             with self._lock:
-                self._bytes += len(value)
+                self._bytes += len(value) + _CRC
                 if self._bytes > self._limit:
                     self._bytes = self._shrink()
         except OSError as error:

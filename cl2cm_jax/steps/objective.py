@@ -58,6 +58,10 @@ class Objective(NamedTuple):
         if "target" in weights and config.confidence.kind != "none":
             trusted, scores = pair_confidence(self, teacher, batch, calibration)
             logged["confidence"] = _mean_over(trusted, ids.target_is_valid)
+            language = batch["target_language"].reshape(-1)
+            for k in range(len(calibration.weight)):  # -1 of a language that is not in the batch
+                of_one = ids.target_is_valid & (language == k)
+                logged[f"confidence/{k}"] = jnp.where(of_one.any(), _mean_over(trusted, of_one), -1.0)
             logged["pair_score"] = _mean_over(scores, ids.target_is_valid)
         relations = config.transfer.relations if "transfer" in weights else ()
         words = None

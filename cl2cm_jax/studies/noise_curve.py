@@ -46,7 +46,7 @@ class Curve(NamedTuple):
         return {"name": self.name, "levels": plain(self.levels), "differences": plain(self.differences)}
 
 
-def curve_table(curves: Sequence[Curve], *, noises: Sequence[float], seeds: int, protocol: str) -> Table:
+def curve_table(curves: Sequence[Curve], *, noises: Sequence[float], seeds: int, protocol: Sequence[str]) -> Table:
     """SumR of each language at each share of wrong translations, and the differences to the first curve."""
     body: list[tuple[str, ...]] = []
     for language in curves[0].levels:
@@ -63,7 +63,7 @@ def curve_table(curves: Sequence[Curve], *, noises: Sequence[float], seeds: int,
         (
             f"mean of {seeds} seed{'s' * (seeds != 1)} [95 %: bootstrap over seeds and images]; difference: to "
             f"{curves[0].name!r}, paired by seed and test image; * marks an interval that excludes 0",
-            protocol,
+            *protocol,
         ),
     )
 
@@ -129,7 +129,7 @@ def report(ablation: Ablation) -> None:
             differences[group] = tuple(paired_difference(*pair, languages=languages) for pair in pairs)
         curves.append(Curve(name, levels, {} if name == BASELINE else differences))
     protocol = protocol_of(config, runs[BASELINE][0][0], folds=ablation.folds)
-    table = curve_table(curves, noises=noises, seeds=len(seeds), protocol=protocol.line)
+    table = curve_table(curves, noises=noises, seeds=len(seeds), protocol=protocol.notes)
     print(table.text(), *(f"{name}: left out: {reason}." for name, reason in absent.items()), "", sep="\n")
     markdown, content, chart = (ablation.workdir / name for name in FILES)
     write_text(markdown, table.markdown() + "\n")

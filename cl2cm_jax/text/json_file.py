@@ -27,13 +27,14 @@ def read_json(path: Path, *, largest: int = LARGEST, values: int = MOST_VALUES, 
     return parse_json(content, values=values, strict=strict)
 
 
-def parse_json(content: bytes | str, *, values: int = MOST_VALUES, strict: bool = True) -> Any:
+def parse_json(content: bytes | str, *, values: int = MOST_VALUES, strict: bool = True, once: bool = False) -> Any:
     """Parses JSON, bytes as UTF-8, with at most `values` values.
 
     Args:
       content: the text.
       values: counted by commas and opening brackets, those in strings included.
       strict: refuse NaN, infinite numbers, whole numbers of more than 64 bits and a name that an object has twice.
+      once: refuse the last of these in any case.
 
     Raises:
       ValueError: it is damaged, nested too deeply, or has more values.
@@ -42,9 +43,9 @@ def parse_json(content: bytes | str, *, values: int = MOST_VALUES, strict: bool 
     count = sum(map(text.count, ",[{"))
     if count > values:
         raise ValueError(f"it has about {count:,} values, and {values:,} are read")
-    checks: Any = {"object_pairs_hook": _object, "parse_float": _float, "parse_int": _int, "parse_constant": _constant}
+    checks: Any = {"parse_float": _float, "parse_int": _int, "parse_constant": _constant} if strict else {}
     try:
-        return json.loads(text, **(checks if strict else {}))
+        return json.loads(text, object_pairs_hook=_object if strict or once else None, **checks)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

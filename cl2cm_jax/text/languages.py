@@ -8,6 +8,7 @@ from functools import lru_cache
 
 _CODE = r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8})*"
 _ONE = re.compile(_CODE)
+_EXTENDED = re.compile("[a-z]{3}")  # a subtag behind the language that is a language itself
 _TRANSLATION = re.compile(rf"({_CODE})2({_CODE})")  # "de2en": each caption is the translation of one in "de"
 MAX_CODE = 80  # characters
 
@@ -20,18 +21,21 @@ ISO_639 = """
     ru:rus sc:srd sd:snd se:sme si:sin sk:slk sl:slv sn:sna so:som sq:sqi sr:srp su:sun sv:swe sw:swa ta:tam te:tel
     tg:tgk th:tha tk:tuk tl:tgl tr:tur tt:tat ug:uig uk:ukr ur:urd uz:uzb vi:vie xh:xho yi:yid yo:yor zh:zho zu:zul
 """
-# further codes of the same languages: the bibliographic ones of ISO 639-2, withdrawn ones, and Mandarin
+# further codes of the same languages: the bibliographic ones of ISO 639-2, withdrawn ones, and those that CLDR
+# replaces: of the individual language that stands for its macrolanguage, as in NLLB's codes, and of Norwegian
 _OTHER_CODES = """
     sq:alb hy:arm eu:baq my:bur zh:chi cs:cze nl:dut fr:fre ka:geo de:ger el:gre is:ice mk:mac mi:mao ms:may fa:per
-    ro:rum sk:slo bo:tib cy:wel he:iw id:in yi:ji zh:cmn
+    ro:rum sk:slo bo:tib cy:wel he:iw id:in yi:ji jv:jw ro:mo tl:fil
+    zh:cmn ar:arb fa:pes az:azj et:ekk ku:kmr lv:lvs mg:plt mn:khk ms:zsm ne:npi or:ory ps:pbt qu:quy sq:als
+    sw:swh uz:uzn yi:ydd nb:no nb:nor
 """
 THREE_LETTERS = {two: three for two, _, three in (pair.partition(":") for pair in ISO_639.split())}
 _SHORTEST = {other: two for two, _, other in (pair.partition(":") for pair in (ISO_639 + _OTHER_CODES).split())}
 # the region that adds nothing to a language's name, where it is not the code itself (de-DE)
 _HOME = """
-    en:US zh:CN ja:JP ko:KR cs:CZ da:DK sv:SE nb:NO nn:NO no:NO uk:UA el:GR he:IL fa:IR hi:IN ta:IN te:IN mr:IN ml:IN
+    en:US zh:CN ja:JP ko:KR cs:CZ da:DK sv:SE nb:NO nn:NO uk:UA el:GR he:IL fa:IR hi:IN ta:IN te:IN mr:IN ml:IN
     kn:IN gu:IN pa:IN ur:PK bn:BD vi:VN et:EE sl:SI ca:ES eu:ES gl:ES sq:AL hy:AM ka:GE kk:KZ be:BY sr:RS bs:BA ga:IE
-    cy:GB ms:MY fil:PH tl:PH af:ZA my:MM km:KH lo:LA ne:NP si:LK ky:KG mn:MN az:AZ uz:UZ tg:TJ tk:TM
+    cy:GB ms:MY tl:PH af:ZA my:MM km:KH lo:LA ne:NP si:LK ky:KG mn:MN az:AZ uz:UZ tg:TJ tk:TM
 """
 _HOME_OF = {language: region for language, _, region in (pair.partition(":") for pair in _HOME.split())}
 _SCRIPTS = {  # the script that a language is written in where its code names none; Latn of all others
@@ -65,6 +69,8 @@ _SCRIPTS = {  # the script that a language is written in where its code names no
 }
 _SCRIPT_OF = {language: script for script, languages in _SCRIPTS.items() for language in languages.split()}
 _TRADITIONAL = ("TW", "HK", "MO")  # regions that write Chinese in traditional characters
+_SUBTAGS = {"chs": "Hans", "cht": "Hant", "hang": "Kore"}  # other names of scripts
+_WHOLE = {"sh": "sr-Latn", "prs": "fa-AF"}  # withdrawn codes that become two subtags
 
 
 def is_code(text: str) -> bool:
@@ -94,9 +100,12 @@ def _canonical(code: str) -> str:
         return "2".join(_canonical(part) for part in found.groups())
     if not _ONE.fullmatch(code):
         return code
-    first, *others = re.split("[-_]", code)
-    language = _SHORTEST.get(first.lower(), first.lower())
-    parts = [_subtag(part) for part in others]
+    first, *others = re.split("[-_]", code.lower())
+    first, *implied = _WHOLE.get(first, first).split("-")
+    parts = [*implied, *(_subtag(part) for part in others)]
+    if parts and _EXTENDED.fullmatch(parts[0]):  # zh-yue is yue
+        first = parts.pop(0)
+    language = _SHORTEST.get(first, first)
     home = _HOME_OF.get(language, language.upper())
     if language == "zh" and "Hant" in parts:
         parts.remove("Hant")
@@ -111,7 +120,7 @@ def spellings(code: str) -> list[str]:
     forms = [form, code]
     if form.isalpha():  # without a script or region
         script, region = _SCRIPT_OF.get(form, "Latn"), _HOME_OF.get(form, form.upper())
-        forms += [f"{form}-{region}", f"{form}-{script}", THREE_LETTERS.get(form, form)]
+        forms += [f"{form}-{region}", f"{form}-{script}", *(other for other, two in _SHORTEST.items() if two == form)]
     if form == "zh-TW":
         forms += ["zh-Hant", "zh-Hant-TW"]
     written = [one.replace("-", separator) for one in forms for separator in "-_"]
@@ -119,10 +128,11 @@ def spellings(code: str) -> list[str]:
 
 
 def _subtag(part: str) -> str:
-    """A script in title case, a region in upper case, anything else in lower case."""
+    """A script in title case, a region in upper case, anything else in lower case; given in lower case."""
+    part = _SUBTAGS.get(part, part)
     if len(part) == 4 and part.isalpha():
         return part.title()
-    return part.upper() if len(part) == 2 else part.lower()
+    return part.upper() if len(part) == 2 else part
 
 
 def counted(counts: Mapping[str, int], *, limit: int = 8) -> str:

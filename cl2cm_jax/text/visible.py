@@ -5,31 +5,59 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# nothing that is seen: soft hyphens, marks of direction, zero-width spaces and joiners of words, byte-order marks
-_INVISIBLE = re.compile("[\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]+")
-# the letters and pictures that the two joiners change: Arabic to Myanmar, Khmer to Mongolian, emoji
+# Nothing that is seen: control characters but blanks, and what Unicode calls default ignorable (soft hyphens, marks of
+# direction, zero-width spaces, fillers of Hangul), without joiners and what changes pictures and Mongolian letters;
+# also the marks of objects and notes that word processors leave in copied text.
+_INVISIBLE = re.compile(
+    "[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffc\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0100-\U000e01ef]+"
+)
+# forms that are chosen by a selector behind a letter, and the letters that flags of regions are spelt with
+_SELECTED = re.compile("(?<=[^\\W0-9_])[\ufe00-\ufe0f]+|(\U0001f3f4[\U000e0020-\U000e007f]+)|[\U000e0000-\U000e00ff]+")
+# the letters and pictures that the two joiners change: Arabic to Myanmar, Khmer to Mongolian, emoji; and the marks
+# (virama) behind which they change the letter before, also where no other follows
 _JOINED = "\u0600-\u109f\u1780-\u18af\u2190-\u2bff\ufe0f\U0001f000-\U0001faff"
-_LOOSE_JOINER = re.compile(f"(?<![{_JOINED}])[\u200c\u200d]+|[\u200c\u200d]+(?![{_JOINED}])")
+_VIRAMA = "\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca"
+_LOOSE_JOINER = re.compile(f"(?<![{_JOINED}])[\u200c\u200d]+|(?<![{_VIRAMA}])[\u200c\u200d]+(?![{_JOINED}])")
+# letters and digits that are another one of other width or font, joined to others, or within a ligature
+_COMPATIBLE = re.compile("[\ufb00-\ufb4f\ufb50-\ufdf9\ufe70-\ufefc\uff10-\uff9f\U0001d400-\U0001d7ff]+")
+_QUOTES = ('""', "''", "``", "“”", "„“", "„”", "””", "‘’", "‚‘", "«»", "»«", "‹›", "›‹", "「」", "『』", "＂＂")
+_TURKISH = re.compile("[İĞ]")
 
 
 def visible(text: str) -> str:
     """What a reader sees of a text: composed letters (NFC), single blanks, no character that is not seen.
 
-    Joiners stay where they change what is seen, as in Persian words and in pictures that are joined from several emoji.
+    Letters of other width or font are the usual ones. Joiners stay where they change what is seen, as in Persian words
+    and in pictures that are joined from several emoji.
     """
     if not text.isascii():
-        text = _LOOSE_JOINER.sub("", _INVISIBLE.sub("", unicodedata.normalize("NFC", text)))
+        text = _COMPATIBLE.sub(_usual, text)
+        text = _SELECTED.sub(r"\1", _INVISIBLE.sub("", unicodedata.normalize("NFC", text))).replace("\u2800", " ")
+        text = _LOOSE_JOINER.sub("", text)
+    elif not text.isprintable():
+        text = _INVISIBLE.sub("", text)
     return " ".join(text.split())
+
+
+def _usual(found: re.Match[str]) -> str:
+    """Compatible letters as the usual ones (NFKC), and punctuation of full width as it is."""
+    return "".join(unicodedata.normalize("NFKC", char) if char.isalnum() else char for char in found[0])
 
 
 def prepared_query(text: str) -> str:
     """A query as the text encoder gets it: what is seen of it, and in lower case if all its letters are capitals.
 
-    Most encoders are cased and were trained on captions with few capitals: of emoji names in capitals 1 to 7 % find
-    their drawing among the first ten, in lower case 8 to 13 %, as many as of the names as they are. A query with other
-    letters keeps its capitals: German nouns, names, and the letters of a word such as TV in a Chinese query.
+    Marks of quotation around all of it and Arabic letters that are drawn out (tatweel) are left out. Most encoders are
+    cased and were trained on captions with few capitals: of emoji names in capitals 1 to 7 % find their drawing among
+    the first ten, in lower case 8 to 13 %, as many as of the names as they are. A query with other letters keeps its
+    capitals: German nouns, names, and the letters of a word such as TV in a Chinese query.
     """
-    text = visible(text)
-    if all(letter.isupper() for letter in text if letter.isalpha()):
+    text = visible(text).replace("\u0640", "")
+    while len(text) > 2 and text[0] + text[-1] in _QUOTES and not set(text[1:-1]) & {text[0], text[-1]}:
+        text = text[1:-1].strip()
+    if all(letter.isupper() or letter in "ßºª" for letter in text if letter.isalpha()):
+        if _TURKISH.search(text):  # not of other languages; without these letters a Turkish I is taken for another
+            text = text.replace("I", "ı")
         return text.lower().replace("i\u0307", "i")  # of the Turkish capital with a dot
     return text

@@ -49,7 +49,10 @@ def initial_student(model: str, config: ConfigDict) -> Initial:
         _check_backbones(model, theirs, config, text=text, vision=vision)
         student, weights = load_student(folder, theirs, text=text, vision=vision)
         return Initial(model, weights, student)
-    parts = Parts(locate_bundle(model))
+    try:
+        parts = Parts(locate_bundle(model))
+    except UserError as error:
+        raise UserError(f"--init: {error}") from error
     _check_backbones(model, parts.config, config, text=parts.text, vision=parts.vision)
     student = dict(parts.student)
     if parts.vision is not None and vision_first(parts.config) is not None:

@@ -23,6 +23,7 @@ from cl2cm_jax.training.workdir import feature_shape, load_student, read_config
 
 BATCH = 16  # queries or pictures per call
 _MANY_UNKNOWN = 1 / 3  # share of the word pieces of a text in a language that the encoder does not know
+_MANY_LETTERS = 0.6  # the same of pieces that are single letters
 
 
 def load_encoder(workdir: Path) -> Encoder:
@@ -98,4 +99,6 @@ def _notice(encoder: TextEncoder, text: str) -> str:
         return f"only the first {encoder.room} word pieces are read; shorten the text"
     if (share := losses.unknown[0]) >= _MANY_UNKNOWN:
         return f"the text encoder does not know {share:.0%} of the word pieces, and probably not the language"
+    if (share := encoder.spelt(text)) >= _MANY_LETTERS:
+        return f"the text encoder reads {share:.0%} of it letter by letter, and probably does not know the language"
     return ""

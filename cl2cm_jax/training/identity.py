@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.configured import Kind, backbone_kinds, hashes
+from cl2cm_jax.models.configured import Kind, backbone_kinds, hashes, pinned
 from cl2cm_jax.runtime.checksums import read_checked_json, write_checked_json
+from cl2cm_jax.training.workdir import CONFIG_FILE
 
 BUILT_ON = "built_on.json"
 _CONTENT = "content:"  # of a fingerprint; those of earlier versions, of computed features, have no such mark
@@ -84,20 +85,55 @@ def read_record(workdir: Path) -> dict[str, Any]:
         ) from error
 
 
-def as_trained(config: ConfigDict, workdir: Path) -> ConfigDict:
+def as_recorded(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The configuration of a study of many runs in `workdir`, as `as_trained`; of a new one, hub ids at their commits.
+
+    Raises:
+      UserError: a backbone is not the one that earlier runs were trained on.
+    """
+    is_new = not _record_of_runs(workdir)
+    return pinned(config) if is_new else as_trained(config, workdir, command="the same command with")
+
+
+def record_inputs(workdir: Path, config: ConfigDict, corpora: Iterable[Corpus]) -> None:
+    """Writes what the runs of a study are built on, or compares it with that of its earlier runs.
+
+    Raises:
+      UserError: they were trained on other data.
+    """
+    corpora = tuple(corpora)
+    if record := _record_of_runs(workdir):
+        check_recorded_data(record.get("data"), corpora, name=f"--workdir={workdir}")
+    else:
+        write_record(workdir, config, fingerprint(corpora))
+
+
+def _record_of_runs(workdir: Path) -> dict[str, Any]:
+    """The record of a study; {} before its first run, when nothing depends on it."""
+    return read_record(workdir) if next(workdir.rglob(CONFIG_FILE), None) else {}
+
+
+def as_trained(config: ConfigDict, workdir: Path, *, command: str = "") -> ConfigDict:
     """The configuration of a workdir with each hub id at the commit that it was trained on, its backbones checked.
+
+    Args:
+      config: the configuration.
+      workdir: has the record.
+      command: that names another place of a backbone, for the message; "" evaluates the workdir.
 
     Raises:
       UserError: a backbone is not the one that the run was trained on; names its folder, the file and the fix.
     """
+    command = command or f"cl2cm train --mode=evaluate --workdir={workdir}"
     config, record = config.copy_and_resolve_references(), read_record(workdir)
     for kind in backbone_kinds(config):
         entry = record.get(kind)
         if entry and entry["backbone"] == config[kind].backbone:
             if _repository(config[kind].path) == _repository(entry["path"]):
                 config[kind].path = hub_folder.at_revision(config[kind].path, entry["revision"])
-            _check_place(config, kind, entry, workdir)
-            _check_files(config, kind, entry["files"], workdir)
+            again = f"{command} --config.{kind}.path=FOLDER"
+            _check_place(config, kind, entry, workdir, again)
+            _check_files(config, kind, entry["files"], workdir, again)
     return config
 
 
@@ -115,23 +151,19 @@ def _repository(path: str) -> str:
     return path.partition("@")[0] if path and hub_folder.is_hub_id(path) else path
 
 
-def _again(kind: Kind, workdir: Path) -> str:
-    return f"cl2cm train --mode=evaluate --workdir={workdir} --config.{kind}.path=FOLDER"
-
-
-def _check_place(config: ConfigDict, kind: Kind, entry: dict[str, Any], workdir: Path) -> None:
+def _check_place(config: ConfigDict, kind: Kind, entry: dict[str, Any], workdir: Path, again: str) -> None:
     """Refuses a folder that is gone; "models/bert" would be taken for a hub id."""
     path = config[kind].path
     was_a_place = path == entry["path"] and not entry.get("is_hub_id")
     if path and not Path(path).exists() and (was_a_place or not hub_folder.is_hub_id(path)):
         raise UserError(
             f"config.{kind}.path={path!r}, the backbone of {workdir}, is not there; if it was moved, name its place: "
-            f"{_again(kind, workdir)}",
+            f"{again}",
             id="other-backbone",
         )
 
 
-def _check_files(config: ConfigDict, kind: Kind, files: dict[str, str], workdir: Path) -> None:
+def _check_files(config: ConfigDict, kind: Kind, files: dict[str, str], workdir: Path, again: str) -> None:
     path, field = config[kind].path, f"config.{kind}.path"
     found = hashes(config, kind)
     for name in (*files, *found):
@@ -139,7 +171,7 @@ def _check_files(config: ConfigDict, kind: Kind, files: dict[str, str], workdir:
             state = "is gone" if name not in found else "is new" if name not in files else "has changed"
             raise UserError(
                 f"{field}={path!r}: {name} {state}, since {workdir} was trained (SHA-256 in its {BUILT_ON}); put the "
-                f"old one back, or name the folder that has it: {_again(kind, workdir)}; or train in another --workdir",
+                f"old one back, or name the folder that has it: {again}; or train in another --workdir",
                 id="other-backbone",
             )
 

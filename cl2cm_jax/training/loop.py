@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -23,7 +23,7 @@ from cl2cm_jax.data.batches import batches
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.evaluators import run_evaluators
-from cl2cm_jax.maths.confidence import UNJUDGED
+from cl2cm_jax.maths.confidence import FEWEST_PAIRS, TOO_FEW, UNJUDGED
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import batch_shards
@@ -47,7 +47,8 @@ from cl2cm_jax.training.experiment import (
 from cl2cm_jax.training.going_on import replaced
 
 _MANY_WRONG = 0.5  # share of wrong translations that is a warning
-_SMALL_WEIGHT = 0.1  # mean weight of the target captions that is a warning
+_SMALL_WEIGHT = 0.1  # mean weight of a language's captions that is a warning
+_WEIGHT = "confidence/"  # begins the name of that mean among the logged values
 
 
 class Diverged(UserError):
@@ -84,7 +85,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
             logging.info("resuming from step %d of %d", start, total)
         began = time.perf_counter() - clock.seconds
         data = training_batches(run, start)
-        checker, vote, stop = FiniteTerms(), hosts.Vote(), False
+        checker, vote, stop, weights = FiniteTerms(), hosts.Vote(), False, {}
         first = hosts.is_host_zero()
         stream = stream if first else io.StringIO()
         with (
@@ -112,6 +113,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
                     about = {"config": flatten(run.config), "clock": clock._asdict(), "data": run.data}
                     saved.save(step, state, metadata=about, metrics=measured)
                 if last or stop:
+                    _warn_of_low_confidence(run, weights)
                     break
                 # 2. update it: next batch, step, log
                 requested = time.perf_counter()
@@ -120,9 +122,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
                 state, terms = run.step.step(state, batch, step)
                 checker.add(step, terms)
                 if (step + 1) % run.durations["train.log_every"] == 0 or step + 1 == total:
-                    values = checker.check()
-                    if step + 1 == total:
-                        _warn_of_low_confidence(run, values.get("confidence", 1.0))
+                    values, weights = _by_language(checker.check(), run.corpora.train.languages)
                     rates = progress.update(step + 1, loss=values["total"])
                     if metrics:
                         metrics.write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
@@ -244,7 +244,7 @@ def _calibrate(run: Run, state: TrainState, step: int) -> TrainState:
 def _log_shares(shares: Mapping[str, float], *, backbone: str) -> None:
     """Logs the estimated share of wrong translations of each language, and warns where it is large or unknown."""
     unjudged = [name for name, share in shares.items() if share == UNJUDGED]
-    listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share != UNJUDGED)
+    listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0)
     logging.info("estimated share of wrong translations: %s", listed or "none could be estimated")
     if unjudged:
         logging.warning(
@@ -252,6 +252,13 @@ def _log_shares(shares: Mapping[str, float], *, backbone: str) -> None:
             "likely cause is that config.text.backbone=%r does not know the language. All its captions have weight 1",
             ", ".join(unjudged),
             backbone,
+        )
+    if few := [name for name, share in shares.items() if share == TOO_FEW]:
+        logging.warning(
+            "pair confidence is off for %s: it needs %d captions and more with one in the source language, in training "
+            "and in validation. All its captions have weight 1",
+            ", ".join(few),
+            FEWEST_PAIRS,
         )
     if many := [name for name, share in shares.items() if share > _MANY_WRONG]:
         logging.warning(
@@ -262,13 +269,21 @@ def _log_shares(shares: Mapping[str, float], *, backbone: str) -> None:
         )
 
 
-def _warn_of_low_confidence(run: Run, mean: float) -> None:
-    """Warns where the targets have hardly been trained on; `mean` is that of the weights in the last batch."""
-    if mean < _SMALL_WEIGHT:
+def _by_language(values: dict[str, float], languages: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """Logged values with the names of languages, and the mean weight of the captions of each that was in the batch."""
+    numbers = {f"{_WEIGHT}{k}": language for k, language in enumerate(languages)}
+    weights = {numbers[name]: mean for name, mean in values.items() if name in numbers and mean >= 0}
+    others = {name: value for name, value in values.items() if name not in numbers}
+    return others | {f"{_WEIGHT}{language}": mean for language, mean in weights.items()}, weights
+
+
+def _warn_of_low_confidence(run: Run, weights: Mapping[str, float]) -> None:
+    """Warns of languages that have hardly been trained on, by the mean weights of their captions in the last batch."""
+    if low := {language: mean for language, mean in weights.items() if mean < _SMALL_WEIGHT}:
         logging.warning(
-            "the target captions weigh %.2f in the mean (config.confidence.kind=%r), so the run has hardly trained on "
-            "them; the likely cause is that config.text.backbone=%r does not know the languages: use 'none'",
-            mean,
+            "the captions in %s weigh little in the mean (config.confidence.kind=%r), so the run has hardly trained on "
+            "them; the likely cause is that config.text.backbone=%r does not know the language: use 'none'",
+            ", ".join(f"{language} ({mean:.2f})" for language, mean in low.items()),
             run.config.confidence.kind,
             run.config.text.backbone,
         )

@@ -83,7 +83,7 @@ def read_document(
 class _Rows:
     def __init__(self, path: Path, *, source: str, target: str, splits: Sequence[str], are_queries: bool):
         found = read_caption_file(str(path), image_is_path=False)
-        _refuse(found.problems)
+        _refuse(found.serious)
         self._path, self._rows, self._are_queries = path, found.rows, are_queries
         self.language = translation_tag(source, target) if are_queries else target
         languages = sorted({row.language for row in self._rows})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from io import BufferedRandom
 from pathlib import Path
@@ -17,6 +18,8 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.text.languages import canonical
 from cl2cm_jax.text.visible import visible
 from cl2cm_jax.translation.engine import Engine, Item
+
+_CRC = "crc32"  # in each line, of the other values
 
 
 class Entry(NamedTuple):
@@ -95,18 +98,23 @@ def _key(entry: Entry) -> tuple[str, str, str, str]:
 
 
 def _line(entry: Entry) -> str:
-    return json.dumps(entry._asdict(), ensure_ascii=False) + "\n"
+    return json.dumps(entry._asdict() | {_CRC: _crc(entry)}, ensure_ascii=False) + "\n"
+
+
+def _crc(entry: Entry) -> int:
+    return zlib.crc32("\0".join(entry).encode("utf-8", "surrogatepass"))
 
 
 def _read(path: Path) -> list[Entry]:
-    """The complete lines of a file; none if it does not exist."""
+    """The complete lines of a file, without damaged ones, which are translated again; none if it does not exist."""
     entries = []
     for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
             cells = json.loads(line)
+            known = cells.pop(_CRC, None)  # earlier versions wrote none
             entry = Entry(**cells)
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             continue
-        if all(isinstance(value, str) for value in entry):
+        if all(isinstance(value, str) for value in entry) and known in (None, _crc(entry)):
             entries.append(entry)
     return entries

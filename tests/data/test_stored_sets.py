@@ -88,6 +88,19 @@ def test_a_damaged_set_is_one_line(inputs: dict[str, str], tmp_path: Path) -> No
         stored_sets.read_captions(stored, "train")
 
 
+def test_records_of_another_build_are_refused_before_they_are_encoded(inputs: dict[str, str], tmp_path: Path) -> None:
+    stored, other = build_set("captions", tmp_path / "data", **inputs), tmp_path / "other.csv"
+    other.write_text(Path(inputs["captions"]).read_text().replace(",en,", ",en,not "))
+    theirs = build_set("captions", tmp_path / "data", **inputs | {"captions": str(other)})
+    stored_sets.check_records(stored)
+    for mine in Path(stored.data_dir).glob("*train.tfrecord*"):
+        mine.write_bytes(Path(theirs.data_dir, mine.name).read_bytes())
+    Path(stored.data_dir, "contents.json").unlink(missing_ok=True)
+    for reading in (stored_sets.check_records, stored_sets.content_hashes):
+        with pytest.raises(UserError, match=r"is damaged: its records are not those of fingerprint.json; delete it"):
+            reading(stored)
+
+
 def test_every_flipped_bit_of_a_description_is_seen(inputs: dict[str, str], tmp_path: Path) -> None:
     """Records have checksums of their own, and the fingerprint is computed again."""
     stored = build_set("captions", tmp_path / "data", **inputs)
@@ -96,6 +109,11 @@ def test_every_flipped_bit_of_a_description_is_seen(inputs: dict[str, str], tmp_
         for _ in flipped_bits(folder / name, count=25):
             with pytest.raises(UserError, match=rf"{name} changed after it was written.*delete {folder}, and"):
                 open_set("captions", tmp_path / "data", **inputs)
+        whole = (folder / name).read_bytes()
+        (folder / name).unlink()
+        with pytest.raises(UserError, match=rf"the built set {folder} is damaged \(.*{name}.*\); delete it, and it is"):
+            open_set("captions", tmp_path / "data", **inputs)
+        (folder / name).write_bytes(whole)
     for _ in flipped_bits(folder / "fingerprint.json", count=10):
         assert records_hash(open_set("captions", tmp_path / "data", **inputs)) == wanted
 

@@ -15,6 +15,7 @@ from cl2cm_jax.evaluation.report import (
     Group,
     Protocol,
     Results,
+    evaluator_tables,
     language_table,
     rank_tables,
     read_report,
@@ -190,7 +191,9 @@ def test_few_images_are_named_beside_their_numbers(tmp_path) -> None:
     assert any(line.startswith(note) for line in headline.notes)
     assert not any("only" in line for line in alone.notes)  # of 300 images
     assert any(line.startswith("only 40 images: one more hit is 2.5 points") for line in flags.notes)
-    assert note in text_report(small)
+    assert note in text_report(small) and small.protocol.notes[0].startswith(note)
+    further = dataclasses.replace(small, evaluators={"mine": {"test": {"de": {"hits": 1.0}}, "validation": {}}})
+    assert evaluator_tables(further)[0].notes[0].startswith(note)
     write_results(tmp_path, small)
     assert note in (tmp_path / "results.md").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "results.json").read_text())["protocol"]["notes"][0].startswith(note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,16 @@ def test_without_yes_nothing_is_uploaded(bundle: Path) -> None:
     for file in files:
         assert f"{file.stat().st_size:,}  {file.relative_to(bundle).as_posix()}\n" in outcome.out
     assert f"bytes in {len(files)} files" in outcome.out and "nothing was uploaded" in outcome.out
+
+
+def test_a_damaged_file_is_not_uploaded(bundle: Path, tmp_path: Path) -> None:
+    """Also one that the package does not read, as ONNX and licences; the card is its owner's to edit."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    (copy / "README.md").write_text("My model.\n")
+    assert call(export.main, "push", f"--bundle={copy}", "--repo=org/name").code == 0
+    (copy / "LICENSE").write_bytes((copy / "LICENSE").read_bytes().swapcase())
+    outcome = call(export.main, "push", f"--bundle={copy}", "--repo=org/name")
+    assert outcome.code == 2 and "LICENSE is damaged, by its checksums; export the run again" in outcome.err
 
 
 def test_an_uploaded_bundle_can_be_downloaded(bundle: Path, tmp_path: Path) -> None:

@@ -37,12 +37,25 @@ class Plain(Words):
     unknown = None
 
 
-def encoder(tokenizer: type[Words] = Words, prompt: str = "") -> TextEncoder:
+class Spelt(Words):
+    """A piece for each letter but of known words; all are known."""
+
+    def words(self, text: str) -> list[str]:
+        pieces = (["▁" + word] if word in KNOWN else list(word) for word in text.split())
+        return [piece for word in pieces for piece in word][: self.limit]
+
+    def __call__(self, texts: Sequence[str]) -> TokenBatch:
+        return padded([[1, *map(len, self.words(text)), 2] for text in texts])
+
+    unknown = 99
+
+
+def encoder(tokenizer: type[Words] = Words, prompt: str = "", max_tokens: int = 6) -> TextEncoder:
     def apply(params, ids, mask):  # noqa: ANN001, ANN202
         return TextOutput(words=jnp.zeros((*ids.shape, 2)), mask=mask, sentence=jnp.zeros((len(ids), 2)))
 
     backbone = TextBackbone(dim=2, params={}, apply=apply, tokenizer=tokenizer)
-    return TextEncoder(backbone, max_tokens=6, prompt=prompt)
+    return TextEncoder(backbone, max_tokens=max_tokens, prompt=prompt)
 
 
 def test_texts_that_are_cut_are_those_that_are_longer() -> None:
@@ -73,4 +86,19 @@ def test_share_of_unknown_pieces() -> None:
 )
 def test_the_notice_of_a_query(query: str, notice: str) -> None:
     found = _notice(encoder(), query)
+    assert notice in found and bool(notice) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("query", "notice"),
+    [
+        ("μήλο red", "reads 80% of it letter by letter, and probably does not know the language"),
+        ("red green dog abc", ""),
+        ("Ωμέ", ""),  # of few pieces
+        ("二匹の犬が走る", ""),  # pieces of one letter, as they are
+        ("개두마리가 달린다", ""),
+    ],
+)
+def test_the_notice_of_a_query_that_is_spelt(query: str, notice: str) -> None:
+    found = _notice(encoder(Spelt, max_tokens=64), query)
     assert notice in found and bool(notice) == bool(found)

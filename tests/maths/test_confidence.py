@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cl2cm_jax.maths.confidence import GRID, UNJUDGED, calibrate, posterior, standard_scores, uncalibrated
+from cl2cm_jax.maths.confidence import GRID, TOO_FEW, UNJUDGED, calibrate, posterior, standard_scores, uncalibrated
 
 
 def _scores(random, share, *, right=5.0, n=1500):
@@ -40,7 +40,8 @@ def test_a_higher_score_never_weighs_less():
 
 def test_too_few_pairs_or_none_leave_the_weights_at_one():
     few = np.zeros(3)
-    assert (calibrate(training=[few], right=[few], wrong=[few]).weight == 1).all()
+    found = calibrate(training=[few], right=[few], wrong=[few])
+    assert (found.weight == 1).all() and found.wrong_share[0] == TOO_FEW
     assert (uncalibrated(2).weight == 1).all()
 
 

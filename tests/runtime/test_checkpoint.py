@@ -92,6 +92,23 @@ def test_keeps_the_last_and_the_best(tmp_path):
     assert latest is not None and latest.step == 5 and latest.metrics == {}
 
 
+@pytest.mark.parametrize("damage", ["flipped", "removed"])
+def test_damaged_metrics_of_the_best_are_said_and_it_is_kept(tmp_path, caplog, damage):
+    """A flipped digit made another step the best one, without a word, and the next save deleted the best."""
+    scores = {1: 9.0, 2: 3.0, 3: 4.0}
+    _save(tmp_path, *scores, keep_last=2, best_metric="SumR", scores=scores)
+    metadata = tmp_path / "1" / "_CHECKPOINT_METADATA"
+    content = metadata.read_bytes()
+    assert content.count(b"9.0") == 1
+    metadata.write_bytes(content.replace(b"9.0", b"1.0")) if damage == "flipped" else metadata.unlink()
+    best = Checkpoints(tmp_path, best_metric="SumR").restore(_abstract(), step="best")
+    assert best is not None and best.step == 3
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"the metrics of checkpoint {tmp_path / '1'} are not readable (_CHECKPOINT_METADATA is ")
+    _save(tmp_path, 4, keep_last=2, best_metric="SumR", scores={4: 2.0})
+    assert Checkpoints(tmp_path, best_metric="SumR").steps() == [1, 3, 4]
+
+
 def test_best_may_be_the_latest_and_ties_go_to_the_newer(tmp_path):
     _save(tmp_path, 1, 2, keep_last=1, best_metric="SumR", scores={1: 4.0, 2: 4.0})
     checkpoints = Checkpoints(tmp_path, best_metric="SumR")

@@ -1,4 +1,4 @@
-"""Hashes of files: a large file is read once until the system reports a change, however it is changed."""
+"""Hashes of files: a file is read once in a process, unless the system reports a change, however it is changed."""
 
 from __future__ import annotations
 
@@ -10,29 +10,35 @@ import pytest
 
 from cl2cm_jax.runtime import file_hashes
 
+CONTENT = b"weights"
+EXPECTED = hashlib.sha256(CONTENT).hexdigest()
+
 
 @pytest.fixture
-def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that were read; a file counts as large and as settled at once."""
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(CONTENT)
+    return file
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were read; a file counts as settled at once."""
     files: list[str] = []
     digest = file_hashes._digest
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(file_hashes, "_LARGE", 1)
+    monkeypatch.setattr(file_hashes, "_known", {})
     monkeypatch.setattr(file_hashes, "_SETTLED", -(10**15))
     monkeypatch.setattr(file_hashes, "_digest", lambda path: files.append(path) or digest(path))
     return files
 
 
-def test_an_unchanged_file_is_read_once(tmp_path: Path, read: list[str]) -> None:
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"weights")
-    expected = hashlib.sha256(b"weights").hexdigest()
-    assert [file_hashes.file_hash(file) for _ in range(3)] == [expected] * 3 and len(read) == 1
+def test_an_unchanged_file_is_read_once_by_all_its_names(file: Path, read: list[str]) -> None:
+    (file.parent / "link").symlink_to(file)
+    assert [file_hashes.file_hash(name) for name in (file, str(file), file.parent / "link")] == [EXPECTED] * 3
+    assert len(read) == 1
 
 
-def test_a_change_with_the_same_size_and_time_is_noticed(tmp_path: Path, read: list[str]) -> None:
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"weights")
+def test_a_change_with_the_same_size_and_time_is_noticed(file: Path, read: list[str]) -> None:
     file_hashes.file_hash(file)
     before = file.stat()
     with file.open("r+b") as opened:
@@ -42,35 +48,14 @@ def test_a_change_with_the_same_size_and_time_is_noticed(tmp_path: Path, read: l
     assert file_hashes.file_hash(file) == hashlib.sha256(b"WEIGHTS").hexdigest() and len(read) == 2
 
 
-def test_a_file_written_a_moment_ago_is_not_kept(tmp_path: Path, read: list[str], monkeypatch) -> None:
+def test_a_file_written_a_moment_ago_is_not_kept(file: Path, read: list[str], monkeypatch) -> None:
     monkeypatch.setattr(file_hashes, "_SETTLED", 10**15)
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"weights")
-    for _ in range(2):
-        file_hashes.file_hash(file)
-    assert len(read) == 2 and not (tmp_path / "cache").exists()
+    assert [file_hashes.file_hash(file) for _ in range(2)] == [EXPECTED] * 2 and len(read) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"state": 1}', b"\xff"])
-def test_a_damaged_cache_costs_time_only(tmp_path: Path, read: list[str], content: bytes) -> None:
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"weights")
-    first = file_hashes.file_hash(file)
-    (kept,) = (tmp_path / "cache" / "cl2cm_jax" / "hashes").iterdir()
-    kept.write_bytes(content)
-    assert file_hashes.file_hash(file) == first and len(read) == 2
-
-
-def test_without_a_home_folder_a_file_is_read_each_time(
-    tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("XDG_CACHE_HOME")
-
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", home)
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    expected = hashlib.sha256(b"weights").hexdigest()
-    assert [file_hashes.file_hash(tmp_path / "model.safetensors") for _ in range(2)] == [expected] * 2
-    assert len(read) == 2
+def test_nothing_is_kept_on_disk(file: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that changes a file does not say so: what an earlier process found proves nothing."""
+    monkeypatch.setenv("HOME", str(file.parent))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file.parent / "cache"))
+    file_hashes.file_hash(file)
+    assert os.listdir(file.parent) == [file.name] and len(read) == 1

@@ -15,6 +15,7 @@ from support.tiny_set import write_tiny_set
 import cl2cm_jax
 from cl2cm_jax import main
 from cl2cm_jax.config import PLACES, defaults, flatten, from_flat, override_all
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import __main__ as features
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.search import __main__ as search
@@ -40,6 +41,15 @@ def test_every_path_option(home_folder: Path) -> None:
     assert parser.parse_args(["--model=org/name@v1", "--out=~nobody-of-this-name/x"]).out == Path(
         "~nobody-of-this-name/x"
     )
+
+
+@pytest.mark.parametrize("arguments", [["--model="], ["--model=m", "--out="], ["--model=m", "--out", " "]])
+def test_an_empty_place_is_not_the_present_folder(arguments: list[str]) -> None:
+    parser = Arguments()
+    parser.add_argument("--out", type=Path)
+    add_model_option(parser)
+    with pytest.raises(UserError, match="it is empty; name a place"):
+        parser.parse_args(arguments)
 
 
 def test_every_place_of_a_configuration(home_folder: Path) -> None:

@@ -39,6 +39,31 @@ def test_a_job_is_resumed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "rows.npy")[:, 0], np.arange(6))
 
 
+def test_damaged_rows_of_a_killed_job_are_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def start(folder: Path) -> int:
+        space = OnDisk(folder)
+        rows = space.array("rows", (6, 3), np.float32, job="job")
+        done = space.done("job", lambda start, stop: [rows[start:stop], rows[start:stop, :1]])
+        for count in range(done + 1, 5):
+            rows[count - 1] = count
+            space.reached("job", count)
+            space.flush()
+        rows[4] = 9  # what was written after the last flush may be anything
+        return done
+
+    assert start(tmp_path) == 0 and start(tmp_path) == 4
+    (tmp_path / "progress.json").write_text((tmp_path / "progress.json").read_text().replace('"job": 4', '"job": 3'))
+    assert start(tmp_path) == 0 and start(tmp_path) == 4
+    assert len(caplog.records) == 1 and "what was computed of job is damaged, and is computed again" in caplog.text
+    whole = np.load(tmp_path / "rows.npy")
+    for place in range(0, 48, 5):
+        content = bytearray((tmp_path / "rows.npy").read_bytes())
+        content[len(content) - 72 + place] ^= 16
+        (tmp_path / "rows.npy").write_bytes(content)
+        assert start(tmp_path) == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), whole)
+
+
 def test_rows_that_were_not_flushed_are_computed_again(tmp_path: Path) -> None:
     fill(OnDisk(tmp_path), until=4)
     assert OnDisk(tmp_path).done("job") == 0

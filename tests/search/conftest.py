@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,20 @@ def store(tmp_path: Path):
     with Store(str(tmp_path / "index.db")) as opened:
         opened.create(Manifest(weights="step 10", model="colours", dim=3, images=str(tmp_path / "photos")))
         yield opened
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """Makes a system call fail for paths with `text` in them, as it does for users without permission."""
+
+    def forbid(owner, name: str, text: str, number: int = errno.EACCES) -> None:
+        call = getattr(owner, name)
+
+        def refused(path, *arguments, **named):
+            if text in os.fspath(path):
+                raise OSError(number, os.strerror(number), os.fspath(path))
+            return call(path, *arguments, **named)
+
+        monkeypatch.setattr(owner, name, refused)
+
+    return forbid

@@ -35,6 +35,12 @@ def test_tables(run) -> None:
     assert "2 queries over 4 pictures" in out
 
 
+def test_pictures_that_are_gone_are_said(run, workdir, capsys) -> None:
+    command.main([f"--model={workdir}", "grün", "--top=1"])
+    said = "1 of the pictures found are not there now, the first is leaf.png; if they were moved, name their place"
+    assert said in capsys.readouterr().err
+
+
 def test_json_is_one_list(run) -> None:
     answers = json.loads(run("赤", "blau", "--json", "--top=1"))
     assert [answer["query"] for answer in answers] == ["赤", "blau"]

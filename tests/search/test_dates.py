@@ -39,6 +39,15 @@ def picture(exif: dict[int, object], *, base: dict | None = None, gps: dict | No
         ("2010-06-01T12:00:00Z", at(2010, 6, 1, 12)),
         ("2010-06-01T12:00:00.5+02:00", at(2010, 6, 1, 10)),
         ("2010:06:01", at(2010, 6, 1)),
+        ("2010: 6: 1 12: 0: 0", at(2010, 6, 1, 12)),
+        ("2010.06.01 12.00.00", at(2010, 6, 1, 12)),
+        ("2010-06-01 12-00-00", at(2010, 6, 1, 12)),
+        ("2010:06:01 02:30:00 PM", at(2010, 6, 1, 14, 30)),
+        ("2010:06:01 12:00:00 am", at(2010, 6, 1)),
+        ("2010-06-01 12:00-05:00", at(2010, 6, 1, 17)),
+        ("20100601T120000+0200", at(2010, 6, 1, 10)),
+        ("20100601", at(2010, 6, 1)),
+        ("0001:01:01 00:00:00", None),
         ("2010:06:01 24:00:00", at(2010, 6, 2)),
         ("1955:06:01 12:00:00", at(1955, 6, 1, 12)),
         ("1970:01:01 00:00:00", 0),
@@ -76,8 +85,8 @@ def test_the_first_field_that_is_a_date_counts() -> None:
     ("field", "offset", "hours"), [(ORIGINAL, 0x9011, -8), (DIGITIZED, 0x9012, 2), (CHANGED, 0x9010, 5)]
 )
 def test_offsets_from_utc(field, offset, hours) -> None:
-    text = f"{hours:+03}:00"
-    assert taken(picture({field: NOON, offset: text})) == at(2010, 6, 1, 12 - hours)
+    for text in (f"{hours:+03}:00", f"{hours:+03}00", f"{hours:+03}", f"{hours:+}:00"):
+        assert taken(picture({field: NOON, offset: text})) == at(2010, 6, 1, 12 - hours)
     assert taken(picture({field: NOON, offset: "   :  "})) == at(2010, 6, 1, 12)
 
 

@@ -190,6 +190,15 @@ def test_many_skipped_files_are_few_lines(folder, tmp_path, colours, caplog) -> 
     assert lines[1].startswith("skipped: dead00.jpg, dead01.jpg, dead02.jpg and 47 more: it is not a regular file")
 
 
+def test_patterns_of_exclude_are_names_or_paths_and_those_that_match_nothing_are_named(folder, caplog) -> None:
+    patterns = ["./deep/", str(folder / "c.webp"), "d.*"]
+    found = scan(folder, frames=1, exclude=[*patterns, "DEEP", "/elsewhere/a.png"])
+    assert [item.path for item in found.items] == ["a.png", "e.bmp"]
+    found.warn()
+    assert "--exclude=DEEP matches nothing" in caplog.text and "--exclude=/elsewhere/a.png matches" in caplog.text
+    assert caplog.text.count("matches nothing in the folder") == 2
+
+
 def test_a_broken_link_to_a_folder_is_named(folder, tmp_path) -> None:
     (folder / "disk").symlink_to(tmp_path / "nowhere", target_is_directory=True)
     assert scan(folder, frames=1).skipped == {"disk": "it is not a regular file, or a broken link"}

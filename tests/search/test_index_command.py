@@ -92,11 +92,12 @@ def without_a_folder(vectors: Path) -> None:
     (vectors / "cl2cm_index.json").unlink()
 
 
-def test_a_folder_does_not_replace_imported_vectors(run, photos, tmp_path) -> None:
+def test_a_folder_does_not_replace_imported_vectors(run, photos, tmp_path, caplog) -> None:
     run(f"--images={photos}")
     run("export", f"--out={tmp_path / 'v'}")
     without_a_folder(tmp_path / "v")
     run("import", f"--vectors={tmp_path / 'v'}", index="j.db")
+    assert "has no cl2cm_index.json: neither the model that made them nor their checksums can be" in caplog.text
     one = paint(tmp_path / "one" / "red.png", "red").parent
     with pytest.raises(UserError, match="is of vectors whose folder is unknown, not of the folder .*one; .*--moved"):
         run(f"--images={one}", index="j.db")

@@ -332,6 +332,17 @@ def test_a_parquet_that_lies_about_its_sizes_is_read_within_limits(tmp_path, meg
     assert message == "needs more memory than its size allows; write smaller shards" and int(peak) < 500_000_000
 
 
+def test_columns_of_another_type_are_named(clip_retrieval, caplog) -> None:
+    path = clip_retrieval / "metadata" / "metadata_0.parquet"
+    columns = {"image_path": ["a.png", "b.png"], "captions": [["x"], ["y"]], "date": [1.5, 2.0], "size": [7, 8]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    entries = [entry for part, _ in read_vectors(clip_retrieval) for entry in part]
+    assert [(entry.path, entry.size, entry.date) for entry in entries] == [("a.png", 7, 0), ("b.png", 8, 0)]
+    for part in ("the column captions of list<", "which must be text", "the column date of double", "whole seconds"):
+        assert part in caplog.text
+    assert "column size" not in caplog.text
+
+
 def test_a_parquet_on_which_pyarrow_aborts_is_an_error(clip_retrieval) -> None:
     path = clip_retrieval / "metadata" / "metadata_0.parquet"
     shutil.copy(Path(__file__).parents[1] / "golden" / "search" / "abort.parquet", path)

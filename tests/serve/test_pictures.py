@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.colour_encoder import paint
+from support.flipped_bits import flipped_bits
 
 from cl2cm_jax.data.media.images import ImageError
 from cl2cm_jax.serve import pictures as module
@@ -89,6 +90,18 @@ def test_they_are_kept_on_disk_until_the_picture_changes(folder: Path, tmp_path:
     assert len(slow.asked) == 1 and kept.stat().st_mode & 0o777 == 0o700
     os.utime(folder / "red.png", ns=(1, 1))
     assert Pictures(str(folder), slow, kept=kept).webp("red.png", size=480) == b"red.png 480 2"
+
+
+def test_a_damaged_thumbnail_is_made_again(folder: Path, tmp_path: Path) -> None:
+    slow = Slow()
+    Pictures(str(folder), slow, kept=tmp_path / "kept").webp("red.png", size=480)
+    (file,) = (tmp_path / "kept").iterdir()
+    for number, _ in enumerate(flipped_bits(file, count=5), start=2):
+        assert (
+            Pictures(str(folder), slow, kept=tmp_path / "kept").webp("red.png", size=480) == b"red.png 480 %d" % number
+        )
+    file.write_bytes(b"")
+    assert Pictures(str(folder), slow, kept=tmp_path / "kept").webp("red.png", size=480) == b"red.png 480 7"
 
 
 def test_a_folder_that_cannot_be_written_costs_no_answer(

@@ -16,6 +16,9 @@ def test_every_term_is_logged_by_name(make_config):
     _, params, of = losses(config, make_batch())
     total, terms = of(params)
     assert {"source", "target", "sentence", "word", "transfer", "temperature", "confidence"} <= terms.keys()
+    by_language = [float(terms[f"confidence/{k}"]) for k in range(LANGUAGES)]
+    assert -1 in by_language and all(-1 <= mean <= 1 for mean in by_language)  # of the source there is no target
+    assert min(m for m in by_language if m >= 0) <= float(terms["confidence"]) <= max(by_language)
     parts = sum(terms[name] for name in ("source", "target", "sentence", "word", "transfer"))
     np.testing.assert_allclose(total, parts, rtol=1e-6)
 

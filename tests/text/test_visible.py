@@ -28,15 +28,42 @@ HEART = "\u2764\ufe0f\u200d\U0001f525"
         "\ufeffred apple",
         "red\u2060 apple",
         "r\u200ded ap\u200cple\u200d",
+        "\u3164red\u2800apple",
+        "\ufffcred\x07 apple\x02",
+        "red a\ufe0fpple",
+        "red\U000e0001 apple\U000e0068",
+        "ｒｅｄ ａｐｐｌｅ",
+        "𝐫𝐞𝐝 𝑎𝑝𝑝𝑙𝑒",
     ],
 )
 def test_what_is_not_seen_changes_nothing(written: str) -> None:
     assert visible(written) == prepared_query(written) == "red apple"
 
 
-@pytest.mark.parametrize("text", [PERSIAN, FAMILY, HEART, "\u0915\u094d\u200d\u0937", "日本", "Äpfel"])
+CHILLU = "\u0d28\u0d4d\u200d"  # a last letter of Malayalam that is spelt with a joiner
+ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+
+
+@pytest.mark.parametrize(
+    "text", [PERSIAN, FAMILY, HEART, "\u0915\u094d\u200d\u0937", CHILLU, ENGLAND, "1\ufe0f\u20e3", "日本，", "Äpfel"]
+)
 def test_what_is_seen_stays(text: str) -> None:
     assert visible(text) == prepared_query(text) == text
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("ﾄﾞｱ", "ドア"),
+        ("２匹", "2匹"),
+        ("ﬁsh", "fish"),
+        ("\ufe97\ufed4\ufe8e\ufea3\ufe94", "تفاحة"),
+        ("辻\U000e0101町", "辻町"),
+        ("葛\ufe00", "葛"),
+    ],
+)
+def test_letters_of_another_form_are_the_usual_ones(written: str, text: str) -> None:
+    assert visible(written) == prepared_query(written) == text
 
 
 def test_letters_are_composed() -> None:
@@ -50,6 +77,12 @@ def test_letters_are_composed() -> None:
         ("EIN GRÜNER APFEL!", "ein grüner apfel!"),
         ("КОШКА", "кошка"),
         ("İKİ KEDİ", "iki kedi"),
+        ("YAĞMUR ALTINDA", "yağmur altında"),
+        ("RED TAXI", "red taxi"),
+        ("GROßE STRAẞE", "große straße"),
+        ("ΚΟΚΚΙΝΟΣ ΣΚΥΛΟΣ", "κοκκινος σκυλος"),
+        ("1º PRÊMIO", "1º prêmio"),
+        ("Red Apple", "Red Apple"),
         ("Ein roter Apfel", "Ein roter Apfel"),
         ("a TV set", "a TV set"),
         ("电视 TV", "电视 TV"),
@@ -58,4 +91,22 @@ def test_letters_are_composed() -> None:
     ],
 )
 def test_only_queries_in_capitals_are_lowered(written: str, prepared: str) -> None:
+    assert prepared_query(written) == prepared
+
+
+@pytest.mark.parametrize(
+    ("written", "prepared"),
+    [
+        ('"red apple"', "red apple"),
+        ("„ein roter Apfel“", "ein roter Apfel"),
+        ("« une pomme »", "une pomme"),
+        ("「赤い」", "赤い"),
+        ("'\"A DOG\"'", "a dog"),
+        ('"red" and "blue"', '"red" and "blue"'),
+        ('a sign "STOP"', 'a sign "STOP"'),
+        ('""', '""'),
+        ("تفـــاحة", "تفاحة"),
+    ],
+)
+def test_quotation_marks_around_a_query_are_left_out(written: str, prepared: str) -> None:
     assert prepared_query(written) == prepared

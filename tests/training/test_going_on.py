@@ -139,7 +139,9 @@ def test_another_run_starts_from_the_weights(tuned: Path, tmp_path: Path, model:
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     record = json.loads((tmp_path / "new" / "built_on.json").read_text())
     assert record["init"]["model"] == str(tuned / model)
-    assert "finished before" in training(tuned, tmp_path / "new", *still, init=tuned / model).out
+    shutil.copytree(tuned / model, tmp_path / "moved")  # the same model at another place, and not another one
+    for same in (tuned / model, tmp_path / "moved"):
+        assert "finished before" in training(tuned, tmp_path / "new", *still, init=same).out
 
 
 def test_the_state_has_the_weights_and_an_average_of_its_own(tuned: Path) -> None:

@@ -5,9 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.flipped_bits import flipped_bits
 
 from cl2cm_jax.translation.engine import Item
 from cl2cm_jax.translation.provenance import Entry, Provenance
+
+
+def test_a_line_with_a_flipped_bit_is_translated_again(tmp_path: Path) -> None:
+    path, right = tmp_path / "p.jsonl", {n: f"Bild {n}" for n in (1, 2)}
+    entries = [Entry(f"{n}.png", "de", right[n], "en", f"picture {n}", "glossary", "words", "1", "") for n in right]
+    Provenance(path, inherited=None).append(entries)
+    items = [Item(n, f"{n}.png", f"picture {n}", "") for n in right]
+    counts = set()
+    for _ in flipped_bits(path, count=60):
+        found = Provenance(path, inherited=None).finished(items, source="en", target="de")
+        assert {item.number: entry.caption for item, entry in found.items()}.items() <= right.items()
+        counts.add(len(found))
+    assert counts <= {0, 1, 2} and 1 in counts
 
 
 @pytest.mark.parametrize(

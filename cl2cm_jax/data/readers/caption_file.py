@@ -5,12 +5,14 @@ A file that cannot be read or has wrong columns raises; a wrong row becomes a `P
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from cl2cm_jax.data.captions import ORIGINS, SPLITS, Caption, CaptionTable
+from cl2cm_jax.data.readers.odd_captions import OddCaptions
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.tables import BadRow, Cells, Columns, did_you_mean, json_cells, shown, table_cells, text_of
 from cl2cm_jax.errors import UserError
@@ -24,10 +26,16 @@ _SPLITS = {"train": "train", "restval": "train", "test": "test"} | dict.fromkeys
 )
 _UNDECODED = re.compile("[\ud800-\udfff]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_MISSING = frozenset({"NaN", "<NA>", "#N/A", "NULL", "None"})  # what programs write for a missing value
+# what programs write for a missing value, and Excel for a formula that has none
+_MISSING = frozenset(
+    {"NaN", "<NA>", "#N/A", "NULL", "None", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!"}
+)
 _INSTEAD = {  # what to do about files of other kinds
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV UTF-8"),
     **dict.fromkeys((".parquet", ".feather", ".arrow"), "write it as CSV, with pandas for example"),
+    ".txt": "name it .tsv if its cells are separated by tabs, as in Excel's Unicode text",
+    **dict.fromkeys((".tab", ".psv"), "name it .tsv or .csv"),
+    ".ndjson": "name it .jsonl",
     ".json": "write one object with image, language and caption for each caption, one a line, as .jsonl",
 }
 MAX_PROBLEMS = 100_000  # bad rows of a file that is mostly bad
@@ -64,7 +72,7 @@ def read_caption_file(path: str, *, image_is_path: bool) -> CaptionTable:
         found = json_cells(text, path=path, columns=CAPTIONS)
     rows: list[Caption] = []
     problems: list[Problem] = []
-    seen = _Seen()
+    seen, odd = _Seen(), OddCaptions()
     for line, cells in found:
         try:
             row = _checked(line, cells)
@@ -74,6 +82,7 @@ def read_caption_file(path: str, *, image_is_path: bool) -> CaptionTable:
                 row = row._replace(image=posixpath.normpath(row.image))
             seen.check(row)
             rows.append(row)
+            odd.see(line, "" if isinstance(cells, BadRow) else cells["caption"])  # which `_checked` has refused
         except BadRow as bad:
             problems.append(Problem(path, line, bad.field, bad.reason))
             if len(problems) > max(MAX_PROBLEMS, len(rows)):
@@ -81,7 +90,7 @@ def read_caption_file(path: str, *, image_is_path: bool) -> CaptionTable:
                 raise UserError(f"more than half of {path} cannot be used; the first row of these: {first}") from bad
     if not rows and not problems:
         raise UserError(f"{path} has no rows; give it lines of image, language and caption")
-    return CaptionTable(rows, problems)
+    return CaptionTable(rows, [*problems, *odd.notes(path)])
 
 
 def without_repeats(rows: Iterable[Caption], problems: Iterable[Problem], *, path: str) -> CaptionTable:
@@ -110,8 +119,10 @@ def read_rows(path: str, *, flag: str) -> list[Caption]:
         content = read_caption_file(path, image_is_path=True)
     except UserError as error:
         raise UserError(str(error).replace("config.data.captions=", f"{flag}=")) from error
-    if content.problems:
-        raise UserError(f"{flag}={path}: {content.problems[0]}; {len(content.problems)} such rows in all")
+    if serious := content.serious:
+        raise UserError(f"{flag}={path}: {serious[0]}; {len(serious)} such rows in all")
+    for note in content.problems:
+        logging.warning("%s=%s: %s", flag, path, note.reason)
     return content.rows
 
 

@@ -49,9 +49,13 @@ def matched(names: Iterable[str], folder: str) -> dict[str, str]:
     return found
 
 
-def similar(names: Sequence[str], folder: str) -> dict[str, str]:
+def similar_files(names: Sequence[str], folder: str) -> dict[str, str]:
     """A picture of the folder whose name is like each of the first names; those without one are left out."""
-    paths = _inside(folder) if names else []
+    return similar(names, _inside(folder)) if names else {}
+
+
+def similar(names: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
+    """Of some paths or ids the one that is like each of the first names; those without one are left out."""
     by_stem = {_stem(path): path for path in reversed(paths)}
     found = {name: by_stem[_stem(name)] for name in names if _stem(name) in by_stem}
     for name in [name for name in names if name not in found][:_SEARCHED]:
@@ -86,4 +90,6 @@ def _plain(path: str) -> str:
 
 
 def _stem(path: str) -> str:
-    return unicodedata.normalize("NFC", PurePosixPath(path.replace("\\", "/")).stem).casefold()
+    """The name without folders and suffix; of a number also without the zeros that spreadsheets leave out."""
+    stem = unicodedata.normalize("NFC", PurePosixPath(path.replace("\\", "/")).stem).casefold()
+    return (stem.lstrip("0") or "0") if stem.isdecimal() else stem

@@ -89,7 +89,7 @@ def _entries(text: bytes | None, description: dict[str, Any], source: str) -> It
 def _object(described: bytes | None) -> dict[str, Any]:
     try:
         text = "{}" if described is None else described.decode("utf-8-sig")
-        found = parse_json(text, values=MOST_OF_A_RECORD, strict=False)
+        found = parse_json(text, values=MOST_OF_A_RECORD, strict=False, once=True)
     except ValueError as error:
         raise SampleError("json", f"is not JSON in UTF-8 ({error}); fix it") from error
     if not isinstance(found, dict):

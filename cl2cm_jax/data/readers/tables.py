@@ -1,8 +1,8 @@
 """The rows of CSV, TSV and JSONL files as cells by column, as Excel, pandas and Python write these files.
 
-CSV may be separated by commas or semicolons and begin with Excel's line `sep=;`. TSV may be plain or quoted. Lines end
-with LF, CRLF or CR. A leading column without a name (pandas' index) and empty cells at the end of a line are left out,
-and so are rows whose cells are all empty.
+CSV may be separated by commas, semicolons, tabs or bars, and begin with Excel's line `sep=;`; TSV may be quoted. Lines
+end with LF, CRLF or CR. Leading columns without a name (pandas' index) and empty cells at the end of a line are
+left out, and so are rows whose cells are all empty.
 """
 
 from __future__ import annotations
@@ -21,11 +21,17 @@ from cl2cm_jax.data.readers.text_lines import read_gzipped
 from cl2cm_jax.errors import UserError, shortened
 from cl2cm_jax.text.json_file import MOST_OF_A_RECORD, parse_json
 from cl2cm_jax.text.languages import is_code
+from cl2cm_jax.text.visible import visible
 
 LIMIT = 80  # characters of a cell that are shown
 MAX_LINE = 2_000_000  # characters
 SHORT, SHORT_ROWS = 15, 500_000  # a file of more rows has at least so many characters in each, on average
-_SEPARATORS = ",;\t"
+_SEPARATORS = ",;\t|"
+_PANDAS_INDEX = re.compile(r"unnamed: \d+")  # its name once it was read and written again
+_NOT_TEXT = {
+    b"\x1f\x8b": "a gzipped file; add .gz to its name",
+    b"PK\3\4": "a workbook or archive; save the sheet as CSV UTF-8",
+}
 _QUOTED_CELL = re.compile(r'(?:^|[\t\r\n])"')
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -59,9 +65,12 @@ def text_of(file: Path) -> str:
     Bytes that are not UTF-8 become lone surrogates, so that the row they are in can be named.
 
     Raises:
-      UserError: a gzipped file is damaged or too large, or UTF-16 is damaged.
+      UserError: it is a file of another kind, a gzipped one is damaged or too large, or UTF-16 is damaged.
     """
     content = read_gzipped(file) if file.suffix.lower() == ".gz" else file.read_bytes()
+    for mark, kind in _NOT_TEXT.items():
+        if content.startswith(mark):
+            raise UserError(f"{file} is {kind}")
     if content[:2] not in _UTF16:
         return content.decode("utf-8-sig", errors="surrogateescape")
     try:
@@ -87,7 +96,8 @@ def table_cells(path: str, text: str, *, separator: str, columns: Columns) -> It
     if separator == "\t" and not _is_quoted(text):
         rows: Iterable[tuple[int, list[str] | BadRow]] = _plain(lines)
     else:
-        rows = _numbered(csv.reader(lines, delimiter=separator, strict=True))
+        dialect = {"delimiter": separator, "skipinitialspace": _is_spaced(text, separator)}
+        rows = _numbered(csv.reader(lines, strict=True, **dialect))
     return _with_header(path, rows, separator=separator, expected=columns)
 
 
@@ -102,8 +112,16 @@ def _separator(text: str, columns: Columns, *, default: str) -> str:
     return default
 
 
+def _is_spaced(text: str, separator: str) -> bool:
+    """Whether a blank follows each separator of the first line, and so stands before the quotation marks of cells."""
+    first = text[:10_000].splitlines()[:1]
+    return any(0 < line.count(separator) == line.count(separator + " ") for line in first)
+
+
 def _name(column: str) -> str:
-    return column.strip(' "\ufeff\u200b').lower()
+    """A column's name without blanks and marks around it, in lower case; "" of pandas' index."""
+    name = "\t".join(map(visible, column.split("\t"))).strip(' "').lower()
+    return "" if _PANDAS_INDEX.fullmatch(name) else name
 
 
 def _is_quoted(text: str) -> bool:
@@ -158,11 +176,14 @@ def json_cells(text: str, *, path: str, columns: Columns) -> Iterator[tuple[int,
 
 def _json_row(line: str, columns: Columns) -> Cells:
     try:
-        cells = parse_json(line, values=MOST_OF_A_RECORD, strict=False)
+        cells = parse_json(line, values=MOST_OF_A_RECORD, strict=False, once=True)
     except ValueError as error:
         return BadRow("line", f"is not JSON ({error}); write one object a line")
     if not isinstance(cells, dict):
         return BadRow("line", f"is a JSON {type(cells).__name__}; write one object a line")
+    names = {field: field if field in columns.known else _name(field) for field in cells}
+    if len(set(names.values())) == len(cells):
+        cells = {names[field]: value for field, value in cells.items()}
     for field, value in cells.items():
         if field not in columns.known:
             return BadRow(shortened(field, limit=LIMIT), f"is not known{did_you_mean(field, columns.known)}")
@@ -199,8 +220,10 @@ def _with_header(
         line, header = next(iterator, (2, []))
         if isinstance(header, BadRow):
             raise UserError(f"{path}, line {line}: {header.reason}")
+    if any("\0" in column for column in header):
+        raise UserError(f"{path}, line {line}: is not UTF-8 text (UTF-16, perhaps); save the file as UTF-8")
     columns = [_name(column) for column in header]
-    first = int(len(columns) > 1 and not columns[0])  # pandas' index has no name
+    first = next((place for place, column in enumerate(columns) if column), 0)
     columns = columns[first:]
     while columns and not columns[-1]:
         columns.pop()
@@ -227,12 +250,13 @@ def _check_columns(path: str, columns: list[str], separator: str, expected: Colu
         raise UserError(f"{path}, line 1: is not UTF-8 text (UTF-16, perhaps); save the file as UTF-8")
     for column in columns:
         if column not in known:
-            others = [other for other in ("\t", ";", ",") if other != separator and other in column]
+            others = [other for other in "\t;,|" if other != separator and other in column]
             hint = f"; the cells seem to be separated by {others[0]!r}, not {separator!r}" if others else ""
-            if is_code(column) and "language" in expected.required:
+            if is_code(column) and "language" in expected.required and "language" not in columns:
                 hint = "; write one row for each caption, with its language in a column 'language'"
+            hint = hint or f"{did_you_mean(column, known)} or remove the column"
             raise UserError(
-                f"{path}, line 1: unknown column {shown(column)}{hint or did_you_mean(column, known)}",
+                f"{path}, line 1: unknown column {shown(column)}{hint}",
                 id="caption-columns",
             )
         if columns.count(column) > 1:

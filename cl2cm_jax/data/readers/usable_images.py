@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,11 @@ import numpy as np
 
 from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image, merge_equal
 from cl2cm_jax.data.media.images import SUFFIXES
-from cl2cm_jax.data.media.unread import UNREAD
+from cl2cm_jax.data.media.unread import is_ignored, is_unread, unread_kind
 from cl2cm_jax.data.readers.feature_file import FeatureFile
+from cl2cm_jax.data.readers.odd_captions import OddCaptions
 from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_against
-from cl2cm_jax.data.readers.picture_names import similar
+from cl2cm_jax.data.readers.picture_names import similar, similar_files
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.shards import read_shard
 from cl2cm_jax.text.languages import counted, is_translation
@@ -33,29 +34,37 @@ def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, 
     known = by_image(captions.rows)
     checked = mapper(partial(_checked_file, images=images, frames=frames), list(known))
     table = CaptionTable([], list(captions.problems))
-    near = similar([image for image in known if not os.path.exists(os.path.join(images, image))], images)
+    near = similar_files([image for image in known if not os.path.exists(os.path.join(images, image))], images)
     for (image, rows), (reason, is_note, _) in zip(known.items(), checked, strict=True):
         if reason:
-            reason += f"; did you mean {near[image]!r}?" if image in near else ""
+            reason += _meant(near, image)
             table.problems.append(Problem(file, rows[0].line, "image", reason, is_note=is_note))
         if not reason or is_note:
             table.rows.extend(row._replace(picture=image) for row in rows)
-    files = [Path(base, name).relative_to(images) for base, _, names in os.walk(images) for name in names]
+    files = list(_files(images))
     for image in sorted(name.as_posix() for name in files if name.suffix.lower() in SUFFIXES):
         if image not in known and not (frames > 1 and os.path.dirname(image) in known):
             table.problems.append(_unused(images, None, "image", image))
-    if unread := [path for path in files if path.suffix.lower() in UNREAD and path.as_posix() not in known]:
+    if unread := [path for path in files if is_unread(path.suffix.lower()) and path.as_posix() not in known]:
         table.problems.append(_unread(images, unread))
     return merge_equal(table, {image: content for image, (*_, content) in zip(known, checked, strict=True)}, file=file)
+
+
+def _files(folder: str) -> Iterator[Path]:
+    """The files of a folder, as paths inside it, without those that are hidden or in folders that are left out."""
+    for base, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_ignored(name)]
+        yield from (Path(base, name).relative_to(folder) for name in names if not is_ignored(name))
 
 
 def from_features(captions: CaptionTable, file: str, features: FeatureFile, *, ids: str, path: str) -> CaptionTable:
     """The captions of `file` that have finite features; `ids` and `path` are the files of the features."""
     known = by_image(captions.rows)
     table = CaptionTable([], list(captions.problems))
+    near = similar([image for image in known if image not in features.row_of], list(features.row_of))
     for image, rows in known.items():
         if image not in features.row_of:
-            reason = f"{image!r} is not in {ids}; add it or remove its rows"
+            reason = f"{image!r} is not in {ids}; add it or remove its rows{_meant(near, image)}"
         elif not np.isfinite(features.row(image)).all():
             reason = f"{image!r} has NaN or infinite values in {path} (as float32); compute them anew"
         else:
@@ -67,18 +76,26 @@ def from_features(captions: CaptionTable, file: str, features: FeatureFile, *, i
     return table
 
 
+def _meant(near: Mapping[str, str], image: str) -> str:
+    return f"; did you mean {near[image]!r}?" if image in near else ""
+
+
 def from_shards(
     captions: CaptionTable, file: str, shards: Sequence[str], *, source: str, frames: int, mapper: Mapper
 ) -> CaptionTable:
     """The captions of the samples of shards, and those that a caption file has for their keys."""
     found = mapper(partial(_shard_as_json, source=source, frames=frames), shards)
     samples, left_out, problems = _merged(found)
-    problems = [*captions.problems, *problems]
+    odd = OddCaptions()
+    for caption in (row.caption for rows in samples.values() for row in rows if row.caption):
+        odd.see(0, caption)
+    problems = [*captions.problems, *problems, *odd.notes(shards[0])]
     further = by_image(captions.rows)
-    for key, rows in further.items():
-        if key not in samples and key not in left_out:
-            reason = f"{key!r} is the key of no sample in config.data.shards; remove its rows"
-            problems.append(Problem(file, rows[0].line, "image", reason))
+    strangers = [key for key in further if key not in samples and key not in left_out]
+    near = similar(strangers, list(samples))
+    for key in strangers:
+        reason = f"{key!r} is the key of no sample in config.data.shards; remove its rows{_meant(near, key)}"
+        problems.append(Problem(file, further[key][0].line, "image", reason))
     images = []
     for key, rows in samples.items():
         joined = _joined(rows, further.get(key, []), file)
@@ -120,7 +137,7 @@ def _checked_file(image: str, *, images: str, frames: int) -> tuple[str, bool, s
 
 def _unread(folder: str, files: Sequence[Path]) -> Problem:
     counts = Counter(path.suffix.lower() for path in files).most_common()
-    kinds = ", ".join(f"{suffix} {count:,}" for suffix, count in counts)
+    kinds = ", ".join(f"{unread_kind(suffix)} {count:,}" for suffix, count in counts)
     reason = f"files of formats that are not read: {kinds}, such as {min(files).as_posix()!r}; convert them"
     return Problem(folder, None, "image", reason, is_note=True, is_logged=True)
 

@@ -63,8 +63,8 @@ def with_translations(rows: Sequence[Caption], path: str) -> list[Caption]:
       UserError: a row of the file is wrong, names no training picture, or is no machine translation.
     """
     table = read_caption_file(path, image_is_path=False)
-    if table.problems:
-        raise UserError(f"{table.problems[0]}; fix it, or delete the file, and make stamps writes it again")
+    if serious := table.serious:
+        raise UserError(f"{serious[0]}; fix it, or delete the file, and make stamps writes it again")
     english = {row.image: row for row in rows if row.split == "train" and row.language == SOURCE}
     translated: list[Caption] = []
     for row in table.rows:

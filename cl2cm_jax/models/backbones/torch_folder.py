@@ -20,7 +20,7 @@ import numpy as np
 from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.pretrained import known_hash
+from cl2cm_jax.models.pretrained import weights_hash
 from cl2cm_jax.text.json_file import read_json
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ def fingerprint(folder: Path) -> str:
 
 def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of each file that affects the outputs, by its path in the folder; raises UserError as `check_folder`."""
-    return {file.relative_to(folder).as_posix(): known_hash(file) for file in check_folder(folder)}
+    return {file.relative_to(folder).as_posix(): weights_hash(file) for file in check_folder(folder)}
 
 
 def as_params(folder: Path) -> Params:

@@ -121,6 +121,9 @@ def check(database: Path, collection: str) -> bool:
     if unnamed and not (folder / "snapshots").exists():
         _move_to_trash(database, folder, unnamed)
     if not (folder / LIST_NAME).exists():
+        if named and not (folder / _BEFORE).exists():
+            text = "--index=%s has no checksums (an earlier version wrote it?); its files are taken as they are"
+            log.warning(text, database)
         _remove_copies(database, folder)
     return True
 

@@ -8,13 +8,14 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime.moved import present_place, seen_from
 from cl2cm_jax.search.entry import Captions, Entry, Filters, Found, captions_from_text, captions_to_text
 from cl2cm_jax.search.stores import lite
 from cl2cm_jax.text.languages import canonical
@@ -25,6 +26,7 @@ MAX_PATH, MAX_CAPTIONS, MAX_LANGUAGES = 4096, 60_000, 1024  # bytes, bytes, numb
 MAX_INT64 = 2**63 - 1
 AT_ONCE = 1000  # rows per request
 _MANIFEST = "cl2cm_manifest"  # property of the collection
+_NEAR = "near"  # the folder of the pictures as seen from a local index, so that both may be moved
 _FIELDS = ["id", "path", "size", "mtime", "hash", "date", "captions"]
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,254}")  # allowed by a Milvus server
 MAX_RESULTS = 10_000  # per query; Milvus has a limit of 16,384
@@ -140,7 +142,7 @@ class Store:
             lite.clear(Path(self.uri), self._collection)
         if self._unfinished:
             self._client.drop_collection(self._collection)
-        content = json.dumps(asdict(manifest), ensure_ascii=False)
+        content = self._stored(manifest)
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=content)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
         for name, length in (("path", MAX_PATH), ("hash", 64), ("captions", 65_535)):
@@ -162,9 +164,21 @@ class Store:
     def set_manifest(self, manifest: Manifest) -> None:
         """Replaces the manifest."""
         self._begin()
-        content = json.dumps(asdict(manifest), ensure_ascii=False)
+        content = self._stored(manifest)
         self._client.alter_collection_properties(self._collection, properties={_MANIFEST: content})
         self.manifest = manifest
+
+    def _stored(self, manifest: Manifest) -> str:
+        """The manifest as JSON; that of a local index also has its folder as seen from the index."""
+        near = seen_from(Path(self.uri).parent, manifest.images) if is_local(self.uri) else ""
+        return json.dumps(asdict(manifest) | {_NEAR: near}, ensure_ascii=False)
+
+    def _parsed(self, content: str) -> Manifest:
+        fields = json.loads(content)
+        near, manifest = fields.pop(_NEAR, ""), Manifest(**fields)
+        if not near or not is_local(self.uri):
+            return manifest
+        return replace(manifest, images=present_place(manifest.images, near=near, folder=Path(self.uri).parent))
 
     def _read_manifest(self) -> Manifest | None:
         if not self._client.has_collection(self._collection):
@@ -173,8 +187,8 @@ class Store:
         # Milvus Lite keeps properties and loses descriptions; the description exists from the creation on.
         content = (about.get("properties") or {}).get(_MANIFEST) or about.get("description") or ""
         try:
-            manifest = Manifest(**json.loads(content))
-        except (ValueError, TypeError):
+            manifest = self._parsed(content)
+        except (ValueError, TypeError, AttributeError):
             if is_local(self.uri) and not content and not self._any_row():
                 self._unfinished = True  # killed between creating it and setting the manifest
                 return None

@@ -73,7 +73,7 @@ def report(ablation: Ablation) -> None:
         }
         protocol = protocol_of(ablation.config, runs[BASELINE][0], folds=ablation.folds)
         every = list(rows.values())
-        table = ablation_table(every, noise=noise, protocol=protocol.line, ceiling=ceiling, folds=ablation.folds)
+        table = ablation_table(every, noise=noise, protocol=protocol.notes, ceiling=ceiling, folds=ablation.folds)
         sentences = [verdict(row) for row in every if row.difference is not None]
         sentences += [f"{name}: left out: {reason}." for name, reason in absent.items()]
         if PROBE in rows and DEFAULT in rows:
@@ -130,7 +130,7 @@ def ablation_row(
 
 
 def ablation_table(
-    rows: Sequence[AblationRow], *, noise: float, protocol: str, ceiling: str = "", folds: int = 0
+    rows: Sequence[AblationRow], *, noise: float, protocol: Sequence[str], ceiling: str = "", folds: int = 0
 ) -> Table:
     """SumR per target language, their mean, its spread over seeds and the difference to the baseline.
 
@@ -168,7 +168,7 @@ def ablation_table(
             f"jointly for the three; {UNDEFINED} where the interval of ceiling - baseline contains 0 or it is less "
             f"than {MIN_HEADROOM:g} SumR"
         )
-    return Table(f"Ablation, {noise:.0%} of the training translations wrong", columns, body, (*notes, protocol))
+    return Table(f"Ablation, {noise:.0%} of the training translations wrong", columns, body, (*notes, *protocol))
 
 
 def language_table(rows: Sequence[AblationRow], *, noise: float) -> Table:

@@ -7,7 +7,6 @@ ranks on the test split are written last and mark it as finished.
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config import PLACES
 from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.data.folds import Folds
 from cl2cm_jax.errors import UserError
@@ -24,7 +24,7 @@ from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.retrieval import Ranks, load_ranks, save_ranks
 from cl2cm_jax.features.cache import Corpora, all_corpora, chosen, concepts
 from cl2cm_jax.models.configured import settled
-from cl2cm_jax.runtime.atomic import write_text
+from cl2cm_jax.runtime.checksums import read_checked_json, write_checked_json
 from cl2cm_jax.runtime.metrics import read_rows
 from cl2cm_jax.studies.ablation import variants
 from cl2cm_jax.studies.ablation.least_squares import mapped_ranks
@@ -34,8 +34,9 @@ from cl2cm_jax.studies.bootstrap import RunRanks, joined
 from cl2cm_jax.studies.rows import run_folder
 from cl2cm_jax.training import loop, results
 from cl2cm_jax.training.experiment import SELECTION, TARGETS_METRIC, Programs, Run, build, check_workdir, claim
+from cl2cm_jax.training.identity import as_recorded, record_inputs
 
-VALIDATION_FILE = "read.json"  # validation metrics of a row that evaluates the model of another row
+VALIDATION_FILE = "read.json"  # validation metrics of the selected parameters
 
 
 class RowRun(NamedTuple):
@@ -65,7 +66,8 @@ class Ablation:
       folds: of cross-validation by concept; 0: the set's own split.
 
     Raises:
-      UserError: the test split has no source caption, or the set does not have as many concepts as folds.
+      UserError: the test split has no source caption, the set does not have as many concepts as folds, or finished runs
+        were trained on other data or backbones.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Ablation:
         names: Sequence[str],
         folds: int = 0,
     ):
-        config = settled(config)
+        config = as_recorded(settled(config), workdir)
         self.config, self.workdir, self.folds = config, workdir, folds
         self.noises, self.seeds, self.names = list(noises), list(seeds), list(names)
         data = all_corpora(config)  # captions of every origin; each run selects its own with `chosen`
@@ -87,6 +89,7 @@ class Ablation:
                 f"config.data.source={config.data.source!r}: the test split has no caption in this language, and every "
                 "row of the ablation is tested on it; add such captions to the set"
             )
+        record_inputs(workdir, config, data)
         self._data, self._translated, untranslated = data, data, ""
         if TRANSLATED in names:
             read, splits = (data, SPLITS) if folds else (chosen(data, config), ("test",))
@@ -178,7 +181,7 @@ class Ablation:
 
         def keep(selected: results.Selected) -> None:
             for run in others:
-                with claim(run.folder, run.config(self.config)):
+                with claim(run.folder, run.config(self.config), free=PLACES):
                     self._keep(run, selected, data, translated)
             self._keep(first, selected, data, translated)
 
@@ -188,18 +191,18 @@ class Ablation:
     def _keep(self, row: RowRun, selected: results.Selected, data: Corpora, translated: Corpora) -> None:
         """Writes the results of a row for a trained model, its ranks last."""
         ranks, config = selected.ranks, row.config(self.config)
+        about: dict[str, Any] = {}
         if row.name in SHARE_SOURCE_ONLY:
             run = build(config, chosen(data, config), programs=self._programs)
-            about: dict[str, Any] = {}
             if row.name == LEAST_SQUARES:
                 mapped = mapped_ranks(run.embedder, selected.student, run.corpora.train, selected.embedded, run.config)
                 ranks, about = mapped.ranks, {"ridges": mapped.ridges}
             else:
                 ranks = _translated_ranks(run, selected, translated)
-            targets = list(config.data.targets)
-            if all(target in ranks.get("validation", {}) for target in targets):
-                about[f"validation/{TARGETS_METRIC}"] = evaluate.mean_sum_recall(ranks["validation"], targets)
-            write_text(row.folder / VALIDATION_FILE, json.dumps(about) + "\n")
+        targets = list(config.data.targets)
+        if all(target in ranks.get("validation", {}) for target in targets):
+            about[f"validation/{TARGETS_METRIC}"] = evaluate.mean_sum_recall(ranks["validation"], targets)
+        write_checked_json(row.folder / VALIDATION_FILE, about)
         save_ranks(row.folder / results.RANKS_FILE, ranks["test"])
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - one fold in memory at a time; the object lives as long
@@ -223,7 +226,7 @@ def _is_finished(folder: Path, config: ConfigDict) -> bool:
     """Whether a run is finished; raises UserError if it is of another configuration."""
     if not (folder / results.RANKS_FILE).exists():
         return False
-    check_workdir(folder, config)
+    check_workdir(folder, config, free=PLACES)  # the data and backbones are known by their content
     return True
 
 
@@ -231,7 +234,7 @@ def _train_in(
     folder: Path, config: ConfigDict, data: Corpora, keep: Callable[[results.Selected], None], programs: Programs | None
 ) -> bool | None:
     """Trains one run, calls `keep` with the selected model and deletes its checkpoints; None if a signal stopped it."""
-    with claim(folder, config), (folder / "log.txt").open("a", encoding="utf-8") as log:
+    with claim(folder, config, free=PLACES), (folder / "log.txt").open("a", encoding="utf-8") as log:
         built = build(config, data, programs=programs)
         if loop.train(built, folder, stream=log) is None:
             return None
@@ -257,9 +260,13 @@ def _translated_ranks(run: Run, selected: results.Selected, translated: Corpora)
 
 def _validation(folder: Path, *, select: str) -> float | None:
     """The validation SumR of the selected parameters; None if the row has no such queries."""
-    score, targets = f"validation/{SELECTION}", f"validation/{TARGETS_METRIC}"
-    if (folder / VALIDATION_FILE).exists():
-        return json.loads((folder / VALIDATION_FILE).read_text(encoding="utf-8")).get(targets)
-    rows = [row for row in read_rows(folder / "metrics.jsonl") if score in row]
+    score, targets, path = f"validation/{SELECTION}", f"validation/{TARGETS_METRIC}", folder / VALIDATION_FILE
+    if path.exists():
+        fix = f"delete the folder {folder}, and it is trained again"
+        try:
+            return dict(read_checked_json(path, fix=fix)).get(targets)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error}); {fix}") from error
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if score in row]  # of an earlier version
     rows.reverse()  # of equal steps the newest is selected, as by `Checkpoints`
     return (max(rows, key=lambda row: row[score]) if select == "best" else rows[0])[targets]

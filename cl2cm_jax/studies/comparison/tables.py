@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cl2cm_jax.evaluation.report import SHOWN, SHOWN_RANKS
+from cl2cm_jax.evaluation.report import SHOWN, SHOWN_RANKS, few_images
 from cl2cm_jax.evaluation.table import Table
 
 UNKNOWN = "-"
@@ -28,6 +28,7 @@ class Row(NamedTuple):
     protocol: str  # split, sizes and further conditions of the measurement
     metrics: Mapping[str, float | None]  # as `retrieval.metrics` names them, without unknown ones
     source: str = ""  # of a published number
+    notes: Sequence[str] = ()  # of the measurement
 
     @property
     def place(self) -> tuple[str, str]:
@@ -58,6 +59,7 @@ def _rows(name: str, config: dict[str, Any], part: dict[str, Any], query: str) -
     protocol, test, rows = _field(part, "protocol", dict), _field(part, "test", dict), []
     split, ties, kept = (_field(protocol, field, str) for field in ("split", "ties", "captions_per_image"))
     images, captions = _field(protocol, "images", float), _field(protocol, "captions", dict)
+    notes = tuple(few_images(images))
     source, name_of_set = _field(config, "data.source", str), _field(config, "data.name", str)
     if not test:
         raise ValueError("its field 'test' has no language")
@@ -69,7 +71,7 @@ def _rows(name: str, config: dict[str, Any], part: dict[str, Any], query: str) -
         own_query = "fused" if is_fused else "target"
         sizes = f"{split}, {images:,} images, {_field(captions, language, float):,} captions"
         line = f"{sizes} ({kept}), query={own_query}{weight}, ties {ties}"
-        rows.append(Row(name, name_of_set, language, own_query, kept, line, metrics))
+        rows.append(Row(name, name_of_set, language, own_query, kept, line, metrics, notes=notes))
     return rows
 
 
@@ -108,5 +110,5 @@ def _table(title: str, rows: Sequence[Row], shown: Mapping[str, str]) -> Table:
         (row.name, *(UNKNOWN if value is None else f"{value:.1f}" for value in values), row.protocol)
         for row, values in zip(rows, cells, strict=True)
     )
-    sources = dict.fromkeys(f"{row.name}: {row.source}" for row in rows if row.source)
+    sources = dict.fromkeys(f"{row.name}: {note}" for row in rows for note in (row.source, *row.notes) if note)
     return Table(title, ("method", *shown.values(), "protocol"), body, tuple(sources), words=("protocol",))

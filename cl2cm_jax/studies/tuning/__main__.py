@@ -41,13 +41,22 @@ from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.studies.ablation.runs import run_once
 from cl2cm_jax.studies.tuning import report
 from cl2cm_jax.studies.tuning.report import StudyInfo, TuningResult
-from cl2cm_jax.studies.tuning.scoring import FOLDS, VALIDATION, Measured, Part, machine_share, parts_of, score_of
+from cl2cm_jax.studies.tuning.scoring import (
+    FOLDS,
+    VALIDATION,
+    Measured,
+    Part,
+    machine_share,
+    parts_of,
+    score_of,
+    scored_images,
+)
 from cl2cm_jax.studies.tuning.space import SPACE, Dimension, read_space
 from cl2cm_jax.studies.tuning.study import CUT, DONE, FAILED, Study
 from cl2cm_jax.text.terminal import log_to_stderr
 from cl2cm_jax.training import results
 from cl2cm_jax.training.experiment import FREE
-from cl2cm_jax.training.identity import fingerprint, is_same_data
+from cl2cm_jax.training.identity import as_recorded, fingerprint, is_same_data, record_inputs
 from cl2cm_jax.training.loop import Diverged
 
 SEEDS = {FOLDS: 1, VALIDATION: 3}
@@ -121,9 +130,10 @@ class Tuning:
         space: list[Dimension],
         command: str,
     ):
+        config = as_recorded(config, options.workdir)
         self.config, self.workdir, self.space = config, options.workdir, space
         self.study = Study(self.workdir, seed=config.seed)
-        free = (*FREE, *(name for name in PLACES if name.startswith("data.")))  # the data are known by their content
+        free = (*FREE, *PLACES)  # data and backbones are known by their content
         fixed = {name: value for name, value in flatten(config).items() if not name.startswith(free)}
         how = {"score": options.score, "seeds": options.seeds, "folds": options.folds}
         self.study.check(configuration=fixed, settings=how | {"space": [dimension.line for dimension in space]})
@@ -132,6 +142,7 @@ class Tuning:
         if not data or not is_same_data(data, (train, validation)):
             data = fingerprint((train, validation))
         self.study.check(data={"fingerprint": data})
+        record_inputs(self.workdir, config, (train, validation))
         self.parts = parts_of(config, train, validation, **how)
         self.baseline: list[Measured] = []
         what = f"{options.folds} folds of the training split" if options.score == FOLDS else "the validation split"
@@ -143,6 +154,7 @@ class Tuning:
             changes=overrides,
             data=config.data.name,
             scored=f"{what} ({machine}), {options.seeds} seed{'s' * (options.seeds > 1)}",
+            images=scored_images(self.parts),
             parts=[part.name for part in self.parts],
             source=config.data.source,
             targets=config.data.targets,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cl2cm_jax.evaluation.report import to_json
+from cl2cm_jax.evaluation.report import few_images, to_json
 from cl2cm_jax.evaluation.table import Table
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.studies.tuning.scoring import ALLOWED, Measured, Score, score_of
@@ -28,6 +28,7 @@ class StudyInfo(NamedTuple):
     changes: Mapping[str, str]  # config fields that the command line overrides
     data: str  # name of the data set
     scored: str  # description of the parts that a trial is scored on
+    images: int  # of all parts that a trial is scored on, each once
     parts: Sequence[str]  # names of a trial's runs
     source: str  # source language
     targets: Sequence[str]  # target languages
@@ -91,6 +92,7 @@ def table(info: StudyInfo, result: TuningResult) -> Table:
         notes=(
             f"{FORMULA}; targets: mean of {', '.join(info.targets)}; source: {info.source}. "
             "The test split was not read.",
+            *few_images(info.images),
         ),
         words=("state",),
     )

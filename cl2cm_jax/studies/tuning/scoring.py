@@ -73,6 +73,11 @@ def machine_share(part: Part, config: ConfigDict) -> float:
     return float(np.mean(corpus.caption_origin[rows] == "machine"))
 
 
+def scored_images(parts: Sequence[Part]) -> int:
+    """Number of the headline images that a trial is scored on, those of several seeds once."""
+    return sum(int((part.corpora.test.groups == HEADLINE).sum()) for part in parts if part.seed == parts[0].seed)
+
+
 class Measured(NamedTuple):
     """SumR of one run on its part, in the source language and in each target language."""
 

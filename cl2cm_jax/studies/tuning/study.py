@@ -6,16 +6,18 @@ import importlib
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cl2cm_jax.config import FIELDS, current_names, defaults, differences, flatten
 from cl2cm_jax.errors import UserError, not_installed, one_line
+from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.studies.tuning.scoring import Measured, Score, score_of
 from cl2cm_jax.studies.tuning.space import Dimension
 
-STUDY_FILE = "study.log"
+STUDY_FILE, SUM_FILE = "study.log", "study.checksum.json"
 NAME = "tune"
 RANDOM_TRIALS = 6  # before the sampler uses earlier results
 UNPRUNED = 5  # trials that must be complete before one can be pruned
@@ -65,6 +67,7 @@ class Study:
         path = workdir / STUDY_FILE
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # left by a process killed while writing
         _drop_partial_line(path)
+        self._journal = _Journal(path, workdir / SUM_FILE)
         try:
             storages = self._optuna.storages
             storage = storages.JournalStorage(storages.journal.JournalFileBackend(str(path)))
@@ -72,6 +75,7 @@ class Study:
                 study_name=NAME, direction="maximize", storage=storage, load_if_exists=True
             )
             _ = self._study.trials, self.seconds
+            self._journal.record()
         except OSError:
             raise
         except Exception as error:
@@ -104,6 +108,7 @@ class Study:
                 raise UserError(
                     f"--workdir={self._workdir} was tuned with other {name}: {listed}; use another --workdir"
                 )
+        self._journal.record()
 
     @property
     def seconds(self) -> float:
@@ -113,6 +118,7 @@ class Study:
     def add_seconds(self, seconds: float) -> None:
         """Adds to `seconds`."""
         self._study.set_user_attr("seconds", self.seconds + seconds)
+        self._journal.record()
 
     def results(self, baseline: Sequence[Measured]) -> list[TrialResult]:
         """The finished trials, in order."""
@@ -136,7 +142,9 @@ class Study:
                 seed=(self._seed * 100_003 + number) % 2**32, n_startup_trials=RANDOM_TRIALS
             )
             trial = self._study.ask()
-            return Trial(number, {dim.field: dim.text(_draw(trial, dim)) for dim in space}, trial)
+            values = {dim.field: dim.text(_draw(trial, dim)) for dim in space}
+        self._journal.record()
+        return Trial(number, values, trial)
 
     def end(
         self, trial: Trial, state: str, runs: Sequence[Measured], *, score: float | None, seconds: float, reason: str
@@ -146,6 +154,7 @@ class Study:
         for name, value in (stored | {"reason": reason, "state": state}).items():
             trial.optuna_trial.set_user_attr(name, value)
         self._study.tell(trial.optuna_trial, score if state == DONE else None, state=self._states[_STATES[state]])
+        self._journal.record()
 
     def importances(self) -> dict[str, float]:
         """Share of each field in what sets good trials apart (PED-ANOVA); {} if there are too few trials."""
@@ -164,6 +173,38 @@ class Study:
         failed = self._states.FAIL  # also the state of interrupted trials, which are repeated and do not count
         trials = self._trials(self._states.COMPLETE, self._states.PRUNED, failed)
         return [trial for trial in trials if trial.state != failed or trial.user_attrs.get("state") == FAILED]
+
+
+class _Journal:
+    """The checksum of Optuna's file, which only grows: that of the bytes which it had when it was recorded last.
+
+    Raises:
+      UserError: these bytes have changed since.
+    """
+
+    def __init__(self, path: Path, sums: Path):
+        self._path, self._sums, self._done = path, sums, (0, 0)
+        if not path.exists():
+            return
+        fix = f"restore it, delete {sums} to take it as it is, or use another --workdir"
+        try:
+            size, crc = (int(json.loads(sums.read_bytes())[name]) for name in ("bytes", "crc32"))
+        except FileNotFoundError:  # of an earlier version
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{sums} is damaged ({one_line(error)}); {fix}") from error
+        content = path.read_bytes()[:size]
+        if (len(content), zlib.crc32(content)) != (size, crc):
+            raise UserError(f"{path} changed after it was written, by its checksum; {fix}", id="changed-file")
+
+    def record(self) -> None:
+        """Adds what was written since the last time."""
+        size, crc = self._done
+        with self._path.open("rb") as file:
+            file.seek(size)
+            new = file.read()
+        self._done = size + len(new), zlib.crc32(new, crc)
+        write_text(self._sums, json.dumps(dict(zip(("bytes", "crc32"), self._done, strict=True))))
 
 
 def _import_optuna() -> Any:

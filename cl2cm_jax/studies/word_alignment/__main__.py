@@ -28,6 +28,7 @@ from cl2cm_jax.studies.text_features import parallel_text_corpora
 from cl2cm_jax.studies.word_alignment.report import draw, report
 from cl2cm_jax.studies.word_alignment.runs import BASELINE, BEFORE, ROWS, SHOWN_ROWS, Experiment, run_once
 from cl2cm_jax.text.terminal import log_to_stderr
+from cl2cm_jax.training.identity import as_recorded, record_inputs
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -60,12 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     require_matplotlib()
     overrides.setdefault("data.captions", str(options.text))
-    config = read(options.config, overrides)
+    config = as_recorded(read(options.config, overrides), options.workdir)
     check(config)
     d = config.data
     table = read_parallel(options.text, languages=(d.source, *d.targets, *d.reported), limit=options.limit)
     start_jax(Path(d.dir))
-    experiment = Experiment.of(config, parallel_text_corpora(config, table), options.workdir)
+    corpora = parallel_text_corpora(config, table)
+    record_inputs(options.workdir, config, corpora)
+    experiment = Experiment.of(config, corpora, options.workdir)
     seeds = range(options.seeds)
     for seed in seeds:
         for name in options.rows:

@@ -10,6 +10,7 @@ import numpy as np
 from cl2cm_jax.evaluation.evaluate import mean_sum_recall
 from cl2cm_jax.evaluation.retrieval import RECALL_AT, load_ranks, metrics
 from cl2cm_jax.evaluation.table import Table
+from cl2cm_jax.models.pretrained import read_npz
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.studies.bootstrap import RunRanks, format_difference, paired_difference, spread
 from cl2cm_jax.studies.word_alignment import plans
@@ -62,7 +63,7 @@ def report(experiment: Experiment, *, names: Sequence[str], seeds: Sequence[int]
 def draw(experiment: Experiment, *, rows: Sequence[str]) -> None:
     """Draws the plans of the first seed before training and of these rows."""
     stored = {
-        caption: np.load(experiment.folder(name, 0) / PLANS_FILE, allow_pickle=False)
+        caption: read_npz(experiment.folder(name, 0) / PLANS_FILE)
         for caption, name in {"before": BEFORE, **{name: name for name in rows}}.items()
     }
     pairs = []

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import override_all
+from cl2cm_jax.config import PLACES, override_all
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import save_ranks
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.models.configured import configured_text, text_prompt
 from cl2cm_jax.models.tokenizers import prepared
-from cl2cm_jax.runtime.atomic import replacing, write_text
+from cl2cm_jax.runtime.atomic import replacing
+from cl2cm_jax.runtime.checksums import read_checked_json, write_checked_json
 from cl2cm_jax.studies.rows import run_folder
 from cl2cm_jax.studies.word_alignment.plans import (
     Pairs,
@@ -92,7 +92,7 @@ def run_once(experiment: Experiment, name: str, *, seed: int) -> bool:
     config.seed = seed
     override_all(config, ROWS[name])
     folder = experiment.folder(name, seed)
-    with claim(folder, config):
+    with claim(folder, config, free=PLACES):
         if (folder / RESULTS_FILE).exists():
             if not is_same_data(read_results(folder)["data"], experiment.corpora):
                 raise UserError(f"--workdir={experiment.workdir} has runs on other text; use another --workdir")
@@ -109,13 +109,14 @@ def run_once(experiment: Experiment, name: str, *, seed: int) -> bool:
         with replacing(folder / PLANS_FILE) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **{str(i): plans[lang][row] for i, (lang, row) in enumerate(experiment.shown)})
         results = {"data": run.data, "step": teacher.step, "validation": teacher.validation, "quality": quality}
-        write_text(folder / RESULTS_FILE, json.dumps(results, indent=1) + "\n")
+        write_checked_json(folder / RESULTS_FILE, results)
     return True
 
 
 def read_results(folder: Path) -> dict[str, Any]:
     """The results of a finished run; raises UserError if they are damaged."""
+    fix = f"delete {folder} and rerun"
     try:
-        return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        return read_checked_json(folder / RESULTS_FILE, fix=fix)
     except ValueError as error:
-        raise UserError(f"{folder / RESULTS_FILE} is damaged ({error}); delete {folder} and rerun") from error
+        raise UserError(f"{folder / RESULTS_FILE} is damaged ({error}); {fix}") from error

@@ -118,6 +118,7 @@ def test_line_numbers_count_quoted_line_breaks(tmp_path: Path) -> None:
         (b'{"image": ' + b"[" * 500 + b"]" * 500 + b', "language": "en", "caption": "x"}', "image", "is a JSON list"),
         (b'{"image": "a", "language": "en"}', "caption", "is missing"),
         (b'{"image": "a", "language": "en", "caption": 3}', "caption", "write a string"),
+        (b'{"image": "a", "language": "en", "caption": "x", "caption": "y"}', "line", "'caption' is there twice"),
         (b'{"image": "a", "language": "en", "caption": null}', "caption", "is null"),
         (b'{"image": "a", "language": "en", "captoin": "x"}', "captoin", "did you mean 'caption'?"),
         (b'{"image": "a", "language": "en", "caption": "\\ud800"}', "caption", "not valid UTF-8"),
@@ -154,6 +155,10 @@ def test_split_and_origin_values(tmp_path: Path) -> None:
         (b"image,en,de\n", "c.csv", "unknown column 'en'; write one row for each caption"),
         (b'[\n {"image": "a"}]', "c.jsonl", "is one JSON array; write one object a line"),
         (b"PK\3\4", "c.xlsx", "must end in .csv.*; save the sheet as CSV UTF-8"),
+        (b"image,language,caption,id\n", "c.csv", "unknown column 'id'; use one of .* or remove the column"),
+        (b"\x1f\x8b\x08", "c.csv", "c.csv is a gzipped file; add .gz"),
+        (b"PK\3\4", "c.csv", "c.csv is a workbook"),
+        (b"x", "c.ndjson", "must end in .csv.*; name it .jsonl"),
         (b"PAR1", "c.parquet", "must end in .csv.*; write it as CSV, with pandas"),
         (b'{"images": []}', "c.json", "must end in .csv.*; write one object"),
         (b"image,language\n", "c.csv", "column 'caption' is missing"),
@@ -241,6 +246,12 @@ def table(rows: list[list[str]], separator: str = ",", end: str = "\n", quoting:
         ("trailing.csv", table([[*row, ""] for row in ROWS])),
         ("trailing_rows.csv", table([ROWS[0], *([*row, "", ""] for row in ROWS[1:])])),
         ("pandas_index.csv", table([["", *ROWS[0]], *([str(n), *row] for n, row in enumerate(ROWS[1:]))])),
+        ("pandas_index_twice.csv", table([["", "Unnamed: 0", *ROWS[0]], *(["0", "0", *row] for row in ROWS[1:])])),
+        ("bars.csv", table(ROWS, "|")),
+        (
+            "spaced.csv",
+            'Image, language , CAPTION\u00a0\na.png, en, "a ""red"" dog, running"\na.png, de, ein Hund; é\n',
+        ),
         ("blank_rows.csv", table(ROWS) + ",,\n , ,\n\n\n"),
         ("blank_rows.tsv", table(ROWS, "\t") + "\t\t\n\n"),
     ],
@@ -295,9 +306,10 @@ def test_only_what_is_seen_of_a_caption_counts(tmp_path: Path) -> None:
 
 
 def test_values_that_programs_write_for_something_else_are_named(tmp_path: Path) -> None:
-    rows = "a.png,de,NaN\nhttps://example.com/a.png,de,ein Hund\na.png,de,caf\xe9\n".encode("cp1252")
+    rows = "a.png,de,NaN\na.png,de,#REF!\nhttps://example.com/a.png,de,ein Hund\na.png,de,caf\xe9\n".encode("cp1252")
     reasons = [f"{problem.field} {problem.reason}" for problem in read(tmp_path, HEADER + rows).problems]
     assert reasons[0].startswith("caption is 'NaN', a missing value")
+    assert reasons.pop(1).startswith("caption is '#REF!', a missing value")
     assert reasons[1].startswith("image is the address 'https://example.com/a.png'; download")
     assert reasons[2].startswith("caption is not valid UTF-8 (in Windows-1252, 'caf\xe9'); save the file as UTF-8")
     ids = read_caption_file(str(tmp_path / "captions.csv"), image_is_path=False)

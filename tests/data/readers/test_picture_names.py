@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cl2cm_jax.data.captions import Caption
-from cl2cm_jax.data.readers.picture_names import matched, similar, with_files
+from cl2cm_jax.data.readers.picture_names import matched, similar, similar_files, with_files
 
 NFC, NFD = (unicodedata.normalize(form, "sub/Käse.jpg") for form in ("NFC", "NFD"))
 
@@ -66,7 +66,7 @@ def test_absolute_paths_outside_the_folder_stay(folder: str, tmp_path: Path) -> 
 
 def test_a_folder_is_listed_only_for_names_that_are_not_there(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.walk", lambda *_, **__: pytest.fail("the folder is listed"))
-    assert matched(["a.png", "sub/b.JPG"], folder) == {} and similar([], folder) == {}
+    assert matched(["a.png", "sub/b.JPG"], folder) == {} and similar_files([], folder) == {}
 
 
 def test_captions_get_the_names_of_the_files_in_one_line(folder: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -79,6 +79,16 @@ def test_captions_get_the_names_of_the_files_in_one_line(folder: str, caplog: py
 
 def test_a_near_name_is_offered(folder: str) -> None:
     names = ["other/A.png", "b", "sub/c.JPG", "zebra.png", r"C:\photos\b.jpg"]
-    found = similar(names, folder)
+    found = similar_files(names, folder)
     assert found["other/A.png"] == "a.png" and found["b"] == found[r"C:\photos\b.jpg"] == "sub/b.JPG"
     assert found["sub/c.JPG"] == "sub/b.JPG" and "zebra.png" not in found
+
+
+def test_a_number_that_lost_its_zeros_is_like_the_one_that_has_them() -> None:
+    ids = ["000000001", "000000017", "0001x", "0"]
+    assert similar(["1", "17.0", "17.jpg", "00", "2"], ids) == {
+        "1": "000000001",
+        "17.0": "000000017",
+        "17.jpg": "000000017",
+        "00": "0",
+    }

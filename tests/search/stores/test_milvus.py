@@ -129,6 +129,19 @@ def test_the_manifest_is_kept(store, tmp_path) -> None:
         assert again.manifest == Manifest(weights="w", model="m", dim=3, images="/ü")
 
 
+def test_pictures_that_were_moved_with_their_index_are_found(store, photos, tmp_path) -> None:
+    store.close()
+    there = tmp_path / "elsewhere"
+    there.mkdir()
+    for name in ("index.db", photos.name):
+        shutil.move(tmp_path / name, there / name)
+    with Store(str(there / "index.db")) as moved:
+        assert moved.manifest is not None and moved.manifest.images == str(there / photos.name)
+    shutil.rmtree(there / photos.name)
+    with Store(str(there / "index.db")) as moved:
+        assert moved.manifest is not None and moved.manifest.images == str(photos)
+
+
 def test_a_file_is_open_in_one_process_only(store, tmp_path) -> None:
     code = f"from cl2cm_jax.search.stores.milvus import Store; Store({str(tmp_path / 'index.db')!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -331,6 +344,7 @@ def test_long_captions_are_truncated() -> None:
     text = captions_to_text(captions, limit=160)
     assert captions_from_text(text) == {"de": ("kurz",), "fr": ("é" * 50,)} and len(text.encode()) <= 160
     assert json.loads(captions_to_text(captions, limit=10**6))["fr"][1] == "è" * 50
+    assert captions_from_text('{"de": "Haus", "DE": ["Hof"]}') == {"de": ("Haus", "Hof")}
     assert captions_from_text("[1]") == captions_from_text('{"a": 1}') == captions_from_text("{") == {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,32 @@ def test_a_wrong_argument_is_one_line(home: Path, tmp_path: Path, arguments: lis
 def test_a_workdir_of_another_config_is_refused(home: Path, finished: tuple[Path, Outcome]) -> None:
     outcome = ablation(home, finished[0], "--config.student.dim=8")
     assert outcome.code == 2 and "student.dim" in outcome.err and "use another --workdir" in outcome.err
+
+
+def test_the_data_of_finished_runs_may_be_elsewhere_but_not_others(
+    finished: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    workdir, elsewhere = Path(shutil.copytree(finished[0], tmp_path / "moved")), tmp_path / "elsewhere"
+    write_tiny_set(elsewhere if elsewhere.mkdir() is None else elsewhere)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
+        again = ablation(elsewhere, workdir)
+        assert again.code == 0 and again.out.splitlines()[:-1] == finished[1].out.splitlines()[:-1], again.err
+        captions = elsewhere / "captions.csv"
+        captions.write_text(captions.read_text(encoding="utf-8").replace("rot Auto", "rote Kiste"), encoding="utf-8")
+        other = ablation(elsewhere, workdir)
+    assert other.code == 2 and f"--workdir={workdir} was trained on other data" in other.err, other.err
+
+
+@pytest.mark.parametrize("file", ["ranks.npz", "read.json"])
+def test_results_of_another_run_are_refused(
+    home: Path, finished: tuple[Path, Outcome], tmp_path: Path, file: str
+) -> None:
+    workdir = Path(shutil.copytree(finished[0], tmp_path / "copy"))
+    there, other = (workdir / "noise-0" / row / "seed-0" / file for row in ("source-only", "v-t-baseline"))
+    there.write_bytes(other.read_bytes())
+    outcome = ablation(home, workdir)
+    assert outcome.code == 2 and f"{there} changed after it was written, by its checksum" in outcome.err, outcome.err
 
 
 ALTERNATIVES = [BASELINE, SOURCE_ONLY, CEILING, LEAST_SQUARES, TRANSLATED]

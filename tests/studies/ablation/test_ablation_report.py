@@ -51,7 +51,7 @@ def test_numbers_of_a_row() -> None:
 
 
 def test_table_marks_intervals_without_zero() -> None:
-    table = ablation_table(ROWS, noise=0.4, protocol="on the test split")
+    table = ablation_table(ROWS, noise=0.4, protocol=["on the test split"])
     cells = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
     assert [c["difference [95 %]"] for c in cells] == [
         "-", "+9.0 [+4.0, +14.0] *", "-0.5 [-3.0, +2.0]", "-5.0 [-9.0, -1.0] *",
@@ -79,7 +79,7 @@ def test_one_row_is_compared_with_another_in_every_language() -> None:
 
 def test_one_seed_has_no_spread() -> None:
     alone = row("probe", {"en": (200.0,), "de": (100.0,)})
-    assert ablation_table([alone], noise=0, protocol="p").rows[0][3] == "-"
+    assert ablation_table([alone], noise=0, protocol=["p"]).rows[0][3] == "-"
     content = json.loads(to_json(ablation_json([alone], noise=0, protocol={})))
     assert content["rows"][0]["mean_target"]["std"] is None
 
@@ -93,11 +93,11 @@ def test_json_keeps_every_seed() -> None:
 
 def test_the_headroom_has_a_column_where_there_is_a_ceiling() -> None:
     rows = [BASELINE, replace(ROWS[1], share=Estimate(0.314, -0.02, 0.5)), ROWS[2], ROWS[3]]
-    table = ablation_table(rows, noise=0, protocol="p", ceiling="+ odd", folds=5)
+    table = ablation_table(rows, noise=0, protocol=["p"], ceiling="+ odd", folds=5)
     column = table.columns.index("headroom won back [95 %]")
     assert [cells[column] for cells in table.rows] == ["-", "31 % [-2, +50]", "not defined", "-"]
     assert "images of all folds" in table.text()
-    assert "headroom" not in ablation_table(rows, noise=0, protocol="p").markdown()
+    assert "headroom" not in ablation_table(rows, noise=0, protocol=["p"]).markdown()
     content = ablation_json(rows, noise=0, protocol={}, ceiling="+ odd", absent={"row": "why"})
     assert content["ceiling"] == "+ odd" and content["absent"] == {"row": "why"}
     assert content["rows"][1]["headroom_share"] == {"mean": 0.314, "low": -0.02, "high": 0.5}

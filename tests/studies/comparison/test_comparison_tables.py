@@ -130,6 +130,14 @@ def test_columns_are_those_of_the_papers_and_gaps_are_marked() -> None:
     assert ranks.title.endswith("ranks and mAP") and ranks.rows == (("runs/a", "41.3", "test"),)
 
 
+def test_few_images_are_named_below_the_table() -> None:
+    few = results()
+    few["protocol"]["images"] = 8
+    table = comparison_tables([*run_rows("runs/a", results()), *run_rows("runs/b", few)])[0]
+    (note,) = table.notes
+    assert note.startswith("runs/b: only 8 images: one more hit is 12.5 points of a recall")
+
+
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row.name} {row.set} {row.language} {row.protocol[:25]}")
 def test_published_recalls_add_up_to_the_published_sum(row: Row) -> None:
     recalls = [row.metrics[name] for name in RECALLS if name in row.metrics]

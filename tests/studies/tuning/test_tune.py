@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.command import Outcome, call
+from support.flipped_bits import flipped_bits
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("optuna")
@@ -84,7 +85,7 @@ def test_the_table_has_the_baseline_and_every_trial_with_its_values(finished: tu
         assert set(trial["runs"][0]["targets"]) == {"de", "fr"}
         assert f"{trial['score']:.1f}" in outcome.out
     markdown = (workdir / "tune.md").read_text(encoding="utf-8")
-    for word in (*FIELDS, "baseline", "0: the config", "cl2cm tune", "The test split was not read"):
+    for word in (*FIELDS, "baseline", "0: the config", "cl2cm tune", "The test split was not read", "one more hit is"):
         assert word in markdown, word
     assert all(field in outcome.out for field in FIELDS)
 
@@ -263,6 +264,17 @@ def test_a_study_whose_data_were_moved_resumes(tmp_path: Path) -> None:
     Study(tmp_path, seed=0).check(configuration=now)
     with pytest.raises(UserError, match=r"was tuned with other configuration: seed \(1 there, 2 now\); use another"):
         Study(tmp_path, seed=0).check(configuration=now | {"seed": 2})
+
+
+def test_a_flipped_bit_of_a_study_is_an_error(tmp_path: Path) -> None:
+    study = Study(tmp_path, seed=0)
+    study.check(settings={"seeds": 1, "score": "folds"})
+    study.add_seconds(12.5)
+    for file in ("study.log", "study.checksum.json"):
+        for _ in flipped_bits(tmp_path / file, count=12):
+            with pytest.raises(UserError, match=r"study.(log changed after it was written|checksum.json is damaged)"):
+                Study(tmp_path, seed=0)
+    assert Study(tmp_path, seed=0).seconds == 12.5
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
