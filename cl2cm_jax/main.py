@@ -24,7 +24,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import PLACES, override_all, read
-from cl2cm_jax.config.prompts import AUTO
+from cl2cm_jax.config.declarations import AUTO
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.report import read_report
 from cl2cm_jax.models.configured import pinned, settled

@@ -12,8 +12,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config.declarations import Field, choice, choices, duration, number, place, plugin, weight
-from cl2cm_jax.config.prompts import AUTO, check_prompt
+from cl2cm_jax.config.declarations import (
+    AUTO,
+    Field,
+    choice,
+    choices,
+    duration,
+    number,
+    place,
+    plugin,
+    prompt,
+    weight,
+)
 from cl2cm_jax.text.languages import canonical
 
 # target languages of the paper's sets, whose source is English
@@ -63,7 +73,7 @@ FIELDS: dict[str, Field] = {
     "text.path": place(),  # bert, transformers: a model folder or hub id; others: weights outside the package
     # put before every caption and query, e.g. "query: " for E5; "": nothing; "auto": what the model folder names, see
     # models/files/prompts.py. "{query}" may stand at its end, for the text
-    "text.prompt": Field(AUTO, lambda name, value: check_prompt(value, source=f"config.{name}")),
+    "text.prompt": prompt(AUTO),
     "text.max_tokens": number(32, 3, 512),  # longer captions are truncated
     "text.lowercase": Field(False),  # lower-case and strip accents, even for a cased model; to compare with NRCCR
     "text.length_multiple": number(8, 0, 512),  # words are padded to a multiple of it; 0: always to max_tokens

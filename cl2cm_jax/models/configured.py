@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import TEXT_BACKBONES, VISION_BACKBONES, has_vision_backbone, load_plugin, plugin_names
-from cl2cm_jax.config.prompts import AUTO, before_text
+from cl2cm_jax.config.declarations import AUTO, before_text
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import TextBackbone, TextSpec, VisionBackbone, VisionSpec

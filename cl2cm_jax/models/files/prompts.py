@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from cl2cm_jax.config.prompts import check_prompt
+from cl2cm_jax.config.declarations import check_prompt
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 
