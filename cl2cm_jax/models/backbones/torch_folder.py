@@ -108,13 +108,14 @@ def torch_library() -> Any:
 
     In that order torch 2.13 and TensorFlow 2.21 end the process; in the other they work together.
     """
-    if "tensorflow" in sys.modules and "torch._dynamo" not in sys.modules:
-        raise UserError("backbone='transformers': TensorFlow was imported before PyTorch; first: import torch._dynamo")
     try:
         import torch  # pyright: ignore[reportMissingImports]
-        import torch._dynamo  # pyright: ignore[reportMissingImports]  # noqa: F401
     except ImportError as error:
         raise not_installed("torch", run=f"pip install {NEEDED}", needed_for="backbone='transformers'") from error
+    if "tensorflow" in sys.modules and "torch._dynamo" not in sys.modules:
+        raise UserError("backbone='transformers': TensorFlow was imported before PyTorch; first: import torch._dynamo")
+    import torch._dynamo  # pyright: ignore[reportMissingImports]
+
     return torch
 
 
