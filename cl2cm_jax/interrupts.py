@@ -54,7 +54,7 @@ def end_interrupted() -> NoReturn:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _is_importing(frame):
+    if is_importing(frame):
         end_interrupted()
     signal.signal(signal.SIGINT, lambda *_: end_interrupted())
     raise KeyboardInterrupt
@@ -67,7 +67,8 @@ def _end_if_interrupted(ignored: sys.UnraisableHookArgs) -> None:
     sys.__unraisablehook__(ignored)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported, where libraries swallow the exception that a signal handler raises."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

@@ -46,8 +46,8 @@ def check_layers(trainable: str, layers: int, *, field: str) -> None:
     match = _PATTERN.fullmatch(trainable)
     if match and int(match[2]) != layers - 1:
         raise UserError(
-            f"config.{field}={trainable!r}: the backbone has the layers 0-{layers - 1}, and the trained ones end with "
-            f"the last; use 'layers {min(int(match[1]), layers - 1)}-{layers - 1}'",
+            f"config.{field}={trainable!r}: the backbone has the layers 0-{layers - 1}, and layers are trained up to "
+            f"its last one; use 'layers {min(int(match[1]), layers - 1)}-{layers - 1}'",
             id="trained-layers",
         )
 

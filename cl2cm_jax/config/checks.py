@@ -250,7 +250,8 @@ def _trained_layers(c: ConfigDict) -> Iterator[str]:
     if c.teacher.head == "none":
         yield f"{own['teacher']} needs config.teacher.head other than 'none'"
     if c.teacher.folds > 1:
-        yield f"config.teacher.folds={c.teacher.folds}: the heads share the teacher's trained layers, so use 1"
+        folds = f"config.teacher.folds={c.teacher.folds}"
+        yield f"{folds}: its heads would share the layers of {own['teacher']}; use 1, or no trainable layers there"
     if c.word.plan_from == "backbone" and not is_zero(c.weights.word):
         yield "config.word.plan_from='backbone' needs a frozen one; with config.teacher.text.trainable use 'tower'"
     if student is not None and student != teacher:

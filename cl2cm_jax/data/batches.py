@@ -15,10 +15,10 @@ import numpy as np
 from cl2cm_jax.data import lazy_tensorflow
 from cl2cm_jax.data.corpus import LEFT_OUT, Corpus, padded_length, text_inputs
 from cl2cm_jax.data.media.crops import NUMBERS, Crops, cropped
-from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.data.media.threads import THREADS
 from cl2cm_jax.data.packing import pack
 from cl2cm_jax.data.position import position
+from cl2cm_jax.data.stored_pictures import decode_unchanged
 from cl2cm_jax.errors import UserError
 
 _SOURCE, _LANGUAGE, _TARGET, _CROP = range(4)  # what a random number is drawn for
@@ -293,7 +293,7 @@ def _pixels(corpus: Corpus, crops: Crops, *, seed: int) -> Callable[[int, np.nda
     pool = ThreadPoolExecutor(THREADS)
 
     def one(row: int, chance: np.ndarray) -> np.ndarray:
-        return cropped(decode(corpus.paths[row]), crops, chance=chance)
+        return cropped(decode_unchanged(corpus, row), crops, chance=chance)
 
     def pixels(epoch: int, image: np.ndarray) -> dict[str, np.ndarray]:
         chance = _random(seed, epoch, image[:, None], _CROP, np.arange(NUMBERS)) / 2.0**62

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ def beam_of(runner: str, options: Sequence[str]) -> Beam:
     return Beam(runner, _pipeline_options(beam, flags))
 
 
-def mapped(function: Callable[[Any], Any], items: Iterable[Any], *, beam: Beam, folder: Path) -> list[Any]:
+def mapped(function: Callable[[Any], Any], items: Sequence[Any], *, beam: Beam, folder: Path) -> list[Any]:
     """Runs a pipeline of its own that applies a function to items; the results are in their order.
 
     Args:
@@ -53,8 +54,11 @@ def mapped(function: Callable[[Any], Any], items: Iterable[Any], *, beam: Beam, 
       beam: where it runs.
       folder: for intermediate files; all workers see it.
     """
+    if not items:
+        return []
     apache_beam = _apache_beam(beam.beam_runner)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="checks-", dir=folder))
     with apache_beam.Pipeline(runner=beam.beam_runner, options=beam.beam_options) as pipeline:
         _ = (
             pipeline

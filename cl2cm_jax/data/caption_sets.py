@@ -26,7 +26,7 @@ class CaptionSet:
       read: (folder, mapper) -> the table. Relative paths of pictures are in `pictures`, else in `folder`, where it may
         write them; `mapper` runs checks on all workers of the build.
       inputs: fingerprint of the inputs: another one is another build. "" if they never change.
-      pictures: the folder that the paths of the pictures are relative to; "": that of the built set.
+      pictures: the folder that the pictures or shards are in and their paths relative to; "": that of the built set.
       description, homepage, license: of the set, kept with it.
       on_error: "stop" at problems or "skip" what has one, each with a report beside the set; "": it has no problems.
       frames: limit of frames of a clip; 1: no clips.

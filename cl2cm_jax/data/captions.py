@@ -41,6 +41,7 @@ class Caption(NamedTuple):
     group: str = HEADLINE  # such as "flags"
     picture: str | ShardOffset = ""  # path of a file or of a folder of frames; "" if the image has features
     line: int = 0  # of the caption file, counted from 1; 0 if it comes from elsewhere
+    sha256: str = ""  # of the files of the picture, hexadecimal, end to end; "" if they were not read yet
 
 
 @dataclass(frozen=True)
@@ -97,27 +98,30 @@ def merge_equal(table: CaptionTable, contents: Mapping[str, str], *, file: str) 
 
     Args:
       table: captions of images that can be used.
-      contents: a hash of the content of each image.
+      contents: a hash of the pixels of each image.
       file: that names the images, for the problems; of samples it is their shard.
     """
     first_of: dict[str, str] = {}  # the first name of each content
     kept: dict[str, list[Caption]] = {}
-    problems, pairs = list(table.problems), list[tuple[str, str]]()
+    problems, pairs, resaved = list(table.problems), list[tuple[str, str]](), 0
     for image, rows in by_image(table.rows).items():
         first = first_of.setdefault(contents[image], image)
         if first == image:
             kept[image] = rows
             continue
         own, split = kept[first], rows[0].split
+        is_resaved = rows[0].sha256 != own[0].sha256
         if split == own[0].split:
             kept[first] = _all_captions(own, rows)
             pairs.append((image, first))
+            resaved += is_resaved
             reason = f"{image!r} is the same picture as {first!r} and counts as one with it"
         else:
             reason = f"{image!r} in {split!r} is the same picture as {first!r} in {own[0].split!r}; keep one of them"
+        reason += " (the files differ, the pixels do not)" if is_resaved else ""
         problems.append(_problem_of(rows[0], file, reason, is_note=split == own[0].split))
     if pairs:
-        problems.append(Problem(file, None, "image", _second_names(pairs), is_note=True, is_logged=True))
+        problems.append(Problem(file, None, "image", _second_names(pairs, resaved), is_note=True, is_logged=True))
     return CaptionTable([row for rows in kept.values() for row in rows], problems)
 
 
@@ -129,14 +133,15 @@ def _problem_of(row: Caption, file: str, reason: str, *, is_note: bool) -> Probl
 
 def _all_captions(own: Sequence[Caption], further: Sequence[Caption]) -> list[Caption]:
     """The captions of both, equal ones once; with translated queries all of them, since these are paired by place."""
-    moved = [row._replace(image=own[0].image, picture=own[0].picture) for row in further]
+    moved = [row._replace(image=own[0].image, picture=own[0].picture, sha256=own[0].sha256) for row in further]
     if any(is_translation(row.language) for row in (*own, *moved)):
         return [*own, *moved]
     known = {(row.language, row.caption, row.origin) for row in own}
     return [*own, *(row for row in moved if (row.language, row.caption, row.origin) not in known)]
 
 
-def _second_names(pairs: Sequence[tuple[str, str]]) -> str:
+def _second_names(pairs: Sequence[tuple[str, str]], resaved: int) -> str:
     listed = [f"{image!r} = {first!r}" for image, first in pairs[:_SHOWN]] + ["..."] * (len(pairs) > _SHOWN)
     names = "1 picture has a second name" if len(pairs) == 1 else f"{len(pairs):,} pictures have a second name"
-    return f"{names} ({', '.join(listed)}); each picture counts once, with the captions of all its names"
+    names += f" ({', '.join(listed)})" + f", {resaved:,} of them in other files with the same pixels" * bool(resaved)
+    return f"{names}; the same picture counts once, with the captions of all its names"

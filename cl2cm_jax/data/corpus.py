@@ -112,7 +112,7 @@ class Corpus:
     image_ids: np.ndarray  # (n,) str
     groups: np.ndarray  # (n,) str, "headline" or a group that is evaluated separately
     paths: list[str]  # n, "" where there is no file
-    vision: np.ndarray  # (n, F, dv) float32; (n, 1, 32) uint8, a hash, where pictures are read in training
+    vision: np.ndarray  # (n, F, dv) float32; (n, 1, 32) uint8, digests of the pictures that are read in training
     vision_mask: np.ndarray  # (n, F) bool
     caption_text: list[str]  # m
     caption_image: np.ndarray  # (m,) int32, row of the image

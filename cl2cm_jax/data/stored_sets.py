@@ -1,7 +1,8 @@
-"""Built data sets: the one `tensorflow_datasets` builder, which stores a caption table with its pictures and reads it.
+"""Built data sets: the one `tensorflow_datasets` builder, which stores a caption table and reads it.
 
-A set is built offline into a temporary folder that takes its name when it is complete. Apache Beam builds the same set
-on many workers. What the set was built from is in its folder's name, and the hash of its records in fingerprint.json.
+Pictures are not copied: a set has their places and hashes, see `stored_pictures`. It is built offline into a temporary
+folder that takes its name when it is complete. Apache Beam builds the same set on many workers. What the set was built
+from is in its folder's name, and the hash of its records in fingerprint.json.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -25,11 +26,11 @@ import tensorflow_datasets as tfds
 from cl2cm_jax.data import beam, lazy_tensorflow
 from cl2cm_jax.data.caption_sets import CaptionSet
 from cl2cm_jax.data.captions import SPLITS, Caption, ShardOffset, by_split
-from cl2cm_jax.data.media.clips import taken_files
-from cl2cm_jax.data.readers.picture_checks import Mapper, in_threads
+from cl2cm_jax.data.media.threads import ahead
+from cl2cm_jax.data.readers.picture_checks import remembering
 from cl2cm_jax.data.readers.problems import report_problems
-from cl2cm_jax.data.readers.shards import read_picture
 from cl2cm_jax.data.readers.usable_images import row_from_json
+from cl2cm_jax.data.stored_pictures import Picture, read_files, sha256_of
 from cl2cm_jax.errors import UserError, no_room
 from cl2cm_jax.runtime.checksums import (
     add_checksums,
@@ -47,34 +48,29 @@ _DESCRIPTIONS = "*.json"  # of a built set
 _PLANS = "plans"  # items for Beam's workers, in the unfinished set
 _FINGERPRINT = "fingerprint.json"
 _CONTENTS = "contents.json"
-
-
-class Picture(NamedTuple):
-    """The content of one image: an encoded file, the encoded frames of a clip, or features."""
-
-    image: bytes | None = None
-    frames: tuple[bytes, ...] = ()
-    feature: np.ndarray | None = None  # (frames, d) float32
-
-    @property
-    def files(self) -> tuple[bytes, ...]:
-        """The encoded files; none where there are features."""
-        return self.frames or (() if self.image is None else (self.image,))
+_FORMER = tfds.core.Version("1.0.0")  # in which sets of pictures hold the files
+_CHECKS = "checks.jsonl"  # of pictures, for the builds of all sets of a name
 
 
 class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A data set as `tensorflow_datasets` stores it."""
 
-    VERSION = tfds.core.Version("1.0.0")  # raise it when the stored columns change
+    VERSION = tfds.core.Version("1.1.0")  # raise it when the stored columns change; of features it is `_FORMER`
 
     _beam: beam.Beam | None = None
 
     def __init__(self, source: CaptionSet, *, data_dir: str | os.PathLike[str]):
         self.name, self.source = source.name, source  # type: ignore[misc]
-        _check_descriptions(Path(data_dir, source.name, source.inputs, str(self.VERSION)))
+        folder = Path(data_dir, source.name, source.inputs)
+        self.holds_files = not source.feature_shape and _is_built(folder / str(_FORMER))
+        if source.feature_shape or self.holds_files:
+            self.VERSION = _FORMER
+        _check_descriptions(folder / str(self.VERSION))
         config = source.inputs and tfds.core.BuilderConfig(name=source.inputs, description=source.description)
         with _quiet():
             super().__init__(data_dir=data_dir, config=config or None)
+        if self.holds_files and source.pictures:
+            logging.info("%s holds a copy of its pictures; delete it, and it is built again without one", self.data_dir)
 
     @property
     def report_path(self) -> Path:
@@ -90,14 +86,15 @@ class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         text, source = tfds.features.Text, self.source
-        picture: dict[str, Any] = {"image": tfds.features.Scalar(dtype=np.object_)}
+        files = tfds.features.Scalar(dtype=np.object_)
+        picture: dict[str, Any] = {"sha256": files, "span": tfds.features.Sequence(np.int64)}
         if source.feature_shape:
             encoding = tfds.features.Encoding.BYTES
             picture = {
                 "feature": tfds.features.Tensor(shape=source.feature_shape(), dtype=np.float32, encoding=encoding)
             }
-        if source.frames > 1:
-            picture["frames"] = tfds.features.Sequence(tfds.features.Scalar(dtype=np.object_))
+        elif self.holds_files:
+            picture = {"image": files} | ({"frames": tfds.features.Sequence(files)} if source.frames > 1 else {})
         captions = tfds.features.Sequence({"language": text(), "text": text(), "origin": text()})
         columns = {"image_id": text(), "group": text(), "concept": text(), "path": text(), "captions": captions}
         return self.dataset_info_from_configs(
@@ -109,10 +106,11 @@ class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        mapper: Mapper = in_threads
+        mapper: Callable[..., Iterable[Any]] = ahead
         if self._beam:
-            mapper = partial(beam.mapped, beam=self._beam, folder=Path(self.data_dir, _PLANS, "checks"))
-        table = self.source.read(Path(self.data_dir), mapper)
+            mapper = partial(beam.mapped, beam=self._beam, folder=Path(self.data_dir, _PLANS))
+        checks = Path(self._data_dir_root, self.name, _CHECKS)
+        table = self.source.read(Path(self.data_dir), remembering(mapper, checks))
         if self.source.on_error:
             report_problems(self.report_path, table.problems, on_error=self.source.on_error, name=self.name)
         splits = by_split(table.rows)
@@ -159,28 +157,27 @@ def _keyed_example(
     key, *rows = item
     rows = [row_from_json(row) for row in rows]
     first = rows[0]
+    path, span = first.picture, list[int]()
+    if isinstance(path, ShardOffset):
+        path, span = Path(os.path.relpath(path.shard, folder)).as_posix(), list(path[1:])
     if feature:
         vision: dict[str, Any] = {"feature": feature(first.image)}
     else:
-        picture = _read_picture(first.picture, folder, frames)
-        vision = {"image": picture.image or b""}
-        if frames > 1:
-            vision["frames"] = list(picture.frames)
+        sha256 = bytes.fromhex(first.sha256) or sha256_of(read_files(_place(folder, path, span), frames))
+        vision = {"sha256": sha256, "span": span}
     return key, vision | {
         "image_id": first.image,
         "group": first.group,
         "concept": first.concept or first.image,
-        "path": first.picture if isinstance(first.picture, str) else "",
+        "path": path,
         "captions": [{"language": row.language, "text": row.caption, "origin": row.origin} for row in rows],
     }
 
 
-def _read_picture(picture: str | ShardOffset, folder: str, frames: int) -> Picture:
-    if isinstance(picture, ShardOffset):
-        return Picture(read_picture(picture))
-    path = os.path.join(folder, picture)
-    files = [file.read_bytes() for file in taken_files(path, limit=frames)]
-    return Picture(frames=tuple(files)) if os.path.isdir(path) else Picture(files[0])
+def _place(folder: str | Path, path: str, span: Sequence[int]) -> str | ShardOffset:
+    """Where a picture is: a file or folder, or a span of a shard."""
+    path = os.path.join(folder, path)
+    return ShardOffset(path, *map(int, span)) if len(span) else path
 
 
 def prepare(stored: StoredSet, *, beam_runner: str = "", beam_options: Sequence[str] = ()) -> None:
@@ -239,7 +236,7 @@ def read_captions(stored: StoredSet, split: str) -> tuple[list[Caption], int]:
         captions, path = example["captions"], example["path"].decode()
         frames = max(frames, len(example["feature"]) if "feature" in example else 0)
         image, concept, group = (example[name].decode() for name in ("image_id", "concept", "group"))
-        picture = str((picture_root(stored) / path).resolve()) if path else ""
+        picture = str((picture_root(stored) / path).resolve()) if path and not len(example.get("span", ())) else ""
         for cells in zip(captions["language"], captions["text"], captions["origin"], strict=True):
             language, text, origin = (cell.decode() for cell in cells)
             rows.append(Caption(image, canonical(language), text, split, origin, concept, group, picture))
@@ -253,7 +250,15 @@ def read_pictures(stored: StoredSet, split: str) -> Iterator[Picture]:
       UserError: the built set is damaged.
     """
     for example in _examples(stored, split):
-        yield Picture(example.get("image") or None, tuple(example.get("frames", ())), example.get("feature"))
+        if "feature" in example:
+            feature = np.ascontiguousarray(example["feature"])
+            yield Picture(sha256_of([feature.data]), feature=feature)
+        elif stored.holds_files:
+            files = tuple(example.get("frames", ())) or (example["image"],)
+            yield Picture(sha256_of(files), stored=files)
+        else:
+            place = _place(picture_root(stored), example["path"].decode(), example["span"])
+            yield Picture(example["sha256"], place, stored.source.frames)
 
 
 def _examples(stored: StoredSet, split: str) -> Iterator[dict[str, Any]]:
@@ -296,10 +301,7 @@ def content_hashes(stored: StoredSet) -> dict[str, str]:
 def _content_hash(pictures: Iterable[Picture]) -> str:
     digest = hashlib.sha256()
     for picture in pictures:
-        feature = [] if picture.feature is None else [np.ascontiguousarray(picture.feature).data]
-        for content in (*picture.files, *feature):
-            digest.update(hashlib.sha256(content).digest())
-        digest.update(b"\0")
+        digest.update(picture.sha256 + b"\0")
     return digest.hexdigest()
 
 

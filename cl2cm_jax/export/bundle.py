@@ -108,6 +108,8 @@ def write_bundle(trained: Trained, out: Path, *, licence: str = "", additions: S
     with exclusive(out.with_name(f".{out.name}.lock"), busy=f"--out={out}: another process is writing it; wait for it"):
         temporary = out.with_name(f".{out.name}.partial")
         shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+        if _replaced(out).exists() and not out.exists():  # it was killed between two renames
+            _replaced(out).rename(out)
         temporary.mkdir(parents=True)
         try:
             manifest = _fill(temporary, trained, name=out.resolve().name, licence=licence, additions=additions)
@@ -128,8 +130,10 @@ def check_place(out: Path) -> None:
     """Refuses to overwrite anything but a bundle.
 
     Raises:
-      UserError: `out` is a file, or a folder with other things in it.
+      UserError: `out` is a file, or a folder with other things in it, or without a name, which a bundle replaces.
     """
+    if out.name in ("", ".."):
+        raise UserError(f"--out={out}: name a folder in it, such as {out / 'bundle'}")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; name a folder, which is created if it does not exist")
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
@@ -138,12 +142,16 @@ def check_place(out: Path) -> None:
 
 def _put(temporary: Path, out: Path) -> None:
     """Renames the finished folder; deletes the bundle that it replaces afterwards."""
-    old = out.with_name(f".{out.name}.old")
+    old = _replaced(out)
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
     temporary.rename(out)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _replaced(out: Path) -> Path:
+    return out.with_name(f".{out.name}.old")
 
 
 def _fill(folder: Path, trained: Trained, *, name: str, licence: str, additions: Sequence[Addition]) -> Manifest:

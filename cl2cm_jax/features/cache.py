@@ -28,7 +28,13 @@ from cl2cm_jax.data.captions import SPLITS, Caption, by_image
 from cl2cm_jax.data.corpus import Corpus, Ragged, evaluated_on, trained_on, translation_tag
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features import reuse
-from cl2cm_jax.features.caption_counts import CAPTION_COUNTS, CaptionCounts, count_captions, lost_captions
+from cl2cm_jax.features.caption_counts import (
+    CAPTION_COUNTS,
+    CaptionCounts,
+    count_captions,
+    lost_captions,
+    spelt_captions,
+)
 from cl2cm_jax.features.encoders import CAPTIONS, TextEncoder, text_encoder
 from cl2cm_jax.features.picture_encoder import picture_encoder
 from cl2cm_jax.features.picture_places import in_place, relative
@@ -166,6 +172,7 @@ def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
     inputs += [prompt] if (prompt := text_prompt(config)) else []  # caches made before it stay valid
     inputs += [["decoding", decoding]] if decoding > 1 and has_vision_backbone(config) else []
+    inputs += ["digests"] if stored and vision_first(config) is not None else []  # once hashed with the weights
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
@@ -186,7 +193,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     def write(split: str, place: Path) -> CaptionCounts:
         captions, frames = read[split]
         rows = [relative(row, picture_root(stored)) for row in captions]
-        digests = [reuse.digest(picture.files) for picture in read_pictures(stored, split)] if is_encoded else []
+        digests = [picture.digest for picture in read_pictures(stored, split)] if is_encoded else []
 
         def from_image(start: int) -> Iterator[np.ndarray]:
             pictures = itertools.islice(read_pictures(stored, split), start, None)
@@ -196,11 +203,16 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
             reuse.save_digests(place, digests)
         return write_split(place, rows, languages[split], VisionFeatures(from_image, max(limit, frames)), encode_text)
 
-    write_cache(folder, write, about={"languages": languages, "encoders": encoders})
+    write_cache(folder, write, about={"languages": languages, "encoders": encoders}, earlier=earlier.folder)
 
 
 def write_cache(
-    folder: Path, write: Callable[[str, Path], CaptionCounts], *, about: dict[str, Any], splits: Sequence[str] = SPLITS
+    folder: Path,
+    write: Callable[[str, Path], CaptionCounts],
+    *,
+    about: dict[str, Any],
+    splits: Sequence[str] = SPLITS,
+    earlier: Path | None = None,
 ) -> None:
     """Writes the splits into a temporary folder and renames it; one process at a time.
 
@@ -211,6 +223,7 @@ def write_cache(
       write: (split, its folder) writes one split, with `write_split`, and returns its counts.
       about: kept with the counts in done.json, which marks the cache as complete.
       splits: those that it holds.
+      earlier: a cache whose files it may share.
     """
     with exclusive(folder.with_name(f".{folder.name}.lock")):
         if (folder / "done.json").exists():
@@ -219,10 +232,12 @@ def write_cache(
         _remove_abandoned(path for path in folder.parent.glob(".*.partial") if path != temporary)
         counts = {}
         for split in splits:
-            counts[split] = write(split, temporary / split)._asdict()
+            counts[split] = {name: dict(count) for name, count in write(split, temporary / split)._asdict().items()}
             os.utime(temporary)  # not abandoned
         write_text(temporary / "done.json", json.dumps(about | {CAPTION_COUNTS: counts}))
         write_checksums(temporary)
+        if earlier:
+            reuse.share(temporary, earlier)
         shutil.rmtree(folder, ignore_errors=True)  # remains of one that was deleted or copied in part
         temporary.rename(folder)
 
@@ -327,14 +342,16 @@ def write_split(
     }
     write_text(folder / "table.json", json.dumps(table, ensure_ascii=False))
     others = [row.language for own in images.values() for row in own if row.language not in languages]
-    return count_captions([row.language for _, _, row in captions], encode_text.losses(texts, tokens), left_out=others)
+    read, losses = [row.language for _, _, row in captions], encode_text.losses(texts, tokens)
+    return count_captions(read, losses, left_out=others, spelt=spelt_captions(encode_text, read, texts))
 
 
 def _write_vision(space: OnDisk, vision: VisionFeatures, count: int, folder: Path) -> None:
     """Fills the features (n, F, d) of `count` pictures, 0 after the last frame of each, and their frames (n,)."""
 
     def written(start: int, stop: int) -> list[np.ndarray]:
-        return [np.load(folder / f"{name}.npy", mmap_mode="r")[start:stop] for name in ("vision", "frames")]
+        files = (folder / f"{name}.npy" for name in ("vision", "frames"))
+        return [np.load(file, mmap_mode="r", allow_pickle=False)[start:stop] for file in files]
 
     start = space.done(VISION, written)
     if start == count:

@@ -33,6 +33,7 @@ MARGIN = 2  # decoded to twice the needed size, a picture differs by a grey leve
 TEXT_BATCH = 64  # captions per device; small batches of similar length stay in a CPU's caches
 CAPTIONS = "captions"  # the job of filling arrays with their features
 FEW_PIECES = 5  # of which single letters say nothing
+MANY_LETTERS = 0.6  # share of single letters among the pieces of a text in a language that the encoder does not know
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)  # padded lengths, so that few shapes are compiled
 
 

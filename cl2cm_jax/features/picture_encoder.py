@@ -1,8 +1,7 @@
-"""What is stored of the pictures of a data set: features of the frozen backbone, or hashes where it is trained."""
+"""What is stored of the pictures of a data set: features of the frozen backbone, or digests where it is trained."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,31 +14,30 @@ from cl2cm_jax.data.media.clips import decode_clip
 from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.data.media.threads import ahead
 from cl2cm_jax.features.encoders import ImageEncoder
-from cl2cm_jax.models.configured import configured_vision, fingerprint
+from cl2cm_jax.models.configured import configured_vision
 
 if TYPE_CHECKING:
-    from cl2cm_jax.data.stored_sets import Picture
+    from cl2cm_jax.data.stored_pictures import Picture
 
 
 def picture_encoder(config: ConfigDict) -> tuple[Callable[[Iterable[Picture]], Iterator[np.ndarray]], int]:
-    """Maps pictures to features (F_i, d), or to hashes where trained layers read the pictures; and the largest F_i.
+    """Maps pictures to features (F_i, d), or to digests where trained layers read the pictures; and the largest F_i.
 
     Features of a set that has them may have more frames.
     """
     if vision_first(config) is not None:
-        weights = fingerprint("vision", config.vision.backbone, config.vision.path or None)
-        return lambda pictures: (_hash(picture, weights) for picture in pictures), 1
+        return lambda pictures: (np.frombuffer(picture.digest, np.uint8)[None] for picture in pictures), 1
     vision, frames = configured_vision(config), config.data.frames
     if vision is None:
         return lambda pictures: (picture.feature for picture in pictures if picture.feature is not None), 0
     encode = ImageEncoder(vision, pool=config.vision.pool)
     if frames > 1:
         clips = partial(decode_clip, limit=frames, enough=encode.enough)
-        return lambda pictures: encode.clips(clips(p.files) for p in pictures), frames * encode.frames
-    read = partial(decode, enough=encode.enough)
-    return lambda pictures: encode.each(ahead(read, (p.image for p in pictures if p.image is not None))), encode.frames
+        return lambda pictures: encode.clips(clips(p.files()) for p in pictures), frames * encode.frames
+    read = partial(_decoded, enough=encode.enough)
+    return lambda pictures: encode.each(ahead(read, pictures)), encode.frames
 
 
-def _hash(picture: Picture, weights: str) -> np.ndarray:
-    """SHA-256 (1, 32) uint8 of picture and weights, in place of features: a resumed run notices other ones."""
-    return np.frombuffer(hashlib.sha256(weights.encode() + (picture.image or b"")).digest(), np.uint8)[None]
+def _decoded(picture: Picture, *, enough: int) -> np.ndarray:
+    (file,) = picture.files()
+    return decode(file, enough=enough)

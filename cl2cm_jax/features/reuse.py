@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import filecmp
 import itertools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +19,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.atomic import replacing
 
 if TYPE_CHECKING:
-    from cl2cm_jax.data.stored_sets import Picture
+    from cl2cm_jax.data.stored_pictures import Picture
 
 _DIGESTS = "pictures.sha256"  # in the folder of a split: of its pictures, end to end
 _SIZE = 32  # bytes of each
@@ -27,10 +28,11 @@ Languages = dict[str, tuple[str, ...]]  # by split
 
 
 class Known(NamedTuple):
-    """Rows of a feature cache, by the SHA-256 of the picture and by the text of the caption."""
+    """Rows of a feature cache, by the SHA-256 of the picture and by the text of the caption; and its folder."""
 
     pictures: Mapping[bytes, Row]
     captions: Mapping[str, Row]
+    folder: Path | None = None
 
 
 NOTHING = Known({}, {})
@@ -57,12 +59,17 @@ def _known(folder: Path, splits: Mapping[str, Corpus]) -> Known:
         digests = file.read_bytes() if file.exists() else b""
         pictures |= {digests[_SIZE * row : _SIZE * (row + 1)]: (corpus, row) for row in range(len(digests) // _SIZE)}
     captions = {text: (corpus, row) for corpus in splits.values() for row, text in enumerate(corpus.caption_text)}
-    return Known(pictures, captions)
+    return Known(pictures, captions, folder)
 
 
-def digest(files: Iterable[bytes]) -> bytes:
-    """SHA-256 of the files of a picture or clip."""
-    return hashlib.sha256(b"".join(hashlib.sha256(file).digest() for file in files)).digest()
+def share(folder: Path, earlier: Path) -> None:
+    """Makes the files of a finished cache that an earlier one has too links to those, so that they take space once."""
+    for file in [path for path in folder.rglob("*.npy") if path.is_file()]:
+        before = earlier / file.relative_to(folder)
+        with contextlib.suppress(OSError):  # the disk knows no links, or the earlier one is gone
+            if filecmp.cmp(file, before, shallow=False):
+                with replacing(file) as temporary:
+                    os.link(before, temporary)
 
 
 def save_digests(place: Path, digests: Sequence[bytes]) -> None:

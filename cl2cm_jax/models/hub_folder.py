@@ -22,6 +22,7 @@ from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models.pretrained import check_names, check_shapes, check_tensors, weights_hash
 from cl2cm_jax.runtime.checksums import LIST_NAME
 from cl2cm_jax.text import json_file
+from cl2cm_jax.text.regular_file import open_regular
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -178,7 +179,7 @@ def _floats(array: jax.Array, *, name: str, folder: Path) -> np.ndarray:
 def _opened(folder: Path) -> Iterator[Any]:
     for file in weights_files(folder):
         try:
-            with file.open("rb") as opened:
+            with open_regular(file) as opened:
                 check_tensors(opened)
             with safe_open(file, framework="flax") as stored:
                 yield stored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.runtime.file_hashes import file_hash
 from cl2cm_jax.text.json_file import parse_json
+from cl2cm_jax.text.regular_file import open_regular
 
 _LISTED = 20  # wrong tensors named in one message
 _MAX_RATIO, _ALWAYS_UNPACKED = 20, 100_000_000  # limits of an unpacked .npz archive: times its size, or bytes
@@ -81,13 +83,13 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
       UserError: the file is missing, truncated or no .npz archive, or unpacks to far more than its size.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
-        with archive:
+        with open_regular(path) as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array")
             members = archive.zip.infolist() if archive.zip else ()
             size = sum(member.file_size for member in members)  # no more than that is unpacked
-            if size > max(_ALWAYS_UNPACKED, _MAX_RATIO * Path(path).stat().st_size):
+            if size > max(_ALWAYS_UNPACKED, _MAX_RATIO * os.fstat(file.fileno()).st_size):
                 raise ValueError(f"it unpacks to {size:,} bytes, more than {_MAX_RATIO} times its size")
             if len(archive.files) > _MAX_TENSORS:
                 raise ValueError(f"it has {len(archive.files):,} arrays, and {_MAX_TENSORS:,} are read")
@@ -99,7 +101,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """Reads every tensor of a safetensors file; raises UserError if it is missing, damaged or of another format."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             check_tensors(file)
         return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:

@@ -129,6 +129,11 @@ class Vote:
         self._before = self._any(jax.make_array_from_process_local_data(self._split, own))
         return before
 
+    def now(self, wanted: bool) -> bool:
+        """Whether any process votes yes now or did at the previous call; waits for all."""
+        before = self(wanted)
+        return self(wanted) or before
+
 
 @contextlib.contextmanager
 def fail_together() -> Iterator[None]:

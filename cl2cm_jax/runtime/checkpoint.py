@@ -119,7 +119,7 @@ class Checkpoints:
         logging.getLogger("absl").addFilter(_is_not_a_repeated_traceback)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._remove_unfinished()
+            self.remove_unfinished()
             response = ocp.save_async(str(folder), state, custom_metadata=about)
         except OSError as error:
             raise self._failure(step, error) from error
@@ -297,14 +297,15 @@ class Checkpoints:
             hosts.barrier("unreadable checkpoints are set aside")
             self._unreadable.clear()
 
-    def _remove_unfinished(self) -> None:
+    def remove_unfinished(self) -> None:
+        """Removes what a killed process has left; for the one process that writes here, while it saves nothing."""
         if hosts.is_host_zero():
             for pattern in _UNFINISHED:
                 for path in self.directory.glob(pattern):
                     _remove(path)
 
     def _failure(self, step: int, error: Exception) -> UserError:
-        self._remove_unfinished()
+        self.remove_unfinished()
         latest = self.latest_step()
         left = "there is no earlier one" if latest is None else f"step {latest} is the newest complete one"
         system = _SYSTEM_ERROR.search(str(error))

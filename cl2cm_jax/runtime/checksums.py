@@ -20,6 +20,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.atomic import replacing, write_text
 from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.text.json_file import LARGEST, parse_json, read_json
+from cl2cm_jax.text.regular_file import open_regular
 
 LIST_NAME = "checksums.json"
 _CHUNK = 1 << 20
@@ -118,7 +119,7 @@ def read_checked_json(path: Path, *, fix: str) -> Any:
 
 
 def _content(path: Path, largest: int | None) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         content = file.read(-1 if largest is None else largest + 1)
     if largest is not None and len(content) > largest:
         raise ValueError(f"it has more than {largest:,} bytes")
@@ -172,7 +173,7 @@ def _sums(folder: Path, names: Iterable[str]) -> list[int]:
 def checksum(path: Path) -> int:
     """The CRC-32 of a file."""
     value = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             value = zlib.crc32(chunk, value)
     return value

@@ -7,6 +7,8 @@ import os
 import time
 from pathlib import Path
 
+from cl2cm_jax.text.regular_file import open_regular
+
 _SETTLED = 2_000_000_000  # nanoseconds; a write within the clock's resolution of the last one would not be noticed
 _State = tuple[int, ...]
 _known: dict[str, tuple[_State, str]] = {}  # by real path; of this process alone, since a disk changes files unnoticed
@@ -44,5 +46,5 @@ def _state(path: str) -> _State:
 
 
 def _digest(path: str) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

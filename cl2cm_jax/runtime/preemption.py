@@ -8,6 +8,8 @@ import threading
 from types import FrameType
 from typing import Any, NoReturn
 
+from cl2cm_jax.interrupts import is_importing
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _received: list[int] = []  # signals that asked this process to stop, since the last `Preemption` began
 
@@ -57,7 +59,10 @@ def exit_stopped(resume: str, *, default: int = signal.SIGTERM) -> NoReturn:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A signal handler that makes any signal act like Ctrl-C."""
+    """A signal handler that makes any signal act like Ctrl-C; during an import it ends the process."""
+    if is_importing(frame):
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
     _received.append(number)
     raise KeyboardInterrupt
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import zlib
 from pathlib import Path
 
 import jax
@@ -21,6 +23,27 @@ def start_jax(data_dir: Path) -> None:
     setattr(compilation_cache, "zstandard", None)  # noqa: B010
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
+    _remove_damaged(data_dir / "compiled")
     jax.config.update("jax_compilation_cache_dir", str((data_dir / "compiled").absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _remove_damaged(folder: Path) -> None:
+    """Removes compiled programs that a kill or a full disk has cut off.
+
+    JAX would warn of each at every start, compile it again, and never write it again.
+    """
+    for path in folder.glob("*-cache"):
+        with contextlib.suppress(OSError):  # another process removes them too
+            if not _is_whole(path.read_bytes()):
+                path.unlink()
+
+
+def _is_whole(content: bytes) -> bool:
+    if content[:1] not in (b"", b"x"):  # of another compressor than zlib, which JAX takes where it is installed
+        return True
+    stream = zlib.decompressobj()
+    with contextlib.suppress(zlib.error):
+        stream.decompress(content)
+    return stream.eof

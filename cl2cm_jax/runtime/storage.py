@@ -30,6 +30,7 @@ from cl2cm_jax.runtime.atomic import write_text
 
 _PROGRESS = "progress.json"
 _SECONDS = 20.0  # between two writes of the progress
+_SHORT = 1.0  # second of waiting for another process that is not told
 _SUMS, _ROWS = "checksums", 1024  # key in the file of the progress; rows that are compared at a time
 
 
@@ -163,15 +164,17 @@ def exclusive(path: Path, *, busy: str = "") -> Iterator[None]:
 
     If another process holds it, waits for that one, or raises UserError with the message `busy` if given.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0 if busy else _SHORT)
     except Timeout as error:
         if busy:
             raise UserError(busy) from error
-        logging.info("another process is working on %s; waiting for it", path.with_suffix(""))
+        logging.warning("another process is working on %s; waiting for it", path.with_suffix(""))
         lock.acquire()
+    except FileNotFoundError as error:  # as /proc answers
+        raise UserError(f"{path.parent} cannot be made ({error.strerror}); name another place") from error
     try:
         yield
     finally:

@@ -2,6 +2,9 @@
 
 cl2cm draw --model=runs/emoji --queries=docs/languages.csv --out=docs/languages.png [...]
 
+Without --images the gallery is that of the model's training run. Its pictures are shown if this package has drawn them,
+as those of the demo; a workdir may come from anyone and name any file, so of others the ids are shown.
+
 The queries are a UTF-8 CSV file with the columns language and query and, optionally, meaning (shown small below the
 query) and remark (shown below the language, after "trained" or "not trained").
 """
@@ -9,19 +12,24 @@ query) and remark (shown below the language, after "trained" or "not trained").
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cl2cm_jax.data.readers.caption_file import Columns, read_csv
 from cl2cm_jax.errors import exit_cleanly
+from cl2cm_jax.evaluation.gallery import Gallery
 from cl2cm_jax.evaluation.picture import Found, QueryRow, draw_retrieval
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option, positive
 from cl2cm_jax.search.folder import add_images_option, load_with_gallery
+from cl2cm_jax.search.incremental import drawn_paths
 from cl2cm_jax.search.query import Answer, check_queries, search
 from cl2cm_jax.text.languages import canonical
 from cl2cm_jax.text.terminal import log_to_stderr
 from cl2cm_jax.training.workdir import read_config
 
+log = logging.getLogger(__name__)
 COLUMNS = Columns(required=("language", "query"), optional=("meaning", "remark"))
 
 
@@ -64,12 +72,22 @@ def query_rows(
     return rows
 
 
+def _drawn(gallery: Gallery, model: str) -> Gallery:
+    """The gallery of a workdir without the files that only its author chose."""
+    drawn = drawn_paths(gallery, read_config(Path(model)).data)
+    if any(gallery.paths) and not drawn:
+        log.warning("%s names files as its pictures; if they are yours, show them with --images=DIR", model)
+    return replace(gallery, paths=tuple(path if path in drawn else "" for path in gallery.paths))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Searches, draws, and prints the path of the picture."""
     log_to_stderr()
     options = parse(arguments)
     queries = read_queries(options.queries)
     model, gallery = load_with_gallery(options.model, options.images, exclude=options.exclude)
+    if options.images is None:
+        gallery = _drawn(gallery, options.model)
     answers = search([row["query"] for row in queries], gallery, model.encoder, top=options.top)
     rows = query_rows(queries, answers, languages=model.languages)
     number = len({row["language"] for row in queries})

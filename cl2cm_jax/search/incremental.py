@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -141,7 +140,7 @@ def update(
     away = {} if prune else run.away(present)
     outcome.away = len(away)
     run.recaption([*recaptioned, *(_with_captions(entry, captions or {}) for entry in away.values())])
-    outcome.removed = _remove_others(store, known, present | away.keys())
+    outcome.removed = len(run.renamed) + _remove_others(store, known, present | away.keys() | run.renamed)
     found.warn()
     _warn_of_away(away.values(), outcome.skipped)
     if unknown := [path for path in captions or () if id_of(path) not in present | away.keys()]:
@@ -199,7 +198,11 @@ class _Update:
 
     def __post_init__(self) -> None:
         self._damaged: set[str] = set()  # paths of pictures that cannot be decoded
-        self._renamed: Counter[str] = Counter()  # by hash: pictures at new places whose vectors were taken over
+        self.renamed: set[str] = set()  # removed entries, whose vectors pictures at new places have taken over
+        there = {id_of(item.path) for item in self.found.items}
+        self._gone: dict[str, list[str]] = {}  # by hash: entries whose files are not there
+        for entry in self._not_there(there):
+            self._gone.setdefault(entry.hash, []).append(entry.id)
         self._by_hash = {entry.hash: entry.id for entry in self.known.values() if entry.hash}
 
     def batch(self, batch: Sequence[Item]) -> None:
@@ -216,10 +219,27 @@ class _Update:
         self._damaged.update(damaged)
         if rows := kept | made:
             self.store.put([entries[path] for path in rows], np.stack(list(rows.values())))
-        self._renamed.update(entries[path].hash for path in kept if not self._is_touched(entries[path]))
+        new_places = [path for path in kept if not self._is_touched(entries[path])]
+        former = {self._former(entries[path].hash, same[path]) for path in new_places} - {""}
+        self.store.remove(sorted(former))  # now, since a run that resumes this one would not know of the renaming
+        self.renamed |= former
         self._by_hash |= {entries[path].hash: entries[path].id for path in rows}
         self.outcome.moved += len(kept)
         self.outcome.embedded += len(made)
+
+    def _former(self, hash: str, source: str) -> str:
+        """The entry of the former name of a picture, which takes its vector from `source`; "" if it is a copy."""
+        gone = self._gone.get(hash, [])
+        return gone.pop(gone.index(source) if source in gone else 0) if gone else ""
+
+    def _not_there(self, settled: set[str]) -> Iterator[Entry]:
+        """The entries whose files are damaged, or not in the folder as far as one can see, but those of `settled`."""
+        hidden = self.found.hidden(entry.path for entry in self.known.values())
+        unread = self.outcome.skipped.keys() - self.found.absent - self._damaged
+        seen = settled | {id_of(path) for path in (*unread, *hidden)}
+        for entry in self.known.values():
+            if entry.id not in seen and not self.found.leaves_out(entry.path):
+                yield entry
 
     def _is_touched(self, entry: Entry) -> bool:
         """Whether the same picture was at the same place before."""
@@ -227,15 +247,7 @@ class _Update:
 
     def away(self, present: set[str]) -> dict[str, Entry]:
         """The entries, by id, whose files are not there or damaged, and seem to be so with a disk that is away."""
-        settled = present | set(map(id_of, self.outcome.skipped.keys() - self.found.absent - self._damaged))
-        gone = {
-            id: entry for id, entry in self.known.items() if id not in settled and not self.found.leaves_out(entry.path)
-        }
-        renamed = self._renamed.copy()
-        for id, entry in list(gone.items()):  # of equal pictures, as many as have a new place
-            if renamed[entry.hash] > 0:
-                renamed[entry.hash] -= 1
-                del gone[id]
+        gone = {entry.id: entry for entry in self._not_there(present | self.renamed)}
         folders = {PurePosixPath(self.known[id].path).parent for id in present & self.known.keys()}
         folders |= {PurePosixPath()} if folders else set()  # what is left of a folder shows that its disk is there
         links = set(map(id_of, self.found.absent))
@@ -338,6 +350,13 @@ def is_drawn(root: str, data: ConfigDict) -> bool:
     folder = os.path.join(data.dir, data.name)
     parents = (Path(root).resolve(), *Path(root).resolve().parents)
     return any(_contains(folder, str(place)) and (place / "dataset_info.json").is_file() for place in parents)
+
+
+def drawn_paths(gallery: Gallery, data: ConfigDict) -> set[str]:
+    """The files of a workdir's gallery that may be opened unasked: the package's own drawings, see `is_drawn`."""
+    files = list(filter(None, gallery.paths))
+    root = gallery.root or common_folder(files)
+    return {path for path in files if _contains(root, path)} if root and is_drawn(root, data) else set()
 
 
 def _contains(folder: str, root: str) -> bool:

@@ -12,10 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ COLUMNS = ("image_path", "caption", "captions", "id", "hash", "size", "mtime", "
 MAX_GROUPS, MAX_COLUMNS = 1000, 1000
 MAX_LINE = 4_000_000  # bytes of a row
 MEMORY, MEMORY_PER_BYTE = 250_000_000, 7  # bytes, and for each of the file's
-SECONDS, BYTES_PER_SECOND = 4, 10_000_000  # of CPU, and a further one for so many bytes of the file
+SECONDS, BYTES_PER_SECOND = 2, 10_000_000  # of CPU, and a further one for so many bytes of the file
 _AT_ONCE = 512  # rows
 log = logging.getLogger(__name__)
 _NUMBERS = {"size": "whole bytes", "mtime": "whole nanoseconds", "date": "whole seconds since 1970"}
@@ -162,12 +164,13 @@ def _text_size(table: Any) -> int:
 
 
 def _limit(memory: int, seconds: int) -> None:
-    """Limits this process to so many bytes more than it has now, and to so many seconds of CPU."""
+    """Limits this process to so many bytes and so many seconds of CPU more than it has now."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         memory += pages * resource.getpagesize()
+        seconds += math.ceil(time.process_time())
         for kind, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
             hard = resource.getrlimit(kind)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)

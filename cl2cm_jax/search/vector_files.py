@@ -25,9 +25,11 @@ from cl2cm_jax.data.readers.feature_file import map_floats
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.checksums import checksum
+from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.search.entry import Entry, captions_from_text, captions_to_text, id_of
 from cl2cm_jax.search.parquet_rows import BadRowsError, rows
 from cl2cm_jax.search.stores.milvus import MAX_CAPTIONS, MAX_PATH, Manifest, Store
+from cl2cm_jax.text.json_file import read_json
 
 SHARD = 100_000  # vectors per file
 MANIFEST_FILE = "cl2cm_index.json"
@@ -48,18 +50,19 @@ def write_vectors(store: Store, out: Path, *, shard: int = SHARD) -> int:
     An earlier export at the same place is kept until the new one is complete, so that an interruption loses neither.
 
     Raises:
-      UserError: `out` has vectors or metadata of another program in it.
+      UserError: `out` has vectors or metadata of another program in it, or another process is writing it.
     """
-    if (out / _OLD).exists():
-        _swap(out)  # completes an interrupted exchange
-    _check_out(out)
-    try:
-        total = _write(store, out / _NEW, shard)
-    except BaseException:
-        shutil.rmtree(out / _NEW, ignore_errors=True)
-        raise
-    _swap(out)
-    return total
+    with exclusive(out / ".export.lock", busy=f"--out={out}: another process is writing it; wait for it"):
+        if (out / _OLD).exists():
+            _swap(out)  # completes an interrupted exchange
+        _check_out(out)
+        try:
+            total = _write(store, out / _NEW, shard)
+        except BaseException:
+            shutil.rmtree(out / _NEW, ignore_errors=True)
+            raise
+        _swap(out)
+        return total
 
 
 def _write(store: Store, new: Path, shard: int) -> int:
@@ -249,7 +252,7 @@ def _read_export(folder: Path) -> tuple[Manifest | None, dict[str, int] | None]:
     if not path.is_file():
         return None, None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         sums = content.pop(_SUMS, None)
         manifest = Manifest(**content)
         if sums is not None and sums.pop(MANIFEST_FILE) != _sum_of(manifest):

@@ -21,6 +21,7 @@ import cl2cm_jax
 from cl2cm_jax.errors import UserError, exit_cleanly, not_installed
 from cl2cm_jax.runtime.command_line import Arguments, add_model_option
 from cl2cm_jax.search.index_command import add_index_options, open_store
+from cl2cm_jax.serve.proxies import parse_proxies
 from cl2cm_jax.text.terminal import log_to_stderr
 
 if TYPE_CHECKING:
@@ -44,7 +45,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--requests_per_minute", type=int, default=3000, help="limit for one client (default: %(default)s)"
     )
+    parser.add_argument(
+        "--trusted_proxy",
+        default="",
+        metavar="ADDRESS[,...]",
+        help="reverse proxies whose X-Forwarded-For names the client, as addresses or networks (default: none)",
+    )
     options = parser.parse_args(arguments)
+    options.trusted_proxy = parse_proxies(options.trusted_proxy)
     if not 0 <= options.port <= 65_535:
         raise UserError(f"--port={options.port} is not a port; use 1024 to 65535")
     if options.requests_per_minute < 1:
@@ -132,7 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log_level="warning",
         access_log=False,  # queries are private
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(options.trusted_proxy),
+        forwarded_allow_ips=options.trusted_proxy,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=16_384,

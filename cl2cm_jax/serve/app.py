@@ -28,6 +28,7 @@ from cl2cm_jax.text.terminal import json_text
 from cl2cm_jax.text.visible import visible
 
 MAX_QUERY, MAX_TOP = 500, 100
+UPLOAD_SECONDS = 28.0  # from the head of a request to the last work on its picture, which 30 s end
 DRAWN_AT_ONCE = 8  # pictures; those that are not kept yet wait for a process
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -111,7 +112,7 @@ def create_app(service: Service, pictures: Pictures, limits: Limits) -> ASGIApp:
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(UserError, _user_error)
     api.add_exception_handler(BusyError, _busy)
-    _add_search(api, service)
+    _add_search(api, service, at_once=limits.uploads)
     _add_pictures(api, service, pictures)
     _add_access(api, service, limits)
     for path, (name, kind) in PAGE.items():
@@ -135,7 +136,8 @@ def search_options(
 Options = Annotated[dict[str, Any], Depends(search_options)]
 
 
-def _add_search(api: FastAPI, service: Service) -> None:
+def _add_search(api: FastAPI, service: Service, *, at_once: int) -> None:
+    searching = ThreadPoolExecutor(at_once)  # so that an upload waits for a process only, and for no thread
     picture = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
 
     @api.get("/api/search", summary="Search by text in any language", response_model_exclude_none=True)
@@ -154,9 +156,10 @@ def _add_search(api: FastAPI, service: Service) -> None:
         response_model_exclude_none=True,
     )
     async def search_picture(request: Request, options: Options) -> Answer:
-        start, content = time.perf_counter(), await _body(request)
-        by_picture = partial(service.by_picture, content, **options)
-        found = await asyncio.to_thread(by_picture)
+        start, until = time.perf_counter(), time.monotonic() + UPLOAD_SECONDS
+        by_picture = partial(service.by_picture, await _body(request), until=until, **options)
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(searching, by_picture)
         notice = await asyncio.to_thread(service.notice, "", options["filters"], found)
         return _answer(found, start=start, prefer=(service.model.languages[0],), notice=notice)
 

@@ -13,11 +13,12 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cl2cm_jax.serve.limits import client_of
+from cl2cm_jax.serve.proxies import is_proxy
 
 HEAD_SECONDS = 10.0  # from connecting, or the previous request's end, to the end of a request's head
 ANSWER_SECONDS = 30.0  # for a client to receive what is buffered of an answer
 CONNECTIONS = 512  # open at the same time, those without a request included
-CONNECTIONS_OF_CLIENT = 128  # the same of one client (or of a reverse proxy), so that others find room
+CONNECTIONS_OF_CLIENT = 128  # the same of one client, so that others find room; a trusted proxy has them all
 
 
 class Connection(H11Protocol):
@@ -27,7 +28,7 @@ class Connection(H11Protocol):
     and closed itself.
     """
 
-    client_name = ""
+    client_name, is_trusted = "", False
     opened = 0.0
     _head_timer: asyncio.TimerHandle | None = None
     _answer_timer: asyncio.TimerHandle | None = None
@@ -37,6 +38,8 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # any buffered byte calls pause_writing
         self.client_name, self.opened = client_of(self.client[0]) if self.client else "", self.loop.time()
+        networks = self.config.forwarded_allow_ips if self.config.proxy_headers else ()
+        self.is_trusted = bool(self.client) and is_proxy(self.client[0], networks)
         crowd = self._crowd()
         waiting = [one for one in crowd if one._head_timer is not None]
         if crowd and not waiting:
@@ -89,7 +92,8 @@ class Connection(H11Protocol):
         """The open connections that are more than a bound, those of this client or all; [] if there is room."""
         there = [one for one in self.connections if isinstance(one, Connection) and not one.transport.is_closing()]
         own = [one for one in there if one.client_name == self.client_name]
-        return own if len(own) > CONNECTIONS_OF_CLIENT else there if len(there) > CONNECTIONS else []
+        is_own = len(own) > CONNECTIONS_OF_CLIENT and not self.is_trusted
+        return own if is_own else there if len(there) > CONNECTIONS else []
 
     def _refuse(self) -> None:
         content = b'{"detail":"too many connections; close some, or try again later"}'

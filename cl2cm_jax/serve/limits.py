@@ -8,7 +8,9 @@ import hmac
 import ipaddress
 import re
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "cl2cm_session"
 OPEN_PATHS = frozenset({"/", "/app.js", "/style.css", "/icon.svg", "/api/login"})  # needed to ask for the token
+UPLOAD_PATH = "/api/search/picture"
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -42,6 +45,8 @@ class Limits:
     head: int = 16_384  # maximum bytes of a request's headers
     body: int = 16_384  # maximum bytes of a request's body
     upload: int = 20_000_000  # the same of a picture
+    uploads: int = 24  # pictures that are sent or searched with at the same time; each takes its bytes of memory
+    uploads_of_client: int = 4  # the same of one address, so that others are served
     seconds: float = 30.0  # for a whole request, body and answer included
     per_minute: int = 3_000  # requests of one address, which may come all at once
     logins: int = 10  # tries of the token per minute and address, by the page's form
@@ -53,7 +58,7 @@ class Limits:
 
     def body_limit(self, path: str) -> int:
         """Maximum bytes of a request's body."""
-        return self.upload if path == "/api/search/picture" else self.body
+        return self.upload if path == UPLOAD_PATH else self.body
 
 
 class Refused(Exception):
@@ -69,6 +74,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, limits: Limits):
         self._app, self._limits = app, limits
+        self._uploads = Counter[str]()  # that go on, by client
         self._rates = {"all": Rate(limits.per_minute), "login": Rate(limits.logins), "wrong": Rate(limits.wrong)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +86,8 @@ class Guard:
         try:
             async with asyncio.timeout(self._limits.seconds):
                 self._check(scope)
-                await self._app(_as_get(scope), self._bounded(scope, receive, reply), reply)
+                with self._upload_slot(scope):
+                    await self._app(_as_get(scope), self._bounded(scope, receive, reply), reply)
         except Refused as error:
             await reply.refuse(error)
         except TimeoutError:
@@ -90,7 +97,7 @@ class Guard:
             await reply.refuse(Refused(408, late, connection="close"))
 
     def _check(self, scope: Scope) -> None:
-        headers, path, client = Headers(scope=scope), scope["path"], (scope.get("client") or ("", 0))[0]
+        headers, path, client = Headers(scope=scope), scope["path"], _client(scope)
         self._check_head(headers)
         if self._limits.hosts and _host(headers.get("host", "")) not in self._limits.hosts:
             raise Refused(421, "this host name is not accepted; use the address that the service printed")
@@ -104,6 +111,23 @@ class Guard:
         size, limit = headers.get("content-length", "0"), self._limits.body_limit(path)
         if not size.isdecimal() or len(size) > 15 or int(size) > limit:
             raise _too_large(limit)
+
+    @contextmanager
+    def _upload_slot(self, scope: Scope) -> Iterator[None]:
+        """Counts an upload while it goes on; refuses one that is too many. Other requests pass."""
+        if scope["path"] != UPLOAD_PATH or scope["method"] != "POST":
+            yield
+            return
+        client, limits = client_of(_client(scope)), self._limits
+        if self._uploads[client] >= limits.uploads_of_client or self._uploads.total() >= limits.uploads:
+            busy = "too many pictures at once; try again later"
+            raise Refused(503, busy, connection="close", **{"retry-after": "5"})
+        self._uploads[client] += 1
+        try:
+            yield
+        finally:
+            self._uploads[client] -= 1
+            self._uploads += Counter()  # without clients that have none
 
     def _check_head(self, headers: Headers) -> None:
         if sum(len(name) + len(value) for name, value in headers.raw) > self._limits.head:
@@ -200,6 +224,10 @@ def client_of(address: str) -> str:
     if parsed.is_link_local:
         return str(parsed)
     return str(ipaddress.ip_network(f"{parsed}/64", strict=False))
+
+
+def _client(scope: Scope) -> str:
+    return (scope.get("client") or ("", 0))[0]
 
 
 def _as_get(scope: Scope) -> Scope:

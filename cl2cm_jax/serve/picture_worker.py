@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 from typing import BinaryIO
 
@@ -20,6 +21,8 @@ from PIL import Image
 from cl2cm_jax.data.media.images import MAX_MEMORY, decode
 from cl2cm_jax.errors import UserError
 
+COMPUTING = 3.0  # seconds of CPU time, limit for one picture; what headers let pass takes two on a usual machine
+SECONDS = 60.0  # the same in all; the service waits less, but it may have been killed
 MEMORY = 2 * MAX_MEMORY  # bytes, limit for this process: one picture, its file, Python and the libraries
 
 
@@ -58,6 +61,7 @@ def main() -> None:
     while line := requests.readline():
         request = json.loads(line)
         content = requests.read(request.pop("bytes"))
+        _end_after(computing=COMPUTING, seconds=SECONDS)
         try:
             body, shape = answer(content, **request)
         except UserError as error:
@@ -66,7 +70,15 @@ def main() -> None:
             _reply(replies, b"", error="the image needs too much memory; scale it down")
         else:
             _reply(replies, body, shape=shape)
+        _end_after(computing=0, seconds=0)
         del content
+
+
+def _end_after(*, computing: float, seconds: float) -> None:
+    """Ends this process after so much CPU time, or time in all, where the system can; 0: no limit."""
+    with contextlib.suppress(AttributeError):
+        signal.setitimer(signal.ITIMER_PROF, computing)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _reply(replies: BinaryIO, body: bytes, **about: object) -> None:

@@ -139,8 +139,8 @@ def _cost(value: bytes) -> int:
     return len(value) + 500  # a key and an entry
 
 
-def _crc(value: bytes) -> bytes:
-    return zlib.crc32(value).to_bytes(_CRC, "little")
+def _crc(key: str, value: bytes) -> bytes:
+    return zlib.crc32(key.encode() + value).to_bytes(_CRC, "little")
 
 
 class DiskCache:
@@ -163,14 +163,14 @@ class DiskCache:
         except OSError:
             return None
         value, checksum = content[:-_CRC], content[-_CRC:]
-        return value if value and _crc(value) == checksum else None
+        return value if value and _crc(key, value) == checksum else None
 
     def put(self, key: str, value: bytes) -> None:
         """Writes a file."""
         try:
             self._create()  # the user may have deleted it
             with replacing(self._folder / f"{key}.webp") as temporary:
-                temporary.write_bytes(value + _crc(value))  # programs ignore what follows a picture
+                temporary.write_bytes(value + _crc(key, value))  # programs ignore what follows a picture
             with self._lock:
                 self._bytes += len(value) + _CRC
                 if self._bytes > self._limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -67,15 +68,16 @@ class Service:
             return notice
         return "" if found else nothing_selected(self.index, filters, languages=self.caption_languages)
 
-    def by_picture(self, content: bytes, *, top: int, filters: Filters) -> list[Found]:
-        """The best entries for the bytes of a picture.
+    def by_picture(self, content: bytes, *, top: int, filters: Filters, until: float = math.inf) -> list[Found]:
+        """The best entries for the bytes of a picture, which is not worked on after `until` (of `time.monotonic`).
 
         Raises:
           ImageError: it is not a picture, damaged, or has more than `MAX_UPLOAD_PIXELS`.
           BusyError: too many are asked for at once.
           UserError: the model cannot read pictures.
         """
-        pixels = self._workers.pixels(content, max_pixels=MAX_UPLOAD_PIXELS, enough=self.model.encoder.enough)
+        enough = self.model.encoder.enough
+        pixels = self._workers.pixels(content, max_pixels=MAX_UPLOAD_PIXELS, enough=enough, until=until)
         with self._encoding:
             vector = self.model.encoder.images([[pixels]])[0]
         if not np.isfinite(vector).all():

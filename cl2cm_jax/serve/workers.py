@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +21,11 @@ import numpy as np
 
 from cl2cm_jax.data.media.images import MAX_PIXELS, ImageError
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.serve.picture_worker import COMPUTING
 
 WORKERS = 2  # processes, each of at most `picture_worker.MEMORY` bytes
-SECONDS = 10.0  # limit for one picture
-PATIENCE = 15.0  # seconds that a picture waits for a process
+SECONDS = 15.0  # limit for one picture on a busy machine; of computing, see `picture_worker.COMPUTING`
+PATIENCE = 12.0  # seconds that a picture waits for a process
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -50,14 +53,16 @@ class Workers:
         for _ in range(count):
             self._free.put(None)
 
-    def pixels(self, content: bytes, *, max_pixels: int = MAX_PIXELS, enough: int = 0) -> np.ndarray:
-        """As `images.decode`: the pixels (H, W, 3) uint8 of a file's bytes.
+    def pixels(
+        self, content: bytes, *, max_pixels: int = MAX_PIXELS, enough: int = 0, until: float = math.inf
+    ) -> np.ndarray:
+        """As `images.decode`: the pixels (H, W, 3) uint8 of a file's bytes; at `until` (monotonic) its process ends.
 
         Raises:
           ImageError: as `images.decode`; or it takes too long, or too much memory.
           BusyError: no process is free.
         """
-        reply = self._ask(content, path="", max_pixels=max_pixels, enough=enough, webp=0)
+        reply = self._ask(content, until=until, path="", max_pixels=max_pixels, enough=enough, webp=0)
         return np.frombuffer(reply.body, np.uint8).reshape(reply.about["shape"])
 
     def webp(self, file: Path, *, size: int) -> bytes:
@@ -75,25 +80,26 @@ class Workers:
             while True:
                 _end(self._free.get_nowait())
 
-    def _ask(self, content: bytes, **request: object) -> _Reply:
+    def _ask(self, content: bytes, *, until: float = math.inf, **request: object) -> _Reply:
         if not content and not request["path"]:
             raise ImageError("the image is empty (0 bytes); replace it or leave it out")
         try:
-            worker = self._free.get(timeout=self._patience)
+            worker = self._free.get(timeout=min(self._patience, max(0.0, until - time.monotonic())))
         except queue.Empty:
             raise BusyError("too many pictures at once; try again later") from None
         reply = None
         try:
             worker = worker if worker is not None and worker.poll() is None else _started()
-            reply = _exchange(worker, {**request, "bytes": len(content)}, content, seconds=self._seconds)
+            seconds = min(self._seconds, until - time.monotonic())
+            reply = _exchange(worker, {**request, "bytes": len(content)}, content, seconds=seconds)
         finally:
             if reply is None:
                 _end(worker)
             self._free.put(worker if reply else None)
         if reply is None:
             raise ImageError(
-                f"{request['path'] or 'the image'} takes more than {self._seconds:g} s to decode, or too much memory; "
-                "scale it down"
+                f"{request['path'] or 'the image'} takes more than {COMPUTING:g} s of computing, {self._seconds:g} s "
+                "in all, or too much memory to decode; scale it down"
             )
         if "error" in reply.about:
             raise ImageError(reply.about["error"])
@@ -108,6 +114,7 @@ def _started() -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=os.environ | _ONE_THREAD | {"PYTHONPATH": paths},
+        start_new_session=True,  # Ctrl-C reaches the service alone, which answers what it has begun
     )
 
 

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from cl2cm_jax.data.batches import evaluation_batches
 from cl2cm_jax.data.corpus import CaptionFeatures, Corpus, by_length, padded_length, text_inputs
-from cl2cm_jax.data.media.images import decoded
+from cl2cm_jax.data.media.threads import ahead
+from cl2cm_jax.data.stored_pictures import decode_unchanged
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.models.towers import Text
@@ -75,7 +76,9 @@ class Embedder:
             return self.vision(student, corpus.vision, corpus.vision_mask)
         vectors = []
         for start in range(0, len(corpus.paths), self.batch_size):
-            features = self._image_features(student, decoded(corpus.paths[start : start + self.batch_size]))
+            rows = range(start, min(start + self.batch_size, len(corpus.paths)))
+            pictures = ahead(functools.partial(decode_unchanged, corpus), rows)
+            features = self._image_features(student, pictures)
             vectors.append(self.vision(student, features, np.ones(features.shape[:2], bool)))
         return np.concatenate(vectors)
 

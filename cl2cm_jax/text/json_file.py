@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from cl2cm_jax.text.regular_file import open_regular
+
 LARGEST = 10_000_000  # bytes of a file
 MOST_OF_A_RECORD = 100_000  # values of one line or of one sample
 MOST_VALUES = 500_000  # in lists and objects; an empty one takes 3 bytes of a file and 60 of memory
@@ -20,7 +22,7 @@ def read_json(path: Path, *, largest: int = LARGEST, values: int = MOST_VALUES, 
       OSError: the file cannot be read.
       ValueError: it is too large or damaged; the message is short.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         content = file.read(largest + 1)
     if len(content) > largest:
         raise ValueError(f"it has more than {largest:,} bytes")

@@ -20,7 +20,9 @@ _JOINED = "\u0600-\u109f\u1780-\u18af\u2190-\u2bff\ufe0f\U0001f000-\U0001faff"
 _VIRAMA = "\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca"
 _LOOSE_JOINER = re.compile(f"(?<![{_JOINED}])[\u200c\u200d]+|(?<![{_VIRAMA}])[\u200c\u200d]+(?![{_JOINED}])")
 # letters and digits that are another one of other width or font, joined to others, or within a ligature
-_COMPATIBLE = re.compile("[\ufb00-\ufb4f\ufb50-\ufdf9\ufe70-\ufefc\uff10-\uff9f\U0001d400-\U0001d7ff]+")
+_COMPATIBLE = re.compile(
+    "[\ufb00-\ufdf9\ufe70-\ufefc\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uff9f\U0001d400-\U0001d7ff]+"
+)
 _QUOTES = ('""', "''", "``", "“”", "„“", "„”", "””", "‘’", "‚‘", "«»", "»«", "‹›", "›‹", "「」", "『』", "＂＂")
 _TURKISH = re.compile("[İĞ]")
 
@@ -32,17 +34,12 @@ def visible(text: str) -> str:
     and in pictures that are joined from several emoji.
     """
     if not text.isascii():
-        text = _COMPATIBLE.sub(_usual, text)
+        text = _COMPATIBLE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
         text = _SELECTED.sub(r"\1", _INVISIBLE.sub("", unicodedata.normalize("NFC", text))).replace("\u2800", " ")
         text = _LOOSE_JOINER.sub("", text)
     elif not text.isprintable():
         text = _INVISIBLE.sub("", text)
     return " ".join(text.split())
-
-
-def _usual(found: re.Match[str]) -> str:
-    """Compatible letters as the usual ones (NFKC), and punctuation of full width as it is."""
-    return "".join(unicodedata.normalize("NFKC", char) if char.isalnum() else char for char in found[0])
 
 
 def prepared_query(text: str) -> str:

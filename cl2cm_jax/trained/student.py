@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.features.encoders import ImageEncoder, TextEncoder, padded_frames, text_encoder
+from cl2cm_jax.features.encoders import MANY_LETTERS, ImageEncoder, TextEncoder, padded_frames, text_encoder
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.configured import configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
@@ -23,7 +23,6 @@ from cl2cm_jax.training.workdir import feature_shape, load_student, read_config
 
 BATCH = 16  # queries or pictures per call
 _MANY_UNKNOWN = 1 / 3  # share of the word pieces of a text in a language that the encoder does not know
-_MANY_LETTERS = 0.6  # the same of pieces that are single letters
 
 
 def load_encoder(workdir: Path) -> Encoder:
@@ -94,11 +93,11 @@ def student_encoder(
 
 def _notice(encoder: TextEncoder, text: str) -> str:
     """What of a text is not read, in one line; "" if it is read as a whole."""
-    losses = encoder.losses([text], encoder.tokens([text]))
-    if losses.is_cut[0]:
-        return f"only the first {encoder.room} word pieces are read; shorten the text"
+    losses, found = encoder.losses([text], encoder.tokens([text])), []
     if (share := losses.unknown[0]) >= _MANY_UNKNOWN:
-        return f"the text encoder does not know {share:.0%} of the word pieces, and probably not the language"
-    if (share := encoder.spelt(text)) >= _MANY_LETTERS:
-        return f"the text encoder reads {share:.0%} of it letter by letter, and probably does not know the language"
-    return ""
+        found.append(f"the text encoder does not know {share:.0%} of the word pieces, and probably not the language")
+    elif (share := encoder.spelt(text)) >= MANY_LETTERS:
+        found.append(f"the text encoder reads {share:.0%} letter by letter, and probably does not know the language")
+    if losses.is_cut[0]:
+        found.append(f"only the first {encoder.room} word pieces are read; shorten the text")
+    return "; ".join(found)

@@ -64,7 +64,7 @@ class Clock(NamedTuple):
 
 
 def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO | None = None) -> TrainState | None:
-    """Trains to the end, from the newest readable checkpoint if there is one; None if a signal stopped it.
+    """Trains to the end, from the newest readable checkpoint if there is one; None if a signal came before the end.
 
     Progress goes to `stream`, stderr by default. Of several processes the first writes metrics and progress; a signal
     to one of them stops all at the same step. A run without a checkpoint starts from the student `init`, if given.
@@ -76,6 +76,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
     c, total = run.config.train, run.stages.total
     with Preemption() as preemption, checkpoints(run, workdir) as saved:
         restored = saved.restore(abstract_state(run))
+        saved.remove_unfinished()
         start = restored.step if restored else 0
         state = restored.state if restored else started(run, init)
         clock = _clock(run, workdir, restored.metadata) if restored else Clock()
@@ -128,7 +129,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
                         metrics.write(step + 1, {f"train/{name}": value for name, value in values.items()} | rates)
                 watchdog.beat()
                 saved.check()
-    return None if stop and not last else state
+    return None if stop or vote.now(preemption.requested) else state
 
 
 class FiniteTerms:

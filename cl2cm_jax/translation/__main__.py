@@ -27,6 +27,7 @@ from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.command_line import Arguments, positive, resume_command
 from cl2cm_jax.runtime.preemption import Preemption, exit_stopped
 from cl2cm_jax.runtime.progress import CountReport
+from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.text.languages import canonical, is_code
 from cl2cm_jax.translation.documents import EVALUATED, Document, Written, read_document
 from cl2cm_jax.translation.engine import create_engine, engine_options
@@ -114,11 +115,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         splits=options.splits,
         are_queries=options.queries,
     )
+    busy = f"--out={options.out}: another process translates into it; wait for it, or give another --out"
+    with exclusive(options.out.with_name(f".{options.out.name}.lock"), busy=busy):
+        outcome = _translated(options, document)
+        if not outcome.is_complete:
+            exit_stopped(resume_command("translate", arguments))
+        written = document.written(outcome.translations)
+        write_text(options.out, written.text)
+    print(_summary(options, document, outcome, written))
+
+
+def _translated(options: argparse.Namespace, document: Document) -> Outcome:
     # A .txt file takes no rows over, and so no provenance.
     inherited = None if options.captions.suffix.lower() == ".txt" else provenance_path(options.captions)
     provenance = Provenance(provenance_path(options.out), inherited=inherited)
     with Preemption() as preemption, CountReport("translated") as report:
-        outcome = translate_items(
+        return translate_items(
             document.chosen,
             engine=create_engine(options, document.items),
             provenance=provenance,
@@ -128,11 +140,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             should_stop=lambda: preemption.requested,
             on_progress=report,
         )
-    if not outcome.is_complete:
-        exit_stopped(resume_command("translate", arguments))
-    written = document.written(outcome.translations)
-    write_text(options.out, written.text)
-    print(_summary(options, document, outcome, written))
 
 
 def _summary(options: argparse.Namespace, document: Document, outcome: Outcome, written: Written) -> str:

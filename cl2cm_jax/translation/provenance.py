@@ -10,7 +10,6 @@ import json
 import os
 import zlib
 from collections.abc import Iterable
-from io import BufferedRandom
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,13 +57,10 @@ class Provenance:
         return {item: self._entries[key] for item, key in keys if key in self._entries}
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Adds entries and flushes them to disk.
-
-        Raises:
-          UserError: no file can be created there.
-        """
+        """Adds entries and flushes them to disk."""
         data = "".join(map(_line, entries)).encode()
-        with self._opened() as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a kill truncated the last line; keep it as a line of its own
@@ -72,13 +68,6 @@ class Provenance:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-
-    def _opened(self) -> BufferedRandom:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            return self.path.open("ab+")
-        except FileNotFoundError as error:
-            raise UserError(f"{self.path} cannot be created ({error.strerror}); choose another --out") from error
 
 
 def check_same_engine(entries: Iterable[Entry], engine: Engine, *, path: Path) -> None:

@@ -17,6 +17,7 @@ from cl2cm_jax.data.batches import batches, evaluation_batches, trainable_images
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.data.media.crops import Crops, cropped
 from cl2cm_jax.data.media.images import decode
+from cl2cm_jax.data.stored_pictures import Picture, sha256_of
 from cl2cm_jax.errors import UserError
 
 SETTINGS: dict[str, Any] = {
@@ -147,7 +148,9 @@ def photographed(corpus: Corpus, pictures: Path) -> Corpus:
     random, paths = np.random.default_rng(0), sorted(pictures.iterdir())
     for path in paths:
         Image.fromarray(random.integers(0, 255, (9, 12, 3), dtype=np.uint8)).save(path)
-    return replace(corpus, paths=[str(path) for path in paths])
+    digests = [Picture(sha256_of([path.read_bytes()])).digest for path in paths]
+    vision = np.array([np.frombuffer(digest, np.uint8) for digest in digests])[:, None]
+    return replace(corpus, paths=[str(path) for path in paths], vision=vision)
 
 
 def test_pictures_take_the_place_of_features(photographed: Corpus) -> None:
@@ -158,7 +161,7 @@ def test_pictures_take_the_place_of_features(photographed: Corpus) -> None:
     for row, pixels in zip(whole["image_id"], whole["vision"]["pixels"], strict=True):
         expected = cropped(decode(photographed.paths[row]), CROPS._replace(minimum=1.0, flip=False), chance=np.ones(5))
         np.testing.assert_array_equal(pixels, expected)
-    plain = draw(photographed, 1)[0]
+    plain = draw(photographed, 1)[0]  # of digests
     assert_equal({**batch, "vision": 0}, {**plain, "vision": 0})
 
 
@@ -180,6 +183,9 @@ def test_crops_resume_and_differ_between_epochs_and_seeds(photographed: Corpus) 
 def test_pictures_without_a_file_are_refused(corpus: Corpus, photographed: Corpus) -> None:
     with pytest.raises(UserError, match="'image0' of split 'train' is not a file on disk"):
         draw(corpus, 1, crops=CROPS)
-    Path(photographed.paths[4]).write_bytes(b"")
-    with pytest.raises(UserError, match=r"e\.png is empty"):
+    Image.new("RGB", (12, 9)).save(photographed.paths[4])
+    with pytest.raises(UserError, match=r"^\S*/e\.png is not the picture that the data set was built from; put that"):
+        draw(photographed, 3, crops=CROPS)
+    Path(photographed.paths[4]).unlink()
+    with pytest.raises(UserError, match=r"^\S*/e\.png does not exist"):
         draw(photographed, 3, crops=CROPS)

@@ -27,7 +27,7 @@ def write_pictures(home: Path) -> dict[str, str]:
     frames = [Image.new("RGB", (8, 6), colour) for colour in COLOURS]
     for index, frame in enumerate(frames):
         frame.save(folder / "clip" / f"{index}.png")
-    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[2].save(folder / "moving.gif", save_all=True, append_images=frames[:2])  # not the frames of the folder
     for index in range(8):
         Image.new("RGB", (8, 6), (20 * index, 0, 0)).save(folder / f"{index}.png")
     names = [*(f"{index}.png" for index in range(8)), "moving.gif", "clip"]

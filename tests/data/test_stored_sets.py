@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from support.built_sets import all_records, build_set, open_set
+from support.finished_runs import GOLDEN
 from support.flipped_bits import flipped_bits
 from support.small_files import no_file_larger_than
+from support.tar_shards import write_shards
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
@@ -80,6 +86,120 @@ def test_a_build_parses_the_file_once_and_decodes_each_picture_once(
     assert len(decoded) == 10
 
 
+class Work:
+    """The pictures that checks read and decode."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, stop_at: str = ""):
+        self._read, self._decoded = list[str](), list[str]()
+        decode, read_file = picture_checks.decode, picture_checks.read_file
+
+        def decoded(source: str, **options: Any) -> Any:
+            if Path(source).name == stop_at:
+                raise KeyboardInterrupt
+            self._decoded.append(Path(source).name)
+            return decode(source, **options)
+
+        def read(path: str) -> bytes:
+            self._read.append(Path(path).name)
+            return read_file(path)
+
+        monkeypatch.setattr(picture_checks, "decode", decoded)
+        monkeypatch.setattr(picture_checks, "read_file", read)
+
+    def taken(self) -> list[str]:
+        """The pictures since the last call, each read once and decoded once."""
+        found, decoded = sorted(self._read), sorted(self._decoded)
+        assert found == decoded
+        self._read.clear()
+        self._decoded.clear()
+        return found
+
+
+def test_one_changed_picture_or_caption_costs_one(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, captions, work = Path(inputs["images"]), Path(inputs["captions"]), Work(monkeypatch)
+    build_set("captions", tmp_path / "data", **inputs)
+    assert work.taken() == [f"{name}.png" for name in "abcdefghij"]
+    captions.write_text(captions.read_text().replace("en,a", "en,another"))
+    assert len(build_set("captions", tmp_path / "data", **inputs).info.splits) == 3 and work.taken() == []
+    Image.new("RGB", (8, 6), "white").save(pictures / "c.png")
+    repainted = all_records(build_set("captions", tmp_path / "data", **inputs))
+    assert work.taken() == ["c.png"]
+    assert repainted == all_records(build_set("captions", tmp_path / "elsewhere", **inputs))
+    work.taken()
+    journal = tmp_path / "data" / "captions" / "checks.jsonl"
+    lines = [line for line in journal.read_text().splitlines() if line]
+    damaged = {0: lines[0].replace("[", "{", 1), 4: lines[4][:-9]}
+    journal.write_text("\n".join(damaged.get(number, line) for number, line in enumerate(lines)))
+    captions.write_text(captions.read_text().replace("another", "a"))
+    build_set("captions", tmp_path / "data", **inputs | {"on_error": "skip"})
+    assert work.taken() == ["a.png", "e.png"]
+
+
+def test_a_build_that_was_stopped_goes_on(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        Work(patch, stop_at="h.png")
+        with pytest.raises(KeyboardInterrupt):
+            build_set("captions", tmp_path / "data", **inputs)
+    work = Work(monkeypatch)
+    build_set("captions", tmp_path / "data", **inputs)
+    assert work.taken() == ["h.png", "i.png", "j.png"]
+
+
+def test_a_set_holds_no_pictures_and_reads_no_others(inputs: dict[str, str], tmp_path: Path) -> None:
+    stored = build_set("captions", tmp_path / "data", **inputs)
+    pictures = {path.name: path for path in Path(inputs["images"]).iterdir()}
+    contents = [path.read_bytes() for path in pictures.values()]
+    for file in (path for path in (tmp_path / "data").rglob("*") if path.is_file()):
+        assert not any(content in file.read_bytes() for content in contents), file
+    found = {record.image_id: record.files for records in all_records(stored).values() for record in records}
+    assert found == {name: (path.read_bytes(),) for name, path in pictures.items()}
+    times = pictures["c.png"].stat()  # a set is built again when they change
+    for _ in flipped_bits(pictures["c.png"], count=5):
+        os.utime(pictures["c.png"], ns=(times.st_atime_ns, times.st_mtime_ns))
+        with pytest.raises(UserError, match=r"c\.png is not the picture that the data set was built from; put"):
+            all_records(open_set("captions", tmp_path / "data", **inputs))
+    pictures["c.png"].unlink()
+    with pytest.raises(UserError, match=r"c\.png does not exist"):
+        all_records(stored)
+
+
+def test_records_of_pictures_and_shards_are_the_same_in_another_place(inputs: dict[str, str], tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "shards")
+    before = [build_set("captions", tmp_path / "data", **fields) for fields in (inputs, {"shards": str(shards)})]
+    moved = Path(inputs["images"]).rename(tmp_path / "moved")
+    inputs["images"], shards = str(moved), shards.rename(tmp_path / "moved shards")
+    after = [build_set("captions", tmp_path / "data", **fields) for fields in (inputs, {"shards": str(shards)})]
+    for one, other in zip(before, after, strict=True):
+        assert one.data_dir != other.data_dir and records_hash(one) == records_hash(other)
+        assert stored_sets.content_hashes(one) == stored_sets.content_hashes(other)
+    assert {record.path for record in all_records(after[1])["train"]} == {""}
+    with pytest.raises(UserError, match=r"shards/0000\d\.tar cannot be read any more \(No such file or directory\)"):
+        all_records(before[1])
+
+
+def test_a_set_of_an_earlier_version_holds_its_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is opened, and its pictures are those of a set that is built now."""
+    home = Path(shutil.copytree(GOLDEN / "old_pictures", tmp_path / "home"))
+    (built,) = [path.name for path in (home / "data" / "captions").iterdir() if path.is_dir()]
+    inputs = {"images": str(home / "pictures"), "captions": str(home / "captions.csv"), "frames": 2}
+    now = build_set("captions", tmp_path / "data", **inputs)
+    monkeypatch.setattr(captions_set, "fingerprint", lambda files, settings: built)
+    with caplog.at_level(logging.INFO):
+        old = build_set("captions", home / "data", **inputs)
+    assert "holds a copy of its pictures; delete it, and it is built again without one" in caplog.text
+    assert all_records(old) == all_records(now) and old.holds_files
+    assert stored_sets.content_hashes(old) == stored_sets.content_hashes(now), "runs on it are runs on the same data"
+    shutil.rmtree(home / "pictures")
+    (home / "pictures").mkdir()
+    assert sum(len(record.files) for records in all_records(old).values() for record in records) == 6
+
+
 def test_a_damaged_set_is_one_line(inputs: dict[str, str], tmp_path: Path) -> None:
     stored = build_set("captions", tmp_path / "data", **inputs)
     file = next(Path(stored.data_dir).glob("*train.tfrecord*"))
@@ -135,7 +255,7 @@ def test_two_processes_that_start_together_build_a_set_once(
 ) -> None:
     """Both open the set before it is built; one waits for the other, and reads what that one built."""
     first, second, third = (open_set("captions", tmp_path / "data", **inputs) for _ in range(3))
-    unfinished = Path(first.data_dir).with_name("incomplete.ABCDEF_1.0.0")
+    unfinished = Path(first.data_dir).with_name("incomplete.ABCDEF_1.1.0")
     unfinished.mkdir(parents=True)  # of a killed process, whatever the clock says
     build, builds, waits = stored_sets._build, [], threading.Event()
 
@@ -171,9 +291,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(inputs: dict[str, str], tmp_
     ):
         prepare(stored)
     assert "\n" not in str(error.value)
-    assert not [
-        path for path in (tmp_path / "data" / "captions").rglob("*") if path.suffix != ".tsv" and path.is_file()
-    ]
+    left = {path.suffix for path in (tmp_path / "data" / "captions").rglob("*") if path.is_file()}
+    assert left <= {".tsv", ".jsonl"}, "the report, and the checks of pictures"
     prepare(open_set("captions", tmp_path / "data", **inputs))
 
 

@@ -169,7 +169,7 @@ def test_packed_captions_train_as_unpacked_ones(home: Path, bert: Path, changes:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"student__text__trainable": "layers 1-11"}, "layers 0-2, and the trained ones end with the last"),
+        ({"student__text__trainable": "layers 1-11"}, "layers 0-2, and layers are trained up to its last one"),
         ({"student__text__trainable": "layer 3"}, "must be '' .none., 'all', or e.g. 'layers 3-11'"),
         ({"student__text__trainable": "layers ٤-٥"}, "must be '' .none., 'all', or e.g. 'layers 3-11'"),
         ({"student__text__trainable": f"layers {'9' * 4000}-1"}, "must be '' .none., 'all', or e.g. 'layers 3-11'"),

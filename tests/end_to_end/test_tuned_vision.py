@@ -145,7 +145,7 @@ def test_no_gradient_is_computed_for_frozen_layers(drawn: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"student__vision__trainable": "layers 1-11"}, "layers 0-1, and the trained ones end with the last"),
+        ({"student__vision__trainable": "layers 1-11"}, "layers 0-1, and layers are trained up to its last one"),
         ({"student__vision__trainable": "1"}, "student.vision.trainable='1' must be '' .none., 'all', or e.g."),
         ({"vision__backbone": "efficientnet_lite0"}, "needs config.vision.backbone='clip_vit'"),
         ({"data__frames": "4"}, "trains on pictures, and config.data.frames=4 reads clips"),
@@ -257,6 +257,11 @@ def test_a_resumed_run_sees_the_same_crops(drawn: Path, trained: Path, tmp_path:
 
 def test_changed_pictures_change_the_fingerprint_of_the_data(drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn / "photos", tmp_path / "photos")
-    same = built(drawn, data__images=str(tmp_path / "photos")).data
+    run = built(drawn, data__images=str(tmp_path / "photos"))
     Image.new("RGB", (24, 24), "white").save(tmp_path / "photos" / "red-car.png")
-    assert built(drawn).data == same != built(drawn, data__images=str(tmp_path / "photos")).data
+    assert built(drawn).data == run.data != built(drawn, data__images=str(tmp_path / "photos")).data
+    with pytest.raises(UserError, match=r"red-car\.png is not the picture that the data set was built from; put that"):
+        run.embedder.images(run.step.init()["params"]["student"], run.corpora.train)
+    with pytest.raises(UserError, match=r"red-car\.png is not the picture that the data set was built from"):
+        for batch, _ in zip(training_batches(run, 0), range(3), strict=False):  # an epoch and more
+            assert batch

@@ -223,6 +223,8 @@ def test_only_a_bundle_is_overwritten(workdir: Path, tmp_path: Path) -> None:
     outcome = call(export.main, f"--workdir={workdir}", f"--out={mine}")
     assert outcome.code == 2 and "is not empty and has no cl2cm_config.json" in outcome.err
     assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
+    here = call(export.main, f"--workdir={workdir}", "--out=.")
+    assert here.code == 2 and "--out=.: name a folder in it, such as bundle" in here.err
     for _ in range(2):  # a new one, then over it
         outcome = call(export.main, f"--workdir={workdir}", f"--out={tmp_path / 'new'}")
         assert outcome.code == 0 and "cl2cm_jax.load" in outcome.out, outcome.err
@@ -242,9 +244,12 @@ def test_an_export_on_a_full_disk_is_one_line_and_leaves_the_old_bundle(
     assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_failed_export_leaves_the_old_bundle(workdir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["bundle", ".bundle.old"])  # the second: killed while it replaced the first
+def test_a_failed_export_leaves_the_old_bundle(place: str, workdir: Path, tmp_path: Path) -> None:
     write_bundle(read_trained(workdir), tmp_path / "bundle")
     before = {file.name: file.read_bytes() for file in (tmp_path / "bundle").rglob("*") if file.is_file()}
+
+    (tmp_path / "bundle").rename(tmp_path / place)
 
     def fail(*_: object) -> str:
         raise UserError("no room")

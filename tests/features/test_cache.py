@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from cl2cm_jax.features import __main__ as command
 from cl2cm_jax.features import cache, picture_places
 from cl2cm_jax.features.cache import read_cache
 from cl2cm_jax.features.caption_counts import CaptionCounts
+from cl2cm_jax.runtime import storage
 from cl2cm_jax.runtime.checksums import LIST_NAME
 from cl2cm_jax.runtime.storage import exclusive
 
@@ -140,7 +140,10 @@ def test_a_full_disk_is_one_line_and_the_next_start_goes_on(tmp_path: Path, size
     assert call(command.main, f"--config={config}").code == 0
 
 
-def test_two_processes_compute_the_same_features_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_processes_compute_the_same_features_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_SHORT", 0)
     begun, go_on, written = threading.Event(), threading.Event(), []
 
     def write(split: str, place: Path) -> CaptionCounts:
@@ -154,15 +157,14 @@ def test_two_processes_compute_the_same_features_once(tmp_path: Path, caplog: py
         cache.write_cache(tmp_path / "a", write, about={}, splits=["train"])
 
     threads = [threading.Thread(target=compute) for _ in range(2)]
-    with caplog.at_level(logging.INFO):
-        threads[0].start()
-        assert begun.wait(60)
-        threads[1].start()
-        threads[1].join(timeout=0.5)
-        assert "another process is working on" in caplog.text and threads[1].is_alive()
-        go_on.set()
-        for thread in threads:
-            thread.join()
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    threads[1].join(timeout=0.5)
+    assert "another process is working on" in caplog.text and threads[1].is_alive()
+    go_on.set()
+    for thread in threads:
+        thread.join()
     assert written == ["train"] and (tmp_path / "a" / "done.json").exists()
 
 

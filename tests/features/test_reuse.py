@@ -100,6 +100,12 @@ def test_only_what_changed_is_computed(config: ConfigDict, tmp_path: Path, monke
     changed = cache.all_corpora(config)
     pictures, captions = work.taken()
     assert pictures == 0 and 0 < captions <= batch, "the batch of the changed caption"
+    old, new = sorted((tmp_path / "data" / "features").glob("[0-9a-f]*"), key=lambda folder: folder.stat().st_mtime)
+    shared = {path.relative_to(new) for path in new.rglob("*.npy") if path.samefile(old / path.relative_to(new))}
+    own = {path.relative_to(new) for path in new.rglob("*.npy")} - shared
+    assert {str(path) for path in own} == {
+        f"train/{name}.npy" for name in ("sentences", "words", "words_offsets", "words_real")
+    }
     Image.new("RGB", (40, 40), "white").save(tmp_path / "pictures" / "2.png")
     repainted = cache.all_corpora(config)
     assert work.taken() == (1, 0)

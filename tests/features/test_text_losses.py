@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
+from cl2cm_jax.features.caption_counts import (
+    CAPTION_COUNTS,
+    EXAMINED,
+    count_captions,
+    lost_captions,
+    spelt_captions,
+)
 from cl2cm_jax.features.encoders import TextEncoder
 from cl2cm_jax.models.backbone import TextBackbone, TextOutput
 from cl2cm_jax.models.tokenizers import TokenBatch, padded
@@ -92,7 +102,11 @@ def test_the_notice_of_a_query(query: str, notice: str) -> None:
 @pytest.mark.parametrize(
     ("query", "notice"),
     [
-        ("μήλο red", "reads 80% of it letter by letter, and probably does not know the language"),
+        ("μήλο red", "reads 80% letter by letter, and probably does not know the language"),
+        (
+            "μήλο " * 20,
+            "reads 100% letter by letter, and probably does not know the language; only the first 62 word pieces",
+        ),
         ("red green dog abc", ""),
         ("Ωμέ", ""),  # of few pieces
         ("二匹の犬が走る", ""),  # pieces of one letter, as they are
@@ -102,3 +116,16 @@ def test_the_notice_of_a_query(query: str, notice: str) -> None:
 def test_the_notice_of_a_query_that_is_spelt(query: str, notice: str) -> None:
     found = _notice(encoder(Spelt, max_tokens=64), query)
     assert notice in found and bool(notice) == bool(found)
+
+
+def test_a_language_that_is_read_letter_by_letter_is_named(tmp_path: Path) -> None:
+    one = encoder(Spelt, max_tokens=64)
+    read = ["el"] * 150 + ["en"] * 3
+    texts = ["μήλο red"] * 150 + ["a red dog", "abcde", "a green dog"]
+    spelt = list(spelt_captions(one, read, texts))
+    assert Counter(spelt) == {"el": EXAMINED, "en": 1}
+    counts = count_captions(read, one.losses(texts, one.tokens(texts)), left_out=[], spelt=spelt)
+    (tmp_path / "done.json").write_text(json.dumps({CAPTION_COUNTS: {"train": counts._asdict()}}))
+    (line,) = lost_captions(tmp_path, max_tokens=64, backbone="mine")
+    assert line.startswith("captions that config.text.backbone='mine' reads letter by letter")
+    assert line.endswith(": el 100 of 100 examined")  # and not English, of which one of three is

@@ -107,7 +107,7 @@ def _service() -> tuple[asyncio.Runner, uvicorn.Config, list[str]]:
     app = application(Path(tempfile.mkdtemp()) / "photos", Limits(hosts=LOOPBACK, per_minute=10**9, logins=10**9))
     config = uvicorn.Config(
         app, http=connection.Connection, ws="none", lifespan="off", access_log=False, log_config=None,
-        h11_max_incomplete_event_size=16_384,
+        proxy_headers=False, h11_max_incomplete_event_size=16_384,
     )  # fmt: skip
     config.load()
     faults: list[str] = []

@@ -23,12 +23,19 @@ from cl2cm_jax.data.media.images import ImageError, decode
 from cl2cm_jax.data.readers import text_lines
 from cl2cm_jax.data.readers.shards import read_shard
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation.gallery import load_gallery
 from cl2cm_jax.evaluation.report import read_results
 from cl2cm_jax.models import pretrained
+from cl2cm_jax.models.files.e5_file import read_e5_file
+from cl2cm_jax.models.files.tokenizer_file import read_tokenizer
+from cl2cm_jax.models.files.torch_pickle import read_torch_pickle
 from cl2cm_jax.models.hub_folder import read_tensors
 from cl2cm_jax.runtime.checksums import write_checked
+from cl2cm_jax.search import vector_files
 from cl2cm_jax.search.entry import captions_from_text
 from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST, bundle_config, read_manifest
+from cl2cm_jax.training.identity import BUILT_ON, read_record
+from cl2cm_jax.training.workdir import read_config
 from fuzz.attempt import attempt
 from fuzz.service import raw_request, spoken
 from fuzz.targets import as_bytes, bundle, gallery, results, targets
@@ -140,6 +147,14 @@ def test_a_gzipped_list_is_unpacked_up_to_a_limit(tmp_path, monkeypatch) -> None
     (tmp_path / "lines.gz").write_bytes(gzip.compress(b"line\n" * 201))
     with pytest.raises(UserError, match="unpacks to more than 1,000 bytes"):
         text_lines.read_lines(tmp_path / "lines.gz")
+    monkeypatch.undo()
+    monkeypatch.setattr(text_lines, "ALWAYS_UNPACKED", 1000)  # a small file of one letter is a line of megabytes
+    (tmp_path / "lines.gz").write_bytes(gzip.compress(b"a" * 100_000))
+    with pytest.raises(UserError, match=r"unpacks to more than 2,\d\d\d bytes"):
+        text_lines.read_gzipped(tmp_path / "lines.gz")
+    (tmp_path / "lines.gz").write_bytes(gzip.compress(b"") * 10_001)
+    with pytest.raises(UserError, match="has 10,001 parts, and 10,000 are read"):
+        text_lines.read_gzipped(tmp_path / "lines.gz")
 
 
 def progressive(repeated: int) -> bytes:
@@ -220,6 +235,41 @@ def test_a_gallery_of_deep_texts(tmp_path) -> None:
 @pytest.mark.parametrize("text", ['{"de": ["\\ud800"]}', "[" * 100_000, '{"de": 1}', "\x00"])
 def test_captions_of_an_index_that_cannot_be_written_are_none(text) -> None:
     assert captions_from_text(text) == {}
+
+
+def test_a_manifest_of_lists_is_not_parsed(tmp_path) -> None:
+    """Three bytes of a file would take sixty of memory."""
+    (tmp_path / vector_files.MANIFEST_FILE).write_bytes(b'{"a":[' + b"[]," * 500_000 + b"[]]}")
+    with pytest.raises(UserError, match=r"cl2cm_index\.json is damaged \(ValueError\)"):
+        vector_files.read_manifest(tmp_path)
+
+
+# --- pipes and devices ---
+
+FILES = {
+    "config.json": lambda path: read_config(path.parent),
+    BUILT_ON: lambda path: read_record(path.parent),
+    "gallery.npz": load_gallery,
+    "it.npz": pretrained.read_npz,
+    "it.safetensors": pretrained.read_safetensors,
+    "model.safetensors": lambda path: read_tensors(path.parent),
+    "it.pth": read_torch_pickle,
+    "it.bin": read_e5_file,
+    "tokenizer.json": lambda path: read_tokenizer(path, vocabulary=9),
+    "hash": pretrained.weights_hash,
+}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_or_device_in_place_of_a_file_is_refused(name, kind, tmp_path) -> None:
+    """A pipe would be waited on for ever, and /dev/zero would be read for ever."""
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="a pipe or a device|has no model.safetensors"):
+        FILES[name](tmp_path / name)
 
 
 # --- path traversal ---

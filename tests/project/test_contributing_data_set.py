@@ -31,7 +31,7 @@ def test_a_set_of_ones_own_is_trained_on(tmp_path: Path, monkeypatch: pytest.Mon
     records = all_records(open_set("mine.colours", tmp_path / "data"))
     assert {split: len(some) for split, some in records.items()} == {"train": 20, "validation": 2, "test": 2}
     first = records["train"][0]
-    assert first.path.startswith(str(tmp_path / "data/colours")) and first.image == Path(first.path).read_bytes()
+    assert first.path.startswith(str(tmp_path / "data/colours")) and first.files == (Path(first.path).read_bytes(),)
     assert [caption.language for caption in first.captions] == ["en", "de"]
 
 

@@ -78,3 +78,16 @@ def test_a_process_that_another_one_stopped_prints_nothing() -> None:
     code = "from cl2cm_jax.runtime.preemption import exit_stopped; exit_stopped('')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_ROOT)
     assert (done.returncode, done.stdout) == (143, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_an_import_is_not_swallowed_with_its_exception(number: int, tmp_path: Path) -> None:
+    lines = "import signal", f"try: signal.raise_signal({int(number)})", "except BaseException: pass"
+    (tmp_path / "swallows.py").write_text("\n".join(lines))
+    code = (
+        "import signal, sys; from cl2cm_jax.runtime.preemption import interrupt\n"
+        f"signal.signal({int(number)}, interrupt); sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import swallows; print('goes on')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_ROOT)
+    assert (done.returncode, done.stdout) == (-number, "")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.colour_encoder import paint
 
+from cl2cm_jax.search import incremental
 from cl2cm_jax.search.entry import Filters
 from cl2cm_jax.search.incremental import update
 
@@ -113,6 +115,25 @@ def test_a_renamed_folder_is_not_away_and_keeps_captions(store, library, colours
     (library / "nas").rename(library / "disk")
     outcome = update(store, colours.encoder, library)
     assert (outcome.moved, outcome.away, outcome.removed, len(store)) == (8, 0, 8, 40)
+    assert {entry.path: entry.captions for entry in store.entries() if entry.captions} == {
+        path.replace("nas", "disk"): captions for path, captions in CAPTIONS.items()
+    }
+
+
+def test_an_update_that_is_killed_after_a_renaming_leaves_nothing_twice(store, library, colours, monkeypatch) -> None:
+    update(store, colours.encoder, library, captions=CAPTIONS)
+    (library / "nas").rename(library / "disk")
+    monkeypatch.setattr(incremental, "BATCH", 3)
+
+    def kill(done: int, total: int) -> None:
+        if done > 3:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        update(store, replace(colours.encoder, batch=0), library, on_progress=kill)
+    assert len(store) == 40
+    outcome = update(store, colours.encoder, library)
+    assert (outcome.moved, outcome.away, outcome.removed, outcome.unchanged) == (2, 0, 2, 38)
     assert {entry.path: entry.captions for entry in store.entries() if entry.captions} == {
         path.replace("nas", "disk"): captions for path, captions in CAPTIONS.items()
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +25,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run whose model sees colours: a gallery of three pictures, one of them without a file."""
+    """A run whose model sees colours: a gallery of three drawings of a built set, one of them without a file."""
+    drawn = tmp_path / "data" / "emoji" / "1.0.0"
+    drawn.mkdir(parents=True)
+    write(drawn / "dataset_info.json", "{}")
     for name in ("red", "lime"):
-        Image.new("RGB", (40, 30), name).save(tmp_path / f"{name}.png")
+        Image.new("RGB", (40, 30), name).save(drawn / f"{name}.png")
     gallery = Gallery(
         np.eye(3, dtype=np.float32),
         ("red", "lime", "blue"),
         ("", "", ""),
-        (str(tmp_path / "red.png"), str(tmp_path / "lime.png"), ""),
+        (str(drawn / "red.png"), str(drawn / "lime.png"), ""),
         "step 10",
     )
     save_gallery(tmp_path / "run" / GALLERY_FILE, gallery)
-    write_checked(tmp_path / "run" / CONFIG_FILE, to_json(flatten(defaults())))
+    about = flatten(defaults()) | {"data.name": "emoji", "data.dir": str(tmp_path / "data")}
+    write_checked(tmp_path / "run" / CONFIG_FILE, to_json(about))
     monkeypatch.setattr("cl2cm_jax.load", lambda path: ColourEncoder().model("colours", "en", "de"))
     return tmp_path / "run"
 
@@ -55,6 +60,23 @@ def test_each_query_is_a_row_with_its_best_pictures(workdir, tmp_path) -> None:
         colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     assert (colours == (255, 0, 0)).all(axis=1).sum() > 2 * 100 * 80  # the red picture twice, and no green one
     assert not (colours == (0, 255, 0)).all(axis=1).any()
+
+
+def test_a_file_that_a_workdir_names_is_not_opened_unasked(workdir, tmp_path) -> None:
+    """Nor one that a link or ".." leads to from the drawings of the package."""
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (40, 30), "red").save(secret)
+    drawn = tmp_path / "data" / "emoji" / "1.0.0"
+    (drawn / "link.png").symlink_to(secret)
+    queries = write(tmp_path / "q.csv", "language,query\nde,rot\n")
+    arguments = (f"--model={workdir}", f"--queries={queries}", f"--out={tmp_path / 'x.png'}", "--top=3")
+    for path in (secret, drawn / "link.png", drawn / ".." / ".." / ".." / "secret.png", "~/secret.png", "file:///etc"):
+        gallery = Gallery(np.eye(1, 3, dtype=np.float32), ("id",), ("",), (str(path),), "step 10")
+        save_gallery(workdir / GALLERY_FILE, replace(gallery, root=str(drawn) if ".." in str(path) else ""))
+        done = call(draw_queries.main, *arguments)
+        assert done.code == 0 and "if they are yours, show them with --images=DIR" in done.err
+        with Image.open(tmp_path / "x.png") as picture:
+            assert not (np.asarray(picture.convert("RGB")) == (255, 0, 0)).all(axis=2).any()
 
 
 def test_a_folder_of_pictures(workdir, tmp_path) -> None:

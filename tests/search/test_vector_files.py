@@ -18,6 +18,7 @@ import pytest
 from support.colour_encoder import paint
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.search import parquet_rows, vector_files
 from cl2cm_jax.search.entry import Entry, id_of
 from cl2cm_jax.search.incremental import update
@@ -174,6 +175,13 @@ def test_an_export_interrupted_at_any_step_loses_nothing(store, photos, colours,
         assert write_vectors(store, out, shard=2) == 4 and exported(out) == new
         assert sorted(path.name for path in out.iterdir()) == ["cl2cm_index.json", "img_emb", "metadata"]
     assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_two_exports_do_not_write_into_one_folder(store, photos, colours, tmp_path) -> None:
+    update(store, colours.encoder, photos)
+    with exclusive(tmp_path / "out" / ".export.lock"), pytest.raises(UserError, match="out: another process is writ"):
+        write_vectors(store, tmp_path / "out")
+    assert write_vectors(store, tmp_path / "out") == 3
 
 
 def test_a_failed_export_keeps_the_previous_one(store, photos, colours, tmp_path, monkeypatch) -> None:

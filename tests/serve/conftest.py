@@ -25,6 +25,7 @@ from cl2cm_jax.serve.app import create_app
 from cl2cm_jax.serve.connection import Connection
 from cl2cm_jax.serve.limits import Limits
 from cl2cm_jax.serve.pictures import Pictures
+from cl2cm_jax.serve.proxies import parse_proxies
 from cl2cm_jax.serve.service import Service
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1"})
@@ -77,8 +78,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[Server]:
+def serving(app: Any, *, proxies: str = "") -> Iterator[Server]:
+    networks = parse_proxies(proxies)
     options = {"http": Connection, "ws": "none", "lifespan": "off", "access_log": False, "server_header": False}
+    options |= {"proxy_headers": bool(networks), "forwarded_allow_ips": networks}
     config = uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1, **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)

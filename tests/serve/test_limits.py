@@ -277,11 +277,11 @@ def test_ipv4_clients_of_a_dual_stack_socket_have_their_own_rates() -> None:
     assert rate.wait("10.0.0.7") > 0 and rate.wait("::ffff:10.0.0.7") > 0
 
 
-def of_another_address(port: int, path: str) -> int:
+def of_another_address(port: int, path: str, *, body: bytes | None = None) -> int:
     """The status of a request whose client has the address 127.0.0.2."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=60, source_address=("127.0.0.2", 0))
     with contextlib.closing(client):
-        client.request("GET", path)
+        client.request("GET" if body is None else "POST", path, body=body)
         return client.getresponse().status
 
 
@@ -295,6 +295,29 @@ def test_one_client_with_many_connections_does_not_shut_out_others(tmp_path, mon
         assert [of_another_address(running.port, "/api/about") for _ in range(40)] == [200] * 40
         wait_until(lambda: len(running.connections) <= connection.CONNECTIONS_OF_CLIENT + 1)
         assert b" 200 " in talk(running.port, ABOUT)  # not even others of the same address
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+def test_one_client_with_many_uploads_does_not_shut_out_others(tmp_path) -> None:
+    """Their bytes are in memory until they are answered."""
+    begun = b"POST /api/search/picture HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+    limits = Limits(hosts=LOOPBACK, uploads=3, uploads_of_client=2)
+    with contextlib.ExitStack() as held, serving(application(tmp_path / "photos", limits)) as running:
+        slow = [hold(held, running.port, begun) for _ in range(2)]
+        wait_until(lambda: sum(one.cycle is not None for one in running.connections) == 2)
+        assert talk(running.port, begun).startswith(b"HTTP/1.1 503")
+        assert running.ask("/api/about").status == 200
+        assert of_another_address(running.port, "/api/search/picture", body=b"no picture") == 422
+        other = held.enter_context(
+            socket.create_connection(("127.0.0.1", running.port), source_address=("127.0.0.2", 0))
+        )
+        other.sendall(begun)
+        wait_until(lambda: sum(one.cycle is not None for one in running.connections) == 3)
+        assert of_another_address(running.port, "/api/search/picture", body=b"no picture") == 503  # three in all
+        for one in (*slow, other):
+            one.sendall(b"a" * 9)
+            assert one.recv(12) == b"HTTP/1.1 422"
+        assert running.ask("/api/search/picture", method="POST", body=b"no picture").status == 422
 
 
 def hold(held: contextlib.ExitStack, port: int, sent: bytes) -> socket.socket:

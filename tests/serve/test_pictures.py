@@ -93,15 +93,21 @@ def test_they_are_kept_on_disk_until_the_picture_changes(folder: Path, tmp_path:
 
 
 def test_a_damaged_thumbnail_is_made_again(folder: Path, tmp_path: Path) -> None:
-    slow = Slow()
-    Pictures(str(folder), slow, kept=tmp_path / "kept").webp("red.png", size=480)
-    (file,) = (tmp_path / "kept").iterdir()
+    slow, kept = Slow(), tmp_path / "kept"
+
+    def asked(size: int = 480) -> bytes | None:
+        return Pictures(str(folder), slow, kept=kept).webp("red.png", size=size)
+
+    asked()
+    (file,) = kept.iterdir()
     for number, _ in enumerate(flipped_bits(file, count=5), start=2):
-        assert (
-            Pictures(str(folder), slow, kept=tmp_path / "kept").webp("red.png", size=480) == b"red.png 480 %d" % number
-        )
+        assert asked() == f"red.png 480 {number}".encode()
     file.write_bytes(b"")
-    assert Pictures(str(folder), slow, kept=tmp_path / "kept").webp("red.png", size=480) == b"red.png 480 7"
+    assert asked() == b"red.png 480 7"
+    asked(1600)
+    (other,) = set(kept.iterdir()) - {file}
+    file.write_bytes(other.read_bytes())
+    assert asked() == b"red.png 480 9" and asked() == b"red.png 480 9"
 
 
 def test_a_folder_that_cannot_be_written_costs_no_answer(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +80,7 @@ def test_a_process_that_takes_too_long_or_dies_is_ended_and_replaced(
     given = iter([bad])
     monkeypatch.setattr(workers, "_started", lambda: next(given, None) or start())
     pool = Workers(1, seconds=2)
-    with pytest.raises(ImageError, match="the image takes more than 2 s to decode, or too much memory; scale it down"):
+    with pytest.raises(ImageError, match="the image takes more than 3 s of computing, 2 s in all, or too"):
         pool.pixels(PICTURE)
     assert bad.poll() is not None
     monkeypatch.setattr(pool, "_seconds", 60)
@@ -85,9 +88,43 @@ def test_a_process_that_takes_too_long_or_dies_is_ended_and_replaced(
     pool.close()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_the_signals_of_the_terminal_and_the_death_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = workers._started()
+    assert os.getsid(worker.pid) == worker.pid, "Ctrl-C in the terminal would end it before the service has answered"
+    worker.communicate()  # the end of its input, as when the service is killed
+    assert worker.returncode == 0
+    hostile = process(
+        "from cl2cm_jax.serve import picture_worker as w; import time\n"
+        "w.SECONDS, w.answer = 0.05, lambda *a, **k: time.sleep(600)\n"
+        "w.main()"
+    )
+    hostile.communicate(b'{"bytes": 0}\n')
+    assert hostile.returncode == -signal.SIGALRM
+
+
 def test_too_many_at_once_are_told() -> None:
     with pytest.raises(BusyError, match="too many pictures at once; try again later"):
         Workers(0, patience=0).pixels(PICTURE)
+
+
+def test_no_work_goes_on_after_the_time_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = process("import time; time.sleep(60)")
+    monkeypatch.setattr(workers, "_started", lambda: stuck)
+    pool = Workers(1, seconds=60)
+    with pytest.raises(ImageError, match="the image takes more than"):
+        pool.pixels(PICTURE, until=time.monotonic() + 0.1)
+    assert stuck.poll() is not None
+    with pytest.raises(BusyError):
+        Workers(0, patience=60).pixels(PICTURE, until=time.monotonic())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is the system's")
+def test_its_computing_is_limited() -> None:
+    """On a busy machine a picture has the same work, not the same time."""
+    code = "from cl2cm_jax.serve.picture_worker import _end_after as end\n"
+    code += "for limit in (5, 0, 0.05): end(computing=limit, seconds=0)\nwhile True: pass"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGPROF
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is the system's")

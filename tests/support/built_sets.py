@@ -33,8 +33,7 @@ class Record(NamedTuple):
     concept: str
     path: str
     captions: tuple[Caption, ...]
-    image: bytes | None
-    frames: tuple[bytes, ...]
+    files: tuple[bytes, ...]
     feature: np.ndarray | None
 
 
@@ -66,7 +65,15 @@ def read_records(stored: StoredSet, split: str) -> list[Record]:
 
     images = by_image(read_captions(stored, split)[0]).values()
     return [
-        Record(rows[0].image, rows[0].group, rows[0].concept, str(rows[0].picture), captions_of(rows), *picture)
+        Record(
+            image_id=rows[0].image,
+            group=rows[0].group,
+            concept=rows[0].concept,
+            path=str(rows[0].picture),
+            captions=captions_of(rows),
+            files=picture.files(),
+            feature=picture.feature,
+        )
         for rows, picture in zip(images, read_pictures(stored, split), strict=True)
     ]
 

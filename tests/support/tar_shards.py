@@ -14,8 +14,8 @@ from PIL import Image
 
 def picture(red: int, *, format: str = "JPEG") -> bytes:
     content = io.BytesIO()
-    about = {"comment": str(red)} if format == "JPEG" else {}  # near colours are one in JPEG
-    Image.new("RGB", (8, 6), (red, 0, 0)).save(content, format=format, **about)
+    size = (8, 6 + red // 8) if format == "JPEG" else (8, 6)  # near colours are one in JPEG
+    Image.new("RGB", size, (red % 8 * 30, 0, 0)).save(content, format=format)
     return content.getvalue()
 
 

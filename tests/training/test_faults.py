@@ -86,6 +86,7 @@ def clock(built: experiment.Run, workdir: Path) -> loop.Clock:
     [
         pytest.param("step", "step", 7, ask, 7, id="a-step-on-the-devices"),
         pytest.param(evaluate, "embed_corpus", 1, ask, 9, id="an-evaluation"),
+        pytest.param(evaluate, "embed_corpus", 2, ask, STEPS, id="the-last-evaluation"),
         pytest.param(loop, "calibration", 1, ask, 5, id="a-calibration"),
         pytest.param(checkpoint.ocp, "save_async", 3, ask, 7, id="the-start-of-a-save"),
         pytest.param(checkpoint, "write_checksums", 3, ask_from_a_thread, None, id="the-end-of-a-save"),
@@ -120,7 +121,7 @@ def test_a_signal_during(
     assert_same_end(built, undisturbed, tmp_path)
     after, actual = clock(built, undisturbed), clock(built, tmp_path)
     assert (actual.best, actual.evaluations_since_best) == (after.best, after.evaluations_since_best)
-    assert actual.seconds > before.seconds > 0
+    assert actual.seconds > before.seconds > 0 or (step == STEPS and actual.seconds == before.seconds > 0)
 
 
 class Full:

@@ -122,6 +122,27 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert actual["test"] == expected["test"] and actual["validation"] == expected["validation"]
 
 
+def test_a_signal_after_the_last_step_stops_too(
+    finished: tuple[Path, Outcome], built: experiment.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir, calibrate = tmp_path / "run", loop._calibrate
+    shutil.copytree(finished[0], workdir)
+
+    def stopping(run: experiment.Run, state: Any, step: int) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return calibrate(run, state, step)
+
+    left = [workdir / "checkpoints" / name for name in ("3.deleted", "9.orbax-checkpoint-tmp")]
+    for folder in left:  # by a kill while the last checkpoint was saved
+        shutil.copytree(workdir / "checkpoints" / str(STEPS), folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_calibrate", stopping)
+        assert loop.train(built, workdir) is None
+    assert loop.train(built, workdir) is not None
+    assert_same_end(built, finished[0], workdir)
+    assert not any(folder.exists() for folder in left)
+
+
 def test_one_process_at_a_time_trains_in_a_workdir(built: experiment.Run, home: Path, tmp_path: Path) -> None:
     with experiment.claim(tmp_path, built.config):
         outcome = training(home, tmp_path)

@@ -14,6 +14,7 @@ import pytest
 from support.command import Outcome, call
 
 from cl2cm_jax.data.readers.caption_file import read_caption_file
+from cl2cm_jax.runtime.storage import exclusive
 from cl2cm_jax.translation import __main__ as translate
 from cl2cm_jax.translation.provenance import provenance_path
 
@@ -80,6 +81,15 @@ def test_a_second_run_changes_nothing(folder: Path) -> None:
     outcome = run(folder, engine="file", translations=folder / "de.txt")
     assert "0 sentences translated now, 3 captions before" in outcome.out
     assert ((folder / "out.csv").read_bytes(), provenance(folder / "out.csv")) == before
+
+
+def test_two_at_once_do_not_write_into_one_file(folder: Path) -> None:
+    with exclusive(folder / ".out.csv.lock"):
+        outcome = run(folder, engine="file", translations=folder / "de.txt")
+    assert outcome.code == 2 and outcome.err.startswith(
+        f"error: --out={folder / 'out.csv'}: another process translates"
+    )
+    assert {path.name for path in folder.iterdir()} == {"in.csv", "de.txt"}
 
 
 def test_a_second_language_keeps_rows_and_provenance(folder: Path, nllb_folder: Path) -> None:

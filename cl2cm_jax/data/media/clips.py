@@ -18,9 +18,11 @@ from cl2cm_jax.data.media.images import (
     SUFFIXES,
     AnimatedError,
     ImageError,
+    Reader,
     decode,
     decode_frames,
     frame_places,
+    read_file,
 )
 
 MAX_BYTES = 1_000_000_000  # limit for a folder's chosen frames; a tfrecord can hold twice that
@@ -55,7 +57,12 @@ def taken_files(path: str | os.PathLike[str], *, limit: int) -> list[Path]:
 
 
 def decode_clip(
-    files: Sequence[bytes | Path], *, limit: int, enough: int = 0, max_pixels: int = MAX_PIXELS
+    files: Sequence[bytes | Path],
+    *,
+    limit: int,
+    enough: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    read: Reader = read_file,
 ) -> Iterator[np.ndarray]:
     """Decodes a clip frame by frame.
 
@@ -64,6 +71,7 @@ def decode_clip(
       limit: of the frames of an animated file.
       enough: as in `images.decode`.
       max_pixels: as in `images.decode`, of a frame.
+      read: as in `images.decode`.
 
     Yields:
       (H, W, 3) uint8, all of one size.
@@ -71,16 +79,16 @@ def decode_clip(
     Raises:
       ImageError: a frame cannot be read, or the frames of a folder differ in size.
     """
-    read = partial(decode, enough=enough, max_pixels=max_pixels)
     if len(files) == 1 and limit > 1:
-        yield from decode_frames(files[0], limit=limit, enough=enough, max_pixels=max_pixels)
+        yield from decode_frames(files[0], limit=limit, enough=enough, max_pixels=max_pixels, read=read)
         return
+    frame_of = partial(decode, enough=enough, max_pixels=max_pixels, read=read)
     if len(files) == 1:
-        yield read(files[0])
+        yield frame_of(files[0])
         return
     first: tuple[int, int, int] | None = None
     for file in files:
-        frame = read(file)
+        frame = frame_of(file)
         height, width, channels = frame.shape
         first = first or (height, width, channels)
         if frame.shape != first:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from bisect import bisect, bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from itertools import zip_longest
 from typing import NamedTuple
 
 from cl2cm_jax.data.media.avif import avif_size, is_animated, is_avif
 
 MAX_SCANS = 100  # limit for a JPEG; each is decoded over the whole picture, however few bytes it has
-MAX_SCANNED = 3_000_000_000  # limit for the pixels of all scans of a JPEG; about a second of decoding
+MAX_SCANNED = 2_500_000_000  # limit for the pixels of all scans of a JPEG; one to two seconds of decoding
 MAX_SEGMENTS = 20_000  # limit for a JPEG; programs write segments of up to 64 kB
 MAX_CHUNKS = 100_000  # limit for a PNG, and one more for each 512 bytes
 MAX_BLOCKS = 200_000  # limit for a GIF, and one more for each 64 bytes; programs write blocks of 255 bytes
@@ -42,6 +44,8 @@ _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _WHOLE = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_HEIGHT = (
     256, 257, 258, 259, 277, 278, 322, 323)  # fmt: skip
+_STRIP_PLACES, _STRIP_SIZES, _TILE_PLACES, _TILE_SIZES = 273, 279, 324, 325
+_JPEG_PARTS, _SCAN_MARKER = 7, b"\xff\xda"  # compression of strips or tiles that are a JPEG each
 _BLOCKS = (0x8769, 0x8825)  # the tags that point to the tags of EXIF and GPS, among them dates
 _TIFF_TAGS = frozenset(
     {254, 255, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, 262, 266, 273, 274, _SAMPLES, _ROWS, 279, 280, 281, 284, 292, 293}
@@ -307,11 +311,13 @@ def _bytes(tags: Mapping[int, _Tag]) -> int:
     return sum(tag.count * _TIFF_SIZES.get(tag.type, 0) for tag in tags.values())
 
 
-def _numbers(content: bytes, tags: Mapping[int, _Tag], tag: int, order: str, *, default: int) -> tuple[int, ...]:
-    """The first values of a tag, at most 8."""
+def _numbers(
+    content: bytes, tags: Mapping[int, _Tag], tag: int, order: str, *, default: int, limit: int = 8
+) -> tuple[int, ...]:
+    """The first values of a tag, at most `limit`."""
     if tag not in tags or tags[tag].type not in _WHOLE or not tags[tag].count:
         return (default,)
-    return struct.unpack_from(f"{order}{min(8, tags[tag].count)}{_WHOLE[tags[tag].type]}", content, tags[tag].place)
+    return struct.unpack_from(f"{order}{min(limit, tags[tag].count)}{_WHOLE[tags[tag].type]}", content, tags[tag].place)
 
 
 def _number(content: bytes, tags: Mapping[int, _Tag], tag: int, order: str, *, default: int = 0) -> int:
@@ -341,7 +347,27 @@ def _tiff_size(content: bytes, tags: Mapping[int, _Tag], order: str) -> tuple[in
         raise HeaderError(
             f"has strips or tiles of {parts * part:,} bytes, over the limit of {MAX_TIFF_WORK:,}; save it anew"
         )
+    if number(_COMPRESSION, 1) == _JPEG_PARTS and _has_scans(content, tags, order, pixels=across * down):
+        part += 2 * part  # the coefficients of all scans are kept, as in a JPEG
     return width, height, part if number(_COMPRESSION, 1) > 1 else 0
+
+
+def _has_scans(content: bytes, tags: Mapping[int, _Tag], order: str, *, pixels: int) -> bool:
+    """Whether there are strips or tiles of several scans, each of which is decoded over all `pixels` of its part.
+
+    Raises:
+      HeaderError: there are too many.
+    """
+    places, sizes = (_TILE_PLACES, _TILE_SIZES) if _TILE_PLACES in tags else (_STRIP_PLACES, _STRIP_SIZES)
+    if content.count(_SCAN_MARKER) > MAX_SEGMENTS + len(content) // 64:
+        raise HeaderError("has too many scans of a few bytes; save it anew")
+    marks = [found.start() for found in re.finditer(_SCAN_MARKER, content)]
+    starts, lengths = (_numbers(content, tags, tag, order, default=0, limit=MAX_TAG_BYTES) for tag in (places, sizes))
+    ends = (start + length for start, length in zip_longest(starts, lengths[: len(starts)], fillvalue=len(content)))
+    scans = sum(bisect(marks, end) - bisect_left(marks, start) for start, end in zip(starts, ends, strict=True))
+    if scans * pixels > MAX_SCANNED:
+        raise HeaderError(f"has {scans:,} scans of {pixels:,} pixels; save it anew")
+    return scans > len(starts)
 
 
 def _avif(content: bytes) -> Header:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -26,9 +25,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from cl2cm_jax.data.media.files import read_regular
 from cl2cm_jax.data.media.headers import Header, HeaderError, read_header
-from cl2cm_jax.data.media.pixels import grey_to_8_bit, is_deep, turn_of, white_of
-from cl2cm_jax.data.media.threads import Room, ahead
+from cl2cm_jax.data.media.pixels import to_array
+from cl2cm_jax.data.media.threads import Room
 from cl2cm_jax.errors import UserError, one_line
 
 _AVIF = ["AVIF"] if features.check("avif") else []  # a part of most builds of Pillow
@@ -40,8 +40,10 @@ MAX_SIDE = 65_535  # pixels, limit for width and height; Pillow needs memory for
 MAX_MEMORY = 500_000_000  # bytes, limit for decoding one picture: 4 per pixel and what its format needs besides
 MAX_FILE = 200_000_000  # bytes, limit for its file
 MAX_FRAMES = 10_000  # limit for one animation: a frame is decoded from the ones before it
-MAX_ANIMATION_PIXELS = 4_000_000_000  # limit for all its frames; about a minute of decoding, one frame at a time
-ANIMATION_BASE, ANIMATION_RATE = 1_000_000_000, 100  # pixels, limit for all frames of a small file, and more per byte
+# Pixels, limit for all frames of an animation by its format: of a file of up to `SMALL_FILE` bytes, as many as are
+# decoded within 2 s, and in proportion of a larger one.
+MAX_ANIMATION = {"GIF": 200_000_000, "PNG": 100_000_000, "WEBP": 200_000_000}
+SMALL_FILE = 20_000_000
 CANVAS_BYTES = 16  # per pixel of an animation: Pillow keeps the last frames, and converts them
 # Pillow's readers of the formats that are read. Image.open() would try others, of which EPS starts another program, and
 # has its own limit of pixels.
@@ -55,11 +57,7 @@ _CLASSES: dict[str, type[ImageFile.ImageFile]] = {
     **dict.fromkeys(_AVIF, AvifImageFile),
 }
 FORMATS = tuple(_CLASSES)
-ANIMATIONS = ("GIF", "PNG", "WEBP")  # formats whose frames follow in time; those of TIFF are pages
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_WHITE = (255, 255, 255, 255)
-_STRIP = 2**20  # pixels converted at a time
-_LARGE = 16_000_000  # pixels; a larger picture that is no JPEG may be returned smaller
 
 
 class ImageError(UserError):
@@ -71,6 +69,13 @@ class AnimatedError(ImageError):
 
 
 _ROOM = Room(2 * MAX_MEMORY)
+Reader = Callable[[str | os.PathLike[str]], bytes]
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The content of a picture's file; raises ImageError if it is none, too large, or cannot be read."""
+    with _as_image_error(_name(path), MAX_PIXELS):
+        return read_regular(path, limit=MAX_FILE)
 
 
 def decode(
@@ -79,6 +84,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     enough: int = 0,
     on_animated: Literal["first", "refuse"] = "first",
+    read: Reader = read_file,
 ) -> np.ndarray:
     """Decodes an image file to RGB.
 
@@ -87,8 +93,10 @@ def decode(
       max_pixels: larger pictures are refused by their header, before anything is decoded. A JPEG of up to `MAX_JPEG`
         times as many is decoded at 1/2, 1/4 or 1/8 of its size.
       enough: pixels of the shorter side that are enough: a JPEG whose sides are twice that or more, and any other
-        picture of over 16 million pixels, is returned smaller, with at least so many; 0: in its own size.
+        picture of over 16 million pixels, is returned smaller, with at least so many; 0: in its own size, of over 70
+        million pixels at half of it.
       on_animated: what to do with a picture of several frames: take the "first", or "refuse" it.
+      read: gives the bytes of a path.
 
     Returns:
       (H, W, 3) uint8.
@@ -98,13 +106,13 @@ def decode(
     """
     name = _name(source)
     with _as_image_error(name, max_pixels):
-        opened = _opened(source, max_pixels=max_pixels, enough=enough)
+        opened = _opened(source, max_pixels=max_pixels, enough=enough, read=read)
         with opened.image as image:
             if on_animated == "refuse" and (frames := _frames(opened)) > 1:
                 how = "has several pages" if image.format == "TIFF" else f"is animated ({frames} frames)"
                 raise AnimatedError(f"{name} {how}; save one as a picture of its own")
             with _ROOM.taken(opened.memory):
-                return _to_array(image, enough=enough)
+                return to_array(image, enough=enough)
 
 
 def open_picture(source: bytes | str | os.PathLike[str]) -> Image.Image:
@@ -125,7 +133,7 @@ def as_rgb(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     with _as_image_error("the image", max_pixels):
         _check_size("the image", *image.size, max_pixels)
-        return _to_array(image)
+        return to_array(image)
 
 
 def frame_places(count: int, limit: int) -> list[int]:
@@ -145,7 +153,8 @@ def decode_frames(
     max_pixels: int = MAX_PIXELS,
     enough: int = 0,
     max_frames: int = MAX_FRAMES,
-    max_animation_pixels: int = MAX_ANIMATION_PIXELS,
+    max_animation_pixels: int | None = None,
+    read: Reader = read_file,
 ) -> Iterator[np.ndarray]:
     """Decodes sampled frames of an animated GIF, PNG or WebP in order; of any other picture its only one.
 
@@ -157,7 +166,8 @@ def decode_frames(
       max_pixels: as in `decode`, of a frame.
       enough: as in `decode`, of a frame.
       max_frames: animations of more frames are refused before any is decoded.
-      max_animation_pixels: limit of the pixels of all frames together.
+      max_animation_pixels: limit of the pixels of all frames together; None: that of `MAX_ANIMATION`.
+      read: as in `decode`.
 
     Yields:
       (H, W, 3) uint8.
@@ -167,20 +177,19 @@ def decode_frames(
     """
     name = _name(source)
     with _as_image_error(name, max_pixels):
-        opened = _opened(source, max_pixels=max_pixels, enough=enough)
-        image, count = opened.image, _frames(opened) if opened.image.format in ANIMATIONS else 1
+        opened = _opened(source, max_pixels=max_pixels, enough=enough, read=read)
+        image, count = opened.image, _frames(opened) if opened.image.format in MAX_ANIMATION else 1  # of a TIFF: pages
         first = int(count > 1 and bool(image.info.get("default_image")))  # of a PNG: for viewers without animation
         if count > 1:
             _check_size(name, *opened.canvas, max_pixels)
-            packed = ANIMATION_BASE + ANIMATION_RATE * len(opened.header.content)
-            _check_animation(name, opened.canvas, count, max_frames, min(max_animation_pixels, packed))
+            _check_animation(name, opened, count, max_frames, max_animation_pixels)
             _check_canvas(name, opened.canvas, _memory_limit(max_pixels))
     with image:
         for place in frame_places(count - first, limit):
             with _as_image_error(name, max_pixels), _ROOM.taken(opened.memory):
                 if count > 1:
                     image.seek(first + place)
-                frame = _to_array(image, enough=enough)
+                frame = to_array(image, enough=enough)
             yield frame
         if count > 1:
             with _as_image_error(name, max_pixels):
@@ -205,9 +214,11 @@ class _Opened(NamedTuple):
         return self.header.canvas if self.header.format == "GIF" else self.image.size
 
 
-def _opened(source: bytes | str | os.PathLike[str], *, max_pixels: int, enough: int = 0) -> _Opened:
+def _opened(
+    source: bytes | str | os.PathLike[str], *, max_pixels: int, enough: int = 0, read: Reader = read_file
+) -> _Opened:
     """Checks the header, and opens the picture; raises Pillow's errors."""
-    name, content = _name(source), source if isinstance(source, bytes) else _read(source)
+    name, content = _name(source), source if isinstance(source, bytes) else read(source)
     if not content:
         raise ImageError(f"{name} is empty (0 bytes); replace it or leave it out")
     header = read_header(content)
@@ -286,11 +297,6 @@ def _as_image_error(name: str, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name} is truncated or damaged ({one_line(error)}); replace it or leave it out") from error
 
 
-def decoded(paths: Iterable[str]) -> Iterator[np.ndarray]:
-    """`decode`s files in order, in threads, with few in memory."""
-    return ahead(decode, paths)
-
-
 def scaled(
     image: np.ndarray, size: int, *, shorter_side: int | None, filter: Literal["bicubic", "bilinear"]
 ) -> np.ndarray:
@@ -320,22 +326,6 @@ def scaled(
     return np.asarray(picture.resize((size, size), resampling, box=box))
 
 
-def _read(path: str | os.PathLike[str]) -> bytes:
-    with open(path, "rb", opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())  # of the open file, in case the path was replaced
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a pipe or device; replace it or leave it out"
-            raise ImageError(f"{os.fspath(path)} is not a regular file but {kind}")
-        if status.st_size > MAX_FILE:
-            size = f"{status.st_size:,} bytes, over the limit of {MAX_FILE:,}"
-            raise ImageError(f"{os.fspath(path)} has {size}; scale it down")
-        return file.read(status.st_size)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may have no writer; Windows has no such flag
-
-
 def _check_size(name: str, width: int, height: int, most: int, *, limit: int = 0) -> None:
     """Refuses a picture of more than `most` pixels; the message has `limit`."""
     if width * height == 0:
@@ -347,14 +337,16 @@ def _check_size(name: str, width: int, height: int, most: int, *, limit: int = 0
         raise ImageError(f"{name} has {width} x {height} pixels, over the limit of {MAX_SIDE:,} a side; scale it down")
 
 
-def _check_animation(name: str, canvas: tuple[int, int], count: int, max_frames: int, max_pixels: int) -> None:
+def _check_animation(name: str, opened: _Opened, count: int, max_frames: int, max_pixels: int | None) -> None:
     if count > max_frames:
         raise ImageError(f"{name} has {count:,} frames, over the limit of {max_frames:,}; shorten it, or drop frames")
-    pixels = count * canvas[0] * canvas[1]
-    if pixels > max_pixels:
+    (width, height), header = opened.canvas, opened.header
+    limit = int(MAX_ANIMATION[header.format] * max(1, len(header.content) / SMALL_FILE))
+    limit = limit if max_pixels is None else max_pixels
+    if (pixels := count * width * height) > limit:
         raise ImageError(
-            f"{name} has {count:,} frames of {canvas[0]} x {canvas[1]}, {pixels:,} pixels, over the limit of "
-            f"{max_pixels:,}; shorten it, or scale it down"
+            f"{name} has {count:,} frames of {width} x {height}, {pixels:,} pixels, over the limit of {limit:,} for a "
+            f"{header.format} of its size; shorten it, or scale it down"
         )
 
 
@@ -365,36 +357,3 @@ def _check_canvas(name: str, canvas: tuple[int, int], limit: int) -> None:
             f"{name} is animated, and its frames of {canvas[0]} x {canvas[1]} pixels need {needed:,} bytes, over the "
             f"limit of {limit:,}; scale it down"
         )
-
-
-def _to_array(image: Image.Image, *, enough: int = 0) -> np.ndarray:
-    """The pixels (H, W, 3) uint8, upright.
-
-    They are converted in strips, so that little more than the result is in memory. Strips of a large picture are
-    averaged over squares, see `decode`.
-    """
-    image.load()
-    (width, height), turn = image.size, turn_of(image)
-    may_shrink = enough and image.format != "JPEG" and width * height > _LARGE
-    square = max(1, min(width, height) // enough) if may_shrink else 1
-    if width * height <= _STRIP:
-        return np.ascontiguousarray(turn(_to_rgb(image)))
-    rows = max(1, _STRIP // width // square) * square
-    white = white_of(image, rows) if is_deep(image) else 0
-    out = np.empty((-(-height // square), -(-width // square), 3), np.uint8)
-    for top in range(0, height, rows):
-        part = image.crop((0, top, width, min(height, top + rows)))
-        pixels = _to_rgb(part, white=white) if white else _to_rgb(part)
-        if square > 1:
-            pixels = np.asarray(Image.fromarray(pixels).reduce(square))
-        out[top // square :][: len(pixels)] = pixels
-    return np.ascontiguousarray(turn(out))
-
-
-def _to_rgb(image: Image.Image, *, white: float = 0) -> np.ndarray:
-    """Any Pillow mode to (H, W, 3) uint8; `white` is the value of 16- and 32-bit grey, if it is known."""
-    if is_deep(image):
-        return np.repeat(grey_to_8_bit(image, white or white_of(image, image.height))[..., None], 3, axis=2)
-    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image.convert("RGBA"))
-    return np.array(image.convert("RGB"))

@@ -1,4 +1,4 @@
-"""What of a picture Pillow does not convert as a viewer shows it: its orientation, and grey of 16 and 32 bits."""
+"""The pixels of a picture as a viewer shows them: upright, on white, and 8 bits of deep grey."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+_WHITE = (255, 255, 255, 255)
+_STRIP = 2**20  # pixels converted at a time
+_LARGE = 16_000_000  # pixels; a larger picture that is no JPEG may be returned smaller
+_HALVED = 70_000_000  # pixels; a larger picture is halved, so that it and the result fit into 500 MB
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
@@ -57,3 +61,45 @@ def grey_to_8_bit(image: Image.Image, white: float) -> np.ndarray:
     """16- or 32-bit grey to (H, W) uint8."""
     values = np.nan_to_num(np.asarray(image).astype(np.float32))
     return np.clip(np.round(values * (255 / white)), 0, 255).astype(np.uint8)
+
+
+def to_array(image: Image.Image, *, enough: int = 0) -> np.ndarray:
+    """The pixels (H, W, 3) uint8, upright.
+
+    They are converted in strips, so that little more than the result is in memory. Strips of a large picture are
+    averaged over squares, see `decode`.
+    """
+    image.load()
+    (width, height), turn = image.size, turn_of(image)
+    square = _square(image, enough)
+    if width * height <= _STRIP:
+        return np.ascontiguousarray(turn(_to_rgb(image)))
+    rows = max(1, _STRIP // width // square) * square
+    white = white_of(image, rows) if is_deep(image) else 0
+    out = np.empty((-(-height // square), -(-width // square), 3), np.uint8)
+    for top in range(0, height, rows):
+        part = image.crop((0, top, width, min(height, top + rows)))
+        pixels = _to_rgb(part, white=white) if white else _to_rgb(part)
+        if square > 1:
+            pixels = np.asarray(Image.fromarray(pixels).reduce(square))
+        out[top // square :][: len(pixels)] = pixels
+    return np.ascontiguousarray(turn(out))
+
+
+def _square(image: Image.Image, enough: int) -> int:
+    """The side of the squares of pixels that are averaged to one pixel; a square is within a strip."""
+    pixels = image.width * image.height
+    if not enough:
+        return 2 if pixels > _HALVED else 1
+    if image.format == "JPEG" or pixels <= _LARGE:
+        return 1
+    return max(1, min(min(image.size) // enough, _STRIP // image.width))
+
+
+def _to_rgb(image: Image.Image, *, white: float = 0) -> np.ndarray:
+    """Any Pillow mode to (H, W, 3) uint8; `white` is the value of 16- and 32-bit grey, if it is known."""
+    if is_deep(image):
+        return np.repeat(grey_to_8_bit(image, white or white_of(image, image.height))[..., None], 3, axis=2)
+    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image.convert("RGBA"))
+    return np.array(image.convert("RGB"))

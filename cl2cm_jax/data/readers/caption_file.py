@@ -14,7 +14,18 @@ from pathlib import Path
 from cl2cm_jax.data.captions import ORIGINS, SPLITS, Caption, CaptionTable
 from cl2cm_jax.data.readers.odd_captions import OddCaptions
 from cl2cm_jax.data.readers.problems import Problem
-from cl2cm_jax.data.readers.tables import BadRow, Cells, Columns, did_you_mean, json_cells, shown, table_cells, text_of
+from cl2cm_jax.data.readers.tables import (
+    MAX_CELL,
+    TOO_LONG,
+    BadRow,
+    Cells,
+    Columns,
+    did_you_mean,
+    json_cells,
+    shown,
+    table_cells,
+    text_of,
+)
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.text.languages import canonical, is_code, is_translation
 from cl2cm_jax.text.visible import visible
@@ -162,6 +173,8 @@ def _clean(cells: Cells, filled: Iterable[str]) -> dict[str, str]:
     for field, value in cells.items():
         if not value.isascii() and _UNDECODED.search(value):
             raise BadRow(field, f"is not valid UTF-8{_guessed(value)}; save the file as UTF-8 (Excel: CSV UTF-8)")
+        if len(value) > MAX_CELL:
+            raise BadRow(field, f"has {len(value):,} characters, and {MAX_CELL:,} are read; {TOO_LONG}")
         if "\0" in value:
             raise BadRow(field, "holds a NUL byte; remove it")
     clean = {field: visible(value) for field, value in cells.items()}

@@ -63,11 +63,13 @@ def _decoded(text: str) -> str | None:
     for page, pattern in _PAGES.items():
         if pattern.search(text):
             with contextlib.suppress(UnicodeError):
-                decoded = b"".join(_byte(char, page) for char in text).decode()
+                decoded = _bytes(text, page).decode()
                 if page == "cp1252" or len(text) > len(decoded) + 1:  # Russian may end with a letter and "…"
                     return decoded
     return None
 
 
-def _byte(char: str, page: str) -> bytes:
-    return char.encode("latin-1") if "\x80" <= char <= "\x9f" else char.encode(page)
+def _bytes(text: str, page: str) -> bytes:
+    """A text in a code page, with bytes that this lacks as programs read them, as control characters."""
+    parts = re.split("([\x80-\x9f]+)", text)
+    return b"".join(part.encode("latin-1" if number % 2 else page) for number, part in enumerate(parts))

@@ -19,6 +19,7 @@ from cl2cm_jax.data.readers.caption_file import checked_row, known_split
 from cl2cm_jax.text.json_file import MOST_OF_A_RECORD, parse_json
 from cl2cm_jax.text.languages import canonical, is_translation
 
+MAX_CAPTIONS = 1000  # of a sample, and its languages; a set of videos has 40 captions in each of some languages
 _LINE_END = re.compile(r"\r\n?|\n")
 
 
@@ -71,6 +72,8 @@ def _entries(text: bytes | None, description: dict[str, Any], source: str) -> It
         plain = (text or b"").decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise SampleError("txt", f"is not valid UTF-8 (byte {error.start}); save it as UTF-8") from error
+    if (lines := len(_LINE_END.findall(plain)) + 1) > MAX_CAPTIONS:
+        raise SampleError("txt", f"has {lines:,} captions, and {MAX_CAPTIONS:,} are read; keep those of this picture")
     agreed = description.get("caption")
     is_one = isinstance(agreed, str) and agreed.split() == plain.split()
     for caption in [plain] if is_one else _LINE_END.split(plain):
@@ -79,6 +82,8 @@ def _entries(text: bytes | None, description: dict[str, Any], source: str) -> It
     further: list[tuple[str, Any]] = [(source, description.get("caption") or None)]
     for language, entry in captions.items():
         further += [(language, caption) for caption in (entry if isinstance(entry, list) else [entry])]
+    if len(further) > MAX_CAPTIONS:
+        raise SampleError("json", f"has {len(further):,} captions, and {MAX_CAPTIONS:,} are read; keep the best")
     for language, caption in further:
         if caption is not None and not isinstance(caption, str):
             raise SampleError("json", f"caption in {language!r} is {_shown(caption)}; write text")
@@ -101,6 +106,8 @@ def _mapping(description: dict[str, Any], field: str) -> dict[str, Any]:
     found = description.get(field) or {}
     if not isinstance(found, dict):
         raise SampleError("json", f"{field} is {_shown(found)}; write an object by language, such as {{'de': ...}}")
+    if len(found) > MAX_CAPTIONS:
+        raise SampleError("json", f"{field} has {len(found):,} languages, and {MAX_CAPTIONS:,} are read; keep some")
     if field == "origins" and not all(isinstance(value, str) for value in found.values()):
         raise SampleError("json", f"origins is {_shown(found)}; write text for each language")
     return found

@@ -17,14 +17,16 @@ from typing import Any, BinaryIO, NamedTuple
 
 from cl2cm_jax.data.captions import Caption, ShardOffset
 from cl2cm_jax.data.media.images import SUFFIXES
-from cl2cm_jax.data.readers.picture_checks import content_hash, reason_against
+from cl2cm_jax.data.readers.picture_checks import Checked, check
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.sample_captions import SampleError, read_captions
 from cl2cm_jax.errors import UserError, shortened
 
 MAX_PICTURE_BYTES = 100_000_000
 MAX_TEXT_BYTES = 1_000_000  # of a .txt or .json
+MAX_GLOBAL = 100  # fields of global headers, which tarfile copies for each file
 MAX_HEADER_BYTES = 16_000  # of an extended header: a long name, and a few times
+_SPARSE = b"GNU.sparse."
 _EXTENDED = frozenset(
     (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 )
@@ -39,7 +41,7 @@ class Shard(NamedTuple):
     samples: list[list[Caption]]  # the rows of each picture; one with caption="" if it has no caption
     left_out: list[str]  # keys of samples that have a problem
     problems: list[Problem]
-    contents: dict[str, str]  # a hash of the picture of each sample, by key
+    pixels: dict[str, str]  # a hash of the picture of each sample, by key, see `Checked.pixels`
     unread: Counter[str]  # files of other endings, which are not read
 
 
@@ -95,17 +97,17 @@ def read_shard(path: str, *, source: str, frames: int) -> Shard:
     seen: set[str] = set()
     try:
         for key, files in _grouped(_files(path)):
-            problems = list(_file_problems(path, key, files, frames, is_repeated=key in seen))
+            problems, picture = _file_problems(path, key, files, frames, is_repeated=key in seen)
             seen.add(key)
             shard.unread.update(shortened(file.ending, limit=20) for file in files if file.ending not in _READ)
             sample: list[Caption] = []
             if all(problem.is_note for problem in problems):
-                sample, further = _sample(path, key, files, source)
+                sample, further = _sample(path, key, files, source, sha256=picture.sha256)
                 problems += further
             shard.problems.extend(problems)
             if sample:
                 shard.samples.append(sample)
-                shard.contents[key] = content_hash(_picture(files).content, frames)
+                shard.pixels[key] = picture.pixels
             else:
                 shard.left_out.append(key)
     except (_BrokenError, tarfile.TarError, OSError, RecursionError, ValueError, OverflowError) as error:
@@ -141,7 +143,7 @@ def _files(path: str) -> Iterator[tuple[str, _File]]:
 
 
 def _check_extended(raw: BinaryIO, offset: int) -> None:
-    """Refuses large extended headers: the time that tarfile takes for one of digits grows with its square."""
+    """Refuses sparse files and large extended headers: of one of digits, the time grows with its square in tarfile."""
     while True:
         raw.seek(offset)
         header = raw.read(tarfile.BLOCKSIZE)
@@ -155,6 +157,8 @@ def _check_extended(raw: BinaryIO, offset: int) -> None:
             raise _BrokenError(
                 f"has an extended header of {size:,} bytes at byte {offset:,}, over the limit of {MAX_HEADER_BYTES:,}"
             )
+        if _SPARSE in raw.read(size):  # tarfile would read its map, which may be of any length, number by number
+            raise _BrokenError(f"has a sparse file at byte {offset:,}, which is not read; write it without --sparse")
         offset += tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
 
 
@@ -165,6 +169,8 @@ def _next(tar: Any, raw: BinaryIO) -> tarfile.TarInfo | None:
         member = tar.next()
     except tarfile.ReadError as error:
         raise _BrokenError(f"is cut short ({error})") from error
+    if len(tar.pax_headers) > MAX_GLOBAL:
+        raise _BrokenError(f"has {len(tar.pax_headers):,} fields of global headers, over the limit of {MAX_GLOBAL}")
     tar.members = []  # else all headers stay in memory
     return member
 
@@ -208,35 +214,43 @@ def _grouped(files: Iterable[tuple[str, _File]]) -> Iterator[tuple[str, list[_Fi
         yield current, group
 
 
-def _file_problems(path: str, key: str, files: list[_File], frames: int, *, is_repeated: bool) -> Iterator[Problem]:
-    """What is wrong with the name, the set of files and the picture of a sample."""
+def _file_problems(
+    path: str, key: str, files: list[_File], frames: int, *, is_repeated: bool
+) -> tuple[list[Problem], Checked]:
+    """What is wrong with the name, the set of files and the picture of a sample; and the picture, if there is one."""
+    problems, checked = list[Problem](), Checked()
     try:
         key.encode()
     except UnicodeEncodeError:
-        yield Problem(path, None, ascii(key), "is a name that is not UTF-8; rename the sample")
-        return
+        return [Problem(path, None, ascii(key), "is a name that is not UTF-8; rename the sample")], checked
     if is_repeated:
-        yield Problem(path, None, key, "is the key of two samples, or its files do not follow each other; rename one")
-        return
+        reason = "is the key of two samples, or its files do not follow each other; rename one"
+        return [Problem(path, None, key, reason)], checked
     endings = [file.ending for file in files]
     pictures = [file for file in files if file.ending in _PICTURES]
     if len(pictures) > 1 or any(endings.count(text) > 1 for text in _TEXTS):
-        yield Problem(path, None, key, f"has the files {', '.join(endings)}; keep one picture, one .txt and one .json")
+        reason = f"has the files {', '.join(endings)}; keep one picture, one .txt and one .json"
+        problems.append(Problem(path, None, key, reason))
     elif not pictures:
-        yield Problem(path, None, key, f"has no picture, only {', '.join(endings)}; add one or remove the sample")
+        reason = f"has no picture, only {', '.join(endings)}; add one or remove the sample"
+        problems.append(Problem(path, None, key, reason))
     for file in files:
         reason, is_note = file.reason, False
         if not reason and pictures == [file]:
-            reason, is_note = reason_against(file.content, frames)
+            checked = check(file.content, frames)
+            reason, is_note = checked.reason, checked.is_note
         if reason:
-            yield Problem(path, None, f"{key}.{file.ending}", reason, is_note=is_note)
+            problems.append(Problem(path, None, f"{key}.{file.ending}", reason, is_note=is_note))
+    return problems, checked
 
 
 def _picture(files: list[_File]) -> _File:
     return next(file for file in files if file.ending in _PICTURES)
 
 
-def _sample(path: str, key: str, files: list[_File], source: str) -> tuple[list[Caption], list[Problem]]:
+def _sample(
+    path: str, key: str, files: list[_File], source: str, *, sha256: str
+) -> tuple[list[Caption], list[Problem]]:
     """The rows of a sample whose files are good, none where its .json or all captions are wrong; and its problems."""
     content = {file.ending: file.content for file in files}
     try:
@@ -248,4 +262,4 @@ def _sample(path: str, key: str, files: list[_File], source: str) -> tuple[list[
         return [], problems
     offset = _picture(files).offset
     rows = found.rows or (Caption(key, "", ""),)
-    return [row._replace(split=found.split, picture=offset) for row in rows], problems
+    return [row._replace(split=found.split, picture=offset, sha256=sha256) for row in rows], problems

@@ -25,7 +25,9 @@ from cl2cm_jax.text.visible import visible
 
 LIMIT = 80  # characters of a cell that are shown
 MAX_LINE = 2_000_000  # characters
+MAX_CELL = 100_000  # characters; Python's csv reads 131,072, unless another package changes that
 SHORT, SHORT_ROWS = 15, 500_000  # a file of more rows has at least so many characters in each, on average
+TOO_LONG = "close its quotation mark, or shorten it"
 _SEPARATORS = ",;\t|"
 _PANDAS_INDEX = re.compile(r"unnamed: \d+")  # its name once it was read and written again
 _NOT_TEXT = {
@@ -204,6 +206,8 @@ def _numbered(reader: Iterable[list[str]]) -> Iterator[tuple[int, list[str] | Ba
             return
         except csv.Error as error:
             row = BadRow("line", f"cannot be read as CSV ({error}); check its quotation marks")
+            if "field limit" in str(error):
+                row = BadRow("line", f"has a cell of more than {MAX_CELL:,} characters; {TOO_LONG}")
         if row:
             yield start, row
         start = iterator.line_num + 1  # type: ignore[attr-defined]
@@ -255,6 +259,8 @@ def _check_columns(path: str, columns: list[str], separator: str, expected: Colu
             if is_code(column) and "language" in expected.required and "language" not in columns:
                 hint = "; write one row for each caption, with its language in a column 'language'"
             hint = hint or f"{did_you_mean(column, known)} or remove the column"
+            if others := [other for other in columns if other not in known and other != column]:
+                hint += f"; unknown as well: {', '.join(map(shown, others[:8]))}{', ...' * (len(others) > 8)}"
             raise UserError(
                 f"{path}, line 1: unknown column {shown(column)}{hint}",
                 id="caption-columns",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 from cl2cm_jax.errors import UserError
 
 MAX_UNPACKED = 300_000_000  # bytes of a gzipped file once it is unpacked
-MAX_LINES = 10_000_000  # the largest of the paper's sets has 0.6 million; a line takes 60 bytes and more, empty or not
+MAX_RATIO, ALWAYS_UNPACKED = 20, 20_000_000  # and as many times its size, or bytes; text shrinks to a third or a tenth
+MAX_MEMBERS, _MEMBER = 10_000, b"\x1f\x8b\x08"  # parts of a gzipped file; bgzip writes one for 64 kB
+MAX_LINES = 4_000_000  # the largest of the paper's sets has 0.6 million; a line takes 60 bytes and more, empty or not
 
 
 def read_lines(path: Path) -> list[str]:
@@ -36,17 +39,21 @@ def read_gzipped(path: Path) -> bytes:
     """The content of a gzipped file.
 
     Raises:
-      UserError: it cannot be read, is damaged, or has more than `MAX_UNPACKED` bytes or `MAX_LINES` lines.
+      UserError: it cannot be read, is damaged, or unpacks to more bytes or lines than are read.
     """
     try:
-        with gzip.open(path) as file:
-            content = file.read(MAX_UNPACKED + 1)
+        packed = path.read_bytes()
+        if (members := packed.count(_MEMBER)) > MAX_MEMBERS:
+            raise UserError(f"{path} has {members:,} parts, and {MAX_MEMBERS:,} are read; pack it anew")
+        limit = min(MAX_UNPACKED, max(ALWAYS_UNPACKED, MAX_RATIO * len(packed)))
+        with gzip.open(io.BytesIO(packed)) as file:
+            content = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); get a fresh copy"
         ) from error
-    if len(content) > MAX_UNPACKED:
-        raise UserError(f"{path} unpacks to more than {MAX_UNPACKED:,} bytes; unpack it yourself, or get a fresh copy")
+    if len(content) > limit:
+        raise UserError(f"{path} unpacks to more than {limit:,} bytes; unpack it yourself, or get a fresh copy")
     _check_lines(path, content)
     return content
 

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 
 from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image, merge_equal
 from cl2cm_jax.data.media.images import SUFFIXES
 from cl2cm_jax.data.media.unread import is_ignored, is_unread, unread_kind
 from cl2cm_jax.data.readers.feature_file import FeatureFile
 from cl2cm_jax.data.readers.odd_captions import OddCaptions
-from cl2cm_jax.data.readers.picture_checks import Mapper, content_hash, reason_against
+from cl2cm_jax.data.readers.picture_checks import Checked, Earlier, Mapper, check, state_of, whole_pixels
 from cl2cm_jax.data.readers.picture_names import similar, similar_files
 from cl2cm_jax.data.readers.problems import Problem
-from cl2cm_jax.data.readers.shards import read_shard
+from cl2cm_jax.data.readers.shards import read_picture, read_shard
 from cl2cm_jax.text.languages import counted, is_translation
 
 _ENDINGS = 100  # of a shard, that are counted
@@ -32,22 +33,28 @@ _ENDINGS = 100  # of a shard, that are counted
 def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, mapper: Mapper) -> CaptionTable:
     """The captions whose picture or clip is in a folder and can be decoded, with its path inside the folder."""
     known = by_image(captions.rows)
-    checked = mapper(partial(_checked_file, images=images, frames=frames), list(known))
+    paths = [os.path.join(images, image) for image in known]
+    names = [f"{frames} frames of {path} in {os.path.abspath(images)}" for path in paths]
+    earlier = Earlier(names, [state_of(path, frames) for path in paths], lambda result: not result[0] or result[1])
+    found = mapper(partial(_checked_file, images=images, frames=frames), list(known), earlier)
+    checked = dict(zip(known, (Checked(*result) for result in found), strict=True))
     table = CaptionTable([], list(captions.problems))
     near = similar_files([image for image in known if not os.path.exists(os.path.join(images, image))], images)
-    for (image, rows), (reason, is_note, _) in zip(known.items(), checked, strict=True):
+    for image, rows in known.items():
+        reason, is_note, sha256, _ = checked[image]
         if reason:
             reason += _meant(near, image)
             table.problems.append(Problem(file, rows[0].line, "image", reason, is_note=is_note))
         if not reason or is_note:
-            table.rows.extend(row._replace(picture=image) for row in rows)
+            table.rows.extend(row._replace(picture=image, sha256=sha256) for row in rows)
     files = list(_files(images))
     for image in sorted(name.as_posix() for name in files if name.suffix.lower() in SUFFIXES):
         if image not in known and not (frames > 1 and os.path.dirname(image) in known):
             table.problems.append(_unused(images, None, "image", image))
     if unread := [path for path in files if is_unread(path.suffix.lower()) and path.as_posix() not in known]:
         table.problems.append(_unread(images, unread))
-    return merge_equal(table, {image: content for image, (*_, content) in zip(known, checked, strict=True)}, file=file)
+    pixels = {image: found.pixels for image, found in checked.items()}
+    return merge_equal(table, _contents(table.rows, pixels, images, frames=frames, mapper=mapper), file=file)
 
 
 def _files(folder: str) -> Iterator[Path]:
@@ -84,7 +91,9 @@ def from_shards(
     captions: CaptionTable, file: str, shards: Sequence[str], *, source: str, frames: int, mapper: Mapper
 ) -> CaptionTable:
     """The captions of the samples of shards, and those that a caption file has for their keys."""
-    found = mapper(partial(_shard_as_json, source=source, frames=frames), shards)
+    names = [f"{frames} frames, captions in {source}, of {path} in {os.getcwd()}" for path in shards]
+    earlier = Earlier(names, [state_of(path, frames) for path in shards], _has_only_notes)
+    found = list(mapper(partial(_shard_as_json, source=source, frames=frames), shards, earlier))
     samples, left_out, problems = _merged(found)
     odd = OddCaptions()
     for caption in (row.caption for rows in samples.values() for row in rows if row.caption):
@@ -108,11 +117,12 @@ def from_shards(
         problems += [_of_sample(rows[0], reason) for rows in images if not rows[0].split]
         images = [rows for rows in images if rows[0].split]
     # of a key in two shards the first counts
-    contents = {key: content for *_, hashes, _ in reversed(found) for key, content in hashes.items()}
+    pixels = {key: hash for *_, hashes, _ in reversed(found) for key, hash in hashes.items()}
     if unread := sum((Counter(counts) for *_, counts in found), Counter[str]()):
         reason = f"files of samples that are not read, by ending: {counted(unread)}"
         problems.append(Problem(shards[0], None, "shard", reason, is_note=True, is_logged=True))
     table = CaptionTable([row for rows in images for row in rows], problems)
+    contents = _contents(table.rows, pixels, "", frames=frames, mapper=mapper)
     return merge_equal(table, contents, file=file or shards[0])
 
 
@@ -122,17 +132,35 @@ def row_from_json(cells: Sequence[Any]) -> Caption:
     return row if isinstance(row.picture, str) else row._replace(picture=ShardOffset(*row.picture))
 
 
-def _reason_against_file(image: str, *, images: str, frames: int) -> tuple[str, bool]:
+def _checked_file(image: str, *, images: str, frames: int) -> Checked:
     if os.path.isabs(image) or image in (".", "..") or image.startswith("../"):
-        return f"is {image!r}, which is not within config.data.images; copy the picture into it", False
-    return reason_against(os.path.join(images, image), frames)
+        return Checked(f"is {image!r}, which is not within config.data.images; copy the picture into it")
+    return check(os.path.join(images, image), frames)
 
 
-def _checked_file(image: str, *, images: str, frames: int) -> tuple[str, bool, str]:
-    """Why a picture cannot be used, or a note; and a hash of its content if it can."""
-    reason, is_note = _reason_against_file(image, images=images, frames=frames)
-    is_used = not reason or is_note
-    return reason, is_note, content_hash(os.path.join(images, image), frames) if is_used else ""
+def _contents(
+    rows: Iterable[Caption], pixels: Mapping[str, str], images: str, *, frames: int, mapper: Mapper
+) -> dict[str, str]:
+    """A hash of what each image shows, of the pixels as they were checked.
+
+    Where these are equal and the files are not, the pictures are decoded whole: a check sees an eighth of a JPEG.
+    """
+    first = {row.image: row for row in rows}
+    files: dict[str, set[str]] = {}
+    for image, row in first.items():
+        files.setdefault(pixels[image], set()).add(row.sha256)
+    unsure = [image for image in first if len(files[pixels[image]]) > 1]
+    names = [f"whole, {frames} frames of {first[image].sha256}" for image in unsure]
+    earlier = Earlier(names, [PIL.__version__] * len(unsure), bool)
+    places = [first[image].picture for image in unsure]
+    whole = mapper(partial(_whole_picture, images=images, frames=frames), places, earlier)
+    equal = {image: found or first[image].sha256 for image, found in zip(unsure, whole, strict=True)}
+    return {image: pixels[image] for image in first} | equal
+
+
+def _whole_picture(place: str | Sequence[Any], *, images: str, frames: int) -> str:
+    source = os.path.join(images, place) if isinstance(place, str) else read_picture(ShardOffset(*place))
+    return whole_pixels(source, frames)
 
 
 def _unread(folder: str, files: Sequence[Path]) -> Problem:
@@ -150,7 +178,11 @@ def _shard_as_json(path: str, *, source: str, frames: int) -> list[Any]:
     """A shard as JSON, which a pipeline can pass on: the fields of `Shard`, problems as lists."""
     shard = read_shard(path, source=source, frames=frames)
     problems = [astuple(problem) for problem in shard.problems]
-    return [shard.samples, shard.left_out, problems, shard.contents, dict(shard.unread.most_common(_ENDINGS))]
+    return [shard.samples, shard.left_out, problems, shard.pixels, dict(shard.unread.most_common(_ENDINGS))]
+
+
+def _has_only_notes(shard: Sequence[Any]) -> bool:
+    return all(Problem(*problem).is_note for problem in shard[2])
 
 
 def _merged(shards: Iterable[Sequence[Any]]) -> tuple[dict[str, list[Caption]], set[str], list[Problem]]:
@@ -183,7 +215,7 @@ def _joined(sample: Sequence[Caption], further: Sequence[Caption], file: str) ->
     rows = [row for row in sample if row.caption]
     rows += [row for row in further if is_translation(row.language) or (row.language, row.caption) not in own]
     if rows:
-        return [row._replace(split=first.split or split, picture=first.picture) for row in rows]
+        return [row._replace(split=first.split or split, picture=first.picture, sha256=first.sha256) for row in rows]
     if file:
         return replace(_of_sample(first, "has no caption and is not used"), is_note=True)
     return _of_sample(first, "has no caption; give it a .txt, or remove the sample")

@@ -64,7 +64,7 @@ def dataset(data: ConfigDict) -> CaptionSet:
         name="captions",
         read=read,
         inputs=fingerprint(files, settings=tuple(settings)),
-        pictures=data.images,
+        pictures=data.images or _common_folder(shards),
         description="A user's own pictures and captions.",
         on_error=data.on_error,
         frames=data.frames,
@@ -93,6 +93,11 @@ def _check(data: ConfigDict) -> None:
         if path and not Path(path).is_file():
             hint = "check the path" if not data.shards else "check the path, or name none (--config.data.captions=)"
             raise UserError(f"config.data.{field}={path!r} is not a file; {hint}")
+
+
+def _common_folder(files: Iterable[str]) -> str:
+    folders = [os.path.dirname(os.path.abspath(file)) for file in files]
+    return os.path.commonpath(folders) if folders else ""
 
 
 def _pictures(folder: str, images: Iterable[str], frames: int) -> Iterator[str]:

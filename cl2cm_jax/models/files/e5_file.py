@@ -21,6 +21,7 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.config_entries import MAX_HEADS
+from cl2cm_jax.text.regular_file import open_regular
 
 _MAGIC, _VERSION = b"E5S1", 1
 _BLOCK = 32  # weights
@@ -117,9 +118,10 @@ def read_e5_file(path: str | Path) -> E5File:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        with open_regular(path) as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
             raise _refused(path, f"it has more than {_MAX_BYTES:,} bytes")
-        data = path.read_bytes()
     except OSError as error:
         raise UserError(
             f"weights file {path} cannot be read: {error.strerror}; put it there, or name another one"

@@ -202,6 +202,8 @@ def _check_growth(parts: Sequence[Mapping[str, Any]]) -> None:
         if part["type"] == "Replace":
             replaced = part["pattern"].get("String", " ")  # a regular expression matches one character or more
             growth *= max(1, -(-len(part.get("content") or "") // len(replaced)))
+        if part["type"] == "ByteLevel":
+            growth *= 4  # each byte of UTF-8 becomes a character
         if part["type"] == "Precompiled":
             growth *= _longest_replacement(part.get("precompiled_charsmap"))
     if growth > MAX_GROWTH:

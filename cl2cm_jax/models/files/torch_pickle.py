@@ -12,13 +12,14 @@ import pickle
 import pickletools
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from cl2cm_jax.errors import UserError, one_line
+from cl2cm_jax.text.regular_file import open_regular
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -53,7 +54,7 @@ def read_torch_pickle(path: str | Path) -> dict[str, np.ndarray]:
         contains a name that a state dict does not need.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return _read_state_dict(file)
     except UserError as error:
         raise UserError(f"weights file {path}: {error}") from error
@@ -106,15 +107,48 @@ class _RebuildTensor:
         return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
+def _ordered_dict() -> OrderedDict[str, Any]:
+    """Replaces the class, to which torch gives nothing: its items come later."""
+    return OrderedDict()
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _ordered_dict,
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     **{("torch", name): dtype for name, dtype in _STORAGE_DTYPES.items()},
 }
 
 
-class _AllowListUnpickler(pickle.Unpickler):
-    """Unpickles the names of `_ALLOWED` and refuses every other one; nothing is imported."""
+_InPython: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]  # which typeshed takes for that in C
+
+
+class _AllowListUnpickler(_InPython):
+    """Unpickles the names of `_ALLOWED` and refuses every other one; nothing is imported.
+
+    Keys are strings, whose hashes nobody knows in advance: of chosen numbers or tuples with one hash, each is compared
+    with all before it. This is the reader in Python, since that in C shows no keys.
+    """
+
+    def load_setitem(self) -> None:
+        """A key and its value."""
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        """Keys and their values in turn."""
+        _check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        """The same, as a dict of their own."""
+        _check_keys(self.stack[::2])
+        super().load_dict()
+
+    dispatch = _InPython.dispatch | {
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+    }
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         try:
@@ -132,6 +166,11 @@ class _AllowListUnpickler(pickle.Unpickler):
         if kind != "storage" or dtype not in _STORAGE_DTYPES.values() or any(view):
             raise UserError("its pickle holds a storage of an unknown kind; save it again as a plain state dict")
         return _Storage(key, dtype, count)
+
+
+def _check_keys(keys: Sequence[object]) -> None:
+    if not all(type(key) is str for key in keys):
+        raise UserError("its pickle has a key that is not text; save the model's state dict alone")
 
 
 def _check_opcodes(file: BinaryIO) -> None:

@@ -11,7 +11,7 @@ not name. So nothing is opened before the manifest and all that it names have be
     photos.db/collections/pictures/checksums.json.before   the same list while an update runs, or after a kill
     photos.db/collections/pictures/wal/...            the changes that are not in data files yet, while an update runs
     photos.db/collections/pictures/checksums.json.wal      of these
-    photos.db/trash/...                               what an interrupted update has left
+    photos.db/trash/...                               what interrupted updates have left; the newest `KEPT` of them stay
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.checksums import LIST_NAME, checksum, verify_checksums, write_checksums
 
 LOCK, TRASH = "LOCK", "trash"
+KEPT = 2  # folders of the trash, the newest, that stay when an update is complete
 _SCHEMA, _MANIFEST = "schema.json", "manifest.json"
 _BEFORE, _WAL = f"{LIST_NAME}.before", f"{LIST_NAME}.wal"
 _JSON = {name + end for name in (_SCHEMA, _MANIFEST) for end in ("", ".tmp", ".prev")}
@@ -39,6 +40,7 @@ _WITHOUT_DATA = _JSON | {LIST_NAME, _BEFORE, _WAL}
 _NEW = frozenset({LOCK, TRASH, "collections", "databases", ".database-staging"})  # what an index has
 _MANIFEST_KEYS = {"active_wal_number", "current_seq", "index_specs", "partitions", "schema_version", "version"}
 _KINDS = {"data_files", "delta_files"}
+_REMOVED = ".removed"  # ends the name of a folder of the trash that nobody needs
 _PARQUET = b"PAR1"  # the first and the last bytes of a file
 _ADVICE = "restore the index from a copy, or build it again at another --index"
 
@@ -166,13 +168,14 @@ def complete(database: Path, collection: str) -> None:
         write_checksums(folder)
         for name in (_BEFORE, _WAL):
             (folder / name).unlink(missing_ok=True)
+        _bound_trash(database)
 
 
 def clear(database: Path, collection: str) -> None:
     """Removes the rest of a collection whose creation was interrupted, which has no data."""
     folder = database / "collections" / collection
     if folder.exists() and not _has_schema(folder):
-        trash = _trash(database) / collection
+        trash = _trash(database, _REMOVED) / collection
         folder.rename(trash)
         shutil.rmtree(trash.parent)
         _remove_if_empty(trash.parent.parent)
@@ -287,7 +290,7 @@ def _remove_copies(database: Path, folder: Path) -> None:
     Without checksums nobody knows whether they are whole: a kill may have left one half-written.
     """
     if copies := list(folder.glob("partitions/*/indexes")):
-        trash = _trash(database)
+        trash = _trash(database, _REMOVED)
         for number, path in enumerate(copies):
             path.rename(trash / f"{number}")
         shutil.rmtree(trash)
@@ -299,11 +302,31 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _trash(database: Path) -> Path:
+def _trash(database: Path, end: str = "") -> Path:
     """A new folder for files that are to be removed."""
-    trash = database / TRASH / f"{time.time_ns()}"
+    trash = database / TRASH / f"{time.time_ns()}{end}"
     trash.mkdir(parents=True)
     return trash
+
+
+def _bound_trash(database: Path) -> None:
+    """Removes what earlier interrupted updates have left, once an update is complete, and says what stays."""
+    folders = sorted((path for path in (database / TRASH).glob("*") if path.is_dir()), key=lambda path: path.name)
+    kept = [path for path in folders if path.suffix != _REMOVED][-KEPT:]
+    for path in folders:
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+    if kept:
+        size = sum(file.stat().st_size for path in kept for file in path.rglob("*") if file.is_file())
+        log.warning(
+            "--index=%s: %s has %.1f MB that interrupted updates have left; this update is complete, so you can delete "
+            "that folder",
+            database,
+            database / TRASH,
+            size / 1e6,
+        )
+    elif folders:
+        _remove_if_empty(database / TRASH)
 
 
 def _move_to_trash(database: Path, folder: Path, files: list[Path]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cl2cm_jax.data.media import images
+from cl2cm_jax.data.media import pixels
 from cl2cm_jax.data.media.clips import decode_clip, frame_files, is_clip, picture_of, taken_files
 from cl2cm_jax.data.media.images import ImageError, decode, decode_frames, frame_places
 
@@ -109,8 +109,8 @@ def test_transparency_lies_on_white() -> None:
 
 def test_one_frame_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     converted = []
-    to_rgb = images._to_rgb
-    monkeypatch.setattr(images, "_to_rgb", lambda image: converted.append(image.tell()) or to_rgb(image))
+    to_rgb = pixels._to_rgb
+    monkeypatch.setattr(pixels, "_to_rgb", lambda image: converted.append(image.tell()) or to_rgb(image))
     frames = decode_frames(animation([step % 250 for step in range(3000)], "GIF"), limit=4)
     assert converted == []
     assert next(frames).mean() == 375 % 250
@@ -123,11 +123,11 @@ def test_one_frame_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
 def test_too_many_frames_or_pixels_are_refused_before_decoding(
     file_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "_to_rgb", lambda image: pytest.fail("a frame was decoded"))
+    monkeypatch.setattr(pixels, "_to_rgb", lambda image: pytest.fail("a frame was decoded"))
     content = animation([10, 20, 30, 40], file_format)
     with pytest.raises(ImageError, match="has 4 frames, over the limit of 3; shorten it"):
         next(decode_frames(content, limit=2, max_frames=3))
-    with pytest.raises(ImageError, match="4 frames of 8 x 6, 192 pixels, over the limit of 191; shorten it"):
+    with pytest.raises(ImageError, match="4 frames of 8 x 6, 192 pixels, over the limit of 191 for a "):
         next(decode_frames(content, limit=2, max_animation_pixels=191))
     with pytest.raises(ImageError, match="8 x 6 pixels, over the limit of 47"):
         next(decode_frames(content, limit=2, max_pixels=47))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from cl2cm_jax.data.media import headers, images
+from cl2cm_jax.data.media import headers, images, pixels
 from cl2cm_jax.data.media.headers import HeaderError, read_header
 from cl2cm_jax.data.media.images import ImageError, decode, decode_frames, open_picture
 
@@ -205,14 +205,17 @@ def test_a_frame_outside_the_canvas_of_a_gif_is_refused() -> None:
         list(decode_frames(GIF + FRAME + outside + b";", limit=2))
 
 
-def test_animations_are_bounded_by_their_bytes_and_their_canvas() -> None:
+def test_animations_are_bounded_by_their_bytes_and_their_canvas(monkeypatch) -> None:
     def frames(count: int, side: int) -> bytes:
         return GIF[:6] + struct.pack("<HH", side, side) + GIF[10:] + FRAME * count + b";"
 
     with pytest.raises(
-        ImageError, match=r"has 600 frames of 2000 x 2000, 2,400,000,000 pixels, over the limit of 1,000,9"
+        ImageError, match=r"has 51 frames of 2000 x 2000, 204,000,000 pixels, over the limit of 200,000,000 for a GIF"
     ):
-        list(decode_frames(frames(600, 2000), limit=2))
+        list(decode_frames(frames(51, 2000), limit=2))
+    with monkeypatch.context() as patch:  # in proportion to the bytes of a larger file
+        patch.setattr(images, "SMALL_FILE", len(frames(51, 2000)) / 1.02)
+        assert len(list(decode_frames(frames(51, 2000), limit=1))) == 1
     with pytest.raises(
         ImageError, match=r"its frames of 6000 x 6000 pixels need 576,000,000 bytes, over the limit of 500,"
     ):
@@ -312,7 +315,7 @@ def test_the_pixels_of_a_tiff_are_those_of_the_whole_file(mode: str, options: di
     assert b"d" * 500 in data
     with Image.open(io.BytesIO(data)) as image:
         image.load()
-        expected = images._to_rgb(image)
+        expected = pixels._to_rgb(image)
     np.testing.assert_array_equal(decode(data), expected)
 
 
@@ -358,3 +361,30 @@ def test_the_first_view_of_a_stereo_photograph_is_a_still_picture() -> None:
 def test_other_formats_are_refused(file_format: str) -> None:
     with pytest.raises(ImageError, match="not an image of a known format"):
         decode(encoded(noisy((16, 16)), file_format))
+
+
+def test_scans_of_the_parts_of_a_tiff_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strip or tile may be a JPEG, and all of them the same one."""
+    image = noisy(mode="L")
+    part = encoded(image, "JPEG", progressive=True)
+    count = part.count(b"\xff\xda")
+
+    def tiff(strips: int) -> bytes:
+        tags = [(256, image.width), (257, image.height * strips), (258, 8), (259, 7), (262, 1), (277, 1)]
+        places = 8 + 2 + 12 * 9 + 4
+        entries = [struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags[:5]]
+        entries += [struct.pack("<HHLL", 273, 4, strips, places + 8 * strips if strips == 1 else places)]
+        entries += [struct.pack("<HHLL", 277, 4, 1, 1), struct.pack("<HHLL", 278, 4, 1, image.height)]
+        entries += [struct.pack("<HHLL", 279, 4, strips, len(part) if strips == 1 else places + 4 * strips)]
+        lists = struct.pack(f"<{2 * strips}L", *[places + 8 * strips] * strips, *[len(part)] * strips)
+        return b"II*\0" + struct.pack("<LH", 8, 9) + b"".join(entries) + bytes(4) + lists + part
+
+    assert count > 3 and decode(tiff(1)).shape == (48, 64, 3) and decode(tiff(3)).shape == (144, 64, 3)
+    header = read_header(tiff(3))
+    assert header is not None and header.extra == 3 * 48 * 64
+    monkeypatch.setattr(headers, "MAX_SCANNED", 3 * count * 48 * 64)
+    decode(tiff(3))
+    with pytest.raises(ImageError, match=rf"has {4 * count} scans of 3,072 pixels; save it anew"):
+        decode(tiff(4))
+    with pytest.raises(ImageError, match="has too many scans of a few bytes"):
+        decode(tiff(1) + b"\xff\xda" * 30_000)

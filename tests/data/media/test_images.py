@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from cl2cm_jax.data.media import images
+from cl2cm_jax.data.media import images, pixels
 from cl2cm_jax.data.media.images import ImageError, decode, decode_frames, scaled
 
 
@@ -189,7 +189,7 @@ def test_a_very_long_picture_is_cut_without_a_larger_one_between(monkeypatch: py
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("strip", [2**20, 50])
 def test_every_orientation(orientation: int, strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_STRIP", strip)
+    monkeypatch.setattr(pixels, "_STRIP", strip)
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(noisy((9, 14)), exif=exif)
@@ -208,7 +208,7 @@ def test_a_picture_in_strips_has_the_pixels_of_the_whole(mode: str, monkeypatch:
     image = image if image.mode == mode else image.convert(mode)
     data = encoded(image, "TIFF") if mode in ("CMYK", "I", "F") else encoded(image)
     whole = decode(data)
-    monkeypatch.setattr(images, "_STRIP", 100)
+    monkeypatch.setattr(pixels, "_STRIP", 100)
     np.testing.assert_array_equal(decode(data), whole)
 
 
@@ -241,11 +241,15 @@ def test_a_jpeg_of_less_than_twice_the_needed_size_is_not_changed() -> None:
 
 
 def test_another_large_picture_is_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_LARGE", 640 * 480 - 1)
-    monkeypatch.setattr(images, "_STRIP", 10_000)
+    monkeypatch.setattr(pixels, "_LARGE", 640 * 480 - 1)
+    monkeypatch.setattr(pixels, "_STRIP", 10_000)
     image = photograph((640, 480))
     found = decode(encoded(image), enough=100)
     np.testing.assert_array_equal(found, np.asarray(image.reduce(4)))
+    # no more than a strip is converted at a time, however little is enough
+    np.testing.assert_array_equal(decode(encoded(image), enough=1), np.asarray(image.reduce(15)))
+    monkeypatch.setattr(pixels, "_HALVED", 640 * 480 - 1)
+    np.testing.assert_array_equal(decode(encoded(image)), np.asarray(image.reduce(2)))
 
 
 def test_a_jpeg_over_the_limit_is_decoded_smaller() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from cl2cm_jax.data.captions import CaptionTable
 from cl2cm_jax.data.readers import caption_file, tables, text_lines
-from cl2cm_jax.data.readers.caption_file import read_caption_file
+from cl2cm_jax.data.readers.caption_file import REQUIRED, read_caption_file
 from cl2cm_jax.errors import UserError
 
 HEADER = b"image,language,caption\n"
@@ -156,6 +157,11 @@ def test_split_and_origin_values(tmp_path: Path) -> None:
         (b'[\n {"image": "a"}]', "c.jsonl", "is one JSON array; write one object a line"),
         (b"PK\3\4", "c.xlsx", "must end in .csv.*; save the sheet as CSV UTF-8"),
         (b"image,language,caption,id\n", "c.csv", "unknown column 'id'; use one of .* or remove the column"),
+        (
+            b"image,language,caption,title,artist,year\n",
+            "c.csv",
+            "unknown column 'title'.*; unknown as well: 'artist', 'year'",
+        ),
         (b"\x1f\x8b\x08", "c.csv", "c.csv is a gzipped file; add .gz"),
         (b"PK\3\4", "c.csv", "c.csv is a workbook"),
         (b"x", "c.ndjson", "must end in .csv.*; name it .jsonl"),
@@ -281,6 +287,21 @@ def test_quotation_marks_of_a_plain_tsv_are_kept(tmp_path: Path, captions: list[
 def test_a_quoted_cell_among_plain_ones_is_unquoted(tmp_path: Path) -> None:
     lines = 'image\tlanguage\tcaption\na.png\ten\t"Stop" sign\nb.png\ten\t"a ""red"" dog"\n'
     assert [row.caption for row in read(tmp_path, lines.encode(), "c.tsv").rows] == ['"Stop" sign', 'a "red" dog']
+
+
+@pytest.mark.parametrize("size", [tables.MAX_CELL + 1, 200_000])  # Python's csv reads 131,072
+@pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.jsonl"])
+def test_a_cell_that_is_too_long_is_a_line_in_every_format(tmp_path: Path, name: str, size: int) -> None:
+    rows = [["a.png", "en", "x" * size], ["b.png", "en", "x" * tables.MAX_CELL]]
+    separator = "," if name == "c.csv" else "\t"
+    text = "".join(separator.join(row) + "\n" for row in [list(REQUIRED), *rows])
+    if name == "c.jsonl":
+        text = "\n" + "".join(json.dumps(dict(zip(REQUIRED, row, strict=True))) + "\n" for row in rows)
+    found = read(tmp_path, text.encode(), name)
+    assert [row.image for row in found.rows] == ["b.png"]
+    (problem,) = found.problems
+    assert problem.line == 2 and "100,000" in problem.reason and "characters" in problem.reason
+    assert problem.reason.endswith("; close its quotation mark, or shorten it")
 
 
 def test_only_what_is_seen_of_a_caption_counts(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ pytest.importorskip("tensorflow_datasets")
 
 from cl2cm_jax.data.captions import SPLITS
 from cl2cm_jax.data.media.images import FORMATS
-from cl2cm_jax.data.readers import shards
+from cl2cm_jax.data.readers import shards, usable_images
 from cl2cm_jax.data.readers.shards import read_picture, read_shard, shard_files
 from cl2cm_jax.data.stored_sets import StoredSet, prepare
 from cl2cm_jax.errors import UserError
@@ -56,7 +56,7 @@ def test_builds_and_reads_back(tmp_path: Path) -> None:
         Caption("fr", "chien 7", "human"),
         Caption("fr", "un chien 7", "human"),
     )
-    assert record.image == picture(7)
+    assert record.files == (picture(7),)
     assert record.path == "" and record.feature is None
     assert builder.report_path.read_text(encoding="utf-8").count("\n") == 1
 
@@ -185,6 +185,24 @@ def test_rebuilds_only_when_a_shard_changed(tmp_path: Path) -> None:
     assert built(folder).data_dir != first.data_dir
 
 
+def test_one_changed_shard_costs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(path: str, **options: Any) -> shards.Shard:
+        read.append(Path(path).name)
+        return read_shard(path, **options)
+
+    monkeypatch.setattr(usable_images, "read_shard", counted)
+    folder = write_shards(tmp_path / "s")
+    built(folder)
+    assert len(read) == len(set(read)) == len(list(folder.iterdir()))
+    read.clear()
+    write_shard(folder / "00002.tar", files_of(11))
+    again = by_key(built(folder))
+    assert read == ["00002.tar"] and "000000011" in again
+    assert again == by_key(built(folder, data_dir=tmp_path / "elsewhere"))
+
+
 def test_clips_in_shards(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
     content = io.BytesIO()
@@ -194,7 +212,7 @@ def test_clips_in_shards(tmp_path: Path) -> None:
     assert keys == ["x"] and problems == ["x.webp: the image is animated; its first frame is used"]
     assert read(shard, frames=2) == (["x"], [])
     write_shards(tmp_path / "s")
-    assert by_key(built(tmp_path / "s", frames=2))["x"].image == content.getvalue()
+    assert by_key(built(tmp_path / "s", frames=2))["x"].files == (content.getvalue(),)
 
 
 def test_names_follow_webdataset(tmp_path: Path) -> None:
@@ -402,6 +420,32 @@ def test_long_name_in_an_extended_header_is_read(tmp_path: Path) -> None:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     assert read(tmp_path / "a.tar") == ([name], [])
+
+
+@pytest.mark.parametrize(("fields", "refused"), [(100, False), (101, True)])
+def test_global_headers_are_bounded(tmp_path: Path, fields: int, refused: bool) -> None:
+    """They are copied for each of the files: 14,000 fields and 36,000 files took 10 s and more."""
+    about = {f"field{number}": "value" for number in range(fields)}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT, pax_headers=about) as tar:
+        for ending, content in (("jpg", picture(1)), ("txt", b"a dog")):
+            info = tarfile.TarInfo(f"a.{ending}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    keys, problems = read(tmp_path / "a.tar")
+    assert ("101 fields of global headers, over the limit of 100" in "".join(problems)) == refused
+    assert keys == ([] if refused else ["a"])
+
+
+def test_a_sparse_file_is_refused(tmp_path: Path) -> None:
+    """tarfile would read its map number by number: 18 MB of it took seconds."""
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "b.jpg", "GNU.sparse.realsize": "5"}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for ending, content, about in (("jpg", picture(1), {}), ("txt", b"a dog", {}), ("png", b"9\n" * 300, sparse)):
+            info = tarfile.TarInfo(f"a.{ending}")
+            info.size, info.pax_headers = len(content), about
+            tar.addfile(info, io.BytesIO(content))
+    keys, problems = read(tmp_path / "a.tar")
+    assert keys == [] and "has a sparse file at byte 2,560, which is not read; write it" in "".join(problems)
 
 
 def test_samples_of_one_picture_are_one_and_in_one_split(tmp_path: Path) -> None:

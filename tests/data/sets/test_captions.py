@@ -18,6 +18,7 @@ from support.built_sets import Caption, all_records, build_set, open_set
 
 from cl2cm_jax.data.caption_sets import fingerprint
 from cl2cm_jax.data.captions import SPLITS
+from cl2cm_jax.data.media.images import decode
 from cl2cm_jax.data.stored_sets import StoredSet
 from cl2cm_jax.errors import UserError
 
@@ -44,7 +45,7 @@ def test_builds_and_reads_back(pictures: Path) -> None:
         Caption("de", "a in de", "human"),
         Caption("zh-TW", "貓", "human"),
     )
-    assert by_id["c.png"].image == (pictures / "c.png").read_bytes()
+    assert by_id["c.png"].files == ((pictures / "c.png").read_bytes(),)
     assert by_id["c.png"].path == str(pictures / "c.png")
     assert by_id["c.png"].feature is None
 
@@ -123,10 +124,10 @@ def test_clips_are_built_and_read_back(pictures: Path) -> None:
     by_id = {record.image_id: record for found in all_records(builder).values() for record in found}
     assert len(by_id) == 12 and builder.report_path.read_text(encoding="utf-8").count("\n") == 1
     for name in ("a.png", "moving.gif"):
-        assert by_id[name].image == (pictures / name).read_bytes() and by_id[name].frames == ()
+        assert by_id[name].files == ((pictures / name).read_bytes(),)
     walk = by_id["walk"]
-    assert walk.image is None and walk.path == str(pictures / "walk")
-    assert walk.frames == tuple((pictures / "walk" / f"f{number}.png").read_bytes() for number in (2, 10, 11))
+    assert walk.path == str(pictures / "walk")
+    assert walk.files == tuple((pictures / "walk" / f"f{number}.png").read_bytes() for number in (2, 10, 11))
 
 
 def test_a_set_of_pictures_keeps_its_name(pictures: Path) -> None:
@@ -219,7 +220,7 @@ def test_features(pictures: Path, shape: tuple[int, ...]) -> None:
         row = "abcdefghij".index(record.image_id[0])
         assert record.feature is not None and record.feature.dtype == np.float32
         np.testing.assert_array_equal(record.feature, np.atleast_2d(values[row]))
-        assert record.image is None and record.path == ""
+        assert record.files == () and record.path == ""
 
 
 def test_feature_problems_are_listed(pictures: Path) -> None:
@@ -270,6 +271,50 @@ def test_names_of_one_picture_are_one_image_with_all_captions(pictures: Path, ca
     assert caplog.text.count("copy_") == 3, "one line, which names the first few"
     report = builder.report_path.read_text(encoding="utf-8")
     assert "'copy_j.png' is the same picture as 'j.png' and counts as one with it" in report
+
+
+def resaved(pictures: Path, kind: str) -> tuple[str, str]:
+    """Two files with the same pixels and other bytes."""
+    noise = np.random.default_rng(0).integers(0, 256, (80, 96, 3), np.uint8)
+    image, exif = Image.fromarray(noise), Image.Exif()
+    exif[0x010E] = "a description"
+    first, second = {"png": ("1.png", "2.png"), "jpg": ("1.jpg", "2.jpg"), "turned": ("1.png", "2.tif")}[kind]
+    image.save(pictures / first)
+    if kind == "turned":
+        exif[0x0112] = 6  # a viewer turns it by 90 degrees clockwise
+        image = image.transpose(Image.Transpose.ROTATE_90)
+    image.save(pictures / second, exif=exif)
+    assert (pictures / first).read_bytes() != (pictures / second).read_bytes()
+    return first, second
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "turned"])
+def test_pictures_with_equal_pixels_are_one(pictures: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = resaved(pictures, kind)
+    file = write_captions(pictures, f"{first},en,one\n{second},en,two\n")
+    with caplog.at_level(logging.WARNING):
+        records = all_records(built(pictures, file))
+    by_id = {record.image_id: record for found in records.values() for record in found}
+    assert second not in by_id and [caption.text for caption in by_id[first].captions] == ["one", "two"]
+    assert by_id[first].files == ((pictures / first).read_bytes(),)
+    assert f"1 picture has a second name ({second!r} = {first!r}), 1 of them in other files" in caplog.text
+    rows = [("c.png", "train"), (first, "train"), (second, "test"), ("d.png", "validation"), ("e.png", "test")]
+    text = "".join(f"{name},en,{name},{split}\n" for name, split in rows)
+    file.write_text(f"image,language,caption,split\n{text}")
+    reason = rf"line 4, field image: '{second}' in 'test' is the same picture as '{first}' in 'train'.*files differ"
+    with pytest.raises(UserError, match=reason):
+        built(pictures, file)
+
+
+def test_photographs_that_are_equal_only_as_they_are_checked_are_two(pictures: Path) -> None:
+    """JPEG is checked at an eighth of its size, the means of its blocks."""
+    grid = np.indices((96, 96)) % 2 * 255
+    for name, pattern in (("1.jpg", grid[0]), ("2.jpg", grid[1])):
+        Image.fromarray(pattern.astype(np.uint8)).save(pictures / name, quality=100)
+    small, other = (decode(pictures / name, enough=1) for name in ("1.jpg", "2.jpg"))
+    np.testing.assert_array_equal(small, other)
+    records = all_records(built(pictures, write_captions(pictures, "1.jpg,en,one\n2.jpg,en,two\n")))
+    assert {"1.jpg", "2.jpg"} <= {record.image_id for found in records.values() for record in found}
 
 
 def test_a_picture_in_two_splits_is_refused(pictures: Path) -> None:

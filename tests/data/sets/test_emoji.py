@@ -122,7 +122,7 @@ def test_builds_offline_and_reads_back(
     for record, entry in zip(records["test"], [e for e in some if e.rows[0].split == "test"], strict=True):
         assert record.captions == captions_of(entry.rows)
         assert (record.group, record.concept) == (entry.rows[0].group, entry.rows[0].concept)
-        assert record.image == Path(record.path).read_bytes()
+        assert record.files == (Path(record.path).read_bytes(),)
 
 
 def test_damaged_packages_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,8 +69,8 @@ def test_builds_and_reads_back(root: Path, tmp_path: Path) -> None:
         for record in some:
             rows = found[record.image_id]
             assert rows[0].split == split and record.captions == captions_of(rows)
-            assert record.image is not None and record.path == str(rows[0].picture)
-            assert len(list(decode_frames(record.image, limit=3))) == 3
+            assert record.files and record.path == str(rows[0].picture)
+            assert len(list(decode_frames(record.files[0], limit=3))) == 3
 
 
 def test_a_package_that_is_not_as_published_is_one_line(root: Path, tmp_path: Path) -> None:

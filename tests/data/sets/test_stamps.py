@@ -190,7 +190,7 @@ def test_training_sees_machine_translations_and_evaluation_human_captions(
             if split == "train":
                 expected = (expected[0], Caption("es", f"máquina {expected[0].text}", "machine"))
             assert row.captions == expected
-            assert row.image == Path(row.path).read_bytes()
+            assert row.files == (Path(row.path).read_bytes(),)
 
 
 def test_without_translations_training_sees_human_captions(root: Path, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "growth of a regex": ({"normalizer": replace("a" * 30, Regex="a")}, "by up to 30"),
     "growth step by step": (
         {"normalizer": sequence("normalizer", *[replace("aaa", String="a")] * 3)}, "by up to 27"),
+    "growth of bytes": ({"normalizer": sequence("normalizer", *[{"type": "ByteLevel"}] * 3)}, "by up to 64"),
     "growth in two places": (
         {"normalizer": replace("a" * 7, String="a"), "pre_tokenizer": replace("a" * 7, String="a")}, "pre_tokenizer"),
     "growth of a map": (

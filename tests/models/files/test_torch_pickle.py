@@ -197,3 +197,23 @@ def test_a_storage_that_ends_early_is_refused_before_it_is_read(tmp_path, fake_t
     (tmp_path / "cut.pth").write_bytes(whole[:-1])
     with pytest.raises(UserError, match="storage 7 has fewer bytes than its 12 elements"):
         read_torch_pickle(tmp_path / "cut.pth")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"}(K\x01K\x02u",
+        b"}K\x01K\x02s",
+        b"(K\x01K\x02d",
+        b"ccollections\nOrderedDict\n)R(K\x01K\x02u",
+        b"}(X\x01\x00\x00\x00aK\x02K\x01K\x02u",
+        b"}(K\x01\x85K\x02u",
+        b"ccollections\nOrderedDict\n]]K\x01aK\x02aa\x85R",
+    ],
+)
+def test_keys_that_are_no_text_are_refused(tmp_path, state) -> None:
+    """Of 150,000 numbers with one hash (2.4 MB) each is compared with all before it."""
+    parts = [pickle.dumps(part, protocol=2) for part in (_MAGIC, _PROTOCOL, {"little_endian": True})]
+    (tmp_path / "a.pth").write_bytes(b"".join([*parts, b"\x80\x02", state, b".", pickle.dumps([], protocol=2)]))
+    with pytest.raises(UserError, match=r"has a key that is not text|takes 0 positional arguments"):
+        read_torch_pickle(tmp_path / "a.pth")

@@ -183,6 +183,22 @@ def test_a_data_file_that_the_manifest_does_not_name_is_kept(old, caplog) -> Non
     assert "moved 1 data files that the manifest does not name" in caplog.text and str(kept.parents[3]) in caplog.text
 
 
+def test_the_trash_of_many_interrupted_updates_is_bounded(old, caplog) -> None:
+    (path,) = collection(old).rglob("data_*.parquet")
+    for number in range(lite.KEPT + 2):
+        shutil.copy(path, path.with_name(f"data_00090{number}_000909.parquet"))
+        assert count(old) == ROWS - 1
+    assert len(list((old / lite.TRASH).iterdir())) == lite.KEPT + 2, "a search removes nothing"
+    (old / lite.TRASH / "1.removed").mkdir()  # by a kill between the renaming and the removal
+    with Store(str(old)) as store:
+        store.remove([id_of("1.png")])
+    left = [file.name for file in sorted((old / lite.TRASH).rglob("*.parquet"))]
+    assert left == ["data_000902_000909.parquet", "data_000903_000909.parquet"]
+    assert len(list((old / lite.TRASH).iterdir())) == lite.KEPT and count(old) == ROWS - 2
+    size = lite.KEPT * path.stat().st_size / 1e6
+    assert f"{old / lite.TRASH} has {size:.1f} MB that interrupted updates have left" in caplog.text
+
+
 @pytest.fixture
 def killed(index: Path, tmp_path: Path) -> Path:
     """An index as a kill leaves it: with one data file, and a log of the changes after it."""

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.data.caption_sets import CaptionSet, files_below, fingerprint
 from cl2cm_jax.data.captions import Caption, CaptionTable, by_split
-from cl2cm_jax.data.readers.picture_checks import Mapper, in_threads
+from cl2cm_jax.data.media.threads import ahead
+from cl2cm_jax.data.readers.picture_checks import Mapper
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.sets.paper.files import PaperSet, Search
 from cl2cm_jax.data.sets.paper.text import TextFiles
@@ -109,7 +110,7 @@ def _checked(
         problems += _unused(listed, splits)
     rows: list[Caption] = []
     for split, images in splits.items():
-        reasons = in_threads(vision[split].reason_against, images)
+        reasons = list(ahead(vision[split].reason_against, images))
         problems += [Problem(f"{root} ({split})", None, "id", reason) for reason in reasons if reason]
         for (media, own), reason in zip(images.items(), reasons, strict=True):
             if not reason:

@@ -77,7 +77,7 @@ class Pictures(Vision):
         if os.path.commonpath([base, self.picture(media)]) != base:
             return f"{media!r} is {self._path(media)}, which is outside {self._folder}"
         try:
-            decode(self._path(media))
+            decode(self._path(media), enough=1)
         except ImageError as error:
             return str(error)
         return ""

@@ -66,7 +66,7 @@ def test_published(tmp_path: Path, caplog: pytest.LogCaptureFixture, of_chinese:
     assert texts(first, "zh", "machine") == [f"zhb 句子 {k} {TRAIN[0]}" for k in range(5)]
     english = "enc 句子 0 100_abc" if of_chinese else "A sentence 0 of 100_abc ."
     assert texts(first, "en")[0] == english and len(texts(first, "en")) == 5
-    assert first.image == (root / "Flickr8k_Dataset/Flicker8k_Dataset" / f"{TRAIN[0]}.jpg").read_bytes()
+    assert first.files == ((root / "Flickr8k_Dataset/Flicker8k_Dataset" / f"{TRAIN[0]}.jpg").read_bytes(),)
     assert first.path.endswith(f"Flicker8k_Dataset/{TRAIN[0]}.jpg")
     assert "the train split has 8 images or videos, 6,000 as published" in caplog.text
 
@@ -136,7 +136,7 @@ def test_problems_go_into_the_report(tmp_path: Path) -> None:
 def test_features_in_place_of_pictures(tmp_path: Path) -> None:
     root = write_flickr8k_cn(tmp_path / "sets")
     records = built(tmp_path, root=str(root), **features(tmp_path, [f"{media}.jpg" for media in EVERY]))
-    assert records["test"][0].image is None
+    assert records["test"][0].files == ()
     np.testing.assert_array_equal(records["test"][0].feature, np.full((1, 4), EVERY.index(TEST[0]), np.float32))
     assert records["test"][0].path == ""
     with pytest.raises(UserError, match="config.data.feature_ids='' must name the file"):

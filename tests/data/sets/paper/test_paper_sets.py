@@ -58,7 +58,7 @@ def test_multi30k_task_2(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     first = records["train"][0]
     assert texts(first, "en") == [f"a enc sentence {k} of 100" for k in (0, 1)]
     assert texts(first, "de") == [f"a enc2de sentence {k} of 100" for k in (0, 1)]
-    assert first.image == (tmp_path / "multi30k/flickr30k-images/100.jpg").read_bytes()
+    assert first.files == ((tmp_path / "multi30k/flickr30k-images/100.jpg").read_bytes(),)
     assert first.path == str(tmp_path / "multi30k/flickr30k-images/100.jpg")
     for split, number, published in (("train", "8", "29,000"), ("validation", "3", "1,014"), ("test", "3", "1,000")):
         assert f"multi30k: the {split} split has {number} images or videos, {published} as published" in caplog.text
@@ -92,7 +92,7 @@ def test_image_features_in_the_order_of_their_lists(tmp_path: Path) -> None:
     records = built("multi30k", tmp_path, features="resnet_152")
     for found in records.values():
         for record in found:
-            assert record.feature is not None and record.image is None
+            assert record.feature is not None and record.files == ()
             np.testing.assert_array_equal(record.feature, np.full((1, 5), float(record.image_id), np.float32))
     # the other place that id lists have in published trees, and feature folders beside FeatureData/
     for name in ("train_id.txt", "val_id.txt", "test_id_2016.txt"):
@@ -207,7 +207,7 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
 def test_pictures_may_lie_elsewhere(tmp_path: Path) -> None:
     tree = paper_trees.write_multi30k(tmp_path)
     (tree / "flickr30k-images").rename(tmp_path / "mine")
-    assert built("multi30k", tmp_path, images=str(tmp_path / "mine"))["train"][0].image is not None
+    assert built("multi30k", tmp_path, images=str(tmp_path / "mine"))["train"][0].files
     with pytest.raises(UserError, match="config.data.images='none' is not a folder"):
         builder("multi30k", tmp_path, images="none")
 
