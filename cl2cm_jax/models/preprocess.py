@@ -180,7 +180,7 @@ def _with_defaults(content: Mapping[str, Any], folder: Path, file: str) -> dict[
     kind = content.get("image_processor_type") or content.get("feature_extractor_type")
     if kind is None and (folder / hub_folder.CONFIG).is_file():  # then that of the model
         model = str(hub_folder.read_json(folder).get("model_type"))
-        kind = str(auto.IMAGE_PROCESSOR_MAPPING_NAMES.get(model, {}).get("pil")).removesuffix("Pil")
+        kind = str(vars(auto)["IMAGE_PROCESSOR_MAPPING_NAMES"].get(model, {}).get("pil")).removesuffix("Pil")
     name = str(kind)[:100].removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
     given = {**_FOR_TORCHVISION.get(name, {}), **content}
     plain = "ViTImageProcessor" if name in _FOR_TORCHVISION else name

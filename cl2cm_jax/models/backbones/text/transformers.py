@@ -124,18 +124,19 @@ def _load(folder: Path) -> AnyText:
         raise UserError(f"model folder {folder} has no pooling of the states of its tokens; use another")
     after = [module for module in modules[pooling + 1 :] if type(module).__name__ != "Normalize"]
     limit = model.max_seq_length
+    apply: Any = functools.partial(_apply, model=model, after=after)
     backbone = AnyText(
         dim=0,
         params=torch_folder.as_params(folder),
-        apply=functools.partial(_apply, model=model, after=after),
+        apply=apply,
         tokenizer=functools.partial(
             LibraryTokenizer, encoder.tokenizer, bool(getattr(encoder, "do_lower_case", False))
         ),
         max_tokens=limit if limit and limit < _UNLIMITED else None,
         source=folder,
     )
-    dim = backbone.apply(backbone.params, *backbone.tokenizer(max_tokens=8)(["a"])).sentence.shape[1]
-    return replace(backbone, dim=dim, apply=functools.partial(backbone.apply, dim=dim))
+    dim = apply(backbone.params, *backbone.tokenizer(max_tokens=8)(["a"])).sentence.shape[1]
+    return replace(backbone, dim=dim, apply=functools.partial(apply, dim=dim))
 
 
 def _apply(
