@@ -67,10 +67,11 @@ FIELDS: dict[str, Field] = {
     "data.beam_options": Field(()),  # options of that runner, e.g. ("project=mine", "region=europe-west1")
     "data.on_error": choice("stop", "skip"),  # "skip": bad captions and pictures are listed in a report
     # Text backbone; its frozen layers run once and their outputs are cached
-    # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | "bert" (mBERT, XLM-R, MiniLM ...; needs text.path) |
-    # "transformers" (any other, frozen; extra torch; needs text.path)
+    # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | those of model folders, which need text.path: "bert"
+    # (mBERT, XLM-R, MiniLM ...), "modernbert" (mmBERT, ModernBERT), "qwen3" (Qwen3, Qwen3-Embedding), "clip_text"
+    # (text towers of CLIP, SigLIP, MetaCLIP 2, OpenCLIP), "transformers" (any other, frozen; extra torch)
     "text.backbone": plugin("cl2cm_jax.models.backbones.text", "use_multilingual"),
-    "text.path": place(),  # bert, transformers: a model folder or hub id; others: weights outside the package
+    "text.path": place(),  # a Hugging Face model folder or hub id; of the first two: weights outside the package
     # put before every caption and query, e.g. "query: " for E5; "": nothing; "auto": what the model folder names, see
     # models/files/prompts.py. "{query}" may stand at its end, for the text
     "text.prompt": prompt(AUTO),
@@ -82,7 +83,7 @@ FIELDS: dict[str, Field] = {
     "text.scan": Field(True),  # trained layers: one compiled layer in a loop; False compiles longer, may run faster
     # Vision backbone; its outputs are cached if it is frozen
     "vision.backbone": plugin("cl2cm_jax.models.backbones.vision", "efficientnet_lite0", also=("precomputed",)),
-    "vision.path": place(),  # clip_vit (CLIP, SigLIP), transformers (any other, frozen): a model folder or hub id
+    "vision.path": place(),  # clip_vit (CLIP, SigLIP, OpenCLIP), transformers (any other, frozen): folder or hub id
     "vision.image_size": number(0, 0, 4096),  # clip_vit: pixels per side; positions are interpolated; 0: model's own
     "vision.pool": choice("backbone", "tokens"),  # its global vector, or its grid, which an attention tower reads
     "vision.remat": Field(False),

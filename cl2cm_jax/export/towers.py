@@ -76,10 +76,10 @@ def check_agrees(
 
 
 def text_tower(parts: Parts) -> Tower:
-    """Token ids and mask (B, L) -> vectors. L is up to `text.max_tokens`, begin and end included."""
+    """Token ids and mask (B, L) -> vectors. L is up to `text.max_tokens`, special tokens included."""
     config, backbone = _in_fp32(parts), parts.text
     networks = Networks(config, parts.manifest.shape, tunable=backbone.tunable)
-    marked = cut_layer(config) is not None  # words include begin and end, see `TextEncoder`
+    marked = cut_layer(config) is not None  # words include special tokens, see `TextEncoder`
     own = student_first(config) is not None
 
     def run(params: dict, ids: jax.Array, mask: jax.Array) -> TextOutput:
@@ -90,7 +90,7 @@ def text_tower(parts: Parts) -> Tower:
 
     def apply(params: dict, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         output = run(params, input_ids.astype(jnp.int32), attention_mask.astype(bool))
-        first = 0 if marked else 1
+        first = 0 if marked else backbone.marks[0]
         text = Text(output.sentence)
         if networks.reads_words or own:
             text = text._replace(words=output.words[:, first:], mask=output.mask[:, first:])
@@ -188,5 +188,5 @@ def image_inputs(parts: Parts, images: Iterable[np.ndarray]) -> dict[str, np.nda
     """Images (H, W, 3) uint8 of any sizes as the vision tower's inputs, (N, 3, S, S) float32; no clips."""
     assert parts.vision is not None
     p = parts.vision.preprocess
-    sized = [scaled(one, p.image_size, shorter_side=p.shorter_side, filter=p.filter) for one in images]
+    sized = [scaled(one, p.image_size, shorter_side=p.shorter_side, filter=p.filter, even=p.even) for one in images]
     return {"pixel_values": np.ascontiguousarray(p(np.stack(sized)).transpose(0, 3, 1, 2))}

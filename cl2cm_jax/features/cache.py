@@ -395,4 +395,5 @@ def shape_of(config: ConfigDict, corpora: Corpora, vision: VisionBackbone | None
     dim = train.vision.shape[2]
     if vision is not None:
         frames, dim = (1, vision.pooled) if config.vision.pool == "backbone" else (vision.frames, vision.dim)
-    return FeatureShape(train.sentences.shape[1], dim, config.text.max_tokens, frames)
+    text, words = train.sentences.shape[1], train.words.values.shape[1]
+    return FeatureShape(text, dim, config.text.max_tokens, frames, words if words != text else 0)

@@ -60,8 +60,9 @@ class ImageEncoder:
             return output.features if tokens or output.pooled is None else output.pooled[:, None]
 
         self._forward = run(forward)
+        p = self._prepare
         self._sized = backbone.resize or functools.partial(
-            scaled, size=self._prepare.image_size, shorter_side=self._prepare.shorter_side, filter=self._prepare.filter
+            scaled, size=p.image_size, shorter_side=p.shorter_side, filter=p.filter, even=p.even
         )
 
     def _compile(self) -> None:
@@ -141,11 +142,12 @@ class TextEncoder:
     """A text backbone behind its tokenizer, on all devices of this process; called as often as needed.
 
     Attributes:
-      room: word pieces of a text that are read, without begin, end and prompt.
+      room: word pieces of a text that are read, without special tokens and prompt.
 
     Args:
       backbone: with its weights.
-      max_tokens: longer captions are truncated.
+      max_tokens: longer captions are truncated, special tokens included; the backbone's `fixed_tokens`, if states of
+        its layers are asked for.
       first: the first trained layer, whose inputs are returned as states; -1: token ids as states; None: no states.
       frozen: whether the frozen backbone's words and sentences are used.
       lowercase: removes case and accents.
@@ -171,13 +173,20 @@ class TextEncoder:
             raise UserError(
                 f"config.text.max_tokens={max_tokens} is more than the {backbone.max_tokens} that the backbone takes"
             )
-        self._dim, self._first, self._frozen = backbone.dim, first, frozen
+        self._fixed = backbone.fixed_tokens if first is not None and first >= 0 else 0
+        if self._fixed and max_tokens != self._fixed:
+            raise UserError(
+                f"config.text.max_tokens={max_tokens}: the backbone computes every text at {self._fixed} tokens, its "
+                f"padding included; to train layers of it, use {self._fixed}"
+            )
+        self._dim, self._sentence = backbone.dim, backbone.sentence_size
+        self._first, self._frozen = first, frozen
         self._prepared = functools.partial(prepared, prompt=prompt, lowercase=lowercase)
         self._known = known or {}
-        self.max_tokens = max_tokens
+        self.max_tokens, self.marks = max_tokens, backbone.marks
         self._longer = functools.cache(functools.partial(backbone.tokenizer, max_tokens=max_tokens + 1))
         self._tokenize = backbone.tokenizer(max_tokens=max_tokens)
-        self.room = max_tokens - 2 - (len(self._tokenize.words(prompt)) if prompt else 0)
+        self.room = max_tokens - sum(self.marks) - (len(self._tokenize.words(prompt)) if prompt else 0)
         if self.room < 1:
             raise UserError(
                 f"config.text.max_tokens={max_tokens} leaves no room for a text after config.text.prompt={prompt!r}; "
@@ -205,7 +214,7 @@ class TextEncoder:
             is_cut[full] = longer.mask.sum(1) > self.max_tokens
         unknown: int | None = getattr(self._tokenize, "unknown", None)
         is_unknown = np.zeros_like(tokens.mask) if unknown is None else (tokens.ids == unknown) & tokens.mask
-        pieces = np.maximum(tokens.mask.sum(1) - 2, 1)  # without the special tokens
+        pieces = np.maximum(tokens.mask.sum(1) - sum(self.marks), 1)
         return TextLosses(is_cut, is_unknown.sum(1) / pieces)
 
     def spelt(self, text: str) -> float:
@@ -249,14 +258,19 @@ class TextEncoder:
 
     def _arrays(self, space: InMemory, lengths: np.ndarray) -> CaptionFeatures:
         """Arrays for captions of `lengths` (m,) tokens, special ones included."""
-        marked, count = self._first is not None, len(lengths)
-        words = (lengths if marked else np.maximum(lengths - 2, 0)) if self._frozen else np.zeros_like(lengths)
-        sentences = space.array("sentences", (count, self._dim), np.float32, job=CAPTIONS)
-        states = None
-        if marked:
-            cell = (1, np.int32) if self._prefix is None else (self._dim, np.float16)
-            states = _ragged(space, "states", lengths, *cell, marked=True)
-        return CaptionFeatures(sentences, _ragged(space, "words", words, self._dim, np.float16, marked=marked), states)
+        marked, fixed = self._first is not None, self._fixed
+        sentences = space.array("sentences", (len(lengths), self._sentence), np.float32, job=CAPTIONS)
+        words, marks = lengths if marked else np.maximum(lengths - sum(self.marks), 0), self.marks if marked else (0, 0)
+        if not self._frozen:
+            words, fixed = np.zeros_like(lengths), 0
+        cell = (self._dim, np.float16)
+        kept = _ragged(space, "words", words, *cell, marks=marks, fixed=fixed)
+        if not marked:
+            return CaptionFeatures(sentences, kept, None)
+        cell = (1, np.int32) if self._prefix is None else cell
+        return CaptionFeatures(
+            sentences, kept, _ragged(space, "states", lengths, *cell, marks=marks, fixed=self._fixed)
+        )
 
     def _fill(self, out: CaptionFeatures, rows: np.ndarray, tokens: TokenBatch) -> None:
         """Runs the backbone over one batch, the captions `rows`."""
@@ -268,7 +282,7 @@ class TextEncoder:
         if self._rest is not None:
             output = self._rest(begun, mask)
             out.sentences[rows] = np.asarray(output.sentence)[: len(rows)]
-            first = 0 if out.states is not None else 1  # without the first special token
+            first = 0 if out.states is not None else self.marks[0]  # without the first special token
             _put(out.words, rows, np.asarray(output.words)[:, first:])
         if out.states is not None:
             _put(out.states, rows, np.asarray(begun) if self._prefix is not None else np.asarray(ids)[..., None])
@@ -286,21 +300,30 @@ def _is_of_alphabet(char: str) -> bool:
     return char.isalpha() and not name.startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO"))
 
 
-def _ragged(space: InMemory, name: str, lengths: np.ndarray, dim: int, dtype: DTypeLike, *, marked: bool) -> Ragged:
-    """An array for rows (L_i, d); `marked` ones begin and end with a special token."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    is_word = np.ones(offsets[-1], bool)
-    if marked and len(is_word):
-        filled = lengths > 0
-        is_word[offsets[:-1][filled]] = is_word[offsets[1:][filled] - 1] = False
+def _ragged(
+    space: InMemory,
+    name: str,
+    lengths: np.ndarray,
+    dim: int,
+    dtype: DTypeLike,
+    *,
+    marks: tuple[int, int],
+    fixed: int = 0,
+) -> Ragged:
+    """An array for rows (L_i, d) with so many special tokens before and behind, all `fixed` tokens long if not 0."""
+    stored = np.full_like(lengths, fixed) if fixed else lengths
+    offsets = np.concatenate([[0], np.cumsum(stored)]).astype(np.int64)
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], stored)
+    is_word = (place >= marks[0]) & (place < np.repeat(lengths - marks[1], stored))
     return Ragged(values=space.array(name, (len(is_word), dim), dtype, job=CAPTIONS), offsets=offsets, is_word=is_word)
 
 
 def _put(ragged: Ragged, rows: np.ndarray, values: np.ndarray) -> None:
-    """Writes values (>= k, >= L, d) as the captions `rows` (k,)."""
+    """Writes values (>= k, L, d) as the captions `rows` (k,); of longer ones the end stays 0."""
     for row, value in zip(rows, values, strict=False):
         begin, end = ragged.offsets[row : row + 2]
-        ragged.values[begin:end] = value[: end - begin]
+        part = value[: end - begin]
+        ragged.values[begin : begin + len(part)] = part
 
 
 def _fit(x: np.ndarray, rows: int, length: int) -> np.ndarray:

@@ -8,7 +8,7 @@ asks about it: `models.configured` loads it by name, and no other code knows a b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -35,8 +35,8 @@ class TextOutput(NamedTuple):
 
     Attributes:
       words: (B, L, d) float32, one state per token; 0 at padding.
-      mask: (B, L) bool, True at word pieces: neither padding nor the begin and end tokens.
-      sentence: (B, d) float32, the backbone's own sentence vector.
+      mask: (B, L) bool, True at word pieces: neither padding nor special tokens.
+      sentence: (B, s) float32, the backbone's own sentence vector.
     """
 
     words: jax.Array
@@ -105,11 +105,15 @@ class TextBackbone:
     """A text encoder with its weights.
 
     Attributes:
-      dim: d of words and sentence.
+      dim: d of words, and of the sentence where `sentence_dim` is 0.
       params: nested dict of arrays. Pass it to a jitted `apply` as an argument: closed over, it is compiled in.
       apply: (params, token_ids (B, L) int32, token_mask (B, L) bool) -> TextOutput; pure.
       tokenizer: (max_tokens=) -> a tokenizer whose rows have at most that many ids.
       max_tokens: the longest row that the encoder takes; None: no limit.
+      marks: numbers of special tokens that the tokenizer puts before and behind every text.
+      sentence_dim: size of the sentence vector; 0: d.
+      fixed_tokens: length at which every text is computed, its padding included, so that states of a layer have it;
+        0: that of the text.
       tunable: how its layers are trained; None where they cannot be.
       traced: whether `apply` is a function of JAX; otherwise it is called with arrays of numpy, outside of `jax.jit`.
     """
@@ -120,7 +124,15 @@ class TextBackbone:
     apply: Callable[[Params, jax.Array, jax.Array], TextOutput]
     tokenizer: Callable[..., Tokenizer]
     max_tokens: int | None = None
+    marks: tuple[int, int] = (1, 1)
+    sentence_dim: int = 0
+    fixed_tokens: int = 0
     tunable: Tunable[TextOutput] | None = None
+
+    @property
+    def sentence_size(self) -> int:
+        """Size of the sentence vector."""
+        return self.sentence_dim or self.dim
 
     def write(self, path: Path, *, max_tokens: int) -> None:
         """Writes weights and tokenizer where `TextSpec.load` finds them: a file, or a folder for a `model_folder`."""
@@ -187,6 +199,7 @@ class _Spec(ABC, Generic[B]):
       traced: whether the backbone is computed by JAX, so that it can be converted; see `TextBackbone`.
       sizes: names of sizes that `abstract` takes.
       requirement: packages that it needs beside this one's own, for the model card.
+      families: model_type in config.json of the model folders that it reads.
     """
 
     model_folder: ClassVar[bool] = False
@@ -194,6 +207,7 @@ class _Spec(ABC, Generic[B]):
     requirement: ClassVar[str] = ""
     has_layers: ClassVar[bool] = False
     sizes: ClassVar[tuple[str, ...]] = ()
+    families: ClassVar[Collection[str]] = ()
 
     @abstractmethod
     def fingerprint(self, path: Location) -> str:
@@ -217,7 +231,13 @@ class _Spec(ABC, Generic[B]):
 
 
 class TextSpec(_Spec[TextBackbone]):
-    """What a text backbone says of itself without its weights; see `_Spec`."""
+    """What a text backbone says of itself without its weights; see `_Spec`.
+
+    Attributes:
+      pools_plainly: whether the pooling of sentence-transformers makes the sentence vector of a model folder's states.
+    """
+
+    pools_plainly: ClassVar[bool] = True
 
     @abstractmethod
     def load(self, path: Location) -> TextBackbone:

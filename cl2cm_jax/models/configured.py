@@ -60,6 +60,12 @@ def fingerprint(kind: Kind, name: str, path: str | Path | None = None) -> str:
     return _spec(kind, name).fingerprint(path)
 
 
+def reader(kind: Kind, model_type: object) -> str:
+    """The built-in backbone that reads model folders with this model_type in config.json; "" if none does."""
+    names = plugin_names(_PACKAGES[kind])
+    return next((name for name in names if model_type in tuple(_spec(kind, name).families)), "")
+
+
 def hashes(config: ConfigDict, kind: Kind) -> dict[str, str]:
     """SHA-256 of each file of the configured backbone, by name; raises UserError if one is missing."""
     return _spec(kind, config[kind].backbone).hashes(config[kind].path or None)

@@ -27,7 +27,9 @@ from cl2cm_jax.text.regular_file import open_regular
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_FILES = ("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt", "README.md", "LICENSE*", "NOTICE*")
+# of OpenCLIP; in a folder that has the weights of transformers too, those are read
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+FILES = ("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt", "README.md", "LICENSE*", "NOTICE*")
 TOKENIZER = "tokenizer.json"
 # what a tokenizer is made of where there is no tokenizer.json: its pieces, and what else is said of it
 PIECES = (
@@ -42,7 +44,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def locate(
-    path: str | Path | None, *, field: str, files: Sequence[str] = _FILES, holds: str = f"{CONFIG} and {WEIGHTS}"
+    path: str | Path | None, *, field: str, files: Sequence[str] = FILES, holds: str = f"{CONFIG} and {WEIGHTS}"
 ) -> Path:
     """Returns the folder of a path, or of a hub id ("owner/name[@revision]") after downloading it.
 
@@ -223,6 +225,8 @@ def arranged(
 ) -> dict[str, np.ndarray]:
     """The tensors of a transformer by our names, those of its layers stacked under "layers/".
 
+    Several of our names may have one of torch's: its rows are theirs, in this order.
+
     Args:
       stored: torch's tensors.
       once: our name -> torch's, outside the layers.
@@ -238,16 +242,44 @@ def arranged(
       UserError: tensors are missing, unknown or of a wrong shape; names each as the file does.
     """
     layers = next(shapes[f"layers/{ours}"][0] for ours in layer)
-    in_layers = {f"{prefix}{i}.{name}": ours for i in range(layers) for ours, name in layer.items()}
-    check_names(stored, [*once.values(), *in_layers], source=source, named=named)
+    each = {ours: unrelaid(ours, shapes[ours]) for ours in once}
+    each |= {ours: unrelaid(ours, shapes[f"layers/{ours}"][1:]) for ours in layer}
     # before they are transposed or stacked: numpy's errors would not name them
-    expected = {name: unrelaid(ours, shapes[ours]) for ours, name in once.items()}
-    expected |= {name: unrelaid(ours, shapes[f"layers/{ours}"][1:]) for name, ours in in_layers.items()}
+    expected = {name: _together([each[ours] for ours in parts]) for name, parts in _parts(once).items()}
+    for name, parts in _parts(layer).items():
+        expected |= {f"{prefix}{i}.{name}": _together([each[ours] for ours in parts]) for i in range(layers)}
+    check_names(stored, list(expected), source=source, named=named)
     check_shapes(stored, expected, source=source, named=named)
-    arrays = {ours: relay(ours, stored[name]) for ours, name in once.items()}
-    for ours, name in layer.items():
-        arrays[f"layers/{ours}"] = np.stack([relay(ours, stored[f"{prefix}{i}.{name}"]) for i in range(layers)])
+    arrays: dict[str, np.ndarray] = {}
+    for name, parts in _parts(once).items():
+        for ours, rows in zip(parts, _rows([each[ours] for ours in parts]), strict=True):
+            arrays[ours] = relay(ours, stored[name][rows])
+    for name, parts in _parts(layer).items():
+        for ours, rows in zip(parts, _rows([each[ours] for ours in parts]), strict=True):
+            one_by_one = [relay(ours, stored[f"{prefix}{i}.{name}"][rows]) for i in range(layers)]
+            arrays[f"layers/{ours}"] = np.stack(one_by_one)
     return arrays
+
+
+def _parts(names: Mapping[str, str]) -> dict[str, list[str]]:
+    """Torch's names -> ours, of a map the other way."""
+    parts: dict[str, list[str]] = {}
+    for ours, name in names.items():
+        parts.setdefault(name, []).append(ours)
+    return parts
+
+
+def _together(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape of arrays of these shapes, one below the other."""
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if len(shapes) > 1 else shapes[0]
+
+
+def _rows(shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+    """Where in that array each of them is."""
+    if len(shapes) == 1:
+        return [...]
+    ends = np.cumsum([shape[0] for shape in shapes]).tolist()
+    return [slice(end - shape[0], end) for end, shape in zip(ends, shapes, strict=True)]
 
 
 def unarranged(
@@ -259,10 +291,18 @@ def unarranged(
     unrelay: Callable[[str, np.ndarray], np.ndarray],
 ) -> dict[str, np.ndarray]:
     """The inverse of `arranged`; `unrelay`: (our name, tensor in our layout) -> the tensor in torch's."""
-    stored = {name: unrelay(ours, arrays[ours]) for ours, name in once.items()}
-    for ours, name in layer.items():
-        stored |= {f"{prefix}{i}.{name}": unrelay(ours, one) for i, one in enumerate(arrays[f"layers/{ours}"])}
+    stored = {name: _joined(parts, [arrays[ours] for ours in parts], unrelay) for name, parts in _parts(once).items()}
+    for name, parts in _parts(layer).items():
+        for i, each in enumerate(zip(*(arrays[f"layers/{ours}"] for ours in parts), strict=True)):
+            stored[f"{prefix}{i}.{name}"] = _joined(parts, each, unrelay)
     return stored
+
+
+def _joined(
+    parts: Sequence[str], arrays: Sequence[np.ndarray], unrelay: Callable[[str, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    rows = [unrelay(ours, array) for ours, array in zip(parts, arrays, strict=True)]
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -286,16 +326,18 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256(json.dumps(both).encode()).hexdigest()
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hashes(folder: Path, *, also: Sequence[str] = ()) -> dict[str, str]:
     """SHA-256 of the weights and of each other file of the folder that is read, by name; a model is known by them.
+
+    `also` are names of more files, of which those that are there are read.
 
     Raises:
       UserError: a file cannot be read, or there are no safetensors.
     """
-    read = [folder / name for name in _READ if (folder / name).is_file()]
+    read = [folder / name for name in (*_READ, *also) if (folder / name).is_file()]
     if (folder / "processor_config.json").is_file() and "image_processor" in read_json(folder, "processor_config.json"):
         read.append(folder / "processor_config.json")
-    files = [*weights_files(folder), *read, *tokenizer_files(folder)]
+    files = dict.fromkeys([*weights_files(folder), *read, *tokenizer_files(folder)])
     return {file.relative_to(folder).as_posix(): weights_hash(file) for file in files}
 
 
@@ -312,6 +354,10 @@ def at_revision(path: str, revision: str) -> str:
 
 def weights_files(folder: Path) -> list[Path]:
     """The safetensors of a folder, one file or those of an index; raises UserError if there are none."""
+    open_clip = [folder / name for name in OPEN_CLIP_WEIGHTS if (folder / name).is_file()]
+    stock = (folder / CONFIG).is_file() and any((folder / name).is_file() for name in (WEIGHTS, INDEX))
+    if open_clip and not stock:
+        return open_clip[:1]
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():

@@ -27,12 +27,21 @@ VISION_TAIL = "vision_backbone"
 
 
 class FeatureShape(NamedTuple):
-    """Sizes of the backbones' outputs: d of text and vision, longest caption in words, most frames of an image."""
+    """Sizes of the backbones' outputs.
+
+    Attributes:
+      text: of a sentence vector.
+      vision: d of the features.
+      max_words: longest caption in words.
+      max_frames: most frames of an image.
+      words: d of the words; 0: as `text`.
+    """
 
     text: int
     vision: int
     max_words: int
     max_frames: int
+    words: int = 0
 
 
 class Student(nnx.Module):
@@ -48,7 +57,7 @@ class Student(nnx.Module):
                 f"config.student.text_residual=True starts at the backbone's sentence vectors; use "
                 f"config.student.dim={shape.text}, their size (got {c.dim})"
             )
-        text = TowerSize(shape.text, c.hidden, c.heads, c.dim, shape.max_words, config.train.compute)
+        text = TowerSize(shape.text, c.hidden, c.heads, c.dim, shape.max_words, config.train.compute, shape.words)
         self.text = TextTower(text, kind=c.text_tower, pool=c.text_pool, residual=c.text_residual, rngs=rngs)
         self.log_temperature = nnx.Param(jnp.log(jnp.asarray(contrastive.temperature, jnp.float32)))
         self.sigmoid_bias = nnx.Param(jnp.asarray(-10.0)) if contrastive.loss == "sigmoid" else None
@@ -83,7 +92,7 @@ class Teacher(nnx.Module):
     def __init__(self, config: ConfigDict, shape: FeatureShape, *, rngs: nnx.Rngs):
         c = config.teacher
         dim = shape.text if c.residual else c.dim
-        size = TowerSize(shape.text, c.hidden, c.heads, dim, shape.max_words, config.train.compute)
+        size = TowerSize(shape.text, c.hidden, c.heads, dim, shape.max_words, config.train.compute, shape.words)
         kind = "linear" if c.head == "linear" else "attention"
         has_tower = c.head != "none"
         self.tower = TextTower(size, kind=kind, pool=c.pool, residual=c.residual, rngs=rngs) if has_tower else None
@@ -238,7 +247,8 @@ class Networks:
         sentence, words, mask = (
             x.reshape(*leading, *x.shape[1:]) for x in (output.sentence, output.words, output.mask)
         )
-        return Text(sentence, words, mask)
+        # what a backbone computes of padding is a state, and no word
+        return Text(sentence, words, mask if text.mask is None else mask & text.mask)
 
 
 def heads_of(params: Params) -> Params:

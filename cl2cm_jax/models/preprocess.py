@@ -22,10 +22,11 @@ from cl2cm_jax.models import hub_folder
 A = TypeVar("A", np.ndarray, jax.Array)
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # the latter of a model with two towers
+EVEN_MARGIN = "even_crop_margin"  # an entry of ours, see `Preprocess.even`
 _LARGER = 2  # times the size of the crop, of the picture that is cropped; 256 / 224 is usual
 _DONE = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
-    "image_mean", "image_std",
+    "image_mean", "image_std", EVEN_MARGIN,
 )  # fmt: skip
 _WITHOUT_EFFECT = (
     "image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb", "default_to_square",
@@ -63,6 +64,7 @@ class Preprocess:
       shorter_side: size of the shorter side before the centre crop; None resizes to the square without a crop.
       filter: of the resizing.
       mean, scale: of the three channels, in 8-bit values.
+      even: how half of an odd margin of the crop is rounded, see `images.scaled`.
     """
 
     image_size: int
@@ -70,6 +72,7 @@ class Preprocess:
     filter: Literal["bicubic", "bilinear"]
     mean: tuple[float, float, float]
     scale: tuple[float, float, float]
+    even: bool = False
 
     def at(self, image_size: int) -> Preprocess:
         """The same for another image size."""
@@ -90,6 +93,15 @@ def read_preprocess(folder: Path, *, image_size: int) -> Preprocess:
         normalise to `image_size`; names it.
     """
     content, file = _content(folder)
+    return preprocess_of(content, folder=folder, image_size=image_size, file=file)
+
+
+def preprocess_of(content: Mapping[str, Any], *, folder: Path, image_size: int, file: str = PREPROCESSOR) -> Preprocess:
+    """The preprocessing of the entries of preprocessor_config.json; `folder` and `file` are for messages.
+
+    Raises:
+      UserError: as `read_preprocess`.
+    """
     c = _with_defaults(content, folder, file)
 
     def refuse(name: str) -> UserError:
@@ -133,6 +145,7 @@ def read_preprocess(folder: Path, *, image_size: int) -> Preprocess:
         filter=_FILTERS[c["resample"]],
         mean=channels("image_mean", 0.0),
         scale=scale,
+        even=c.get(EVEN_MARGIN) is True,
     )
 
 
@@ -147,6 +160,7 @@ def preprocessor(p: Preprocess) -> dict[str, Any]:
         "resample": next(number for number, name in _FILTERS.items() if name == p.filter),
         "do_center_crop": crops,
         **({"crop_size": square} if crops else {}),
+        **({EVEN_MARGIN: True} if p.even else {}),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

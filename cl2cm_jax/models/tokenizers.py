@@ -105,17 +105,20 @@ class FastTokenizer:
     Args:
       tokenizer: the library's.
       file: its source, for messages.
-      max_tokens: longest row, begin and end included; longer texts are truncated.
+      max_tokens: longest row, special tokens included; longer texts are truncated.
       vocabulary: number of the model's ids.
+      marks: numbers of special tokens before and behind a text.
 
     Raises:
-      UserError: it does not put one token before and one after a text, or it does not fit the model: it has ids that
+      UserError: it puts other numbers of special tokens around a text, or it does not fit the model: it has ids that
         the model lacks, or fewer than half of the model's.
     """
 
-    def __init__(self, tokenizer: Any, file: Path, *, max_tokens: int, vocabulary: int):
+    def __init__(
+        self, tokenizer: Any, file: Path, *, max_tokens: int, vocabulary: int, marks: tuple[int, int] = (1, 1)
+    ):
         check_room(max_tokens)
-        self._tokenizer, self._file, self._max_tokens = tokenizer, file, max_tokens
+        self._tokenizer, self._file, self._max_tokens, self._marks = tokenizer, file, max_tokens, marks
         check_pair(file, max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1), vocabulary)
         unknown = getattr(tokenizer.model, "unk_token", None)
         if unknown is not None and tokenizer.token_to_id(unknown) is None:
@@ -132,8 +135,9 @@ class FastTokenizer:
         return padded([row.ids for row in self._encoded(texts)])
 
     def words(self, text: str) -> list[str]:
-        """The pieces between begin and end, as text; the mark of a word's begin depends on the tokenizer."""
-        return self._encoded([text])[0].tokens[1:-1]
+        """The pieces between the special tokens, as text; the mark of a word's begin depends on the tokenizer."""
+        tokens, (before, behind) = self._encoded([text])[0].tokens, self._marks
+        return tokens[before : len(tokens) - behind]
 
     def _encoded(self, texts: Sequence[str]) -> list[Any]:
         try:
@@ -144,12 +148,13 @@ class FastTokenizer:
             raise
 
     def _check_marks(self, file: Path) -> None:
-        """Refuses other special tokens than one before and one after a text, on which the backbones rely."""
+        """Refuses other numbers of special tokens around a text than those on which the backbone relies."""
         alone, around = (row.ids for row in self._encoded(["", "a"]))
-        if len(alone) != 2 or [around[0], around[-1]] != alone:
+        before, behind = self._marks
+        if len(alone) != before + behind or around[:before] + around[len(around) - behind :] != alone:
             raise UserError(
-                f"{file} puts the marks {alone} around a text, but one at the begin and one at the end are needed; "
-                "give it a post_processor such as '[CLS] $A [SEP]', the model's own"
+                f"{file} puts the marks {alone} around a text, but {before} at the begin and {behind} at the end are "
+                "needed; give it a post_processor such as '[CLS] $A [SEP]', the model's own"
             )
 
 
@@ -160,11 +165,11 @@ class HubTokenizer(FastTokenizer):
       UserError: the library or the file is missing, the file is damaged, or see `FastTokenizer`.
     """
 
-    def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
+    def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int, marks: tuple[int, int] = (1, 1)):
         check_room(max_tokens)
         file = tokenizer_json(Path(path))
         found = read_tokenizer(file, vocabulary=vocabulary)
-        super().__init__(found, file, max_tokens=max_tokens, vocabulary=vocabulary)
+        super().__init__(found, file, max_tokens=max_tokens, vocabulary=vocabulary, marks=marks)
 
 
 class E5Tokenizer(FastTokenizer):

@@ -21,7 +21,7 @@ class Text(NamedTuple):
     """Text features.
 
     Attributes:
-      sentence: (B, d) fp32, one vector per caption.
+      sentence: (B, s) fp32, one vector per caption.
       words: (B, L, d); None where nothing reads words.
       mask: (B, L) bool, True at words; None with `words`.
       states: (B, L, d) of the frozen part of the backbone, for networks that train layers of it, or ids (B, L, 1).
@@ -39,11 +39,12 @@ class TowerSize(NamedTuple):
     """Sizes of a tower.
 
     Attributes:
-      features: d of the input.
+      features: d of the input, of a text that of its sentence vector.
       hidden, heads: of the attention block.
       dim: D of the output.
       max_length: the longest sequence.
       dtype: of the matrix products.
+      words: d of a text's words; 0: as `features`.
     """
 
     features: int
@@ -52,6 +53,7 @@ class TowerSize(NamedTuple):
     dim: int
     max_length: int
     dtype: str = "float32"
+    words: int = 0
 
 
 class AttentionBlock(nnx.Module):
@@ -107,8 +109,9 @@ class TextTower(nnx.Module):
     def __init__(self, size: TowerSize, *, kind: str, pool: str, residual: bool = False, rngs: nnx.Rngs):
         init = nnx.initializers.lecun_normal() if not residual else lambda _, shape, dtype: jnp.eye(*shape, dtype=dtype)
         self.pool = pool
-        self.encode_words = SequenceEncoder(size, rngs=rngs) if kind == "attention" else None
-        width = size.hidden if kind == "attention" else size.features
+        of_words = size._replace(features=size.words or size.features)
+        self.encode_words = SequenceEncoder(of_words, rngs=rngs) if kind == "attention" else None
+        width = size.hidden if kind == "attention" else of_words.features
         words, sentence = reads_words(kind, pool), pool != "mean"
         self.project_words = nnx.Linear(width, size.dim, dtype=size.dtype, rngs=rngs) if words else None
         self.project_sentence = (

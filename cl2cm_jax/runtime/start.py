@@ -30,7 +30,7 @@ def start_jax(data_dir: Path) -> None:
 
 
 def _remove_damaged(folder: Path) -> None:
-    """Removes compiled programs that a kill or a full disk has cut off.
+    """Removes compiled programs that a kill or a full disk has cut off, and those of another compressor than zlib.
 
     JAX would warn of each at every start, compile it again, and never write it again.
     """
@@ -41,8 +41,6 @@ def _remove_damaged(folder: Path) -> None:
 
 
 def _is_whole(content: bytes) -> bool:
-    if content[:1] not in (b"", b"x"):  # of another compressor than zlib, which JAX takes where it is installed
-        return True
     stream = zlib.decompressobj()
     with contextlib.suppress(zlib.error):
         stream.decompress(content)

@@ -257,8 +257,7 @@ def embed(
 
     def frames(key: Key, files: Sequence[bytes | Path]) -> Iterator[np.ndarray]:
         try:
-            limits = {"limit": encoder.frames, "enough": encoder.enough, "max_pixels": encoder.max_pixels}
-            yield from decode_clip(files, **limits)
+            yield from decode_clip(files, limit=encoder.frames, enough=encoder.enough, max_pixels=encoder.max_pixels)
         except ImageError as error:
             unread[key] = str(error)
 

@@ -49,14 +49,18 @@ class Parts:
             self.student[TAIL] = tunable.cut(self.text.params, first)[1]
 
     def _check_sizes(self, folder: Path) -> None:
-        sizes = [("text", self.text.dim, self.manifest.shape.text)]
+        shape, text = self.manifest.shape, self.text
+        sizes = [
+            ("text", "text", text.sentence_size, shape.text),
+            ("text", "words", text.dim, shape.words or shape.text),
+        ]
         if self.vision is not None:
-            sizes.append(("vision", vision_features(self.config, self.vision), self.manifest.shape.vision))
-        for kind, found, expected in sizes:
+            sizes.append(("vision", "vision", vision_features(self.config, self.vision), shape.vision))
+        for kind, field, found, expected in sizes:
             if found != expected:
                 raise UserError(
                     f"bundle {folder}: its {kind} backbone yields {found} features instead of "
-                    f"shape.{kind}={expected} of {MANIFEST}; get a fresh copy"
+                    f"shape.{field}={expected} of {MANIFEST}; get a fresh copy"
                 )
 
     def encoder(self) -> Encoder:

@@ -54,7 +54,7 @@ class Manifest:
 def stock_obstacles(config: ConfigDict) -> list[str]:
     """The parts of a text tower that the classes of sentence-transformers cannot express; none: it is stock."""
     spec = text_spec(config.text.backbone)
-    if not spec.model_folder or not spec.traced:
+    if not (spec.model_folder and spec.traced and spec.pools_plainly):
         return [f"the text backbone, config.text.backbone={config.text.backbone!r}"]
     found = []
     if config.student.text_tower != "linear":
@@ -110,7 +110,8 @@ def write_manifest(folder: Path, config: ConfigDict, shape: FeatureShape, files:
     sums = {file.relative_to(folder).as_posix(): weights_hash(file) for file in sorted(files)}
     weights = hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
     manifest = Manifest(weights=weights, shape=shape, files=sums, config=public_config(flatten(config)))
-    content = {"format": FORMAT, **asdict(manifest), "shape": shape._asdict()}
+    sizes = {name: size for name, size in shape._asdict().items() if size}
+    content = {"format": FORMAT, **asdict(manifest), "shape": sizes}
     write_checked(folder / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return manifest
 
@@ -167,7 +168,7 @@ def bundle_config(folder: Path, manifest: Manifest) -> ConfigDict:
 
 def _shape(content: Mapping[str, Any]) -> FeatureShape:
     shape = FeatureShape(**content)
-    if not all(isinstance(size, int) and 0 < size < 1_000_000 for size in shape):
+    if not all(isinstance(size, int) and 0 < size < 1_000_000 for size in content.values()):
         raise ValueError(f"shape={content} has a size that is not an integer from 1 to 999,999")
     return shape
 

@@ -112,7 +112,13 @@ def read_config(workdir: Path) -> ConfigDict:
 def feature_shape(config: ConfigDict, student: Params, text: TextBackbone) -> FeatureShape:
     """Sizes of the features that a student reads, from its parameters."""
     dim, frames = vision_size(student)
-    return FeatureShape(text=text.dim, vision=dim, max_words=config.text.max_tokens, max_frames=frames)
+    return FeatureShape(
+        text=text.sentence_size,
+        vision=dim,
+        max_words=config.text.max_tokens,
+        max_frames=frames,
+        words=text.dim if text.dim != text.sentence_size else 0,
+    )
 
 
 def vision_features(config: ConfigDict, vision: VisionBackbone) -> int:

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 from support.command import call
 from support.tiny_e5 import write_tiny_e5
-from support.tiny_models import write_tiny_bert
+from support.tiny_models import write_tiny_bert, write_tiny_text
 
 from cl2cm_jax import config as configs
 from cl2cm_jax import main
@@ -73,6 +73,26 @@ def test_the_cache_holds_what_the_trained_layers_read(home: Path, bert: Path, tr
         built.networks.text_features("teacher", {}, _text(frozen.corpora.train, rows)),
     )
     np.testing.assert_allclose(own, without, atol=2e-3)  # float16 states
+
+
+def test_siglip_reads_its_padding_in_the_students_layers_and_no_word_of_it(home: Path):
+    folder = Path(__file__).parents[1] / "golden" / "dual_siglip"
+    fields = {"text__backbone": "clip_text", "text__max_tokens": "12", "text__length_multiple": "0"}
+    fields |= {"teacher__text__trainable": "", "weights__word": "0", "student__text_pool": "both"}
+    built = build(tuned(home, folder, student__text__trainable="layers 1-1", **fields))
+    frozen = build(tuned(home, folder, student__text__trainable="", **fields))
+    params, corpus = built.step.init()["params"]["student"], built.corpora.train
+    assert built.networks.reads_words and corpus.sentences.shape[1] == 16 and corpus.words.values.shape[1] == 20
+    rows = np.arange(6)
+    own = built.embedder.text(params, corpus.text, rows)
+    heads = {name: value for name, value in params.items() if name != "text_backbone"}
+    without = frozen.embedder.text(heads, frozen.corpora.train.text, rows)
+    np.testing.assert_allclose(own, without, atol=2e-3)  # float16 states
+    state, _ = built.step.step(built.step.init(), put_batch(next(training_batches(built, 0)), built.mesh), 0)
+    before, after = (
+        np.asarray(x["text_backbone"]["pool"]["project"]["kernel"]) for x in (params, state["params"]["student"])
+    )
+    assert np.isfinite(after).all() and np.abs(after - before).max() > 0
 
 
 def _text(corpus: Corpus, rows: np.ndarray):
@@ -194,7 +214,7 @@ def test_packed_captions_train_as_unpacked_ones(home: Path, bert: Path, changes:
             },
             "start='50%' delays layers of the text backbone alone",
         ),
-        ({"text__backbone": "use_multilingual"}, "needs config.text.backbone='bert' or 'e5_small', not"),
+        ({"text__backbone": "use_multilingual"}, "needs config.text.backbone='bert' or 'e5_small' or .*, not"),
     ],
 )
 def test_invalid_trainable_layers_are_refused(home: Path, bert: Path, fields: dict, message: str):
@@ -202,17 +222,23 @@ def test_invalid_trainable_layers_are_refused(home: Path, bert: Path, fields: di
         text_layers(tuned(home, bert, **fields))
 
 
-@pytest.mark.parametrize("backbone", ["bert", "e5_small"])
+@pytest.mark.parametrize("backbone", ["bert", "e5_small", "qwen3"])
 def test_train_evaluate_and_search(home: Path, bert: Path, tmp_path: Path, backbone: str):
-    place = bert if backbone == "bert" else write_tiny_e5(tmp_path / "it.bin")
+    layers = ("1-3", 3) if backbone == "qwen3" else ("1-2", 2)
+    place = bert
+    if backbone == "e5_small":
+        place = write_tiny_e5(tmp_path / "it.bin")
+    if backbone == "qwen3":  # whose texts have a special token at the end alone
+        place = write_tiny_text(tmp_path / "qwen3", backbone, template="$A [SEP]")
     fields = TUNED | {"text.backbone": backbone, "text.path": str(place)}
+    fields |= {f"{network}.text.trainable": f"layers {layers[0]}" for network in ("student", "teacher")}
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     command = [f"--config={home}/config.py", f"--workdir={tmp_path / 'run'}", *flags]
     finished = call(main.main, *command)
     assert finished.code == 0, finished.err
     first = json.loads((tmp_path / "run" / "results.json").read_text())
     weights = load_file(tmp_path / "run" / "model.safetensors")
-    assert len(weights["text_backbone/layers/up/kernel"]) == 2
+    assert len(weights["text_backbone/layers/query/kernel"]) == layers[1]
     again = call(main.main, *command, "--mode=evaluate")
     assert again.code == 0, again.err
     assert json.loads((tmp_path / "run" / "results.json").read_text())["test"] == first["test"]

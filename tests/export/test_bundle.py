@@ -29,6 +29,7 @@ from cl2cm_jax.runtime.checksums import write_checked
 from cl2cm_jax.trained.bundle_layout import HEADS, MANIFEST, read_manifest
 from cl2cm_jax.trained.student import load_encoder
 
+CLIP_TEXT = {"text__backbone": "clip_text", "text__max_tokens": 12}
 VARIANTS = {
     "frozen": {},
     "text tuned as a whole": {"student__text__trainable": "all"},
@@ -45,6 +46,25 @@ VARIANTS = {
         "text__lowercase": True,
     },
     "larger pictures": {"vision__image_size": 32},
+    "both towers of OpenCLIP": {
+        **CLIP_TEXT,
+        "text__path": str(GOLDEN / "open_clip"),
+        "vision__path": str(GOLDEN / "open_clip"),
+        "student__text_pool": "both",
+    },
+    "XLM-R in OpenCLIP tuned": {
+        **CLIP_TEXT,
+        "text__path": str(GOLDEN / "open_clip_xlm"),
+        "student__text__trainable": "all",
+    },
+    "both towers of SigLIP tuned": {
+        **CLIP_TEXT,
+        "text__path": str(GOLDEN / "dual_siglip"),
+        "vision__path": str(GOLDEN / "dual_siglip"),
+        "student__text__trainable": "layers 1-1",
+        "student__text_pool": "both",
+        "student__vision__trainable": "layers 1-1",
+    },
 }
 
 

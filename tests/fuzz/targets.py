@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import save
 from support.tar_shards import files_of, pax_header, write_shard
 from support.tiny_e5 import e5_bytes
-from support.tiny_models import write_tiny_bert
+from support.tiny_models import write_tiny_text
 from support.tokenizer_kinds import KINDS
 
 from cl2cm_jax.data.media.images import decode, decode_frames
@@ -190,9 +190,9 @@ def weight_targets() -> dict[str, Target]:
     }
 
 
-def read_bert(folder: Path) -> object:
-    backbone = text_backbone("bert", folder)
-    return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800"])
+def read_text_model(name: str, path: Path) -> object:
+    backbone = text_backbone(name, path)
+    return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800", "\u3000\xb2"])
 
 
 def tokenizer_target(made: Any) -> Target:
@@ -245,15 +245,17 @@ def imported(seeds: Callable[[], tuple[bytes, ...]]) -> tuple[bytes, ...]:
     return seeds()
 
 
-def read_e5(path: Path) -> object:
-    backbone = text_backbone("e5_small", path)
-    return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800", "\u3000\xb2"])
+def golden(name: str) -> dict[str, bytes]:
+    return {name: data for name, data in content(GOLDEN / name).items() if name != "outputs.npz"}
 
 
 def model_targets() -> dict[str, Target]:
-    bert = {name: data for name, data in written(write_tiny_bert).items() if name != "outputs.npz"}
-    bert["1_Pooling/config.json"] = json.dumps({"pooling_mode_mean_tokens": True}).encode()
-    clip = {name: data for name, data in content(GOLDEN / "clip").items() if name != "outputs.npz"}
+    texts: dict[str, Target] = {}
+    for family, template in (("bert", "[CLS] $A [SEP]"), ("modernbert", "[CLS] $A [SEP]"), ("qwen3", "$A [SEP]")):
+        files = written(partial(write_tiny_text, family=family, template=template))
+        files["1_Pooling/config.json"] = json.dumps({"pooling_mode_mean_tokens": True}).encode()
+        texts |= each_file(family, files, partial(read_text_model, family))
+    clip, both = golden("clip"), golden("dual_siglip")
     tensors = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}
     index = json.dumps({"metadata": {}, "weight_map": dict.fromkeys(tensors, "part-1.safetensors")}).encode()
     split = {"model.safetensors.index.json": index, "part-1.safetensors": save(tensors)}
@@ -261,9 +263,12 @@ def model_targets() -> dict[str, Target]:
     backbone = {"backbone": "bert", "path": "bert", "is_hub_id": False, "revision": "", "files": {"config.json": "00"}}
     built_on = json.dumps({"format": 1, "data": "content:00", "text": backbone, "init": {"model": "run"}}).encode()
     return {
-        **each_file("bert", bert, read_bert),
-        "e5": of_file("it.bin", read_e5, e5_bytes()),
+        **texts,
+        "e5": of_file("it.bin", partial(read_text_model, "e5_small"), e5_bytes()),
         **each_file("clip", clip, partial(vision_backbone, "clip_vit")),
+        **each_file("clip_text", both, partial(read_text_model, "clip_text")),
+        **each_file("open_clip", golden("open_clip"), lambda folder: vision_backbone("clip_vit", folder)),
+        **each_file("open_clip_xlm", golden("open_clip_xlm"), partial(read_text_model, "clip_text")),
         **each_file("split", split, hub_folder.read_tensors),
         **{f"tokenizer/{name}": tokenizer_target(make()) for name, make in KINDS.items()},
         **slow_tokenizer_targets(),

@@ -1,4 +1,4 @@
-"""A BERT that is cut behind a layer: below frozen and cached, above trained."""
+"""A text model that is cut behind a layer: below frozen and cached, above trained."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from cl2cm_jax.models.backbone import TailOptions
 from cl2cm_jax.models.configured import text_backbone
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+FAMILIES = ("bert", "modernbert", "qwen3")
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    return text_backbone("bert", GOLDEN / "bert")
+@pytest.fixture(scope="module", params=FAMILIES)
+def backbone(request):
+    return text_backbone(request.param, GOLDEN / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +43,22 @@ def test_a_cut_model_equals_the_whole(backbone, captions, first):
 
 def test_only_the_layers_above_have_parameters(backbone):
     below, above = backbone.tunable.cut(backbone.params, 1)
-    assert {len(leaf) for leaf in jax.tree.leaves(above)} == {2} and "embeddings" not in above
+    assert {len(leaf) for leaf in jax.tree.leaves(above["layers"])} == {backbone.tunable.layers - 1}
+    assert "embeddings" not in above
     assert {len(leaf) for leaf in jax.tree.leaves(below["layers"])} == {1}
     nothing, everything = backbone.tunable.cut(backbone.params, -1)
     assert nothing == {} and jax.tree.leaves(everything) == jax.tree.leaves(backbone.params)
 
 
-@pytest.mark.parametrize("options", [TailOptions(scan=False), TailOptions(remat=True), TailOptions(False, True, False)])
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        ("bert", TailOptions(scan=False)),
+        ("bert", TailOptions(remat=True)),
+        *((family, TailOptions(remat=True, scan=False)) for family in FAMILIES),
+    ],
+    indirect=["backbone"],
+)
 def test_scan_and_remat_do_not_change_gradients(backbone, captions, options):
     above, states = states_of(backbone, 1, *captions)
 
@@ -63,7 +73,9 @@ def test_scan_and_remat_do_not_change_gradients(backbone, captions, options):
     jax.tree.map(close, gradient(options), gradient(TailOptions()))
 
 
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize(
+    ("backbone", "scan"), [("bert", True), ("bert", False), ("qwen3", True)], indirect=["backbone"]
+)
 def test_dropout_needs_a_key_and_follows_it(backbone, captions, scan):
     above, states = states_of(backbone, 1, *captions)
 

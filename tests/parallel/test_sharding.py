@@ -7,8 +7,17 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from cl2cm_jax.models.configured import text_spec
 from cl2cm_jax.parallel.mesh import make_mesh
-from cl2cm_jax.parallel.sharding import abstract, batch_sharding, partition_spec, put_batch, replicated, tree_shardings
+from cl2cm_jax.parallel.sharding import (
+    abstract,
+    batch_sharding,
+    partition_spec,
+    path_name,
+    put_batch,
+    replicated,
+    tree_shardings,
+)
 
 
 @pytest.fixture(name="mesh", scope="module")
@@ -35,6 +44,20 @@ def _mesh():
 )
 def test_default_rules(mesh, path, shape, spec):
     assert partition_spec(path, shape, mesh) == spec
+
+
+@pytest.mark.parametrize("family", ["bert", "clip_text", "modernbert", "qwen3"])
+def test_every_matrix_of_a_text_model_is_split(mesh, family):
+    """Over both axes; those that end a block the other way round, so that the activations between stay split."""
+    params = text_spec(family).abstract(None, {})[0].params
+    places, _ = jax.tree_util.tree_flatten_with_path(tree_shardings(params, mesh))
+    specs = {path_name(path): place.spec for path, place in places}
+    ends = ("attended", "down")
+    for name, spec in specs.items():
+        *_, part, leaf = name.split("/")
+        if leaf == "kernel":
+            assert tuple(spec)[-2:] == (("tensor", "fsdp") if part in ends else ("fsdp", "tensor")), name
+        assert leaf != "embedding" or {"tensor", "fsdp"} <= set(jax.tree.leaves(tuple(spec))), name
 
 
 def test_first_matching_rule_wins_and_axes_can_be_joined(mesh):

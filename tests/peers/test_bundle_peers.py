@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.finished_runs import GOLDEN, TEXTS, write_finished_run
-from support.tiny_models import write_tiny_bert
+from support.tiny_models import write_tiny_bert, write_tiny_text
 
 import cl2cm_jax
 from cl2cm_jax.export.bundle import read_trained, write_bundle
@@ -24,17 +24,23 @@ SENTENCES = ["a red car", "", "Zwei Hunde schlafen am Straßenrand, 犬!", "sea 
 TUNED = {"student__text__trainable": "all", "student__vision__trainable": "layers 1-1"}
 
 
-def bundle_of(folder: Path, bert: Path, **changes: Any) -> Path:
-    text = {"text__backbone": "bert", "text__path": str(bert)}
+def bundle_of(folder: Path, model: Path, *, family: str = "bert", **changes: Any) -> Path:
+    text = {"text__backbone": family, "text__path": str(model)}
     fields = text | {"student__dim": 12, "vision__backbone": "clip_vit", "vision__path": str(GOLDEN / "clip")}
     run = write_finished_run(folder / "run", **fields | changes)
     write_bundle(read_trained(run), folder / "bundle")
     return folder / "bundle"
 
 
-@pytest.fixture(scope="module", params=["frozen", "tuned", "siglip at another size"])
+TEMPLATES = {"modernbert": "[CLS] $A [SEP]", "qwen3": "$A [SEP]"}
+
+
+@pytest.fixture(scope="module", params=["frozen", "tuned", "siglip at another size", *TEMPLATES])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
+    folder, family = tmp_path_factory.mktemp("tiny"), request.param
+    if family in TEMPLATES:
+        model = write_tiny_text(folder / "model", family, template=TEMPLATES[family])
+        return bundle_of(folder, model, family=family, text__max_tokens=8, student__text__trainable="all")
     other = {"vision__path": str(GOLDEN / "siglip"), "vision__image_size": 32}
     changes = {"frozen": {}, "tuned": TUNED}.get(request.param, other)
     return bundle_of(folder, write_tiny_bert(folder / "bert"), text__max_tokens=8, **changes)

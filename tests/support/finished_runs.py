@@ -47,7 +47,8 @@ def write_finished_run(workdir: Path, *, seed: int = 0, **fields: Any) -> Path:
     pooled = config.vision.pool == "backbone"
     frames = config.data.frames if pooled else vision.frames
     dim = vision.pooled if pooled else vision.dim
-    shape = FeatureShape(text=text.dim, vision=dim, max_words=config.text.max_tokens, max_frames=frames)
+    words = text.dim if text.dim != text.sentence_size else 0
+    shape = FeatureShape(text.sentence_size, dim, config.text.max_tokens, frames, words)
     first = cut_layer(config)
     tail = text.tunable.cut(text.params, first)[1] if first is not None and text.tunable else None
     layers = vision_layers(config)[1] if vision_first(config) is not None else None

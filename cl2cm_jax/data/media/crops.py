@@ -20,6 +20,7 @@ class Crops(NamedTuple):
     Attributes:
       size: pixels of the result's sides.
       shorter_side, filter: of the backbone's preprocessing, see `images.scaled`.
+      even: the same.
       minimum: smallest share of a picture's area that is kept; 1.0: the backbone's preprocessing, no crop.
       flip: whether half of them are flipped left to right.
     """
@@ -29,6 +30,7 @@ class Crops(NamedTuple):
     filter: Literal["bicubic", "bilinear"]
     minimum: float
     flip: bool
+    even: bool = False
 
 
 class Box(NamedTuple):
@@ -63,7 +65,7 @@ def box(width: int, height: int, *, minimum: float, chance: np.ndarray) -> Box:
 def cropped(image: np.ndarray, crops: Crops, *, chance: np.ndarray) -> np.ndarray:
     """A random crop (size, size, 3) uint8 of a picture (H, W, 3) uint8, a function of `chance` (5,) in [0, 1)."""
     if crops.minimum == 1.0:
-        pixels = scaled(image, crops.size, shorter_side=crops.shorter_side, filter=crops.filter)
+        pixels = scaled(image, crops.size, shorter_side=crops.shorter_side, filter=crops.filter, even=crops.even)
     else:
         part = box(image.shape[1], image.shape[0], minimum=crops.minimum, chance=chance)
         picture = Image.fromarray(image)

@@ -297,16 +297,15 @@ def _as_image_error(name: str, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name} is truncated or damaged ({one_line(error)}); replace it or leave it out") from error
 
 
-def scaled(
-    image: np.ndarray, size: int, *, shorter_side: int | None, filter: Literal["bicubic", "bilinear"]
-) -> np.ndarray:
-    """A picture resized and centre-cropped to a network's size, as torchvision does it.
+def scaled(image: np.ndarray, size: int, *, shorter_side: int | None, filter: str, even: bool = False) -> np.ndarray:
+    """A picture resized and centre-cropped to a network's size.
 
     Args:
       image: (H, W, 3) uint8.
       size: pixels of the result's sides.
       shorter_side: of the resized picture, `size` or more; None resizes without keeping the aspect ratio.
-      filter: of the resizing, with antialiasing.
+      filter: of the resizing, with antialiasing: "bicubic" or "bilinear".
+      even: half of an odd margin is rounded to the even number, as in torchvision; otherwise down, as in transformers.
 
     Returns:
       (size, size, 3) uint8.
@@ -315,9 +314,8 @@ def scaled(
     picture = Image.fromarray(image)
     if shorter_side is None:
         return np.asarray(picture.resize((size, size), resampling))
-    short = min(picture.size)
-    columns, rows = (shorter_side * side // short for side in picture.size)
-    left, top = (columns - size) // 2, (rows - size) // 2
+    columns, rows = (shorter_side * side // min(picture.size) for side in picture.size)
+    left, top = (round((side - size) / 2) if even else (side - size) // 2 for side in (columns, rows))
     if rows * columns <= MAX_PIXELS:
         return np.asarray(picture.resize((columns, rows), resampling).crop((left, top, left + size, top + size)))
     # a very long picture: resize the box, without the large picture; the same to a grey level or two

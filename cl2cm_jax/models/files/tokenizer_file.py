@@ -11,7 +11,7 @@ import base64
 import json
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -75,21 +75,20 @@ class _Refused(ValueError):
     """Why a file is not read."""
 
 
-def read_tokenizer(file: Path, *, vocabulary: int) -> Any:
+def read_tokenizer(file: Path, *, vocabulary: int, made: Callable[[Path], Mapping[str, Any]] | None = None) -> Any:
     """Reads a tokenizer.json as a `tokenizers.Tokenizer` without truncation, padding and decoder.
 
     Args:
       file: the tokenizer.json.
       vocabulary: number of the model's ids, which bounds that of the pieces.
+      made: makes the content of a tokenizer.json of a file of another format; raises OSError or ValueError.
 
     Raises:
       UserError: the file is damaged, has more pieces than the model, or a part or parameter that is not accepted.
     """
     tokenizers = library()
     try:
-        content = read_json(file, largest=_LARGEST, values=_MOST_VALUES, strict=False)
-        if not isinstance(content, dict):
-            raise _Refused("it is not a JSON object")
+        content = _content(file) if made is None else made(file)
         text = json.dumps(_checked(content, file=file, vocabulary=vocabulary), ensure_ascii=False)
         del content
         return tokenizers.Tokenizer.from_str(text)
@@ -99,6 +98,32 @@ def read_tokenizer(file: Path, *, vocabulary: int) -> Any:
         if is_panic(error) or isinstance(error, Exception):  # the library raises plain exceptions
             raise UserError(f"{file} cannot be read ({one_line(error)}); get a fresh copy") from error
         raise
+
+
+def marks_of(file: Path) -> tuple[int, int]:
+    """Numbers of special tokens that a tokenizer.json puts before and behind a text, by its post_processor.
+
+    Raises:
+      UserError: the file is missing or damaged, or has a post_processor of an unknown kind.
+    """
+    before = behind = 0
+    try:
+        for part in _flat(_content(file).get("post_processor"), "post_processor"):
+            if part["type"] in ("BertProcessing", "RobertaProcessing"):
+                before, behind = before + 1, behind + 1
+            if part["type"] == "TemplateProcessing":
+                place = next(i for i, one in enumerate(part["single"]) if "Sequence" in one)
+                before, behind = before + place, behind + len(part["single"]) - 1 - place
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({one_line(error)}); get a fresh copy") from error
+    return before, behind
+
+
+def _content(file: Path) -> dict[str, Any]:
+    content = read_json(file, largest=_LARGEST, values=_MOST_VALUES, strict=False)
+    if not isinstance(content, dict):
+        raise _Refused("it is not a JSON object")
+    return content
 
 
 def library() -> Any:

@@ -9,34 +9,27 @@ Source: Devlin et al. 2019 (arXiv 1810.04805), Conneau et al. 2020 (arXiv 1911.0
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cl2cm_jax.maths.masking import masked_mean
-from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.backbone import TailOptions, TextOutput, Tunable
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.layers.packing import Packing, Rows, one_a_row, pack, packed_rows, unpack
+from cl2cm_jax.models.layers.pooling import Pool, read_out
 from cl2cm_jax.models.layers.transformer import (
+    ACTIVATIONS,
     PRETRAINED,
     count,
     cut_layers,
+    drop,
     join_layers,
     layer_norm,
     run_layers,
 )
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_new": jax.nn.gelu,
-    "gelu_pytorch_tanh": jax.nn.gelu,
-    "relu": jax.nn.relu,
-}
 
 
 class BertShape(NamedTuple):
@@ -52,7 +45,7 @@ class BertShape(NamedTuple):
       types: rows of the segment table, of which the first is used.
       epsilon: of the layer norms.
       activation: of the MLP.
-      pool: the sentence vector: "mean" of all tokens, special ones included, or the state of the first one ("cls").
+      pool: how the sentence vector is made of the tokens' states, those of special tokens included.
     """
 
     vocabulary: int
@@ -65,7 +58,7 @@ class BertShape(NamedTuple):
     types: int
     epsilon: float
     activation: str
-    pool: Literal["mean", "cls"]
+    pool: Pool
 
     @property
     def max_tokens(self) -> int:
@@ -105,24 +98,13 @@ class Layer(nnx.Module):
 
     def __call__(self, x: jax.Array, rows: Rows, *, dropout: float = 0.0, key: jax.Array | None = None) -> jax.Array:
         """Maps x (R, W, d) to (R, W, d); `key` turns dropout on, after both parts."""
-        drop = functools.partial(_drop, rate=dropout, token=rows.token)
+        dropped = functools.partial(drop, rate=dropout, token=rows.token)
         keys = (None, None) if key is None else jax.random.split(key)
         split = (*x.shape[:2], self.heads, x.shape[2] // self.heads)
         q, k, v = (project(x).reshape(split) for project in (self.query, self.key, self.value))
         attended = jax.nn.dot_product_attention(q, k, v, mask=rows.visible)
-        x = self.attention_norm(x + drop(self.attended(attended.reshape(x.shape)), key=keys[0]))
-        return self.mlp_norm(x + drop(self.down(ACTIVATIONS[self.activation](self.up(x))), key=keys[1]))
-
-
-def _drop(x: jax.Array, *, rate: float, token: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Dropout of x (R, W, d) with one mask per token id (R, W), so that packing does not change it."""
-    if key is None or rate == 0.0:
-        return x
-
-    def keep(token: jax.Array) -> jax.Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, token), 1 - rate, x.shape[-1:])
-
-    return jnp.where(jax.vmap(jax.vmap(keep))(token), x / (1 - rate), 0)
+        x = self.attention_norm(x + dropped(self.attended(attended.reshape(x.shape)), key=keys[0]))
+        return self.mlp_norm(x + dropped(self.down(ACTIVATIONS[self.activation](self.up(x))), key=keys[1]))
 
 
 @functools.cache
@@ -192,12 +174,7 @@ def tail(
         states = _functionals(shape)[0].bind(params["embeddings"])(states[..., 0], rows.position)
     states = _layers(params["layers"], states, rows, shape=shape, key=key, options=options).astype(jnp.float32)
     states = states if packing is None else unpack(states, packing, token_mask)
-    pooled = states[:, 0] if shape.pool == "cls" else masked_mean(states, token_mask)
-    place = jax.lax.broadcasted_iota(jnp.int32, token_mask.shape, 1)
-    length = token_mask.sum(axis=1, keepdims=True)
-    is_special = (place == 0) | (place == length - 1)
-    words = states * token_mask[..., None]
-    return TextOutput(words=words, mask=token_mask & ~is_special, sentence=normalize(pooled))
+    return read_out(states, token_mask, pool=shape.pool)
 
 
 def tunable(shape: BertShape) -> Tunable[TextOutput]:

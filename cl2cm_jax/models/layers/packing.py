@@ -50,6 +50,23 @@ def packed_rows(packing: Packing) -> Rows:
     return Rows((caption[:, :, None] == caption[:, None, :])[:, None], token, token % length)
 
 
+def near(rows: Rows, *, before: int | None = None, behind: int | None = None) -> jax.Array:
+    """`rows.visible` within a window of positions, (R, 1, W, W) bool.
+
+    Args:
+      rows: of W tokens.
+      before: how many positions back a token sees; None: to the begin.
+      behind: how many ahead; None: to the end.
+    """
+    ahead = rows.position[:, None, :] - rows.position[:, :, None]  # of the key, seen from the query
+    inside = jnp.ones(ahead.shape, bool)
+    if before is not None:
+        inside &= ahead >= -before
+    if behind is not None:
+        inside &= ahead <= behind
+    return rows.visible & inside[:, None]
+
+
 def pack(x: jax.Array, packing: Packing) -> jax.Array:
     """Captions (N, L, d) -> rows (G * R, L, d), 0 at padding."""
     groups, _, length = packing.take.shape

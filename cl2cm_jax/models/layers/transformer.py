@@ -1,4 +1,4 @@
-"""Transformer layers: layer norm, and layers whose parameters are stacked along a leading axis.
+"""Transformer layers: activations, layer norm, dropout, and layers with parameters stacked along a leading axis.
 
 With stacked parameters one layer is compiled, whatever their number. Stacks are run, cut and joined here; a model's
 parameters are {"embeddings": ..., "layers": stacked, ...}.
@@ -6,6 +6,7 @@ parameters are {"embeddings": ..., "layers": stacked, ...}.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +19,32 @@ from cl2cm_jax.models.backbone import TailOptions
 from cl2cm_jax.models.functional import Params
 
 PRETRAINED = TailOptions()  # no dropout
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {  # by the names of transformers
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
 
 
-def layer_norm(features: int, epsilon: float, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32) -> nnx.LayerNorm:
+def layer_norm(
+    features: int, epsilon: float, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32, use_bias: bool = True
+) -> nnx.LayerNorm:
     """A layer norm with the variance computed as in torch."""
-    return nnx.LayerNorm(features, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+    return nnx.LayerNorm(features, epsilon=epsilon, use_fast_variance=False, use_bias=use_bias, dtype=dtype, rngs=rngs)
+
+
+def drop(x: jax.Array, *, rate: float, token: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Dropout of x (R, W, d) with one mask per token id (R, W), so that packing does not change it; no key: none."""
+    if key is None or rate == 0.0:
+        return x
+
+    def keep(token: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, token), 1 - rate, x.shape[-1:])
+
+    return jnp.where(jax.vmap(jax.vmap(keep))(token), x / (1 - rate), 0)
 
 
 def run_layers(

@@ -9,16 +9,15 @@ Source: Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.153
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from cl2cm_jax.models.backbone import TailOptions, Tunable, VisionOutput
 from cl2cm_jax.models.functional import Functional, Params
+from cl2cm_jax.models.layers.pre_norm import Layer, Mlp, attend
 from cl2cm_jax.models.layers.transformer import (
     PRETRAINED,
     cut_layers,
@@ -26,12 +25,6 @@ from cl2cm_jax.models.layers.transformer import (
     layer_norm,
     run_layers,
 )
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_pytorch_tanh": jax.nn.gelu,
-}
 
 
 class VitShape(NamedTuple):
@@ -93,37 +86,6 @@ class Embeddings(nnx.Module):
         return x if self.norm is None else self.norm(x)
 
 
-class Layer(nnx.Module):
-    """Self-attention and MLP, each on normalised input with a residual connection."""
-
-    def __init__(self, shape: VitShape, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.heads = shape.heads
-        self.attention_norm = layer_norm(shape.hidden, shape.epsilon, rngs=rngs, dtype=dtype)
-        self.query, self.key, self.value, self.attended = (
-            nnx.Linear(shape.hidden, shape.hidden, dtype=dtype, rngs=rngs) for _ in range(4)
-        )
-        self.mlp_norm = layer_norm(shape.hidden, shape.epsilon, rngs=rngs, dtype=dtype)
-        self.mlp = Mlp(shape, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps x (B, N, d) to (B, N, d)."""
-        h = self.attention_norm(x)
-        x = x + self.attended(_attend(self.query(h), self.key(h), self.value(h), heads=self.heads))
-        return x + self.mlp(self.mlp_norm(x))
-
-
-class Mlp(nnx.Module):
-    """Linear, activation, linear."""
-
-    def __init__(self, shape: VitShape, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        self.activation = shape.activation
-        self.up = nnx.Linear(shape.hidden, shape.intermediate, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(shape.intermediate, shape.hidden, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
-
-
 class ClipPool(nnx.Module):
     """The class token's state, normalised and projected: (B, 1 + N, d) -> grid (B, N, d), vector (B, p)."""
 
@@ -152,13 +114,8 @@ class SiglipPool(nnx.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         grid = self.norm(x)
         probe = jnp.broadcast_to(self.probe[...], (x.shape[0], *self.probe.shape))
-        h = self.attended(_attend(self.query(probe), self.key(grid), self.value(grid), heads=self.heads))
+        h = self.attended(attend(self.query(probe), self.key(grid), self.value(grid), heads=self.heads))
         return grid, (h + self.mlp(self.mlp_norm(h)))[:, 0]
-
-
-def _attend(query: jax.Array, key: jax.Array, value: jax.Array, *, heads: int) -> jax.Array:
-    q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
-    return jax.nn.dot_product_attention(q, k, v).reshape(query.shape)
 
 
 class _Parts(NamedTuple):

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import cut_layer, has_vision_backbone, vision_first
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.backbone import TextOutput, Tunable, VisionBackbone
+from cl2cm_jax.models.backbone import TextBackbone, TextOutput, Tunable, VisionBackbone
 from cl2cm_jax.models.configured import text_spec, vision_spec
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import FeatureShape
@@ -55,14 +55,17 @@ def models(config: ConfigDict, *, text: Mapping[str, int], vision: Mapping[str, 
     Raises:
       UserError: the backbone has no such size, or not the layers that the configuration trains.
     """
-    hidden, tunable, tail, text_note = _text(config, text)
+    backbone_text, tunable, tail, text_note = _text(config, text)
     frames, dim, backbone, params, vision_note = _vision(config, vision)
-    features = FeatureShape(hidden, dim, config.text.max_tokens, frames)
+    sentence, words = backbone_text.sentence_size, backbone_text.dim
+    features = FeatureShape(sentence, dim, config.text.max_tokens, frames, words if words != sentence else 0)
     return Models(features, tunable, tail, backbone, params, (text_note, vision_note))
 
 
-def _text(config: ConfigDict, given: Mapping[str, int]) -> tuple[int, Tunable[TextOutput] | None, Params | None, str]:
-    """(d, how layers are trained, shapes of the trained ones, note)."""
+def _text(
+    config: ConfigDict, given: Mapping[str, int]
+) -> tuple[TextBackbone, Tunable[TextOutput] | None, Params | None, str]:
+    """(the backbone, how layers are trained, shapes of the trained ones, note)."""
     spec = text_spec(config.text.backbone)
     _check_names(given, spec.sizes, flag="--text")
     backbone, note = spec.abstract(config.text.path or None, given)
@@ -73,9 +76,9 @@ def _text(config: ConfigDict, given: Mapping[str, int]) -> tuple[int, Tunable[Te
         )
     first, tunable = cut_layer(config), check_text_layers(config, backbone)
     if first is None or tunable is None:
-        return backbone.dim, None, None, f"text: {note}"
+        return backbone, None, None, f"text: {note}"
     above = jax.eval_shape(lambda params: tunable.cut(params, first)[1], backbone.params)
-    return backbone.dim, tunable, above, f"text: {note}"
+    return backbone, tunable, above, f"text: {note}"
 
 
 def _vision(config: ConfigDict, given: Mapping[str, int]) -> tuple[int, int, VisionBackbone | None, Params | None, str]:

@@ -77,10 +77,10 @@ def batch_shapes(config: ConfigDict, networks: Networks, models: Models, mesh: M
     targets = len((*config.data.targets, *config.data.reported))
     images = config.train.batch_size
     captions = targets if config.train.targets_per_image == -1 else config.train.targets_per_image
-    width, first = models.features.text, cut_layer(config)
+    width, first = models.features.words or models.features.text, cut_layer(config)
 
     def side(*rows: int) -> dict[str, Shape]:
-        shapes = {"sentence": Shape((*rows, width), np.float32)}
+        shapes = {"sentence": Shape((*rows, models.features.text), np.float32)}
         if networks.reads_words:
             shapes["words"] = Shape((*rows, tokens, width), np.float32)
             shapes["mask"] = Shape((*rows, tokens), bool)

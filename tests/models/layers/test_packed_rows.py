@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +12,17 @@ import numpy as np
 import pytest
 
 from cl2cm_jax.data.packing import pack
-from cl2cm_jax.models.backbone import TailOptions
+from cl2cm_jax.models.backbone import TailOptions, TextOutput, Tunable
 from cl2cm_jax.models.backbones.text.bert import load, read_shape
+from cl2cm_jax.models.configured import text_spec
 from cl2cm_jax.models.layers import bert
 from cl2cm_jax.models.layers.packing import Packing
 from cl2cm_jax.models.layers.transformer import cut_layers
+from cl2cm_jax.models.text_folder import FolderSpec
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 LENGTH = 12
+FAMILIES = ("bert", "xlm-roberta", "modernbert", "qwen3")
 
 
 def captions() -> tuple[np.ndarray, np.ndarray]:
@@ -27,39 +32,71 @@ def captions() -> tuple[np.ndarray, np.ndarray]:
     return np.where(mask, random.integers(4, 50, mask.shape), 0).astype(np.int32), mask
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("pool", ["mean", "cls"])
-@pytest.mark.parametrize("first", [-1, 0, 1])
-@pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
-def test_values_and_gradients(family: str, groups: int, first: int, pool: str) -> None:
-    shape = read_shape(GOLDEN / family)._replace(pool=pool)
-    below, above = cut_layers(load(GOLDEN / family, shape), first)
+class Case(NamedTuple):
+    """A model cut at a layer, and captions in rows of their own or packed."""
+
+    tunable: Tunable
+    above: dict
+    states: jax.Array
+    mask: np.ndarray
+    packing: Packing
+
+
+def case(family: str, *, groups: int, first: int, pool: str) -> Case:
+    name = {"xlm-roberta": "bert", "dual_clip": "clip_text"}.get(family, family)
+    spec, folder = text_spec(name), GOLDEN / family
+    assert isinstance(spec, FolderSpec)
+    shape = spec.read_shape(folder)._replace(pool=pool)
+    tunable = spec.abstract_of(shape, folder).tunable
+    assert tunable is not None
+    below, above = tunable.cut(spec.read_params(folder, shape), first)
     ids, mask = captions()
-    states = jnp.asarray(ids[..., None]) if first < 0 else bert.prefix(below, ids, mask, shape=shape)
+    states = jnp.asarray(ids[..., None]) if first < 0 else tunable.prefix(below, ids, mask)
     packing = Packing(**pack(mask.sum(1).reshape(8, 2), length=LENGTH, groups=groups))
     assert packing.take.shape[1] < len(ids) // groups
-    weights = jax.random.normal(jax.random.key(1), (*mask.shape, shape.hidden))
+    return Case(tunable, above, states, mask, packing)
+
+
+def check(packed: TextOutput, alone: TextOutput, mask: np.ndarray) -> None:
+    real = mask.any(1)
+    np.testing.assert_array_equal(packed.mask, alone.mask)
+    np.testing.assert_allclose(packed.words, alone.words, atol=1e-5)
+    np.testing.assert_allclose(packed.sentence[real], alone.sentence[real], atol=1e-5)
+    assert np.isfinite(packed.sentence).all() and not np.asarray(packed.words)[~mask].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "pool"), [*product(FAMILIES, ("mean", "cls", "lasttoken")), ("dual_clip", "eos")])
+@pytest.mark.parametrize("first", [-1, 0, 1])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_values_and_gradients(family: str, groups: int, first: int, pool: str) -> None:
+    tunable, above, states, mask, packing = case(family, groups=groups, first=first, pool=pool)
+    weights = jax.random.normal(jax.random.key(1), (*mask.shape, 20))
     real = mask.any(1)
     options = TailOptions(dropout=0.3)
 
     @jax.jit
     def run(above, packing):
         def loss(above):
-            output = bert.tail(
-                above, states, mask, shape=shape, packing=packing, key=jax.random.key(2), options=options
-            )
-            return (output.words * weights).sum() + (output.sentence * weights[:, 0])[real].sum(), output
+            output = tunable.tail(above, states, mask, packing=packing, key=jax.random.key(2), options=options)
+            words, sentence = (weights[..., : x.shape[-1]] for x in (output.words, output.sentence))
+            return (output.words * words).sum() + (output.sentence * sentence[:, 0])[real].sum(), output
 
         return jax.value_and_grad(loss, has_aux=True)(above)
 
     (_, alone), expected = run(above, None)
     (_, packed), gradients = run(above, packing)
-    np.testing.assert_array_equal(packed.mask, alone.mask)
-    np.testing.assert_allclose(packed.words, alone.words, atol=1e-5)
-    np.testing.assert_allclose(packed.sentence[real], alone.sentence[real], atol=1e-5)
-    assert np.isfinite(packed.sentence).all() and not np.asarray(packed.words)[~mask].any()
+    check(packed, alone, mask)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), gradients, expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "first", "pool"), [("modernbert", 2, "lasttoken"), ("qwen3", 2, "lasttoken"), ("dual_clip", 1, "eos")]
+)
+def test_windows_and_causal_attention_end_at_the_caption(family: str, first: int, pool: str) -> None:
+    tunable, above, states, mask, packing = case(family, groups=2, first=first, pool=pool)
+    packed, alone = (tunable.tail(above, states, mask, packing=rows) for rows in (packing, None))
+    check(packed, alone, mask)
 
 
 def test_dropout_belongs_to_tokens() -> None:

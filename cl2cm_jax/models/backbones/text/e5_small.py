@@ -17,13 +17,13 @@ import jax
 
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import Location, TextBackbone
-from cl2cm_jax.models.backbones.text.bert import Bert, BertSpec, fields, read_bert, read_shape, stack
+from cl2cm_jax.models.backbones.text.bert import Bert, BertSpec, fields, read_shape, stack, stored
 from cl2cm_jax.models.credits import Credits, folder_credits, package_credits
 from cl2cm_jax.models.files.e5_file import E5File, read_e5_file
 from cl2cm_jax.models.files.prompts import Prompts, usual_prompt
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.layers.bert import BertShape, init
-from cl2cm_jax.models.pretrained import PackageFile, shapes_of
+from cl2cm_jax.models.pretrained import PackageFile, shapes_of, write_safetensors
 from cl2cm_jax.models.tokenizers import E5Tokenizer, e5_tokenizer
 
 WEIGHTS = PackageFile(
@@ -59,7 +59,7 @@ class E5(Bert):
     """Multilingual E5 from the package's file, `source`; written as the model folder of a BERT."""
 
     def write(self, path: Path, *, max_tokens: int) -> None:
-        self._write_weights(path, {})
+        write_safetensors(path / hub_folder.WEIGHTS, stored(self.params))
         pieces = read_e5_file(self.source).pieces
         hub_folder.write_json(path / hub_folder.CONFIG, _hub_config(self.shape, padding=pieces.padding))
         e5_tokenizer(pieces).save(str(path / "tokenizer.json"), pretty=False)
@@ -73,9 +73,11 @@ class E5(Bert):
 class E5Spec(BertSpec):
     """E5 from the installed package, from its file, or from a model folder, as bundles hold it."""
 
+    families = ()  # as of any BERT
+
     def load(self, path: Location) -> TextBackbone:
         if path is not None and Path(path).is_dir():  # of a bundle: in float32, maybe with trained layers
-            return read_bert(Path(path))
+            return self.read(Path(path))
         file = read_e5_file(WEIGHTS.locate() if path is None else path)
         shape = shape_of(file)
         tokenizer = functools.partial(E5Tokenizer, path=file.path, vocabulary=shape.vocabulary)

@@ -1,4 +1,7 @@
-"""The image towers of CLIP and SigLIP from a Hugging Face model folder or a hub id; the text tower is left out."""
+"""The image towers of CLIP, MetaCLIP 2, SigLIP and SigLIP 2 from a model folder or a hub id.
+
+Folders are those of transformers, with both towers or the image tower alone, or those of OpenCLIP.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +19,16 @@ from flax.traverse_util import flatten_dict
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import Location, VisionBackbone, VisionSpec, check_divisible
-from cl2cm_jax.models.config_entries import MAX_LAYERS, MAX_PIXELS, Entries
+from cl2cm_jax.models.config_entries import MAX_LAYERS, MAX_PIXELS
 from cl2cm_jax.models.credits import Credits, folder_credits
+from cl2cm_jax.models.dual_encoders import folder as dual
+from cl2cm_jax.models.dual_encoders import open_clip
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.hub_folder import linear, norm
 from cl2cm_jax.models.layers.positions import interpolated
-from cl2cm_jax.models.layers.vit import ACTIVATIONS, VitShape, apply, init, tunable
-from cl2cm_jax.models.preprocess import PREPROCESSOR, Preprocess, preprocessor, read_preprocess
+from cl2cm_jax.models.layers.transformer import ACTIVATIONS
+from cl2cm_jax.models.layers.vit import VitShape, apply, init, tunable
+from cl2cm_jax.models.preprocess import PREPROCESSOR, Preprocess, preprocess_of, preprocessor, read_preprocess
 from cl2cm_jax.models.pretrained import assign, check_shapes, shapes_of, write_safetensors
 
 FIELD = "config.vision.path"
@@ -30,13 +37,12 @@ MAX_LARGER = 4  # times the model's own size: positions are interpolated
 MAX_ATTENTION = 16_000_000_000  # bytes, limit for the attention of one layer over `CPU_BATCH` pictures
 # Source: config.json of openai/clip-vit-base-patch32, its image tower.
 CLIP_B32 = VitShape("clip", 224, 32, 768, 12, 12, 3072, 1e-5, "quick_gelu", 512)
-_FAMILIES = {"clip": "clip", "clip_vision_model": "clip", "siglip": "siglip", "siglip_vision_model": "siglip"}
-_CLASSES = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
+_CLASSES = {
+    "clip_vision_model": "CLIPVisionModelWithProjection",
+    "metaclip_2_vision_model": "MetaClip2VisionModelWithProjection",
+    "siglip_vision_model": "SiglipVisionModel",
+}
 _LAYERS = "encoder.layers."
-_UNUSED = ("text_model.", "text_projection.", "logit_") + (
-    "vision_model.embeddings.position_ids",
-    "embeddings.position_ids",
-)
 _HEAD, _POSITIONS, _PROJECTION = "head.", "embeddings.position_embedding.weight", "visual_projection.weight"
 _LAYER = {
     **norm("attention_norm", "layer_norm1"),
@@ -77,25 +83,19 @@ class ClipVit(VisionBackbone):
 
     Attributes:
       shape: of the model.
-      source: the model folder that it was read from.
+      content: its configuration, as transformers writes that of the tower alone.
     """
 
     shape: VitShape
-    source: Path
+    content: Mapping[str, Any]
 
     def write(self, path: Path) -> None:
         """Writes the image tower and its preprocessing as transformers does, at the size that it was trained at."""
         shape = self.shape
         write_safetensors(path / hub_folder.WEIGHTS, stored(self.params, shape))
-        content = hub_folder.read_json(self.source)
         tower = {"projection_dim": shape.projection} if shape.projection else {}
-        tower |= {
-            "model_type": f"{shape.family}_vision_model",
-            "architectures": [self.hub_class],
-            "image_size": shape.image_size,
-        }
-        config = hub_folder.portable_config(content.get("vision_config", content))
-        hub_folder.write_json(path / hub_folder.CONFIG, config | tower)
+        tower |= {"architectures": [self.hub_class], "image_size": shape.image_size}
+        hub_folder.write_json(path / hub_folder.CONFIG, hub_folder.portable_config(self.content) | tower)
         hub_folder.write_json(path / PREPROCESSOR, preprocessor(self.preprocess))
 
 
@@ -104,12 +104,14 @@ class ClipVitSpec(VisionSpec):
 
     model_folder = has_layers = True
     requirement = "transformers"
+    families = dual.families("vision")
     sizes = ("image_size", "patch", "hidden", "layers", "heads", "intermediate", "projection")
 
     def load(self, path: Location, *, image_size: int = 0) -> VisionBackbone:
-        folder = hub_folder.locate(path, field=FIELD)
-        shape = read_shape(folder)
-        preprocess = read_preprocess(folder, image_size=shape.image_size)
+        folder = self.folder(path)
+        tower = dual.read_tower(folder, "vision")
+        shape = _shape(folder, tower)
+        preprocess = _preprocess(folder, image_size=shape.image_size)
         _check_size(shape, image_size)
         if image_size % shape.patch:
             raise UserError(
@@ -117,16 +119,20 @@ class ClipVitSpec(VisionSpec):
             )
         if image_size:
             shape, preprocess = shape._replace(image_size=image_size), preprocess.at(image_size)
-        return _backbone(shape, preprocess, params=load(folder, shape), source=folder)
+        content = {**tower.entries.content, "model_type": tower.model_type}
+        return _backbone(shape, preprocess, load(folder, shape), content=content)
 
     def folder(self, path: Location) -> Path:
         return hub_folder.locate(path, field=FIELD)
+
+    def hashes(self, path: Location) -> dict[str, str]:
+        return hub_folder.hashes(self.folder(path), also=(open_clip.CONFIG,))
 
     def fingerprint(self, path: Location) -> str:
         return hub_folder.fingerprint(self.folder(path))
 
     def credits(self, path: Location) -> Credits:
-        return folder_credits(path or "", hub_folder.locate(path, field=FIELD))
+        return folder_credits(path or "", self.folder(path))
 
     def abstract(self, path: Location, sizes: Mapping[str, int], *, image_size: int = 0) -> tuple[VisionBackbone, str]:
         there = bool(path) and Path(path or "").is_dir()
@@ -139,13 +145,14 @@ class ClipVitSpec(VisionSpec):
         plain = Preprocess(image_size=shape.image_size, shorter_side=None, filter="bicubic", mean=half, scale=half)
         params = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
         note = " ".join([f"{origin},", *(f"{name} {getattr(shape, name)}" for name in self.sizes)])
-        return _backbone(shape, plain, params=params, source=Path(path or ".")), note
+        content = {"model_type": f"{shape.family}_vision_model"}
+        return _backbone(shape, plain, params, content=content), note
 
 
 SPEC = ClipVitSpec()
 
 
-def _backbone(shape: VitShape, preprocess: Preprocess, *, params: Params, source: Path) -> ClipVit:
+def _backbone(shape: VitShape, preprocess: Preprocess, params: Params, *, content: Mapping[str, Any]) -> ClipVit:
     return ClipVit(
         frames=shape.grid**2,
         dim=shape.hidden,
@@ -155,9 +162,9 @@ def _backbone(shape: VitShape, preprocess: Preprocess, *, params: Params, source
         preprocess=preprocess,
         batch_size=CPU_BATCH if jax.default_backend() == "cpu" else 256,
         tunable=tunable(shape),
-        hub_class=_CLASSES[shape.family],
+        hub_class=_CLASSES[content["model_type"]],
         shape=shape,
-        source=source,
+        content=content,
     )
 
 
@@ -181,22 +188,32 @@ def _check_size(shape: VitShape, image_size: int) -> None:
         )
 
 
+def _preprocess(folder: Path, *, image_size: int) -> Preprocess:
+    """The preprocessing of a folder, of OpenCLIP or of transformers."""
+    if not open_clip.is_open_clip(folder):
+        return read_preprocess(folder, image_size=image_size)
+    entries = open_clip.preprocessor(folder, image_size=image_size)
+    return preprocess_of(entries, folder=folder, image_size=image_size, file=open_clip.CONFIG)
+
+
 def read_shape(folder: Path) -> VitShape:
-    """Reads config.json: of the image tower alone, or of a model with both towers.
+    """Reads the configuration of the image tower, alone or of a model with both towers.
 
     Raises:
       UserError: the model is of another family, or an entry is missing or invalid; names it.
     """
-    both = Entries(content=hub_folder.read_json(folder), folder=folder, missing=" of the image tower; get a fresh copy")
-    family = _FAMILIES[both.one_of("model_type", _FAMILIES)]
-    tower, clip = both.within("vision_config"), family == "clip"
+    return _shape(folder, dual.read_tower(folder, "vision"))
+
+
+def _shape(folder: Path, read: dual.Tower) -> VitShape:
+    tower, clip = read.entries, read.family == "clip"
     if tower.content.get("vision_use_head", True) is False:
         raise UserError(f"model folder {folder}: vision_use_head=false, no global vector; use another model")
     image_size = tower.whole("image_size", maximum=MAX_PIXELS)
     hidden, heads = tower.width_and_heads()
-    projects = clip and hub_folder.has_tensor(folder, _PROJECTION)
+    projects = clip and dual.projects(folder, "vision")
     return VitShape(
-        family=family,
+        family=read.family,
         image_size=image_size,
         patch=tower.whole("patch_size", maximum=image_size),
         hidden=hidden,
@@ -205,7 +222,7 @@ def read_shape(folder: Path) -> VitShape:
         intermediate=tower.whole("intermediate_size"),
         epsilon=tower.epsilon("layer_norm_eps", default=1e-5 if clip else 1e-6),
         activation=tower.one_of("hidden_act", ACTIVATIONS, default="quick_gelu" if clip else "gelu_pytorch_tanh"),
-        projection=(both if "projection_dim" in both.content else tower).whole("projection_dim") if projects else 0,
+        projection=tower.whole("projection_dim") if projects else 0,
     )
 
 
@@ -217,9 +234,7 @@ def load(folder: Path, shape: VitShape) -> Params:
     Raises:
       UserError: tensors are missing, unknown or of a wrong shape; names each.
     """
-    found = hub_folder.read_tensors(folder, leave_out=_UNUSED)
-    # newer files of the tower alone have no prefix
-    tensors, named = hub_folder.renamed(found, lambda name: name.removeprefix("vision_model."), source=folder)
+    tensors, named = dual.read_tensors(folder, "vision")
     if shape.family == "siglip":
         tensors = _split_attention(tensors, hidden=shape.hidden, source=folder)
     if _POSITIONS in tensors:

@@ -73,7 +73,8 @@ def test_cls_pooling_of_a_sentence_transformers_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "pool"), [("cls", "cls"), (["mean"], "mean"), ("max", None), (["cls", "mean"], None), (3, None)]
+    ("written", "pool"),
+    [("cls", "cls"), (["mean"], "mean"), ("lasttoken", "lasttoken"), ("max", None), (["cls", "mean"], None), (3, None)],
 )
 def test_pooling_as_sentence_transformers_6_writes_it(folder: Path, written: object, pool: str | None) -> None:
     (folder / "1_Pooling").mkdir()
@@ -115,7 +116,8 @@ def test_weights_in_several_files_and_in_half_precision(folder: Path) -> None:
     ("entries", "message"),
     [
         ({"model_type": "t5"}, "model_type='t5' is not one of bert"),
-        ({"hidden_act": "silu"}, "hidden_act='silu'"),
+        ({"model_type": "qwen3"}, "model_type='qwen3' is not one of bert, .*; config.text.backbone='qwen3' reads it"),
+        ({"hidden_act": "mish"}, "hidden_act='mish'"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"num_attention_heads": 3}, "not divisible by num_attention_heads=3"),
         ({"vocab_size": None}, r"word_embeddings.weight has shape \(50, 16\) instead of \(30522, 16\)"),
@@ -322,7 +324,7 @@ def test_missing_or_damaged_files_are_refused(folder: Path, tmp_path: Path) -> N
 def test_other_poolings_are_refused(folder: Path, pooling: dict) -> None:
     (folder / "1_Pooling").mkdir()
     _change(folder, "1_Pooling/config.json", **pooling)
-    with pytest.raises(UserError, match=r"pools by .*, which is not supported; mean and cls are"):
+    with pytest.raises(UserError, match=r"pools by .*, which is not supported; mean, cls and lasttoken are"):
         text_backbone("bert", folder)
     (folder / "2_Dense").mkdir()
     with pytest.raises(UserError, match="2_Dense"):

@@ -88,7 +88,7 @@ def test_clip_without_its_projection_yields_the_class_token(tmp_path: Path) -> N
     ("file", "entries", "message"),
     [
         ("config.json", {"model_type": "vit"}, "model_type='vit' is not one of clip"),
-        ("config.json", {"hidden_act": "silu"}, "hidden_act='silu' is not one of"),
+        ("config.json", {"hidden_act": "mish"}, "hidden_act='mish' is not one of"),
         ("config.json", {"patch_size": "absent"}, "patch_size=32 is not|patch_embedding.weight has shape"),
         ("config.json", {"num_hidden_layers": 3}, "encoder.layers.2.layer_norm1.weight is missing"),
         ("config.json", {"image_size": 32}, "has (crop_)?size=|position_embedding.weight has shape"),
@@ -139,7 +139,8 @@ def test_a_folder_that_does_not_fit(folder: Path, file: str, entries: dict, mess
     ],
 )
 def test_an_invalid_entry_is_named_before_anything_is_built(folder: Path, name: str, value: object) -> None:
-    _change(folder, "config.json", **{name: value})
+    both = {"model_type": folder.name} if name == "vision_config" else {}
+    _change(folder, "config.json", **both, **{name: value})
     with pytest.raises(UserError, match=rf"config.json: {name}=.* is (no|not) .*; ") as caught:
         clip_vit.read_shape(folder)
     assert "\n" not in str(caught.value)
