@@ -1,7 +1,7 @@
 """Any text encoder of transformers or sentence-transformers, frozen, run by sentence-transformers in PyTorch.
 
 A folder without `modules.json` is pooled as sentence-transformers does then: the mean of its tokens. Modules after the
-pooling that change the size of the vectors are applied to every token too, so that words and sentences have one size.
+pooling are applied to the sentence alone, so that words and sentences may differ in size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.tokenizers import TokenBatch, check_room, padded, taken
 
 FIELD = "config.text.path"
-_ADDED = -1  # in the place of a begin or end mark that the model does not have
 _UNLIMITED = 1_000_000  # tokenizers without a limit have a number over it
 
 
@@ -41,29 +40,21 @@ class AnyText(TextBackbone):
 
 
 class LibraryTokenizer:
-    """The tokenizer of a model folder, as its library reads it.
+    """The tokenizer of a model folder, as its library reads it; `marks` as of `TextBackbone`."""
 
-    A row is begin, pieces, end, as the other parts of this package expect; a mark that the model does not have is
-    `_ADDED`, which `_apply` leaves out.
-    """
-
-    def __init__(self, tokenizer: Any, lowercase: bool, *, max_tokens: int):
+    def __init__(self, tokenizer: Any, lowercase: bool, marks: tuple[int, int], *, max_tokens: int):
         check_room(max_tokens)
-        self._tokenizer, self._lowercase = tokenizer, lowercase
+        self._tokenizer, self._lowercase, self._marks, self._limit = tokenizer, lowercase, marks, max_tokens
         self.unknown: int | None = tokenizer.unk_token_id
-        probe = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-        self._before, self._after = (0 if probe[place] else 1 for place in (0, -1))
-        self._limit = max_tokens - self._before - self._after
 
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenises texts, padded to the longest."""
-        before, after = [_ADDED] * self._before, [_ADDED] * self._after
-        return padded([before + row + after for row in self._rows(texts)])
+        return padded(self._rows(texts))
 
     def words(self, text: str) -> list[str]:
-        """The pieces between begin and end, as text."""
-        row = self([text]).ids[0, 1:-1]
-        return self._tokenizer.convert_ids_to_tokens(row.tolist())
+        """The pieces between the special tokens, as text."""
+        (row,), (before, behind) = self._rows([text]), self._marks
+        return self._tokenizer.convert_ids_to_tokens(row[before : len(row) - behind])
 
     def _rows(self, texts: Sequence[str]) -> list[list[int]]:
         read = [taken(text, self._limit) for text in texts]
@@ -119,53 +110,62 @@ def _load(folder: Path) -> AnyText:
     place = next(iter(torch_folder.module_folders(folder)), folder)
     encoder.model = torch_folder.read_model(type(encoder.auto_model), place, config=encoder.auto_model.config)
     model = model.to(torch_folder.device())
-    pooling = next((i for i, module in enumerate(modules) if type(module).__name__ == "Pooling"), None)
-    if pooling is None:
+    if not any(type(module).__name__ == "Pooling" for module in modules):
         raise UserError(f"model folder {folder} has no pooling of the states of its tokens; use another")
-    after = [module for module in modules[pooling + 1 :] if type(module).__name__ != "Normalize"]
-    limit = model.max_seq_length
-    apply: Any = functools.partial(_apply, model=model, after=after)
+    limit, marks = model.max_seq_length, _marks(encoder.tokenizer)
+    apply: Any = functools.partial(_apply, model=model, marks=marks)
+    lowercase = bool(getattr(encoder, "do_lower_case", False))
     backbone = AnyText(
         dim=0,
         params=torch_folder.as_params(folder),
         apply=apply,
-        tokenizer=functools.partial(
-            LibraryTokenizer, encoder.tokenizer, bool(getattr(encoder, "do_lower_case", False))
-        ),
+        tokenizer=functools.partial(LibraryTokenizer, encoder.tokenizer, lowercase, marks),
         max_tokens=limit if limit and limit < _UNLIMITED else None,
+        marks=marks,
         source=folder,
     )
-    dim = apply(backbone.params, *backbone.tokenizer(max_tokens=8)(["a"])).sentence.shape[1]
-    return replace(backbone, dim=dim, apply=functools.partial(apply, dim=dim))
+    output = apply(backbone.params, *backbone.tokenizer(max_tokens=8)(["a"]))
+    sizes = output.words.shape[-1], output.sentence.shape[-1]
+    return replace(backbone, dim=sizes[0], sentence_dim=sizes[1], apply=functools.partial(apply, sizes=sizes))
+
+
+def _marks(tokenizer: Any) -> tuple[int, int]:
+    """Numbers of special tokens that the library puts before and behind a text."""
+    is_mark = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    return is_mark.index(0), is_mark[::-1].index(0)
 
 
 def _apply(
-    params: Params, token_ids: Any, token_mask: Any, *, model: Any, after: list[Any], dim: int = 1
+    params: Params,
+    token_ids: Any,
+    token_mask: Any,
+    *,
+    model: Any,
+    marks: tuple[int, int],
+    sizes: tuple[int, int] = (1, 1),
 ) -> TextOutput:
-    """States (B, L, d) and sentence vectors (B, d) of padded ids, without gradients and outside of JAX.
+    """States (B, L, d) and sentence vectors (B, s) of padded ids, without gradients and outside of JAX.
 
-    `after`: the modules after the pooling, for every token; `dim`: d, where nothing is read.
+    `sizes`: d and s, where nothing is read.
     """
     torch = torch_folder.torch_library()
     place, length = np.arange(token_mask.shape[1]), token_mask.sum(1, keepdims=True)
-    is_mark, real = (place == 0) | (place == length - 1), token_mask & (token_ids != _ADDED)
-    rows = real.any(1)  # others are padding, or texts of which nothing is left
-    if not rows.any():
-        words, sentence = np.zeros((*token_mask.shape, dim), np.float32), np.zeros((len(rows), dim), np.float32)
-        return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=sentence)  # pyright: ignore
-    begin = int(not real[:, 0].any())  # without the column of a mark that the model does not have
-    ids = np.where(real, token_ids, 0)[rows, begin:].astype(np.int64)
+    is_word, rows = (place >= marks[0]) & (place < length - marks[1]), token_mask.any(1)
+    if not rows.any():  # padding, or texts of which nothing is left
+        words, sentence = (
+            np.zeros((*token_mask.shape, sizes[0]), np.float32),
+            np.zeros((len(rows), sizes[1]), np.float32),
+        )
+        return TextOutput(words=words, mask=is_word, sentence=sentence)  # pyright: ignore
     features = {
-        "input_ids": torch.from_numpy(ids),
-        "attention_mask": torch.from_numpy(real[rows, begin:].astype(np.int64)),
+        "input_ids": torch.from_numpy(np.where(token_mask, token_ids, 0)[rows].astype(np.int64)),
+        "attention_mask": torch.from_numpy(token_mask[rows].astype(np.int64)),
     }
     with torch.inference_mode():
         output = model({name: values.to(torch_folder.device()) for name, values in features.items()})
         states, pooled = output["token_embeddings"], output["sentence_embedding"]
-        for module in after:
-            states = module({"sentence_embedding": states})["sentence_embedding"]
     words = np.zeros((*token_mask.shape, states.shape[-1]), np.float32)
-    words[rows, begin:] = states.float().cpu().numpy() * real[rows, begin:, None]
+    words[rows] = states.float().cpu().numpy() * token_mask[rows, :, None]
     sentence = np.zeros((len(rows), pooled.shape[-1]), np.float32)
     sentence[rows] = torch.nn.functional.normalize(pooled.float()).cpu().numpy()
-    return TextOutput(words=words, mask=token_mask & ~is_mark, sentence=sentence)  # pyright: ignore
+    return TextOutput(words=words, mask=is_word, sentence=sentence)  # pyright: ignore
