@@ -98,7 +98,7 @@ def _load(folder: Path) -> AnyText:
     import sentence_transformers  # pyright: ignore[reportMissingImports]
 
     options = {"use_safetensors": True, "dtype": "float32"}
-    model = sentence_transformers.SentenceTransformer(
+    model: Any = sentence_transformers.SentenceTransformer(
         str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=options
     ).eval()
     encoder, *modules = model
