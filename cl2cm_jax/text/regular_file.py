@@ -6,19 +6,23 @@ import errno
 import os
 import stat
 from io import BufferedReader
-from pathlib import Path
 
 
-def open_regular(path: str | Path) -> BufferedReader:
+class IrregularError(OSError):
+    """A pipe, a socket or a device."""
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Opens a file to read its bytes, and refuses a pipe, a socket or a device, also behind a link.
 
     Raises:
-      OSError: it cannot be opened, or is no regular file.
+      IrregularError: it is one of these.
+      OSError: it cannot be opened.
     """
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  # the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # of the open file, in case the path was replaced
         file.close()
-        raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file", str(path))
+        raise IrregularError(errno.EINVAL, "it is a pipe or a device, not a regular file", str(path))
     return file
 
 
