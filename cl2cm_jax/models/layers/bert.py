@@ -23,7 +23,6 @@ from cl2cm_jax.models.layers.pooling import Pool, read_out
 from cl2cm_jax.models.layers.transformer import (
     ACTIVATIONS,
     PRETRAINED,
-    count,
     cut_layers,
     drop,
     join_layers,
@@ -198,9 +197,8 @@ def _layers(
     options: TailOptions = PRETRAINED,
 ) -> jax.Array:
     layer = _functionals(shape, options.dtype)[1]
-    keys = None if key is None or not options.dropout else jax.random.split(key, count(params))
 
     def run(one: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
         return layer.bind(one)(x, rows, dropout=options.dropout, key=key)
 
-    return run_layers(run, params, states, keys=keys, options=options)
+    return run_layers(run, params, states, key=key, options=options)

@@ -24,7 +24,7 @@ from cl2cm_jax.models.backbone import TailOptions, TextOutput, Tunable
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.layers.packing import Packing, Rows, near, one_a_row, pack, packed_rows, unpack
 from cl2cm_jax.models.layers.pre_norm import Layer
-from cl2cm_jax.models.layers.transformer import PRETRAINED, count, cut_layers, join_layers, layer_norm, run_layers
+from cl2cm_jax.models.layers.transformer import PRETRAINED, cut_layers, join_layers, layer_norm, run_layers
 
 _FAR = 2**30  # beyond every position
 
@@ -261,9 +261,8 @@ def _layers(
     options: TailOptions = PRETRAINED,
 ) -> jax.Array:
     layer = _functionals(shape, options.dtype).layer
-    keys = None if key is None or not options.dropout else jax.random.split(key, count(params))
 
     def run(one: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
         return layer.bind(one)(x, rows, dropout=options.dropout, key=key)
 
-    return run_layers(run, params, states, keys=keys, options=options)
+    return run_layers(run, params, states, key=key, options=options)

@@ -284,7 +284,6 @@ def _layers(
     is_local = np.array([shape.local[place % len(shape.local)] for place in places], bool)
     is_normed = np.array([place > 0 or shape.family != "modernbert" for place in places], bool)
     far, close = _sight(rows, shape, is_local=False), _sight(rows, shape, is_local=True)
-    keys = None if key is None or not options.dropout else jax.random.split(key, number)
 
     def run(one: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
         sight = _chosen(one["is_local"], close, far) if is_local.any() else far
@@ -292,7 +291,7 @@ def _layers(
         return layer(x, sight, rows.token, is_normed=one["is_normed"], dropout=options.dropout, key=key)
 
     each = {"layer": params["layers"], "is_local": is_local, "is_normed": is_normed}
-    return run_layers(run, each, states, keys=keys, options=options)
+    return run_layers(run, each, states, key=key, options=options)
 
 
 def _sight(rows: Rows, shape: RotaryShape, *, is_local: bool) -> Sight:

@@ -52,7 +52,7 @@ def run_layers(
     params: Params,
     states: jax.Array,
     *,
-    keys: jax.Array | None = None,
+    key: jax.Array | None = None,
     options: TailOptions = PRETRAINED,
 ) -> jax.Array:
     """Runs stacked layers, by `lax.scan` or unrolled, and returns the last one's states in `options.dtype`.
@@ -61,9 +61,10 @@ def run_layers(
       layer: (its parameters, states, its key or None) -> states.
       params: stacked.
       states: input of the first layer, of any dtype.
-      keys: one per layer, or None.
-      options: `remat`, `scan` and `dtype` are used.
+      key: is split into one for each layer where `options.dropout` is not 0; None: no dropout.
+      options: how they are run.
     """
+    keys = None if key is None or not options.dropout else jax.random.split(key, count(params))
 
     def run(x: jax.Array, one: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
         return layer(one[0], x, one[1]), None
