@@ -18,7 +18,6 @@ from cl2cm_jax.models.dual_encoders import open_clip
 Side = Literal["text", "vision"]
 FAMILIES = {"clip": "clip", "siglip": "siglip", "metaclip_2": "clip", "siglip2": "siglip"}  # of both towers
 NAFLEX = ("siglip2", "siglip2_vision_model")
-FILES = (*hub_folder.FILES, "*.model", "merges.txt")  # that are downloaded
 _LAYERS = {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768, "intermediate_size": 3072}
 # What transformers 5 takes where config.json, which holds what differs, has no entry.
 _DEFAULTS: dict[tuple[str, Side], Mapping[str, Any]] = {
