@@ -253,9 +253,9 @@ def precompiled(replaced: Mapping[int, str]) -> bytes:
     return len(trie).to_bytes(4, "little") + trie + bytes(texts or b"\0")
 
 
-def prepared(text: str, *, prefix: str, lowercase: bool) -> str:
-    """A caption or query as input of the tokenizer (`config.text.prefix`, `config.text.lowercase`)."""
-    return prefix + (without_case_and_accents(text) if lowercase else text)
+def prepared(text: str, *, prompt: str, lowercase: bool) -> str:
+    """A caption or query as input of the tokenizer (`config.text.prompt`, `config.text.lowercase`)."""
+    return prompt + (without_case_and_accents(text) if lowercase else text)
 
 
 def without_case_and_accents(text: str) -> str:
