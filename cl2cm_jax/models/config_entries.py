@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.hub_library import transformers_library
 
 # Far above every published model, and far below what exhausts memory.
 MAX_LAYERS, MAX_WIDTH, MAX_VOCABULARY, MAX_PIXELS = 1_000, 1_000_000, 10_000_000, 10_000
@@ -150,9 +151,9 @@ def _defaults(family: str, inside: str) -> Mapping[str, Any]:
     Files of earlier versions of transformers hold what differs from these alone.
     """
     try:
-        from transformers import CONFIG_MAPPING
-    except ImportError:
+        known = transformers_library().CONFIG_MAPPING
+    except UserError:  # it is not installed
         return {}
-    content = CONFIG_MAPPING[family]().to_dict() if family in CONFIG_MAPPING else {}
+    content = known[family]().to_dict() if family in known else {}
     part = content.get(inside)
     return part if isinstance(part, dict) else content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +11,11 @@ from ml_collections import ConfigDict
 
 from cl2cm_jax.config import TEXT_BACKBONES, VISION_BACKBONES, has_vision_backbone, load_plugin, plugin_names
 from cl2cm_jax.config.declarations import AUTO, before_text
+from cl2cm_jax.config.plugins import ANY
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import TextBackbone, TextSpec, VisionBackbone, VisionSpec
+from cl2cm_jax.models.hub_library import model_types
 
 Kind = Literal["text", "vision"]
 _PACKAGES = {"text": TEXT_BACKBONES, "vision": VISION_BACKBONES}
@@ -60,10 +63,15 @@ def fingerprint(kind: Kind, name: str, path: str | Path | None = None) -> str:
     return _spec(kind, name).fingerprint(path)
 
 
-def reader(kind: Kind, model_type: object) -> str:
-    """The built-in backbone that reads model folders with this model_type in config.json; "" if none does."""
+def other_backbone(kind: Kind, model_type: object) -> str:
+    """The fix for a folder whose model_type is of another backbone: its name, or that transformers runs any model."""
     names = plugin_names(_PACKAGES[kind])
-    return next((name for name in names if model_type in tuple(_spec(kind, name).families)), "")
+    if found := next((name for name in names if model_type in tuple(_spec(kind, name).families)), ""):
+        return f"config.{kind}.backbone={found!r} reads it"
+    with contextlib.suppress(UserError):  # transformers is not installed
+        if isinstance(model_type, str) and model_type in model_types(kind):
+            return f"config.{kind}.backbone={ANY!r} runs it, frozen (extra torch)"
+    return "use such a model"
 
 
 def hashes(config: ConfigDict, kind: Kind) -> dict[str, str]:

@@ -16,13 +16,16 @@ from typing import Any, Literal, TypeVar
 import jax
 import numpy as np
 
-from cl2cm_jax.errors import UserError, not_installed, one_line
+from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.hub_library import transformers_library
 
 A = TypeVar("A", np.ndarray, jax.Array)
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # the latter of a model with two towers
 EVEN_MARGIN = "even_crop_margin"  # an entry of ours, see `Preprocess.even`
+_NAFLEX = "Siglip2ImageProcessor"  # of pictures of any shape
+NAFLEX_FIX = "use a SigLIP 2 of a fixed resolution, such as google/siglip2-base-patch16-224"
 _LARGER = 2  # times the size of the crop, of the picture that is cropped; 256 / 224 is usual
 _DONE = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
@@ -185,12 +188,10 @@ def _with_defaults(content: Mapping[str, Any], folder: Path, file: str) -> dict[
     Raises:
       UserError: transformers is not installed, has no such class or refuses an entry, or the class goes its own way.
     """
-    try:
-        import transformers
-        from transformers.image_processing_backends import PilBackend
-        from transformers.models.auto import image_processing_auto as auto
-    except ImportError as error:
-        raise not_installed("transformers", needed_for=file) from error
+    transformers = transformers_library(needed_for=file)
+    from transformers.image_processing_backends import PilBackend
+    from transformers.models.auto import image_processing_auto as auto
+
     kind = content.get("image_processor_type") or content.get("feature_extractor_type")
     if kind is None and (folder / hub_folder.CONFIG).is_file():  # then that of the model
         model = str(hub_folder.read_json(folder).get("model_type"))
@@ -201,9 +202,10 @@ def _with_defaults(content: Mapping[str, Any], folder: Path, file: str) -> dict[
     made = getattr(transformers, f"{plain}Pil", None) if plain.endswith("ImageProcessor") else None
     if made is None or any(getattr(made, method) is not getattr(PilBackend, method) for method in _OWN_WAY):
         why = "is unknown to transformers" if made is None else "prepares pictures in a way of its own"
+        fix = "use another model" if made is None else "use another model, or backbone='transformers'"
         raise UserError(
             f"model folder {folder}: {file} has image_processor_type={str(kind)[:80]!r}, which {why} and is not "
-            "supported; use another model, or backbone='transformers'"
+            f"supported; {NAFLEX_FIX if name == _NAFLEX else fix}"
         )
     entries = {name: given[name] for name in (*_DONE, "default_to_square") if given.get(name) is not None}
     processor = made()

@@ -19,7 +19,7 @@ import numpy as np
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import Location, TextBackbone, TextSpec, TokenizerCode
 from cl2cm_jax.models.config_entries import Entries
-from cl2cm_jax.models.configured import reader
+from cl2cm_jax.models.configured import other_backbone
 from cl2cm_jax.models.credits import Credits, folder_credits
 from cl2cm_jax.models.files.pooling_file import write_pool
 from cl2cm_jax.models.files.slow_tokenizer import tokenizer_json
@@ -152,8 +152,7 @@ def read_entries(folder: Path, families: Collection[str]) -> tuple[Entries, str]
     """
     entries = Entries(content=hub_folder.read_json(folder), folder=folder, missing="; get a fresh copy")
     found = entries.content.get("model_type")
-    other = "" if found in tuple(families) else reader("text", found)
-    otherwise = f"config.text.backbone={other!r} reads it" if other else "use such a model"
+    otherwise = "" if found in tuple(families) else other_backbone("text", found)
     return entries, entries.one_of("model_type", families, otherwise=otherwise)
 
 

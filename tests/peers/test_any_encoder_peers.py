@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,66 @@ def test_folders_that_would_run_code_are_refused(tmp_path: Path) -> None:
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     (tmp_path / "model" / "mine.py").write_text("raise SystemExit('run')")
-    with pytest.raises(UserError, match="cannot be read by transformers") as error:
+    with pytest.raises(
+        UserError, match="model_type='mine' needs code of its own folder .auto_map., which is never run"
+    ):
         text_backbone("transformers", tmp_path / "model")
+
+
+def two_towers(folder: Path, name: str, vision: dict[str, Any]) -> None:
+    """Writes a model with two towers, without tokenizer and image processor."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    sizes |= {"bos_token_id": 1, "eos_token_id": 2}
+    towers = {"text_config": sizes | {"vocab_size": 50}, "vision_config": sizes | vision}
+    getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**towers)).save_pretrained(folder)
+
+
+def test_models_of_other_inputs_are_named(tmp_path: Path) -> None:
+    write_vision_model("ViT", tmp_path / "vit")
+    write_text_model("MPNet", tmp_path / "mpnet")
+    two_towers(tmp_path / "clip", "CLIP", {"image_size": 16, "patch_size": 8})
+    two_towers(tmp_path / "naflex", "Siglip2", {"num_patches": 4, "patch_size": 8})
+    transformers.CLIPImageProcessorPil().save_pretrained(tmp_path / "clip")
+    for file in (tmp_path / "mpnet").glob("tokenizer*.json"):
+        shutil.copy(file, tmp_path / "clip")
+    for load, name, message in (
+        (text_backbone, "vit", "model_type='vit' is of a model of pictures, not of texts; .* config.text.path"),
+        (vision_backbone, "mpnet", "model_type='mpnet' is of a model of texts, not of pictures; .* config.vision.path"),
+        (text_backbone, "clip", "no pooling of the states of its tokens; config.text.backbone='clip_text' reads it"),
+        (vision_backbone, "naflex", "model_type='siglip2' is NaFlex, .*; use a SigLIP 2 of a fixed resolution"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load("transformers", tmp_path / name)
+    for part, load in (("mpnet", text_backbone), ("vit", vision_backbone)):
+        place = tmp_path / part / "config.json"
+        place.write_text(json.dumps(json.loads(place.read_text()) | {"model_type": "mine"}))
+        with pytest.raises(UserError, match="'mine' is unknown to transformers 5.*; install a newer one, or use"):
+            load("transformers", tmp_path / part)
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    write_text_model("MPNet", tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    known = len(content["model"]["vocab"])
+    added = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    content["added_tokens"].append({"id": 50, "content": "<image>"} | added)  # as Gemma 3 has: of no embedding
+    file.write_text(json.dumps(content))
+    assert text_backbone("transformers", tmp_path).dim == 16
+    content["model"]["vocab"] |= {f"w{number}": number for number in range(known, 60)}
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < known]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"gives ids up to \d+, but the model has 50 word pieces; are they a pair\?"):
+        text_backbone("transformers", tmp_path)
+
+
+def test_a_text_that_is_longer_than_the_model_takes_is_an_error_of_one_line(tmp_path: Path) -> None:
+    write_text_model("MPNet", tmp_path)  # whose positions begin behind the padding, so that two are lost
+    for name, change in (("config", {"max_position_embeddings": 22}), ("tokenizer_config", {"model_max_length": None})):
+        content = json.loads((tmp_path / f"{name}.json").read_text())
+        (tmp_path / f"{name}.json").write_text(json.dumps(content | change))
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="fails on a batch .index out of range.*use shorter texts") as error:
+        TextEncoder(text_backbone("transformers", tmp_path), max_tokens=22)(["car " * 60])
     assert "\n" not in str(error.value)

@@ -6,20 +6,24 @@ themselves (`trust_remote_code` stays off). How much time and memory a model tak
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
+import reprlib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.dual_encoders.folder import check_fixed
 from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.hub_library import model_types, transformers_library
 from cl2cm_jax.models.pretrained import weights_hash
 from cl2cm_jax.text.json_file import read_json
 
@@ -54,6 +58,32 @@ def check_folder(folder: Path) -> list[Path]:
                 "is not read; save the model with safe_serialization=True"
             )
     return [*files, *(weights or hub_folder.weights_files(folder))]
+
+
+def check_family(folder: Path, kind: Literal["text", "vision"]) -> None:
+    """Refuses a model that transformers does not have, or that is of the other kind.
+
+    Raises:
+      UserError: it is one, or config.json is damaged; names model_type.
+    """
+    content = hub_folder.read_json(next(iter(module_folders(folder)), folder))
+    found, library = content.get("model_type"), transformers_library(run=f"pip install {NEEDED}")
+    problem = f"model folder {folder}: model_type={reprlib.repr(found)}"
+    if not isinstance(found, str) or found not in library.CONFIG_MAPPING:
+        if content.get("auto_map"):
+            raise UserError(f"{problem} needs code of its own folder (auto_map), which is never run; use another model")
+        raise UserError(
+            f"{problem} is unknown to transformers {library.__version__}; install a newer one, or use another model"
+        )
+    if kind == "vision":
+        check_fixed(folder, found)
+    other: Literal["text", "vision"] = "vision" if kind == "text" else "text"
+    if found not in model_types(kind) and found in model_types(other):
+        inputs = {"text": "texts", "vision": "pictures"}
+        raise UserError(
+            f"{problem} is of a model of {inputs[other]}, not of {inputs[kind]}; name another folder as "
+            f"config.{kind}.path"
+        )
 
 
 def module_folders(folder: Path) -> list[Path]:
@@ -142,20 +172,32 @@ def read_model(kind: Any, folder: Path, **options: Any) -> Any:
     missing = sorted(name for name in info["missing_keys"] if "pooler." not in name)
     wrong = missing or sorted(str(one) for one in info.get("mismatched_keys") or ())
     if wrong:
-        raise UserError(f"weights {folder}: {', '.join(wrong[:5])} missing or of another shape; get a fresh copy")
+        raise UserError(
+            f"weights {folder}: {', '.join(wrong[:5])} missing or of another shape; get a fresh copy, "
+            "whose config.json is of these weights"
+        )
     model.has_pooler = not info["missing_keys"]
     return model.eval().to(device())
 
 
-def reading(what: Callable[[], T], folder: Path) -> T:
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[None]:
+    """Where the model is run; raises UserError for an input that it does not take, or that needs too much memory."""
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        raise UserError(
+            f"model folder {folder} fails on a batch ({one_line(error)}); use shorter texts (config.text.max_tokens), "
+            "a device with more memory, or a fresh copy"
+        ) from error
+
+
+def reading(what: Callable[[], T], folder: Path, kind: Literal["text", "vision"]) -> T:
     """Calls `what`, which reads the folder by its library; raises UserError for whatever goes wrong there."""
     check_folder(folder)
     torch_library()
+    check_family(folder, kind)
     try:
-        import transformers
-
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
         return what()
     except UserError:
         raise

@@ -24,6 +24,8 @@ _USUAL = {
     r"\bbge-(small|base|large)-zh": "为这个句子生成表示以用于检索相关文章：",
     r"\bembeddinggemma": "task: search result | query: ",
     r"\bnomic-embed-text": "search_query: ",
+    r"\bsnowflake-arctic-embed-[ml]-v2": "query: ",
+    r"\b(snowflake-arctic-embed|mxbai-embed-large)": _REPRESENT,
 }
 
 

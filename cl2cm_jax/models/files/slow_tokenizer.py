@@ -19,6 +19,7 @@ from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.files.tokenizer_file import LONGEST_PIECE, MOST_PIECES, is_panic
 from cl2cm_jax.models.hub_folder import PIECES, TOKENIZER, TOKENIZER_CONFIGS, tokenizer_files
+from cl2cm_jax.models.hub_library import transformers_library
 from cl2cm_jax.models.pretrained import weights_hash
 from cl2cm_jax.runtime.atomic import replacing
 from cl2cm_jax.runtime.file_hashes import user_cache
@@ -75,15 +76,15 @@ def _made(folder: Path, files: Iterable[Path], *, model: str) -> str:
                 shutil.copyfile(file, Path(copies, file.name))
         hub_folder.write_json(Path(copies, hub_folder.CONFIG), {"model_type": model})
         try:
-            import transformers
-
-            transformers.logging.set_verbosity_error()
+            transformers = transformers_library(run=_INSTALL)
             options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
             tokenizer = transformers.AutoTokenizer.from_pretrained(copies, **options)
             backend = getattr(tokenizer, "backend_tokenizer", None)
             if backend is None:
                 raise ValueError(f"{type(tokenizer).__name__} has no fast form")
             return backend.to_str()
+        except UserError:
+            raise
         except ImportError as error:
             raise not_installed(error.name or one_line(error), run=_INSTALL) from error
         except BaseException as error:  # whatever the library raises for a damaged file

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from cl2cm_jax.config.plugins import ANY
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import Location, TextBackbone, TextOutput, TextSpec
 from cl2cm_jax.models.backbones import torch_folder
+from cl2cm_jax.models.configured import other_backbone
 from cl2cm_jax.models.credits import Credits, folder_credits
+from cl2cm_jax.models.files.tokenizer_file import check_pair
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.tokenizers import TokenBatch, check_room, padded, taken
 
@@ -73,7 +76,7 @@ class AnySpec(TextSpec):
 
     def load(self, path: Location) -> TextBackbone:
         folder = self.folder(path)
-        return torch_folder.reading(functools.partial(_load, folder), folder)
+        return torch_folder.reading(functools.partial(_load, folder), folder, "text")
 
     def load_library(self) -> None:
         torch_folder.torch_library()
@@ -111,9 +114,10 @@ def _load(folder: Path) -> AnyText:
     encoder.model = torch_folder.read_model(type(encoder.auto_model), place, config=encoder.auto_model.config)
     model = model.to(torch_folder.device())
     if not any(type(module).__name__ == "Pooling" for module in modules):
-        raise UserError(f"model folder {folder} has no pooling of the states of its tokens; use another")
+        raise UserError(f"model folder {folder} has no pooling of the states of its tokens; {_instead(place)}")
+    _check_vocabulary(folder, encoder)
     limit, marks = model.max_seq_length, _marks(encoder.tokenizer)
-    apply: Any = functools.partial(_apply, model=model, marks=marks)
+    apply: Any = functools.partial(_apply, folder=folder, model=model, marks=marks)
     lowercase = bool(getattr(encoder, "do_lower_case", False))
     backbone = AnyText(
         dim=0,
@@ -129,6 +133,25 @@ def _load(folder: Path) -> AnyText:
     return replace(backbone, dim=sizes[0], sentence_dim=sizes[1], apply=functools.partial(apply, sizes=sizes))
 
 
+def _instead(folder: Path) -> str:
+    """What to do about a model that is not run here, such as one with two towers."""
+    fix = other_backbone("text", hub_folder.read_json(folder).get("model_type"))
+    return "use another" if repr(ANY) in fix else fix
+
+
+def _check_vocabulary(folder: Path, encoder: Any) -> None:
+    """Refuses a tokenizer of another model; raises UserError. Tokens that were added later may have no embedding."""
+    try:
+        table = encoder.auto_model.get_input_embeddings()
+    except NotImplementedError:  # a model without a table
+        return
+    rows = getattr(table, "num_embeddings", None)
+    if rows is not None:
+        tokenizer = encoder.tokenizer
+        highest = max(tokenizer.get_vocab().values(), default=-1)
+        check_pair(folder, max(tokenizer.vocab_size - 1, min(highest, rows - 1)), rows)
+
+
 def _marks(tokenizer: Any) -> tuple[int, int]:
     """Numbers of special tokens that the library puts before and behind a text."""
     is_mark = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
@@ -140,6 +163,7 @@ def _apply(
     token_ids: Any,
     token_mask: Any,
     *,
+    folder: Path,
     model: Any,
     marks: tuple[int, int],
     sizes: tuple[int, int] = (1, 1),
@@ -161,7 +185,7 @@ def _apply(
         "input_ids": torch.from_numpy(np.where(token_mask, token_ids, 0)[rows].astype(np.int64)),
         "attention_mask": torch.from_numpy(token_mask[rows].astype(np.int64)),
     }
-    with torch.inference_mode():
+    with torch_folder.running(folder), torch.inference_mode():
         output = model({name: values.to(torch_folder.device()) for name, values in features.items()})
         states, pooled = output["token_embeddings"], output["sentence_embedding"]
     words = np.zeros((*token_mask.shape, states.shape[-1]), np.float32)

@@ -52,7 +52,7 @@ class AnySpec(VisionSpec):
                 "names; use 0, or change size in its preprocessor_config.json"
             )
         folder = self.folder(path)
-        return torch_folder.reading(functools.partial(_load, folder), folder)
+        return torch_folder.reading(functools.partial(_load, folder), folder, "vision")
 
     def load_library(self) -> None:
         torch_folder.torch_library()
@@ -81,7 +81,7 @@ def _load(folder: Path) -> AnyVision:
     if len(shapes) > 1:
         raise UserError(f"model folder {folder}: its image processor keeps the form of a picture; use another model")
     model = torch_folder.read_model(transformers.AutoModel, folder)
-    encode = functools.partial(_apply, encode=_encoder(model, folder))
+    encode = functools.partial(_apply, folder=folder, encode=_encoder(model, folder))
     output = encode({}, np.zeros((1, *next(iter(shapes))), np.float32))
     frames, dim = output.features.shape[1:]
     size = max(next(iter(shapes))[:2])
@@ -143,11 +143,11 @@ def _encoder(model: Any, folder: Path) -> Callable[[Any], tuple[Any, Any]]:
     return one_tower
 
 
-def _apply(params: Params, images: Any, *, encode: Callable[[Any], tuple[Any, Any]]) -> VisionOutput:
+def _apply(params: Params, images: Any, *, folder: Path, encode: Callable[[Any], tuple[Any, Any]]) -> VisionOutput:
     """Features (B, N, d) and global vectors (B, p) of prepared pictures (B, h, w, 3); outside of JAX."""
     torch = torch_folder.torch_library()
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(torch_folder.device())
-    with torch.inference_mode():
+    with torch_folder.running(folder), torch.inference_mode():
         states, pooled = encode(pixels)
     if states.ndim == 4:
         states = states.flatten(2).transpose(1, 2)

@@ -117,6 +117,9 @@ def test_weights_in_several_files_and_in_half_precision(folder: Path) -> None:
     [
         ({"model_type": "t5"}, "model_type='t5' is not one of bert"),
         ({"model_type": "qwen3"}, "model_type='qwen3' is not one of bert, .*; config.text.backbone='qwen3' reads it"),
+        ({"model_type": "gemma3_text"}, "; config.text.backbone='transformers' runs it, frozen"),
+        ({"model_type": "dinov2"}, "model_type='dinov2' is not one of bert, .*; use such a model"),
+        ({"model_type": "mine"}, "model_type='mine' is not one of bert, .*; use such a model"),
         ({"hidden_act": "mish"}, "hidden_act='mish'"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"num_attention_heads": 3}, "not divisible by num_attention_heads=3"),
