@@ -24,9 +24,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import PLACES, override_all, read
+from cl2cm_jax.config.declarations import AUTO
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.report import read_report
-from cl2cm_jax.models.configured import pinned
+from cl2cm_jax.models.configured import pinned, settled
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.runtime.command_line import PLACE, Arguments, resume_command, split_flags
 from cl2cm_jax.runtime.preemption import exit_stopped
@@ -78,6 +79,7 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, start: float) -> st
     if options.mode == "check":
         return experiment.describe(experiment.build(config))
     trains, is_new = options.mode == "train", not experiment.has_outputs(workdir)
+    config = _with_prompt(config, workdir, is_new=is_new)
     free = (*experiment.free_places(workdir), *(CONTINUED if trains else ()))
     fix = f"use another --workdir, which --init={workdir} starts from these weights"
     experiment.check_workdir(workdir, config, free=free, fix=fix)
@@ -100,6 +102,15 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, start: float) -> st
     # a run of an earlier version, whose data have been checked as that did, gets its record now
     hosts.on_host_zero(lambda: read_record(workdir) or write_record(workdir, built.config, built.data))
     return results.summary(measured, workdir, seconds=time.perf_counter() - start)
+
+
+def _with_prompt(config: ConfigDict, workdir: Path, *, is_new: bool) -> ConfigDict:
+    """The configuration with the prompt itself in place of "auto": a run keeps the one that it began with."""
+    if config.text.prompt != AUTO or is_new:
+        return settled(config)
+    config = config.copy_and_resolve_references()
+    config.text.prompt = read_config(workdir).text.prompt
+    return config
 
 
 def _check_init(init: str | None, workdir: Path, config: ConfigDict, *, is_new: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,6 +15,9 @@ from cl2cm_jax.config.plugins import check_plugin
 from cl2cm_jax.errors import UserError
 
 _MOST = 2**31 - 1  # of whole numbers without a limit of their own
+AUTO = "auto"  # of `prompt`: the one that the model folder names, chosen when a run begins
+TEXT = "{query}"  # in a prompt: the text itself
+_PLACEHOLDER = re.compile(r"\{[^{}]{0,80}\}")
 
 
 class Field(NamedTuple):
@@ -110,3 +114,33 @@ def plugin(package: str, default: str | tuple[str, ...], *, also: tuple[str, ...
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UserError(f"config.{name}={value!r} is unknown{nearest(value, known)}")
+
+
+def prompt(default: str) -> Field:
+    """What stands before every caption and query, as some encoders were trained."""
+    return Field(default, lambda name, value: check_prompt(value, source=f"config.{name}"))
+
+
+def check_prompt(prompt: str, *, source: str) -> None:
+    """Refuses placeholders other than `TEXT`, and text after it, which would be cut off with a long text.
+
+    Args:
+      prompt: what stands before a text.
+      source: the field or file that it comes from, for messages.
+
+    Raises:
+      UserError: it has one of these.
+    """
+    before = prompt.removesuffix(TEXT)
+    unknown = next((found for found in _PLACEHOLDER.findall(before) if found != TEXT), None)
+    if unknown is not None:
+        raise UserError(
+            f"{source}={prompt!r} has the placeholder {unknown}; {TEXT}, the text itself, is the only one: replace it"
+        )
+    if TEXT in before:
+        raise UserError(f"{source}={prompt!r} goes on after {TEXT}, where a long text is cut; put {TEXT} at the end")
+
+
+def before_text(prompt: str) -> str:
+    """A prompt without `TEXT`: what is put before a text."""
+    return prompt.removesuffix(TEXT)

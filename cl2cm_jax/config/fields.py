@@ -12,13 +12,24 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config.declarations import Field, choice, choices, duration, number, place, plugin, weight
+from cl2cm_jax.config.declarations import (
+    AUTO,
+    Field,
+    choice,
+    choices,
+    duration,
+    number,
+    place,
+    plugin,
+    prompt,
+    weight,
+)
 from cl2cm_jax.text.languages import canonical
 
 # target languages of the paper's sets, whose source is English
 LANGUAGES_OF = {"multi30k": ("de", "fr", "cs"), "mscoco": ("zh", "ja"), "vatex": ("zh",), "msrvtt_cn": ("zh",)}
 # names of earlier versions, still accepted on the command line, in config files and in saved configurations
-OLD_NAMES = {"teacher.update": "teacher.schedule"}
+OLD_NAMES = {"teacher.update": "teacher.schedule", "text.prefix": "text.prompt"}
 LANGUAGES = ("data.source", "data.targets", "data.reported", "evaluation.pictures")  # fields that name languages
 
 FIELDS: dict[str, Field] = {
@@ -58,10 +69,12 @@ FIELDS: dict[str, Field] = {
     # Text backbone; its frozen layers run once and their outputs are cached
     # "use_multilingual" | "e5_small" (multilingual E5; extra e5) | those of model folders, which need text.path: "bert"
     # (mBERT, XLM-R, MiniLM ...), "modernbert" (mmBERT, ModernBERT), "qwen3" (Qwen3, Qwen3-Embedding), "clip_text"
-    # (text towers of CLIP, SigLIP, MetaCLIP 2, OpenCLIP)
+    # (text towers of CLIP, SigLIP, MetaCLIP 2, OpenCLIP), "transformers" (any other, frozen; extra torch)
     "text.backbone": plugin("cl2cm_jax.models.backbones.text", "use_multilingual"),
     "text.path": place(),  # a Hugging Face model folder or hub id; of the first two: weights outside the package
-    "text.prefix": Field(""),  # put before every caption and query; E5's authors use "query: "
+    # put before every caption and query, e.g. "query: " for E5; "": nothing; "auto": what the model folder names, see
+    # models/files/prompts.py. "{query}" may stand at its end, for the text
+    "text.prompt": prompt(AUTO),
     "text.max_tokens": number(32, 3, 512),  # longer captions are truncated
     "text.lowercase": Field(False),  # lower-case and strip accents, even for a cased model; to compare with NRCCR
     "text.length_multiple": number(8, 0, 512),  # words are padded to a multiple of it; 0: always to max_tokens
@@ -70,7 +83,7 @@ FIELDS: dict[str, Field] = {
     "text.scan": Field(True),  # trained layers: one compiled layer in a loop; False compiles longer, may run faster
     # Vision backbone; its outputs are cached if it is frozen
     "vision.backbone": plugin("cl2cm_jax.models.backbones.vision", "efficientnet_lite0", also=("precomputed",)),
-    "vision.path": place(),  # clip_vit (CLIP, SigLIP, OpenCLIP): a model folder or hub id
+    "vision.path": place(),  # clip_vit (CLIP, SigLIP, OpenCLIP), transformers (any other, frozen): folder or hub id
     "vision.image_size": number(0, 0, 4096),  # clip_vit: pixels per side; positions are interpolated; 0: model's own
     "vision.pool": choice("backbone", "tokens"),  # its global vector, or its grid, which an attention tower reads
     "vision.remat": Field(False),

@@ -14,6 +14,8 @@ from typing import Any
 from cl2cm_jax.config.flat import nearest
 from cl2cm_jax.errors import UserError
 
+ANY = "transformers"  # the backbone that runs models which no other backbone reads
+
 
 def plugin_names(package: str) -> tuple[str, ...]:
     """Names of the built-in plugins of a package, sorted; none of them is imported."""
@@ -42,6 +44,7 @@ def check_plugin(package: str, name: str, *, field: str, extra: tuple[str, ...] 
     hint = nearest(name, list(known))
     if "did you mean" not in hint:
         hint += ", or the dotted name of a module of yours"
+        hint += f"; {ANY!r} runs a folder of any other model, frozen" if ANY in known else ""
     raise UserError(f"{field}={name!r} is unknown{hint}")
 
 

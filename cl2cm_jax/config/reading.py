@@ -80,7 +80,8 @@ def from_flat(flat: Mapping[str, Any], *, own_modules: bool = True) -> ConfigDic
       UserError: a field is unknown or wrong.
     """
     config, known = defaults(), declared_fields(flat.get("terms", ()))
-    for name, value in current_names(flat).items():
+    # runs of earlier versions had no prompt unless they name one
+    for name, value in ({"text.prompt": ""} | current_names(flat)).items():
         if name not in known:
             raise UserError(f"config.{name} is not a field{nearest(name, list(known))}")
         check_type(name, value, known[name].default)  # first, as it may be nested to any depth

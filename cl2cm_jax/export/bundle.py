@@ -19,7 +19,7 @@ from cl2cm_jax.export.card import Facts, card
 from cl2cm_jax.export.render import check_installed
 from cl2cm_jax.export.sentence_transformers import write_modules
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
-from cl2cm_jax.models.configured import configured_text, configured_vision
+from cl2cm_jax.models.configured import configured_text, configured_vision, settled
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import TAIL, VISION_TAIL, heads_of
 from cl2cm_jax.models.pretrained import write_safetensors
@@ -82,7 +82,7 @@ def read_trained(workdir: Path) -> Trained:
     results, config = read_results(workdir), read_config(workdir)
     if own := own_modules(flatten(config)):
         raise UserError(f"--workdir={workdir}: {own[0]} is a module outside this package, which no bundle can hold")
-    config = as_trained(config, workdir)
+    config = settled(as_trained(config, workdir))
     text, vision = configured_text(config), configured_vision(config)
     student, weights = load_student(workdir, config, text=text, vision=vision)
     data = str(read_record(workdir).get("data", ""))

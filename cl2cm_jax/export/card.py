@@ -9,10 +9,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cl2cm_jax import __version__
+from cl2cm_jax.config import has_vision_backbone
 from cl2cm_jax.evaluation.report import RANKS, SHOWN, Results, report_tables, summarise, weakest
 from cl2cm_jax.export.licences import NOTICES, common_licence, data_licence
 from cl2cm_jax.export.render import render
-from cl2cm_jax.models.configured import text_spec
+from cl2cm_jax.models.backbone import TextSpec, VisionSpec
+from cl2cm_jax.models.configured import text_prompt, text_spec, vision_spec
 from cl2cm_jax.models.credits import UNKNOWN, Credits
 from cl2cm_jax.trained.bundle_layout import stock_obstacles
 
@@ -44,7 +46,9 @@ class Facts:
 def card(facts: Facts) -> str:
     """The text of README.md."""
     c, r = facts.config, facts.results
-    spec, languages = text_spec(c.text.backbone), (c.data.source, *c.data.targets, *c.data.reported)
+    specs: list[TextSpec | VisionSpec] = [text_spec(c.text.backbone)]
+    specs += [vision_spec(c.vision.backbone)] if has_vision_backbone(c) else []
+    languages = (c.data.source, *c.data.targets, *c.data.reported)
     licence = facts.licence or common_licence(facts.credits)
     # languages reported apart form one group at most: other groups are of images, in all languages
     apart = [group.per_language for group in r.groups.values() if set(group.per_language) <= set(c.data.reported)]
@@ -63,10 +67,12 @@ def card(facts: Facts) -> str:
         notices=NOTICES,
         obstacles=stock_obstacles(c),
         paper=PAPER,
-        requirement=spec.requirement,
+        prompt=text_prompt(c),
+        requirements=list(dict.fromkeys(one for spec in specs for one in spec.requirement.split())),
         selected_step=r.config.get("selected_step"),
         tables=[table.markdown() for table in report_tables(r)],
-        text_folder=spec.model_folder,
+        text_folder=specs[0].model_folder,
+        traced=all(spec.traced for spec in specs),
         trained={"text": c.student.text.trainable, "vision": c.student.vision.trainable},
         unknown_licence=any(credit.licence == UNKNOWN for credit in facts.credits.values()),
         version=__version__,

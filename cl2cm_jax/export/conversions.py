@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from cl2cm_jax.errors import UserError
 from cl2cm_jax.export import onnx_graph, quality, stablehlo
 from cl2cm_jax.export.bundle import PROBES, Addition, Trained
 from cl2cm_jax.export.onnx_graph import FOLDER, OPSET, Session, onnx_file
 from cl2cm_jax.export.render import render
 from cl2cm_jax.export.towers import Tower, image_inputs, text_inputs, text_tower, vision_tower
-from cl2cm_jax.models.configured import text_spec
+from cl2cm_jax.models.configured import text_prompt, text_spec, vision_spec
 from cl2cm_jax.trained.bundle import Parts
 from cl2cm_jax.trained.bundle_layout import text_place
 
@@ -19,7 +20,8 @@ _EXAMPLES = 64  # captions and images of the test split that a graph is compared
 
 
 def add_stablehlo(trained: Trained) -> Addition:
-    """Both towers as StableHLO."""
+    """Both towers as StableHLO; raises UserError at once if a backbone is not computed by JAX."""
+    _check_traced(trained, flag="--stablehlo")
 
     def add(folder: Path, parts: Parts) -> str:
         split = quality.read_test_split(trained.config, parts, trained.data)
@@ -31,7 +33,8 @@ def add_stablehlo(trained: Trained) -> Addition:
 
 
 def add_onnx(trained: Trained) -> Addition:
-    """Both towers in ONNX; raises UserError at once if the converter is not installed."""
+    """Both towers in ONNX; raises UserError at once if a backbone is not of JAX or the converter is not installed."""
+    _check_traced(trained, flag="--onnx")
     onnx_graph.check_installed()
 
     def add(folder: Path, parts: Parts) -> str:
@@ -43,6 +46,19 @@ def add_onnx(trained: Trained) -> Addition:
         return _note(folder, parts, worst, measured)
 
     return add
+
+
+def _check_traced(trained: Trained, *, flag: str) -> None:
+    """Refuses a backbone that is run by another library; raises UserError that names it."""
+    c = trained.config
+    specs = {"text": text_spec(c.text.backbone)}
+    specs |= {"vision": vision_spec(c.vision.backbone)} if trained.vision is not None else {}
+    for kind, spec in specs.items():
+        if not spec.traced:
+            raise UserError(
+                f"{flag}: config.{kind}.backbone={c[kind].backbone!r} is run by PyTorch, outside of JAX, and cannot be "
+                f"converted; export without {flag}"
+            )
 
 
 def _quality(folder: Path, trained: Trained, parts: Parts, split: quality.TestSplit) -> list[str]:
@@ -89,7 +105,7 @@ def _note(folder: Path, parts: Parts, worst: dict[str, float], measured: list[st
         folder=FOLDER,
         measured=measured,
         opset=OPSET,
-        text=repr(c.text.prefix + "a red apple"),
+        text=repr(text_prompt(c) + "a red apple"),
         vision_inputs=_vision_inputs(parts),
         worst=worst,
     )

@@ -63,6 +63,8 @@ def write_onnx(folder: Path, tower: Tower, example: dict[str, np.ndarray]) -> fl
         )
     _as_products(model)
     _wide_integers(model)
+    for key, value in tower.metadata.items():
+        model.metadata_props.add(key=key, value=value)
     path.write_bytes(model.SerializeToString())
     worst = check_agrees(tower, example, Session(path)(example), tolerance=AGREES, flag="--onnx")
     _quantise(path, onnx_file(folder, tower.name, int8=True))

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from cl2cm_jax.models.configured import text_prompt
+from cl2cm_jax.models.files.prompts import FILE
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.hub_folder import write_json
 from cl2cm_jax.models.pretrained import write_safetensors
@@ -29,7 +31,9 @@ def write_modules(out: Path, config: ConfigDict, student: Params) -> None:
         (out / place).mkdir()
     write_json(out / "modules.json", modules)
     write_json(out / "sentence_bert_config.json", {"max_seq_length": config.text.max_tokens, "do_lower_case": False})
-    write_json(out / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
+    prompt = text_prompt(config)
+    prompts = {"prompts": {"query": prompt}, "default_prompt_name": "query"} if prompt else {"prompts": {}}
+    write_json(out / FILE, {"similarity_fn_name": "cosine"} | prompts)
     head = student["text"]["project_sentence"]
     inputs, outputs = head["kernel"].shape
     identity = "torch.nn.modules.linear.Identity"

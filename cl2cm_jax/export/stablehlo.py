@@ -13,6 +13,7 @@ import numpy as np
 
 from cl2cm_jax.export.render import render
 from cl2cm_jax.export.towers import Tower, check_agrees
+from cl2cm_jax.models.configured import text_prompt
 from cl2cm_jax.trained.bundle import Parts
 
 FOLDER = "stablehlo"
@@ -63,6 +64,7 @@ def note(parts: Parts, worst: dict[str, float]) -> str:
         folder=FOLDER,
         jax_version=jax.__version__,
         platforms=PLATFORMS,
+        prompt=text_prompt(parts.config),
         vision_inputs=inputs,
         worst=worst,
     )

@@ -5,8 +5,8 @@ Training keeps words and states of a frozen backbone as float16; see docs/export
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from cl2cm_jax.config import cut_layer, student_first
 from cl2cm_jax.data.media.images import scaled
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbone import TailOptions, TextOutput, VisionOutput
+from cl2cm_jax.models.configured import text_prompt
 from cl2cm_jax.models.networks import Networks, heads_of
 from cl2cm_jax.models.tokenizers import prepared
 from cl2cm_jax.models.towers import Text
@@ -38,6 +39,7 @@ class Tower:
       inputs: name -> (shape, dtype); names in shapes are axes of any length.
       output: name of the vectors.
       limits: the longest that a named axis may be.
+      metadata: what a program needs to know to make the inputs.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Tower:
     inputs: Inputs
     output: str
     limits: dict[str, int]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_agrees(
@@ -101,6 +104,11 @@ def text_tower(parts: Parts) -> Tower:
         inputs={"input_ids": ids, "attention_mask": ids},
         output="sentence_embedding",
         limits={"L": config.text.max_tokens},
+        metadata={
+            "prompt": text_prompt(config),
+            "lowercase": str(config.text.lowercase).lower(),
+            "max_tokens": str(config.text.max_tokens),
+        },
     )
 
 
@@ -172,7 +180,7 @@ def text_inputs(parts: Parts, texts: list[str]) -> dict[str, np.ndarray]:
     """
     text, config = parts.text, parts.config
     tokenize = text.tokenizer(max_tokens=config.text.max_tokens)
-    tokens = tokenize([prepared(one, prefix=config.text.prefix, lowercase=config.text.lowercase) for one in texts])
+    tokens = tokenize([prepared(one, prompt=text_prompt(config), lowercase=config.text.lowercase) for one in texts])
     return {"input_ids": tokens.ids, "attention_mask": tokens.mask.astype(np.int32)}
 
 

@@ -38,8 +38,8 @@ from cl2cm_jax.features.caption_counts import (
 from cl2cm_jax.features.encoders import CAPTIONS, TextEncoder, text_encoder
 from cl2cm_jax.features.picture_encoder import picture_encoder
 from cl2cm_jax.features.picture_places import in_place, relative
+from cl2cm_jax.models import configured
 from cl2cm_jax.models.backbone import VisionBackbone
-from cl2cm_jax.models.configured import check_trained_backbones, configured_text, fingerprint
 from cl2cm_jax.models.networks import FeatureShape
 from cl2cm_jax.runtime.atomic import write_text
 from cl2cm_jax.runtime.checksums import add_checksums, has_checksums, verify_checksums, write_checksums
@@ -92,10 +92,11 @@ def all_corpora(config: ConfigDict) -> Corpora:
     Raises:
       UserError: an input is wrong or missing, or the data set lacks a language.
     """
+    start = time.perf_counter()
+    configured.check_trained_backbones(config)
+    configured.load_libraries(config)  # before TensorFlow
     from cl2cm_jax.data.stored_sets import content_hashes, picture_root, prepare  # slow to import
 
-    start = time.perf_counter()
-    check_trained_backbones(config)
     try:
         Path(config.data.dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -114,6 +115,8 @@ def all_corpora(config: ConfigDict) -> Corpora:
         logging.info("features: the backbones are frozen; their outputs are read from %s", folder)
     for line in lost_captions(folder, max_tokens=config.text.max_tokens, backbone=config.text.backbone):
         logging.warning("%s", line)
+    for level, line in configured.prompt_notes(config):
+        logging.log(level, "%s", line)
     root, contents = picture_root(stored), content_hashes(stored)
     return Corpora(*(in_place(corpus, root, contents[corpus.name]) for corpus in read_cache(folder, languages)))
 
@@ -154,13 +157,13 @@ def _key(config: ConfigDict, stored: StoredSet | None, languages: tuple[str, ...
     from cl2cm_jax.data.stored_sets import records_hash
 
     t, v = config.text, config.vision
-    weights = [fingerprint("text", t.backbone, t.path or None)]
+    weights = [configured.fingerprint("text", t.backbone, t.path or None)]
     if has_vision_backbone(config):  # precomputed features are in the records
-        weights.append(fingerprint("vision", v.backbone, v.path or None))
+        weights.append(configured.fingerprint("vision", v.backbone, v.path or None))
     records = stored and records_hash(stored)
     inputs = [FORMAT, records, weights, v.pool, v.image_size, t.max_tokens, t.lowercase, languages]
     inputs += [cut_layer(config), reads_frozen(config), config.data.frames, vision_first(config) is not None]
-    inputs += [t.prefix] if t.prefix else []  # caches made before it stay valid
+    inputs += [prompt] if (prompt := configured.text_prompt(config)) else []  # caches made before it stay valid
     inputs += [["decoding", decoding]] if decoding > 1 and has_vision_backbone(config) else []
     inputs += ["digests"] if stored and vision_first(config) is not None else []  # once hashed with the weights
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
@@ -173,7 +176,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     check_records(stored)
     encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
     earlier = reuse.earlier(folder.parent, encoders, read=read_splits)
-    encode_text = text_encoder(config, configured_text(config), known=earlier.captions)
+    encode_text = text_encoder(config, configured.configured_text(config), known=earlier.captions)
     encode_pictures, limit = picture_encoder(config)
     is_encoded = has_vision_backbone(config) and vision_first(config) is None
     read = {split: read_captions(stored, split) for split in SPLITS}

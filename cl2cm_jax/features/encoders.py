@@ -9,7 +9,7 @@ import threading
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,10 +22,11 @@ from cl2cm_jax.data.media.images import scaled
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.reuse import Row, copied
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
+from cl2cm_jax.models.configured import text_prompt
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.tokenizers import TokenBatch, prepared
 from cl2cm_jax.models.trained_layers import check_text_layers
-from cl2cm_jax.parallel.sharding import spread
+from cl2cm_jax.parallel.sharding import Spread, spread
 from cl2cm_jax.runtime.storage import InMemory
 
 MARGIN = 2  # decoded to twice the needed size, a picture differs by a grey level or so once it is resized
@@ -49,7 +50,7 @@ class ImageEncoder:
         self._backbone, self._prepare = backbone, backbone.preprocess
         tokens = pool == "tokens" or not backbone.pooled
         self.frames, self._dim = (backbone.frames, backbone.dim) if tokens else (1, backbone.pooled)
-        self._spread = spread(backbone.batch_size)
+        self._spread, run = _devices(backbone, backbone.batch_size)
         self.batch = self._spread.rows
         self.enough = MARGIN * (self._prepare.shorter_side or self._prepare.image_size)
         self._params = self._spread.whole(backbone.params)
@@ -58,7 +59,11 @@ class ImageEncoder:
             output = backbone.apply(params, batch)
             return output.features if tokens or output.pooled is None else output.pooled[:, None]
 
-        self._forward = jax.jit(forward)
+        self._forward = run(forward)
+        p = self._prepare
+        self._sized = backbone.resize or functools.partial(
+            scaled, size=p.image_size, shorter_side=p.shorter_side, filter=p.filter, even=p.even
+        )
 
     def _compile(self) -> None:
         with contextlib.suppress(Exception):  # raised again where it is used
@@ -78,20 +83,19 @@ class ImageEncoder:
 
     def each(self, images: Iterable[np.ndarray], *, params: Params | None = None) -> Iterator[np.ndarray]:
         """The features (F, d) of each picture, as above; pictures are read lazily."""
-        p, given = self._prepare, None if params is None else self._spread.whole(params)
+        given = self._params if params is None else self._spread.whole(params)
+        is_compiled = params is None and self._backbone.traced
         compiling = threading.Thread(target=self._compile)
-        if given is None:
+        if is_compiled:
             compiling.start()  # while the first pictures are read
-        pictures = (
-            scaled(image, p.image_size, shorter_side=p.shorter_side, filter=p.filter, even=p.even) for image in images
-        )
+        pictures = map(self._sized, images)
         computing: Sequence[jax.Array] | jax.Array = ()  # a batch, while the pictures of the next are read
         while waiting := list(itertools.islice(pictures, self._spread.rows)):
             filled = np.stack(waiting + waiting[-1:] * (self._spread.rows - len(waiting)))
-            batch = self._spread.split(p(filled))
-            if given is None:
+            batch = self._spread.split(self._prepare(filled))
+            if is_compiled:
                 compiling.join()
-            output = self._compiled(self._params, batch) if given is None else self._forward(given, batch)
+            output = (self._compiled if is_compiled else self._forward)(given, batch)
             features = output[: len(waiting)]
             yield from np.asarray(computing)
             computing = features
@@ -137,6 +141,9 @@ class TextLosses(NamedTuple):
 class TextEncoder:
     """A text backbone behind its tokenizer, on all devices of this process; called as often as needed.
 
+    Attributes:
+      room: word pieces of a text that are read, without special tokens and prompt.
+
     Args:
       backbone: with its weights.
       max_tokens: longer captions are truncated, special tokens included; the backbone's `fixed_tokens`, if states of
@@ -144,11 +151,11 @@ class TextEncoder:
       first: the first trained layer, whose inputs are returned as states; -1: token ids as states; None: no states.
       frozen: whether the frozen backbone's words and sentences are used.
       lowercase: removes case and accents.
-      prefix: of every caption; its pieces are words of it.
+      prompt: before every caption; its pieces are words of it.
       known: captions of which a batch is copied, if it holds no others; of the same backbone and options.
 
     Raises:
-      UserError: the backbone takes no captions of that length.
+      UserError: the backbone takes no captions of that length, or the prompt leaves no room for a text.
     """
 
     def __init__(
@@ -159,7 +166,7 @@ class TextEncoder:
         first: int | None = None,
         frozen: bool = True,
         lowercase: bool = False,
-        prefix: str = "",
+        prompt: str = "",
         known: Mapping[str, Row] | None = None,
     ):
         if backbone.max_tokens is not None and max_tokens > backbone.max_tokens:
@@ -174,12 +181,18 @@ class TextEncoder:
             )
         self._dim, self._sentence = backbone.dim, backbone.sentence_size
         self._first, self._frozen = first, frozen
-        self._prepared = functools.partial(prepared, prefix=prefix, lowercase=lowercase)
+        self._prepared = functools.partial(prepared, prompt=prompt, lowercase=lowercase)
         self._known = known or {}
         self.max_tokens, self.marks = max_tokens, backbone.marks
         self._longer = functools.cache(functools.partial(backbone.tokenizer, max_tokens=max_tokens + 1))
         self._tokenize = backbone.tokenizer(max_tokens=max_tokens)
-        self._spread = spread(TEXT_BATCH)
+        self.room = max_tokens - sum(self.marks) - (len(self._tokenize.words(prompt)) if prompt else 0)
+        if self.room < 1:
+            raise UserError(
+                f"config.text.max_tokens={max_tokens} leaves no room for a text after config.text.prompt={prompt!r}; "
+                "use a larger number, or a shorter prompt"
+            )
+        self._spread, run = _devices(backbone, TEXT_BATCH)
         whole = self._spread.whole
         self._prefix, rest = None, (backbone.apply, backbone.params)  # from the states where it is cut, else the ids
         if first is not None and first >= 0:
@@ -187,7 +200,7 @@ class TextEncoder:
             below, above = backbone.tunable.cut(backbone.params, first)
             self._prefix = functools.partial(jax.jit(backbone.tunable.prefix), whole(below))
             rest = (backbone.tunable.tail, above)
-        self._rest = functools.partial(jax.jit(rest[0]), whole(rest[1])) if frozen else None
+        self._rest = functools.partial(run(rest[0]), whole(rest[1])) if frozen else None
 
     def tokens(self, texts: Sequence[str]) -> TokenBatch:
         """The token ids of texts, as the backbone gets them."""
@@ -275,6 +288,13 @@ class TextEncoder:
             _put(out.states, rows, np.asarray(begun) if self._prefix is not None else np.asarray(ids)[..., None])
 
 
+def _devices(backbone: TextBackbone | VisionBackbone, rows: int) -> tuple[Spread, Callable[..., Any]]:
+    """How batches of `rows` a device are spread, and how a function of them is compiled; not at all outside of JAX."""
+    if backbone.traced:
+        return spread(rows), jax.jit
+    return Spread(rows, whole=lambda tree: tree, split=lambda tree: tree), lambda function: function
+
+
 def _is_of_alphabet(char: str) -> bool:
     name = unicodedata.name(char, "")
     return char.isalpha() and not name.startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO"))
@@ -327,7 +347,7 @@ def text_encoder(config: ConfigDict, backbone: TextBackbone, *, known: Mapping[s
         first=cut_layer(config),
         frozen=reads_frozen(config),
         lowercase=config.text.lowercase,
-        prefix=config.text.prefix,
+        prompt=text_prompt(config),
         known=known,
     )
 

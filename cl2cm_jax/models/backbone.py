@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.credits import UNKNOWN, Credits
+from cl2cm_jax.models.files.prompts import Prompts, read_prompts
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.preprocess import Preprocess
 from cl2cm_jax.models.pretrained import write_safetensors
@@ -113,8 +115,10 @@ class TextBackbone:
       fixed_tokens: length at which every text is computed, its padding included, so that states of a layer have it;
         0: that of the text.
       tunable: how its layers are trained; None where they cannot be.
+      traced: whether `apply` is a function of JAX; otherwise it is called with arrays of numpy, outside of `jax.jit`.
     """
 
+    traced: ClassVar[bool] = True
     dim: int
     params: Params
     apply: Callable[[Params, jax.Array, jax.Array], TextOutput]
@@ -150,8 +154,11 @@ class VisionBackbone:
       tunable: how its layers are trained; None where they cannot be.
       portable_apply: `apply` in the operations that converters to ONNX know; None: `apply` itself.
       hub_class: the class of transformers that reads what `write` writes; "" where there is none.
+      resize: picture (H, W, 3) uint8 of any size -> what `preprocess` takes; None: as the latter says.
+      traced: as of `TextBackbone`.
     """
 
+    traced: ClassVar[bool] = True
     frames: int
     dim: int
     pooled: int
@@ -162,6 +169,7 @@ class VisionBackbone:
     tunable: Tunable[VisionOutput] | None = None
     portable_apply: Callable[[Params, jax.Array], VisionOutput] | None = None
     hub_class: str = ""
+    resize: Callable[[np.ndarray], np.ndarray] | None = None
 
     def write(self, path: Path) -> None:
         """Writes the weights where `VisionSpec.load` finds them: a file, or a folder for a `model_folder`."""
@@ -188,11 +196,15 @@ class _Spec(ABC, Generic[B]):
     Attributes:
       model_folder: written and read as a Hugging Face model folder, which other libraries open; otherwise one file.
       has_layers: whether layers can be trained (`tunable`).
+      traced: whether the backbone is computed by JAX, so that it can be converted; see `TextBackbone`.
       sizes: names of sizes that `abstract` takes.
+      requirement: packages that it needs beside this one's own, for the model card.
       families: model_type in config.json of the model folders that it reads.
     """
 
     model_folder: ClassVar[bool] = False
+    traced: ClassVar[bool] = True
+    requirement: ClassVar[str] = ""
     has_layers: ClassVar[bool] = False
     sizes: ClassVar[tuple[str, ...]] = ()
     families: ClassVar[Collection[str]] = ()
@@ -200,6 +212,9 @@ class _Spec(ABC, Generic[B]):
     @abstractmethod
     def fingerprint(self, path: Location) -> str:
         """A hash of the weights, part of the key of cached features; raises UserError if they are missing."""
+
+    def load_library(self) -> None:
+        """Imports what runs the backbone, where it is no part of JAX; raises UserError if it is not installed."""
 
     def folder(self, path: Location) -> Path | None:
         """The model folder of a path, downloaded first if it is a hub id; None where the weights are one file."""
@@ -219,11 +234,9 @@ class TextSpec(_Spec[TextBackbone]):
     """What a text backbone says of itself without its weights; see `_Spec`.
 
     Attributes:
-      requirement: the package that its tokenizer needs, for the model card.
       pools_plainly: whether the pooling of sentence-transformers makes the sentence vector of a model folder's states.
     """
 
-    requirement: ClassVar[str] = ""
     pools_plainly: ClassVar[bool] = True
 
     @abstractmethod
@@ -239,6 +252,11 @@ class TextSpec(_Spec[TextBackbone]):
         """
         backbone = self.load(path)
         return replace(backbone, params=jax.eval_shape(lambda: backbone.params)), f"{path}, d {backbone.dim}"
+
+    def prompts(self, path: Location) -> Prompts:
+        """What the model folder, or its authors, say of prompts; raises UserError if the folder's file is damaged."""
+        folder = self.folder(path)
+        return Prompts() if folder is None else read_prompts(path or "", folder)
 
     def tokenizer_code(self, path: Path, *, max_tokens: int) -> TokenizerCode | None:
         """How a program without this package tokenises; `path` is that of `TextBackbone.write`."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.hub_library import transformers_library
 
 # Far above every published model, and far below what exhausts memory.
 MAX_LAYERS, MAX_WIDTH, MAX_VOCABULARY, MAX_PIXELS = 1_000, 1_000_000, 10_000_000, 10_000
@@ -26,12 +28,15 @@ class Entries:
       folder: the model folder, for messages.
       missing: end of the message about a missing entry.
       file: its name, for messages.
+      family, inside: model_type and object whose defaults in transformers stand for entries that the file leaves out.
     """
 
     content: Mapping[str, Any]
     folder: Path
     missing: str
     file: str = "config.json"
+    family: str = ""
+    inside: str = ""
 
     def whole(self, name: str, *, maximum: int = MAX_WIDTH, minimum: int = 1, default: int | None = None) -> int:
         """An integer from `minimum` to `maximum`; neither 384.0 nor true is one."""
@@ -114,7 +119,7 @@ class Entries:
         content = self.content.get(name, self.content)
         if not isinstance(content, dict):
             raise self._refused(name, content, "is not a JSON object; correct it, or get a fresh copy")
-        return replace(self, content=content)
+        return replace(self, content=content, family=str(self.content.get("model_type")), inside=name)
 
     def part(self, name: str) -> Entries:
         """The entries of the object `name`; none where it is missing or null."""
@@ -129,9 +134,26 @@ class Entries:
     def _value(self, name: str, default: Any) -> Any:
         value = self.content.get(name, default)
         if value is None:
+            value = _defaults(self.family or str(self.content.get("model_type")), self.inside).get(name)
+        if value is None:
             raise UserError(f"model folder {self.folder}: {self.file} has no {name!r}{self.missing}")
         return value
 
     def _refused(self, name: str, value: Any, why: str) -> UserError:
         found = reprlib.repr(value)  # it may be of any size and depth: this one shortens it
         return UserError(f"model folder {self.folder}: {self.file}: {name}={found} {why}")
+
+
+@cache
+def _defaults(family: str, inside: str) -> Mapping[str, Any]:
+    """The entries that transformers takes where a config.json of this model_type leaves them out; {} if it has none.
+
+    Files of earlier versions of transformers hold what differs from these alone.
+    """
+    try:
+        known = transformers_library().CONFIG_MAPPING
+    except UserError:  # it is not installed
+        return {}
+    content = known[family]().to_dict() if family in known else {}
+    part = content.get(inside)
+    return part if isinstance(part, dict) else content

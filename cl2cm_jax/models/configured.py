@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config import TEXT_BACKBONES, VISION_BACKBONES, has_vision_backbone, load_plugin, plugin_names
+from cl2cm_jax.config.declarations import AUTO, before_text
+from cl2cm_jax.config.plugins import ANY
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import TextBackbone, TextSpec, VisionBackbone, VisionSpec
+from cl2cm_jax.models.hub_library import model_types
 
 Kind = Literal["text", "vision"]
 _PACKAGES = {"text": TEXT_BACKBONES, "vision": VISION_BACKBONES}
@@ -58,10 +63,15 @@ def fingerprint(kind: Kind, name: str, path: str | Path | None = None) -> str:
     return _spec(kind, name).fingerprint(path)
 
 
-def reader(kind: Kind, model_type: object) -> str:
-    """The built-in backbone that reads model folders with this model_type in config.json; "" if none does."""
+def other_backbone(kind: Kind, model_type: object) -> str:
+    """The fix for a folder whose model_type is of another backbone: its name, or that transformers runs any model."""
     names = plugin_names(_PACKAGES[kind])
-    return next((name for name in names if model_type in tuple(_spec(kind, name).families)), "")
+    if found := next((name for name in names if model_type in tuple(_spec(kind, name).families)), ""):
+        return f"config.{kind}.backbone={found!r} reads it"
+    with contextlib.suppress(UserError):  # transformers is not installed
+        if isinstance(model_type, str) and model_type in model_types(kind):
+            return f"config.{kind}.backbone={ANY!r} runs it, frozen (extra torch)"
+    return "use such a model"
 
 
 def hashes(config: ConfigDict, kind: Kind) -> dict[str, str]:
@@ -83,6 +93,40 @@ def pinned(config: ConfigDict) -> ConfigDict:
             folder = _spec(kind, config[kind].backbone).folder(path)
             config[kind].path = hub_folder.at_revision(path, hub_folder.revision_of(folder) if folder else "")
     return config
+
+
+def load_libraries(config: ConfigDict) -> None:
+    """Imports the libraries of the backbones that JAX does not run; raises UserError if one is not installed."""
+    for kind in backbone_kinds(config):
+        _spec(kind, config[kind].backbone).load_library()
+
+
+def text_prompt(config: ConfigDict) -> str:
+    """What stands before every text; of "auto", what the model folder names, whose file may be damaged: a UserError."""
+    t = config.text
+    return before_text(text_spec(t.backbone).prompts(t.path or None).own if t.prompt == AUTO else t.prompt)
+
+
+def settled(config: ConfigDict) -> ConfigDict:
+    """The configuration with the prompt itself in place of "auto", as a run keeps it."""
+    config = config.copy_and_resolve_references()
+    config.text.prompt = text_prompt(config)
+    return config
+
+
+def prompt_notes(config: ConfigDict) -> list[tuple[int, str]]:
+    """Log lines, each with its level: which prompt is used, and that of a model which is used without one."""
+    t, used = config.text, text_prompt(config)
+    said = text_spec(t.backbone).prompts(t.path or None)
+    if used:
+        source = said.source if used == before_text(said.own) else "config.text.prompt"
+        return [(logging.INFO, f"text: {used!r} stands before every caption and query ({source})")]
+    advised = before_text(said.own or said.usual)
+    if not advised:
+        return []
+    why = f"its folder names {advised!r} ({said.source})" if said.own else f"its authors put {advised!r} before queries"
+    line = f"config.text.prompt='' gives the text backbone no prompt, and {why}; set it, or expect worse results"
+    return [(logging.WARNING, line)]
 
 
 def configured_text(config: ConfigDict) -> TextBackbone:

@@ -29,8 +29,15 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # of OpenCLIP; in a folder that has the weights of transformers too, those are read
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
-FILES = ("*.json", "*.safetensors", "1_Pooling/config.json", "README.md", "LICENSE*", "NOTICE*")
-_READ = (CONFIG, "tokenizer.json", "1_Pooling/config.json", "preprocessor_config.json")  # beside the weights
+FILES = ("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt", "README.md", "LICENSE*", "NOTICE*")
+TOKENIZER = "tokenizer.json"
+# what a tokenizer is made of where there is no tokenizer.json: its pieces, and what else is said of it
+PIECES = (
+    "sentencepiece.bpe.model", "spiece.model", "sentencepiece.model", "spm.model", "tokenizer.model", "vocab.txt",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
+TOKENIZER_CONFIGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_READ = (CONFIG, "1_Pooling/config.json", "preprocessor_config.json")  # beside weights and tokenizer
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LONGEST_NAME = 255  # bytes that file systems take
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -172,7 +179,7 @@ def _floats(array: jax.Array, *, name: str, folder: Path) -> np.ndarray:
 
 
 def _opened(folder: Path) -> Iterator[Any]:
-    for file in _weights_files(folder):
+    for file in weights_files(folder):
         try:
             with open_regular(file) as opened:
                 check_tensors(opened)
@@ -298,13 +305,22 @@ def _joined(
     return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files that a folder's tokenizer is read from: tokenizer.json, or its pieces; [] if it has none."""
+    if (folder / TOKENIZER).is_file():
+        return [folder / TOKENIZER]
+    pieces = [folder / name for name in PIECES if (folder / name).is_file()]
+    return [*pieces, *(folder / name for name in TOKENIZER_CONFIGS if (folder / name).is_file())] if pieces else []
+
+
 def fingerprint(folder: Path) -> str:
     """SHA-256 over the files that affect a model's outputs: weights, configurations and tokenizer, by name and content.
 
     Raises:
       UserError: a file cannot be read, or there are no safetensors.
     """
-    files = {*_weights_files(folder), *folder.glob("*.json"), *folder.glob("1_Pooling/config.json")}
+    files = {*weights_files(folder), *folder.glob("*.json"), *folder.glob("1_Pooling/config.json")}
+    files |= set(tokenizer_files(folder))
     files.discard(folder / LIST_NAME)  # which a bundle gets when it is opened
     both = [[str(file.relative_to(folder)), weights_hash(file)] for file in sorted(files)]
     return hashlib.sha256(json.dumps(both).encode()).hexdigest()
@@ -318,8 +334,10 @@ def hashes(folder: Path, *, also: Sequence[str] = ()) -> dict[str, str]:
     Raises:
       UserError: a file cannot be read, or there are no safetensors.
     """
-    read = (folder / name for name in (*_READ, *also))
-    files = [*_weights_files(folder), *(file for file in read if file.is_file())]
+    read = [folder / name for name in (*_READ, *also) if (folder / name).is_file()]
+    if (folder / "processor_config.json").is_file() and "image_processor" in read_json(folder, "processor_config.json"):
+        read.append(folder / "processor_config.json")
+    files = dict.fromkeys([*weights_files(folder), *read, *tokenizer_files(folder)])
     return {file.relative_to(folder).as_posix(): weights_hash(file) for file in files}
 
 
@@ -334,7 +352,8 @@ def at_revision(path: str, revision: str) -> str:
     return f"{name}@{revision}" if revision and is_hub_id(path) and not _COMMIT.fullmatch(asked) else path
 
 
-def _weights_files(folder: Path) -> list[Path]:
+def weights_files(folder: Path) -> list[Path]:
+    """The safetensors of a folder, one file or those of an index; raises UserError if there are none."""
     open_clip = [folder / name for name in OPEN_CLIP_WEIGHTS if (folder / name).is_file()]
     stock = (folder / CONFIG).is_file() and any((folder / name).is_file() for name in (WEIGHTS, INDEX))
     if open_clip and not stock:

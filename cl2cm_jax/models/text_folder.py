@@ -19,9 +19,10 @@ import numpy as np
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import Location, TextBackbone, TextSpec, TokenizerCode
 from cl2cm_jax.models.config_entries import Entries
-from cl2cm_jax.models.configured import reader
+from cl2cm_jax.models.configured import other_backbone
 from cl2cm_jax.models.credits import Credits, folder_credits
 from cl2cm_jax.models.files.pooling_file import write_pool
+from cl2cm_jax.models.files.slow_tokenizer import tokenizer_json
 from cl2cm_jax.models.files.tokenizer_file import read_tokenizer
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.pretrained import write_safetensors
@@ -29,7 +30,6 @@ from cl2cm_jax.models.tokenizers import HubTokenizer
 
 FIELD = "config.text.path"
 _SPECIAL_TOKENS = ("pad_token", "cls_token", "sep_token", "unk_token", "mask_token", "bos_token", "eos_token")
-_TOKENIZER = "tokenizer.json"
 
 S = TypeVar("S", bound=Any)  # a NamedTuple of sizes; with `vocabulary` and `pool`
 
@@ -55,7 +55,7 @@ class FolderText(TextBackbone, Generic[S]):
     def write(self, path: Path, *, max_tokens: int) -> None:
         """Writes a model folder as transformers does, with its tokenizer, and pooling as sentence-transformers."""
         write_safetensors(path / hub_folder.WEIGHTS, self.stored())
-        shutil.copyfile(self.source / _TOKENIZER, path / _TOKENIZER)
+        shutil.copyfile(tokenizer_json(self.source), path / hub_folder.TOKENIZER)
         self._write_configs(path, self.source, max_tokens=max_tokens)
 
     def _write_configs(self, path: Path, source: Path, *, max_tokens: int) -> None:
@@ -139,7 +139,7 @@ class FolderSpec(TextSpec, Generic[S]):
         return shape, f"{name}'s sizes ({path or 'no path'} is not a folder here)"
 
     def tokenizer_code(self, path: Path, *, max_tokens: int) -> TokenizerCode | None:
-        file = (path / _TOKENIZER).as_posix()
+        file = (path / hub_folder.TOKENIZER).as_posix()
         lines = f'tokenizer = tokenizers.Tokenizer.from_file("{file}")', f"tokenizer.enable_truncation({max_tokens})"
         return TokenizerCode("tokenizers", lines, "tokenizer.encode(text).ids")
 
@@ -152,8 +152,7 @@ def read_entries(folder: Path, families: Collection[str]) -> tuple[Entries, str]
     """
     entries = Entries(content=hub_folder.read_json(folder), folder=folder, missing="; get a fresh copy")
     found = entries.content.get("model_type")
-    other = "" if found in tuple(families) else reader("text", found)
-    otherwise = f"config.text.backbone={other!r} reads it" if other else "use such a model"
+    otherwise = "" if found in tuple(families) else other_backbone("text", found)
     return entries, entries.one_of("model_type", families, otherwise=otherwise)
 
 
@@ -170,7 +169,7 @@ def _special_tokens(source: Path, content: Mapping[str, Any]) -> dict[str, Any]:
             known |= hub_folder.read_json(source, name)
     tokens = {name: known[name] for name in _SPECIAL_TOKENS if known.get(name)}
     if "pad_token" not in tokens:
-        tokenizer = read_tokenizer(source / _TOKENIZER, vocabulary=content["vocab_size"])
+        tokenizer = read_tokenizer(tokenizer_json(source), vocabulary=content["vocab_size"])
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         by_id = {i: token for token, i in vocabulary.items()}
         tokens["pad_token"] = by_id.get(content.get("pad_token_id") or 0, "[PAD]")

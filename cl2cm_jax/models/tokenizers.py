@@ -19,6 +19,7 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.models.files.e5_file import Pieces, read_e5_file
+from cl2cm_jax.models.files.slow_tokenizer import tokenizer_json
 from cl2cm_jax.models.files.tokenizer_file import check_pair, check_trie, is_panic, library, read_tokenizer
 from cl2cm_jax.models.pretrained import PackageFile, weights_hash
 
@@ -69,7 +70,7 @@ class SentencePieceTokenizer:
     """
 
     def __init__(self, *, max_tokens: int = 64, path: str | Path | None = None):
-        _check_room(max_tokens)
+        check_room(max_tokens)
         self.max_tokens = max_tokens
         self.path = PIECES.locate() if path is None else _copy_of_pieces(Path(path))
         try:
@@ -89,12 +90,12 @@ class SentencePieceTokenizer:
     def words(self, text: str) -> list[str]:
         """The pieces between begin and end, as text; a piece that begins a word begins with "\u2581"."""
         as_text: Any = str  # the package's annotation allows ids alone
-        taken = _taken(text, self.max_tokens)
-        pieces: Any = self._sentencepiece.encode(taken, out_type=as_text, add_bos=False, add_eos=False)
+        read = taken(text, self.max_tokens)
+        pieces: Any = self._sentencepiece.encode(read, out_type=as_text, add_bos=False, add_eos=False)
         return pieces[: self.max_tokens - 2]
 
     def _pieces(self, text: str) -> list[int]:
-        pieces = self._sentencepiece.encode(_taken(text, self.max_tokens), add_bos=False, add_eos=False)
+        pieces = self._sentencepiece.encode(taken(text, self.max_tokens), add_bos=False, add_eos=False)
         return [_BEGIN, *pieces[: self.max_tokens - 2], _END]
 
 
@@ -116,7 +117,7 @@ class FastTokenizer:
     def __init__(
         self, tokenizer: Any, file: Path, *, max_tokens: int, vocabulary: int, marks: tuple[int, int] = (1, 1)
     ):
-        _check_room(max_tokens)
+        check_room(max_tokens)
         self._tokenizer, self._file, self._max_tokens, self._marks = tokenizer, file, max_tokens, marks
         check_pair(file, max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1), vocabulary)
         unknown = getattr(tokenizer.model, "unk_token", None)
@@ -140,7 +141,7 @@ class FastTokenizer:
 
     def _encoded(self, texts: Sequence[str]) -> list[Any]:
         try:
-            return self._tokenizer.encode_batch([_taken(text, self._max_tokens) for text in texts])
+            return self._tokenizer.encode_batch([taken(text, self._max_tokens) for text in texts])
         except BaseException as error:  # a pattern that the library cannot match raises a panic, not an Exception
             if isinstance(error, Exception) or is_panic(error):
                 raise UserError(f"{self._file} cannot tokenise a text ({one_line(error)}); get a fresh copy") from error
@@ -158,17 +159,15 @@ class FastTokenizer:
 
 
 class HubTokenizer(FastTokenizer):
-    """The tokenizer.json of a model folder.
+    """The tokenizer of a model folder: its tokenizer.json, or what transformers makes of its pieces.
 
     Raises:
       UserError: the library or the file is missing, the file is damaged, or see `FastTokenizer`.
     """
 
     def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int, marks: tuple[int, int] = (1, 1)):
-        _check_room(max_tokens)
-        file = Path(path) / "tokenizer.json"
-        if not file.is_file():
-            raise UserError(f"model folder {path} has no tokenizer.json; save the model's fast tokenizer there")
+        check_room(max_tokens)
+        file = tokenizer_json(Path(path))
         found = read_tokenizer(file, vocabulary=vocabulary)
         super().__init__(found, file, max_tokens=max_tokens, vocabulary=vocabulary, marks=marks)
 
@@ -181,7 +180,7 @@ class E5Tokenizer(FastTokenizer):
     """
 
     def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
-        _check_room(max_tokens)
+        check_room(max_tokens)
         file = read_e5_file(path)
         try:
             check_trie(file.pieces.texts, size=len(file.data))
@@ -254,9 +253,9 @@ def precompiled(replaced: Mapping[int, str]) -> bytes:
     return len(trie).to_bytes(4, "little") + trie + bytes(texts or b"\0")
 
 
-def prepared(text: str, *, prefix: str, lowercase: bool) -> str:
-    """A caption or query as input of the tokenizer (`config.text.prefix`, `config.text.lowercase`)."""
-    return prefix + (without_case_and_accents(text) if lowercase else text)
+def prepared(text: str, *, prompt: str, lowercase: bool) -> str:
+    """A caption or query as input of the tokenizer (`config.text.prompt`, `config.text.lowercase`)."""
+    return prompt + (without_case_and_accents(text) if lowercase else text)
 
 
 def without_case_and_accents(text: str) -> str:
@@ -268,7 +267,8 @@ def without_case_and_accents(text: str) -> str:
     return "".join(letter for letter in decomposed if unicodedata.category(letter) != "Mn")
 
 
-def _check_room(max_tokens: int) -> None:
+def check_room(max_tokens: int) -> None:
+    """Raises UserError if rows of that many ids have no room for a word between their marks."""
     if max_tokens < 3:
         raise UserError(f"max_tokens={max_tokens} leaves no room for a word; use 3 or more")
 
@@ -282,7 +282,7 @@ def padded(rows: Sequence[Sequence[int]]) -> TokenBatch:
     return TokenBatch(ids=ids, mask=mask)
 
 
-def _taken(text: str, max_tokens: int) -> str:
+def taken(text: str, max_tokens: int) -> str:
     """What is read of a text; lone surrogates, as of a mistyped shell, become "?"."""
     return text[: max(_AT_LEAST, _PER_TOKEN * max_tokens)].encode("utf-8", "replace").decode("utf-8")
 

@@ -19,7 +19,7 @@ from cl2cm_jax.features import cache
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.features.caption_counts import CaptionCounts
 from cl2cm_jax.features.encoders import text_encoder
-from cl2cm_jax.models.configured import configured_text, fingerprint
+from cl2cm_jax.models.configured import configured_text, fingerprint, text_prompt
 
 Rows = dict[str, list[Caption]]  # by split
 
@@ -73,5 +73,5 @@ def _key(config: ConfigDict, rows: Rows, languages: Sequence[str], *, selected: 
         inputs += [list(languages), *layers, list(rows), captions]
     else:
         inputs += [*layers, [[caption[1:] for caption in of_split] for of_split in captions]]
-    inputs += [t.prefix] if t.prefix else []  # as in `features.cache`: earlier caches stay valid
+    inputs += [prompt] if (prompt := text_prompt(config)) else []  # as in `features.cache`: earlier caches stay valid
     return hashlib.sha256(json.dumps(inputs).encode("utf-8", "surrogatepass")).hexdigest()[:16]

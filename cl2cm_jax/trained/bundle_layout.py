@@ -25,7 +25,7 @@ FORMAT = 1  # raise it when an older version of this package would misread a bun
 MANIFEST = "cl2cm_config.json"
 HEADS = "cl2cm_heads.safetensors"
 CARD = "README.md"
-DOWNLOADED = ("*.json", "*.safetensors", "*.model", "LICENSE", CARD)  # files that `from_pretrained` downloads
+DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "LICENSE", CARD)  # files that `from_pretrained` downloads
 
 # paths on the machine of the training run, of which the last part is kept
 _PATHS = ("data.root", "data.images", "data.captions", "data.features", "data.feature_ids", "data.shards")
@@ -54,7 +54,7 @@ class Manifest:
 def stock_obstacles(config: ConfigDict) -> list[str]:
     """The parts of a text tower that the classes of sentence-transformers cannot express; none: it is stock."""
     spec = text_spec(config.text.backbone)
-    if not (spec.model_folder and spec.pools_plainly):
+    if not (spec.model_folder and spec.traced and spec.pools_plainly):
         return [f"the text backbone, config.text.backbone={config.text.backbone!r}"]
     found = []
     if config.student.text_tower != "linear":
@@ -64,8 +64,6 @@ def stock_obstacles(config: ConfigDict) -> list[str]:
         found.append(f"the mean of words without special tokens, config.student.text_pool={pool!r}")
     if config.text.lowercase:
         found.append("the removal of case and accents, config.text.lowercase=True")
-    if config.text.prefix:
-        found.append(f"the prefix of every text, config.text.prefix={config.text.prefix!r}")
     return found
 
 

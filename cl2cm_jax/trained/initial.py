@@ -64,7 +64,7 @@ def _check_backbones(
     model: str, theirs: ConfigDict, ours: ConfigDict, *, text: TextBackbone, vision: VisionBackbone | None
 ) -> None:
     """Refuses a student on features of another kind, even of the same size; `text` and `vision` are its backbones."""
-    for name in ("text.backbone", "vision.backbone", "vision.pool", "text.lowercase", "text.prefix"):
+    for name in ("text.backbone", "vision.backbone", "vision.pool", "text.lowercase", "text.prompt"):
         group, _, leaf = name.partition(".")
         if theirs[group][leaf] != ours[group][leaf]:
             raise UserError(

@@ -99,5 +99,5 @@ def _notice(encoder: TextEncoder, text: str) -> str:
     elif (share := encoder.spelt(text)) >= MANY_LETTERS:
         found.append(f"the text encoder reads {share:.0%} letter by letter, and probably does not know the language")
     if losses.is_cut[0]:
-        found.append(f"only the first {encoder.max_tokens - sum(encoder.marks)} word pieces are read; shorten the text")
+        found.append(f"only the first {encoder.room} word pieces are read; shorten the text")
     return "; ".join(found)

@@ -145,7 +145,7 @@ def test_a_field_of_a_strangers_config_takes_neither_time_nor_a_traceback(field,
 
 
 def test_limits_leave_room_for_what_is_in_use():
-    used = {"seed": 2**32 - 1, "data.root": "/mnt/\udcff", "text.prefix": "\u67e5\u8be2: ", "optimizer.clip": 1e30}
+    used = {"seed": 2**32 - 1, "data.root": "/mnt/\udcff", "text.prompt": "\u67e5\u8be2: ", "optimizer.clip": 1e30}
     used |= {"optimizer.exclude": r"(?i)^teacher/.*(bias|scale)$|positions", "train.steps": "123456789012examples"}
     assert used.items() <= config.flatten(config.from_flat(config.flatten(config.defaults()) | used)).items()
 

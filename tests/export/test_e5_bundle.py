@@ -13,14 +13,17 @@ from support.tiny_e5 import write_tiny_e5
 
 import cl2cm_jax
 from cl2cm_jax.export.bundle import read_trained, write_bundle
+from cl2cm_jax.export.towers import text_tower
 from cl2cm_jax.models.configured import fingerprint, text_backbone
+from cl2cm_jax.models.files.prompts import FILE, read_prompts
+from cl2cm_jax.trained.bundle import Parts
 from cl2cm_jax.trained.student import load_encoder
 
 VARIANTS = {
     "frozen": {},
     "upper layers tuned": {"student__text__trainable": "layers 1-2"},
     "all tuned": {"student__text__trainable": "all"},
-    "a prefix and words": {"text__prefix": "red ", "student__text_pool": "both"},
+    "a prompt and words": {"text__prompt": "red ", "student__text_pool": "both"},
 }
 
 
@@ -65,8 +68,13 @@ def test_the_bundle_is_the_model_folder_of_a_bert(fields: dict[str, Any], tmp_pa
     assert fingerprint("text", "e5_small", folder) == fingerprint("text", "bert", folder)
 
 
-def test_a_prefix_is_not_stock(fields: dict[str, Any], tmp_path: Path) -> None:
-    _, run = written(tmp_path, fields | {"text__prefix": "query: "})
+def test_a_prompt_is_kept_for_every_reader(fields: dict[str, Any], tmp_path: Path) -> None:
+    _, run = written(tmp_path, fields | {"text__prompt": "red "})
     write_bundle(read_trained(run), tmp_path / "bundle")
-    assert "config.text.prefix='query: '" in (tmp_path / "bundle" / "README.md").read_text()
-    assert not (tmp_path / "bundle" / "modules.json").exists()
+    assert 'given the prompt "red "' in (tmp_path / "bundle" / "README.md").read_text()
+    peers = json.loads((tmp_path / "bundle" / FILE).read_text())
+    assert peers["prompts"][peers["default_prompt_name"]] == "red "
+    opened = Parts(tmp_path / "bundle")
+    assert opened.config.text.prompt == "red "
+    assert text_tower(opened).metadata["prompt"] == "red "
+    assert read_prompts("", tmp_path / "bundle").own == "red "

@@ -231,7 +231,7 @@ def test_features_of_pictures_that_were_decoded_whole_are_used_as_they_are(
     backbone: str, is_new: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stored_sets, "records_hash", lambda stored: "records")
-    monkeypatch.setattr(cache, "fingerprint", lambda *arguments: "weights")
+    monkeypatch.setattr(cache.configured, "fingerprint", lambda *arguments: "weights")
     config = defaults()
     config.data.dir, config.vision.backbone = str(tmp_path), backbone
     now = cache._folder(config, cast("stored_sets.StoredSet", None), ("en", "de"))

@@ -60,19 +60,19 @@ class Spelt(Words):
     unknown = 99
 
 
-def encoder(tokenizer: type[Words] = Words, prefix: str = "", max_tokens: int = 6) -> TextEncoder:
+def encoder(tokenizer: type[Words] = Words, prompt: str = "", max_tokens: int = 6) -> TextEncoder:
     def apply(params, ids, mask):  # noqa: ANN001, ANN202
         return TextOutput(words=jnp.zeros((*ids.shape, 2)), mask=mask, sentence=jnp.zeros((len(ids), 2)))
 
     backbone = TextBackbone(dim=2, params={}, apply=apply, tokenizer=tokenizer)
-    return TextEncoder(backbone, max_tokens=max_tokens, prefix=prefix)
+    return TextEncoder(backbone, max_tokens=max_tokens, prompt=prompt)
 
 
 def test_texts_that_are_cut_are_those_that_are_longer() -> None:
     texts = ["", "a red dog", "a red dog a", "a red dog a dog", "a " * 1000]
     one = encoder()
     assert one.losses(texts, one.tokens(texts)).is_cut.tolist() == [False, False, False, True, True]
-    assert encoder(prefix="query ").losses(texts[2:3], encoder(prefix="query ").tokens(texts[2:3])).is_cut.tolist() == [
+    assert encoder(prompt="query ").losses(texts[2:3], encoder(prompt="query ").tokens(texts[2:3])).is_cut.tolist() == [
         True
     ]
 

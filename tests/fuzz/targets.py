@@ -8,12 +8,14 @@ import json
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import sentencepiece
 from PIL import Image
 from safetensors.numpy import save
 from support.tar_shards import files_of, pax_header, write_shard
@@ -188,9 +190,9 @@ def weight_targets() -> dict[str, Target]:
     }
 
 
-def read_text_model(family: str, folder: Path) -> object:
-    backbone = text_backbone(family, folder)
-    return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800"])
+def read_text_model(name: str, path: Path) -> object:
+    backbone = text_backbone(name, path)
+    return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800", "\u3000\xb2"])
 
 
 def tokenizer_target(made: Any) -> Target:
@@ -203,22 +205,52 @@ def tokenizer_target(made: Any) -> Target:
     return of_folder({"tokenizer.json": made.to_str().encode()}, "tokenizer.json", read)
 
 
-def read_e5(path: Path) -> object:
-    backbone = text_backbone("e5_small", path)
-    return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800", "\u3000\xb2"])
+def slow_tokenizer_targets() -> dict[str, Target]:
+    """The files that transformers makes a tokenizer of."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "car", "app", "##el"]
+    letters = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "r", "e", "d", "re"])}
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(  # pyright: ignore[reportAttributeAccessIssue]
+        sentence_iterator=iter(["red car", "a dog"] * 9), model_writer=made, vocab_size=12, minloglevel=2
+    )
+    about = json.dumps({"do_lower_case": True, "unk_token": "[UNK]", "added_tokens_decoder": {}}).encode()
+    kinds = {
+        "bert": {"vocab.txt": "\n".join(words).encode(), "tokenizer_config.json": about},
+        "roberta": {"vocab.json": json.dumps(letters).encode(), "merges.txt": b"#version: 0.2\nr e\n"},
+        "xlm-roberta": {
+            "sentencepiece.bpe.model": made.getvalue(),
+            "special_tokens_map.json": b'{"sep_token": "</s>"}',
+        },
+    }
+
+    def read(folder: Path) -> object:
+        with mock.patch("cl2cm_jax.models.files.slow_tokenizer.user_cache", lambda: folder / "cache"):
+            return HubTokenizer(path=folder, max_tokens=9, vocabulary=16)(["a red car", "", "\u3000\ufb01  it's <s>12"])
+
+    targets = {}
+    for kind, files in kinds.items():
+        config = {"config.json": json.dumps({"model_type": kind}).encode()}
+        for name in files:
+            target = of_folder(config | files, name, read)
+            targets[f"slow_tokenizer/{kind}/{name}"] = replace(target, seeds=partial(imported, target.seeds))
+    return targets
+
+
+def imported(seeds: Callable[[], tuple[bytes, ...]]) -> tuple[bytes, ...]:
+    """The seeds, after the import of what reads them, which takes longer than any input may."""
+    import transformers
+
+    for name in ("BertTokenizer", "RobertaTokenizer", "XLMRobertaTokenizer", "AutoTokenizer"):
+        getattr(transformers, name)
+    return seeds()
 
 
 def golden(name: str) -> dict[str, bytes]:
     return {name: data for name, data in content(GOLDEN / name).items() if name != "outputs.npz"}
 
 
-def read_clip_text(folder: Path) -> object:
-    backbone = text_backbone("clip_text", folder)
-    return backbone.tokenizer(max_tokens=9)(["a dog", "\ud800", "\u3000\xb2"])
-
-
 def read_both_towers(folder: Path) -> object:
-    return vision_backbone("clip_vit", folder), read_clip_text(folder)
+    return vision_backbone("clip_vit", folder), read_text_model("clip_text", folder)
 
 
 def model_targets() -> dict[str, Target]:
@@ -236,13 +268,14 @@ def model_targets() -> dict[str, Target]:
     built_on = json.dumps({"format": 1, "data": "content:00", "text": backbone, "init": {"model": "run"}}).encode()
     return {
         **texts,
-        "e5": of_file("it.bin", read_e5, e5_bytes()),
+        "e5": of_file("it.bin", partial(read_text_model, "e5_small"), e5_bytes()),
         **each_file("clip", clip, partial(vision_backbone, "clip_vit")),
         **each_file("clip_text", both, read_both_towers),
         **each_file("open_clip", golden("open_clip"), read_both_towers),
-        **each_file("open_clip_xlm", golden("open_clip_xlm"), read_clip_text),
+        **each_file("open_clip_xlm", golden("open_clip_xlm"), partial(read_text_model, "clip_text")),
         **each_file("split", split, hub_folder.read_tensors),
         **{f"tokenizer/{name}": tokenizer_target(make()) for name, make in KINDS.items()},
+        **slow_tokenizer_targets(),
         "pieces": of_file("sp.model", lambda path: SentencePieceTokenizer(path=path), PIECES.locate().read_bytes()),
         "run": of_folder({"config.json": run}, "config.json", read_config),
         "built_on": of_folder({BUILT_ON: built_on}, BUILT_ON, read_record),

@@ -15,6 +15,8 @@ def test_an_unknown_name_gets_a_suggestion():
         vision_backbone("eficientnet")
     with pytest.raises(UserError, match="config.text.backbone='use'.*use_multilingual"):
         text_backbone("use")
+    with pytest.raises(UserError, match="config.text.backbone='gemma3'.*; 'transformers' runs a folder of any other"):
+        text_backbone("gemma3")
 
 
 def test_preprocess_scales_eight_bit_values():

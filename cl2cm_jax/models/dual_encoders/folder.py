@@ -12,13 +12,13 @@ import numpy as np
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.config_entries import Entries
-from cl2cm_jax.models.configured import reader
+from cl2cm_jax.models.configured import other_backbone
 from cl2cm_jax.models.dual_encoders import open_clip
+from cl2cm_jax.models.preprocess import NAFLEX_FIX
 
 Side = Literal["text", "vision"]
 FAMILIES = {"clip": "clip", "siglip": "siglip", "metaclip_2": "clip", "siglip2": "siglip"}  # of both towers
 NAFLEX = ("siglip2", "siglip2_vision_model")
-FILES = (*hub_folder.FILES, "*.model", "merges.txt")  # that are downloaded
 _LAYERS = {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768, "intermediate_size": 3072}
 # What transformers 5 takes where config.json, which holds what differs, has no entry.
 _DEFAULTS: dict[tuple[str, Side], Mapping[str, Any]] = {
@@ -43,7 +43,6 @@ _DEFAULTS: dict[tuple[str, Side], Mapping[str, Any]] = {
 }
 _OTHER: Mapping[Side, Side] = {"text": "vision", "vision": "text"}
 _PROJECTIONS = {"text": "text_projection.", "vision": "visual_projection."}
-_FIXED = "use a SigLIP 2 of a fixed resolution, such as google/siglip2-base-patch16-224"
 
 
 class Tower(NamedTuple):
@@ -78,18 +77,14 @@ def read_tower(folder: Path, side: Side) -> Tower:
     both = Entries(content=hub_folder.read_json(folder), folder=folder, missing="; get a fresh copy")
     alone = {f"{name}_{side}_model": name for name in FAMILIES}
     named = both.content.get("model_type")
-    if side == "vision" and named in NAFLEX:
-        raise UserError(
-            f"model folder {folder}: model_type={named!r} is NaFlex, a model of images of any shape, which is not "
-            f"supported; {_FIXED}"
-        )
+    if side == "vision":
+        check_fixed(folder, named)
     if isinstance(named, str) and named in {f"{name}_{_OTHER[side]}_model" for name in FAMILIES}:
         raise UserError(
             f"model folder {folder}: model_type={named!r} is of a folder without its {side} tower; save the model with "
             "both towers there, or name another folder"
         )
-    other = "" if named in families(side) else reader(side, named)
-    otherwise = f"config.{side}.backbone={other!r} reads it" if other else "use such a model"
+    otherwise = "" if named in families(side) else other_backbone(side, named)
     model_type = both.one_of("model_type", families(side), otherwise=otherwise)
     name = alone.get(model_type, model_type)
     tower = both if model_type in alone else _part(both, side)
@@ -97,6 +92,15 @@ def read_tower(folder: Path, side: Side) -> Tower:
         tower = replace(tower, content={**tower.content, "projection_dim": both.content["projection_dim"]})
     content = {**_DEFAULTS[FAMILIES[name], side], **{key: it for key, it in tower.content.items() if it is not None}}
     return Tower(FAMILIES[name], f"{name}_{side}_model", replace(tower, content=content))
+
+
+def check_fixed(folder: Path, model_type: object) -> None:
+    """Refuses a SigLIP 2 of pictures of any shape; raises UserError."""
+    if model_type in NAFLEX:
+        raise UserError(
+            f"model folder {folder}: model_type={model_type!r} is NaFlex, a model of images of any shape, which is not "
+            f"supported; {NAFLEX_FIX}"
+        )
 
 
 def _part(both: Entries, side: Side) -> Entries:

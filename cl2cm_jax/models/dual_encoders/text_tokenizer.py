@@ -6,7 +6,7 @@ import functools
 import re
 import shutil
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,17 +15,15 @@ from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import TokenizerCode
 from cl2cm_jax.models.dual_encoders import open_clip
 from cl2cm_jax.models.files.sentencepiece_file import sentencepiece_content
+from cl2cm_jax.models.files.slow_tokenizer import tokenizer_json
 from cl2cm_jax.models.files.tokenizer_file import library, marks_of, read_tokenizer
 from cl2cm_jax.models.tokenizers import FastTokenizer, TokenBatch, padded
 
-JSON, SPIECE, VOCABULARY, MERGES = "tokenizer.json", "spiece.model", "vocab.json", "merges.txt"
+JSON, SPIECE = hub_folder.TOKENIZER, "spiece.model"
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
-BESIDE = (SPIECE, MERGES)  # files that are not JSON
-FILES = (*BESIDE, VOCABULARY, *SETTINGS)  # beside tokenizer.json
+FILES = (SPIECE, *SETTINGS)  # that are read even if there is a tokenizer.json
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _MARKS = r"[!-/:-@\[-`{-~]"  # the same as a pattern
-_CLIP_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-_LARGEST = 20_000_000  # bytes of a list of merges
 _ANY = 10_000_000  # ids of a model whose number of ids is not known
 _KEPT = ("tokenizer_class", "do_lower_case", "model_input_names", "sp_model_kwargs")
 
@@ -112,7 +110,7 @@ def write(source: Path, path: Path, *, max_tokens: int, sees_padding: bool = Fal
         shutil.copyfile(file, path / SPIECE)
     else:
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        if more or file.name != JSON:
+        if more:
             found.save(str(path / JSON))
         else:
             shutil.copyfile(file, path / JSON)
@@ -137,7 +135,7 @@ def padding(folder: Path, *, default: int) -> int:
     """The id of the padding of a folder's tokenizer; `default` where the folder has none."""
     named = _settings(folder).get("pad_token")
     text = named.get("content") if isinstance(named, dict) else named
-    if not isinstance(text, str) or not any((folder / name).is_file() for name in (JSON, SPIECE)):
+    if not isinstance(text, str) or not hub_folder.tokenizer_files(folder):
         return default
     _, found = _library_tokenizer(folder, vocabulary=_ANY)
     place = found.token_to_id(text)
@@ -188,37 +186,8 @@ def _library_tokenizer(folder: Path, *, vocabulary: int) -> tuple[Path, Any]:
     slow = str(_settings(folder).get("tokenizer_class", "")) == "SiglipTokenizer" or not (folder / JSON).is_file()
     if slow and (folder / SPIECE).is_file():
         return folder / SPIECE, read_tokenizer(folder / SPIECE, vocabulary=vocabulary, made=sentencepiece_content)
-    if (folder / JSON).is_file():
-        return folder / JSON, read_tokenizer(folder / JSON, vocabulary=vocabulary)
-    if (folder / VOCABULARY).is_file() and (folder / MERGES).is_file():
-        return folder / VOCABULARY, read_tokenizer(folder / VOCABULARY, vocabulary=vocabulary, made=_clip_content)
-    raise UserError(f"model folder {folder} has no {JSON}; save the model's tokenizer there")
-
-
-def _clip_content(file: Path) -> Mapping[str, Any]:
-    """CLIP's tokenizer of vocab.json and merges.txt, as the content of a tokenizer.json."""
-    vocabulary = hub_folder.read_json(file.parent, file.name)
-    with (file.parent / MERGES).open("rb") as opened:
-        lines = opened.read(_LARGEST).decode("utf-8").split("\n")
-    begin, end = ((name, vocabulary.get(name)) for name in ("<|startoftext|>", "<|endoftext|>"))
-    isolated = {"type": "Split", "pattern": {"Regex": _CLIP_PATTERN}, "behavior": "Removed", "invert": True}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    parts = [{"type": "NFC"}, {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}, {"type": "Lowercase"}]
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {
-        "added_tokens": [{"id": number, "content": name, **special} for name, number in (begin, end)],
-        "normalizer": {"type": "Sequence", "normalizers": parts},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [isolated, level]},
-        "post_processor": {"type": "RobertaProcessing", "sep": list(end), "cls": list(begin), "trim_offsets": False},
-        "model": {
-            "type": "BPE",
-            "vocab": vocabulary,
-            "merges": [line.strip() for line in lines if line.strip() and not line.startswith("#version")],
-            "unk_token": end[0],
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "</w>",
-        },
-    }
+    file = tokenizer_json(folder)
+    return file, read_tokenizer(file, vocabulary=vocabulary)
 
 
 def _cleaner(folder: Path, file: Path) -> Callable[[str], str]:

@@ -24,12 +24,12 @@ from cl2cm_jax.text.json_file import read_json
 _LARGEST, _MOST_VALUES = 200_000_000, 3_000_000  # of the file; XLM-R's has 17 MB and 750,000 values
 _MOST_PARTS, _MOST_PATTERNS, _MOST_ADDED = 24, 8, 2000
 _MOST_OF_ADDED, _MOST_CHANGES = 50_000, 200  # their characters; where the kind changes, the library indexes them anew
-_LONGEST_PIECE, _SHORT, _LONGEST_STRING = 256, 32, 100  # characters of a piece, a parameter, a text that is replaced
+LONGEST_PIECE, _SHORT, _LONGEST_STRING = 256, 32, 100  # characters of a piece, a parameter, a text that is replaced
 _LONGEST_WORD = 100  # characters of a word that WordPiece looks up, in quadratic time; BERT's
 MAX_GROWTH = 20  # characters that replace one; NFKC's longest has 18
 _LARGEST_MAP = 4_000_000  # characters of a precompiled map; SentencePiece's have 320,000
 # Pieces, as many, or one in so many bytes of the file. LaBSE has 501,000; XLM-V's 900,000 come with their scores.
-_MOST_PIECES, _BYTES_OF_PIECE = 600_000, 30
+MOST_PIECES, _BYTES_OF_PIECE = 600_000, 30
 # Nodes of the library's trie of Unigram pieces, with 350 bytes each: as many, or one in so many bytes of the file.
 # XLM-R has 780,000 in 9 to 17 MB.
 _MOST_NODES, _BYTES_OF_NODE = 1_200_000, 16
@@ -279,8 +279,8 @@ def _added(tokens: Any) -> list[dict[str, Any]]:
         raise _Refused(f"its added_tokens are not a list of at most {_MOST_ADDED:,}")
     for token in tokens:
         content = token.get("content") if isinstance(token, dict) else None
-        if not isinstance(content, str) or not 0 < len(content) <= _LONGEST_PIECE:
-            raise _Refused(f"an added token is not a text of 1 to {_LONGEST_PIECE} characters: {reprlib.repr(content)}")
+        if not isinstance(content, str) or not 0 < len(content) <= LONGEST_PIECE:
+            raise _Refused(f"an added token is not a text of 1 to {LONGEST_PIECE} characters: {reprlib.repr(content)}")
     kept = [{name: token[name] for name in _ADDED if name in token} for token in tokens]
     special = [bool(token.get("special")) for token in kept]
     characters = sum(len(token["content"]) for token in kept)
@@ -297,7 +297,7 @@ def _model(model: Any, *, size: int, most: int, file: Path) -> dict[str, Any]:
         raise _Refused(f"its model {reprlib.repr(kind)} is not one of {', '.join(_KINDS['model'])} with a vocabulary")
     if len(vocabulary) > most:
         check_pair(file, len(vocabulary) - 1, most)
-    if len(vocabulary) > (accepted := max(_MOST_PIECES, size // _BYTES_OF_PIECE)):
+    if len(vocabulary) > (accepted := max(MOST_PIECES, size // _BYTES_OF_PIECE)):
         raise _Refused(f"it has {len(vocabulary):,} pieces, and {accepted:,} are read of {size:,} bytes")
     kept = {name: model[name] for name in _MODEL if name in model} | {"type": kind, "vocab": vocabulary}
     _check_parameters({name: kept[name] for name in _MODEL if name in kept}, "model")
@@ -326,8 +326,8 @@ def _merges(merges: Any, *, most: int) -> list[Any]:
 def check_trie(pieces: Sequence[Any], *, size: int) -> None:
     """Raises ValueError where the trie of Unigram pieces would take far more memory than their file of `size` bytes."""
     most = max(_MOST_NODES, size // _BYTES_OF_NODE)
-    if not all(isinstance(piece, str) and len(piece) <= _LONGEST_PIECE for piece in pieces):
-        raise _Refused(f"a piece is not a text of at most {_LONGEST_PIECE} characters")
+    if not all(isinstance(piece, str) and len(piece) <= LONGEST_PIECE for piece in pieces):
+        raise _Refused(f"a piece is not a text of at most {LONGEST_PIECE} characters")
     nodes, before = 0, b""
     for piece in sorted(str(piece).encode("utf-8") for piece in pieces):
         same = sum(1 for _ in takewhile(bool, map(int.__eq__, piece, before)))

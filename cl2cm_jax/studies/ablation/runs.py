@@ -23,6 +23,7 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.retrieval import Ranks, load_ranks, save_ranks
 from cl2cm_jax.features.cache import Corpora, all_corpora, chosen, concepts
+from cl2cm_jax.models.configured import settled
 from cl2cm_jax.runtime.checksums import read_checked_json, write_checked_json
 from cl2cm_jax.runtime.metrics import read_rows
 from cl2cm_jax.studies.ablation import variants
@@ -79,7 +80,7 @@ class Ablation:
         names: Sequence[str],
         folds: int = 0,
     ):
-        config = as_recorded(config, workdir)
+        config = as_recorded(settled(config), workdir)
         self.config, self.workdir, self.folds = config, workdir, folds
         self.noises, self.seeds, self.names = list(noises), list(seeds), list(names)
         data = all_corpora(config)  # captions of every origin; each run selects its own with `chosen`

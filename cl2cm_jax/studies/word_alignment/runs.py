@@ -12,7 +12,7 @@ from cl2cm_jax.config import PLACES, override_all
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import save_ranks
 from cl2cm_jax.features.cache import Corpora
-from cl2cm_jax.models.configured import configured_text
+from cl2cm_jax.models.configured import configured_text, text_prompt
 from cl2cm_jax.models.tokenizers import prepared
 from cl2cm_jax.runtime.atomic import replacing
 from cl2cm_jax.runtime.checksums import read_checked_json, write_checked_json
@@ -62,12 +62,12 @@ class Experiment(NamedTuple):
     @staticmethod
     def of(config: ConfigDict, corpora: Corpora, workdir: Path) -> Experiment:
         """The experiment on these corpora, with the test pairs cut into the word pieces of the text backbone."""
-        backbone, c = configured_text(config), config.text
+        backbone, c, prompt = configured_text(config), config.text, text_prompt(config)
         pieces = backbone.tokenizer(max_tokens=c.max_tokens)
         pairs = read_pairs(
             corpora.train,
             corpora.test,
-            words=lambda text: pieces.words(prepared(text, prefix=c.prefix, lowercase=c.lowercase)),
+            words=lambda text: pieces.words(prepared(text, prompt=prompt, lowercase=c.lowercase)),
             source=config.data.source,
             languages=(*config.data.targets, *config.data.reported),
         )

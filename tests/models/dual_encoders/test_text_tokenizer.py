@@ -75,7 +75,7 @@ def test_vocabulary_and_merges_are_those_of_tokenizer_json(tmp_path: Path) -> No
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
     (folder / "tokenizer.json").unlink()
     texts = Texts(folder, len(model["vocab"]), (1, 1), "argmax", 2)
-    with pytest.raises(UserError, match=r"has no tokenizer\.json; save the model's tokenizer there"):
+    with pytest.raises(UserError, match=r"has no tokenizer\.json, and none of .*; save the model's tokenizer there"):
         DualTokenizer(texts=texts, max_tokens=12)
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = "\n".join(" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"])

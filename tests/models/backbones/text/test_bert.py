@@ -117,10 +117,13 @@ def test_weights_in_several_files_and_in_half_precision(folder: Path) -> None:
     [
         ({"model_type": "t5"}, "model_type='t5' is not one of bert"),
         ({"model_type": "qwen3"}, "model_type='qwen3' is not one of bert, .*; config.text.backbone='qwen3' reads it"),
+        ({"model_type": "gemma3_text"}, "; config.text.backbone='transformers' runs it, frozen"),
+        ({"model_type": "dinov2"}, "model_type='dinov2' is not one of bert, .*; use such a model"),
+        ({"model_type": "mine"}, "model_type='mine' is not one of bert, .*; use such a model"),
         ({"hidden_act": "mish"}, "hidden_act='mish'"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"num_attention_heads": 3}, "not divisible by num_attention_heads=3"),
-        ({"vocab_size": None}, "no 'vocab_size'"),
+        ({"vocab_size": None}, r"word_embeddings.weight has shape \(50, 16\) instead of \(30522, 16\)"),
         ({"vocab_size": 51}, r"embeddings.word_embeddings.weight has shape \(50, 16\) instead of \(51, 16\)"),
         (
             {"num_hidden_layers": 4},

@@ -180,14 +180,14 @@ def test_no_replacements_at_all(tmp_path: Path) -> None:
     assert E5Tokenizer(path=file, max_tokens=9, vocabulary=len(pieces()) + 2)(["red"]).mask.sum() == 3
 
 
-def test_a_prefix_stands_before_every_text(file: Path) -> None:
+def test_a_prompt_stands_before_every_text(file: Path) -> None:
     backbone = text_backbone("e5_small", file)
-    with_prefix = TextEncoder(backbone, max_tokens=9, prefix="red ")(["car", "CAR"])
+    with_prompt = TextEncoder(backbone, max_tokens=9, prompt="red ")(["car", "CAR"])
     without = TextEncoder(backbone, max_tokens=9)(["red car"])
-    np.testing.assert_allclose(with_prefix.sentences[0], without.sentences[0], atol=1e-6)
-    lowered = TextEncoder(backbone, max_tokens=9, prefix="red ", lowercase=True)(["CAR"])
+    np.testing.assert_allclose(with_prompt.sentences[0], without.sentences[0], atol=1e-6)
+    lowered = TextEncoder(backbone, max_tokens=9, prompt="red ", lowercase=True)(["CAR"])
     np.testing.assert_allclose(lowered.sentences, without.sentences, atol=1e-6)
-    assert with_prefix.words.offsets[1] == 2
+    assert with_prompt.words.offsets[1] == 2
 
 
 # --- the real file ---

@@ -87,8 +87,13 @@ def test_clip_without_its_projection_yields_the_class_token(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("file", "entries", "message"),
     [
-        ("config.json", {"model_type": "vit"}, "model_type='vit' is not one of clip"),
+        (
+            "config.json",
+            {"model_type": "vit"},
+            "model_type='vit' is not one of clip.*; config.vision.backbone='transformers' runs it",
+        ),
         ("config.json", {"hidden_act": "mish"}, "hidden_act='mish' is not one of"),
+        ("config.json", {"patch_size": "absent"}, "patch_size=32 is not|patch_embedding.weight has shape"),
         ("config.json", {"num_hidden_layers": 3}, "encoder.layers.2.layer_norm1.weight is missing"),
         ("config.json", {"image_size": 32}, "has (crop_)?size=|position_embedding.weight has shape"),
         ("preprocessor_config.json", {"resample": 1}, "resample=1, which is not supported"),
@@ -146,13 +151,13 @@ def test_an_invalid_entry_is_named_before_anything_is_built(folder: Path, name: 
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(0, "projection_dim=0 is not a whole"), ("absent", "no 'projection_dim'")]
+    ("value", "message"), [(0, "projection_dim=0 is not a whole"), ("absent", "visual_projection.weight has shape")]
 )
 def test_a_projection_needs_its_size(tmp_path: Path, value: object, message: str) -> None:
     folder = Path(shutil.copytree(GOLDEN / "clip", tmp_path / "clip"))
     _change(folder, "config.json", projection_dim=value)
     with pytest.raises(UserError, match=message):
-        clip_vit.read_shape(folder)
+        vision_backbone("clip_vit", folder)
 
 
 def test_weights_that_are_not_finite_are_named_and_those_of_the_text_tower_are_not_read(folder: Path) -> None:
@@ -273,3 +278,17 @@ def test_an_error_in_compiling_is_raised_where_the_tower_is_used(folder: Path, c
     with pytest.raises(KeyError):
         encoder([np.zeros((30, 40, 3), np.uint8)])
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_config_that_leaves_out_its_defaults_is_read(tmp_path: Path) -> None:
+    """As google/siglip-base-patch16-224 is published: {"vision_config": {"model_type": "siglip_vision_model"}}."""
+    for family, tokens in (("siglip", 0), ("clip", 1)):
+        part = {"model_type": f"{family}_vision_model"}
+        content = {"model_type": family, "text_config": {}, "vision_config": part}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        save_file({"logit_scale": np.zeros(1, np.float32)}, tmp_path / "model.safetensors")
+        shape = clip_vit.read_shape(tmp_path)
+        patch = 16 if family == "siglip" else 32
+        assert shape[:7] == (family, 224, patch, 768, 12, 12, 3072), tokens
+        (tmp_path / "config.json").write_text(json.dumps(part))  # of the image tower alone
+        assert clip_vit.read_shape(tmp_path) == shape
