@@ -73,6 +73,15 @@ def cut_layer(config: ConfigDict) -> int | None:
     return teacher_first(config) if first is None else first
 
 
+def starts_aligned(config: ConfigDict) -> bool:
+    """Whether the student starts at the backbones' own vectors of pictures and texts, and not with random heads.
+
+    With both towers of one model it is that model before the first step.
+    """
+    s = config.student
+    return s.text_residual and s.text_pool != "mean" and s.vision_residual
+
+
 def starts_later(config: ConfigDict) -> bool:
     """Whether `student.text.start` is more than 0 steps."""
     return read_duration(config.student.text.start, field="student.text.start")[0] > 0

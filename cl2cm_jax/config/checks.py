@@ -17,6 +17,7 @@ from cl2cm_jax.config.terms import declared_fields, term_contradictions
 from cl2cm_jax.errors import UserError, shortened
 
 VIDEO_SETS = ("vatex", "msrvtt_cn")
+_LOWEST_TEMPERATURE = 1e-4
 _LONGEST, _MOST_ITEMS = 4096, 1000  # characters of a text, and items of a list
 # Few enough that the name of a parameter is matched at once. Repeated groups, many groups and many repetitions can take
 # for ever; so can the verbose form (?x), where a space may stand before the repetition.
@@ -45,7 +46,7 @@ def validate(config: ConfigDict) -> ConfigDict:
     for name in PLACES:
         group, _, leaf = name.rpartition(".")
         config[group][leaf] = os.path.expanduser(flat[name])
-    checks = (_data, _paper_set, _clips, _features, _training, _words, _attention, _trained_layers)
+    checks = (_data, _paper_set, _clips, _features, _training, _words, _attention, _residual, _trained_layers)
     for message in (message for check in checks for message in check(config)):
         raise UserError(message)
     return config
@@ -228,6 +229,21 @@ def _attention(c: ConfigDict) -> Iterator[str]:
         yield "config.student.text_pool" + unused.format("student")
     if c.teacher.head == "tower" and c.teacher.pool == "backbone" and is_zero(c.weights.word):
         yield "config.teacher.pool" + unused.format("teacher")  # the word term alone would train it
+
+
+def _residual(c: ConfigDict) -> Iterator[str]:
+    """What a picture's head that starts at the backbone's global vector does not go with."""
+    tower, pool, temperature = c.student.vision_tower, c.vision.pool, c.contrastive.temperature
+    residual = "config.student.vision_residual=True starts at the backbone's global vector"
+    if c.student.vision_residual and tower != "linear":
+        yield f"{residual}, and config.student.vision_tower={tower!r} replaces it; use 'linear'"
+    if c.student.vision_residual and pool != "backbone":
+        yield f"{residual}, and config.vision.pool={pool!r} reads the grid; use 'backbone'"
+    if 0 < temperature < _LOWEST_TEMPERATURE:
+        yield (
+            f"config.contrastive.temperature={temperature} must be at least {_LOWEST_TEMPERATURE}, or 0 for that of "
+            "the model folder"
+        )
 
 
 def _trained_layers(c: ConfigDict) -> Iterator[str]:

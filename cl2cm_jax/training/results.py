@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,7 +18,15 @@ from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.evaluators import run_evaluators
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, common_folder, save_gallery
 from cl2cm_jax.evaluation.picture import draw_retrieval, hit_share, query_rows
-from cl2cm_jax.evaluation.report import MARKDOWN_FILE, RESULTS_FILE, Results, read_results, text_report, write_results
+from cl2cm_jax.evaluation.report import (
+    MARKDOWN_FILE,
+    RESULTS_FILE,
+    PerLanguage,
+    Results,
+    read_results,
+    text_report,
+    write_results,
+)
 from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel import hosts
@@ -90,6 +100,7 @@ def evaluate_and_write(run: Run, workdir: Path) -> Results:
     config, d = run.config, run.config.data
     selected = select(run, workdir)
     languages, test = (d.source, *d.targets), (selected.embedded["test"], selected.ranks["test"])
+    before = _before(run, workdir, (*languages, *d.reported))
     apart = evaluate.groups_apart(run.embedder, selected.student, run.corpora.test, test, config)
     retrieval, others = {}, {}
     for split, embedded in selected.embedded.items():
@@ -108,6 +119,7 @@ def evaluate_and_write(run: Run, workdir: Path) -> Results:
         seconds={name: round(value, 2) for name, value in seconds.items()},
         groups=apart,
         evaluators=others,
+        before=before,
     )
     pictures = np.concatenate([run.embedder.images(selected.student, corpus) for corpus in run.corpora])
     student = hosts.collect(selected.student)
@@ -142,13 +154,33 @@ def _has_ended(run: Run, newest: Saved) -> bool:
     return newest.step >= run.stages.total or bool(stopped_early)
 
 
+def _before(run: Run, workdir: Path, languages: Sequence[str]) -> PerLanguage:
+    """Metrics of the test split before training, of a run that started at a model; {} of others."""
+    with checkpoints(run, workdir) as saved:
+        if 0 not in saved.steps():
+            return {}
+        try:
+            restored = saved.restore(_student_part(run), step=0)
+        except UserError as error:
+            logging.warning("%s; the results have no numbers from before training", error)
+            return {}
+    assert restored is not None
+    test, student = evaluate.headline(run.corpora.test), evaluated_student(run, restored.state)
+    embedded = evaluate.embed_corpus(run.embedder, student, test, languages=languages, config=run.config)
+    return evaluate.measure(evaluate.rank_all(embedded, run.config), languages)
+
+
+def _student_part(run: Run) -> dict[str, Any]:
+    """The part of a checkpoint that evaluation reads, as shapes."""
+    whole = abstract_state(run)
+    return {"ema": whole["ema"]} if run.config.train.ema else {"params": {"student": whole["params"]["student"]}}
+
+
 def _selected_student(run: Run, workdir: Path) -> tuple[Params, int, Saved]:
     """The student selected on validation, its step, and the newest checkpoint."""
     which = "best" if run.config.train.select == "best" else "latest"
-    whole = abstract_state(run)
-    part = {"ema": whole["ema"]} if run.config.train.ema else {"params": {"student": whole["params"]["student"]}}
     with checkpoints(run, workdir) as saved:
-        restored = saved.restore(part, step=which)
+        restored = saved.restore(_student_part(run), step=which)
         newest = saved.read_metadata()
     if restored is None or newest is None:
         raise UserError(
