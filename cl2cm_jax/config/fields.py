@@ -169,6 +169,9 @@ FIELDS: dict[str, Field] = {
     # of a run that starts at a model (residual heads, --init): a step at which a language has lost more than this share
     # of its SumR on validation is not selected; 1.0: off
     "train.max_loss": number(0.05, 0.0, 1.0),
+    # of such a run: so many evenly spaced steps from the weights at the start to the selected ones, of which the best
+    # on validation is kept (WiSE-FT, arXiv 2109.01903); 10: shares 0, 0.1 ... 1; 0: off
+    "train.interpolations": number(0, 0, 100),
     "train.ema": number(0.0, 0.0, 0.999999),  # decay of averaged parameters, which are evaluated instead; 0: off
     "train.log_every": duration("20"),
     "train.checkpoint_every": duration("100"),

@@ -218,7 +218,9 @@ def before_tables(results: Results) -> list[Table]:
         cells = (f"{metrics[name]:.1f}" for name in SHOWN_BEFORE for metrics in (before, after))
         rows.append((language, *cells, f"{after['SumR'] - before['SumR']:+.1f}"))
     title = f"Before and after training on the {results.protocol.split} split"
-    notes = (f"selected step: {results.config.get('selected_step', '?')}", *few_images(results.protocol.images))
+    step, share = (results.config.get(name, "?") for name in ("selected_step", "selected_share"))
+    mixed = "" if share in (1.0, "?") else f", {share:g} of its weights and {1 - share:g} of those before training"
+    notes = (f"selected step: {step}{mixed}", *few_images(results.protocol.images))
     return [Table(title, ("language", *columns, "difference"), tuple(rows), notes)]
 
 

@@ -77,12 +77,18 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
       UserError: a checkpoint can be neither read nor written.
     """
     c, total = run.config.train, run.stages.total
+    at_model = init is not None or starts_aligned(run.config)
     with Preemption() as preemption, checkpoints(run, workdir) as saved:
         restored = saved.restore(abstract_state(run))
         saved.remove_unfinished()
         start = restored.step if restored else 0
         state = restored.state if restored else started(run, init)
         clock = _clock(run, workdir, restored.metadata) if restored else Clock()
+        if c.interpolations and not (at_model or clock.start):
+            raise UserError(
+                f"config.train.interpolations={c.interpolations} needs a model to start at: --init, or student."
+                "text_residual and student.vision_residual; or use 0"
+            )
         if start == 0:
             logging.info(f"parameters of the train state:\n{overview(state['params'])}")
         elif start < total:
@@ -90,7 +96,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
         began = time.perf_counter() - clock.seconds
         data = training_batches(run, start)
         checker, vote, stop, weights = FiniteTerms(), hosts.Vote(), False, {}
-        first, at_model = hosts.is_host_zero(), init is not None or starts_aligned(run.config)
+        first = hosts.is_host_zero()
         stream = stream if first else io.StringIO()
         with (
             MetricWriter(workdir, resume_step=start) if first else contextlib.nullcontext() as metrics,

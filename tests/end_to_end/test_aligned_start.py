@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
+from PIL import Image
+from safetensors.numpy import load_file
 from support.command import Outcome, call
 from support.drawn_set import write_drawn_set
 from support.tiny_models import write_tiny_bert
@@ -22,7 +26,7 @@ from cl2cm_jax.evaluation.retrieval import metrics, retrieval_ranks
 from cl2cm_jax.features.encoders import ImageEncoder, TextEncoder
 from cl2cm_jax.models.configured import text_backbone, vision_backbone
 from cl2cm_jax.runtime.metrics import read_rows
-from cl2cm_jax.training import loop, validation
+from cl2cm_jax.training import experiment, interpolation, loop, validation
 from cl2cm_jax.training.experiment import Run, build
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -67,8 +71,6 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def own_vectors(run: Run, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """What the model itself says of the validation split: of pictures, and of captions by language."""
-    from PIL import Image
-
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in run.validation.paths]
     vision = ImageEncoder(vision_backbone("clip_vit", GOLDEN / name), pool="backbone")(pictures)[:, 0]
     encode, corpus = TextEncoder(text_backbone("clip_text", GOLDEN / name), max_tokens=12), run.validation
@@ -96,8 +98,6 @@ def test_before_training_the_student_is_the_model(drawn: Path, name: str) -> Non
 
 
 def read_scale(folder: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
     tensors = load_file(next(folder.glob("*.safetensors")))
     return {name: tensors[name].reshape(()) for name in ("logit_scale", "logit_bias") if name in tensors}
 
@@ -178,6 +178,41 @@ def test_a_smaller_loss_than_the_limit_is_taken(drawn: Path, tmp_path: Path, mon
     outcome = training(drawn, tmp_path / "run", "dual_clip", train__steps="4", data__targets="fr", **limit)
     assert outcome.code == 0, outcome.err
     assert "fr (SumR" not in outcome.err
+
+
+def test_weights_between_start_and_end_are_chosen_on_validation(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share of a half is given the best score; what is written is that mean of the weights."""
+    best = validation.selection_score
+
+    def half(run: Run, found: validation.Validation, start: dict[str, float], *, what: str) -> float:
+        return 599.0 if what == "share 0.5 of the trained weights" else min(best(run, found, start, what=what), 598.0)
+
+    monkeypatch.setattr(interpolation, "selection_score", half)
+    outcome = training(drawn, tmp_path / "run", "dual_clip", train__interpolations="4", train__ema="0")
+    assert outcome.code == 0, outcome.err
+    assert "share 0.5 of the trained weights is kept" in outcome.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["config"]["selected_share"] == 0.5
+    assert "0.5 of its weights and 0.5 of those before training" in outcome.out
+    run = built(drawn, "dual_clip", train__ema="0")
+    first = jax.device_get(run.step.init()["params"]["student"])
+    with experiment.checkpoints(run, tmp_path / "run") as saved:
+        whole = experiment.abstract_state(run)["params"]["student"]
+        step = results["config"]["selected_step"]
+        last = saved.restore({"params": {"student": whole}}, step=step or "latest")
+    assert last is not None
+    written = unflatten_dict(load_file(tmp_path / "run" / "model.safetensors"), sep="/")
+    expected = jax.tree.map(lambda a, b: (a + np.asarray(b)) / 2, first, last.state["params"]["student"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a.reshape(b.shape), b, atol=1e-6), written, expected)
+
+
+def test_interpolation_needs_a_model_to_start_at(drawn: Path, tmp_path: Path) -> None:
+    random = {"student__text_residual": "False", "student__vision_residual": "False"}
+    outcome = training(drawn, tmp_path / "run", "dual_clip", train__interpolations="4", **random)
+    assert outcome.code == 2
+    assert "config.train.interpolations=4 needs a model to start at: --init, or" in outcome.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
