@@ -9,10 +9,19 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config.backbones import has_vision_backbone, starts_later, student_first, teacher_first, vision_first
+from cl2cm_jax.config.backbones import (
+    has_vision_backbone,
+    keeps_start,
+    starts_aligned,
+    starts_later,
+    student_first,
+    teacher_first,
+    vision_first,
+)
 from cl2cm_jax.config.declarations import shown, wrong_type
 from cl2cm_jax.config.fields import FIELDS, LANGUAGES_OF, PLACES
 from cl2cm_jax.config.flat import flatten, nearest
+from cl2cm_jax.config.knots import is_zero
 from cl2cm_jax.config.terms import declared_fields, term_contradictions
 from cl2cm_jax.errors import UserError, shortened
 
@@ -46,7 +55,7 @@ def validate(config: ConfigDict) -> ConfigDict:
     for name in PLACES:
         group, _, leaf = name.rpartition(".")
         config[group][leaf] = os.path.expanduser(flat[name])
-    checks = (_data, _paper_set, _clips, _features, _training, _words, _attention, _residual, _trained_layers)
+    checks = (_data, _paper_set, _clips, _features, _training, _words, _attention, _residual, _start, _trained_layers)
     for message in (message for check in checks for message in check(config)):
         raise UserError(message)
     return config
@@ -246,6 +255,14 @@ def _residual(c: ConfigDict) -> Iterator[str]:
         )
 
 
+def _start(c: ConfigDict) -> Iterator[str]:
+    if keeps_start(c) and not starts_aligned(c):
+        yield (
+            f"config.weights.start={c.weights.start!r} keeps the student near the model that it starts at, and its "
+            "heads start at random; use config.student.text_residual=True and student.vision_residual=True, or 0"
+        )
+
+
 def _trained_layers(c: ConfigDict) -> Iterator[str]:
     student, teacher, start = student_first(c), teacher_first(c), f"config.student.text.start={c.student.text.start!r}"
     vision = f"config.student.vision.trainable={c.student.vision.trainable!r}"
@@ -272,14 +289,6 @@ def _trained_layers(c: ConfigDict) -> Iterator[str]:
         yield "config.word.plan_from='backbone' needs a frozen one; with config.teacher.text.trainable use 'tower'"
     if student is not None and student != teacher:
         yield f"{own['student']} and {own['teacher']} must begin with the same layer, or one of them be ''"
-
-
-def is_zero(weight: str) -> bool:
-    """Whether a weight ("1.0", or a schedule) is the number 0, so that its term need not be computed."""
-    try:
-        return float(weight) == 0.0
-    except ValueError:
-        return False
 
 
 def reads_words(kind: str, pool: str) -> bool:

@@ -132,6 +132,8 @@ FIELDS: dict[str, Field] = {
     "weights.sentence": weight("1.0"),  # teacher: contrastive(S, T)
     "weights.word": weight("0.0"),  # teacher: word alignment by optimal transport
     "weights.transfer": weight("1.0"),  # relational distillation, teacher to student
+    # keeps images and source captions near their vectors before training, 1 - cosine; needs both residual heads
+    "weights.start": weight("0.0"),
     # Word-level alignment (paper: optimal transport, self-supervised; details are ours)
     # transport: <plan, cost>; self_labelled: a pointer from each word to its mutual best match; contrast: InfoNCE over
     # the word scores of a caption with the source captions whose sentence vectors are most similar to its own

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import heads_first, reads_words, student_first, teacher_first
+from cl2cm_jax.config import heads_first, keeps_start, reads_words, student_first, teacher_first
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.backbone import TailOptions, TextOutput, Tunable, VisionBackbone
@@ -43,6 +43,22 @@ class FeatureShape(NamedTuple):
     max_words: int
     max_frames: int
     words: int = 0
+
+
+class Pretrained(NamedTuple):
+    """Parameters of the backbones that a training step reads and does not train.
+
+    Attributes:
+      below: of the vision backbone, below the student's layers.
+      text, vision: of the student's layers as they were before training, where that is needed; {} otherwise.
+    """
+
+    below: Params
+    text: Params
+    vision: Params
+
+
+NOTHING = Pretrained({}, {}, {})
 
 
 class Student(nnx.Module):
@@ -155,6 +171,7 @@ class Networks:
     Attributes:
       folds: number of the teacher's heads.
       reads_words: whether a network uses the frozen backbone's words; otherwise they are not read.
+      keeps_start: whether a term keeps the student near the model that it starts at.
     """
 
     def __init__(
@@ -173,6 +190,7 @@ class Networks:
         self.reads_words: bool = (frozen_student and reads_words(s.text_tower, s.text_pool)) or (
             not self._trains["teacher"] and reads_words(t.head, t.pool)
         )
+        self.keeps_start: bool = keeps_start(config)
         self.student = Functional(lambda rngs: Student(config, shape, rngs=rngs))
         self.teacher = Functional(lambda rngs: Teacher(config, shape, rngs=rngs))
         self._tunable, self._vision, self._scores = tunable, vision, scores

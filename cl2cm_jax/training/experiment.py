@@ -200,7 +200,7 @@ def _compiled(config: ConfigDict, corpora: Corpora, *, mesh: Mesh, stages: Stage
     if vision is not None:
         p, c = vision.preprocess, config.student.vision
         crops = Crops(p.image_size, p.shorter_side, p.filter, c.crop, c.flip, p.even)
-    return Compiled(networks, step, _embedder(config, networks, mesh, vision, step.frozen), crops)
+    return Compiled(networks, step, _embedder(config, networks, mesh, vision, step.pretrained.below), crops)
 
 
 def _embedder(

@@ -25,9 +25,12 @@ from cl2cm_jax.errors import UserError
 from cl2cm_jax.evaluation.retrieval import metrics, retrieval_ranks
 from cl2cm_jax.features.encoders import ImageEncoder, TextEncoder
 from cl2cm_jax.models.configured import text_backbone, vision_backbone
+from cl2cm_jax.parallel.sharding import put_batch
 from cl2cm_jax.runtime.metrics import read_rows
+from cl2cm_jax.steps.embeddings import Embeddings, embed
 from cl2cm_jax.training import experiment, interpolation, loop, validation
 from cl2cm_jax.training.experiment import Run, build
+from cl2cm_jax.training.loop import training_batches
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DIM = {"dual_clip": 10, "dual_siglip": 16, "open_clip": 10, "open_clip_xlm": 10}
@@ -215,6 +218,45 @@ def test_interpolation_needs_a_model_to_start_at(drawn: Path, tmp_path: Path) ->
     assert "config.train.interpolations=4 needs a model to start at: --init, or" in outcome.err.splitlines()[-1]
 
 
+TRAINED = {"student__text__trainable": "layers 1-1", "student__vision__trainable": "layers 1-1"}
+
+
+@pytest.mark.parametrize("layers", [{}, TRAINED, TRAINED | {"train__accumulation": "2"}])
+def test_the_start_term_is_the_distance_to_the_model(drawn: Path, layers: dict[str, str]) -> None:
+    still = {"student__dropout": "0", "student__text__dropout": "0", "optimizer__backbone_rate": "1.0"}
+    run = built(drawn, "dual_clip", weights__start="1", train__ema="0", **still, **layers)
+    state, batches = run.step.init(), [next(training_batches(run, step)) for step in range(2)]
+    first = jax.device_get(state["params"]["student"])
+    state, terms = run.step.step(state, put_batch(batches[0], run.mesh), 0)
+    np.testing.assert_allclose(terms["start"], 0, atol=1e-5)
+    student = jax.device_get(state["params"]["student"])
+    _, terms = run.step.step(state, put_batch(batches[1], run.mesh), 1)
+
+    def vectors(student: dict[str, Any]) -> Embeddings:
+        params = {"student": student, "teacher": {}}
+        return jax.jit(lambda: embed(run.networks, params, batches[1], pretrained=run.step.pretrained))()
+
+    then, now = vectors(first), vectors(student)
+    cosines = [(getattr(then, side) * getattr(now, side)).sum(-1) for side in ("vision", "source")]
+    assert float(terms["start"]) > 1e-4
+    np.testing.assert_allclose(terms["start"], np.mean([1 - np.mean(one) for one in cosines]), rtol=2e-2)
+
+
+def test_a_large_weight_of_the_start_keeps_the_student_there(drawn: Path) -> None:
+    def moved(weight: str) -> float:
+        run = built(drawn, "dual_clip", weights__start=weight, student__dropout="0", train__ema="0")
+        state = run.step.init()
+        for step in range(6):
+            state, _ = run.step.step(state, put_batch(next(training_batches(run, step)), run.mesh), step)
+        student = state["params"]["student"]
+        vision, texts = own_vectors(run, "dual_clip")
+        rows = run.validation.captions_of("en")
+        found = run.embedder.images(student, run.validation), run.embedder.text(student, run.validation.text, rows)
+        return float(np.mean([1 - (a * b).sum(-1) for a, b in zip(found, (vision, texts["en"]), strict=True)]))
+
+    assert moved("1000") < 0.5 * moved("0")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -226,6 +268,10 @@ def test_interpolation_needs_a_model_to_start_at(drawn: Path, tmp_path: Path) ->
             r"vision_residual=True .* use config.student.dim=1",
         ),
         ({"vision__path": str(GOLDEN / "dual_siglip")}, "have 10 values, the vision backbone's 16; use both towers of"),
+        (
+            {"student__vision_residual": "False", "weights__start": "1"},
+            "weights.start='1' keeps the student near the model that it starts at, and its heads start at random",
+        ),
         ({"contrastive__temperature": "1e-5"}, "temperature=1e-05 must be at least 0.0001, or 0 for that of"),
     ],
 )

@@ -71,9 +71,9 @@ def test_frozen_layers_have_no_parameters_and_no_optimiser_state(drawn: Path) ->
     assert {len(leaf) for leaf in jax.tree.leaves(own_layers(state)["layers"])} == {1}
     assert "vision_backbone" not in state["params"]["teacher"]
     patches = [leaf.shape for leaf in jax.tree.leaves(state) if leaf.shape == (3 * 8 * 8, 16)]
-    assert not patches and run.step.frozen["embeddings"]["project"]["kernel"].shape == (3 * 8 * 8, 16)
+    assert not patches and run.step.pretrained.below["embeddings"]["project"]["kernel"].shape == (3 * 8 * 8, 16)
     everything = built(drawn, student__vision__trainable="all")
-    assert "embeddings" in own_layers(jax.eval_shape(everything.step.init)) and everything.step.frozen == {}
+    assert "embeddings" in own_layers(jax.eval_shape(everything.step.init)) and everything.step.pretrained.below == {}
 
 
 @pytest.mark.parametrize("changes", [{}, {"vision__pool": "tokens", "student__vision_tower": "attention"}])
@@ -104,7 +104,7 @@ def test_no_gradient_is_computed_for_frozen_layers(drawn: Path, monkeypatch: pyt
         analysis: Any = jax.jit(function).lower(*arguments).compile().cost_analysis()
         return analysis["flops"]
 
-    own, frozen = params["vision_backbone"], jax.device_get(run.step.frozen)
+    own, frozen = params["vision_backbone"], jax.device_get(run.step.pretrained.below)
     forward, both = (products(f, own, frozen) for f in (loss, jax.grad(loss)))
     everything = products(jax.grad(loss, argnums=(0, 1)), own, frozen)
     nothing = jax.grad(loss, argnums=1)(own, frozen)
