@@ -7,15 +7,18 @@ from cl2cm_jax.config.backbones import (
     cut_layer,
     has_vision_backbone,
     heads_first,
+    keeps_start,
     reads_frozen,
+    starts_aligned,
     student_first,
     teacher_first,
     vision_first,
 )
-from cl2cm_jax.config.checks import check_field, is_zero, reads_words, validate
+from cl2cm_jax.config.checks import check_field, reads_words, validate
 from cl2cm_jax.config.config_files import read_argument
 from cl2cm_jax.config.fields import DURATIONS, FIELDS, LANGUAGES_OF, PLACES, current_names, defaults
 from cl2cm_jax.config.flat import differences, flatten, nearest
+from cl2cm_jax.config.knots import is_zero
 from cl2cm_jax.config.method import effective
 from cl2cm_jax.config.paper_setting import paper_setting
 from cl2cm_jax.config.plugins import load_plugin, plugin_names
@@ -40,6 +43,7 @@ __all__ = [
     "has_vision_backbone",
     "heads_first",
     "is_zero",
+    "keeps_start",
     "load_plugin",
     "nearest",
     "override",
@@ -50,6 +54,7 @@ __all__ = [
     "read_argument",
     "reads_frozen",
     "reads_words",
+    "starts_aligned",
     "student_first",
     "teacher_first",
     "validate",

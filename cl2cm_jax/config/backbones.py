@@ -12,6 +12,7 @@ import re
 from ml_collections import ConfigDict
 
 from cl2cm_jax.config.durations import read_duration
+from cl2cm_jax.config.knots import is_zero
 from cl2cm_jax.errors import UserError
 
 # packages of the built-in backbones
@@ -73,6 +74,20 @@ def cut_layer(config: ConfigDict) -> int | None:
     return teacher_first(config) if first is None else first
 
 
+def starts_aligned(config: ConfigDict) -> bool:
+    """Whether the student starts at the backbones' own vectors of pictures and texts, and not with random heads.
+
+    With both towers of one model it is that model before the first step.
+    """
+    s = config.student
+    return s.text_residual and s.text_pool != "mean" and s.vision_residual
+
+
+def keeps_start(config: ConfigDict) -> bool:
+    """Whether a term keeps the student near the model that it starts at (`weights.start`)."""
+    return not is_zero(config.weights.start)
+
+
 def starts_later(config: ConfigDict) -> bool:
     """Whether `student.text.start` is more than 0 steps."""
     return read_duration(config.student.text.start, field="student.text.start")[0] > 0
@@ -85,4 +100,5 @@ def heads_first(config: ConfigDict) -> bool:
 
 def reads_frozen(config: ConfigDict) -> bool:
     """Whether a network reads words or sentences of the frozen backbone."""
-    return student_first(config) is None or teacher_first(config) is None or heads_first(config)
+    trains_all = student_first(config) is not None and teacher_first(config) is not None
+    return not trains_all or heads_first(config) or keeps_start(config)

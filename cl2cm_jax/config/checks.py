@@ -9,14 +9,24 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config.backbones import has_vision_backbone, starts_later, student_first, teacher_first, vision_first
+from cl2cm_jax.config.backbones import (
+    has_vision_backbone,
+    keeps_start,
+    starts_aligned,
+    starts_later,
+    student_first,
+    teacher_first,
+    vision_first,
+)
 from cl2cm_jax.config.declarations import shown, wrong_type
 from cl2cm_jax.config.fields import FIELDS, LANGUAGES_OF, PLACES
 from cl2cm_jax.config.flat import flatten, nearest
+from cl2cm_jax.config.knots import is_zero
 from cl2cm_jax.config.terms import declared_fields, term_contradictions
 from cl2cm_jax.errors import UserError, shortened
 
 VIDEO_SETS = ("vatex", "msrvtt_cn")
+_LOWEST_TEMPERATURE = 1e-4
 _LONGEST, _MOST_ITEMS = 4096, 1000  # characters of a text, and items of a list
 # Few enough that the name of a parameter is matched at once. Repeated groups, many groups and many repetitions can take
 # for ever; so can the verbose form (?x), where a space may stand before the repetition.
@@ -45,7 +55,7 @@ def validate(config: ConfigDict) -> ConfigDict:
     for name in PLACES:
         group, _, leaf = name.rpartition(".")
         config[group][leaf] = os.path.expanduser(flat[name])
-    checks = (_data, _paper_set, _clips, _features, _training, _words, _attention, _trained_layers)
+    checks = (_data, _paper_set, _clips, _features, _training, _words, _attention, _residual, _start, _trained_layers)
     for message in (message for check in checks for message in check(config)):
         raise UserError(message)
     return config
@@ -230,6 +240,29 @@ def _attention(c: ConfigDict) -> Iterator[str]:
         yield "config.teacher.pool" + unused.format("teacher")  # the word term alone would train it
 
 
+def _residual(c: ConfigDict) -> Iterator[str]:
+    """What a picture's head that starts at the backbone's global vector does not go with."""
+    tower, pool, temperature = c.student.vision_tower, c.vision.pool, c.contrastive.temperature
+    residual = "config.student.vision_residual=True starts at the backbone's global vector"
+    if c.student.vision_residual and tower != "linear":
+        yield f"{residual}, and config.student.vision_tower={tower!r} replaces it; use 'linear'"
+    if c.student.vision_residual and pool != "backbone":
+        yield f"{residual}, and config.vision.pool={pool!r} reads the grid; use 'backbone'"
+    if 0 < temperature < _LOWEST_TEMPERATURE:
+        yield (
+            f"config.contrastive.temperature={temperature} must be at least {_LOWEST_TEMPERATURE}, or 0 for that of "
+            "the model folder"
+        )
+
+
+def _start(c: ConfigDict) -> Iterator[str]:
+    if keeps_start(c) and not starts_aligned(c):
+        yield (
+            f"config.weights.start={c.weights.start!r} keeps the student near the model that it starts at, and its "
+            "heads start at random; use config.student.text_residual=True and student.vision_residual=True, or 0"
+        )
+
+
 def _trained_layers(c: ConfigDict) -> Iterator[str]:
     student, teacher, start = student_first(c), teacher_first(c), f"config.student.text.start={c.student.text.start!r}"
     vision = f"config.student.vision.trainable={c.student.vision.trainable!r}"
@@ -256,14 +289,6 @@ def _trained_layers(c: ConfigDict) -> Iterator[str]:
         yield "config.word.plan_from='backbone' needs a frozen one; with config.teacher.text.trainable use 'tower'"
     if student is not None and student != teacher:
         yield f"{own['student']} and {own['teacher']} must begin with the same layer, or one of them be ''"
-
-
-def is_zero(weight: str) -> bool:
-    """Whether a weight ("1.0", or a schedule) is the number 0, so that its term need not be computed."""
-    try:
-        return float(weight) == 0.0
-    except ValueError:
-        return False
 
 
 def reads_words(kind: str, pool: str) -> bool:

@@ -93,7 +93,10 @@ FIELDS: dict[str, Field] = {
     "student.vision_tower": choice("linear", "attention"),  # attention: NRCCR, LECCR
     "student.text_tower": choice("linear", "attention"),
     "student.text_pool": choice("backbone", "mean", "both"),  # its sentence vector, the mean of its words, or both
-    "student.text_residual": Field(False),  # start at the backbone's own sentence vectors; needs D = their size
+    # start at the backbone's own sentence vectors, or global vectors of pictures; needs D = their size. With both of
+    # them, of the towers of one model, the student is that model before its first step
+    "student.text_residual": Field(False),
+    "student.vision_residual": Field(False),
     "student.hidden": number(256, 1),  # width of the attention block
     "student.heads": number(4, 1, 64),
     "student.dropout": number(0.0, 0.0, 0.99),  # on the inputs of the towers
@@ -123,7 +126,8 @@ FIELDS: dict[str, Field] = {
     "teacher.text.dropout": number(0.1, 0.0, 0.99),
     # Contrastive loss
     "contrastive.loss": choice("infonce", "triplet", "sigmoid"),  # triplet: NRCCR
-    "contrastive.temperature": number(0.07, 1e-4),  # initial value (NRCCR, LECCR)
+    # initial value (NRCCR, LECCR); 0: that of the model folder with both towers, of SigLIP its bias too
+    "contrastive.temperature": number(0.07, 0.0),
     "contrastive.learn_temperature": Field(True),
     "contrastive.margin": number(0.2, 0.0),  # triplet (NRCCR)
     "contrastive.reduction": choice("mean", "sum"),  # over the batch (NRCCR sums the triplet loss)
@@ -141,6 +145,8 @@ FIELDS: dict[str, Field] = {
     "weights.sentence": weight("1.0"),  # teacher: contrastive(S, T)
     "weights.word": weight("0.0"),  # teacher: word alignment by optimal transport
     "weights.transfer": weight("1.0"),  # relational distillation, teacher to student
+    # keeps images and source captions near their vectors before training, 1 - cosine; needs both residual heads
+    "weights.start": weight("0.0"),
     # Word-level alignment (paper: optimal transport, self-supervised; details are ours)
     # transport: <plan, cost>; self_labelled: a pointer from each word to its mutual best match; contrast: InfoNCE over
     # the word scores of a caption with the source captions whose sentence vectors are most similar to its own
@@ -175,6 +181,12 @@ FIELDS: dict[str, Field] = {
     "train.evaluate_every": duration("50"),  # time between validations
     "train.early_stop": number(0, 0),  # stop after this many validations in a row without improvement; 0: never
     "train.select": choice("best", "last"),  # parameters for the test split: "best" on validation
+    # of a run that starts at a model (residual heads, --init): a step at which a language has lost more than this share
+    # of its SumR on validation is not selected; 1.0: off
+    "train.max_loss": number(0.05, 0.0, 1.0),
+    # of such a run: so many evenly spaced steps from the weights at the start to the selected ones, of which the best
+    # on validation is kept (WiSE-FT, arXiv 2109.01903); 10: shares 0, 0.1 ... 1; 0: off
+    "train.interpolations": number(0, 0, 100),
     "train.ema": number(0.0, 0.0, 0.999999),  # decay of averaged parameters, which are evaluated instead; 0: off
     "train.log_every": duration("20"),
     "train.checkpoint_every": duration("100"),

@@ -28,6 +28,14 @@ def read_knots(text: str, *, field: str) -> list[Knot]:
         raise UserError(f"config.{field}={text!r} must be 0 or more, or a schedule such as '0:0 20%:1'") from error
 
 
+def is_zero(weight: str) -> bool:
+    """Whether a weight ("1.0", or a schedule) is the number 0, so that its term need not be computed."""
+    try:
+        return float(weight) == 0.0
+    except ValueError:
+        return False
+
+
 def _knot(text: str) -> Knot:
     place, value = text.split(":")
     is_share = place.endswith("%")

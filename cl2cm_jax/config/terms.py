@@ -11,7 +11,7 @@ from cl2cm_jax.config.declarations import Field, weight
 from cl2cm_jax.config.fields import FIELDS
 
 PACKAGE = "cl2cm_jax.steps.terms"
-BUILT_IN = ("source", "target", "sentence", "word", "transfer")
+BUILT_IN = ("source", "target", "sentence", "word", "transfer", "start")
 
 
 def _name(module: str) -> str:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.data.captions import HEADLINE
 from cl2cm_jax.data.corpus import Corpus
 from cl2cm_jax.evaluation.picture import Queries
-from cl2cm_jax.evaluation.report import Group, Protocol
+from cl2cm_jax.evaluation.report import REPORTED, Group, Protocol
 from cl2cm_jax.evaluation.retrieval import Query, Ranks, fuse_queries, metrics, retrieval_ranks
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.steps.embed_step import Embedder
@@ -128,7 +128,7 @@ def groups_apart(
         apart[NOT_FUSED] = Group(measure(plain, languages), how)
     if c.reported:
         how = protocol(embedded, ranks, c.reported, config)
-        apart[f"languages {', '.join(c.reported)}"] = Group(measure(ranks, c.reported), how)
+        apart[f"{REPORTED}{', '.join(c.reported)}"] = Group(measure(ranks, c.reported), how)
     for name in sorted(set(test.groups) - {HEADLINE}):
         pictures = test.select_images(test.groups == name)
         other = embed_corpus(embedder, student, pictures, languages=every, config=config)

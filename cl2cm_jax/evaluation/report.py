@@ -22,6 +22,8 @@ _AGAIN = "write it again with --mode=evaluate"
 ENOUGH_IMAGES = 50  # of a split: with fewer, a hit more or less is 2 points and more
 SHORT_DIRECTION = {"text_to_vision": "t2v", "vision_to_text": "v2t"}
 SHOWN = {f"{d}/R@{k}": f"{SHORT_DIRECTION[d]} R@{k}" for d in DIRECTIONS for k in RECALL_AT} | {"SumR": "SumR"}
+REPORTED = "languages "  # begins the name of the group of `data.reported`
+SHOWN_BEFORE = {f"{d}/R@1": f"{SHORT_DIRECTION[d]} R@1" for d in DIRECTIONS} | {"SumR": "SumR"}
 RANKS = {"median_rank": "MedR", "mean_rank": "MeanR", "mAP": "mAP"}
 SHOWN_RANKS = {f"{d}/{name}": f"{SHORT_DIRECTION[d]} {short}" for d in DIRECTIONS for name, short in RANKS.items()}
 
@@ -80,6 +82,7 @@ class Results:
       test, validation: metrics of the source and of the target languages.
       groups: languages or pictures that are reported apart.
       evaluators: metrics of further evaluators, by evaluator and split.
+      before: metrics of the test split before training, of a run that started at a model.
     """
 
     source: str
@@ -91,6 +94,7 @@ class Results:
     seconds: Mapping[str, float]
     groups: Mapping[str, Group] = field(default_factory=dict)
     evaluators: Mapping[str, Mapping[str, PerLanguage]] = field(default_factory=dict)
+    before: PerLanguage = field(default_factory=dict)
 
 
 class Summary(TypedDict):
@@ -201,14 +205,35 @@ def evaluator_tables(results: Results) -> list[Table]:
     return tables
 
 
+def before_tables(results: Results) -> list[Table]:
+    """The numbers before and after training side by side, of a run that started at a model; else no table."""
+    if not results.before:
+        return []
+    columns = tuple(f"{short} {when}" for short in SHOWN_BEFORE.values() for when in ("before", "after"))
+    found, rows = dict(results.test), []
+    for name, group in results.groups.items():
+        found |= group.per_language if name.startswith(REPORTED) else {}
+    for language in (language for language in results.before if language in found):
+        before, after = results.before[language], found[language]
+        cells = (f"{metrics[name]:.1f}" for name in SHOWN_BEFORE for metrics in (before, after))
+        rows.append((language, *cells, f"{after['SumR'] - before['SumR']:+.1f}"))
+    title = f"Before and after training on the {results.protocol.split} split"
+    step, share = (results.config.get(name, "?") for name in ("selected_step", "selected_share"))
+    mixed = "" if share in (1.0, "?") else f", {share:g} of its weights and {1 - share:g} of those before training"
+    notes = (f"selected step: {step}{mixed}", *few_images(results.protocol.images))
+    return [Table(title, ("language", *columns, "difference"), tuple(rows), notes)]
+
+
 def text_report(results: Results) -> str:
     """The tables of recalls and of further evaluators as plain text, for the terminal."""
-    return "\n\n".join(table.text() for table in (*report_tables(results), *evaluator_tables(results)))
+    tables = (*report_tables(results), *before_tables(results), *evaluator_tables(results))
+    return "\n\n".join(table.text() for table in tables)
 
 
 def markdown_report(results: Results) -> str:
     """All tables as Markdown."""
-    tables = (*report_tables(results), *rank_tables(results), *evaluator_tables(results))
+    before = before_tables(results)
+    tables = (*report_tables(results), *before, *rank_tables(results), *evaluator_tables(results))
     return "\n\n".join(table.markdown() for table in tables) + "\n"
 
 
@@ -231,6 +256,7 @@ def write_results_json(directory: Path, results: Results) -> Path:
             for name, group in results.groups.items()
         },
         **({"evaluators": results.evaluators} if results.evaluators else {}),
+        **({"before": results.before} if results.before else {}),
         "config": results.config,
         "seconds": results.seconds,
     }
@@ -259,6 +285,7 @@ def read_results(directory: Path) -> Results:
             protocol=_read_protocol(content["protocol"]),
             groups=groups,
             evaluators=content.get("evaluators", {}),
+            before=content.get("before", {}),
             **{name: content[name] for name in ("test", "validation", "config", "seconds")},
         )
         markdown_report(results)  # a value of another type is found here, and not where a table is printed

@@ -129,6 +129,11 @@ def prompt_notes(config: ConfigDict) -> list[tuple[int, str]]:
     return [(logging.WARNING, line)]
 
 
+def model_folder(config: ConfigDict, kind: Kind) -> Path | None:
+    """The model folder of a configured backbone; None where its weights are one file."""
+    return _spec(kind, config[kind].backbone).folder(config[kind].path or None)
+
+
 def configured_text(config: ConfigDict) -> TextBackbone:
     """Loads the configured text backbone."""
     check_trained_backbones(config)

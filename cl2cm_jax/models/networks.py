@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import heads_first, reads_words, student_first, teacher_first
+from cl2cm_jax.config import heads_first, keeps_start, reads_words, student_first, teacher_first
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.backbone import TailOptions, TextOutput, Tunable, VisionBackbone
+from cl2cm_jax.models.dual_encoders.folder import Scores
 from cl2cm_jax.models.functional import Functional, Params
 from cl2cm_jax.models.layers.packing import Packing
 from cl2cm_jax.models.towers import Text, TextTower, TowerSize, VisionTower
@@ -44,6 +45,22 @@ class FeatureShape(NamedTuple):
     words: int = 0
 
 
+class Pretrained(NamedTuple):
+    """Parameters of the backbones that a training step reads and does not train.
+
+    Attributes:
+      below: of the vision backbone, below the student's layers.
+      text, vision: of the student's layers as they were before training, where that is needed; {} otherwise.
+    """
+
+    below: Params
+    text: Params
+    vision: Params
+
+
+NOTHING = Pretrained({}, {}, {})
+
+
 class Student(nnx.Module):
     """Cross-modal network: a vision tower and one text tower for all languages."""
 
@@ -51,15 +68,12 @@ class Student(nnx.Module):
         c, contrastive = config.student, config.contrastive
         self.dropout = nnx.Dropout(c.dropout) if c.dropout else None
         vision = TowerSize(shape.vision, c.hidden, c.heads, c.dim, shape.max_frames, config.train.compute)
-        self.vision = VisionTower(vision, kind=c.vision_tower, rngs=rngs)
-        if c.text_residual and c.dim != shape.text:
-            raise UserError(
-                f"config.student.text_residual=True starts at the backbone's sentence vectors; use "
-                f"config.student.dim={shape.text}, their size (got {c.dim})"
-            )
+        _check_residual(config, shape)
+        self.vision = VisionTower(vision, kind=c.vision_tower, residual=c.vision_residual, rngs=rngs)
         text = TowerSize(shape.text, c.hidden, c.heads, c.dim, shape.max_words, config.train.compute, shape.words)
         self.text = TextTower(text, kind=c.text_tower, pool=c.text_pool, residual=c.text_residual, rngs=rngs)
-        self.log_temperature = nnx.Param(jnp.log(jnp.asarray(contrastive.temperature, jnp.float32)))
+        temperature = contrastive.temperature or 1.0  # 0: replaced by the model's own, see `Networks.init`
+        self.log_temperature = nnx.Param(jnp.log(jnp.asarray(temperature, jnp.float32)))
         self.sigmoid_bias = nnx.Param(jnp.asarray(-10.0)) if contrastive.loss == "sigmoid" else None
 
     def encode_vision(self, features: jax.Array, mask: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
@@ -77,11 +91,30 @@ class Student(nnx.Module):
         return self.dropout(x, rngs=nnx.Rngs(dropout=key), deterministic=False)
 
 
+def _check_residual(config: ConfigDict, shape: FeatureShape) -> None:
+    """Refuses sizes with which a head cannot start at its backbone's vectors; raises UserError."""
+    c = config.student
+    text = ("text", "sentence vectors", shape.text)
+    vision = ("vision", "global vectors of pictures", shape.vision)
+    if c.text_residual and c.vision_residual and shape.text != shape.vision:
+        raise UserError(
+            f"config.student.text_residual=True and vision_residual=True start in one space, and the text backbone's "
+            f"vectors have {shape.text} values, the vision backbone's {shape.vision}; use both towers of one model, or "
+            "False for one of them"
+        )
+    for tower, vectors, size in (text, vision):
+        if c[f"{tower}_residual"] and c.dim != size:
+            raise UserError(
+                f"config.student.{tower}_residual=True starts at the backbone's {vectors}; use "
+                f"config.student.dim={size}, their size (got {c.dim})"
+            )
+
+
 def vision_size(student: Params) -> tuple[int, int]:
     """(d, most frames) of the features that a student was trained on, from the shapes of its parameters."""
     tower = student["vision"]
     if "encode_frames" not in tower:
-        return tower["norm"]["scale"].shape[0], 1
+        return tower["project"]["kernel"].shape[0], 1
     frames = tower["encode_frames"]
     return frames["norm"]["scale"].shape[0], frames["positions"].shape[0]
 
@@ -133,10 +166,12 @@ class Networks:
       shape: sizes of the features.
       tunable: of the text backbone, if a network trains layers of it.
       vision: the vision backbone cut in two (`trained_layers.vision_layers`), if the student trains layers of it.
+      scores: of the pretrained model, where the student starts with them (`contrastive.temperature` 0).
 
     Attributes:
       folds: number of the teacher's heads.
       reads_words: whether a network uses the frozen backbone's words; otherwise they are not read.
+      keeps_start: whether a term keeps the student near the model that it starts at.
     """
 
     def __init__(
@@ -146,6 +181,7 @@ class Networks:
         *,
         tunable: Tunable[TextOutput] | None = None,
         vision: VisionBackbone | None = None,
+        scores: Scores | None = None,
     ):
         self.folds: int = 1 if config.teacher.head == "none" else config.teacher.folds
         s, t = config.student, config.teacher
@@ -154,9 +190,10 @@ class Networks:
         self.reads_words: bool = (frozen_student and reads_words(s.text_tower, s.text_pool)) or (
             not self._trains["teacher"] and reads_words(t.head, t.pool)
         )
+        self.keeps_start: bool = keeps_start(config)
         self.student = Functional(lambda rngs: Student(config, shape, rngs=rngs))
         self.teacher = Functional(lambda rngs: Teacher(config, shape, rngs=rngs))
-        self._tunable, self._vision = tunable, vision
+        self._tunable, self._vision, self._scores = tunable, vision, scores
         shared = {"remat": config.text.remat, "scan": config.text.scan, "dtype": config.train.compute}
         self._options = {name: TailOptions(dropout=config[name].text.dropout, **shared) for name in self._trains}
 
@@ -165,6 +202,8 @@ class Networks:
         student, teacher = jax.random.split(key)
         heads = [self.teacher.init(k) for k in jax.random.split(teacher, self.folds)]
         params = {"student": self.student.init(student), "teacher": jax.tree.map(lambda *xs: jnp.stack(xs), *heads)}
+        if self._scores is not None:
+            params["student"] |= _scaled(params["student"], self._scores)
         for name, trains in self._trains.items():
             if trains:
                 assert tail is not None
@@ -249,6 +288,12 @@ class Networks:
         )
         # what a backbone computes of padding is a state, and no word
         return Text(sentence, words, mask if text.mask is None else mask & text.mask)
+
+
+def _scaled(student: Params, scores: Scores) -> Params:
+    """Temperature and, where the loss has one, bias of a pretrained model's scores."""
+    found = {"log_temperature": -scores.log_scale, "sigmoid_bias": scores.bias}
+    return {name: jnp.full_like(student[name], x) for name, x in found.items() if name in student and x is not None}
 
 
 def heads_of(params: Params) -> Params:

@@ -107,7 +107,6 @@ class TextTower(nnx.Module):
     """
 
     def __init__(self, size: TowerSize, *, kind: str, pool: str, residual: bool = False, rngs: nnx.Rngs):
-        init = nnx.initializers.lecun_normal() if not residual else lambda _, shape, dtype: jnp.eye(*shape, dtype=dtype)
         self.pool = pool
         of_words = size._replace(features=size.words or size.features)
         self.encode_words = SequenceEncoder(of_words, rngs=rngs) if kind == "attention" else None
@@ -115,7 +114,9 @@ class TextTower(nnx.Module):
         words, sentence = reads_words(kind, pool), pool != "mean"
         self.project_words = nnx.Linear(width, size.dim, dtype=size.dtype, rngs=rngs) if words else None
         self.project_sentence = (
-            nnx.Linear(size.features, size.dim, kernel_init=init, dtype=size.dtype, rngs=rngs) if sentence else None
+            nnx.Linear(size.features, size.dim, kernel_init=_kernel(residual), dtype=size.dtype, rngs=rngs)
+            if sentence
+            else None
         )
         self.words_scale = nnx.Param(jnp.zeros(())) if residual and pool == "both" else None
 
@@ -151,14 +152,27 @@ def _composed(first: nnx.Linear, then: nnx.Linear, x: jax.Array) -> jax.Array:
 
 
 class VisionTower(nnx.Module):
-    """Backbone features or frames (B, F, d) under mask (B, F) -> unit vectors (B, D)."""
+    """Backbone features or frames (B, F, d) under mask (B, F) -> unit vectors (B, D).
 
-    def __init__(self, size: TowerSize, *, kind: str, rngs: nnx.Rngs):
+    Args:
+      size: of the tower.
+      kind: "linear" or "attention" (over the frames).
+      residual: start at the mean of the features itself, without a norm, which would change it; needs dim == features
+        and a linear tower.
+    """
+
+    def __init__(self, size: TowerSize, *, kind: str, residual: bool = False, rngs: nnx.Rngs):
         self.encode_frames = SequenceEncoder(size, rngs=rngs) if kind == "attention" else None
         width = size.hidden if kind == "attention" else size.features
-        self.norm = nnx.LayerNorm(width, dtype=size.dtype, rngs=rngs)
-        self.project = nnx.Linear(width, size.dim, dtype=size.dtype, rngs=rngs)
+        self.norm = None if residual else nnx.LayerNorm(width, dtype=size.dtype, rngs=rngs)
+        self.project = nnx.Linear(width, size.dim, kernel_init=_kernel(residual), dtype=size.dtype, rngs=rngs)
 
     def __call__(self, features: jax.Array, mask: jax.Array) -> jax.Array:
         hidden = features if self.encode_frames is None else self.encode_frames(features, mask)
-        return normalize(self.project(self.norm(masked_mean(hidden, mask))))
+        mean = masked_mean(hidden, mask)
+        return normalize(self.project(mean if self.norm is None else self.norm(mean)))
+
+
+def _kernel(residual: bool) -> nnx.Initializer:
+    """How the map to the shared space begins: as the identity, or at random."""
+    return (lambda _, shape, dtype: jnp.eye(*shape, dtype=dtype)) if residual else nnx.initializers.lecun_normal()

@@ -64,6 +64,8 @@ class Checkpoints:
         best_metric: the checkpoint with its highest value is kept as well; None keeps only the newest.
         older_metric: used instead in checkpoints of an older version, which lack `best_metric`.
 
+    The checkpoint of step 0, what training started from, is kept where there is one.
+
     A failed save is reported by the next call of `save`, `check`, `wait` or `close`.
     """
 
@@ -279,7 +281,8 @@ class Checkpoints:
             return
         steps = self.steps()
         scores = {step: self._score(step) for step in steps}
-        keep = {*steps[-self._keep_last :], *(step for step in steps if scores[step] is None)}  # may have been the best
+        damaged = (step for step in steps if scores[step] is None)  # may have been the best
+        keep = {0, *steps[-self._keep_last :], *damaged}
         best = max(reversed(steps), key=lambda step: _lowest_if_damaged(scores[step]))
         if _lowest_if_damaged(scores[best]) > -math.inf:
             keep.add(best)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.layers.packing import Packing
-from cl2cm_jax.models.networks import TAIL, Networks, heads_of
+from cl2cm_jax.models.networks import NOTHING, TAIL, VISION_TAIL, Networks, Pretrained, heads_of
 from cl2cm_jax.models.towers import Text
 
 Batch = dict[str, Any]
@@ -23,6 +23,8 @@ class Embeddings(NamedTuple):
       target: (B, K, D) from the student, K target captions per image.
       teacher_source: sentence (F, B, Dt), words (F, B, L, Dt) or None; F heads (cross-fitting).
       teacher_target: sentence (F, B, K, Dt), words (F, B, K, L, Dt) or None.
+      start_vision: (B, D) the pretrained backbone's global vectors, not normalised, where the student trains layers of
+        it and stays near its start; None otherwise.
     """
 
     vision: jax.Array
@@ -30,6 +32,7 @@ class Embeddings(NamedTuple):
     target: jax.Array
     teacher_source: Text
     teacher_target: Text
+    start_vision: jax.Array | None = None
 
 
 class _Keys(NamedTuple):
@@ -55,7 +58,7 @@ def embed(
     batch: Batch,
     *,
     key: jax.Array | None = None,
-    frozen: Params | None = None,
+    pretrained: Pretrained = NOTHING,
     heads_only: bool = False,
 ) -> Embeddings:
     """Runs both networks; pure.
@@ -65,10 +68,10 @@ def embed(
       params: of both.
       batch: captions and image features as the data pipeline yields them.
       key: for dropout; None turns it off.
-      frozen: see `Networks.vision_features`.
+      pretrained: parameters that are read and not trained.
       heads_only: the student reads the frozen text backbone's outputs in place of its own trained layers'.
     """
-    keys = _Keys.of(key)
+    keys, frozen = _Keys.of(key), pretrained.below
     student = heads_of(params["student"]) if heads_only else params["student"]
     source, target = _read(networks, "student", student, batch, keys.student_layers)
     teacher_source, teacher_target = _read(networks, "teacher", params["teacher"], batch, keys.teacher_layers)
@@ -76,12 +79,17 @@ def embed(
     target_vectors = networks.encode_text(params["student"], target, key=keys.target)
     teacher_vectors = networks.encode_teacher(params["teacher"], teacher_target)
     features, mask = networks.vision_features(params["student"], batch["vision"], frozen=frozen)
+    start_vision = None
+    if networks.keeps_start and VISION_TAIL in params["student"]:
+        start, _ = networks.vision_features({VISION_TAIL: pretrained.vision}, batch["vision"], frozen=frozen)
+        start_vision = jax.lax.stop_gradient(start[:, 0])
     return Embeddings(
         vision=networks.encode_vision(params["student"], features, mask, key=keys.vision),
         source=networks.encode_text(params["student"], source, key=keys.source),
         target=target_vectors.reshape(images, captions, -1),
         teacher_source=networks.encode_teacher(params["teacher"], teacher_source),
         teacher_target=jax.tree.map(lambda x: x.reshape(x.shape[0], images, captions, *x.shape[2:]), teacher_vectors),
+        start_vision=start_vision,
     )
 
 

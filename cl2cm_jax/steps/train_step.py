@@ -11,10 +11,10 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import student_first, teacher_first
+from cl2cm_jax.config import keeps_start, student_first, teacher_first
 from cl2cm_jax.maths.confidence import Calibration, uncalibrated
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.networks import TAIL, Networks
+from cl2cm_jax.models.networks import NOTHING, TAIL, Networks, Pretrained
 from cl2cm_jax.parallel.sharding import batch_sharding, replicated, tree_shardings
 from cl2cm_jax.steps.embeddings import Batch, Embeddings, embed
 from cl2cm_jax.steps.objective import Objective, Scalars
@@ -36,15 +36,15 @@ class TrainStep(NamedTuple):
       step: (state, batch, number) -> (state, terms); jitted, the state is donated. The step number, on the host,
         selects the stage; each stage is a program of its own.
       state_shardings: of each leaf of the state.
-      frozen: parameters of the vision backbone below the student's layers, on the mesh: an argument of every step, in
-        neither state nor checkpoint.
+      pretrained: parameters that the step reads and does not train, on the mesh: an argument of every step, in neither
+        state nor checkpoint.
       with_seed: (seed) -> the same step for another `config.seed`, which is an argument of the compiled programs.
     """
 
     init: Callable[[], TrainState]
     step: Callable[[TrainState, Batch, int], tuple[TrainState, Scalars]]
     state_shardings: Any
-    frozen: Params
+    pretrained: Pretrained
     with_seed: Callable[[int], TrainStep]
 
 
@@ -53,16 +53,17 @@ class Program(NamedTuple):
 
     Attributes:
       init: (seed () uint32, trained text layers, trained vision layers) -> TrainState; jitted.
-      step: (state, batch, frozen, seed, stage: static) -> (state, terms); jitted, the state is donated.
-      state: shapes of the state.
-      state_shardings, frozen_shardings: of each leaf.
+      step: (state, batch, pretrained, seed, stage: static) -> (state, terms); jitted, the state is donated.
+      state, pretrained: shapes of the state, and of the parameters that are read and not trained.
+      state_shardings, pretrained_shardings: of each leaf.
     """
 
     init: Callable[..., TrainState]
     step: Any
     state: Any
+    pretrained: Pretrained
     state_shardings: Any
-    frozen_shardings: Any
+    pretrained_shardings: Any
 
 
 def make_train_step(
@@ -84,25 +85,27 @@ def make_train_step(
     program = train_program(
         config, networks, optimizers, mesh=mesh, stages=stages, languages=languages, tail=tail, vision=vision
     )
-    frozen, own = _two_parts(vision)
-    frozen = jax.device_put(frozen, program.frozen_shardings)
+    own = None if vision is None else vision["own"]
+    pretrained = jax.device_put(_pretrained(config, tail, vision), program.pretrained_shardings)
 
     def with_seed(seed: int) -> TrainStep:
         number = jnp.asarray(seed, jnp.uint32)
         return TrainStep(
             init=lambda: program.init(number, tail, own),
-            step=lambda state, batch, step: program.step(state, batch, frozen, number, stages.of(step)),
+            step=lambda state, batch, step: program.step(state, batch, pretrained, number, stages.of(step)),
             state_shardings=program.state_shardings,
-            frozen=frozen,
+            pretrained=pretrained,
             with_seed=with_seed,
         )
 
     return with_seed(config.seed)
 
 
-def _two_parts(vision: Params | None) -> tuple[Params, Params | None]:
-    """Parameters of the vision backbone that the step only runs, and those that the student trains."""
-    return ({}, None) if vision is None else (vision["frozen"], vision["own"])
+def _pretrained(config: ConfigDict, tail: Params | None, vision: Params | None) -> Pretrained:
+    """What of the pretrained parameters a step of the configuration reads and does not train; arrays or shapes."""
+    if vision is None:
+        return NOTHING
+    return Pretrained(vision["frozen"], {}, vision["own"] if keeps_start(config) else {})
 
 
 def train_program(
@@ -117,7 +120,7 @@ def train_program(
     vision: Params | None = None,
 ) -> Program:
     """Builds the jitted step; shapes suffice for `tail` and `vision` (see `make_train_step`)."""
-    frozen, own = _two_parts(vision)
+    own, pretrained = None if vision is None else vision["own"], _pretrained(config, tail, vision)
     objective = Objective(config, networks, mesh)
     weights = term_weights(config, stages)
     joint = config.teacher.schedule == "joint"
@@ -135,7 +138,7 @@ def train_program(
         }
 
     def step(
-        state: TrainState, batch: Batch, frozen: Params, seed: jax.Array, stage: Stage
+        state: TrainState, batch: Batch, pretrained: Pretrained, seed: jax.Array, stage: Stage
     ) -> tuple[TrainState, Scalars]:
         key = jax.random.fold_in(jax.random.key(seed), state["step"]) if drops else None
         at = weights(state["step"], stage)
@@ -144,7 +147,7 @@ def train_program(
         def losses(embeddings: Embeddings, params: Params) -> tuple[jax.Array, Scalars]:
             return objective(embeddings, params, batch, weights=at, calibration=calibration)
 
-        forward = {"frozen": frozen, "heads_only": stage == "heads"}
+        forward = {"pretrained": pretrained, "heads_only": stage == "heads"}
         parts = config.train.accumulation
         gradients, terms = gradient(networks, losses, state["params"], batch, key, parts=parts, **forward)
         params, opt = dict(state["params"]), dict(state["opt"])
@@ -160,16 +163,17 @@ def train_program(
         return {**state, "step": state["step"] + 1, "params": params, "opt": opt, "ema": ema}, terms
 
     state = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32), tail, own)
-    shardings, below = (tree_shardings(tree, mesh) for tree in (state, frozen))
+    shardings, fixed = (tree_shardings(tree, mesh) for tree in (state, pretrained))
     place, everywhere = batch_sharding(mesh), replicated(mesh)
     jitted = jax.jit(
         step,
         static_argnums=4,
-        in_shardings=(shardings, place, below, everywhere),
+        in_shardings=(shardings, place, fixed, everywhere),
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
     )
-    return Program(jax.jit(init, out_shardings=shardings), jitted, state, shardings, below)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), pretrained)
+    return Program(jax.jit(init, out_shardings=shardings), jitted, state, shapes, shardings, fixed)
 
 
 def _warmed_up(updates: Any, step: jax.Array, stages: Stages) -> Any:
@@ -190,7 +194,7 @@ def gradient(
     key: jax.Array | None,
     *,
     parts: int,
-    frozen: Params | None = None,
+    pretrained: Pretrained = NOTHING,
     heads_only: bool = False,
 ) -> tuple[Params, Scalars]:
     """Gradient of the whole batch's loss; with `parts` > 1 the networks run one micro-batch at a time.
@@ -202,7 +206,7 @@ def gradient(
     """
 
     def whole(params: Params) -> tuple[jax.Array, Scalars]:
-        return losses(embed(networks, params, batch, key=key, frozen=frozen, heads_only=heads_only), params)
+        return losses(embed(networks, params, batch, key=key, pretrained=pretrained, heads_only=heads_only), params)
 
     if parts == 1:
         (_, terms), gradients = jax.value_and_grad(whole, has_aux=True)(params)
@@ -212,7 +216,7 @@ def gradient(
     keys = None if key is None else jax.random.split(key, parts)
 
     def forward(params: Params, part: tuple[Batch, jax.Array | None]) -> Embeddings:
-        return embed(networks, params, part[0], key=part[1], frozen=frozen, heads_only=heads_only)
+        return embed(networks, params, part[0], key=part[1], pretrained=pretrained, heads_only=heads_only)
 
     cached = jax.lax.map(lambda part: forward(params, part), (micro, keys))
     embeddings = jax.tree.map(_join, cached, _image_axis(cached))

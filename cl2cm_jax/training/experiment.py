@@ -26,6 +26,7 @@ from cl2cm_jax.features import cache
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.features.encoders import ImageEncoder
 from cl2cm_jax.models.backbone import VisionBackbone
+from cl2cm_jax.models.dual_encoders.folder import configured_scores
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import VISION_TAIL, Networks
 from cl2cm_jax.models.trained_layers import text_layers, vision_layers
@@ -183,7 +184,8 @@ def _compiled(config: ConfigDict, corpora: Corpora, *, mesh: Mesh, stages: Stage
     """Networks, step and embedder of a configuration; nothing is compiled before it is called."""
     tunable, tail = text_layers(config)
     vision, layers = vision_layers(config)
-    networks = Networks(config, cache.shape_of(config, corpora, vision), tunable=tunable, vision=vision)
+    shape, scores = cache.shape_of(config, corpora, vision), configured_scores(config)
+    networks = Networks(config, shape, tunable=tunable, vision=vision, scores=scores)
     step = make_train_step(
         config,
         networks,
@@ -198,7 +200,7 @@ def _compiled(config: ConfigDict, corpora: Corpora, *, mesh: Mesh, stages: Stage
     if vision is not None:
         p, c = vision.preprocess, config.student.vision
         crops = Crops(p.image_size, p.shorter_side, p.filter, c.crop, c.flip, p.even)
-    return Compiled(networks, step, _embedder(config, networks, mesh, vision, step.frozen), crops)
+    return Compiled(networks, step, _embedder(config, networks, mesh, vision, step.pretrained.below), crops)
 
 
 def _embedder(

@@ -18,11 +18,9 @@ from typing import Any, NamedTuple, TextIO
 import jax
 import numpy as np
 
-from cl2cm_jax.config import flatten
+from cl2cm_jax.config import flatten, starts_aligned
 from cl2cm_jax.data.batches import batches
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.evaluation import evaluate
-from cl2cm_jax.evaluation.evaluators import run_evaluators
 from cl2cm_jax.maths.confidence import FEWEST_PAIRS, TOO_FEW, UNJUDGED
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel import hosts
@@ -45,6 +43,7 @@ from cl2cm_jax.training.experiment import (
     evaluated_student,
 )
 from cl2cm_jax.training.going_on import replaced
+from cl2cm_jax.training.validation import Validation, selection_score, validate
 
 _MANY_WRONG = 0.5  # share of wrong translations that is a warning
 _SMALL_WEIGHT = 0.1  # mean weight of a language's captions that is a warning
@@ -56,11 +55,15 @@ class Diverged(UserError):
 
 
 class Clock(NamedTuple):
-    """Stored in a checkpoint beside the state: seconds trained, and the state of early stopping."""
+    """Stored in a checkpoint beside the state: seconds trained, the state of early stopping, SumR before training.
+
+    `start` is by language, of a run that starts at a model.
+    """
 
     seconds: float = 0.0
     best: float = -math.inf
     evaluations_since_best: int = 0
+    start: dict[str, float] | None = None
 
 
 def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO | None = None) -> TrainState | None:
@@ -74,12 +77,18 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
       UserError: a checkpoint can be neither read nor written.
     """
     c, total = run.config.train, run.stages.total
+    at_model = init is not None or starts_aligned(run.config)
     with Preemption() as preemption, checkpoints(run, workdir) as saved:
         restored = saved.restore(abstract_state(run))
         saved.remove_unfinished()
         start = restored.step if restored else 0
         state = restored.state if restored else started(run, init)
         clock = _clock(run, workdir, restored.metadata) if restored else Clock()
+        if c.interpolations and not (at_model or clock.start):
+            raise UserError(
+                f"config.train.interpolations={c.interpolations} needs a model to start at: --init, or student."
+                "text_residual and student.vision_residual; or use 0"
+            )
         if start == 0:
             logging.info(f"parameters of the train state:\n{overview(state['params'])}")
         elif start < total:
@@ -99,16 +108,20 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
                 # 1. use the state: calibrate, evaluate, save
                 state = _calibrate(run, state, step)
                 measured = {}
-                if _evaluates(run, step) and not step == start > 0:  # a resumed step has been evaluated before
+                is_due = _evaluates(run, step) or (step == 0 and at_model)
+                if is_due and not (restored and step == start):  # a resumed step has been evaluated before
                     checker.check()  # names the term that made the embeddings NaN
-                    measured = _validate(run, state, step)
-                    clock = _advance(clock, measured[SELECTION], whole=run.stages.of(step - 1) == "student")
+                    found, score = _validate(run, state, step, clock.start)
+                    clock = _advance(clock, score, whole=run.stages.of(step - 1) == "student")
+                    if step == 0:
+                        clock = clock._replace(start=found.sum_recall)
                     if metrics:
-                        metrics.write(step, {f"validation/{name}": value for name, value in measured.items()})
-                    progress.note(f"step {step} validation mean target SumR {measured[TARGETS_METRIC]:.1f}")
+                        metrics.write(step, {f"validation/{name}": value for name, value in found.metrics.items()})
+                    progress.note(f"step {step} validation mean target SumR {found.metrics[TARGETS_METRIC]:.1f}")
+                    measured = found.metrics | {SELECTION: score}
                 stopping = c.early_stop and clock.evaluations_since_best >= c.early_stop
                 last = step == total or stopping
-                if step > start and (measured or last or stop or step % run.durations["train.checkpoint_every"] == 0):
+                if measured or (step > start and (last or stop or step % run.durations["train.checkpoint_every"] == 0)):
                     checker.check()  # never saves a state that is not finite
                     clock = clock._replace(seconds=time.perf_counter() - began)
                     about = {"config": flatten(run.config), "clock": clock._asdict(), "data": run.data}
@@ -296,25 +309,19 @@ def _evaluates(run: Run, step: int) -> bool:
     return done > 0 and (done % run.durations["train.evaluate_every"] == 0 or step == run.stages.total)
 
 
-def _validate(run: Run, state: TrainState, step: int) -> dict[str, float]:
-    """Metrics of the validation split; raises Diverged if the student's vectors are not finite."""
-    c, d = run.config, run.config.data
-    student = evaluated_student(run, state)
-    languages = (d.source, *d.targets)
-    embedded = evaluate.embed_corpus(run.embedder, student, run.validation, languages=languages, config=c)
+def _validate(run: Run, state: TrainState, step: int, start: Mapping[str, float] | None) -> tuple[Validation, float]:
+    """What was measured on the validation split, and the score that selects parameters.
+
+    Raises:
+      Diverged: the student's vectors are not finite.
+    """
     try:
-        ranks = evaluate.rank_all(embedded, c)
+        found = validate(run, evaluated_student(run, state), reported=step == 0 or bool(start))
     except ValueError as error:  # the last update was too large, and no later step has shown it
         raise Diverged(f"step {step}: {error}; lower config.optimizer.learning_rate") from error
-    retrieval, others = run_evaluators(run.evaluators, embedded, ranks, c)
-    by_language = {f"{language}/SumR": metrics["SumR"] for language, metrics in retrieval.items()}
-    targets = evaluate.mean_sum_recall(ranks, d.targets)
-    for name, numbers in others.items():
-        for language, metrics in numbers.items():
-            by_language |= {f"{name}/{language}/{metric}": float(value) for metric, value in metrics.items()}
-    # the source counts as much as all targets together, so that a gain in these at its expense is not the best
-    scores = [targets] if d.source not in ranks else [targets, by_language[f"{d.source}/SumR"]]
-    return {SELECTION: sum(scores) / len(scores), TARGETS_METRIC: targets, **by_language}
+    if step == 0:
+        logging.info("%s", found.table)
+    return found, selection_score(run, found, start or {}, what=f"step {step}")
 
 
 def _advance(clock: Clock, sum_recall: float, *, whole: bool) -> Clock:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,13 +18,22 @@ from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.evaluators import run_evaluators
 from cl2cm_jax.evaluation.gallery import GALLERY_FILE, Gallery, common_folder, save_gallery
 from cl2cm_jax.evaluation.picture import draw_retrieval, hit_share, query_rows
-from cl2cm_jax.evaluation.report import MARKDOWN_FILE, RESULTS_FILE, Results, read_results, text_report, write_results
+from cl2cm_jax.evaluation.report import (
+    MARKDOWN_FILE,
+    RESULTS_FILE,
+    PerLanguage,
+    Results,
+    read_results,
+    text_report,
+    write_results,
+)
 from cl2cm_jax.evaluation.retrieval import Ranks, save_ranks
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.runtime.checkpoint import Saved
 from cl2cm_jax.training.experiment import Run, abstract_state, check_data, checkpoints, evaluated_student
 from cl2cm_jax.training.going_on import CONTINUED, replaced
+from cl2cm_jax.training.interpolation import interpolated
 from cl2cm_jax.training.workdir import save_student
 
 RANKS_FILE = "ranks.npz"
@@ -50,12 +61,14 @@ class Selected(NamedTuple):
 
     Attributes:
       student, step, seconds: its parameters, the step that they are from, and the seconds of training.
+      share: of the trained weights in them; below 1 they were interpolated with those before training.
       has_ended: whether the training has.
       embedded, ranks: by split, "validation" and "test".
     """
 
     student: Params
     step: int
+    share: float
     seconds: float
     has_ended: bool
     embedded: dict[str, evaluate.Embedded]
@@ -65,11 +78,19 @@ class Selected(NamedTuple):
 def select(run: Run, workdir: Path) -> Selected:
     """Restores the checkpoint that validation selected and ranks both evaluation splits.
 
+    With `train.interpolations` its weights are interpolated with those before training.
+
     Raises:
       UserError: the run has no checkpoint.
     """
     d = run.config.data
     student, step, newest = _selected_student(run, workdir)
+    share, start = 1.0, _start(run, workdir) if run.config.train.interpolations else None
+    if start is not None:
+        if step == 0 < newest.step:  # what was learned is worth a share even where no step as a whole is
+            student, step, newest = _selected_student(run, workdir, latest=True)
+        sum_recall = newest.metadata["clock"].get("start") or {}
+        student, share = interpolated(run, start, student, sum_recall=sum_recall)
     embedded = {
         name: evaluate.embed_corpus(
             run.embedder, student, corpus, languages=(d.source, *d.targets, *d.reported), config=run.config
@@ -77,7 +98,8 @@ def select(run: Run, workdir: Path) -> Selected:
         for name, corpus in (("validation", run.validation), ("test", evaluate.headline(run.corpora.test)))
     }
     ranks = {name: evaluate.rank_all(split, run.config) for name, split in embedded.items()}
-    return Selected(student, step, newest.metadata["clock"]["seconds"], _has_ended(run, newest), embedded, ranks)
+    seconds = newest.metadata["clock"]["seconds"]
+    return Selected(student, step, share, seconds, _has_ended(run, newest), embedded, ranks)
 
 
 def evaluate_and_write(run: Run, workdir: Path) -> Results:
@@ -90,6 +112,7 @@ def evaluate_and_write(run: Run, workdir: Path) -> Results:
     config, d = run.config, run.config.data
     selected = select(run, workdir)
     languages, test = (d.source, *d.targets), (selected.embedded["test"], selected.ranks["test"])
+    before = _before(run, workdir, (*languages, *d.reported))
     apart = evaluate.groups_apart(run.embedder, selected.student, run.corpora.test, test, config)
     retrieval, others = {}, {}
     for split, embedded in selected.embedded.items():
@@ -104,10 +127,12 @@ def evaluate_and_write(run: Run, workdir: Path) -> Results:
         protocol=evaluate.protocol(*test, languages, config),
         test=retrieval["test"],
         validation=retrieval["validation"],
-        config=flatten(config) | {"selected_step": selected.step, _HAS_ENDED: selected.has_ended},
+        config=flatten(config)
+        | {"selected_step": selected.step, "selected_share": selected.share, _HAS_ENDED: selected.has_ended},
         seconds={name: round(value, 2) for name, value in seconds.items()},
         groups=apart,
         evaluators=others,
+        before=before,
     )
     pictures = np.concatenate([run.embedder.images(selected.student, corpus) for corpus in run.corpora])
     student = hosts.collect(selected.student)
@@ -142,13 +167,41 @@ def _has_ended(run: Run, newest: Saved) -> bool:
     return newest.step >= run.stages.total or bool(stopped_early)
 
 
-def _selected_student(run: Run, workdir: Path) -> tuple[Params, int, Saved]:
-    """The student selected on validation, its step, and the newest checkpoint."""
-    which = "best" if run.config.train.select == "best" else "latest"
-    whole = abstract_state(run)
-    part = {"ema": whole["ema"]} if run.config.train.ema else {"params": {"student": whole["params"]["student"]}}
+def _before(run: Run, workdir: Path, languages: Sequence[str]) -> PerLanguage:
+    """Metrics of the test split before training, of a run that started at a model; {} of others."""
+    start = _start(run, workdir)
+    if start is None:
+        return {}
+    test = evaluate.headline(run.corpora.test)
+    embedded = evaluate.embed_corpus(run.embedder, start, test, languages=languages, config=run.config)
+    return evaluate.measure(evaluate.rank_all(embedded, run.config), languages)
+
+
+def _start(run: Run, workdir: Path) -> Params | None:
+    """The student before training, of a run that started at a model; None of others."""
     with checkpoints(run, workdir) as saved:
-        restored = saved.restore(part, step=which)
+        if 0 not in saved.steps():
+            return None
+        try:
+            restored = saved.restore(_student_part(run), step=0)
+        except UserError as error:
+            logging.warning("%s; nothing is compared with the model before training", error)
+            return None
+    assert restored is not None
+    return evaluated_student(run, restored.state)
+
+
+def _student_part(run: Run) -> dict[str, Any]:
+    """The part of a checkpoint that evaluation reads, as shapes."""
+    whole = abstract_state(run)
+    return {"ema": whole["ema"]} if run.config.train.ema else {"params": {"student": whole["params"]["student"]}}
+
+
+def _selected_student(run: Run, workdir: Path, *, latest: bool = False) -> tuple[Params, int, Saved]:
+    """The student selected on validation, or the latest, its step, and the newest checkpoint."""
+    which = "best" if run.config.train.select == "best" and not latest else "latest"
+    with checkpoints(run, workdir) as saved:
+        restored = saved.restore(_student_part(run), step=which)
         newest = saved.read_metadata()
     if restored is None or newest is None:
         raise UserError(

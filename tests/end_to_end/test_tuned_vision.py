@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 from safetensors.numpy import load_file
 from support.command import call
+from support.drawn_set import write_drawn_set
 from support.tiny_models import write_tiny_bert
-from support.tiny_set import COLOURS, CONFIG, SPLITS, THINGS
 
 pytest.importorskip("tensorflow")
 
@@ -45,40 +43,12 @@ TUNED = {
 }
 
 
-def draw(colour: str, thing: str) -> Image.Image:
-    picture = Image.new("RGB", (40, 30), "brown")
-    pen = ImageDraw.Draw(picture)
-    fill = {"golden": "gold"}.get(colour, colour)
-    if thing == "car":
-        pen.rectangle((2, 14, 38, 24), fill=fill)
-    elif thing == "dog":
-        pen.ellipse((2, 4, 22, 26), fill=fill)
-    elif thing == "house":
-        pen.polygon([(8, 28), (32, 28), (20, 2)], fill=fill)
-    else:
-        pen.rectangle((16, 0, 24, 30), fill=fill)
-    return picture
-
-
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """photos/ with 32 pictures, captions.csv, a BERT, and a configuration."""
     folder = tmp_path_factory.mktemp("drawn")
-    (folder / "photos").mkdir()
-    names = [(colour, thing) for colour in COLOURS for thing in THINGS]
-    with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "language", "caption", "split"])
-        for (colour, thing), split in zip(names, SPLITS, strict=True):
-            draw(colour, thing).save(folder / "photos" / f"{colour}-{thing}.png")
-            words = [(colour, thing), *zip(COLOURS[colour], THINGS[thing], strict=True)]
-            for language, pair in zip(("en", "de", "fr"), words, strict=True):
-                writer.writerow([f"{colour}-{thing}.png", language, " ".join(pair), split])
     write_tiny_bert(folder / "bert")
-    paths = f'c.data.captions, c.data.images = "{folder}/captions.csv", "{folder}/photos"'
-    text = re.sub(r"c\.data\.captions, .*", paths, CONFIG).replace('"data"', f'"{folder}/data"')
-    (folder / "config.py").write_text(text.replace('c.vision.backbone = "precomputed"', ""))
-    return folder
+    return write_drawn_set(folder)
 
 
 def fields(folder: Path, **changes: str) -> dict[str, str]:
@@ -101,9 +71,9 @@ def test_frozen_layers_have_no_parameters_and_no_optimiser_state(drawn: Path) ->
     assert {len(leaf) for leaf in jax.tree.leaves(own_layers(state)["layers"])} == {1}
     assert "vision_backbone" not in state["params"]["teacher"]
     patches = [leaf.shape for leaf in jax.tree.leaves(state) if leaf.shape == (3 * 8 * 8, 16)]
-    assert not patches and run.step.frozen["embeddings"]["project"]["kernel"].shape == (3 * 8 * 8, 16)
+    assert not patches and run.step.pretrained.below["embeddings"]["project"]["kernel"].shape == (3 * 8 * 8, 16)
     everything = built(drawn, student__vision__trainable="all")
-    assert "embeddings" in own_layers(jax.eval_shape(everything.step.init)) and everything.step.frozen == {}
+    assert "embeddings" in own_layers(jax.eval_shape(everything.step.init)) and everything.step.pretrained.below == {}
 
 
 @pytest.mark.parametrize("changes", [{}, {"vision__pool": "tokens", "student__vision_tower": "attention"}])
@@ -134,7 +104,7 @@ def test_no_gradient_is_computed_for_frozen_layers(drawn: Path, monkeypatch: pyt
         analysis: Any = jax.jit(function).lower(*arguments).compile().cost_analysis()
         return analysis["flops"]
 
-    own, frozen = params["vision_backbone"], jax.device_get(run.step.frozen)
+    own, frozen = params["vision_backbone"], jax.device_get(run.step.pretrained.below)
     forward, both = (products(f, own, frozen) for f in (loss, jax.grad(loss)))
     everything = products(jax.grad(loss, argnums=(0, 1)), own, frozen)
     nothing = jax.grad(loss, argnums=1)(own, frozen)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.config_entries import Entries
-from cl2cm_jax.models.configured import other_backbone
+from cl2cm_jax.models.configured import backbone_kinds, model_folder, other_backbone
 from cl2cm_jax.models.dual_encoders import open_clip
 from cl2cm_jax.models.preprocess import NAFLEX_FIX
 
@@ -138,6 +139,25 @@ class Scores(NamedTuple):
 
     log_scale: float
     bias: float | None
+
+
+def configured_scores(config: ConfigDict) -> Scores | None:
+    """The scale of the model whose towers are configured, where training starts with it (`contrastive.temperature` 0).
+
+    Raises:
+      UserError: no backbone is from a folder with both towers.
+    """
+    if config.contrastive.temperature:
+        return None
+    for kind in backbone_kinds(config):
+        folder = model_folder(config, kind)
+        scores = folder and read_scores(folder)
+        if scores:
+            return scores
+    raise UserError(
+        "config.contrastive.temperature=0 takes the scale of the scores from the model folder of a backbone, and none "
+        "has both towers of a CLIP or SigLIP; use 0.07, or such a folder"
+    )
 
 
 def read_scores(folder: Path) -> Scores | None:

@@ -141,8 +141,7 @@ def lowered(config: ConfigDict, models: Models, mesh: Mesh, *, tokens: int, stag
         vision=models.vision_params,
     )
     batch = batch_shapes(config, networks, models, mesh, tokens=tokens)
-    frozen = models.vision_params["frozen"] if models.vision_params else {}
-    return program.step.lower(program.state, batch, frozen, Shape((), np.uint32), stage)
+    return program.step.lower(program.state, batch, program.pretrained, Shape((), np.uint32), stage)
 
 
 class OutOfMemory(Exception):
