@@ -1,15 +1,16 @@
 """Cut the vocabulary of a text tower to some languages: most of a multilingual model is its table of word pieces.
 
-Kept are the pieces of a text in these languages, those that BPE merges them from, every single character or byte, and
-all special tokens. So every text can still be read; of other words the pieces are shorter. Texts whose pieces are all
-kept have the same pieces as before, since a tokenizer prefers none that is gone: the best sum of scores, the longest
-piece and the first merge are still there.
+Kept are the pieces spelt with the letters of texts in these languages, those that BPE merges them from, every single
+character or byte, and all special tokens. A text of these letters has the same pieces as before, whether its words were
+counted or not, since a tokenizer prefers none that is gone: the best sum of scores, the longest piece and the first
+merge are still there. Any other text can still be read, in shorter pieces.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -44,12 +45,14 @@ class Served:
     Attributes:
       languages: their codes.
       pieces: ids of the word pieces in their texts.
+      letters: the letters of their texts, in upper and lower case.
       texts: number of texts that were counted.
       probes: some of them.
     """
 
     languages: tuple[str, ...]
     pieces: frozenset[int]
+    letters: frozenset[str]
     texts: int
     probes: tuple[str, ...]
 
@@ -57,7 +60,7 @@ class Served:
 def count_pieces(
     config: ConfigDict, backbone: TextBackbone, *, languages: Sequence[str], files: Sequence[Path], data: str
 ) -> Served:
-    """Counts the word pieces of the run's captions in some languages, without the test split, and of text files.
+    """Collects word pieces and letters of the run's captions in some languages, without the test split, and of files.
 
     Args:
       config: of the run.
@@ -83,30 +86,48 @@ def count_pieces(
             f"{FLAG}: the run's data have no captions in {', '.join(missing)} for training; add a text in each with "
             "--corpus=FILE, one sentence in a line"
         )
-    count, pieces = _Counter(config, backbone), set[int]()
+    count = _Counter(config, backbone)
     for texts in (*captions.values(), *map(_lines, files)):
-        pieces |= count(texts)
+        count(texts)
     probes = [text for texts in captions.values() for text in texts[:_PROBES]]
     probes = probes or [text for file in files for text in islice(_lines(file), _PROBES)]
-    return Served(languages=languages, pieces=frozenset(pieces), texts=count.texts, probes=tuple(probes))
+    return Served(
+        languages=languages,
+        pieces=frozenset(count.pieces),
+        letters=frozenset(_with_cases(count.letters)),
+        texts=count.texts,
+        probes=tuple(probes),
+    )
 
 
 class _Counter:
-    """Texts -> the ids of their word pieces."""
+    """Collects the word pieces and the letters of texts."""
 
     def __init__(self, config: ConfigDict, backbone: TextBackbone):
         self._text, self._tokenize = config.text, backbone.tokenizer(max_tokens=_LONGEST)
-        self.texts = 0
+        self.texts, self.pieces, self.letters = 0, set[int](), set[str]()
 
-    def __call__(self, texts: Iterable[str]) -> set[int]:
-        found, rest = set[int](), iter(texts)
+    def __call__(self, texts: Iterable[str]) -> None:
+        rest = iter(texts)
         while some := list(islice(rest, _AT_ONCE)):
             self.texts += len(some)
             tokens = self._tokenize(
                 [prepared(one, prefix=self._text.prefix, lowercase=self._text.lowercase) for one in some]
             )
-            found |= set(np.unique(tokens.ids[tokens.mask]).tolist())
-        return found
+            self.pieces |= set(np.unique(tokens.ids[tokens.mask]).tolist())
+            for text in some:
+                self.letters |= set(filter(_is_letter, text))
+
+
+def _is_letter(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LM"  # a letter, or a mark on one
+
+
+def _with_cases(letters: Iterable[str]) -> set[str]:
+    """Letters with those of the other case, composed and in parts, as tokenizers may change them."""
+    cases = {one for letter in letters for one in (letter, letter.lower(), letter.upper())}
+    forms = (unicodedata.normalize(form, one) for form in ("NFC", "NFD", "NFKC", "NFKD") for one in cases)
+    return set(filter(_is_letter, "".join(forms)))
 
 
 def _captions(config: ConfigDict, languages: Sequence[str], data: str, *, required: bool) -> dict[str, list[str]]:
@@ -163,7 +184,7 @@ def cut_vocabulary(folder: Path, served: Served) -> None:
     if len(tables) != 1:
         raise UserError(f"{FLAG}: the model has {len(tables)} tables of word pieces instead of 1; omit the flag")
     table = tensors[tables[0]]
-    kept = np.array(sorted(one for one in _kept(content, config, set(served.pieces)) if one < len(table)))
+    kept = np.array(sorted(one for one in _kept(content, config, served) if one < len(table)))
     ids = {int(old): new for new, old in enumerate(kept)}
     _cut_tokenizer(content, ids)
     write_safetensors(folder / hub_folder.WEIGHTS, tensors | {tables[0]: table[kept]})
@@ -171,10 +192,12 @@ def cut_vocabulary(folder: Path, served: Served) -> None:
     hub_folder.write_json(folder / hub_folder.CONFIG, _cut_config(config, ids, before=len(table)))
 
 
-def _kept(content: Mapping[str, Any], config: Mapping[str, Any], used: set[int]) -> set[int]:
-    """The ids to keep: those used, with all that they are merged from, single characters and special tokens."""
+def _kept(content: Mapping[str, Any], config: Mapping[str, Any], served: Served) -> set[int]:
+    """The ids to keep: those of the letters, with all that they are merged from, characters and special tokens."""
     model = content["model"]
-    pieces = _ids(model)
+    pieces, spelling = _ids(model), _spelling(content)
+    spelt = {i: text for piece, i in pieces.items() if (text := spelling(piece)) is not None}
+    used = served.pieces | {i for i, text in spelt.items() if served.letters.issuperset(filter(_is_letter, text))}
     special = {token["id"] for token in content.get("added_tokens") or ()} | set(_token_ids(config))
     if isinstance(model.get("unk_id"), int):
         special.add(model["unk_id"])
@@ -183,10 +206,32 @@ def _kept(content: Mapping[str, Any], config: Mapping[str, Any], used: set[int])
         sources = _sources(model)
         used |= {i for piece, i in pieces.items() if piece not in sources}  # characters and bytes
         return used | special | _merged_from(used, pieces, sources)
-    prefix = model.get("continuing_subword_prefix") or _WORD
-    return (
-        used | special | {i for piece, i in pieces.items() if len(piece.removeprefix(prefix)) <= 1 or _is_byte(piece)}
-    )
+    single = {i for i, text in spelt.items() if len(text) <= 1}
+    return used | special | single | {i for piece, i in pieces.items() if _is_byte(piece)}
+
+
+def _spelling(content: Mapping[str, Any]) -> Callable[[str], str | None]:
+    """A piece -> the text that it stands for; None for bytes that are no whole characters."""
+    model = content["model"]
+    first, last = model.get("continuing_subword_prefix") or _WORD, model.get("end_of_word_suffix") or ""
+    if "ByteLevel" not in json.dumps([content.get("pre_tokenizer"), content.get("normalizer")]):
+        return lambda piece: piece.removeprefix(first).removesuffix(last)
+    byte_of = {character: value for value, character in _byte_characters().items()}
+
+    def spelt(piece: str) -> str | None:
+        try:
+            return bytes(byte_of[one] for one in piece.removesuffix(last)).decode("utf-8")
+        except (KeyError, UnicodeDecodeError):
+            return None
+
+    return spelt
+
+
+def _byte_characters() -> dict[int, str]:
+    """The character that stands for a byte in byte-level BPE (GPT-2): itself if it is printable, others from 256 on."""
+    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (value for value in range(256) if value not in own)
+    return {value: chr(value) for value in own} | {value: chr(256 + place) for place, value in enumerate(others)}
 
 
 def _ids(model: Mapping[str, Any]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A bundle for some languages: fewer word pieces, the same vectors of their texts, and every text can still be read."""
+"""A bundle for some languages: fewer word pieces, the same vectors of their letters, and any text can still be read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from cl2cm_jax.models.pretrained import read_safetensors, write_safetensors
 from cl2cm_jax.trained.student import load_encoder
 
 TEXT = ["a red car", "a car", "r e d"]
-OTHER = ["12 fin birn apples", "\ufb01n"]  # its pieces are not counted
+SAME_LETTERS = ["Red deer, a card: 12 1", "RED"]  # its words are not counted
+OTHER = ["12 fin birn apples", "\ufb01n"]  # has letters that are not counted
 
 
 def with_tokenizer(folder: Path, kind: str) -> Path:
@@ -64,11 +65,12 @@ def test_texts_of_the_languages_keep_their_vectors(kind: str, fields: dict[str, 
     served = count_pieces(trained.config, trained.text, languages=["en"], files=[corpus(tmp_path)], data=trained.data)
     write_bundle(trained, tmp_path / "bundle", served=served)
     whole, cut = load_encoder(run), cl2cm_jax.from_pretrained(tmp_path / "bundle")
-    np.testing.assert_allclose(cut.encode_text(TEXT), whole.text(TEXT), atol=1e-6)
+    for texts in (TEXT, SAME_LETTERS):
+        np.testing.assert_allclose(cut.encode_text(texts), whole.text(texts), atol=1e-6)
     assert np.isfinite(cut.encode_text(OTHER)).all()
     before = tokenizers.Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json"))
     after = tokenizers.Tokenizer.from_file(str(tmp_path / "bundle" / "tokenizer.json"))
-    for text in TEXT:
+    for text in (*TEXT, *SAME_LETTERS):
         assert after.encode(text).tokens == before.encode(text).tokens
     kept, old = after.get_vocab(), before.get_vocab()
     assert len(kept) < len(old) and set(kept) < set(old) and sorted(kept.values()) == list(range(len(kept)))
@@ -86,6 +88,13 @@ def test_merged_pieces_keep_what_they_are_merged_from(fields: dict[str, Any], tm
     content = json.loads((tmp_path / "bundle" / "tokenizer.json").read_text())
     pairs = [tuple(merge.split() if isinstance(merge, str) else merge) for merge in content["model"]["merges"]]
     assert pairs == [("r", "e"), ("re", "d")] and "\u0120a" not in content["model"]["vocab"]
+
+
+def test_letters_are_kept_in_both_cases_and_forms(fields: dict[str, Any], tmp_path: Path) -> None:
+    trained = read_trained(finished(tmp_path, "bert", fields))
+    texts = corpus(tmp_path, ["\u00c4pfel \u65e5 1"])
+    served = count_pieces(trained.config, trained.text, languages=["de"], files=[texts], data=trained.data)
+    assert served.letters == set("\u00c4\u00e4Aa\u0308PpFfEeLl\u65e5")
 
 
 def test_the_command_cuts_and_says_what_it_costs(fields: dict[str, Any], tmp_path: Path) -> None:
