@@ -1,6 +1,6 @@
 """Writes the model of a finished run as a self-contained folder, a bundle, or uploads a bundle to the hub.
 
-cl2cm export --model=runs/emoji --out=bundle [--onnx] [--stablehlo] [--license=NAME]
+cl2cm export --model=runs/emoji --out=bundle [--onnx] [--stablehlo] [--languages=en,de] [--license=NAME]
 cl2cm export push --bundle=bundle --repo=org/name [--private] [--yes]
 """
 
@@ -34,8 +34,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the folder: new, empty, or a bundle to replace")
     parser.add_argument("--onnx", action="store_true", help="also write each tower in ONNX, fp32 and int8")
     parser.add_argument("--stablehlo", action="store_true", help="also write each tower as StableHLO (jax.export)")
+    parser.add_argument(
+        "--languages",
+        metavar="CODES",
+        help="cut the vocabulary of the text backbone to what captions in these languages use, such as en,de,fa",
+    )
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="with --languages: keep the word pieces of this text too, one sentence in a line; may be repeated",
+    )
     parser.add_argument("--license", default="", help="licence on the card, as the hub names it: cc-by-sa-4.0, ...")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.corpus and not options.languages:
+        parser.error("--corpus needs --languages=CODES, the languages of the text")
+    return options
 
 
 def _parse_push(arguments: Sequence[str]) -> argparse.Namespace:
@@ -67,17 +83,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from cl2cm_jax.export.bundle import Addition, check_place, read_trained, write_bundle
-    from cl2cm_jax.export.conversions import add_onnx, add_stablehlo
+    from cl2cm_jax.export.conversions import add_onnx, add_stablehlo, add_vocabulary
+    from cl2cm_jax.export.vocabulary import count_pieces
 
     start = time.perf_counter()
     check_place(options.out)
     trained = read_trained(Path(options.model))
-    additions: list[Addition] = [add_onnx(trained)] if options.onnx else []
-    additions += [add_stablehlo(trained)] if options.stablehlo else []
-    manifest = write_bundle(trained, options.out, licence=options.license, additions=additions)
+    served = None
+    if options.languages:
+        languages = [code.strip() for code in options.languages.split(",") if code.strip()]
+        served = count_pieces(
+            trained.config, trained.text, languages=languages, files=options.corpus, data=trained.data
+        )
+    additions: list[Addition] = [add_vocabulary(trained, served)] if served else []
+    additions += [add_onnx(trained, served)] if options.onnx else []
+    additions += [add_stablehlo(trained, served)] if options.stablehlo else []
+    manifest = write_bundle(trained, options.out, licence=options.license, served=served, additions=additions)
     files = [file for file in options.out.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     print(f"bundle:    {options.out}/ ({len(files)} files, {size / 1e6:.1f} MB), weights {manifest.weights}")
+    if served:
+        print(f"languages: {', '.join(served.languages)}; the card says what the cut vocabulary costs")
     print(f'load it:   cl2cm_jax.load("{options.out}")')
     print(f"upload it: {PROGRAM} push --bundle={options.out} --repo=org/name")
     print(f"seconds:   {time.perf_counter() - start:.0f}")

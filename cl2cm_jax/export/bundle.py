@@ -18,6 +18,7 @@ from cl2cm_jax.export import licences
 from cl2cm_jax.export.card import Facts, card
 from cl2cm_jax.export.render import check_installed
 from cl2cm_jax.export.sentence_transformers import write_modules
+from cl2cm_jax.export.vocabulary import Served, cut_vocabulary
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
 from cl2cm_jax.models.configured import configured_text, configured_vision, settled
 from cl2cm_jax.models.functional import Params
@@ -66,6 +67,12 @@ class Trained:
     weights: str
     data: str
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages that it was trained on or measured in, the source first."""
+        data = self.config.data
+        return (data.source, *data.targets, *data.reported)
+
 
 Addition = Callable[[Path, Parts], str]  # writes more files into the bundle; returns a section of the card
 
@@ -91,13 +98,16 @@ def read_trained(workdir: Path) -> Trained:
     )
 
 
-def write_bundle(trained: Trained, out: Path, *, licence: str = "", additions: Sequence[Addition] = ()) -> Manifest:
+def write_bundle(
+    trained: Trained, out: Path, *, licence: str = "", served: Served | None = None, additions: Sequence[Addition] = ()
+) -> Manifest:
     """Writes a bundle atomically; an existing one is replaced.
 
     Args:
       trained: the run.
       out: the folder: new, empty, or a bundle.
       licence: of the bundle, as the hub names it, for the card; "" takes that of code and backbones.
+      served: the languages to which the vocabulary of the text backbone is cut; None: it stays whole.
       additions: write further files.
 
     Raises:
@@ -112,7 +122,9 @@ def write_bundle(trained: Trained, out: Path, *, licence: str = "", additions: S
             _replaced(out).rename(out)
         temporary.mkdir(parents=True)
         try:
-            manifest = _fill(temporary, trained, name=out.resolve().name, licence=licence, additions=additions)
+            manifest = _fill(
+                temporary, trained, name=out.resolve().name, licence=licence, served=served, additions=additions
+            )
             _put(temporary, out)
         except Exception as error:
             if not (reason := no_room(error)):
@@ -154,9 +166,13 @@ def _replaced(out: Path) -> Path:
     return out.with_name(f".{out.name}.old")
 
 
-def _fill(folder: Path, trained: Trained, *, name: str, licence: str, additions: Sequence[Addition]) -> Manifest:
+def _fill(
+    folder: Path, trained: Trained, *, name: str, licence: str, served: Served | None, additions: Sequence[Addition]
+) -> Manifest:
     config = trained.config
     vision_class = _write_backbones(folder, trained)
+    if served is not None:
+        cut_vocabulary(folder / text_place(config), served)
     if not stock_obstacles(config):
         write_modules(folder, config, trained.student)
     heads = flatten_dict(heads_of(trained.student), sep="/")
@@ -168,13 +184,14 @@ def _fill(folder: Path, trained: Trained, *, name: str, licence: str, additions:
     credits = licences.backbone_credits(config)
     licences.write_licences(folder, config, credits)
     parts = Parts(folder)
-    check_agreement(trained, parts)
+    check_agreement(trained, parts, texts=PROBES if served is None else served.probes)
     facts = Facts(
         config=config,
         results=results,
         credits=credits,
         licence=licence,
         name=name,
+        languages=served.languages if served is not None else trained.languages,
         vision_class=vision_class,
         notes=[add(folder, parts) for add in additions],
     )
@@ -198,8 +215,8 @@ def _write_backbones(folder: Path, trained: Trained) -> str:
     return vision.hub_class
 
 
-def check_agreement(trained: Trained, parts: Parts) -> None:
-    """Compares the bundle's vectors with the run's, text and images.
+def check_agreement(trained: Trained, parts: Parts, *, texts: Sequence[str] = PROBES) -> None:
+    """Compares the bundle's vectors with the run's, of these texts and of images.
 
     Raises:
       UserError: they differ by more than `AGREES`, or are not unit vectors.
@@ -208,7 +225,7 @@ def check_agreement(trained: Trained, parts: Parts) -> None:
         trained.config, trained.student, weights=trained.weights, text=trained.text, vision=trained.vision
     )
     bundle = parts.encoder()
-    pairs = [("text", run.text(PROBES), bundle.text(PROBES))]
+    pairs = [("text", run.text(texts), bundle.text(texts))]
     if trained.vision is not None:
         images = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 96, 3), np.uint8)
         pairs.append(("vision", run.images(images), bundle.images(images)))

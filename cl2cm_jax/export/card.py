@@ -30,6 +30,7 @@ class Facts:
       credits: of the backbones, "text" and "vision".
       licence: of the bundle, as the hub names it; "" takes that of code and backbones, if they have the same.
       name: of the bundle's folder.
+      languages: those that the bundle is for.
       vision_class: the class of transformers that reads the vision backbone; "" if none does.
       notes: sections of the conversions, in Markdown.
     """
@@ -39,6 +40,7 @@ class Facts:
     credits: Mapping[str, Credits]
     licence: str
     name: str
+    languages: Sequence[str]
     vision_class: str = ""
     notes: Sequence[str] = ()
 
@@ -48,20 +50,20 @@ def card(facts: Facts) -> str:
     c, r = facts.config, facts.results
     specs: list[TextSpec | VisionSpec] = [text_spec(c.text.backbone)]
     specs += [vision_spec(c.vision.backbone)] if has_vision_backbone(c) else []
-    languages = (c.data.source, *c.data.targets, *c.data.reported)
     licence = facts.licence or common_licence(facts.credits)
     # languages reported apart form one group at most: other groups are of images, in all languages
     apart = [group.per_language for group in r.groups.values() if set(group.per_language) <= set(c.data.reported)]
     measured = {language: r.test[language] for language in r.targets if language in r.test}
+    measured = {language: measured[language] for language in measured if language in facts.languages} or measured
     return render(
         "card",
         c=c,
         credits=facts.credits,
         data_licence=data_licence(c),
         images="clips" if c.data.frames > 1 or c.data.name in ("vatex", "msrvtt_cn") else "images",
-        languages=languages,
+        languages=facts.languages,
         licence=licence,
-        metadata=_metadata(facts, languages=languages, licence=licence),
+        metadata=_metadata(facts, licence=licence),
         name=facts.name,
         notes=facts.notes,
         notices=NOTICES,
@@ -70,6 +72,7 @@ def card(facts: Facts) -> str:
         prompt=text_prompt(c),
         requirements=list(dict.fromkeys(one for spec in specs for one in spec.requirement.split())),
         selected_step=r.config.get("selected_step"),
+        targets=(*c.data.targets, *c.data.reported),
         tables=[table.markdown() for table in report_tables(r)],
         text_folder=specs[0].model_folder,
         traced=all(spec.traced for spec in specs),
@@ -88,7 +91,7 @@ def _weakest(measured: Mapping[str, Mapping[str, float]]) -> tuple[str, float]:
     return language, measured[language]["SumR"]
 
 
-def _metadata(facts: Facts, *, languages: Sequence[str], licence: str) -> str:
+def _metadata(facts: Facts, *, licence: str) -> str:
     """The card's YAML."""
     from huggingface_hub import ModelCardData
 
@@ -100,7 +103,7 @@ def _metadata(facts: Facts, *, languages: Sequence[str], licence: str) -> str:
     if licence == "other":
         other = {"license_name": "see-third-party-notices", "license_link": NOTICES}
     return ModelCardData(
-        language=list(languages),
+        language=list(facts.languages),
         license=licence,
         **other,
         library_name="cl2cm_jax",
@@ -118,9 +121,11 @@ def _eval_results(facts: Facts) -> list[Any]:
     from huggingface_hub import EvalResult
 
     r, name = facts.results, facts.config.data.name
-    rows = {language: r.test[language] for language in (r.source, *r.targets) if language in r.test}
-    mean = summarise(r.test, source=r.source, targets=r.targets)["mean_target"]
-    rows[f"mean of {len(r.targets)} targets"] = mean
+    measured = [language for language in (r.source, *r.targets) if language in r.test]
+    rows = {language: r.test[language] for language in measured if language in facts.languages}
+    if len(rows) == len(measured):
+        mean = summarise(r.test, source=r.source, targets=r.targets)["mean_target"]
+        rows[f"mean of {len(r.targets)} targets"] = mean
     wanted = [*SHOWN, *(f"{d}/{rank}" for d in ("text_to_vision", "vision_to_text") for rank in RANKS)]
     return [
         EvalResult(

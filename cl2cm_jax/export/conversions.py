@@ -1,9 +1,10 @@
-"""The converted towers of a bundle, with their sections of the card."""
+"""The converted towers of a bundle and its cut vocabulary, measured, with their sections of the card."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from cl2cm_jax.errors import UserError
@@ -12,19 +13,43 @@ from cl2cm_jax.export.bundle import PROBES, Addition, Trained
 from cl2cm_jax.export.onnx_graph import FOLDER, OPSET, Session, onnx_file
 from cl2cm_jax.export.render import render
 from cl2cm_jax.export.towers import Tower, image_inputs, text_inputs, text_tower, vision_tower
+from cl2cm_jax.export.vocabulary import Served
 from cl2cm_jax.models.configured import text_prompt, text_spec, vision_spec
+from cl2cm_jax.models.text_folder import FolderText
 from cl2cm_jax.trained.bundle import Parts
 from cl2cm_jax.trained.bundle_layout import text_place
 
 _EXAMPLES = 64  # captions and images of the test split that a graph is compared on
 
 
-def add_stablehlo(trained: Trained) -> Addition:
+def add_vocabulary(trained: Trained, served: Served) -> Addition:
+    """The note on the cut vocabulary, with its cost in recall; the bundle is written with it, see `write_bundle`."""
+
+    def add(folder: Path, parts: Parts) -> str:
+        assert isinstance(trained.text, FolderText) and isinstance(parts.text, FolderText)
+        before, after = trained.text.shape.vocabulary, parts.text.shape.vocabulary
+        split = quality.read_test_split(trained.config, parts, trained.data, languages=served.languages)
+        measured = []
+        if split is not None and split.texts:
+            text, vision = (_jitted(tower(parts)) for tower in (text_tower, vision_tower))
+            recalls = quality.sum_recalls(split, parts, trained.config, text=text, vision=vision)
+            measured = quality.table(trained.results, {"cut vocabulary": recalls})
+        return render("vocabulary", served=served, before=before, after=after, measured=measured)
+
+    return add
+
+
+def _jitted(tower: Tower) -> quality.Encode:
+    run = jax.jit(tower.apply)
+    return lambda inputs: np.asarray(run(tower.params, *(inputs[name] for name in tower.inputs)))
+
+
+def add_stablehlo(trained: Trained, served: Served | None = None) -> Addition:
     """Both towers as StableHLO; raises UserError at once if a backbone is not computed by JAX."""
     _check_traced(trained, flag="--stablehlo")
 
     def add(folder: Path, parts: Parts) -> str:
-        split = quality.read_test_split(trained.config, parts, trained.data)
+        split = quality.read_test_split(trained.config, parts, trained.data, languages=_languages(served))
         towers = [(tower, _example(tower, parts, split)) for tower in (text_tower(parts), vision_tower(parts))]
         worst = {tower.name: stablehlo.write_stablehlo(folder, tower, example) for tower, example in towers}
         return stablehlo.note(parts, worst)
@@ -32,17 +57,21 @@ def add_stablehlo(trained: Trained) -> Addition:
     return add
 
 
-def add_onnx(trained: Trained) -> Addition:
+def _languages(served: Served | None) -> tuple[str, ...] | None:
+    return None if served is None else served.languages
+
+
+def add_onnx(trained: Trained, served: Served | None = None) -> Addition:
     """Both towers in ONNX; raises UserError at once if a backbone is not of JAX or the converter is not installed."""
     _check_traced(trained, flag="--onnx")
     onnx_graph.check_installed()
 
     def add(folder: Path, parts: Parts) -> str:
-        split = quality.read_test_split(trained.config, parts, trained.data)
+        split = quality.read_test_split(trained.config, parts, trained.data, languages=_languages(served))
         worst = {}
         for tower in (text_tower(parts), vision_tower(parts)):
             worst[tower.name] = onnx_graph.write_onnx(folder, tower, _example(tower, parts, split))
-        measured = [] if split is None else _quality(folder, trained, parts, split)
+        measured = [] if split is None or not split.texts else _quality(folder, trained, parts, split)
         return _note(folder, parts, worst, measured)
 
     return add

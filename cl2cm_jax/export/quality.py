@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,16 @@ class TestSplit:
     texts: dict[str, tuple[dict[str, np.ndarray], np.ndarray]]
 
 
-def read_test_split(config: ConfigDict, parts: Parts, data: str) -> TestSplit | None:
+def read_test_split(
+    config: ConfigDict, parts: Parts, data: str, *, languages: Sequence[str] | None = None
+) -> TestSplit | None:
     """The test split, if its data are available and its images are files; otherwise None, with a warning.
 
-    `data` is the fingerprint of the data of the run, "" if it has none.
+    Args:
+      config: of the run.
+      parts: of the bundle.
+      data: the fingerprint of the data of the run, "" if it has none.
+      languages: of the captions, as far as the headline has them; None: all of the headline.
     """
     try:
         corpora = cache.corpora(config)
@@ -54,7 +60,8 @@ def read_test_split(config: ConfigDict, parts: Parts, data: str) -> TestSplit | 
         logging.warning("the quality of the conversion is not measured: the test images are not single image files")
         return None
     texts = {}
-    for language in (config.data.source, *config.data.targets):
+    headline = (config.data.source, *config.data.targets)
+    for language in (one for one in headline if languages is None or one in languages):
         rows = corpus.captions_of(language)
         if len(rows):
             inputs = text_inputs(parts, [corpus.caption_text[row] for row in rows])
@@ -78,12 +85,17 @@ def sum_recalls(
 
 
 def table(results: Results, columns: dict[str, dict[str, float]]) -> list[str]:
-    """Markdown table: SumR by language and its mean over targets, of the run itself (JAX) and of the `columns`."""
-    targets = [target for target in results.targets if target in results.test]
-    run = {language: metrics["SumR"] for language, metrics in results.test.items()}
+    """Markdown table: SumR by language and its mean over targets, of the run itself (JAX) and of the `columns`.
+
+    The languages are those of the columns.
+    """
+    common = set.intersection(*map(set, columns.values()))
+    run = {language: metrics["SumR"] for language, metrics in results.test.items() if language in common}
+    targets = [target for target in results.targets if target in run]
     columns = {"JAX": run} | columns
     rows = [[language, *(f"{column[language]:.1f}" for column in columns.values())] for language in run]
-    means = (sum(column[target] for target in targets) / len(targets) for column in columns.values())
-    rows.append([f"mean of {len(targets)} targets", *(f"{mean:.1f}" for mean in means)])
+    if len(targets) > 1:
+        means = (sum(column[target] for target in targets) / len(targets) for column in columns.values())
+        rows.append([f"mean of {len(targets)} targets", *(f"{mean:.1f}" for mean in means)])
     lines = [["SumR", *columns], ["---", *("---:" for _ in columns)], *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]

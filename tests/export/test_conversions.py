@@ -64,7 +64,7 @@ def written(
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """These runs have no test split; without this the emoji set would be built."""
-    monkeypatch.setattr("cl2cm_jax.export.quality.read_test_split", lambda *_: None)
+    monkeypatch.setattr("cl2cm_jax.export.quality.read_test_split", lambda *_, **__: None)
 
 
 def test_stablehlo_runs_without_this_package(

@@ -41,8 +41,8 @@ def xlm_roberta() -> Any:
 
 def byte_level(pattern: str | None) -> Any:
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    words = [*MARKS, *alphabet, "re", "red", "\u0120a"]
-    merges = [("r", "e"), ("re", "d"), ("\u0120", "a")]
+    words = [*MARKS, *alphabet, "re", "red", "\u0120a", "bi", "bir"]
+    merges = [("r", "e"), ("re", "d"), ("\u0120", "a"), ("b", "i"), ("bi", "r")]
     model = tokenizers.models.BPE({word: i for i, word in enumerate(words)}, merges, unk_token="<unk>")
     found = tokenizers.Tokenizer(model)
     level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
