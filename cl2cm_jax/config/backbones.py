@@ -7,6 +7,7 @@ backbone run in every step, since pictures are cropped at random.
 
 from __future__ import annotations
 
+import logging
 import re
 
 from ml_collections import ConfigDict
@@ -14,11 +15,28 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config.durations import read_duration
 from cl2cm_jax.config.knots import is_zero
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.text.languages import is_translation
 
 # packages of the built-in backbones
 TEXT_BACKBONES, VISION_BACKBONES = "cl2cm_jax.models.backbones.text", "cl2cm_jax.models.backbones.vision"
 _PRECOMPUTED = "precomputed"  # no vision backbone: the data set has features
+BY_LANGUAGE = "auto"  # as the text backbone of a config file: chosen when the languages are known
+_USE_LANGUAGES = frozenset(
+    "ar de en es fr it ja ko nl pl pt ru th tr zh".split()
+)  # of use_multilingual, by its authors
 _PATTERN = re.compile("layers ([0-9]{1,4})-([0-9]{1,4})")
+
+
+def choose_text_backbone(config: ConfigDict) -> None:
+    """Sets text.backbone="auto" to use_multilingual or, if that does not know one of the languages, to e5_small."""
+    if config.text.backbone != BY_LANGUAGE:
+        return
+    data = config.data
+    codes = (data.source, *data.targets, *data.reported)
+    unknown = [code for code in codes if not is_translation(code) and code.partition("-")[0] not in _USE_LANGUAGES]
+    config.text.backbone = "e5_small" if unknown else "use_multilingual"
+    if unknown:
+        logging.info("config.text.backbone='e5_small', since use_multilingual does not know %s", ", ".join(unknown))
 
 
 def has_vision_backbone(config: ConfigDict) -> bool:

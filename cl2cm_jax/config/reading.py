@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cl2cm_jax.config.backbones import choose_text_backbone
 from cl2cm_jax.config.checks import check_type, validate
 from cl2cm_jax.config.config_files import config_file, shipped_names
 from cl2cm_jax.config.declarations import wrong_type
@@ -56,6 +57,7 @@ def override_all(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
     for name, value in current_names({name: flat[name] for name in LANGUAGES if name in flat}).items():
         section, leaf = _locate(config, name)
         section[leaf] = value
+    choose_text_backbone(config)
     return validate(config)
 
 
