@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models.hub_library import transformers_library
+from cl2cm_jax.models.files.hub_library import transformers_library
 
 # Far above every published model, and far below what exhausts memory.
 MAX_LAYERS, MAX_WIDTH, MAX_VOCABULARY, MAX_PIXELS = 1_000, 1_000_000, 10_000_000, 10_000

@@ -15,7 +15,7 @@ from cl2cm_jax.config.plugins import ANY
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import TextBackbone, TextSpec, VisionBackbone, VisionSpec
-from cl2cm_jax.models.hub_library import model_types
+from cl2cm_jax.models.files.hub_library import model_types
 
 Kind = Literal["text", "vision"]
 _PACKAGES = {"text": TEXT_BACKBONES, "vision": VISION_BACKBONES}

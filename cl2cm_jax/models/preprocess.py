@@ -18,7 +18,7 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models import hub_folder
-from cl2cm_jax.models.hub_library import transformers_library
+from cl2cm_jax.models.files.hub_library import transformers_library
 
 A = TypeVar("A", np.ndarray, jax.Array)
 

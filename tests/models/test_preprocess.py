@@ -80,7 +80,7 @@ def test_pixels_equal_transformers(kind: str, saved: str, tmp_path: Path) -> Non
         ),
         (
             {"image_processor_type": "Siglip2ImageProcessor"},
-            "'Siglip2ImageProcessor', which prepares pictures in a way",
+            "'Siglip2ImageProcessor', which prepares pictures in a way.*; use a SigLIP 2 of a fixed resolution",
         ),
         ({"image_processor_type": "MineImageProcessor"}, "'MineImageProcessor', which is unknown to transformers"),
         ({"image_processor_type": ["a"]}, "which is unknown to transformers"),

@@ -46,19 +46,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(*arguments: object) -> str:
-    """What a command of the package prints, in a process of its own; TensorFlow and PyTorch need one."""
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """A command of the package in a process of its own, as TensorFlow and PyTorch need one."""
     done = subprocess.run(
         [sys.executable, "-m", *(str(argument) for argument in arguments)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    return done
 
 
 def found(*arguments: object) -> list[str]:
     """The pictures that a verb of search finds, best first."""
-    printed = command("cl2cm_jax", *arguments, "--json", "--top=5", QUERY)
-    [answer] = json.loads(printed[printed.index("[") : printed.rindex("]") + 1])
+    [answer] = json.loads(command("cl2cm_jax", *arguments, "--json", "--top=5", QUERY).stdout)
     return [Path(result["path"]).name for result in answer["results"]]
 
 
@@ -72,8 +71,8 @@ def test_from_training_to_an_index_and_a_bundle(text: str, vision: str, photos: 
     fields = {"text.backbone": "transformers", "text.path": tmp_path / "text", "text.max_tokens": 12}
     fields |= {"vision.backbone": "transformers", "vision.path": tmp_path / "vision"}
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
-    log = command("cl2cm_jax.main", f"--config={photos / 'config.py'}", f"--workdir={run}", *flags)
-    assert f"{PROMPT!r} stands before every caption and query" in log
+    done = command("cl2cm_jax.main", f"--config={photos / 'config.py'}", f"--workdir={run}", *flags)
+    assert f"{PROMPT!r} stands before every caption and query" in done.stdout + done.stderr
     assert json.loads((run / "config.json").read_text())["text.prompt"] == PROMPT
     results = json.loads((run / "results.json").read_text())
     assert set(results["test"]) == {"en", "de", "fr"}

@@ -22,8 +22,8 @@ import numpy as np
 from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.dual_encoders.folder import check_fixed
+from cl2cm_jax.models.files.hub_library import model_types, transformers_library
 from cl2cm_jax.models.functional import Params
-from cl2cm_jax.models.hub_library import model_types, transformers_library
 from cl2cm_jax.models.pretrained import weights_hash
 from cl2cm_jax.text.json_file import read_json
 

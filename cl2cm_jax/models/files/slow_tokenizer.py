@@ -17,9 +17,9 @@ from typing import Any
 
 from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.files.hub_library import transformers_library
 from cl2cm_jax.models.files.tokenizer_file import LONGEST_PIECE, MOST_PIECES, is_panic
 from cl2cm_jax.models.hub_folder import PIECES, TOKENIZER, TOKENIZER_CONFIGS, tokenizer_files
-from cl2cm_jax.models.hub_library import transformers_library
 from cl2cm_jax.models.pretrained import weights_hash
 from cl2cm_jax.runtime.atomic import replacing
 from cl2cm_jax.runtime.file_hashes import user_cache

@@ -45,9 +45,9 @@ def model_types(kind: Literal["text", "vision"]) -> frozenset[str]:
       UserError: it is not installed.
     """
     transformers_library()
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto import image_processing_auto
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-    inputs = TOKENIZER_MAPPING_NAMES if kind == "text" else IMAGE_PROCESSOR_MAPPING_NAMES
-    return frozenset(inputs).intersection(MODEL_MAPPING_NAMES)
+    processors = vars(image_processing_auto)["IMAGE_PROCESSOR_MAPPING_NAMES"]
+    return frozenset(TOKENIZER_MAPPING_NAMES if kind == "text" else processors).intersection(MODEL_MAPPING_NAMES)
