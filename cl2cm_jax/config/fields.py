@@ -87,7 +87,8 @@ FIELDS: dict[str, Field] = {
     "student.hidden": number(256, 1),  # width of the attention block
     "student.heads": number(4, 1, 64),
     "student.dropout": number(0.0, 0.0, 0.99),  # on the inputs of the towers
-    # layers of the text backbone that it trains: "" (none) | "layers 3-11" (the rest is frozen and cached) | "all"
+    # layers of the text backbone that it trains: "" (none) | "layers 3-11" (the rest is frozen and cached) | "all" |
+    # "lora 8", low-rank adapters of all layers, here of rank 8 (arXiv 2106.09685) | "lora 8 layers 3-11"
     "student.text.trainable": Field(""),
     "student.text.dropout": number(0.1, 0.0, 0.99),  # after attention and MLP of these layers
     # steps before these layers begin to learn, e.g. "600", or "60%" of train.steps; until then the heads alone learn,
@@ -170,7 +171,7 @@ FIELDS: dict[str, Field] = {
     "train.select": choice("best", "last"),  # parameters for the test split: "best" on validation
     # of a run that starts at a model (residual heads, --init): a step at which a language has lost more than this share
     # of its SumR on validation is not selected; 1.0: off
-    "train.max_loss": number(0.05, 0.0, 1.0),
+    "train.max_forgetting": number(0.05, 0.0, 1.0),
     # of such a run: so many evenly spaced steps from the weights at the start to the selected ones, of which the best
     # on validation is kept (WiSE-FT, arXiv 2109.01903); 10: shares 0, 0.1 ... 1; 0: off
     "train.interpolations": number(0, 0, 100),

@@ -21,6 +21,7 @@ import numpy as np
 from cl2cm_jax.config import flatten, starts_aligned
 from cl2cm_jax.data.batches import batches
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation.report import group_table
 from cl2cm_jax.maths.confidence import FEWEST_PAIRS, TOO_FEW, UNJUDGED
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel import hosts
@@ -198,6 +199,10 @@ def _put_like(value: np.ndarray, other: jax.Array) -> jax.Array:
 
 def check_initial(run: Run, init: Params, *, flag: str) -> None:
     """Raises UserError if the parameters of a student do not fit the run's; names those that do not."""
+    if run.networks.has_adapters:
+        raise UserError(
+            f"{flag}: 'lora' adapts the pretrained layers and not those of another student; use 'layers ...'"
+        )
     wanted, found = (
         {path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
         for tree in (abstract_state(run)["params"]["student"], init)
@@ -320,7 +325,8 @@ def _validate(run: Run, state: TrainState, step: int, start: Mapping[str, float]
     except ValueError as error:  # the last update was too large, and no later step has shown it
         raise Diverged(f"step {step}: {error}; lower config.optimizer.learning_rate") from error
     if step == 0:
-        logging.info("%s", found.table)
+        table = group_table(found.retrieval, title="Before training, on the validation split")
+        logging.info("%s", table.text())
     return found, selection_score(run, found, start or {}, what=f"step {step}")
 
 
