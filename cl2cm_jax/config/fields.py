@@ -70,8 +70,8 @@ FIELDS: dict[str, Field] = {
     "text.scan": Field(True),  # trained layers: one compiled layer in a loop; False compiles longer, may run faster
     # Vision backbone; its outputs are cached if it is frozen
     "vision.backbone": plugin("cl2cm_jax.models.backbones.vision", "efficientnet_lite0", also=("precomputed",)),
-    "vision.path": place(),  # clip_vit (CLIP, SigLIP, OpenCLIP): a model folder or hub id
-    "vision.image_size": number(0, 0, 4096),  # clip_vit: pixels per side; positions are interpolated; 0: model's own
+    "vision.path": place(),  # clip_vit (CLIP, SigLIP, OpenCLIP), dino (DINOv2, DINOv3): a model folder or hub id
+    "vision.image_size": number(0, 0, 4096),  # of these: pixels per side; positions are interpolated; 0: model's own
     "vision.pool": choice("backbone", "tokens"),  # its global vector, or its grid, which an attention tower reads
     "vision.remat": Field(False),
     "vision.scan": Field(True),
@@ -94,7 +94,7 @@ FIELDS: dict[str, Field] = {
     # steps before these layers begin to learn, e.g. "600", or "60%" of train.steps; until then the heads alone learn,
     # from the frozen backbone's cached outputs (as LP-FT, arXiv 2202.10054)
     "student.text.start": duration("0", minimum=0),
-    # layers of the vision backbone (clip_vit) that it trains, written as above; then every step reads picture files
+    # layers of the vision backbone (clip_vit, dino) that it trains, written as above; every step then reads pictures
     "student.vision.trainable": Field(""),
     "student.vision.crop": number(0.8, 0.01, 1.0),  # minimum share of the area that a random crop keeps; 1.0: no crop
     "student.vision.flip": Field(True),  # mirror half of the pictures; off for pictures with text

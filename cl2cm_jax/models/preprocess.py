@@ -13,6 +13,7 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.config_entries import MAX_PIXELS
 
 A = TypeVar("A", np.ndarray, jax.Array)
 
@@ -105,6 +106,14 @@ def preprocess_of(c: Mapping[str, Any], *, folder: Path, image_size: int, file: 
         scale=scale,
         even=c.get(EVEN_MARGIN) is True,
     )
+
+
+def side_of(c: Mapping[str, Any]) -> int:
+    """The side of the square that pictures become by the entries of preprocessor_config.json; 0 where it is not one."""
+    crop = _sides(c.get("crop_size"))
+    sides = crop if c.get("do_center_crop", crop is not None) else _sides(c.get("size"))
+    side = sides[0] if sides and sides[0] == sides[1] else 0
+    return side if isinstance(side, int) and not isinstance(side, bool) and 0 < side <= MAX_PIXELS else 0
 
 
 def _is_number(value: Any) -> bool:
