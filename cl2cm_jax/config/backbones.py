@@ -25,6 +25,7 @@ _USE_LANGUAGES = frozenset(
     "ar de en es fr it ja ko nl pl pt ru th tr zh".split()
 )  # of use_multilingual, by its authors
 _PATTERN = re.compile("layers ([0-9]{1,4})-([0-9]{1,4})")
+_LORA = re.compile("lora ([0-9]{1,4})(?: (layers [0-9]{1,4}-[0-9]{1,4}))?")
 
 
 def choose_text_backbone(config: ConfigDict) -> None:
@@ -45,28 +46,52 @@ def has_vision_backbone(config: ConfigDict) -> bool:
 
 
 def first_layer(trainable: str, *, field: str) -> int | None:
-    """The first trained layer; -1: everything, the embedding tables too; None: nothing.
+    """The first trained or adapted layer; -1: everything, the embedding tables too; None: nothing.
 
     Raises:
       UserError: the pattern is malformed.
     """
-    if trainable in ("", "all"):
-        return -1 if trainable else None
-    match = _PATTERN.fullmatch(trainable)
+    layers, _ = _split(trainable, field=field)
+    if layers in ("", "all"):
+        return -1 if layers else None
+    match = _PATTERN.fullmatch(layers)
     if not match or int(match[1]) > int(match[2]):
         raise UserError(
-            f"config.{field}={trainable[:40]!r} must be '' (none), 'all', or e.g. 'layers 3-11'", id="trained-layers"
+            f"config.{field}={trainable[:40]!r} must be '' (none), 'all', or e.g. 'layers 3-11', 'lora 8' or "
+            "'lora 8 layers 3-11'",
+            id="trained-layers",
         )
     return int(match[1])
 
 
+def lora_rank(trainable: str, *, field: str) -> int:
+    """The rank of the low-rank adapters that are trained instead of the layers; 0: the layers themselves are.
+
+    Raises:
+      UserError: the rank is 0.
+    """
+    return _split(trainable, field=field)[1]
+
+
+def _split(trainable: str, *, field: str) -> tuple[str, int]:
+    """The layers of "lora 8" ("all") or "lora 8 layers 3-11", and the rank; 0 without adapters."""
+    match = _LORA.fullmatch(trainable)
+    if not match:
+        return trainable, 0
+    if not int(match[1]):
+        raise UserError(f"config.{field}={trainable!r} has rank 0, which trains nothing; use 'lora 8', or ''")
+    return match[2] or "all", int(match[1])
+
+
 def check_layers(trainable: str, layers: int, *, field: str) -> None:
     """Raises UserError, with the right pattern, if the trained layers do not end at the backbone's last one."""
-    match = _PATTERN.fullmatch(trainable)
+    named, rank = _split(trainable, field=field)
+    match = _PATTERN.fullmatch(named)
     if match and int(match[2]) != layers - 1:
+        adapters = f"lora {rank} " if rank else ""
         raise UserError(
             f"config.{field}={trainable!r}: the backbone has the layers 0-{layers - 1}, and layers are trained up to "
-            f"its last one; use 'layers {min(int(match[1]), layers - 1)}-{layers - 1}'",
+            f"its last one; use '{adapters}layers {min(int(match[1]), layers - 1)}-{layers - 1}'",
             id="trained-layers",
         )
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config.backbones import (
     has_vision_backbone,
     keeps_start,
+    lora_rank,
     starts_aligned,
     starts_later,
     student_first,
@@ -278,6 +279,8 @@ def _trained_layers(c: ConfigDict) -> Iterator[str]:
             yield f"{start} delays layers of the text backbone alone; with config.student.vision.trainable use '0'"
     if starts_later(c) and student is None:
         yield f"{start} needs config.student.text.trainable; or use '0'"
+    if lora_rank(c.teacher.text.trainable, field="teacher.text.trainable"):
+        yield f"{own['teacher']}: adapters are the student's; use e.g. 'layers 3-11', or ''"
     if teacher is None:
         return
     if c.teacher.head == "none":

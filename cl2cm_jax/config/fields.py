@@ -83,8 +83,9 @@ FIELDS: dict[str, Field] = {
     "text.scan": Field(True),  # trained layers: one compiled layer in a loop; False compiles longer, may run faster
     # Vision backbone; its outputs are cached if it is frozen
     "vision.backbone": plugin("cl2cm_jax.models.backbones.vision", "efficientnet_lite0", also=("precomputed",)),
-    "vision.path": place(),  # clip_vit (CLIP, SigLIP, OpenCLIP), transformers (any other, frozen): folder or hub id
-    "vision.image_size": number(0, 0, 4096),  # clip_vit: pixels per side; positions are interpolated; 0: model's own
+    # clip_vit (CLIP, SigLIP, OpenCLIP), dino (DINOv2, DINOv3), transformers (any other, frozen): a folder or hub id
+    "vision.path": place(),
+    "vision.image_size": number(0, 0, 4096),  # of the first two: pixels a side, positions interpolated; 0: model's own
     "vision.pool": choice("backbone", "tokens"),  # its global vector, or its grid, which an attention tower reads
     "vision.remat": Field(False),
     "vision.scan": Field(True),
@@ -100,13 +101,14 @@ FIELDS: dict[str, Field] = {
     "student.hidden": number(256, 1),  # width of the attention block
     "student.heads": number(4, 1, 64),
     "student.dropout": number(0.0, 0.0, 0.99),  # on the inputs of the towers
-    # layers of the text backbone that it trains: "" (none) | "layers 3-11" (the rest is frozen and cached) | "all"
+    # layers of the text backbone that it trains: "" (none) | "layers 3-11" (the rest is frozen and cached) | "all" |
+    # "lora 8", low-rank adapters of all layers, here of rank 8 (arXiv 2106.09685) | "lora 8 layers 3-11"
     "student.text.trainable": Field(""),
     "student.text.dropout": number(0.1, 0.0, 0.99),  # after attention and MLP of these layers
     # steps before these layers begin to learn, e.g. "600", or "60%" of train.steps; until then the heads alone learn,
     # from the frozen backbone's cached outputs (as LP-FT, arXiv 2202.10054)
     "student.text.start": duration("0", minimum=0),
-    # layers of the vision backbone (clip_vit) that it trains, written as above; then every step reads picture files
+    # layers of the vision backbone (clip_vit, dino) that it trains, written as above; every step then reads pictures
     "student.vision.trainable": Field(""),
     "student.vision.crop": number(0.8, 0.01, 1.0),  # minimum share of the area that a random crop keeps; 1.0: no crop
     "student.vision.flip": Field(True),  # mirror half of the pictures; off for pictures with text
@@ -183,7 +185,7 @@ FIELDS: dict[str, Field] = {
     "train.select": choice("best", "last"),  # parameters for the test split: "best" on validation
     # of a run that starts at a model (residual heads, --init): a step at which a language has lost more than this share
     # of its SumR on validation is not selected; 1.0: off
-    "train.max_loss": number(0.05, 0.0, 1.0),
+    "train.max_forgetting": number(0.05, 0.0, 1.0),
     # of such a run: so many evenly spaced steps from the weights at the start to the selected ones, of which the best
     # on validation is kept (WiSE-FT, arXiv 2109.01903); 10: shares 0, 0.1 ... 1; 0: off
     "train.interpolations": number(0, 0, 100),

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import heads_first, keeps_start, reads_words, student_first, teacher_first
+from cl2cm_jax.config import heads_first, keeps_start, lora_rank, reads_words, student_first, teacher_first
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.maths.similarity import normalize
 from cl2cm_jax.models.backbone import TailOptions, TextOutput, Tunable, VisionBackbone
 from cl2cm_jax.models.dual_encoders.folder import Scores
 from cl2cm_jax.models.functional import Functional, Params
+from cl2cm_jax.models.layers.lora import init_adapters, merged
 from cl2cm_jax.models.layers.packing import Packing
 from cl2cm_jax.models.towers import Text, TextTower, TowerSize, VisionTower
 
@@ -193,6 +194,11 @@ class Networks:
         self.keeps_start: bool = keeps_start(config)
         self.student = Functional(lambda rngs: Student(config, shape, rngs=rngs))
         self.teacher = Functional(lambda rngs: Teacher(config, shape, rngs=rngs))
+        trained = {TAIL: "text", VISION_TAIL: "vision"}
+        ranks = {
+            part: lora_rank(s[kind].trainable, field=f"student.{kind}.trainable") for part, kind in trained.items()
+        }
+        self._ranks = {part: rank for part, rank in ranks.items() if rank}
         self._tunable, self._vision, self._scores = tunable, vision, scores
         shared = {"remat": config.text.remat, "scan": config.text.scan, "dtype": config.train.compute}
         self._options = {name: TailOptions(dropout=config[name].text.dropout, **shared) for name in self._trains}
@@ -210,7 +216,21 @@ class Networks:
                 params[name][TAIL] = jax.tree.map(jnp.copy, tail)  # the state is donated: no buffer is in it twice
         if vision is not None:
             params["student"][VISION_TAIL] = jax.tree.map(jnp.copy, vision)
+        for place, (part, rank) in enumerate(self._ranks.items()):
+            pretrained = tail if part == TAIL else vision
+            assert pretrained is not None
+            params["student"][part] = init_adapters(jax.random.fold_in(student, place), pretrained, rank=rank)
         return params
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether the student trains low-rank adapters of backbone layers, and not the layers."""
+        return bool(self._ranks)
+
+    def with_layers(self, student: Params, pretrained: Pretrained) -> Params:
+        """The student's parameters with whole layers in place of adapters, as all other functions take them."""
+        whole = {TAIL: pretrained.text, VISION_TAIL: pretrained.vision}
+        return student | {part: merged(whole[part], student[part]) for part in self._ranks}
 
     def vision_features(
         self, student: Params, vision: Mapping[str, jax.Array], *, frozen: Params | None = None

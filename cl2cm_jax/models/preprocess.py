@@ -18,6 +18,7 @@ import numpy as np
 
 from cl2cm_jax.errors import UserError, one_line
 from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.config_entries import MAX_PIXELS
 from cl2cm_jax.models.files.hub_library import transformers_library
 
 A = TypeVar("A", np.ndarray, jax.Array)
@@ -216,6 +217,14 @@ def _with_defaults(content: Mapping[str, Any], folder: Path, file: str) -> dict[
             found = ", ".join(f"{name}={reprlib.repr(entries[name])}" for name in names)
             raise UserError(f"model folder {folder}: {file} has {found} ({one_line(error)}); correct it") from error
     return {name: getattr(processor, name, None) for name in _DONE}
+
+
+def side_of(c: Mapping[str, Any]) -> int:
+    """The side of the square that pictures become by the entries of preprocessor_config.json; 0 where it is not one."""
+    crop = _sides(c.get("crop_size"))
+    sides = crop if c.get("do_center_crop", crop is not None) else _sides(c.get("size"))
+    side = sides[0] if sides and sides[0] == sides[1] else 0
+    return side if isinstance(side, int) and not isinstance(side, bool) and 0 < side <= MAX_PIXELS else 0
 
 
 def _is_number(value: Any) -> bool:

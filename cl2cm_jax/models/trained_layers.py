@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import jax
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import check_layers, cut_layer, vision_first
+from cl2cm_jax.config import check_layers, cut_layer, lora_rank, vision_first
 from cl2cm_jax.models.backbone import TailOptions, TextBackbone, TextOutput, Tunable, VisionBackbone, VisionOutput
 from cl2cm_jax.models.configured import check_trained_backbones, configured_text, configured_vision
 from cl2cm_jax.models.functional import Params
+from cl2cm_jax.models.layers.lora import check_rank
 
 
 def text_layers(config: ConfigDict) -> tuple[Tunable[TextOutput] | None, Params | None]:
@@ -25,7 +27,9 @@ def text_layers(config: ConfigDict) -> tuple[Tunable[TextOutput] | None, Params 
     backbone = configured_text(config)
     tunable = check_text_layers(config, backbone)
     assert tunable is not None
-    return tunable, tunable.cut(backbone.params, first)[1]
+    layers = tunable.cut(backbone.params, first)[1]
+    _check_adapters(config, "text", layers)
+    return tunable, layers
 
 
 def check_text_layers(config: ConfigDict, backbone: TextBackbone) -> Tunable[TextOutput] | None:
@@ -40,6 +44,12 @@ def check_text_layers(config: ConfigDict, backbone: TextBackbone) -> Tunable[Tex
             field = f"{network}.text.trainable"
             check_layers(config[network].text.trainable, backbone.tunable.layers, field=field)
     return backbone.tunable
+
+
+def _check_adapters(config: ConfigDict, kind: Literal["text", "vision"], layers: Params) -> None:
+    """Refuses adapters of the student that are no smaller than the layers; raises UserError."""
+    field, trainable = f"student.{kind}.trainable", config.student[kind].trainable
+    check_rank(layers, lora_rank(trainable, field=field), field=field, value=trainable)
 
 
 def vision_layers(config: ConfigDict) -> tuple[VisionBackbone | None, Params | None]:
@@ -57,6 +67,7 @@ def vision_layers(config: ConfigDict) -> tuple[VisionBackbone | None, Params | N
     backbone = configured_vision(config)
     assert backbone is not None
     backbone = in_two_parts(config, backbone)
+    _check_adapters(config, "vision", backbone.params["own"])
     return replace(backbone, params={}), backbone.params
 
 

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,8 +63,7 @@ class Checkpoints:
         keep_last: how many of the newest are kept.
         best_metric: the checkpoint with its highest value is kept as well; None keeps only the newest.
         older_metric: used instead in checkpoints of an older version, which lack `best_metric`.
-
-    The checkpoint of step 0, what training started from, is kept where there is one.
+        always: steps whose checkpoints are kept where there are any.
 
     A failed save is reported by the next call of `save`, `check`, `wait` or `close`.
     """
@@ -76,9 +75,10 @@ class Checkpoints:
         keep_last: int = 2,
         best_metric: str | None = None,
         older_metric: str | None = None,
+        always: Collection[int] = (),
     ):
         self.directory = Path(directory).absolute()
-        self._keep_last = max(keep_last, 1)
+        self._keep_last, self._always = max(keep_last, 1), always
         self._best_metric, self._older_metric = best_metric, older_metric
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
@@ -282,7 +282,7 @@ class Checkpoints:
         steps = self.steps()
         scores = {step: self._score(step) for step in steps}
         damaged = (step for step in steps if scores[step] is None)  # may have been the best
-        keep = {0, *steps[-self._keep_last :], *damaged}
+        keep = {*(set(steps) & set(self._always)), *steps[-self._keep_last :], *damaged}
         best = max(reversed(steps), key=lambda step: _lowest_if_damaged(scores[step]))
         if _lowest_if_damaged(scores[best]) > -math.inf:
             keep.add(best)

@@ -72,20 +72,21 @@ def embed(
       heads_only: the student reads the frozen text backbone's outputs in place of its own trained layers'.
     """
     keys, frozen = _Keys.of(key), pretrained.below
-    student = heads_of(params["student"]) if heads_only else params["student"]
-    source, target = _read(networks, "student", student, batch, keys.student_layers)
+    student = networks.with_layers(params["student"], pretrained)
+    by_layers = heads_of(student) if heads_only else student
+    source, target = _read(networks, "student", by_layers, batch, keys.student_layers)
     teacher_source, teacher_target = _read(networks, "teacher", params["teacher"], batch, keys.teacher_layers)
     images, captions = batch["target_is_valid"].shape
-    target_vectors = networks.encode_text(params["student"], target, key=keys.target)
+    target_vectors = networks.encode_text(student, target, key=keys.target)
     teacher_vectors = networks.encode_teacher(params["teacher"], teacher_target)
-    features, mask = networks.vision_features(params["student"], batch["vision"], frozen=frozen)
+    features, mask = networks.vision_features(student, batch["vision"], frozen=frozen)
     start_vision = None
-    if networks.keeps_start and VISION_TAIL in params["student"]:
+    if networks.keeps_start and VISION_TAIL in student:
         start, _ = networks.vision_features({VISION_TAIL: pretrained.vision}, batch["vision"], frozen=frozen)
         start_vision = jax.lax.stop_gradient(start[:, 0])
     return Embeddings(
-        vision=networks.encode_vision(params["student"], features, mask, key=keys.vision),
-        source=networks.encode_text(params["student"], source, key=keys.source),
+        vision=networks.encode_vision(student, features, mask, key=keys.vision),
+        source=networks.encode_text(student, source, key=keys.source),
         target=target_vectors.reshape(images, captions, -1),
         teacher_source=networks.encode_teacher(params["teacher"], teacher_source),
         teacher_target=jax.tree.map(lambda x: x.reshape(x.shape[0], images, captions, *x.shape[2:]), teacher_vectors),

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import keeps_start, student_first, teacher_first
+from cl2cm_jax.config import keeps_start, lora_rank, student_first, teacher_first
 from cl2cm_jax.maths.confidence import Calibration, uncalibrated
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import NOTHING, TAIL, Networks, Pretrained
@@ -103,9 +103,14 @@ def make_train_step(
 
 def _pretrained(config: ConfigDict, tail: Params | None, vision: Params | None) -> Pretrained:
     """What of the pretrained parameters a step of the configuration reads and does not train; arrays or shapes."""
+    adapted = {
+        kind: lora_rank(config.student[kind].trainable, field=f"student.{kind}.trainable") > 0
+        for kind in ("text", "vision")
+    }
+    text = tail if tail is not None and adapted["text"] else {}
     if vision is None:
-        return NOTHING
-    return Pretrained(vision["frozen"], {}, vision["own"] if keeps_start(config) else {})
+        return Pretrained({}, text, {})
+    return Pretrained(vision["frozen"], text, vision["own"] if adapted["vision"] or keeps_start(config) else {})
 
 
 def train_program(

@@ -86,7 +86,8 @@ def _frozen(backbone: TextBackbone | VisionBackbone, first: int | None) -> Param
     """The parameters of a backbone below the first trained layer; all if none is trained."""
     if first is None or backbone.tunable is None:
         return backbone.params
-    return backbone.tunable.cut(backbone.params, first)[0]
+    head = {"pooled": True} if isinstance(backbone, VisionBackbone) else {}  # of no matter to the part below
+    return backbone.tunable.cut(backbone.params, first, **head)[0]
 
 
 def _equal(one: Params, other: Params) -> bool:

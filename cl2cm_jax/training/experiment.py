@@ -310,9 +310,9 @@ def claim(workdir: Path, config: ConfigDict, *, free: Sequence[str] = ()) -> Ite
 
 
 def checkpoints(run: Run, workdir: Path) -> Checkpoints:
-    """The run's checkpoints: the newest ones and the best on validation."""
-    keep = run.config.train.keep
-    return Checkpoints(workdir / "checkpoints", keep_last=keep, best_metric=SELECTION, older_metric=TARGETS_METRIC)
+    """The run's checkpoints: the newest ones, the best on validation, and that of step 0 where there is one."""
+    metrics = {"best_metric": SELECTION, "older_metric": TARGETS_METRIC}
+    return Checkpoints(workdir / "checkpoints", keep_last=run.config.train.keep, always=(0,), **metrics)
 
 
 def abstract_state(run: Run) -> TrainState:
@@ -321,8 +321,9 @@ def abstract_state(run: Run) -> TrainState:
 
 
 def evaluated_student(run: Run, state: TrainState) -> Params:
-    """The student's parameters for evaluation: the moving average if there is one."""
-    return state["ema"] if run.config.train.ema else state["params"]["student"]
+    """The student's parameters for evaluation: the moving average if there is one; adapters merged into the layers."""
+    student = state["ema"] if run.config.train.ema else state["params"]["student"]
+    return jax.jit(run.networks.with_layers)(student, run.step.pretrained) if run.networks.has_adapters else student
 
 
 def describe(run: Run) -> str:

@@ -21,11 +21,13 @@ import numpy as np
 from cl2cm_jax.config import flatten, starts_aligned
 from cl2cm_jax.data.batches import batches
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.evaluation.report import group_table
 from cl2cm_jax.maths.confidence import FEWEST_PAIRS, TOO_FEW, UNJUDGED
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.parallel.mesh import batch_shards
 from cl2cm_jax.parallel.sharding import path_name, put_batch
+from cl2cm_jax.runtime.checkpoint import Checkpoints
 from cl2cm_jax.runtime.metrics import MetricWriter
 from cl2cm_jax.runtime.overview import overview
 from cl2cm_jax.runtime.preemption import Preemption
@@ -79,20 +81,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
     c, total = run.config.train, run.stages.total
     at_model = init is not None or starts_aligned(run.config)
     with Preemption() as preemption, checkpoints(run, workdir) as saved:
-        restored = saved.restore(abstract_state(run))
-        saved.remove_unfinished()
-        start = restored.step if restored else 0
-        state = restored.state if restored else started(run, init)
-        clock = _clock(run, workdir, restored.metadata) if restored else Clock()
-        if c.interpolations and not (at_model or clock.start):
-            raise UserError(
-                f"config.train.interpolations={c.interpolations} needs a model to start at: --init, or student."
-                "text_residual and student.vision_residual; or use 0"
-            )
-        if start == 0:
-            logging.info(f"parameters of the train state:\n{overview(state['params'])}")
-        elif start < total:
-            logging.info("resuming from step %d of %d", start, total)
+        state, start, clock, resumed = _begin(run, workdir, saved, init)
         began = time.perf_counter() - clock.seconds
         data = training_batches(run, start)
         checker, vote, stop, weights = FiniteTerms(), hosts.Vote(), False, {}
@@ -109,7 +98,7 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
                 state = _calibrate(run, state, step)
                 measured = {}
                 is_due = _evaluates(run, step) or (step == 0 and at_model)
-                if is_due and not (restored and step == start):  # a resumed step has been evaluated before
+                if is_due and not (resumed and step == start):  # a resumed step has been evaluated before
                     checker.check()  # names the term that made the embeddings NaN
                     found, score = _validate(run, state, step, clock.start)
                     clock = _advance(clock, score, whole=run.stages.of(step - 1) == "student")
@@ -143,6 +132,30 @@ def train(run: Run, workdir: Path, *, init: Params | None = None, stream: TextIO
                 watchdog.beat()
                 saved.check()
     return None if stop or vote.now(preemption.requested) else state
+
+
+def _begin(run: Run, workdir: Path, saved: Checkpoints, init: Params | None) -> tuple[TrainState, int, Clock, bool]:
+    """State, step and clock of the newest readable checkpoint, or of a new run; whether there is a checkpoint.
+
+    Raises:
+      UserError: the weights are to be interpolated with those of a model, and the run starts at none.
+    """
+    restored = saved.restore(abstract_state(run))
+    saved.remove_unfinished()
+    start = restored.step if restored else 0
+    state = restored.state if restored else started(run, init)
+    clock = _clock(run, workdir, restored.metadata) if restored else Clock()
+    count = run.config.train.interpolations
+    if count and not (init is not None or starts_aligned(run.config) or clock.start):
+        raise UserError(
+            f"config.train.interpolations={count} needs a model to start at: --init, or student.text_residual and "
+            "student.vision_residual; or use 0"
+        )
+    if start == 0:
+        logging.info(f"parameters of the train state:\n{overview(state['params'])}")
+    elif start < run.stages.total:
+        logging.info("resuming from step %d of %d", start, run.stages.total)
+    return state, start, clock, restored is not None
 
 
 class FiniteTerms:
@@ -198,6 +211,10 @@ def _put_like(value: np.ndarray, other: jax.Array) -> jax.Array:
 
 def check_initial(run: Run, init: Params, *, flag: str) -> None:
     """Raises UserError if the parameters of a student do not fit the run's; names those that do not."""
+    if run.networks.has_adapters:
+        raise UserError(
+            f"{flag}: 'lora' adapts the pretrained layers and not those of another student; use 'layers ...'"
+        )
     wanted, found = (
         {path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
         for tree in (abstract_state(run)["params"]["student"], init)
@@ -320,7 +337,8 @@ def _validate(run: Run, state: TrainState, step: int, start: Mapping[str, float]
     except ValueError as error:  # the last update was too large, and no later step has shown it
         raise Diverged(f"step {step}: {error}; lower config.optimizer.learning_rate") from error
     if step == 0:
-        logging.info("%s", found.table)
+        table = group_table(found.retrieval, title="Before training, on the validation split")
+        logging.info("%s", table.text())
     return found, selection_score(run, found, start or {}, what=f"step {step}")
 
 

@@ -1,7 +1,7 @@
 """Metrics of the validation split, and what of them selects parameters.
 
 A run that starts at a model (`starts_aligned`, `--init`) is measured before its first step too. A step at which a
-language has lost more than `train.max_loss` of its SumR at the start is not selected: the start itself can be.
+language has lost more than `train.max_forgetting` of its SumR at the start is not selected: the start itself can be.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cl2cm_jax.evaluation import evaluate
 from cl2cm_jax.evaluation.evaluators import run_evaluators
-from cl2cm_jax.evaluation.report import PerLanguage, language_table
+from cl2cm_jax.evaluation.report import Group
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.training.experiment import SELECTION, TARGETS_METRIC, Run
 
@@ -24,18 +24,16 @@ class Validation(NamedTuple):
 
     Attributes:
       metrics: by name, as they are logged; `SELECTION` is the score that selects parameters.
-      languages: the metrics of retrieval by language.
-      table: the same as text.
+      retrieval: by language, and how it was measured.
     """
 
     metrics: dict[str, float]
-    languages: PerLanguage
-    table: str
+    retrieval: Group
 
     @property
     def sum_recall(self) -> dict[str, float]:
         """SumR by language."""
-        return {language: metrics["SumR"] for language, metrics in self.languages.items()}
+        return {language: metrics["SumR"] for language, metrics in self.retrieval.per_language.items()}
 
 
 def validate(run: Run, student: Params, *, reported: bool = False) -> Validation:
@@ -61,16 +59,8 @@ def validate(run: Run, student: Params, *, reported: bool = False) -> Validation
             by_language |= {f"{name}/{language}/{metric}": float(value) for metric, value in metrics.items()}
     # the source counts as much as all targets together, so that a gain in these at its expense is not the best
     scores = [targets] if d.source not in ranks else [targets, by_language[f"{d.source}/SumR"]]
-    table = language_table(
-        retrieval,
-        source=d.source,
-        targets=(*d.targets, *(name for name in d.reported if name in retrieval)),
-        protocol=evaluate.protocol(embedded, ranks, languages, c),
-        title="Before training, on the validation split",
-    )
-    return Validation(
-        {SELECTION: sum(scores) / len(scores), TARGETS_METRIC: targets, **by_language}, retrieval, table.text()
-    )
+    metrics = {SELECTION: sum(scores) / len(scores), TARGETS_METRIC: targets, **by_language}
+    return Validation(metrics, Group(retrieval, evaluate.protocol(embedded, ranks, languages, c)))
 
 
 def lost(found: Mapping[str, float], start: Mapping[str, float], *, limit: float) -> dict[str, tuple[float, float]]:
@@ -88,12 +78,15 @@ def selection_score(run: Run, found: Validation, start: Mapping[str, float], *, 
       start: SumR before training by language; empty for a run that does not start at a model.
       what: names the parameters, for the warning.
     """
-    limit, score = run.config.train.max_loss, found.metrics[SELECTION]
+    limit, score = run.config.train.max_forgetting, found.metrics[SELECTION]
     fallen = lost(found.sum_recall, start, limit=limit)
     if not fallen:
         return score
     listed = ", ".join(f"{language} (SumR {then:.1f} to {now:.1f})" for language, (then, now) in fallen.items())
     logging.warning(
-        "%s: lost since the start: %s, more than config.train.max_loss=%g of it; not selected", what, listed, limit
+        "%s: lost since the start: %s, more than config.train.max_forgetting=%g of it; not selected",
+        what,
+        listed,
+        limit,
     )
     return score - _BELOW_ALL

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,20 @@ def test_the_table_before_training_is_the_models_and_beside_that_after(
     assert (workdir / "checkpoints" / "0").is_dir()
 
 
+def test_a_run_that_was_killed_before_its_first_step_goes_on(
+    drawn: Path, trained: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    workdir = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    for path in (*(workdir / "checkpoints").iterdir(), workdir / "results.json"):
+        if path.name != "0":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    outcome = training(drawn, workdir, "dual_clip")
+    assert outcome.code == 0, outcome.err
+    assert "Before training, on the validation split" not in outcome.err  # it was measured then
+    again, first = (json.loads((folder / "results.json").read_text()) for folder in (workdir, trained[0]))
+    assert again["before"] == first["before"] and again["test"] == first["test"]
+
+
 def worse_after_the_start(monkeypatch: pytest.MonkeyPatch, language: str, share: float) -> None:
     """From the second validation on, a language has only a share of the SumR that was measured first."""
     measured: list[dict[str, float]] = []
@@ -152,8 +168,9 @@ def worse_after_the_start(monkeypatch: pytest.MonkeyPatch, language: str, share:
     def lowered(*arguments: Any, **more: Any) -> validation.Validation:
         found = validation.validate(*arguments, **more)
         if measured:
-            changed = {**found.languages[language], "SumR": share * measured[0][language]}
-            found = found._replace(languages={**found.languages, language: changed})
+            by_language = found.retrieval.per_language
+            changed = {**by_language[language], "SumR": share * measured[0][language]}
+            found = found._replace(retrieval=replace(found.retrieval, per_language={**by_language, language: changed}))
         measured.append(found.sum_recall)
         return found
 
@@ -170,14 +187,14 @@ def test_a_step_that_loses_a_language_is_not_selected(
     assert results["config"]["selected_step"] == 0
     assert results["test"] == {language: results["before"][language] for language in ("en", "de")}
     warned = re.findall(
-        r"step 4: lost since the start: (fr|en) \(SumR .*\), more than config.train.max_loss=0.05", outcome.err
+        r"step 4: lost since the start: (fr|en) \(SumR .*\), more than config.train.max_forgetting=0.05", outcome.err
     )
     assert warned == ["fr"]
 
 
 def test_a_smaller_loss_than_the_limit_is_taken(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worse_after_the_start(monkeypatch, "fr", 0.9)
-    limit = {"train__max_loss": "0.2", "train__select": "last"}
+    limit = {"train__max_forgetting": "0.2", "train__select": "last"}
     outcome = training(drawn, tmp_path / "run", "dual_clip", train__steps="4", data__targets="fr", **limit)
     assert outcome.code == 0, outcome.err
     assert "fr (SumR" not in outcome.err

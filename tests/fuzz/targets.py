@@ -270,6 +270,7 @@ def model_targets() -> dict[str, Target]:
         **texts,
         "e5": of_file("it.bin", partial(read_text_model, "e5_small"), e5_bytes()),
         **each_file("clip", clip, partial(vision_backbone, "clip_vit")),
+        **each_file("dino", golden("dinov3"), partial(vision_backbone, "dino")),
         **each_file("clip_text", both, read_both_towers),
         **each_file("open_clip", golden("open_clip"), read_both_towers),
         **each_file("open_clip_xlm", golden("open_clip_xlm"), partial(read_text_model, "clip_text")),

@@ -84,6 +84,8 @@ def test_before_training_the_table_equals_transformers(kind: str, seed: int, tmp
             text = torch.nn.functional.normalize(model.get_text_features(**given).pooler_output, dim=-1)
         np.testing.assert_allclose(run.embedder.text(student, corpus.text, rows), text.numpy(), atol=1e-5)
         expected = recalls(text @ vision.T)
-        assert {name: found.languages[language][name] for name in expected} == pytest.approx(expected, abs=1e-5)
+        assert {name: found.retrieval.per_language[language][name] for name in expected} == pytest.approx(
+            expected, abs=1e-5
+        )
     scale = float(model.logit_scale.detach())
     np.testing.assert_allclose(-student["log_temperature"], scale, atol=1e-5)

@@ -78,6 +78,13 @@ def test_no_checkpoint_is_none_and_reading_creates_nothing(tmp_path):
         checkpoints.restore(_abstract(), step=4)
 
 
+def test_keeps_what_is_always_kept(tmp_path):
+    with Checkpoints(tmp_path, keep_last=1, best_metric="SumR", always=(0, 77)) as checkpoints:
+        for step in range(4):
+            checkpoints.save(step, _state(step), metadata={}, metrics={"SumR": [1.0, 2.0, 9.0, 3.0][step]})
+    assert checkpoints.steps() == [0, 2, 3]
+
+
 def test_keeps_the_last_and_the_best(tmp_path):
     scores = {0: 1.0, 1: 9.0, 2: 3.0, 3: float("nan"), 4: 2.0}
     _save(tmp_path, *range(6), keep_last=2, best_metric="SumR", scores=scores)
