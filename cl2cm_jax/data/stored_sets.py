@@ -22,6 +22,8 @@ from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.writer import ExampleWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
 from cl2cm_jax.data import beam, lazy_tensorflow
 from cl2cm_jax.data.caption_sets import CaptionSet
@@ -137,6 +139,9 @@ class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             return beam.examples(example, plan, beam=self._beam, file=Path(self.data_dir, _PLANS, f"{split}.jsonl"))
         return map(example, plan)
 
+    def _example_writer(self) -> ExampleWriter:
+        return _SortedWriter(file_format=cast(Any, self.info).file_format)
+
     def _process_pipeline_result(self, pipeline_result: Any) -> None:
         """Removes the items of the workers; called by tfds when Beam is through."""
         shutil.rmtree(Path(self.data_dir, _PLANS))
@@ -148,6 +153,17 @@ class StoredSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _post_download_and_prepare_hook(self) -> None:
         """Adds the checksums of the descriptions; called by tfds when the set has its name."""
         write_checksums(Path(self.data_dir), _DESCRIPTIONS)
+
+
+class _SortedWriter(ExampleWriter):
+    """Writes the fields of a record by name; else they have another order in every process, and equal sets differ."""
+
+    def write(self, path: Any, examples: Iterable[Any]) -> Any:
+        return super().write(path, ((key, _sorted_fields(record)) for key, record in examples))
+
+
+def _sorted_fields(record: bytes) -> bytes:
+    return cast(Any, tf_example_pb2).Example.FromString(record).SerializeToString(deterministic=True)
 
 
 def _keyed_example(

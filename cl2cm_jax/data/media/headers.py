@@ -24,6 +24,7 @@ MAX_CHUNKS = 100_000  # limit for a PNG, and one more for each 512 bytes
 MAX_BLOCKS = 200_000  # limit for a GIF, and one more for each 64 bytes; programs write blocks of 255 bytes
 MAX_TEXT = 1_000_000  # bytes, limit for an unpacked text with the orientation, as in Pillow
 MAX_TAG_BYTES = 4_000_000  # bytes, limit for the tags of a TIFF; each strip or tile needs 8 bytes or more
+MAX_TIFF_PARTS = 300_000  # limit for the strips or tiles of a TIFF, each of which costs Pillow some microseconds
 MAX_TIFF_WORK = 1_000_000_000  # bytes, limit for all strips or tiles of a TIFF, unpacked
 MAX_RLE_BYTES, MAX_RLE_PIXELS = 4_000_000, 10_000_000  # limits for a compressed BMP, which Pillow decodes in Python
 AVIF_EXTRA = 8  # bytes per pixel: planes of up to 16 bits, and a copy
@@ -269,6 +270,9 @@ def _tiff(content: bytes) -> Header:
             del kept[block]
     if _bytes(kept) > MAX_TAG_BYTES:
         raise HeaderError(f"has {_bytes(kept):,} bytes of tags, over the limit of {MAX_TAG_BYTES:,}; save it anew")
+    parts = max(kept[tag].count if tag in kept else 0 for tag in (_STRIP_PLACES, _TILE_PLACES))
+    if parts > MAX_TIFF_PARTS:
+        raise HeaderError(f"has {parts:,} strips or tiles, over the limit of {MAX_TIFF_PARTS:,}; save it anew")
     end = -(-len(content) // 8) * 8
     count = struct.pack(order + ("Q" if is_big else "H"), len(kept))
     directory = b"".join([count, *(kept[tag].entry for tag in sorted(kept)), pointer.pack(0)])

@@ -23,14 +23,16 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
 }
+_BACK = {6: 8, 8: 6}  # the orientation that undoes another; the others undo themselves
 
 
-def turn_of(image: Image.Image) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that turns the pixels (H, W, 3) of a loaded image upright, by EXIF if that can be read."""
+def orientation_of(image: Image.Image) -> int:
+    """How the pixels of a loaded image are to be turned, a key of `_TURNS`, by EXIF if that can be read."""
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION, 1), _TURNS[1])
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        return orientation if orientation in _TURNS else 1
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):
-        return _TURNS[1]
+        return 1
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -66,24 +68,26 @@ def grey_to_8_bit(image: Image.Image, white: float) -> np.ndarray:
 def to_array(image: Image.Image, *, enough: int = 0) -> np.ndarray:
     """The pixels (H, W, 3) uint8, upright.
 
-    They are converted in strips, so that little more than the result is in memory. Strips of a large picture are
-    averaged over squares, see `decode`.
+    They are converted in strips that are written where they are upright, so that little more than the result is in
+    memory. Strips of a large picture are averaged over squares, see `decode`.
     """
     image.load()
-    (width, height), turn = image.size, turn_of(image)
+    (width, height), orientation = image.size, orientation_of(image)
     square = _square(image, enough)
     if width * height <= _STRIP:
-        return np.ascontiguousarray(turn(_to_rgb(image)))
+        return np.ascontiguousarray(_TURNS[orientation](_to_rgb(image)))
     rows = max(1, _STRIP // width // square) * square
     white = white_of(image, rows) if is_deep(image) else 0
-    out = np.empty((-(-height // square), -(-width // square), 3), np.uint8)
+    shape = -(-height // square), -(-width // square), 3
+    upright = np.empty(_TURNS[orientation](np.broadcast_to(np.uint8(0), shape)).shape, np.uint8)
+    out = _TURNS[_BACK.get(orientation, orientation)](upright)  # the same pixels, as they are in the file
     for top in range(0, height, rows):
         part = image.crop((0, top, width, min(height, top + rows)))
         pixels = _to_rgb(part, white=white) if white else _to_rgb(part)
         if square > 1:
             pixels = np.asarray(Image.fromarray(pixels).reduce(square))
         out[top // square :][: len(pixels)] = pixels
-    return np.ascontiguousarray(turn(out))
+    return upright
 
 
 def _square(image: Image.Image, enough: int) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from cl2cm_jax.data.captions import Caption
+from cl2cm_jax.text.visible import normal_form
 
 _SHOWN = 3  # names in a message
 _SEARCHED, _FILES = 20, 2000  # names that a similar one is searched for, and names that are compared with each
@@ -85,11 +85,11 @@ def _inside(folder: str) -> list[str]:
 
 
 def _plain(path: str) -> str:
-    place = PurePosixPath(unicodedata.normalize("NFC", path))
+    place = PurePosixPath(normal_form("NFC", path))
     return str(place.with_suffix(place.suffix.lower())) if place.suffix else str(place)
 
 
 def _stem(path: str) -> str:
     """The name without folders and suffix; of a number also without the zeros that spreadsheets leave out."""
-    stem = unicodedata.normalize("NFC", PurePosixPath(path.replace("\\", "/")).stem).casefold()
+    stem = normal_form("NFC", PurePosixPath(path.replace("\\", "/")).stem).casefold()
     return (stem.lstrip("0") or "0") if stem.isdecimal() else stem

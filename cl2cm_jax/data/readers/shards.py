@@ -227,12 +227,13 @@ def _file_problems(
         reason = "is the key of two samples, or its files do not follow each other; rename one"
         return [Problem(path, None, key, reason)], checked
     endings = [file.ending for file in files]
+    named = shortened(", ".join(endings), limit=200)
     pictures = [file for file in files if file.ending in _PICTURES]
     if len(pictures) > 1 or any(endings.count(text) > 1 for text in _TEXTS):
-        reason = f"has the files {', '.join(endings)}; keep one picture, one .txt and one .json"
+        reason = f"has the files {named}; keep one picture, one .txt and one .json"
         problems.append(Problem(path, None, key, reason))
     elif not pictures:
-        reason = f"has no picture, only {', '.join(endings)}; add one or remove the sample"
+        reason = f"has no picture, only {named}; add one or remove the sample"
         problems.append(Problem(path, None, key, reason))
     for file in files:
         reason, is_note = file.reason, False

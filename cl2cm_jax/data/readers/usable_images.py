@@ -28,6 +28,7 @@ from cl2cm_jax.data.readers.shards import read_picture, read_shard
 from cl2cm_jax.text.languages import counted, is_translation
 
 _ENDINGS = 100  # of a shard, that are counted
+_KINDS = 8  # of files that are not read, that are named
 
 
 def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, mapper: Mapper) -> CaptionTable:
@@ -164,8 +165,10 @@ def _whole_picture(place: str | Sequence[Any], *, images: str, frames: int) -> s
 
 
 def _unread(folder: str, files: Sequence[Path]) -> Problem:
-    counts = Counter(path.suffix.lower() for path in files).most_common()
-    kinds = ", ".join(f"{unread_kind(suffix)} {count:,}" for suffix, count in counts)
+    found = Counter(path.suffix.lower() for path in files)
+    counts = sorted(found.items(), key=lambda one: (-one[1], one[0]))
+    kinds = ", ".join(f"{unread_kind(suffix)} {count:,}" for suffix, count in counts[:_KINDS])
+    kinds += f" and {len(counts) - _KINDS:,} more kinds" if len(counts) > _KINDS else ""
     reason = f"files of formats that are not read: {kinds}, such as {min(files).as_posix()!r}; convert them"
     return Problem(folder, None, "image", reason, is_note=True, is_logged=True)
 

@@ -344,8 +344,11 @@ def _opened(uri: str) -> tuple[Any, lite.Server]:
             "wait for the other one or stop it, or use a Milvus server and give its http:// address",
             id="index-in-use",
         ) from error
-    try:  # the server is on this machine, whatever proxy the environment names
-        client = cast(Any, MilvusClient)(uri=server.uri, grpc_options={"grpc.enable_http_proxy": 0})
+    # the server is in this process, whatever proxy the environment names; pings while it computes would be taken for
+    # its end, or for an attack
+    options = {"grpc.enable_http_proxy": 0, "grpc.keepalive_time_ms": 2**31 - 1}
+    try:
+        client = cast(Any, MilvusClient)(uri=server.uri, grpc_options=options)
     except BaseException:
         server.close()
         raise

@@ -300,6 +300,8 @@ def test_long_tags_of_a_tiff_are_not_read() -> None:
         assert set(image.tag_v2) == {256, 257, 258, 259, 262, 273, 278, 279}  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ImageError, match="has 4,400,0[0-9]+ bytes of tags, over the limit of 4,000,000"):
         decode(tiff((273, 4, 1_100_000, 8), rest=bytes(4_400_000)))
+    with pytest.raises(ImageError, match=r"has 300,001 strips or tiles, over the limit of 300,000; save it anew"):
+        decode(tiff((324, 3, 300_001, 8), rest=bytes(600_002)))
     assert decode(tiff((282, 5, 1_100_000, 8), (317, 3, 2**31, 8))).shape == (1, 1, 3)  # beyond the file: not read
 
 

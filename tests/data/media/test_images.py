@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -196,6 +197,17 @@ def test_every_orientation(orientation: int, strip: int, monkeypatch: pytest.Mon
     found = decode(data)
     np.testing.assert_array_equal(found, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
     assert found.flags.c_contiguous
+
+
+def test_a_picture_is_turned_without_a_second_copy() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.new("RGB", (2000, 3000), "red"), exif=exif)
+    tracemalloc.start()
+    found = decode(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.shape == (2000, 3000, 3) and peak < 1.8 * found.nbytes
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "I", "CMYK", "F"])

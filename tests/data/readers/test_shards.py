@@ -238,6 +238,7 @@ def test_names_follow_webdataset(tmp_path: Path) -> None:
 
 
 JPEG = picture(1)
+MANY_ENDINGS = f"{', '.join(f'e{n:04}' for n in range(14))}, e..., {', '.join(f'e{n}' for n in range(4986, 5000))}"
 
 
 @pytest.mark.parametrize(
@@ -247,6 +248,7 @@ JPEG = picture(1)
         ({"x.jpg": b"", "x.txt": b"a"}, "x.jpg: the image is empty (0 bytes); replace it or leave it out"),
         ({"x.txt": b"a"}, "x: has no picture, only txt; add one or remove the sample"),
         ({"x.jpg": JPEG, "x.png": JPEG, "x.txt": b"a"}, "x: has the files jpg, png, txt; keep one picture"),
+        ({f"x.e{n:04}": b"" for n in range(5000)}, f"x: has no picture, only {MANY_ENDINGS}; add one or remove"),
         ({"x.jpg": JPEG, "x.txt": b"\xff"}, "x.txt: is not valid UTF-8 (byte 0)"),
         ({"x.jpg": JPEG, "x.txt": b"a\0b"}, "x.txt: caption in 'en' holds a NUL byte"),
         ({"x.jpg": JPEG, "x.txt": b"a" * 1_000_001}, "x.txt: has 1,000,001 bytes, over the limit of 1,000,000"),

@@ -364,3 +364,11 @@ def test_files_of_other_formats_are_counted_in_one_line(pictures: Path, caplog: 
         built(pictures, write_captions(pictures))
     assert "formats that are not read: .heic 20, .mov 1, such as 'IMG_0000.HEIC'; convert them" in caplog.text
     assert caplog.text.count("IMG_") == 1 and "notes" not in caplog.text.replace("notes, listed", "")
+
+
+def test_of_many_formats_the_usual_ones_are_named(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(100):
+        (pictures / f"backup.{number:03}").touch()
+    with caplog.at_level(logging.WARNING):
+        built(pictures, write_captions(pictures))
+    assert "not read: .000 1, .001 1, .002 1, .003 1, .004 1, .005 1, .006 1, .007 1 and 92 more kinds" in caplog.text
