@@ -24,7 +24,9 @@ _COMPATIBLE = re.compile(
     "[\ufb00-\ufdf9\ufe70-\ufefc\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uff9f\U0001d400-\U0001d7ff]+"
 )
 _QUOTES = ('""', "''", "``", "“”", "„“", "„”", "””", "‘’", "‚‘", "«»", "»«", "‹›", "›‹", "「」", "『』", "＂＂")
-_TURKISH = re.compile("[İĞ]")
+_CHEROKEE = re.compile("[\u13f8-\u13fd\uab70-\uabbf]+")
+# Letters that are one in capitals, as they are in most languages and in Turkish or German.
+_ONE_IN_CAPITALS = (("i", "ı"), ("ss", "ß"))
 
 
 def visible(text: str) -> str:
@@ -43,18 +45,20 @@ def visible(text: str) -> str:
 
 
 def prepared_query(text: str) -> str:
-    """A query as the text encoder gets it: what is seen of it, and in lower case if all its letters are capitals.
+    """A query in one form, however it was typed: what is seen of it, in the lower case of its capitals.
 
-    Marks of quotation around all of it and Arabic letters that are drawn out (tatweel) are left out. Most encoders are
-    cased and were trained on captions with few capitals: of emoji names in capitals 1 to 7 % find their drawing among
-    the first ten, in lower case 8 to 13 %, as many as of the names as they are. A query with other letters keeps its
-    capitals: German nouns, names, and the letters of a word such as TV in a Chinese query.
+    So ı is i and ß is ss, see `spellings`. Marks of quotation around all of it and Arabic letters that are drawn out
+    (tatweel) are left out.
     """
     text = visible(text).replace("\u0640", "")
     while len(text) > 2 and text[0] + text[-1] in _QUOTES and not set(text[1:-1]) & {text[0], text[-1]}:
         text = text[1:-1].strip()
-    if all(letter.isupper() or letter in "ßºª" for letter in text if letter.isalpha()):
-        if _TURKISH.search(text):  # not of other languages; without these letters a Turkish I is taken for another
-            text = text.replace("I", "ı")
-        return text.lower().replace("i\u0307", "i")  # of the Turkish capital with a dot
-    return text
+    lower = text.lower().replace("i\u0307", "i")  # of the Turkish capital with a dot
+    if not lower.isascii():  # some letters have several lower-case ones, or become two letters in capitals
+        lower = unicodedata.normalize("NFC", unicodedata.normalize("NFC", lower).upper().lower())
+    return _CHEROKEE.sub(lambda found: found[0].upper(), lower)  # usually written in capitals
+
+
+def spellings(word: str) -> tuple[str, ...]:
+    """The words of one spelling in capitals: as `prepared_query` has it, and where they differ with ı and with ß."""
+    return (word, *(word.replace(one, other) for one, other in _ONE_IN_CAPITALS if one in word))
