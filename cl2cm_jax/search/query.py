@@ -89,8 +89,8 @@ def encode_queries(encoder: Encoder, queries: Sequence[str]) -> np.ndarray:
 def query_texts(encoder: Encoder, queries: Sequence[str]) -> list[str]:
     """The texts that the encoder gets for queries, the same however these are cased: see `prepared_query`.
 
-    A word that capitals do not tell from another, as Turkish KIRMIZI is kırmızı and kirmizi, is the one of fewer word
-    pieces: the encoder's vocabulary has the words of its languages.
+    Of the words that are one in capitals, as KIRMIZI is kırmızı and kirmizi and APFEL is Apfel and apfel, it gets the
+    one of fewest word pieces: the encoder's vocabulary has the words of its languages, and nouns and names as usual.
     """
     texts = [prepared_query(query).split(" ") for query in queries]
     words = {word: several for text in texts for word in text if len(several := spellings(word)) > 1}

@@ -47,7 +47,7 @@ def visible(text: str) -> str:
 def prepared_query(text: str) -> str:
     """A query in one form, however it was typed: what is seen of it, in the lower case of its capitals.
 
-    So ı is i and ß is ss, see `spellings`. Marks of quotation around all of it and Arabic letters that are drawn out
+    So ı is i and ß is ss; `spellings` has the others. Marks of quotation around all of it and Arabic letters that are drawn out
     (tatweel) are left out.
     """
     text = visible(text).replace("\u0640", "")
@@ -60,5 +60,6 @@ def prepared_query(text: str) -> str:
 
 
 def spellings(word: str) -> tuple[str, ...]:
-    """The words of one spelling in capitals: as `prepared_query` has it, and where they differ with ı and with ß."""
-    return (word, *(word.replace(one, other) for one, other in _ONE_IN_CAPITALS if one in word))
+    """The words of one spelling in capitals: as `prepared_query` has it, with ı, with ß, and with a first capital."""
+    others = [word.replace(one, other) for one, other in _ONE_IN_CAPITALS if one in word]
+    return tuple(dict.fromkeys((word, *others, word[:1].title() + word[1:])))

@@ -85,7 +85,7 @@ def test_what_is_not_read_of_a_query_is_said_in_a_bounded_number_of_lines(colour
     assert len(caplog.records) == 6
 
 
-VOCABULARY = {"kırmızı", "bir", "elma", "groß", "wasser", "ein", "in"}
+VOCABULARY = {"kırmızı", "bir", "elma", "groß", "Wasser", "ein", "in", "a", "apple", "Apple"}
 
 
 def pieces(words: Sequence[str]) -> list[int]:
@@ -98,7 +98,8 @@ def pieces(words: Sequence[str]) -> list[int]:
     [
         ("bir kırmızı elma", "bir kırmızı elma"),
         ("kirmizi", "kırmızı"),
-        ("ein groß wasser", "ein groß wasser"),
+        ("ein groß Wasser", "ein groß Wasser"),
+        ("an Apple", "an apple"),
         ("σκύλος in οδός", "σκύλος in οδός"),
         ("сидящий кот", "сидящий кот"),
         ("电视 TV", "电视 tv"),

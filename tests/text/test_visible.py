@@ -127,7 +127,8 @@ def test_no_letter_has_two_forms_by_its_case() -> None:
 
 
 def test_spellings_are_one_in_capitals() -> None:
-    assert spellings("kirmizi") == ("kirmizi", "kırmızı")
-    assert spellings("weiss") == ("weiss", "weıss", "weiß")
-    assert spellings("apple") == ("apple",)
+    assert spellings("kirmizi") == ("kirmizi", "kırmızı", "Kirmizi")
+    assert spellings("weiss") == ("weiss", "weıss", "weiß", "Weiss")
     assert {word.upper() for word in spellings("weiss")} == {"WEISS"}
+    for word in ("苹果", "تفاحة", "თბილისი", "2", ""):  # Georgian capitals begin no word
+        assert spellings(word) == (word,)
