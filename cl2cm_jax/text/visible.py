@@ -47,8 +47,8 @@ def visible(text: str) -> str:
 def prepared_query(text: str) -> str:
     """A query in one form, however it was typed: what is seen of it, in the lower case of its capitals.
 
-    So ı is i and ß is ss; `spellings` has the others. Marks of quotation around all of it and Arabic letters that are drawn out
-    (tatweel) are left out.
+    So ı is i and ß is ss; `spellings` has the others. Marks of quotation around all of it and Arabic letters that are
+    drawn out (tatweel) are left out.
     """
     text = visible(text).replace("\u0640", "")
     while len(text) > 2 and text[0] + text[-1] in _QUOTES and not set(text[1:-1]) & {text[0], text[-1]}:

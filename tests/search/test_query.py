@@ -8,6 +8,7 @@ import pytest
 from support.colour_encoder import ColourEncoder
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.tokenizers import SentencePieceTokenizer
 from cl2cm_jax.search.query import query_texts, search, warn_of_unread
 
 
@@ -116,3 +117,19 @@ def test_capitals_change_no_text_that_is_encoded(colours: ColourEncoder, typed: 
 def test_a_word_of_equal_pieces_is_spelt_as_in_most_languages(colours: ColourEncoder) -> None:
     assert query_texts(colours.encoder, ["KIRMIZI WASSER", ""]) == ["kirmizi wasser", ""]
     assert query_texts(colours.encoder, []) == []
+
+
+@pytest.mark.parametrize(
+    ("capitals", "text"),
+    [
+        ("KIRMIZI ELMA", "kırmızı elma"),
+        ("İSTANBUL", "Istanbul"),
+        ("A RED TAXI", "a red taxi"),
+        ("DREI HUNDE AUF DER WIESE", "drei Hunde auf der wiese"),
+        ("ΚΌΚΚΙΝΟΣ ΣΚΎΛΟΣ", "κόκκινος σκύλος"),
+    ],
+)
+def test_words_are_spelt_as_in_the_vocabulary_of_the_demo(colours: ColourEncoder, capitals: str, text: str) -> None:
+    tokenizer = SentencePieceTokenizer()
+    encoder = dataclasses.replace(colours.encoder, pieces=lambda words: tokenizer(words).mask.sum(1).tolist())
+    assert query_texts(encoder, [capitals, capitals.title(), capitals.lower()]) == [text] * 3
