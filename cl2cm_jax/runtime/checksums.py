@@ -75,8 +75,8 @@ def write_checked(path: Path, content: str | bytes) -> None:
 
 
 def write_checked_json(path: Path, content: Any) -> None:
-    """Writes JSON as `write_checked` does."""
-    write_checked(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    """Writes JSON as `write_checked` does; raises ValueError for NaN and infinity, which no reader of JSON takes."""
+    write_checked(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_checked(path: Path, *, fix: str, largest: int | None = None) -> bytes:

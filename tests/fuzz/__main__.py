@@ -79,7 +79,8 @@ def search(name: str, bound: list[str]) -> bool:
     process = os.fork()
     if not process:
         _fuzz(name, bound, found)
-    _, status = os.waitpid(process, 0)
+    _, status, used = os.wait4(process, 0)
+    print(f"{name}: {used.ru_utime + used.ru_stime:.0f} s of CPU", flush=True)
     for path in sorted(set(found.glob("*-*")) - known):
         print(
             f"finding: {path}; to reproduce: make fuzz TARGET={shlex.quote(name)} INPUT={shlex.quote(str(path))}",
@@ -105,7 +106,8 @@ def _fuzz(name: str, bound: list[str], found: Path) -> None:
     print(f"--- {name}: {' '.join(bound)}", flush=True)
     atheris.Setup(
         [sys.argv[0], *bound, f"-max_len={LONGEST}", f"-rss_limit_mb={MEMORY_MB}",
-         f"-timeout={SLOWEST}", f"-artifact_prefix={found}/", f"-dict={words}", "-verbosity=0", str(corpus)],
+         f"-timeout={SLOWEST}", f"-artifact_prefix={found}/", f"-dict={words}", "-verbosity=0",
+         "-print_final_stats=1", str(corpus)],
         lambda data: attempt(target, data),
     )  # fmt: skip
     atheris.Fuzz()

@@ -110,5 +110,17 @@ def _table(title: str, rows: Sequence[Row], shown: Mapping[str, str]) -> Table:
         (row.name, *(UNKNOWN if value is None else f"{value:.1f}" for value in values), row.protocol)
         for row, values in zip(rows, cells, strict=True)
     )
-    sources = dict.fromkeys(f"{row.name}: {note}" for row in rows for note in (row.source, *row.notes) if note)
-    return Table(title, ("method", *shown.values(), "protocol"), body, tuple(sources), words=("protocol",))
+    return Table(title, ("method", *shown.values(), "protocol"), body, tuple(_notes(rows)), words=("protocol",))
+
+
+def _notes(rows: Sequence[Row]) -> Iterable[str]:
+    """The sources and notes, each once: of all rows as it is, of some after their names."""
+    of_names: dict[str, list[str]] = {}
+    for row in rows:
+        for note in (row.source, *row.notes):
+            if note and row.name not in (names := of_names.setdefault(note, [])):
+                names.append(row.name)
+    everyone = len({row.name for row in rows})
+    for note, names in of_names.items():
+        shared = len(names) == everyone and note not in {row.source for row in rows}
+        yield note if shared else f"{', '.join(names)}: {note}"

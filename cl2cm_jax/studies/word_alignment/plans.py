@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -36,13 +37,22 @@ class Pairs(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """Percentages over all pairs of a language; `report.QUALITY` explains them."""
+    """Percentages over all pairs of a language, NaN where no pair has such words; `report.QUALITY` explains them."""
 
     linked: float
     linked_mass: float
     same: float
     mutual: float
     alike: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """The percentages by name, None for NaN, which JSON does not have."""
+        return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, float | None]) -> Quality:
+        """The percentages of `to_json`."""
+        return cls(**{name: math.nan if value is None else value for name, value in stored.items()})
 
 
 def read_pairs(
@@ -141,7 +151,7 @@ def plan_quality(plans: Sequence[np.ndarray], cosines: Sequence[float], pairs: P
 
 
 def _percent(values: np.ndarray) -> float:
-    return 100.0 * float(values.mean()) if len(values) else float("nan")
+    return 100.0 * float(values.mean()) if len(values) else math.nan
 
 
 def shown_pairs(corpus: Corpus, *, source: str, languages: Sequence[str]) -> list[tuple[str, int]]:

@@ -90,7 +90,8 @@ def _read_runs(experiment: Experiment, name: str, seeds: Sequence[int]) -> RowRu
         validation=[result["validation"] for result in results],
         step=[result["step"] for result in results],
         quality={
-            language: [Quality(**result["quality"][language]) for result in results] for language in experiment.pairs
+            language: [Quality.from_json(result["quality"][language]) for result in results]
+            for language in experiment.pairs
         },
     )
 

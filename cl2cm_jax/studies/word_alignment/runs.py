@@ -104,7 +104,7 @@ def run_once(experiment: Experiment, name: str, *, seed: int) -> bool:
         for language in targets_of(config):
             pairs = experiment.pairs[language]
             plans[language], cosines = transport_plans(run, teacher.params, pairs)
-            quality[language] = plan_quality(plans[language], cosines, pairs)._asdict()
+            quality[language] = plan_quality(plans[language], cosines, pairs).to_json()
         save_ranks(folder / RANKS_FILE, sentence_ranks(run, teacher.params, run.corpora.test))
         with replacing(folder / PLANS_FILE) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **{str(i): plans[lang][row] for i, (lang, row) in enumerate(experiment.shown)})

@@ -136,6 +136,10 @@ def test_few_images_are_named_below_the_table() -> None:
     table = comparison_tables([*run_rows("runs/a", results()), *run_rows("runs/b", few)])[0]
     (note,) = table.notes
     assert note.startswith("runs/b: only 8 images: one more hit is 12.5 points of a recall")
+    (note,) = comparison_tables([*run_rows("runs/b", few), *run_rows("runs/c", few)])[0].notes
+    assert note.startswith("only 8 images: ")  # of all rows: once, without names
+    (note,) = comparison_tables([*run_rows("a", results()), *run_rows("b", few), *run_rows("c", few)])[0].notes
+    assert note.startswith("b, c: only 8 images: ")
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row.name} {row.set} {row.language} {row.protocol[:25]}")

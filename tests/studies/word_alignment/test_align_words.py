@@ -134,7 +134,7 @@ def test_other_text_or_another_configuration_needs_another_workdir(
     outcome = call(align_words.main, *arguments, "--config.optimizer.learning_rate=0.01")
     assert outcome.code == 2 and "optimizer.learning_rate" in outcome.err and outcome.err.count("\n") == 1
     outcome = call(align_words.main, *arguments, "--limit=30")
-    assert outcome.code == 2 and "has runs on other text" in outcome.err
+    assert outcome.code == 2 and "was trained on other data" in outcome.err
 
 
 @pytest.mark.parametrize(
