@@ -23,7 +23,7 @@ from cl2cm_jax.evaluation.gallery import Gallery
 from cl2cm_jax.maths.ranking import top as best_items
 from cl2cm_jax.search.entry import Filters, without_captions
 from cl2cm_jax.text.terminal import json_text, printable, styled_output
-from cl2cm_jax.text.visible import prepared_query, visible
+from cl2cm_jax.text.visible import prepared_query, spellings, visible
 from cl2cm_jax.trained.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -82,13 +82,27 @@ def search(queries: Sequence[str], gallery: Gallery, encoder: Encoder, *, top: i
 
 
 def encode_queries(encoder: Encoder, queries: Sequence[str]) -> np.ndarray:
-    """The vectors (N, D) float32 of N queries, prepared as `prepared_query` does: every search encodes queries here."""
-    return encoder.text([prepared_query(query) for query in queries])
+    """The vectors (N, D) float32 of N queries as `query_texts`: every search encodes queries here."""
+    return encoder.text(query_texts(encoder, queries))
+
+
+def query_texts(encoder: Encoder, queries: Sequence[str]) -> list[str]:
+    """The texts that the encoder gets for queries, the same however these are cased: see `prepared_query`.
+
+    Of the words that are one in capitals, as KIRMIZI is kırmızı and kirmizi and APFEL is Apfel and apfel, it gets the
+    one of fewest word pieces: the encoder's vocabulary has the words of its languages, and nouns and names as usual.
+    """
+    texts = [prepared_query(query).split(" ") for query in queries]
+    words = {word: several for text in texts for word in text if len(several := spellings(word)) > 1}
+    flat = [one for several in words.values() for one in several]
+    counts = dict(zip(flat, encoder.pieces(flat), strict=True)) if flat else {}
+    best = {word: min(several, key=counts.__getitem__) for word, several in words.items()}  # of equal ones the first
+    return [" ".join(best.get(word, word) for word in text) for text in texts]
 
 
 def query_notice(encoder: Encoder, query: str) -> str:
     """What of a query is not read, in one line; "" if it is read as a whole."""
-    return encoder.notice(prepared_query(query))
+    return encoder.notice(query_texts(encoder, [query])[0])
 
 
 def warn_of_unread(encoder: Encoder, queries: Sequence[str]) -> None:

@@ -29,7 +29,9 @@ _COMPATIBLE = re.compile(
 _UNSPELT = re.compile(r"\W{32,}")
 _PAIRS_OF_MARKS = {ord(pair): unicodedata.normalize("NFD", pair) for pair in "\u0f73\u0f75\u0f81"}
 _QUOTES = ('""', "''", "``", "“”", "„“", "„”", "””", "‘’", "‚‘", "«»", "»«", "‹›", "›‹", "「」", "『』", "＂＂")
-_TURKISH = re.compile("[İĞ]")
+_CHEROKEE = re.compile("[\u13f8-\u13fd\uab70-\uabbf]+")
+# Letters that are one in capitals, as they are in most languages and in Turkish or German.
+_ONE_IN_CAPITALS = (("i", "ı"), ("ss", "ß"))
 
 
 def normal_form(form: Literal["NFC", "NFD"], text: str) -> str:
@@ -64,18 +66,21 @@ def visible(text: str) -> str:
 
 
 def prepared_query(text: str) -> str:
-    """A query as the text encoder gets it: what is seen of it, and in lower case if all its letters are capitals.
+    """A query in one form, however it was typed: what is seen of it, in the lower case of its capitals.
 
-    Marks of quotation around all of it and Arabic letters that are drawn out (tatweel) are left out. Most encoders are
-    cased and were trained on captions with few capitals: of emoji names in capitals 1 to 7 % find their drawing among
-    the first ten, in lower case 8 to 13 %, as many as of the names as they are. A query with other letters keeps its
-    capitals: German nouns, names, and the letters of a word such as TV in a Chinese query.
+    So ı is i and ß is ss; `spellings` has the others. Marks of quotation around all of it and Arabic letters that are
+    drawn out (tatweel) are left out.
     """
     text = visible(text).replace("\u0640", "")
     while len(text) > 2 and text[0] + text[-1] in _QUOTES and not set(text[1:-1]) & {text[0], text[-1]}:
         text = text[1:-1].strip()
-    if all(letter.isupper() or letter in "ßºª" for letter in text if letter.isalpha()):
-        if _TURKISH.search(text):  # not of other languages; without these letters a Turkish I is taken for another
-            text = text.replace("I", "ı")
-        return text.lower().replace("i\u0307", "i")  # of the Turkish capital with a dot
-    return text
+    lower = text.lower().replace("i\u0307", "i")  # of the Turkish capital with a dot
+    if not lower.isascii():  # some letters have several lower-case ones, or become two letters in capitals
+        lower = unicodedata.normalize("NFC", unicodedata.normalize("NFC", lower).upper().lower())
+    return _CHEROKEE.sub(lambda found: found[0].upper(), lower)  # usually written in capitals
+
+
+def spellings(word: str) -> tuple[str, ...]:
+    """The words of one spelling in capitals: as `prepared_query` has it, with ı, with ß, and with a first capital."""
+    others = [word.replace(one, other) for one, other in _ONE_IN_CAPITALS if one in word]
+    return tuple(dict.fromkeys((word, *others, word[:1].title() + word[1:])))

@@ -24,6 +24,7 @@ class Encoder:
         enough: pixels of a picture's shorter side that `images` makes use of; 0: all. See `images.decode`.
         max_pixels: larger pictures are refused, see there.
         notice: what of a text is not read, in one line; "" if it is read as a whole.
+        pieces: N words -> the number of word pieces of each, large where one is unknown.
     """
 
     text: Callable[[Sequence[str]], np.ndarray]
@@ -34,3 +35,4 @@ class Encoder:
     enough: int = 0
     max_pixels: int = MAX_PIXELS
     notice: Callable[[str], str] = lambda text: ""
+    pieces: Callable[[Sequence[str]], Sequence[int]] = lambda words: [0] * len(words)

@@ -48,7 +48,7 @@ class TrainedModel:
         self.frames, self.weights = encoder.frames, encoder.weights
 
     def encode_text(self, texts: Iterable[str], language: str | None = None) -> np.ndarray:
-        """Encodes texts; those longer than the model's limit are truncated.
+        """Encodes texts as they are, where searches prepare queries; those longer than the model's limit are truncated.
 
         Args:
           texts: N strings.

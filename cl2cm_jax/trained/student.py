@@ -88,7 +88,15 @@ def student_encoder(
         batch=batch,
         enough=enough,
         notice=partial(_notice, text_features),
+        pieces=partial(_pieces, text_features),
     )
+
+
+def _pieces(encoder: TextEncoder, words: Sequence[str]) -> list[int]:
+    """The number of word pieces of each word, more than any has where one of them is unknown."""
+    tokens = encoder.tokens(words)
+    unknown = encoder.losses(words, tokens).unknown > 0
+    return np.where(unknown, encoder.max_tokens + 1, tokens.mask.sum(1)).tolist()
 
 
 def _notice(encoder: TextEncoder, text: str) -> str:

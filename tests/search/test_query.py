@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from support.colour_encoder import ColourEncoder
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.search.query import search, warn_of_unread
+from cl2cm_jax.models.tokenizers import SentencePieceTokenizer
+from cl2cm_jax.search.query import query_texts, search, warn_of_unread
 
 
 def test_equal_queries_in_three_languages_find_the_same(colours, gallery) -> None:
@@ -64,9 +66,9 @@ def test_queries_are_prepared_before_they_are_encoded(colours, gallery) -> None:
         return colours.text(texts)
 
     encoder = dataclasses.replace(colours.encoder, text=text)
-    written = ["red dog", "\u202ared\u00a0dog\u202c ", "RED DOG", "re\u00add\u200b dog"]
+    written = ["red dog", "\u202ared\u00a0dog\u202c ", "RED DOG", "Red Dog", "rEd dog", "re\u00add\u200b dog"]
     answers = search(written, gallery, encoder)
-    assert seen == ["red dog"] * 4
+    assert seen == ["red dog"] * 6
     assert [answer.query for answer in answers] == written
     assert len({answer.results for answer in answers}) == 1
     with pytest.raises(UserError, match="query 1 is empty"):
@@ -82,3 +84,52 @@ def test_what_is_not_read_of_a_query_is_said_in_a_bounded_number_of_lines(colour
     ]
     assert caplog.records[-1].getMessage() == "96 more queries are not read as a whole"
     assert len(caplog.records) == 6
+
+
+VOCABULARY = {"kırmızı", "bir", "elma", "groß", "Wasser", "ein", "in", "a", "apple", "Apple"}
+
+
+def pieces(words: Sequence[str]) -> list[int]:
+    """As a tokenizer whose vocabulary has these words whole."""
+    return [1 if word in VOCABULARY else len(word) for word in words]
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        ("bir kırmızı elma", "bir kırmızı elma"),
+        ("kirmizi", "kırmızı"),
+        ("ein groß Wasser", "ein groß Wasser"),
+        ("an Apple", "an apple"),
+        ("σκύλος in οδός", "σκύλος in οδός"),
+        ("сидящий кот", "сидящий кот"),
+        ("电视 TV", "电视 tv"),
+        ("گربه", "گربه"),
+    ],
+)
+def test_capitals_change_no_text_that_is_encoded(colours: ColourEncoder, typed: str, text: str) -> None:
+    encoder = dataclasses.replace(colours.encoder, pieces=pieces)
+    mixed = "".join(letter.upper() if place % 2 else letter for place, letter in enumerate(typed))
+    cased = [typed, typed.upper(), typed.title(), typed.capitalize(), typed.swapcase(), mixed]
+    assert query_texts(encoder, cased) == [text] * len(cased)
+
+
+def test_a_word_of_equal_pieces_is_spelt_as_in_most_languages(colours: ColourEncoder) -> None:
+    assert query_texts(colours.encoder, ["KIRMIZI WASSER", ""]) == ["kirmizi wasser", ""]
+    assert query_texts(colours.encoder, []) == []
+
+
+@pytest.mark.parametrize(
+    ("capitals", "text"),
+    [
+        ("KIRMIZI ELMA", "kırmızı elma"),
+        ("İSTANBUL", "Istanbul"),
+        ("A RED TAXI", "a red taxi"),
+        ("DREI HUNDE AUF DER WIESE", "drei Hunde auf der wiese"),
+        ("ΚΌΚΚΙΝΟΣ ΣΚΎΛΟΣ", "κόκκινος σκύλος"),
+    ],
+)
+def test_words_are_spelt_as_in_the_vocabulary_of_the_demo(colours: ColourEncoder, capitals: str, text: str) -> None:
+    tokenizer = SentencePieceTokenizer()
+    encoder = dataclasses.replace(colours.encoder, pieces=lambda words: tokenizer(words).mask.sum(1).tolist())
+    assert query_texts(encoder, [capitals, capitals.title(), capitals.lower()]) == [text] * 3

@@ -45,6 +45,11 @@ def test_a_complete_student_is_loaded(finished: Path) -> None:
     assert load_encoder(finished).text(["red", "dog"]).shape == (2, 12)
 
 
+def test_word_pieces_are_counted_and_unknown_ones_are_many(finished: Path) -> None:
+    known, longer, unknown = load_encoder(finished).pieces(["red", "red dog", "xyzzy"])
+    assert 0 < known < longer < unknown
+
+
 def test_every_flipped_bit_of_a_workdir_is_seen(finished: Path) -> None:
     for name in (MODEL_FILE, "config.json"):
         for _ in flipped_bits(finished / name, count=12):

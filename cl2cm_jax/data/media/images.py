@@ -27,7 +27,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from cl2cm_jax.data.media.files import read_regular
 from cl2cm_jax.data.media.headers import Header, HeaderError, read_header
-from cl2cm_jax.data.media.pixels import to_array
+from cl2cm_jax.data.media.pixels import to_array, turn_of
 from cl2cm_jax.data.media.threads import Room
 from cl2cm_jax.errors import UserError, one_line
 
@@ -68,6 +68,14 @@ class AnimatedError(ImageError):
     """A picture of several frames where a still one is required."""
 
 
+class Decoded(NamedTuple):
+    """The pixels (H, W, 3) uint8 of a picture, width and height in its file, and how it is turned upright."""
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    turn: Callable[[np.ndarray], np.ndarray]
+
+
 _ROOM = Room(2 * MAX_MEMORY)
 Reader = Callable[[str | os.PathLike[str]], bytes]
 
@@ -104,6 +112,18 @@ def decode(
     Raises:
       ImageError: empty, not an image, truncated, animated (if refused) or too large.
     """
+    return decode_file(source, max_pixels=max_pixels, enough=enough, on_animated=on_animated, read=read).pixels
+
+
+def decode_file(
+    source: bytes | str | os.PathLike[str],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    enough: int = 0,
+    on_animated: Literal["first", "refuse"] = "first",
+    read: Reader = read_file,
+) -> Decoded:
+    """As `decode`, with what the picture was before it was made smaller and turned."""
     name = _name(source)
     with _as_image_error(name, max_pixels):
         opened = _opened(source, max_pixels=max_pixels, enough=enough, read=read)
@@ -112,7 +132,8 @@ def decode(
                 how = "has several pages" if image.format == "TIFF" else f"is animated ({frames} frames)"
                 raise AnimatedError(f"{name} {how}; save one as a picture of its own")
             with _ROOM.taken(opened.memory):
-                return to_array(image, enough=enough)
+                pixels = to_array(image, enough=enough)
+                return Decoded(pixels, (opened.header.width, opened.header.height), turn_of(image))
 
 
 def open_picture(source: bytes | str | os.PathLike[str]) -> Image.Image:

@@ -16,7 +16,8 @@ import PIL
 
 from cl2cm_jax.data.journal import Journal
 from cl2cm_jax.data.media.clips import decode_clip, taken_files
-from cl2cm_jax.data.media.images import AnimatedError, ImageError, decode, read_file
+from cl2cm_jax.data.media.images import AnimatedError, ImageError, decode, decode_file, read_file
+from cl2cm_jax.data.media.looks import Look, look_of
 
 _SECONDS = 20.0  # between two lines of progress
 
@@ -72,13 +73,13 @@ class Checked(NamedTuple):
       reason: "" if it is good.
       is_note: it can be used.
       sha256: of its files, end to end, in hexadecimal digits.
-      pixels: hash of the decoded pixels, of a picture as small as it is decoded for the check.
+      look: of a picture as small as it is decoded for the check; of a clip in its own size.
     """
 
     reason: str = ""
     is_note: bool = False
     sha256: str = ""
-    pixels: str = ""
+    look: Look = Look("")
 
 
 def check(source: bytes | str, frames: int) -> Checked:
@@ -104,17 +105,17 @@ def check(source: bytes | str, frames: int) -> Checked:
     try:
         if frames > 1:
             files = taken_files(source, limit=frames) if is_path else [source]
-            pixels = pixels_hash(decode_clip(files, limit=frames, read=read))
+            look = Look(pixels_hash(decode_clip(files, limit=frames, read=read)))
         else:
             try:
-                picture = decode(source, enough=1, on_animated="refuse", read=read)
+                picture = decode_file(source, enough=1, on_animated="refuse", read=read)
             except AnimatedError:  # found in the header, before anything is decoded
-                picture = decode(source, enough=1, read=read)
+                picture = decode_file(source, enough=1, read=read)
                 note = f"{source if is_path else 'the image'} is animated; its first frame is used"
-            pixels = pixels_hash([picture])
+            look = look_of(picture, pixels_hash([picture.pixels]))
     except ImageError as error:
         return Checked(str(error))
-    return Checked(note, bool(note), "".join(hashes.values()), pixels)
+    return Checked(note, bool(note), "".join(hashes.values()), look)
 
 
 def pixels_hash(pictures: Iterable[np.ndarray]) -> str:
@@ -127,7 +128,7 @@ def pixels_hash(pictures: Iterable[np.ndarray]) -> str:
 
 
 def whole_pixels(source: bytes | str, frames: int) -> str:
-    """As `Checked.pixels` of a picture or clip, decoded in its own size; "" if it cannot be decoded any more."""
+    """As `Look.pixels` of a picture or clip, decoded in its own size; "" if it cannot be decoded any more."""
     try:
         if frames > 1:
             files = taken_files(source, limit=frames) if isinstance(source, str) else [source]

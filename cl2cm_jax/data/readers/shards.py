@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from cl2cm_jax.data.captions import Caption, ShardOffset
 from cl2cm_jax.data.media.images import SUFFIXES
+from cl2cm_jax.data.media.looks import Look
 from cl2cm_jax.data.readers.picture_checks import Checked, check
 from cl2cm_jax.data.readers.problems import Problem
 from cl2cm_jax.data.readers.sample_captions import SampleError, read_captions
@@ -41,7 +42,7 @@ class Shard(NamedTuple):
     samples: list[list[Caption]]  # the rows of each picture; one with caption="" if it has no caption
     left_out: list[str]  # keys of samples that have a problem
     problems: list[Problem]
-    pixels: dict[str, str]  # a hash of the picture of each sample, by key, see `Checked.pixels`
+    looks: dict[str, Look]  # of the picture of each sample, by key, see `Checked.look`
     unread: Counter[str]  # files of other endings, which are not read
 
 
@@ -107,7 +108,7 @@ def read_shard(path: str, *, source: str, frames: int) -> Shard:
             shard.problems.extend(problems)
             if sample:
                 shard.samples.append(sample)
-                shard.pixels[key] = picture.pixels
+                shard.looks[key] = picture.look
             else:
                 shard.left_out.append(key)
     except (_BrokenError, tarfile.TarError, OSError, RecursionError, ValueError, OverflowError) as error:

@@ -18,6 +18,7 @@ import PIL
 
 from cl2cm_jax.data.captions import Caption, CaptionTable, ShardOffset, by_image, merge_equal
 from cl2cm_jax.data.media.images import SUFFIXES
+from cl2cm_jax.data.media.looks import Look, maybe_equal
 from cl2cm_jax.data.media.unread import is_ignored, is_unread, unread_kind
 from cl2cm_jax.data.readers.feature_file import FeatureFile
 from cl2cm_jax.data.readers.odd_captions import OddCaptions
@@ -35,7 +36,7 @@ def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, 
     """The captions whose picture or clip is in a folder and can be decoded, with its path inside the folder."""
     known = by_image(captions.rows)
     paths = [os.path.join(images, image) for image in known]
-    names = [f"{frames} frames of {path} in {os.path.abspath(images)}" for path in paths]
+    names = [f"look of {frames} frames of {path} in {os.path.abspath(images)}" for path in paths]
     earlier = Earlier(names, [state_of(path, frames) for path in paths], lambda result: not result[0] or result[1])
     found = mapper(partial(_checked_file, images=images, frames=frames), list(known), earlier)
     checked = dict(zip(known, (Checked(*result) for result in found), strict=True))
@@ -54,8 +55,8 @@ def from_folder(captions: CaptionTable, file: str, images: str, *, frames: int, 
             table.problems.append(_unused(images, None, "image", image))
     if unread := [path for path in files if is_unread(path.suffix.lower()) and path.as_posix() not in known]:
         table.problems.append(_unread(images, unread))
-    pixels = {image: found.pixels for image, found in checked.items()}
-    return merge_equal(table, _contents(table.rows, pixels, images, frames=frames, mapper=mapper), file=file)
+    looks = {image: Look(*found.look) for image, found in checked.items()}
+    return merge_equal(table, _contents(table.rows, looks, images, frames=frames, mapper=mapper), file=file)
 
 
 def _files(folder: str) -> Iterator[Path]:
@@ -92,7 +93,7 @@ def from_shards(
     captions: CaptionTable, file: str, shards: Sequence[str], *, source: str, frames: int, mapper: Mapper
 ) -> CaptionTable:
     """The captions of the samples of shards, and those that a caption file has for their keys."""
-    names = [f"{frames} frames, captions in {source}, of {path} in {os.getcwd()}" for path in shards]
+    names = [f"looks of {frames} frames, captions in {source}, of {path} in {os.getcwd()}" for path in shards]
     earlier = Earlier(names, [state_of(path, frames) for path in shards], _has_only_notes)
     found = list(mapper(partial(_shard_as_json, source=source, frames=frames), shards, earlier))
     samples, left_out, problems = _merged(found)
@@ -118,12 +119,12 @@ def from_shards(
         problems += [_of_sample(rows[0], reason) for rows in images if not rows[0].split]
         images = [rows for rows in images if rows[0].split]
     # of a key in two shards the first counts
-    pixels = {key: hash for *_, hashes, _ in reversed(found) for key, hash in hashes.items()}
+    looks = {key: Look(*look) for *_, looks, _ in reversed(found) for key, look in looks.items()}
     if unread := sum((Counter(counts) for *_, counts in found), Counter[str]()):
         reason = f"files of samples that are not read, by ending: {counted(unread)}"
         problems.append(Problem(shards[0], None, "shard", reason, is_note=True, is_logged=True))
     table = CaptionTable([row for rows in images for row in rows], problems)
-    contents = _contents(table.rows, pixels, "", frames=frames, mapper=mapper)
+    contents = _contents(table.rows, looks, "", frames=frames, mapper=mapper)
     return merge_equal(table, contents, file=file or shards[0])
 
 
@@ -140,23 +141,26 @@ def _checked_file(image: str, *, images: str, frames: int) -> Checked:
 
 
 def _contents(
-    rows: Iterable[Caption], pixels: Mapping[str, str], images: str, *, frames: int, mapper: Mapper
+    rows: Iterable[Caption], looks: Mapping[str, Look], images: str, *, frames: int, mapper: Mapper
 ) -> dict[str, str]:
     """A hash of what each image shows, of the pixels as they were checked.
 
-    Where these are equal and the files are not, the pictures are decoded whole: a check sees an eighth of a JPEG.
+    Where these are equal and the files are not, or were decoded at different scales and look alike, the pictures are
+    decoded whole if the check did not: it sees an eighth of a JPEG.
     """
     first = {row.image: row for row in rows}
     files: dict[str, set[str]] = {}
     for image, row in first.items():
-        files.setdefault(pixels[image], set()).add(row.sha256)
-    unsure = [image for image in first if len(files[pixels[image]]) > 1]
+        files.setdefault(looks[image].pixels, set()).add(row.sha256)
+    alike = maybe_equal({image: looks[image] for image in first})
+    unsure = [image for image in first if looks[image].scale > 1]
+    unsure = [image for image in unsure if image in alike or len(files[looks[image].pixels]) > 1]
     names = [f"whole, {frames} frames of {first[image].sha256}" for image in unsure]
     earlier = Earlier(names, [PIL.__version__] * len(unsure), bool)
     places = [first[image].picture for image in unsure]
     whole = mapper(partial(_whole_picture, images=images, frames=frames), places, earlier)
     equal = {image: found or first[image].sha256 for image, found in zip(unsure, whole, strict=True)}
-    return {image: pixels[image] for image in first} | equal
+    return {image: looks[image].pixels for image in first} | equal
 
 
 def _whole_picture(place: str | Sequence[Any], *, images: str, frames: int) -> str:
@@ -181,7 +185,7 @@ def _shard_as_json(path: str, *, source: str, frames: int) -> list[Any]:
     """A shard as JSON, which a pipeline can pass on: the fields of `Shard`, problems as lists."""
     shard = read_shard(path, source=source, frames=frames)
     problems = [astuple(problem) for problem in shard.problems]
-    return [shard.samples, shard.left_out, problems, shard.pixels, dict(shard.unread.most_common(_ENDINGS))]
+    return [shard.samples, shard.left_out, problems, shard.looks, dict(shard.unread.most_common(_ENDINGS))]
 
 
 def _has_only_notes(shard: Sequence[Any]) -> bool:

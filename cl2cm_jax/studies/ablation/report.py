@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from cl2cm_jax.evaluation.report import Protocol, to_json
+from cl2cm_jax.evaluation.report import Protocol, few_images, to_json
 from cl2cm_jax.evaluation.retrieval import metrics
 from cl2cm_jax.evaluation.table import Table
 from cl2cm_jax.runtime.atomic import write_text
@@ -78,7 +78,7 @@ def report(ablation: Ablation) -> None:
         sentences += [f"{name}: left out: {reason}." for name, reason in absent.items()]
         if PROBE in rows and DEFAULT in rows:
             sentences.append(comparison(rows[DEFAULT], rows[PROBE]))
-        by_language = language_table(every, noise=noise)
+        by_language = language_table(every, noise=noise, images=protocol.images)
         print(table.text(), *sentences, "", by_language.text(), "", sep="\n")
         listed = "\n".join(f"- {sentence}" for sentence in sentences)
         markdown.append(f"{table.markdown()}\n\n{listed}\n\n{by_language.markdown()}")
@@ -171,8 +171,11 @@ def ablation_table(
     return Table(f"Ablation, {noise:.0%} of the training translations wrong", columns, body, (*notes, *protocol))
 
 
-def language_table(rows: Sequence[AblationRow], *, noise: float) -> Table:
-    """SumR of each language, also of those in `data.reported`, with its difference to the baseline."""
+def language_table(rows: Sequence[AblationRow], *, noise: float, images: int) -> Table:
+    """SumR of each language, also of those in `data.reported`, with its difference to the baseline.
+
+    With few `images` a line says that the numbers say little.
+    """
 
     def cell(row: AblationRow, language: str) -> str:
         if language not in row.languages:
@@ -185,7 +188,7 @@ def language_table(rows: Sequence[AblationRow], *, noise: float) -> Table:
         f"By language, {noise:.0%} of the training translations wrong",
         ("row", *languages),
         tuple((row.name, *(cell(row, name) for name in languages)) for row in rows),
-        (f"SumR, mean of {_seeds(rows)}: difference to the baseline [95 %]",),
+        (f"SumR, mean of {_seeds(rows)}: difference to the baseline [95 %]", *few_images(images)),
     )
 
 

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = _data(options)
     model = cl2cm_jax.load(options.model)
     scores = compare(model, data.of(canonical_all(options.languages) or list(data.captions)), options.libraries)
-    printed = table(scores)
+    printed = table(scores, images=len(data.images))
     print(printed.markdown() if options.markdown else printed.text())
     if not all(score.agrees for score in scores):
         sys.exit(EXIT_DISAGREEMENT)

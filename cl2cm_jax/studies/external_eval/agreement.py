@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cl2cm_jax.evaluation.report import SHORT_DIRECTION
+from cl2cm_jax.evaluation.report import SHORT_DIRECTION, few_images
 from cl2cm_jax.evaluation.table import Table
 from cl2cm_jax.studies.external_eval import clip_benchmark_retrieval, mteb_retrieval
 from cl2cm_jax.studies.external_eval.captioned import CachedModel, Captioned, TwoTowers
@@ -92,8 +92,11 @@ def _beside(library: str, language: str, name: str, reference: float, own: TieBo
     return Score(library, language, name, reference, metric, ours, worst, best, protocol)
 
 
-def table(scores: Sequence[Score]) -> Table:
-    """A line for each score of each library: means over the languages, and the language with the largest difference."""
+def table(scores: Sequence[Score], *, images: int) -> Table:
+    """A line for each score of each library: means over the languages, and the language with the largest difference.
+
+    Below are the verdict and, of few images, that the numbers say little.
+    """
     groups: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
         groups.setdefault((score.library, score.name), []).append(score)
@@ -115,6 +118,7 @@ def table(scores: Sequence[Score]) -> Table:
             f"warning: ties could change {len(tied)} of the scores by more than {MANY_TIES:g} point, "
             f"{_short(most.name)} in {most.language} by {most.ties:.1f}; their agreement is not informative"
         )
+    notes += few_images(images)
     notes.append(
         "means over the languages, in percent; ties: points by which scores within 1e-6 of each other could change "
         "ours; largest difference: in one language, beyond ties"

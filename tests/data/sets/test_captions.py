@@ -278,8 +278,15 @@ def resaved(pictures: Path, kind: str) -> tuple[str, str]:
     noise = np.random.default_rng(0).integers(0, 256, (80, 96, 3), np.uint8)
     image, exif = Image.fromarray(noise), Image.Exif()
     exif[0x010E] = "a description"
-    first, second = {"png": ("1.png", "2.png"), "jpg": ("1.jpg", "2.jpg"), "turned": ("1.png", "2.tif")}[kind]
-    image.save(pictures / first)
+    first, second = {"png": ("1.png", "2.png"), "jpg": ("1.jpg", "2.jpg"), "turned": ("1.png", "2.tif")}.get(
+        kind, ("1.jpg", "2.png")
+    )
+    if kind == "turned jpg":
+        exif[0x0112] = 8
+    image.save(pictures / first, **({"exif": exif} if kind == "turned jpg" else {}))
+    if second == "2.png" and first == "1.jpg":
+        image = Image.fromarray(decode(pictures / first))
+        exif = Image.Exif()
     if kind == "turned":
         exif[0x0112] = 6  # a viewer turns it by 90 degrees clockwise
         image = image.transpose(Image.Transpose.ROTATE_90)
@@ -288,7 +295,7 @@ def resaved(pictures: Path, kind: str) -> tuple[str, str]:
     return first, second
 
 
-@pytest.mark.parametrize("kind", ["png", "jpg", "turned"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "turned", "jpg and png", "turned jpg"])
 def test_pictures_with_equal_pixels_are_one(pictures: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     first, second = resaved(pictures, kind)
     file = write_captions(pictures, f"{first},en,one\n{second},en,two\n")

@@ -76,6 +76,7 @@ def test_every_row_has_its_numbers_difference_and_verdict(finished: tuple[Path, 
     markdown = (workdir / "ablation.md").read_text(encoding="utf-8")
     assert "40% of the training translations wrong" in markdown and "captions_per_image=all" in markdown
     assert markdown.count("**By language") == 2
+    assert markdown.count("images: one more hit is") == 4
 
 
 def test_a_rows_numbers_are_those_of_its_runs(finished: tuple[Path, Outcome]) -> None:

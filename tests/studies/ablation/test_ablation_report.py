@@ -106,4 +106,10 @@ def test_the_headroom_has_a_column_where_there_is_a_ceiling() -> None:
 def test_a_language_that_a_row_has_no_queries_in_is_a_dash() -> None:
     one = replace(BASELINE, languages=dict.fromkeys(("en", "de", "fa"), LanguageResult((100.0,), None)))
     other = replace(BASELINE, name="other", languages={"de": LanguageResult((200.0,), Estimate(1, 0, 2))})
-    assert [cells[-1] for cells in language_table([one, other], noise=0).rows] == ["100.0", "-"]
+    assert [cells[-1] for cells in language_table([one, other], noise=0, images=200).rows] == ["100.0", "-"]
+
+
+def test_few_images_are_named_beside_each_language() -> None:
+    note = "only 8 images: one more hit is 12.5 points of a recall"
+    assert language_table(ROWS, noise=0, images=8).notes[-1].startswith(note)
+    assert not any("only" in line for line in language_table(ROWS, noise=0, images=50).notes)

@@ -193,11 +193,12 @@ def test_many_ties_cause_a_warning(data: Captioned, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(agreement.LIBRARIES, "mteb", library_that_adds(0))
     same = Coordinates()
     monkeypatch.setattr(same, "encode_image", lambda images: np.ones((len(images), 3), np.float32), raising=False)
-    notes = agreement.table(agreement.compare(same, data.of(["de"]), ["mteb"])).notes
+    notes = agreement.table(agreement.compare(same, data.of(["de"]), ["mteb"]), images=3).notes
     assert notes[0].endswith("all within 0.1 point beyond ties")
     assert notes[1].startswith("warning: ties could change 1 of the scores by more than 1 point, hits in de by 100.0")
-    notes = agreement.table(agreement.compare(Coordinates(), data.of(["de"]), ["mteb"])).notes
-    assert notes[0].endswith("all within 0.1 point") and not any("warning" in note for note in notes)
+    assert notes[2].startswith("only 3 images: one more hit is 33.3 points of a recall")
+    notes = agreement.table(agreement.compare(Coordinates(), data.of(["de"]), ["mteb"]), images=50).notes
+    assert notes[0].endswith("all within 0.1 point") and len(notes) == 2
 
 
 @pytest.mark.parametrize("image", ["../100.png", "/etc/hostname", "a/../../100.png"])
@@ -238,7 +239,7 @@ def test_scores_of_another_protocol_are_not_compared(
     assert found["vision_to_text/map_at_1000"].protocol == "cut at rank 1000"
     assert found["text_to_vision/map_at_1000"].protocol == agreement.SAME
     assert found["vision_to_text/map_at_1000"].agrees and not found["text_to_vision/map_at_1000"].agrees
-    row = next(row for row in agreement.table(list(found.values())).rows if "v2t map_at_1000" in row)
+    row = next(row for row in agreement.table(list(found.values()), images=50).rows if "v2t map_at_1000" in row)
     assert row[-2:] == ("-", "cut at rank 1000")
 
 
@@ -254,6 +255,7 @@ def test_command(points: float, code: int, tmp_path: Path, monkeypatch: pytest.M
     assert outcome.code == code, outcome.err
     assert ("all within 0.1 point" in outcome.out) == (code == 0)
     assert ("mteb, de: hits 100.20, ours 100.00" in outcome.out) == (code == 1)
+    assert "only 3 images: one more hit is 33.3 points" in outcome.out
 
 
 @pytest.mark.parametrize(
