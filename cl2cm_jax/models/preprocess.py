@@ -100,13 +100,24 @@ def read_preprocess(folder: Path, *, image_size: int) -> Preprocess:
     return preprocess_of(content, folder=folder, image_size=image_size, file=file)
 
 
+def picture_size(folder: Path) -> int:
+    """The side of the square that pictures of a model folder become, by its preprocessor; 0 where it is not one.
+
+    Raises:
+      UserError: there is no preprocessor, transformers is not installed, or does not know it.
+    """
+    c = _with_defaults(*_content(folder), folder=folder)
+    sides = _sides(c["crop_size"] if c["do_center_crop"] else c["size"]) or (0,)
+    return sides[0] if len(sides) == 2 and sides[0] == sides[1] and 0 < sides[0] <= MAX_PIXELS else 0
+
+
 def preprocess_of(content: Mapping[str, Any], *, folder: Path, image_size: int, file: str = PREPROCESSOR) -> Preprocess:
     """The preprocessing of the entries of preprocessor_config.json; `folder` and `file` are for messages.
 
     Raises:
       UserError: as `read_preprocess`.
     """
-    c = _with_defaults(content, folder, file)
+    c = _with_defaults(content, file, folder=folder)
 
     def refuse(name: str) -> UserError:
         found = reprlib.repr(content.get(name, c.get(name)))  # it may be of any size and depth
@@ -183,7 +194,7 @@ def _content(folder: Path) -> tuple[dict[str, Any], str]:
     return hub_folder.read_json(folder, PREPROCESSOR), PREPROCESSOR
 
 
-def _with_defaults(content: Mapping[str, Any], folder: Path, file: str) -> dict[str, Any]:
+def _with_defaults(content: Mapping[str, Any], file: str, *, folder: Path) -> dict[str, Any]:
     """The entries of an image processor, those that the file leaves out with the defaults of its class.
 
     Raises:
@@ -217,14 +228,6 @@ def _with_defaults(content: Mapping[str, Any], folder: Path, file: str) -> dict[
             found = ", ".join(f"{name}={reprlib.repr(entries[name])}" for name in names)
             raise UserError(f"model folder {folder}: {file} has {found} ({one_line(error)}); correct it") from error
     return {name: getattr(processor, name, None) for name in _DONE}
-
-
-def side_of(c: Mapping[str, Any]) -> int:
-    """The side of the square that pictures become by the entries of preprocessor_config.json; 0 where it is not one."""
-    crop = _sides(c.get("crop_size"))
-    sides = crop if c.get("do_center_crop", crop is not None) else _sides(c.get("size"))
-    side = sides[0] if sides and sides[0] == sides[1] else 0
-    return side if isinstance(side, int) and not isinstance(side, bool) and 0 < side <= MAX_PIXELS else 0
 
 
 def _is_number(value: Any) -> bool:

@@ -47,7 +47,8 @@ def main() -> None:
         crop = {"size": {"shortest_edge": 28}, "crop_size": {"height": 24, "width": 24}, "resample": 3}
         square = {"size": {"height": 24, "width": 24}, "do_center_crop": False, "resample": 2}
         usual = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-        content = (square if name == "dinov3" else crop) | usual
+        kind = "DINOv3ViTImageProcessorFast" if name == "dinov3" else "BitImageProcessor"
+        content = {"image_processor_type": kind} | (square if name == "dinov3" else crop) | usual
         (HERE / name / "preprocessor_config.json").write_text(json.dumps(content, indent=2) + "\n")
         with torch.no_grad():
             output = model(torch.tensor(images.transpose(0, 3, 1, 2)))

@@ -55,7 +55,9 @@ def random_model(kind: str, seed: int, folder: Path, *, side: int = 0) -> tuple[
     model.save_pretrained(folder)
     side = side or own
     square = {"height": side, "width": side}
-    (folder / "preprocessor_config.json").write_text(json.dumps({"size": square, "do_center_crop": False}))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "BitImageProcessor", "size": square, "do_center_crop": False})
+    )
     return model, side
 
 

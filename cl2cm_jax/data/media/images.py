@@ -27,7 +27,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from cl2cm_jax.data.media.files import read_regular
 from cl2cm_jax.data.media.headers import Header, HeaderError, read_header
-from cl2cm_jax.data.media.pixels import to_array, turn_of
+from cl2cm_jax.data.media.pixels import TURNS, orientation_of, to_array
 from cl2cm_jax.data.media.threads import Room
 from cl2cm_jax.errors import UserError, one_line
 
@@ -133,7 +133,7 @@ def decode_file(
                 raise AnimatedError(f"{name} {how}; save one as a picture of its own")
             with _ROOM.taken(opened.memory):
                 pixels = to_array(image, enough=enough)
-                return Decoded(pixels, (opened.header.width, opened.header.height), turn_of(image))
+                return Decoded(pixels, (opened.header.width, opened.header.height), TURNS[orientation_of(image)])
 
 
 def open_picture(source: bytes | str | os.PathLike[str]) -> Image.Image:

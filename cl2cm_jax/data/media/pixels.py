@@ -13,7 +13,7 @@ _STRIP = 2**20  # pixels converted at a time
 _LARGE = 16_000_000  # pixels; a larger picture that is no JPEG may be returned smaller
 _HALVED = 70_000_000  # pixels; a larger picture is halved, so that it and the result fit into 500 MB
 _ORIENTATION = 0x0112  # EXIF tag
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -27,10 +27,10 @@ _BACK = {6: 8, 8: 6}  # the orientation that undoes another; the others undo the
 
 
 def orientation_of(image: Image.Image) -> int:
-    """How the pixels of a loaded image are to be turned, a key of `_TURNS`, by EXIF if that can be read."""
+    """How the pixels of a loaded image are to be turned, a key of `TURNS`, by EXIF if that can be read."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-        return orientation if orientation in _TURNS else 1
+        return orientation if orientation in TURNS else 1
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):
         return 1
 
@@ -75,12 +75,12 @@ def to_array(image: Image.Image, *, enough: int = 0) -> np.ndarray:
     (width, height), orientation = image.size, orientation_of(image)
     square = _square(image, enough)
     if width * height <= _STRIP:
-        return np.ascontiguousarray(_TURNS[orientation](_to_rgb(image)))
+        return np.ascontiguousarray(TURNS[orientation](_to_rgb(image)))
     rows = max(1, _STRIP // width // square) * square
     white = white_of(image, rows) if is_deep(image) else 0
     shape = -(-height // square), -(-width // square), 3
-    upright = np.empty(_TURNS[orientation](np.broadcast_to(np.uint8(0), shape)).shape, np.uint8)
-    out = _TURNS[_BACK.get(orientation, orientation)](upright)  # the same pixels, as they are in the file
+    upright = np.empty(TURNS[orientation](np.broadcast_to(np.uint8(0), shape)).shape, np.uint8)
+    out = TURNS[_BACK.get(orientation, orientation)](upright)  # the same pixels, as they are in the file
     for top in range(0, height, rows):
         part = image.crop((0, top, width, min(height, top + rows)))
         pixels = _to_rgb(part, white=white) if white else _to_rgb(part)

@@ -27,7 +27,7 @@ from cl2cm_jax.models.hub_folder import linear, norm
 from cl2cm_jax.models.layers.dino import DinoShape, apply, init, tunable
 from cl2cm_jax.models.layers.positions import interpolated
 from cl2cm_jax.models.layers.transformer import ACTIVATIONS
-from cl2cm_jax.models.preprocess import PREPROCESSOR, Preprocess, preprocess_of, side_of
+from cl2cm_jax.models.preprocess import PREPROCESSOR, Preprocess, picture_size, preprocessor, read_preprocess
 from cl2cm_jax.models.pretrained import assign, shapes_of, write_safetensors
 
 FIELD = "config.vision.path"
@@ -70,24 +70,18 @@ class Dino(VisionBackbone):
     Attributes:
       shape: of the model.
       content: config.json.
-      preprocessor: preprocessor_config.json.
     """
 
     shape: DinoShape
     content: Mapping[str, Any]
-    preprocessor: Mapping[str, Any]
 
     def write(self, path: Path) -> None:
         """Writes the model and its preprocessing as transformers does, with positions of the size it is used at."""
-        shape, p = self.shape, self.preprocess
+        shape = self.shape
         write_safetensors(path / hub_folder.WEIGHTS, stored(self.params, shape))
         own = {"architectures": [self.hub_class], "image_size": shape.image_size}
         hub_folder.write_json(path / hub_folder.CONFIG, hub_folder.portable_config(self.content) | own)
-        square = {"height": shape.image_size, "width": shape.image_size}
-        sizes: dict[str, Any] = {"size": square}
-        if p.shorter_side is not None:
-            sizes = {"size": {"shortest_edge": p.shorter_side}, "crop_size": square}
-        hub_folder.write_json(path / PREPROCESSOR, dict(self.preprocessor) | sizes)
+        hub_folder.write_json(path / PREPROCESSOR, preprocessor(self.preprocess))
 
 
 class DinoSpec(VisionSpec):
@@ -99,10 +93,9 @@ class DinoSpec(VisionSpec):
 
     def load(self, path: Location, *, image_size: int = 0) -> VisionBackbone:
         folder = self.folder(path)
-        preprocessor = hub_folder.read_json(folder, PREPROCESSOR)
         shape, content = read_shape(folder)
-        own = side_of(preprocessor) or shape.image_size
-        preprocess = preprocess_of(preprocessor, folder=folder, image_size=own)
+        own = picture_size(folder) or shape.image_size
+        preprocess = read_preprocess(folder, image_size=own)
         if image_size:
             own, preprocess = image_size, preprocess.at(image_size)
         if own % shape.patch:
@@ -112,7 +105,7 @@ class DinoSpec(VisionSpec):
         if shape.grid**2 > MAX_TOKENS:
             limit = shape.patch * int(MAX_TOKENS**0.5)
             raise UserError(f"config.vision.image_size={own} makes {shape.grid**2:,} patches; use at most {limit}")
-        return _backbone(shape, preprocess, load(folder, shape), content=content, preprocessor=preprocessor)
+        return _backbone(shape, preprocess, load(folder, shape), content=content)
 
     def folder(self, path: Location) -> Path:
         return hub_folder.locate(path, field=FIELD)
@@ -134,7 +127,7 @@ class DinoSpec(VisionSpec):
         plain = Preprocess(image_size=shape.image_size, shorter_side=None, filter="bicubic", mean=half, scale=half)
         params = jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0))
         note = " ".join([f"{origin},", *(f"{name} {getattr(shape, name)}" for name in self.sizes)])
-        return _backbone(shape, plain, params, content=content, preprocessor={}), note
+        return _backbone(shape, plain, params, content=content), note
 
 
 SPEC = DinoSpec()
@@ -146,7 +139,6 @@ def _backbone(
     params: Params,
     *,
     content: Mapping[str, Any],
-    preprocessor: Mapping[str, Any],
 ) -> Dino:
     return Dino(
         frames=shape.grid**2,
@@ -160,7 +152,6 @@ def _backbone(
         hub_class=_CLASSES[content["model_type"]],
         shape=shape,
         content=content,
-        preprocessor=preprocessor,
     )
 
 
