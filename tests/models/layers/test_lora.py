@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cl2cm_jax.errors import UserError
+from cl2cm_jax.models.configured import text_backbone, vision_backbone
 from cl2cm_jax.models.layers.lora import check_rank, init_adapters, merged
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+FAMILIES = {"bert": "bert", "modernbert": "modernbert", "qwen3": "qwen3", "dual_siglip": "clip_text"}
+FAMILIES |= {"open_clip_xlm": "clip_text", "clip": "clip_vit", "dinov3": "dino"}
 
 
 def pretrained() -> dict:
@@ -69,3 +76,19 @@ def test_adapters_that_are_no_smaller_than_the_map_are_refused() -> None:
     check_rank(pretrained(), 1, field="student.text.trainable", value="lora 1")
     with pytest.raises(UserError, match="config.student.text.trainable='lora 2': adapters of rank 2 .* at most 1, or"):
         check_rank(pretrained(), 2, field="student.text.trainable", value="lora 2")
+
+
+@pytest.mark.parametrize("folder", FAMILIES)
+def test_adapters_change_every_layer_of_every_family(folder: str) -> None:
+    name = FAMILIES[folder]
+    load = vision_backbone if name in ("clip_vit", "dino") else text_backbone
+    before = load(name, GOLDEN / folder).params
+    adapters = init_adapters(jax.random.key(0), before, rank=2)
+    jax.tree.map(np.testing.assert_array_equal, merged(before, adapters), before)
+    after = merged(before, jax.tree.map(jnp.ones_like, adapters))
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    pairs = zip(*(jax.tree_util.tree_flatten_with_path(tree)[0] for tree in (before, after)), strict=True)
+    moved = {jax.tree_util.keystr(path, simple=True, separator="/"): a != b for (path, a), (_, b) in pairs}
+    kernels = {place for place in moved if place.startswith("layers/") and place.endswith("kernel")}
+    assert len(kernels) >= 6 and {place for place, changed in moved.items() if changed.any()} == kernels
+    assert all(moved[place].any(axis=(1, 2)).all() for place in kernels)
