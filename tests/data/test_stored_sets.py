@@ -92,9 +92,9 @@ def test_a_build_parses_the_file_once_and_decodes_each_picture_once(
         decoded.append(source)
         return original(source, **options)
 
-    original = picture_checks.decode
+    original = picture_checks.decode_file
     monkeypatch.setattr(captions_set, "read_caption_file", read)
-    monkeypatch.setattr(picture_checks, "decode", decode)
+    monkeypatch.setattr(picture_checks, "decode_file", decode)
     stored = build_set("captions", tmp_path / "data", **inputs)
     assert parsed == [inputs["captions"]]
     assert sorted(decoded) == [str(Path(inputs["images"], f"{name}.png")) for name in "abcdefghij"]
@@ -108,7 +108,7 @@ class Work:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, stop_at: str = ""):
         self._read, self._decoded = list[str](), list[str]()
-        decode, read_file = picture_checks.decode, picture_checks.read_file
+        decode, read_file = picture_checks.decode_file, picture_checks.read_file
 
         def decoded(source: str, **options: Any) -> Any:
             if Path(source).name == stop_at:
@@ -120,7 +120,7 @@ class Work:
             self._read.append(Path(path).name)
             return read_file(path)
 
-        monkeypatch.setattr(picture_checks, "decode", decoded)
+        monkeypatch.setattr(picture_checks, "decode_file", decoded)
         monkeypatch.setattr(picture_checks, "read_file", read)
 
     def taken(self) -> list[str]:
