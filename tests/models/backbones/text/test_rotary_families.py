@@ -116,7 +116,7 @@ def test_a_bidirectional_qwen3_sees_both_sides(tmp_path: Path) -> None:
     [
         ("modernbert", {"model_type": "bert"}, "config.text.backbone='bert' reads it"),
         ("qwen3", {"model_type": "modernbert"}, "not one of qwen3; config.text.backbone='modernbert' reads it"),
-        ("qwen3", {"model_type": "gemma3_text"}, "model_type='gemma3_text' is not one of qwen3; use such a model"),
+        ("qwen3", {"model_type": "gemma3_text"}, "one of qwen3; config.text.backbone='transformers' runs it, frozen"),
         ("modernbert", {"layer_types": ["full_attention"] * 3}, "layer_types=.* is not a list of 4 of full_attention"),
         ("qwen3", {"layer_types": ["chunked_attention"] * 4}, "layer_types=.* is not a list of 4 of full_attention"),
         ("qwen3", {"use_sliding_window": False}, "layer_types=.* is not a list of 4 of full_attention; "),
