@@ -24,6 +24,7 @@ from cl2cm_jax.models.config_entries import MAX_HEADS
 from cl2cm_jax.text.regular_file import open_regular
 
 _MAGIC, _VERSION = b"E5S1", 1
+_ALIGNED = 64  # bytes
 _BLOCK = 32  # weights
 _Q4 = np.dtype([("scale", "<f2"), ("codes", "u1", _BLOCK // 2)])
 _FLOATS, _BLOCKS = 0, 1  # kinds of tensors
@@ -104,7 +105,7 @@ def _from_blocks(blocks: np.ndarray) -> np.ndarray | None:
     scale = blocks["scale"].astype(np.float32)[:, None]
     if not np.isfinite(scale).all():
         return None
-    values = np.empty((len(blocks), 2, _BLOCK // 2), np.float32)
+    values = _aligned((len(blocks), 2, _BLOCK // 2))
     for half, codes in enumerate((blocks["codes"] & 15, blocks["codes"] >> 4)):
         np.multiply(codes.view(np.int8) - np.int8(8), scale, out=values[:, half])
     return values.reshape(-1)
@@ -134,6 +135,14 @@ def read_e5_file(path: str | Path) -> E5File:
     sizes = _read_sizes(reader)
     pieces = _read_pieces(reader, sizes)
     return E5File(path=path, sizes=sizes, pieces=pieces, tensors=_read_directory(reader), data=data)
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Room for float32 values at an address that JAX on a CPU reads in place, without a copy."""
+    size = 4 * math.prod(shape)
+    room = np.empty(size + _ALIGNED, np.uint8)
+    start = -room.ctypes.data % _ALIGNED
+    return room[start : start + size].view(np.float32).reshape(shape)
 
 
 def _refused(path: Path, why: str) -> UserError:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -155,7 +154,7 @@ def stack(
     arrays = hub_folder.arranged(
         tensors, once=embeddings, layer=layer, prefix=prefix, shapes=shapes_of(abstract), source=source, named=named
     )
-    return jax.tree.map(jnp.asarray, assign(abstract, arrays, source=source))
+    return jax.device_put(assign(abstract, arrays, source=source))
 
 
 def stored(params: Params) -> dict[str, np.ndarray]:
