@@ -27,7 +27,7 @@ from cl2cm_jax.config import PLACES, override_all, read
 from cl2cm_jax.config.declarations import AUTO
 from cl2cm_jax.errors import UserError, exit_cleanly
 from cl2cm_jax.evaluation.report import read_report
-from cl2cm_jax.models.configured import pinned, settled
+from cl2cm_jax.models.configured import pinned, text_prompt
 from cl2cm_jax.parallel import hosts
 from cl2cm_jax.runtime.command_line import PLACE, Arguments, resume_command, split_flags
 from cl2cm_jax.runtime.preemption import exit_stopped
@@ -79,7 +79,8 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, start: float) -> st
     if options.mode == "check":
         return experiment.describe(experiment.build(config))
     trains, is_new = options.mode == "train", not experiment.has_outputs(workdir)
-    config = _with_prompt(config, workdir, is_new=is_new)
+    at_commits = pinned(config) if is_new else None
+    config = _with_prompt(config, workdir, at_commits)
     free = (*experiment.free_places(workdir), *(CONTINUED if trains else ()))
     fix = f"use another --workdir, which --init={workdir} starts from these weights"
     experiment.check_workdir(workdir, config, free=free, fix=fix)
@@ -89,7 +90,7 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, start: float) -> st
     if finished and not experiment.changes(workdir, config).keys() & PLACES:
         again = "--mode=evaluate evaluates again, a larger config.train.steps goes on, another --workdir trains again"
         return f"{read_report(workdir)}\nfinished before: {workdir}; {again}"
-    built = experiment.build(pinned(config if is_new else as_trained(config, workdir)))
+    built = experiment.build(pinned(as_trained(config, workdir)) if at_commits is None else at_commits)
     if trains and not finished:
         init = initial_student(options.init, built.config) if options.init and is_new else None
         with _claimed(built, workdir, config, free=free, init=init):  # after all checks of the inputs
@@ -104,12 +105,18 @@ def _run(options: argparse.Namespace, config: ConfigDict, *, start: float) -> st
     return results.summary(measured, workdir, seconds=time.perf_counter() - start)
 
 
-def _with_prompt(config: ConfigDict, workdir: Path, *, is_new: bool) -> ConfigDict:
-    """The configuration with the prompt itself in place of "auto": a run keeps the one that it began with."""
-    if config.text.prompt != AUTO or is_new:
-        return settled(config)
+def _with_prompt(config: ConfigDict, workdir: Path, at_commits: ConfigDict | None) -> ConfigDict:
+    """The configuration with the prompt itself in place of "auto": a run keeps the one that it began with.
+
+    `at_commits` is the configuration of a new run at the commits of its hub ids, which gets the prompt too.
+    """
     config = config.copy_and_resolve_references()
-    config.text.prompt = read_config(workdir).text.prompt
+    if at_commits is not None:
+        at_commits.text.prompt = config.text.prompt = text_prompt(at_commits)
+    elif config.text.prompt == AUTO:
+        config.text.prompt = read_config(workdir).text.prompt
+    else:
+        config.text.prompt = text_prompt(config)
     return config
 
 

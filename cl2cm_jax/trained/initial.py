@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from cl2cm_jax.config import student_first, vision_first
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
-from cl2cm_jax.models.configured import configured_text, configured_vision
+from cl2cm_jax.models.configured import configured_text, configured_vision, settled
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import VISION_TAIL
 from cl2cm_jax.models.trained_layers import in_two_parts
@@ -42,7 +42,7 @@ def initial_student(model: str, config: ConfigDict) -> Initial:
     Raises:
       UserError: there is no such model, it is damaged, or it was trained on another backbone.
     """
-    folder = Path(model)
+    config, folder = settled(config), Path(model)
     if is_workdir(folder):
         theirs = as_trained(read_config(folder), folder)
         text, vision = configured_text(theirs), configured_vision(theirs)
