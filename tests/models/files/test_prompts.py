@@ -140,13 +140,13 @@ def test_models_that_are_known_to_need_a_prompt(name: str, prompt: str) -> None:
 
 def test_a_run_keeps_the_prompt_that_it_began_with(tmp_path: Path) -> None:
     c = configured(folder_of(tmp_path / "model", PROMPTS))
-    assert _with_prompt(c, tmp_path / "new", is_new=True).text.prompt == "red: "
+    assert _with_prompt(c, tmp_path / "new", c.copy_and_resolve_references()).text.prompt == "red: "
     run = tmp_path / "run"
     run.mkdir()
     before = {name: value for name, value in config.flatten(c).items() if name != "text.prompt"}
     for saved, kept in ((before, ""), (before | {"text.prefix": "car: "}, "car: ")):  # of earlier versions
         write_config(run, saved)
         assert (run / CONFIG_FILE).is_file()
-        assert _with_prompt(c, run, is_new=False).text.prompt == kept
+        assert _with_prompt(c, run, None).text.prompt == kept
     c.text.prompt = "blue {query}"
-    assert _with_prompt(c, run, is_new=False).text.prompt == "blue "
+    assert _with_prompt(c, run, None).text.prompt == "blue "
