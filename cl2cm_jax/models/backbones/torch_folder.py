@@ -15,12 +15,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
 from cl2cm_jax.errors import UserError, not_installed, one_line
 from cl2cm_jax.models import hub_folder
+from cl2cm_jax.models.backbone import Location
+from cl2cm_jax.models.credits import Credits, folder_credits
 from cl2cm_jax.models.dual_encoders.folder import check_fixed
 from cl2cm_jax.models.files.hub_library import model_types, transformers_library
 from cl2cm_jax.models.functional import Params
@@ -208,3 +210,25 @@ def reading(what: Callable[[], T], folder: Path, kind: Literal["text", "vision"]
             f"model folder {folder} cannot be read by transformers ({one_line(error)}); get a fresh copy, or a newer "
             "transformers"
         ) from error
+
+
+class TorchSpec:
+    """What the text and vision backbones of such folders share; `field` is their field of the configuration."""
+
+    model_folder, traced, requirement = True, False, NEEDED
+    field: ClassVar[str]
+
+    def load_library(self) -> None:
+        torch_library()
+
+    def folder(self, path: Location) -> Path:
+        return hub_folder.locate(path, field=self.field)
+
+    def fingerprint(self, path: Location) -> str:
+        return fingerprint(self.folder(path))
+
+    def hashes(self, path: Location) -> dict[str, str]:
+        return hashes(self.folder(path))
+
+    def credits(self, path: Location) -> Credits:
+        return folder_credits(path or "", self.folder(path))

@@ -21,7 +21,6 @@ from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import Location, TextBackbone, TextOutput, TextSpec
 from cl2cm_jax.models.backbones import torch_folder
 from cl2cm_jax.models.configured import other_backbone
-from cl2cm_jax.models.credits import Credits, folder_credits
 from cl2cm_jax.models.files.tokenizer_file import check_pair
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.tokenizers import TokenBatch, check_room, padded, taken
@@ -69,29 +68,14 @@ class LibraryTokenizer:
 _LOCK = threading.Lock()
 
 
-class AnySpec(TextSpec):
+class AnySpec(torch_folder.TorchSpec, TextSpec):
     """A model folder or a hub id, of whatever transformers reads with its own classes; extra `torch`."""
 
-    model_folder, traced, requirement = True, False, torch_folder.NEEDED
+    field = FIELD
 
     def load(self, path: Location) -> TextBackbone:
         folder = self.folder(path)
         return torch_folder.reading(functools.partial(_load, folder), folder, "text")
-
-    def load_library(self) -> None:
-        torch_folder.torch_library()
-
-    def folder(self, path: Location) -> Path:
-        return hub_folder.locate(path, field=FIELD)
-
-    def fingerprint(self, path: Location) -> str:
-        return torch_folder.fingerprint(self.folder(path))
-
-    def hashes(self, path: Location) -> dict[str, str]:
-        return torch_folder.hashes(self.folder(path))
-
-    def credits(self, path: Location) -> Credits:
-        return folder_credits(path or "", self.folder(path))
 
 
 SPEC = AnySpec()

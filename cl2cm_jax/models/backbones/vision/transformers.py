@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from cl2cm_jax.errors import UserError
-from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import Location, VisionBackbone, VisionOutput, VisionSpec
 from cl2cm_jax.models.backbones import torch_folder
-from cl2cm_jax.models.credits import Credits, folder_credits
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.preprocess import Preprocess
 
@@ -40,10 +38,10 @@ class AnyVision(VisionBackbone):
         torch_folder.copy_folder(self.source, path)
 
 
-class AnySpec(VisionSpec):
+class AnySpec(torch_folder.TorchSpec, VisionSpec):
     """A model folder or a hub id, of whatever transformers reads with its own classes; extra `torch`."""
 
-    model_folder, traced, requirement = True, False, torch_folder.NEEDED
+    field = FIELD
 
     def load(self, path: Location, *, image_size: int = 0) -> VisionBackbone:
         if image_size:
@@ -53,21 +51,6 @@ class AnySpec(VisionSpec):
             )
         folder = self.folder(path)
         return torch_folder.reading(functools.partial(_load, folder), folder, "vision")
-
-    def load_library(self) -> None:
-        torch_folder.torch_library()
-
-    def folder(self, path: Location) -> Path:
-        return hub_folder.locate(path, field=FIELD)
-
-    def fingerprint(self, path: Location) -> str:
-        return torch_folder.fingerprint(self.folder(path))
-
-    def hashes(self, path: Location) -> dict[str, str]:
-        return torch_folder.hashes(self.folder(path))
-
-    def credits(self, path: Location) -> Credits:
-        return folder_credits(path or "", self.folder(path))
 
 
 SPEC = AnySpec()
