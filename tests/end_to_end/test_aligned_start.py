@@ -238,7 +238,7 @@ def test_interpolation_needs_a_model_to_start_at(drawn: Path, tmp_path: Path) ->
 TRAINED = {"student__text__trainable": "layers 1-1", "student__vision__trainable": "layers 1-1"}
 
 
-@pytest.mark.parametrize("layers", [{}, TRAINED, TRAINED | {"train__accumulation": "2"}])
+@pytest.mark.parametrize("layers", [{}, TRAINED, TRAINED | {"train__accumulation": "2", "train__batch_size": "16"}])
 def test_the_start_term_is_the_distance_to_the_model(drawn: Path, layers: dict[str, str]) -> None:
     still = {"student__dropout": "0", "student__text__dropout": "0", "optimizer__backbone_rate": "1.0"}
     run = built(drawn, "dual_clip", weights__start="1", train__ema="0", **still, **layers)

@@ -132,7 +132,7 @@ def test_missing_files_are_one_line(tmp_path: Path, bert: Path) -> None:
         ("mscoco.py:lang=zh,lang=ja", "config argument 'lang=zh,lang=ja' names 'lang' twice"),
         ("mscoco.py:task=2", "config argument 'task=2' is unknown"),
         ("emoji.py:lang=de", "config argument 'lang=de': this config takes none; leave out ':lang=de'"),
-        ("captions.py:x", "config argument 'x': this config takes none"),
+        ("captions.py:x", "config argument 'x' is unknown; one of model, as in ':model=small'"),
     ],
 )
 def test_a_wrong_argument_is_one_line(config: str, message: str) -> None:

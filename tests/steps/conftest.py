@@ -58,12 +58,13 @@ def every_weight(config):
 
 
 def losses(config, batch, params=None, calibration=None, weights=None):
-    """Networks, parameters and a function params -> (total, terms)."""
+    """Networks, parameters and a compiled function params -> (total, terms)."""
     networks, batch = Networks(config, SHAPE), jax.tree.map(jnp.asarray, batch)
-    params = networks.init(jax.random.key(0)) if params is None else params
+    params = jax.jit(networks.init)(jax.random.key(0)) if params is None else params
     weights = every_weight(config) if weights is None else weights
     calibration = Calibration(*uncalibrated(LANGUAGES)) if calibration is None else calibration
 
+    @jax.jit
     def of(params):
         embeddings = embed(networks, params, batch)
         return Objective(config, networks)(embeddings, params, batch, weights=weights, calibration=calibration)

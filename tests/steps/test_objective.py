@@ -61,7 +61,7 @@ def test_transfer_is_zero_when_the_student_agrees_with_the_teacher(make_config):
     config = make_config(transfer__relations="cross,intra_target,intra_vision")
     batch = make_batch()
     networks, params, _ = losses(config, batch)
-    embeddings = embed(networks, params, batch)
+    embeddings = jax.jit(lambda batch: embed(networks, params, batch))(batch)
     same = embeddings._replace(
         vision=embeddings.teacher_source.sentence[0], target=embeddings.teacher_target.sentence[0]
     )
@@ -147,8 +147,8 @@ def test_confidence_weights_only_the_target_term(make_config):
 def test_the_teachers_relation_is_the_weighted_sum_of_teacher_and_own_scores(make_config):
     batch = make_batch(captions=2)
     networks = Networks(make_config(teacher__head="linear", teacher__folds="2"), SHAPE)
-    params = networks.init(jax.random.key(0))
-    embeddings, ids = embed(networks, params, batch), BatchIds.of(batch)
+    params = jax.jit(networks.init)(jax.random.key(0))
+    embeddings, ids = jax.jit(lambda batch: embed(networks, params, batch))(batch), BatchIds.of(batch)
     held_out = HeldOut.of(embeddings, ids)
     relation = held_out.relation(embeddings, ids, sentence=0.3, own=0.7)
     own = embeddings.vision @ embeddings.source[ids.pair].T
@@ -166,13 +166,13 @@ def test_the_teachers_relation_is_the_weighted_sum_of_teacher_and_own_scores(mak
 
 def test_own_scores_train_the_targets_and_not_the_source_captions(make_config):
     config = make_config(transfer__sentence=0.0, transfer__own=1.0)
-    batch, networks = make_batch(), Networks(config, SHAPE)
-    params = networks.init(jax.random.key(0))
+    batch, networks = jax.tree.map(jnp.asarray, make_batch()), Networks(config, SHAPE)
+    params = jax.jit(networks.init)(jax.random.key(0))
 
     def term(embeddings):
         objective = Objective(config, networks)
         return objective(embeddings, params, batch, weights={"transfer": 1.0}, calibration=uncalibrated(LANGUAGES))[0]
 
-    gradient = jax.grad(term)(embed(networks, params, batch))
+    gradient = jax.grad(jax.jit(term))(jax.jit(lambda batch: embed(networks, params, batch))(batch))
     assert not np.any(gradient.source), "no gradient into the source captions"
     assert np.any(gradient.target) and np.any(gradient.vision)

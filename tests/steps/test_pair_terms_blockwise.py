@@ -50,7 +50,7 @@ def terms_and_gradients(config, devices=None):
 
         return jax.grad(total, has_aux=True)(params)
 
-    return jax.device_get(compute(networks.init(jax.random.key(0)), batch))
+    return jax.device_get(compute(jax.jit(networks.init)(jax.random.key(0)), batch))
 
 
 def assert_same(got, want):

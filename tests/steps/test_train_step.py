@@ -52,7 +52,7 @@ def test_accumulated_gradients_are_exact(make_config):
     def by(parts):
         return jax.jit(lambda params: gradient(networks, losses, params, batch, None, parts=parts))(params)
 
-    params = networks.init(jax.random.key(0))
+    params = jax.jit(networks.init)(jax.random.key(0))
     (whole, terms), (accumulated, same_terms) = by(1), by(4)
     assert_close(terms, same_terms, atol=1e-6)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6, rtol=1e-5), whole, accumulated)
@@ -121,7 +121,7 @@ def test_the_average_follows_the_student(make_config):
 
 def test_biases_norms_and_temperature_have_no_weight_decay(make_config):
     config = make_config()
-    params = Networks(config, SHAPE).init(jax.random.key(0))
+    params = jax.eval_shape(Networks(config, SHAPE).init, jax.random.key(0))
     mask = decayed(params, config.optimizer.exclude)["student"]
     assert mask["vision"]["project"] == {"kernel": True, "bias": False}
     assert not any(mask["vision"]["norm"].values()) and not mask["log_temperature"]

@@ -59,8 +59,8 @@ def test_a_batch_of_few_images_has_fewer_candidates(make_config):
 def test_the_relation_has_the_scores_of_candidates_and_one_number_elsewhere(make_config):
     config, batch = make_config(**WORDS, teacher__folds="2"), ragged()
     networks = Networks(config, SHAPE)
-    params = networks.init(jax.random.key(0))
-    embeddings, ids = embed(networks, params, batch), BatchIds.of(batch)
+    params = jax.jit(networks.init)(jax.random.key(0))
+    embeddings, ids = jax.jit(lambda batch: embed(networks, params, batch))(batch), BatchIds.of(batch)
     teacher = HeldOut.of(embeddings, ids)
     got = word_scores.relation(config, teacher, embeddings, batch, ids, mesh=None)
     source, target = (
