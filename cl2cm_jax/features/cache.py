@@ -176,7 +176,7 @@ def _compute(config: ConfigDict, stored: StoredSet, languages: dict[str, tuple[s
     check_records(stored)
     encoders = f"{_key(config, None, (), decoding=DECODING)} of {config.data.name}"
     earlier = reuse.earlier(folder.parent, encoders, read=read_splits)
-    encode_text = text_encoder(config, configured.configured_text(config), known=earlier.captions)
+    encode_text = text_encoder(config, configured.configured_text_reader(config), known=earlier.captions)
     encode_pictures, limit = picture_encoder(config)
     is_encoded = has_vision_backbone(config) and vision_first(config) is None
     read = {split: read_captions(stored, split) for split in SPLITS}

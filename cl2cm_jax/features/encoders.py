@@ -21,7 +21,7 @@ from cl2cm_jax.data.corpus import CaptionFeatures, Ragged
 from cl2cm_jax.data.media.images import scaled
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.reuse import Row, copied
-from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
+from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone, with_rows
 from cl2cm_jax.models.configured import text_prompt
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.tokenizers import TokenBatch, prepared
@@ -200,7 +200,9 @@ class TextEncoder:
             below, above = backbone.tunable.cut(backbone.params, first)
             self._prefix = functools.partial(jax.jit(backbone.tunable.prefix), whole(below))
             rest = (backbone.tunable.tail, above)
-        self._rest = functools.partial(run(rest[0]), whole(rest[1])) if frozen else None
+        self._rest, self._params = (run(rest[0]), whole(rest[1])) if frozen else (None, {})
+        self._look_up = backbone.look_up
+        assert self._look_up is None or first is None, "what is trained has its table of word pieces"
 
     def tokens(self, texts: Sequence[str]) -> TokenBatch:
         """The token ids of texts, as the backbone gets them."""
@@ -276,11 +278,15 @@ class TextEncoder:
         """Runs the backbone over one batch, the captions `rows`."""
         lengths = tokens.mask.sum(1)
         length = next(size for size in LENGTHS if size >= lengths.max())
-        padded = (_fit(x, self._spread.rows, length) for x in tokens)
-        ids, mask = self._spread.split(tuple(padded))
+        ids, mask = (_fit(x, self._spread.rows, length) for x in tokens)
+        params = self._params
+        if self._look_up is not None:
+            params = with_rows(params, self._spread.whole(self._look_up(ids.reshape(-1))))
+            ids = np.arange(ids.size, dtype=ids.dtype).reshape(ids.shape)
+        ids, mask = self._spread.split((ids, mask))
         begun = ids if self._prefix is None else self._prefix(ids, mask)
         if self._rest is not None:
-            output = self._rest(begun, mask)
+            output = self._rest(params, begun, mask)
             out.sentences[rows] = np.asarray(output.sentence)[: len(rows)]
             first = 0 if out.states is not None else self.marks[0]  # without the first special token
             _put(out.words, rows, np.asarray(output.words)[:, first:])

@@ -115,6 +115,8 @@ class TextBackbone:
       fixed_tokens: length at which every text is computed, its padding included, so that states of a layer have it;
         0: that of the text.
       tunable: how its layers are trained; None where they cannot be.
+      look_up: ids (n,) -> their rows (n, d) float32 of the table of word pieces, where `params` lack that table; see
+        `with_rows`. None: they have it.
       traced: whether `apply` is a function of JAX; otherwise it is called with arrays of numpy, outside of `jax.jit`.
     """
 
@@ -128,6 +130,7 @@ class TextBackbone:
     sentence_dim: int = 0
     fixed_tokens: int = 0
     tunable: Tunable[TextOutput] | None = None
+    look_up: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def sentence_size(self) -> int:
@@ -137,6 +140,11 @@ class TextBackbone:
     def write(self, path: Path, *, max_tokens: int) -> None:
         """Writes weights and tokenizer where `TextSpec.load` finds them: a file, or a folder for a `model_folder`."""
         write_safetensors(path, flatten_dict(self.params, sep="/"))
+
+
+def with_rows(params: Params, rows: np.ndarray) -> Params:
+    """Parameters of a text encoder with `rows` as their table of word pieces; id i is then row i."""
+    return {**params, "embeddings": {**params["embeddings"], "word": {"embedding": rows}}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +250,10 @@ class TextSpec(_Spec[TextBackbone]):
     @abstractmethod
     def load(self, path: Location) -> TextBackbone:
         """Reads the weights; raises UserError if they are missing or damaged."""
+
+    def load_frozen(self, path: Location) -> TextBackbone:
+        """As `load`, to encode texts and for nothing else; a large table of word pieces may stay as it is stored."""
+        return self.load(path)
 
     def abstract(self, path: Location, sizes: Mapping[str, int]) -> tuple[TextBackbone, str]:
         """The backbone with shapes in place of arrays, and where its sizes come from.

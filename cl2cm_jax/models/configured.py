@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from cl2cm_jax.config import TEXT_BACKBONES, VISION_BACKBONES, has_vision_backbone, load_plugin, plugin_names
+from cl2cm_jax.config import (
+    TEXT_BACKBONES,
+    VISION_BACKBONES,
+    cut_layer,
+    has_vision_backbone,
+    load_plugin,
+    plugin_names,
+)
 from cl2cm_jax.config.declarations import AUTO, before_text
 from cl2cm_jax.config.plugins import ANY
 from cl2cm_jax.errors import UserError
@@ -138,6 +145,13 @@ def configured_text(config: ConfigDict) -> TextBackbone:
     """Loads the configured text backbone."""
     check_trained_backbones(config)
     return text_backbone(config.text.backbone, config.text.path or None)
+
+
+def configured_text_reader(config: ConfigDict) -> TextBackbone:
+    """The same to encode texts alone: in less memory where no layer of it is trained, see `TextSpec.load_frozen`."""
+    if cut_layer(config) is not None:
+        return configured_text(config)
+    return text_spec(config.text.backbone).load_frozen(config.text.path or None)
 
 
 def configured_vision(config: ConfigDict) -> VisionBackbone | None:

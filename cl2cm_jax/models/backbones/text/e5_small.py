@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from cl2cm_jax.models import hub_folder
 from cl2cm_jax.models.backbone import Location, TextBackbone
@@ -83,6 +84,18 @@ class E5Spec(BertSpec):
         tokenizer = functools.partial(E5Tokenizer, path=file.path, vocabulary=shape.vocabulary)
         return E5(**fields(shape), params=load(file), tokenizer=tokenizer, source=file.path)
 
+    def load_frozen(self, path: Location) -> TextBackbone:
+        if path is not None and Path(path).is_dir():
+            return self.load(path)
+        file = read_e5_file(WEIGHTS.locate() if path is None else path)
+        shape, table = shape_of(file), _EMBEDDINGS["embeddings/word/embedding"]
+        size = (shape.vocabulary, shape.hidden)
+        file.check(table, size)
+        params = load(file, rows=np.zeros((1, shape.hidden), np.float32))
+        look_up = functools.partial(file.look_up, table, shape=size)
+        tokenizer = functools.partial(E5Tokenizer, path=file.path, vocabulary=shape.vocabulary, file=file)
+        return E5(**fields(shape), params=params, tokenizer=tokenizer, source=file.path, look_up=look_up)
+
     def folder(self, path: Location) -> Path | None:
         return Path(path) if path and Path(path).is_dir() else None
 
@@ -117,19 +130,20 @@ def shape_of(file: E5File) -> BertShape:
     return BertShape(**file.sizes._asdict(), first_position=0, activation="gelu", pool="mean")
 
 
-def load(file: E5File) -> Params:
-    """Reads the weights into nested float32 parameters of a BERT.
+def load(file: E5File, *, rows: np.ndarray | None = None) -> Params:
+    """Reads the weights into nested float32 parameters of a BERT, with `rows` in place of its table of word pieces.
 
     Raises:
       UserError: a tensor is missing, of another size or not finite; names it.
     """
-    shape = shape_of(file)
+    shape = shape_of(file) if rows is None else shape_of(file)._replace(vocabulary=len(rows))
     shapes = shapes_of(jax.eval_shape(functools.partial(init, shape=shape), jax.random.key(0)))
     expected = {name: hub_folder.stored_shape(ours, shapes[ours]) for ours, name in _EMBEDDINGS.items()}
     for ours, name in _LAYER.items():
         one = hub_folder.stored_shape(ours, shapes[f"layers/{ours}"][1:])
         expected |= {f"l{i}.{name}": one for i in range(shape.layers)}
-    tensors = {name: file.tensor(name, size) for name, size in expected.items()}
+    given = {} if rows is None else {_EMBEDDINGS["embeddings/word/embedding"]: rows}
+    tensors = given | {name: file.tensor(name, size) for name, size in expected.items() if name not in given}
     return stack(tensors, _EMBEDDINGS, _LAYER, prefix="l", shape=shape, source=file.path, named={})
 
 

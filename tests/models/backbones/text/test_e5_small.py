@@ -46,6 +46,22 @@ def test_4_bit_blocks_are_dequantised(file: Path) -> None:
     np.testing.assert_array_equal(params["embeddings"]["position"]["embedding"], stored["emb.pos"])
 
 
+def test_to_encode_texts_alone_the_table_stays_in_4_bits(file: Path) -> None:
+    whole, frozen = e5_small.SPEC.load(file), e5_small.SPEC.load_frozen(file)
+    assert frozen.params["embeddings"]["word"]["embedding"].shape == (1, whole.dim)
+    texts = ["red car", "rotes Auto", "", "a red red dog"]
+    expected, found = (TextEncoder(backbone, max_tokens=9)(texts) for backbone in (whole, frozen))
+    np.testing.assert_array_equal(found.sentences, expected.sentences)
+    np.testing.assert_array_equal(found.words.values, expected.words.values)
+
+
+def test_a_table_of_floats_is_looked_up_too(file: Path) -> None:
+    stored, ids = read_e5_file(file), np.array([1, 0, 1])
+    shape = tiny_e5.SIZES["positions"], tiny_e5.SIZES["hidden"]
+    stored.check("emb.pos", shape)
+    np.testing.assert_array_equal(stored.look_up("emb.pos", ids, shape=shape), stored.tensor("emb.pos", shape)[ids])
+
+
 def test_low_and_high_halves_of_a_byte(tmp_path: Path) -> None:
     """Worked by hand: byte j holds weight j in its low half and weight j + 16 in its high one."""
     codes = bytes(range(16))  # low halves 0..15, high halves 0
