@@ -18,6 +18,7 @@ from support.command import Outcome, call
 from support.tiny_set import write_tiny_set
 
 GROWN = 1.6e9  # bytes of a worker; JAX, TensorFlow and pymilvus take 0.9 GB
+MORE = 0.8e9  # bytes by which it grows before its memory is freed again, which takes about a second
 
 # The tests spend most of their time in XLA. It compiles two to four times as fast where it optimises little, and the
 # programs mean the same. XLA_FLAGS=--xla_backend_optimization_level=3 runs the tests with the programs that users get.
@@ -70,22 +71,27 @@ if hasattr(_C, "mallopt"):
     _C.mallopt(_M_ARENA_MAX, 2)
 
 
+_limit = GROWN
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
     """Frees what tests have left in a worker that has grown: compiled programs, graphs, pages that glibc keeps."""
-    if _resident() < GROWN:
+    global _limit
+    if _resident() < _limit:
         return
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
     gc.collect()
     if hasattr(_C, "malloc_trim"):  # glibc
         _C.malloc_trim(0)
+    _limit = max(GROWN, _resident() + MORE)
 
 
-def _resident() -> float:
-    """Bytes of memory that this process holds; infinite where the system does not tell."""
+def _resident() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not tell."""
     statistics = Path("/proc/self/statm")
-    return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statistics.exists() else float("inf")
+    return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statistics.exists() else 0
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from support.command import call
 from support.finished_runs import GOLDEN, TEXTS, WORDS, write_finished_run
+from support.tiny_models import write_tiny_text
 
 import cl2cm_jax
 from cl2cm_jax.export import __main__ as export
@@ -31,7 +32,15 @@ VARIANTS = {
         "vision__path": str(GOLDEN / "siglip"),
         "student__vision__trainable": "layers 1-1",
     },
+    "modernbert, dinov2": "layers 2-3",
+    "qwen3, dinov3": "layers 2-3",
+    "clip, clip": "layers 0-1",
+    "siglip, siglip": "layers 0-1",
+    "open_clip, open_clip": "layers 0-1",
+    "open_clip_xlm, open_clip_xlm": "layers 0-1",
 }
+TEMPLATES = {"modernbert": "[CLS] $A [SEP]", "qwen3": "$A [SEP]"}
+DUAL = {"clip": "dual_clip", "siglip": "dual_siglip"}
 ALONE = """
 import sys, json, numpy, jax.export
 folder, inputs = sys.argv[1:]
@@ -49,6 +58,25 @@ def inputs_of(folder: Path, texts: list[str], pictures: list[Image.Image]) -> di
     return {"text": text_inputs(parts, texts), "vision": image_inputs(parts, pixels)}
 
 
+def towers(variant: str, folder: Path) -> dict[str, Any]:
+    """Fields of a variant "text, vision", its families, of each of which two layers are trained."""
+    if isinstance(changes := VARIANTS[variant], dict):
+        return changes
+    text, vision = variant.split(", ")
+    if text in TEMPLATES:
+        paths = [write_tiny_text(folder / text, text, template=TEMPLATES[text]), GOLDEN / vision]
+    else:
+        paths = [GOLDEN / DUAL.get(text, text)] * 2
+    return {
+        "text__backbone": text if text in TEMPLATES else "clip_text",
+        "text__path": str(paths[0]),
+        "vision__backbone": "dino" if "dino" in vision else "clip_vit",
+        "vision__path": str(paths[1]),
+        "student__text__trainable": changes,
+        "student__vision__trainable": "layers 0-1",
+    }
+
+
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name != "stock"]
 
 
@@ -57,7 +85,7 @@ def written(
     request: pytest.FixtureRequest, fields: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("variant")
-    trained = read_trained(write_finished_run(folder / "run", **fields | VARIANTS[request.param]))
+    trained = read_trained(write_finished_run(folder / "run", **fields | towers(request.param, folder)))
     return folder, trained
 
 
