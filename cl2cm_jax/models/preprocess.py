@@ -1,7 +1,7 @@
 """Resizing and normalisation of images for a vision backbone.
 
-Those of a model folder are read by transformers, which knows the defaults of each image processor, and computed here;
-a processor that does anything else is refused.
+Those of a model folder are read by transformers, which knows the defaults of each image processor, unless the folder
+leaves nothing to defaults. They are computed here; a processor that does anything else is refused.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ _FOR_TORCHVISION = {
         "image_std": [0.229, 0.224, 0.225],
     }
 }  # fmt: skip
+_PLAIN = ("CLIPImageProcessor", "ViTImageProcessor")  # do what they are told, and no more
 _FILTERS: dict[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
@@ -169,7 +170,7 @@ def preprocessor(p: Preprocess) -> dict[str, Any]:
     square = {"height": p.image_size, "width": p.image_size}
     crops = p.shorter_side is not None
     return {
-        "image_processor_type": "CLIPImageProcessor" if crops else "ViTImageProcessor",
+        "image_processor_type": _PLAIN[0] if crops else _PLAIN[1],
         "do_resize": True,
         "size": {"shortest_edge": p.shorter_side} if crops else square,
         "resample": next(number for number, name in _FILTERS.items() if name == p.filter),
@@ -200,6 +201,8 @@ def _with_defaults(content: Mapping[str, Any], file: str, *, folder: Path) -> di
     Raises:
       UserError: transformers is not installed, has no such class or refuses an entry, or the class goes its own way.
     """
+    if _is_whole(content):
+        return {name: content.get(name) for name in _DONE}
     transformers = transformers_library(needed_for=file)
     from transformers.image_processing_backends import PilBackend
     from transformers.models.auto import image_processing_auto as auto
@@ -228,6 +231,22 @@ def _with_defaults(content: Mapping[str, Any], file: str, *, folder: Path) -> di
             found = ", ".join(f"{name}={reprlib.repr(entries[name])}" for name in names)
             raise UserError(f"model folder {folder}: {file} has {found} ({one_line(error)}); correct it") from error
     return {name: getattr(processor, name, None) for name in _DONE}
+
+
+def _is_whole(content: Mapping[str, Any]) -> bool:
+    """Whether no entry is left to the defaults of a plain class, as `preprocessor` writes it.
+
+    transformers is then not needed. Its import takes seconds, and brings torch along where that is installed.
+    """
+    flags = [content.get(name) for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize")]
+    sizes = [content.get(name) for name in (("size", "crop_size") if flags[1] else ("size",))]
+    others = [content.get(name) for name in ("resample", "rescale_factor", "image_mean", "image_std")]
+    return (
+        content.get("image_processor_type") in _PLAIN
+        and all(isinstance(flag, bool) for flag in flags)
+        and all(isinstance(size, dict) for size in sizes)
+        and None not in others
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +18,22 @@ import cl2cm_jax.main, cl2cm_jax.search.__main__
 from cl2cm_jax.models.configured import text_backbone, vision_backbone
 text_backbone("bert", sys.argv[1]).tokenizer(max_tokens=8)(["red car"])
 print("transformers" in sys.modules)
-vision_backbone("clip_vit", sys.argv[2])
-print("transformers" in sys.modules, "torch" in sys.modules)
+for folder in sys.argv[2:]:
+    vision_backbone("clip_vit", folder)
+    print("transformers" in sys.modules)
 """
 
 
-def test_it_is_imported_for_an_image_processor_and_not_for_a_tokenizer(tmp_path: Path) -> None:
-    clip = Path(__file__).parents[2] / "golden" / "clip"
-    arguments = [sys.executable, "-c", CODE, str(write_tiny_bert(tmp_path / "bert")), str(clip)]
+def test_it_is_imported_for_an_image_processor_that_leaves_entries_out(tmp_path: Path) -> None:
+    """Otherwise it is not, and so neither is torch, which it imports where that is installed."""
+    whole = Path(__file__).parents[2] / "golden" / "clip"
+    part = shutil.copytree(whole, tmp_path / "part")
+    entries = json.loads((part / "preprocessor_config.json").read_text())
+    del entries["rescale_factor"]
+    (part / "preprocessor_config.json").write_text(json.dumps(entries))
+    arguments = [sys.executable, "-c", CODE, str(write_tiny_bert(tmp_path / "bert")), str(whole), str(part)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True", "False"]
+    assert done.stdout.split() == ["False", "False", "True"]
     assert not done.stderr
 
 
