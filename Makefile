@@ -43,11 +43,11 @@ help: ## Show this list
 demo: $(VENV)/.installed ## Train, evaluate and search on the emoji set (about 5 minutes on 2 cores)
 	$(CL2CM) demo --workdir=$(WORKDIR)
 
-test: $(VENV)/.installed-dev ## Run the tests of every behaviour, without the slow ones (8 minutes on 2 cores)
+test: $(VENV)/.installed-dev ## Run the tests of every behaviour, without the slow ones (about 15 minutes on 2 cores)
 	$(RUN) -m pytest $(PYTEST)
 
 # Slow: kills, several processes, many devices, whole trainings, Chromium. Each test runs once, those of make test last.
-test-all: $(VENV)/.installed-dev ## Run all tests: fuzz, test-plan, test-peers, the slow ones and test (45 minutes on 2 cores)
+test-all: $(VENV)/.installed-dev ## Run all tests: fuzz, test-plan, test-peers, the slow ones and test (about 50 minutes on 2 cores)
 	$(MAKE) fuzz RUNS=300
 	@if $(MAKE) $(LIBTPU)/.installed; then $(MAKE) test-plan; else echo "warning: libtpu could not be installed; no step is compiled for a TPU" >&2; fi
 	$(MAKE) test-peers
