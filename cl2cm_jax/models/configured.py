@@ -149,9 +149,10 @@ def configured_text(config: ConfigDict) -> TextBackbone:
 
 def configured_text_reader(config: ConfigDict) -> TextBackbone:
     """The same to encode texts alone: in less memory where no layer of it is trained, see `TextSpec.load_frozen`."""
-    if cut_layer(config) is not None:
-        return configured_text(config)
-    return text_spec(config.text.backbone).load_frozen(config.text.path or None)
+    check_trained_backbones(config)
+    spec = text_spec(config.text.backbone)
+    load = spec.load_frozen if cut_layer(config) is None else spec.load
+    return load(config.text.path or None)
 
 
 def configured_vision(config: ConfigDict) -> VisionBackbone | None:
