@@ -57,6 +57,11 @@ def every_weight(config):
     return dict.fromkeys([*at(0, "teacher"), *at(0, "student")], 1.0)
 
 
+def embedded(networks, params, batch):
+    """The embeddings of a batch, compiled as a whole."""
+    return jax.jit(lambda batch: embed(networks, params, batch))(batch)
+
+
 def losses(config, batch, params=None, calibration=None, weights=None):
     """Networks, parameters and a compiled function params -> (total, terms)."""
     networks, batch = Networks(config, SHAPE), jax.tree.map(jnp.asarray, batch)

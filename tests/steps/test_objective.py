@@ -5,10 +5,10 @@ import pytest
 
 from cl2cm_jax.maths.confidence import GRID, Calibration, uncalibrated
 from cl2cm_jax.models.networks import Networks
-from cl2cm_jax.steps.embeddings import BatchIds, HeldOut, embed
+from cl2cm_jax.steps.embeddings import BatchIds, HeldOut
 from cl2cm_jax.steps.objective import Objective
 
-from .conftest import LANGUAGES, SHAPE, every_weight, losses, make_batch
+from .conftest import LANGUAGES, SHAPE, embedded, every_weight, losses, make_batch
 
 
 def test_every_term_is_logged_by_name(make_config):
@@ -61,7 +61,7 @@ def test_transfer_is_zero_when_the_student_agrees_with_the_teacher(make_config):
     config = make_config(transfer__relations="cross,intra_target,intra_vision")
     batch = make_batch()
     networks, params, _ = losses(config, batch)
-    embeddings = jax.jit(lambda batch: embed(networks, params, batch))(batch)
+    embeddings = embedded(networks, params, batch)
     same = embeddings._replace(
         vision=embeddings.teacher_source.sentence[0], target=embeddings.teacher_target.sentence[0]
     )
@@ -148,7 +148,7 @@ def test_the_teachers_relation_is_the_weighted_sum_of_teacher_and_own_scores(mak
     batch = make_batch(captions=2)
     networks = Networks(make_config(teacher__head="linear", teacher__folds="2"), SHAPE)
     params = jax.jit(networks.init)(jax.random.key(0))
-    embeddings, ids = jax.jit(lambda batch: embed(networks, params, batch))(batch), BatchIds.of(batch)
+    embeddings, ids = embedded(networks, params, batch), BatchIds.of(batch)
     held_out = HeldOut.of(embeddings, ids)
     relation = held_out.relation(embeddings, ids, sentence=0.3, own=0.7)
     own = embeddings.vision @ embeddings.source[ids.pair].T
@@ -173,6 +173,6 @@ def test_own_scores_train_the_targets_and_not_the_source_captions(make_config):
         objective = Objective(config, networks)
         return objective(embeddings, params, batch, weights={"transfer": 1.0}, calibration=uncalibrated(LANGUAGES))[0]
 
-    gradient = jax.grad(jax.jit(term))(jax.jit(lambda batch: embed(networks, params, batch))(batch))
+    gradient = jax.grad(jax.jit(term))(embedded(networks, params, batch))
     assert not np.any(gradient.source), "no gradient into the source captions"
     assert np.any(gradient.target) and np.any(gradient.vision)

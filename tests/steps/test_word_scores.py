@@ -7,9 +7,9 @@ import numpy as np
 from cl2cm_jax.models.networks import Networks
 from cl2cm_jax.models.towers import Text
 from cl2cm_jax.steps import word_scores
-from cl2cm_jax.steps.embeddings import BatchIds, HeldOut, embed, merge_two
+from cl2cm_jax.steps.embeddings import BatchIds, HeldOut, merge_two
 
-from .conftest import SHAPE, make_batch
+from .conftest import SHAPE, embedded, make_batch
 
 WORDS = {"teacher__head": "linear", "word__loss": "contrast", "transfer__word": "0.5", "word__candidates": "3"}
 
@@ -60,7 +60,7 @@ def test_the_relation_has_the_scores_of_candidates_and_one_number_elsewhere(make
     config, batch = make_config(**WORDS, teacher__folds="2"), ragged()
     networks = Networks(config, SHAPE)
     params = jax.jit(networks.init)(jax.random.key(0))
-    embeddings, ids = jax.jit(lambda batch: embed(networks, params, batch))(batch), BatchIds.of(batch)
+    embeddings, ids = embedded(networks, params, batch), BatchIds.of(batch)
     teacher = HeldOut.of(embeddings, ids)
     got = word_scores.relation(config, teacher, embeddings, batch, ids, mesh=None)
     source, target = (
